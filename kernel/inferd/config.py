@@ -20,6 +20,7 @@ from pydantic_settings import (
 from inferd.auth_settings import Auth
 from inferd.blob_settings import Blobs
 from inferd.environment import Environment
+from inferd.model_settings import Elastic, Rollouts
 from inferd.places import own_socket
 from inferd.quota_settings import QuotaSettings
 from inferd.source_settings import Sources
@@ -344,18 +345,6 @@ class Scheduler(BaseModel):
     )
 
 
-class Elastic(BaseModel):
-    """When a model gets one instance more or less, between its `min_instances` and `max_instances`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    grow_s: Seconds = Field(2.0, gt=0, description="tasks have waited for a place for so long")
-    shrink_s: Seconds = Field(60.0, gt=0, description="an instance had nothing to do for so long")
-    drain_s: Seconds = Field(
-        5.0, gt=0, description="an instance takes no new tasks when others have waited for its memory for so long"
-    )
-
-
 class Settings(BaseSettings):
     """All settings of a kernel."""
 
@@ -407,6 +396,7 @@ class Settings(BaseSettings):
     leases: Leases = Leases()
     scheduler: Scheduler = Scheduler()
     elastic: Elastic = Elastic()
+    rollouts: Rollouts = Rollouts()
     store: Store = Store()
     blobs: Blobs = Blobs()
     auth: Auth = Auth()

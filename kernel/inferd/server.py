@@ -10,8 +10,8 @@ import grpc
 from inferd import descriptors
 from inferd.addresses import listening, loopback_port
 from inferd.config import Settings
+from inferd.core.backoff import Backoff
 from inferd.core.elastic import ElasticTimes
-from inferd.core.fleet import Backoff
 from inferd.core.growth import GrowthLimits
 from inferd.core.ids import Tenant
 from inferd.core.leases import LeaseLimits
@@ -19,6 +19,7 @@ from inferd.core.line import TaskLimits
 from inferd.core.machine import CoreLimits
 from inferd.core.queue import QueuePolicy
 from inferd.core.quota import Quota
+from inferd.core.rollouts import RolloutLimits
 from inferd.core.vigil import WorkerTimes
 from inferd.listeners import check_listeners, has_tls
 from inferd.plugin.registry import BackendReport
@@ -244,11 +245,10 @@ def _core_limits(settings: Settings, *, has_store: bool) -> CoreLimits:
             ended=workers.growth_ended,
             ended_bytes=workers.growth_ended_bytes,
         ),
-        elastic=ElasticTimes(
-            grow_s=settings.elastic.grow_s, shrink_s=settings.elastic.shrink_s, drain_s=settings.elastic.drain_s
-        ),
+        elastic=ElasticTimes(**settings.elastic.model_dump()),
         quotas=tuple(Quota(**quota.model_dump()) for quota in settings.quotas),
         quota_books=scheduler.quota_books,
+        rollouts=RolloutLimits(**settings.rollouts.model_dump()),
         models=limits.models,
         backoff=Backoff(first_s=workers.restart_backoff_s, most_s=workers.restart_backoff_max_s),
     )

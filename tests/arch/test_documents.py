@@ -14,6 +14,7 @@ from inferd.core.lease import LEASE_TABLE
 from inferd.core.lifecycle import Table, diagram
 from inferd.core.model import INSTANCE_TABLE, MODEL_TABLE
 from inferd.core.task import TASK_TABLE
+from inferd.core.version import VERSION_TABLE
 
 ROOT = Path(__file__).parents[2]
 
@@ -24,6 +25,7 @@ ROOT = Path(__file__).parents[2]
         ("States of a task", TASK_TABLE),
         ("States of a lease", LEASE_TABLE),
         ("States of a model", MODEL_TABLE),
+        ("States of a version of a model", VERSION_TABLE),
         ("States of an instance", INSTANCE_TABLE),
         ("States of a host", HOST_TABLE),
         ("States of a key", KEY_TABLE),

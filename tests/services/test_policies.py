@@ -91,6 +91,8 @@ def models_in(message: Any, before: tuple[str, ...] = ()) -> Iterator[str]:
 NAMED = {"Model", "GetModelRequest", "LoadModelRequest", "UnloadModelRequest", "DeleteModelRequest"} | {
     "WatchModelRequest",
     "PlanLoadRequest",
+    "UpdateModelRequest",
+    "ListModelVersionsRequest",
 }
 
 

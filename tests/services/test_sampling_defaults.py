@@ -9,6 +9,7 @@ from connection import Connection, read_all
 
 from inferd.core.model import Model, ModelSpec
 from inferd.core.sampling_defaults import SamplingDefaults
+from inferd.core.version import Version
 from inferd.runtime import catalogue
 from inferd.sampling import ENGINE_DEFAULTS, NAMES, fill
 from inferd.testing.kernel import write_fake_model
@@ -116,7 +117,8 @@ async def test_the_catalogue(connection: Connection, listed: SamplingDefaults, t
         name="m", source="", path="", format="", size_bytes=2, backend="", backend_reason="", loader="", devices=(),
         sampling=SamplingDefaults(min_p=0.5), catalogue_sampling=listed,
     )  # fmt: skip
-    model = Model(spec=spec, created=0.0, file_sampling=SamplingDefaults(temperature=0.125, min_p=0.25))
+    said = SamplingDefaults(temperature=0.125, min_p=0.25)
+    model = Model(serving=Version(number=1, spec=spec, created=0.0, file_sampling=said), created=0.0)
     expected = ENGINE_DEFAULTS.numbers | {"temperature": 0.125, "top_p": 0.75, "min_p": 0.5}
     effective = model.effective_sampling.over(ENGINE_DEFAULTS)
     assert effective.numbers == expected

@@ -14,6 +14,7 @@ from inferd.core.lifecycle import Table
 from inferd.core.machine import KernelMachine
 from inferd.core.model import INSTANCE_TABLE, InstanceState
 from inferd.core.task import TASK_TABLE, TaskState
+from inferd.core.version import VERSION_TABLE, VersionState
 
 
 @dataclass(slots=True)
@@ -57,6 +58,8 @@ class ChangeBook:
     leases: Shelf = field(default_factory=lambda: Shelf(LEASE_TABLE, LeaseState.PENDING))
     instances: Shelf = field(default_factory=lambda: Shelf(INSTANCE_TABLE, InstanceState.STARTING))
     hosts: Shelf = field(default_factory=lambda: Shelf(HOST_TABLE, HostState.JOINING))
+    versions: Shelf = field(default_factory=lambda: Shelf(VERSION_TABLE, VersionState.ROLLING))
+    _models: set[str] = field(default_factory=set)
     _told: list[commands.Reply] = field(default_factory=list)
 
     def take(self, reply: commands.Reply) -> None:
@@ -69,7 +72,7 @@ class ChangeBook:
             self._book(reply)
         self._told.clear()
 
-    def _book(self, reply: commands.Reply) -> None:
+    def _book(self, reply: commands.Reply) -> None:  # noqa: C901, PLR0912 - a table: a row for each
         match reply:
             case changes.TaskAccepted():
                 self.tasks.take(reply.spec.task_id, None, TaskState.QUEUED)
@@ -81,6 +84,13 @@ class ChangeBook:
                 self.leases.take(reply.lease_id, reply.change, reply.state)
             case changes.LeaseForgotten():
                 self.leases.forget(reply.lease_id)
+            case changes.ModelChanged() if reply.name not in self._models:
+                self._models.add(reply.name)
+                self.versions.states[reply.name, 1] = VersionState.SERVING
+            case changes.VersionChanged():
+                self.versions.take((reply.name, reply.number), reply.change, reply.state)
+            case changes.VersionForgotten():
+                self.versions.forget((reply.name, reply.number))
             case changes.InstanceChanged():
                 self.instances.take(reply.instance_id, reply.change, reply.state)
             case changes.InstanceForgotten():
@@ -98,3 +108,5 @@ class ChangeBook:
         self.leases.check(machine.leases.known)
         self.instances.check(machine.fleet.instances)
         self.hosts.check(machine.hosts.known)
+        models = machine.fleet.models.items()
+        self.versions.check({(name, n): each for name, model in models for n, each in model.versions.items()})

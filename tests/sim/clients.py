@@ -88,7 +88,8 @@ class Clients:
             self._give_back()
             return
         if roll < 0.2:
-            world.tell(events.ModelMeasured(name, world.models[name].needs))
+            needs = world.fake_of(world.machine.fleet.models[name].spec).needs
+            world.tell(events.ModelMeasured(name, needs))
             world.tell(events.LoadModel(name))
         elif roll < 0.25:
             world.tell(events.AskModel(name))

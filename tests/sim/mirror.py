@@ -6,10 +6,12 @@ from change_book import ChangeBook
 from device_book import DeviceBook
 from host_book import HostBook
 from lease_book import LIVING, LeaseBook
+from placement_book import PlacementBook
 from quota_book import QuotaBook
 from rules import BrokenRuleError, Rule
 from task_book import TaskBook
 from task_entries import Place, Waiting
+from version_book import VersionBook
 
 from inferd.core import changes, commands, events
 from inferd.core.census import NOTHING
@@ -21,6 +23,7 @@ from inferd.core.model import Instance
 from inferd.core.plan import LoadPlan
 from inferd.core.resources import MemoryNeed
 from inferd.core.task import SuspendReason, TaskSpec
+from inferd.core.version import VersionState
 
 
 class Mirror:
@@ -40,12 +43,13 @@ class Mirror:
         self.tasks = TaskBook(limits.tasks)
         self.quotas = QuotaBook(limits.quotas)
         self._needs = dict[InstanceId, MemoryNeed]()  # of instances that wait for memory
-        self._measured = dict[tuple[ModelName, DeviceId], int]()
+        self.placements = PlacementBook(self.tasks, self.hosts, self.devices, machine)
+        self.versions = VersionBook()
         self._event: events.Event = events.Tick()
         self._lost: list[InstanceId] = []  # with this event, with their host
         self._leaving = set[InstanceId]()  # as the machine says
 
-    def learn(  # noqa: C901, PLR0912 - a table: a row for each event
+    def learn(  # noqa: C901, PLR0912, PLR0915 - a table: a row for each event
         self, event: events.Event, now: float, asked: Sequence[commands.Reply]
     ) -> None:
         """The machine has taken an event; its commands have not been looked at, but for what they forget."""
@@ -59,6 +63,7 @@ class Mirror:
                 self.devices.foreign(event.device_id, event.foreign_bytes)
             case events.CreateModel():
                 self.tasks.models.setdefault(event.spec.name, Waiting(event.spec))
+                self.versions.serving.setdefault(event.spec.name, 1)
             case events.SubmitTask():
                 self._submitted(event.spec, now, {c.task_id for c in asked if isinstance(c, changes.TaskForgotten)})
             case events.ResumeTask():
@@ -71,9 +76,12 @@ class Mirror:
             case events.KeepAlive():
                 self.leases.kept_alive(event.lease_id, event.ttl_s, now)
             case events.WorkerExited() if event.instance_id in self.tasks.places:
+                self.versions.lost(self.tasks.places[event.instance_id], event.error)
                 self.leases.instance_stops(event.instance_id)
                 self.devices.gone(event.instance_id)
                 self.tasks.dies(event.instance_id)
+            case events.InstanceRefused() if event.instance_id in self.tasks.places:
+                self.versions.lost(self.tasks.places[event.instance_id], event.error)
             case events.TaskAlone():
                 self.tasks.began_alone(event.task_id, event.attempt)
             case events.TaskPassed():
@@ -86,9 +94,12 @@ class Mirror:
                 self._needs[event.instance_id] = event.need
                 place = self.tasks.places[event.instance_id]
                 if not place.stopping:  # what one says that is to go is not heard
-                    self._measured[place.model, place.device_id] = event.need.total_bytes
+                    self.placements.measured[place.model, place.version, place.device_id] = event.need.total_bytes
             case events.ModelMeasured():
-                self._measured |= {(event.name, d): need.total_bytes for d, need in event.needs.items()}
+                version = self.versions.serving[event.name]
+                self.placements.measured |= {
+                    (event.name, version, d): need.total_bytes for d, need in event.needs.items()
+                }
             case events.MemoryMeasured():
                 told = self.machine.broker.reserved_bytes(event.instance_id)
                 self.devices.measured(event.instance_id, min(told, event.memory_bytes))
@@ -126,6 +137,7 @@ class Mirror:
             case commands.SendTask():
                 self._check_token(command)
                 home = self.tasks.places.get(command.instance_id)
+                self.versions.check_sent(home, command)
                 if home is not None:
                     task_id = command.spec.task_id
                     self.hosts.check_open(home.device_id, task_id, leased=bool(command.spec.lease_id))
@@ -135,7 +147,11 @@ class Mirror:
                 self.tasks.stopped(command.task_id, reason, now)
             case commands.DropTask():
                 self.tasks.dropped(command)
+            case changes.VersionChanged(state=VersionState.SERVING):
+                self.versions.serving[command.name] = command.number
+                self.tasks.touched[command.name] = None
             case changes.TaskChanged(end=changes.TaskEnd() as end):
+                self.versions.check_end(command.task_id, end)
                 spec = self.tasks.finished(command.task_id, end.outcome)
                 if spec.lease_id:
                     self.leases.known[spec.lease_id].tasks.pop(spec.task_id, None)
@@ -171,7 +187,7 @@ class Mirror:
                 if place.lease_id or place.stopping:
                     del self._needs[event.instance_id]
                 else:
-                    self._check_waiting(place)
+                    self.placements.check_waiting(place)
                     self.leases.instance_waits(place, need.total_bytes, now)
             case _:
                 pass
@@ -211,6 +227,7 @@ class Mirror:
         instances = self.machine.fleet.instances.values()
         self._leaving = {i.instance_id for i in instances if i.leaving}
         self.tasks.draining = {i.instance_id: None for i in instances if i.draining or not self._takes_tasks(i)}
+        self.versions.check(self._event, self.machine)
         for place in filter(self.hosts.must_go, self.tasks.places.values()):
             if not self.leases.holds_part(place.model):
                 raise BrokenRuleError(Rule.EMPTY, f"{place.instance_id} has nothing to do on {place.device_id}")
@@ -219,7 +236,8 @@ class Mirror:
         self.changes.check()
 
     def _takes_tasks(self, instance: Instance) -> bool:
-        return self.hosts.is_ready(instance.device_id) and not instance.leaving
+        ready = self.hosts.is_ready(instance.device_id) and not instance.leaving
+        return ready and instance.version == self.versions.serving[instance.model]
 
     def check_placement(self, name: ModelName, plan: LoadPlan, done: tuple[commands.Reply, ...]) -> None:
         """A model is loaded on the device that the plan just before it said."""
@@ -279,46 +297,19 @@ class Mirror:
         instance = self.machine.fleet.instances.get(instance_id)  # None where its host is lost with the same event
         lease_id = NO_LEASE if instance is None else instance.lease_id
         model = self.tasks.models[spec.name]
-        place = Place(instance_id, spec.name, command.device_id, lease_id, now)
+        version = self.versions.serving[spec.name] if instance is None else instance.version
+        place = Place(instance_id, spec.name, command.device_id, lease_id, now, version)
         if instance is not None:
             self.hosts.check_open(command.device_id, instance_id, leased=bool(lease_id))
-            self._check_place(place)
+            self.placements.check_place(place)
         self.tasks.places[instance_id] = model.places[instance_id] = place
-        counted = (p for p in model.places.values() if not p.lease_id and not p.stopping)
+        counted = (p for p in model.places.values() if not p.lease_id and not p.stopping and p.version == version)
         counted = (p for p in counted if self.hosts.is_ready(p.device_id) and p.instance_id not in self._leaving)
         shared = len([*counted])
-        if shared > max(1, spec.max_instances):
-            raise BrokenRuleError(Rule.INSTANCES, f"{spec.name} has {shared} instances, at most {spec.max_instances}")
-
-    def _check_place(self, place: Place) -> None:
-        """An instance starts where it may, and as well as elsewhere by what was measured."""
-        spec, here = self.tasks.models[place.model].spec, place.device_id
-        if here not in spec.devices:
-            raise BrokenRuleError(Rule.PLACEMENT, f"{place.instance_id} starts on {here}, not one of {spec.devices}")
-        fits = {d: self._fits(place.model, d) for d in spec.devices if self.hosts.is_ready(d)}
-        if not place.lease_id and fits[here] is False and True in fits.values():
-            raise BrokenRuleError(Rule.PLACEMENT, f"{place.instance_id} starts on {here}, and fits: {fits}")
-
-    def _check_waiting(self, place: Place) -> None:
-        """An instance does not come to wait where it does not fit, when it fits a device where it was not yet."""
-        tried = (place.device_id, *self.machine.fleet.instances[place.instance_id].tried)
-        devices = self.tasks.models[place.model].spec.devices
-        left = [d for d in devices if d not in tried and self.hosts.is_ready(d)]
-        here = self._fits(place.model, place.device_id, but=place.instance_id)
-        if here is False and any(self._fits(place.model, d) for d in left):
-            raise BrokenRuleError(Rule.PLACEMENT, f"{place.instance_id} waits on {place.device_id}, and fits {left}")
-
-    def _fits(self, name: ModelName, device_id: DeviceId, *, but: InstanceId | None = None) -> bool | None:
-        """Whether a model fits what is free on a device and not wanted by loads that have begun; None: not known."""
-        before = (p for p in self.tasks.places.values() if p.device_id == device_id and not p.lease_id)
-        begun = [
-            p.model
-            for p in before
-            if not p.stopping and p.instance_id not in self.devices.holdings and p.instance_id != but
-        ]
-        needs = [self._measured.get((each, device_id)) for each in (name, *begun)]
-        known = [need for need in needs if need is not None]
-        return sum(known) <= self.devices.devices[device_id].free_bytes if len(known) == len(needs) else None
+        most = max(1, spec.max_instances) if version == self.versions.serving[spec.name] else 1
+        if shared > most:
+            text = f"{spec.name} has {shared} instances of version {version}, at most {most}"
+            raise BrokenRuleError(Rule.INSTANCES, text)
 
     def _stop(self, instance_id: InstanceId) -> None:
         place = self.tasks.places[instance_id]
@@ -332,6 +323,7 @@ class Mirror:
         left = sum(p.ready and not p.lease_id for p in model.places.values())
         ordered = isinstance(self._event, events.UnloadModel | events.Shutdown)
         ordered |= not self.hosts.is_ready(place.device_id) or instance_id in self._leaving
+        ordered |= not self.versions.serves(place) or self.machine.fleet.models[place.model].gives_way
         if was_ready and not place.lease_id and not ordered and left < model.spec.min_instances:
             raise BrokenRuleError(Rule.EVICTION, f"{place.model} has {left} instances left of its minimum")
 
@@ -378,7 +370,8 @@ class Mirror:
             other = self.tasks.places[other_id]
             if held.device_id != place.device_id or held.lease_id:
                 continue
-            goes = other.stopping or self.machine.fleet.instances[other_id].draining
+            known = self.machine.fleet.instances[other_id]
+            goes = other.stopping or known.draining or known.leaving
             if goes or not (other.running or other.holds):
                 going += held.size_bytes
             if goes or self._is_to_drain(other, since, now):

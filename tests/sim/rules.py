@@ -43,6 +43,10 @@ class Rule(Enum):
     BOUND = "no more waits, is suspended, detached or retained than may, and nobody has more than its share of it"
     QUOTA = "what a tenant is given never exceeds a quota that is about it"
     REFUSAL = "every refusal has a reason of the wire API"
+    VERSION = (
+        "one version of a model serves, and it alone takes new tasks, but those of leases that hold another's part"
+    )
+    ROLLOUT = "no task ends for a version that could not be rolled out"
     GIVEN_BACK = "when all has ended, everything is free again"
 
 

@@ -20,6 +20,7 @@ from inferd.core.lease import Lease, LeaseChange, LeaseState
 from inferd.core.leases import Leases
 from inferd.core.lifecycle import terminal
 from inferd.core.line import TaskLimits
+from inferd.core.losses import Losses
 from inferd.core.machine import KernelMachine
 from inferd.core.model import Instance, InstanceState, Model, ModelSpec
 from inferd.core.placement import Site
@@ -32,6 +33,7 @@ from inferd.core.resources import MemoryNeed
 from inferd.core.task import TASK_TABLE, Outcome, Task, TaskChange, TaskState
 from inferd.core.task_register import TaskRegister
 from inferd.core.tasks import Tasks
+from inferd.core.version import Version
 from inferd.core.views import Views
 from inferd.errors import InferdError
 
@@ -223,7 +225,7 @@ def hide_evictions(patch: Patch) -> None:
 
 
 def place_anywhere(patch: Patch) -> None:
-    def anywhere(self: Fleet, _model: Model, lease_id: LeaseId) -> list[DeviceId]:
+    def anywhere(self: Fleet, _model: Model, lease_id: LeaseId, _version: Version | None = None) -> list[DeviceId]:
         return [d for d in self._broker.devices if not lease_id or self._broker.lease_holds(lease_id, d)]
 
     patch.setattr(Fleet, "devices_under", anywhere)
@@ -244,8 +246,8 @@ def plan_the_last(patch: Patch) -> None:
 
 
 def start_anywhere(patch: Patch) -> None:
-    def any_host(self: Fleet, model: Model, lease_id: LeaseId) -> list[DeviceId]:
-        known = [d for d in model.spec.devices if d in self._broker.devices]
+    def any_host(self: Fleet, model: Model, lease_id: LeaseId, version: Version | None = None) -> list[DeviceId]:
+        known = [d for d in (version or model.serving).spec.devices if d in self._broker.devices]
         return [d for d in known if not lease_id or self._broker.lease_holds(lease_id, d)]
 
     patch.setattr(Fleet, "devices_under", any_host)
@@ -256,6 +258,26 @@ def stay_behind(patch: Patch) -> None:
         instance.leaving = not instance.lease_id
 
     patch.setattr(Fleet, "leave", mark)
+
+
+def blame_the_model(patch: Patch) -> None:
+    """Who waits for a model fails with a version that cannot be rolled out."""
+    give_up = Losses.give_up
+
+    def wrong(self: Losses, instance: Instance, now: float) -> None:
+        model = self._fleet.models[instance.model]
+        if instance.version != model.serving.number and instance.error is not None:
+            self.fail_waiting(instance.model, instance.error, now)
+        give_up(self, instance, now)
+
+    patch.setattr(Losses, "give_up", wrong)
+
+
+def share_all_versions(patch: Patch) -> None:
+    def shared(self: Model) -> list[Instance]:
+        return [i for i in self.instances.values() if i.living and not i.lease_id]
+
+    patch.setattr(Model, "shared", property(shared))
 
 
 class UnknownError(InferdError):
@@ -391,10 +413,14 @@ SABOTAGES = {
     "leases cost no quota": Sabotage(Rule.QUOTA, replace_by(Quotas, "check_lease", lambda *_: None)),
     "device time is not counted": Sabotage(Rule.QUOTA, replace_by(Quotas, "use_device", lambda *_: None)),
     "refusals have no known reason": Sabotage(Rule.REFUSAL, refuse_oddly),
+    "each version takes tasks": Sabotage(Rule.VERSION, share_all_versions),
+    "a failed version ends tasks": Sabotage(Rule.ROLLOUT, blame_the_model),
     "workers are left behind": Sabotage(Rule.GIVEN_BACK, replace_by(Fleet, "unload", lambda *_: None)),
 }
 
 SEEDS: Final = {
+    "each version takes tasks": 2,
+    "a failed version ends tasks": 2,
     "class LOW does not give way": 4,
     "models do not drain": 7,
     "loads do not pass": 7,

@@ -3,8 +3,8 @@
 import random
 from dataclasses import dataclass, replace
 
+from inferd.core.backoff import Backoff
 from inferd.core.elastic import ElasticTimes
-from inferd.core.fleet import Backoff
 from inferd.core.growth import GrowthLimits
 from inferd.core.ids import Tenant
 from inferd.core.leases import LeaseLimits
@@ -12,9 +12,13 @@ from inferd.core.line import TaskLimits
 from inferd.core.machine import CoreLimits
 from inferd.core.queue import QueuePolicy
 from inferd.core.quota import Quota
+from inferd.core.rollouts import RolloutLimits
 
 TENANTS = [Tenant(name) for name in "abcd"]
 WEIGHTS = {TENANTS[1]: 3.0, TENANTS[2]: 0.5}
+
+
+ROLLOUTS = 2  # of four seeds this one has rollouts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +33,7 @@ class Scale:
         load: Tasks that arrive, over what the first instance of each model can serve.
         crashes: Whether workers die by themselves.
         host_events: How often a host comes, drains, is lost or leaves.
+        rollouts: Whether models are given other versions.
         oddities: Whether the clock stands still and jumps, and frames come late.
         limits: Bounds of the machine; some are small, so that they are met.
     """
@@ -42,6 +47,7 @@ class Scale:
     host_events: int
     oddities: bool
     limits: CoreLimits
+    rollouts: bool = False
 
     @classmethod
     def draw(cls, rng: random.Random, *, seed: int, tasks: int, leases: int) -> "Scale":
@@ -58,6 +64,7 @@ class Scale:
             host_events=rng.choice([0, 30, 30 + hosts]),
             oddities=rng.random() < 0.7,
             limits=replace(draw_limits(rng, models), quotas=draw_quotas(seed, models)),
+            rollouts=seed % 4 == ROLLOUTS,
         )
 
 
@@ -111,5 +118,6 @@ def draw_limits(rng: random.Random, models: int) -> CoreLimits:
         ),
         growth=rng.choice([GrowthLimits(), GrowthLimits(told=0.1, told_bytes=0, ended=0.22, ended_bytes=0)]),
         models=models,
+        rollouts=RolloutLimits(versions=4, most_s=8.0),
         backoff=Backoff(first_s=0.2, most_s=2.0),
     )

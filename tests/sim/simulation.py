@@ -11,6 +11,7 @@ from hosts import FakeHosts
 from mirror import Mirror
 from rules import BrokenRuleError, Rule
 from scale import Scale
+from updates import Updates
 from workers import Workers
 from world import FakeModel
 
@@ -52,6 +53,7 @@ class Simulation:
         self.mirror = Mirror(self.machine, self.scale.limits)
         self.devices: list[DeviceCapacity] = []
         self.models: dict[ModelName, FakeModel] = {}
+        self.fakes: dict[str, FakeModel] = {}  # of other versions than the first, by their sources
         self.now = 0.0
         self.quiet = False
         self.events = 0
@@ -66,6 +68,7 @@ class Simulation:
         self._hosts = FakeHosts(self)
         self._clients = Clients(self)
         self._holders = Holders(self, self._clients)
+        self._updates = Updates(self)
 
     def run(self) -> "Simulation":
         """Let clients come until all are there, let what they began end, shut down, and see that nothing is left."""
@@ -91,6 +94,10 @@ class Simulation:
     def later(self, mean_s: float, action: Callable[[], object]) -> None:
         """Have something happen after a random time, `mean_s` in the mean."""
         heapq.heappush(self._agenda, (self.now + self.random.expovariate(1 / mean_s), self.number(), action))
+
+    def fake_of(self, spec: ModelSpec) -> FakeModel:
+        """What the workers of a version tell of it."""
+        return self.fakes.get(spec.source, self.models[spec.name])
 
     def number(self) -> int:
         """A new number."""
@@ -153,6 +160,8 @@ class Simulation:
     def _is_first(self, event: events.InstanceNeeds) -> bool:
         """Whether nobody waits for memory where an instance needs it, and nothing else is due."""
         place, alarm = self.mirror.tasks.places.get(event.instance_id), self.machine.next_alarm()
+        if place is not None and place.version != self.mirror.versions.serving[place.model]:
+            return False
         if place is None or place.lease_id or place.stopping or (alarm is not None and alarm <= self.now):
             return False
         return f"memory {place.device_id}" not in self.mirror.leases.waiting
@@ -221,7 +230,7 @@ class Simulation:
         model, alarm = self.machine.fleet.models[event.name], self.machine.next_alarm()
         if model.shared or event.lease_id or (alarm is not None and alarm <= self.now):
             return None
-        return self.machine.views.plan(model.spec, self.models[event.name].needs)
+        return self.machine.views.plan(model.spec, self.fake_of(model.spec).needs)
 
     def _begin(self) -> None:
         """The first hosts are found, the others soon; models are made known, and clients come."""
@@ -244,6 +253,7 @@ class Simulation:
             )
             self.tell(events.CreateModel(spec))
         self._clients.begin(lasts_s=lasts_s)
+        self._updates.begin()
         self.later(0.1, self._clients.submit_next)
         self.later(0.1, self._holders.claim_next)
         self.later(1.0, lambda: self._clients.operate(self._workers))

@@ -45,6 +45,7 @@ class Place:
     device_id: DeviceId
     lease_id: LeaseId
     created: float
+    version: int = 1
     facts: InstanceFacts | None = None
     ready_at: float | None = None
     stopping: bool = False

@@ -21,6 +21,7 @@ class FakeWorker:
 
     model: ModelName
     need: MemoryNeed
+    broken: bool = False
     alive: bool = True
     tasks: dict[TaskId, tuple[int, int]] = field(default_factory=dict)
 
@@ -37,7 +38,9 @@ class Workers:
         later = self._world.later
         match command:
             case commands.StartWorker():
-                self._workers[command.instance_id] = FakeWorker(command.spec.name, self._need(command))
+                self._workers[command.instance_id] = FakeWorker(
+                    command.spec.name, self._need(command), broken=self._world.fake_of(command.spec).broken
+                )
                 reads_s = self._world.random.choice([0.05, 0.05, 1.0])  # much may change until it has measured
                 later(reads_s, lambda: self._measure(command.instance_id))
             case commands.StopWorker():
@@ -80,7 +83,7 @@ class Workers:
             later(0.1, lambda: self._world.tell(events.WorkerExited(instance_id, WorkerDiedError("abandoned"))))
 
     def _need(self, command: commands.StartWorker) -> MemoryNeed:
-        needs = self._world.models[command.spec.name].needs
+        needs = self._world.fake_of(command.spec).needs
         return needs.get(command.device_id, NOTHING)  # on a device that the model may not use: noticed elsewhere
 
     def _speaks(self, instance_id: InstanceId) -> bool:
@@ -98,7 +101,10 @@ class Workers:
         world = self._world
         if not self._speaks(instance_id):
             return
-        if world.random.random() < 0.03 and not world.quiet:
+        if self._workers[instance_id].broken and world.random.random() < 0.5:
+            self.exit(instance_id)
+            return
+        if self._workers[instance_id].broken or (world.random.random() < 0.03 and not world.quiet):
             world.tell(events.InstanceRefused(instance_id, ModelLoadError("truncated")))
             world.later(0.1, lambda: self.exit(instance_id))
             return

@@ -12,7 +12,7 @@ from scale import Scale
 from inferd.core import events
 from inferd.core.ids import DeviceId, ModelName
 from inferd.core.machine import KernelMachine
-from inferd.core.model import InstanceFacts
+from inferd.core.model import InstanceFacts, ModelSpec
 from inferd.core.resources import DeviceCapacity, MemoryNeed
 
 
@@ -22,6 +22,7 @@ class FakeModel:
 
     needs: dict[DeviceId, MemoryNeed]  # by the devices that it may use
     facts: InstanceFacts
+    broken: bool = False  # it never loads
 
 
 class World(Protocol):
@@ -33,6 +34,7 @@ class World(Protocol):
     mirror: Mirror
     devices: list[DeviceCapacity]
     models: dict[ModelName, FakeModel]
+    fakes: dict[str, FakeModel]
     now: float
     quiet: bool  # no new clients and no faults any more
     seen: Counter[str]
@@ -43,6 +45,9 @@ class World(Protocol):
 
     def tell(self, event: events.Event) -> bool:
         """Tell the machine of an event; whether it was accepted. Never from within what it asks for."""
+
+    def fake_of(self, spec: ModelSpec) -> FakeModel:
+        """What the workers of a version tell of it."""
 
     def number(self) -> int:
         """A new number."""

@@ -252,6 +252,20 @@ class ScriptedModels(model_service_pb2_grpc.ModelServiceServicer):
         model = self.found(request.name, context)
         return model_service_pb2.UnloadModelResponse(model=model, returned_bytes=900_000_000)
 
+    def UpdateModel(self, request: Any, context: Any) -> Any:
+        self.kernel.note(request, context)
+        model = self.found(request.name, context)
+        if request.validate_only:
+            way = model_service_pb2.ROLLOUT_WAY_NO_ROOM if request.source else model_service_pb2.ROLLOUT_WAY_BESIDE
+            plan = model_service_pb2.RolloutPlan(way=way, reason="as it is", load=model_service_pb2.LoadPlan())
+            return model_service_pb2.UpdateModelResponse(model=model, plan=plan)
+        model.version += 1
+        return model_service_pb2.UpdateModelResponse(model=model)
+
+    def ListModelVersions(self, request: Any, context: Any) -> Any:
+        self.found(request.name, context)
+        return model_service_pb2.ListModelVersionsResponse(versions=self.kernel.versions)
+
     def DeleteModel(self, request: Any, context: Any) -> Any:
         if self.found(request.name, context).instances:
             abort(context, status(grpc.StatusCode.FAILED_PRECONDITION, "MODEL_BUSY", "it has 1 instances"))
@@ -312,6 +326,7 @@ class ScriptedKernel:
     Attributes:
         address: Where it listens.
         models: Models by name.
+        versions: Versions of whichever model.
         requests: Every request, in order.
         tenants: The tenant of each request.
         timeouts_s: Time left to each call when it came, None without a deadline.
@@ -335,6 +350,7 @@ class ScriptedKernel:
         ready.start_time.FromSeconds(int(time.time()) - 7200)
         names = ("endless", "silent", "broken", "plain", "hostile", "hostile-error")
         self.models = {name: mp.Model(name=name, source=f"/m/{name}", state=mp.MODEL_STATE_UNLOADED) for name in names}
+        self.versions: list[mp.ModelVersion] = []
         self.models["echo"] = mp.Model(
             name="echo", source="/m/echo", state=mp.MODEL_STATE_READY, backend="cpu", instances=[ready], size_bytes=98
         )

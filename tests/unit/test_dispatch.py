@@ -214,7 +214,7 @@ def test_bounds_of_tenant_and_model_are_refused_by_name() -> None:
 def test_a_model_bounds_its_own_queue(own: int, bound: str) -> None:
     """A model's setting is the bound of those that wait for it, where it is below that of the kernel."""
     bench = Bench(model_queued=3)
-    bench.machine.fleet.models[MODEL].spec = replace(bench.machine.fleet.models[MODEL].spec, queued_tasks=own)
+    bench.machine.fleet.models[MODEL].serving.spec = replace(bench.machine.fleet.models[MODEL].spec, queued_tasks=own)
     for number in range(1 + min(own, 3)):
         bench.submit(f"t{number}")
     with pytest.raises(QueueFullError, match=f"model 'm' has {min(own, 3)} waiting tasks and {bound}"):

@@ -6,8 +6,9 @@ from inferd.core.lease import LEASE_TABLE
 from inferd.core.lifecycle import TransitionError, advance, diagram, terminal
 from inferd.core.model import INSTANCE_TABLE, MODEL_TABLE, ModelChange, ModelState
 from inferd.core.task import TASK_TABLE, TaskChange, TaskState
+from inferd.core.version import VERSION_TABLE
 
-TABLES = [TASK_TABLE, LEASE_TABLE, MODEL_TABLE, INSTANCE_TABLE]
+TABLES = [TASK_TABLE, LEASE_TABLE, MODEL_TABLE, INSTANCE_TABLE, VERSION_TABLE]
 
 
 @pytest.mark.parametrize("table", TABLES)

@@ -3,8 +3,8 @@ from typing import Any
 import pytest
 
 from inferd.core import changes, commands, events
+from inferd.core.backoff import Backoff
 from inferd.core.demand import NO_DEMAND, Demand
-from inferd.core.fleet import Backoff
 from inferd.core.ids import DeviceId, InstanceId, ModelName, TaskId, Tenant
 from inferd.core.line import TaskLimits
 from inferd.core.machine import CoreLimits, KernelMachine

@@ -3,8 +3,8 @@
 import pytest
 
 from inferd.core import events
+from inferd.core.backoff import Backoff
 from inferd.core.elastic import ElasticTimes
-from inferd.core.fleet import Backoff
 from inferd.core.ids import DeviceId, InstanceId, ModelName, TaskId, Tenant
 from inferd.core.machine import CoreLimits, KernelMachine
 from inferd.core.model import InstanceFacts, ModelSpec

@@ -1,5 +1,6 @@
 """From the words of a client to a file or folder and a backend."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 from inferd.errors import BackendUnavailableError, InvalidFieldError, ModelLoadError
 from inferd.plugin import BackendSpec, DeviceInfo
 from inferd.plugin.registry import BackendReport, BackendState
-from inferd.runtime.kept_records import read_model, write_model
+from inferd.runtime.kept_records import read_spec, write_spec
 from inferd.runtime.placement import advise, place
 
 
@@ -100,7 +101,7 @@ def test_a_refusal_names_backends_that_list_the_architecture(tmp_path: Path) -> 
     any_backend = place((REPORTS[0], report("any", 200, "gguf")), name="m", source=str(source))
     error = advise(ModelLoadError("no", metadata={"unsupported": "clip"}), any_backend)
     assert error.metadata["backends"] == "any"
-    assert read_model(write_model(spec)).listed == spec.listed
+    assert read_spec(json.loads(json.dumps(write_spec(spec)))).listed == spec.listed
 
 
 def test_what_counts_as_the_same_model(tmp_path: Path) -> None:

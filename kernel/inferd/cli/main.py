@@ -39,6 +39,7 @@ from inferd.cli.quota_commands import quota_app
 from inferd.cli.sampling import read_options, with_sampling
 from inferd.cli.store_commands import store_app
 from inferd.cli.usage import Commands
+from inferd.cli.version_commands import version_app
 
 if TYPE_CHECKING:
     from inferd_client import RunOptions
@@ -332,3 +333,4 @@ def _doctor(*, address: Address = ADDRESS, output: Output = Format.TABLE) -> Non
 
 
 app.registered_commands += model_app.registered_commands
+models_app.registered_commands += version_app.registered_commands

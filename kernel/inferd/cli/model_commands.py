@@ -134,7 +134,7 @@ def _unload(
 
 
 @model_app.command("show")
-def _show(
+def show_model(
     model: ModelOrPath,
     *,
     digest: Annotated[bool, typer.Option("--digest", help="Read the whole file for its SHA-256.")] = False,
@@ -149,7 +149,7 @@ def _show(
 
 
 @model_app.command("rm")
-def _rm(
+def remove_models(
     names: Annotated[list[str], typer.Argument(help="Names of models.", metavar="MODEL...")],
     *,
     address: Address = ADDRESS,

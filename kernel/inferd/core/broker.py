@@ -337,14 +337,14 @@ class Broker:
         account = self.devices[device_id]
         return [i for i in account.held_by if i not in account.idle and not self._reservations[i].stopping]
 
-    def plan(self, device_id: DeviceId, need: MemoryNeed) -> LoadPlan:
-        """What giving an instance what it needs would take.
+    def plan(self, device_id: DeviceId, need: MemoryNeed, *, keep: Collection[InstanceId] = ()) -> LoadPlan:
+        """What giving an instance what it needs would take, if those of `keep` stay.
 
         Raises:
             InvalidFieldError: There is no such device.
         """
         account, wanted = self.account(device_id), need.total_bytes
-        evicted = self.evictions(device_id, wanted)
+        evicted = self.evictions(device_id, wanted, keep=keep)
         free, capacity = size_text(account.free_bytes), size_text(account.capacity_bytes)
         figures = f"it needs {size_text(wanted)}, {free} of {capacity} are free"
         busy: tuple[InstanceId, ...] = ()

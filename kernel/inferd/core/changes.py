@@ -12,6 +12,7 @@ from inferd.core.lease import LeaseChange, LeaseState
 from inferd.core.model import InstanceChange, InstanceState, ModelState
 from inferd.core.quota import QuotaUse
 from inferd.core.task import Outcome, SuspendReason, TaskChange, TaskSpec, TaskState
+from inferd.core.version import VersionChange, VersionState
 
 
 class Change:
@@ -31,7 +32,11 @@ class TaskAccepted(Change):
 
 @dataclass(frozen=True, slots=True)
 class TaskEnd:
-    """How a task ended, and what is needed to say what it cost."""
+    """How a task ended, and what is needed to say what it cost.
+
+    Attributes:
+        version: Of its model, that it ran on last; 0 where it did not run, or ran with a kernel before this one.
+    """
 
     outcome: Outcome
     device_id: DeviceId | None
@@ -40,6 +45,7 @@ class TaskEnd:
     finished: float
     device_s: float = 0.0
     quotas: tuple[QuotaUse, ...] = ()
+    version: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +55,7 @@ class TaskChanged(Change):
     Attributes:
         attempt: How often it was sent.
         instance_id: Where it runs, or ran last.
+        version: Which version of its model that is of; 0 where it did not run, or ran with a kernel before this one.
         reason: Why it was stopped to go on later; None where it was not.
         end: How it ended; None where it did not.
     """
@@ -62,6 +69,7 @@ class TaskChanged(Change):
     instance_id: InstanceId | None
     reason: SuspendReason | None = None
     end: TaskEnd | None = None
+    version: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +184,27 @@ class ModelForgotten(Change):
     """A model is known no longer."""
 
     name: ModelName
+
+
+@dataclass(frozen=True, slots=True)
+class VersionChanged(Change):
+    """A version of a model was made or came to another state, or has other bounds; then `change` is None.
+
+    The first version of a model comes with it, SERVING.
+    """
+
+    name: ModelName
+    number: int
+    change: VersionChange | None
+    state: VersionState
+
+
+@dataclass(frozen=True, slots=True)
+class VersionForgotten(Change):
+    """A version of a model is known no longer."""
+
+    name: ModelName
+    number: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from inferd.core.lease import LeaseSpec
 from inferd.core.model import InstanceFacts, ModelSpec
 from inferd.core.quota import Quota
 from inferd.core.resources import DeviceCapacity, MemoryNeed
-from inferd.core.restored import RestoredLease, RestoredShare, RestoredTask, RestoredUse
+from inferd.core.restored import RestoredLease, RestoredShare, RestoredTask, RestoredUse, RestoredVersion
 from inferd.core.task import Outcome, SuspendReason, TaskSpec
 from inferd.errors import InferdError
 
@@ -21,11 +21,29 @@ class CreateModel:
     Attributes:
         kept: A kernel before this one knew it: bounds are for new ones.
         lacks: Why one that was kept cannot be loaded now, for people; "" where it can.
+        versions: Those that such a kernel knew, the one that served among them, which `spec` is of; none for one.
     """
 
     spec: ModelSpec
     kept: bool = False
     lacks: str = ""
+    versions: tuple[RestoredVersion, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateModel:
+    """A client wants another version of a model to take its tasks: a new one, or one that is kept.
+
+    Attributes:
+        spec: What the new one is.
+        number: The one that is kept; None for a new one.
+        by: Who asks, for people.
+    """
+
+    name: ModelName
+    spec: ModelSpec
+    number: int | None = None
+    by: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,6 +367,7 @@ Event = (
     | LoadModel
     | AskModel
     | UnloadModel
+    | UpdateModel
     | DeleteModel
     | SubmitTask
     | CancelTask

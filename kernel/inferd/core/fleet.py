@@ -2,10 +2,10 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 from inferd.core.admission import check_stranded, stranded
 from inferd.core.alarms import Alarms
+from inferd.core.backoff import Backoff
 from inferd.core.broker import Broker
 from inferd.core.commands import Reply, StartWorker, StopWorker
 from inferd.core.fleet_register import FleetRegister
@@ -15,22 +15,9 @@ from inferd.core.index import Page
 from inferd.core.model import Instance, InstanceChange, InstanceFacts, InstanceState, Model, ModelSpec, ModelState
 from inferd.core.placement import Placement, Site, choose, is_misplaced, look
 from inferd.core.resources import MemoryNeed
+from inferd.core.restored import RestoredVersion
+from inferd.core.version import Version
 from inferd.errors import InferdError, LimitExceededError, ModelBusyError, ModelExistsError
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Backoff:
-    """The wait after failures in a row: `first_s`, doubled with each, at most `most_s`.
-
-    A worker that dies once, after it had loaded its model, is replaced at once.
-    """
-
-    first_s: float = 0.5
-    most_s: float = 30.0
-
-    def wait_s(self, failures: int) -> float:
-        """The wait after this many failures in a row."""
-        return min(self.most_s, self.first_s * 2.0 ** min(failures - 1, 60)) if failures else 0.0
 
 
 class Fleet:
@@ -39,22 +26,34 @@ class Fleet:
     Attributes:
         models: Known models by name; to be read.
         instances: Instances by id whose worker may still live; to be read.
+        register: Where versions change their states; `Rollouts` has them do so.
         retries: When a model's backoff ends.
-        leavers: Instances that may leave their host now.
+        leavers: Instances that leave, and may go now.
     """
 
-    def __init__(self, backoff: Backoff, models_limit: int, *, hosts: Hosts, broker: Broker, out: list[Reply]) -> None:
-        self._register = FleetRegister(hosts, out)
+    def __init__(
+        self, backoff: Backoff, *, models: int, versions: int, hosts: Hosts, broker: Broker, out: list[Reply]
+    ) -> None:
+        self.register = self._register = FleetRegister(hosts, out)
         self.models: Mapping[ModelName, Model] = self._register.models
         self.instances: Mapping[InstanceId, Instance] = self._register.instances
         self.retries: Alarms[ModelName] = Alarms()
         self.leavers: dict[InstanceId, None] = {}
         self._backoff = backoff
-        self._models_limit = models_limit
+        self._models_limit = models
+        self._versions_limit = versions
         self._broker = broker
         self._out = out
 
-    def create(self, spec: ModelSpec, now: float, *, kept: bool = False, lacks: str = "") -> None:
+    def create(
+        self,
+        spec: ModelSpec,
+        now: float,
+        *,
+        kept: bool = False,
+        lacks: str = "",
+        versions: Sequence[RestoredVersion] = (),
+    ) -> None:
         """Make a model known; the same again changes nothing, unless its file has changed: then it is loaded anew.
 
         One that was `kept` may lack something, its device, say, and is known all the same: its tasks wait.
@@ -69,14 +68,14 @@ class Fleet:
             self._broker.account(device_id, field="model.device")
         known = self.models.get(spec.name)
         if known is not None and known.lacks and (kept or not known.spec.devices or known.spec.wanted == spec.wanted):
-            known.spec = spec  # as it can be loaded now, if it can
+            known.serving.spec = spec  # as it can be loaded now, if it can
             self._lack(known, lacks)
             return
         if known is not None and known.spec.wanted != spec.wanted:
             raise ModelExistsError(
                 f"model {spec.name!r} exists with source {known.spec.source!r}, backend {known.spec.backend!r}, "
                 f"settings {dict(known.spec.settings)} and {known.spec.min_instances} to {known.spec.max_instances} "
-                "instances; choose another name",
+                "instances; choose another name, or have it changed with UpdateModel (`inferd models set`)",
                 field="model.name",
             )
         if known is None and not kept and len(self.models) >= self._models_limit:
@@ -86,11 +85,11 @@ class Fleet:
                 metadata={"bound": "limits.models", "value": limit, "limit": limit},
             )
         if known is None:
-            self._register.add_model(spec, now)
+            self._register.add_model(spec, now, versions)
             if lacks:
                 self._lack(self.models[spec.name], lacks)
         elif known.spec.file_version != spec.file_version:
-            self._renew(known, spec)
+            self._renew(known, spec, now)
 
     def _lack(self, model: Model, lacks: str) -> None:
         """A model cannot be loaded for this reason; or can again."""
@@ -98,8 +97,10 @@ class Fleet:
         model.error = stranded(model, self._broker.devices) if lacks else None
         self._register.touch_model(model)
 
-    def _renew(self, model: Model, spec: ModelSpec) -> None:
-        """The file of a model has changed: what was loaded of it goes, if nothing uses it."""
+    def _renew(self, model: Model, spec: ModelSpec, now: float) -> None:
+        """The file of a model has changed: what was loaded of it goes, if nothing uses it, and a new version serves."""
+        if model.rollout is not None:
+            raise ModelBusyError(f"the file of model {spec.name!r} has changed while another version is on its way")
         busy = [i for i in model.instances.values() if i.running or i.holds or i.lease_id]
         if busy:
             tasks = sum(len(instance.running) for instance in busy)
@@ -109,10 +110,32 @@ class Fleet:
                 "the model with force",
                 metadata={"running": str(tasks), "instances": str(len(busy))},
             )
-        model.spec, model.error, model.failures, model.retry_at = spec, None, 0, 0.0
-        model.needs.clear()
-        self._register.touch_model(model)
+        model.error, model.failures, model.retry_at = None, 0, 0.0
+        version = self.add_version(model, spec, now, model.serving.by)
+        for instance in model.instances.values():
+            instance.version = version.number  # the model is UNLOADING until they are gone
+        self._register.serve(model, version, now)
         self.unload(model)
+
+    def add_version(self, model: Model, spec: ModelSpec, now: float, by: str) -> Version:
+        """A version of a model was made; the oldest go for it that neither serve nor have instances.
+
+        Raises:
+            LimitExceededError: As many are kept as may be, and none can go.
+        """
+        limit = self._versions_limit
+        used = {model.serving.number, *(instance.version for instance in model.instances.values())}
+        idle = [version for number, version in model.versions.items() if number not in used]
+        excess = len(model.versions) + 1 - limit
+        if excess > len(idle):
+            raise LimitExceededError(
+                f"{len(used)} versions of model {spec.name!r} serve or end their tasks, and rollouts.versions is"
+                f" {limit}; wait for those tasks",
+                metadata={"bound": "rollouts.versions", "value": str(len(used)), "limit": str(limit)},
+            )
+        for version in idle[: max(0, excess)]:
+            self._register.forget_version(model, version)
+        return self._register.add_version(model, spec, now, by)
 
     def forget(self, name: ModelName) -> None:
         """Know a model no longer; it has no instances."""
@@ -133,6 +156,12 @@ class Fleet:
         if model.state is ModelState.UNLOADING:
             raise ModelBusyError(f"model {model.spec.name!r} is being unloaded; try again when it is UNLOADED")
         check_stranded(model, self._broker.devices)
+        if model.rollout is not None and model.gives_way and not model.shared:
+            number = model.rollout.version.number
+            raise ModelBusyError(
+                f"model {model.spec.name!r} is given version {number}, for which the one before had to go; watch it",
+                metadata={"version": str(number)},
+            )
         if not self.devices_under(model, NO_LEASE):
             where = " or ".join(model.spec.devices)
             raise ModelBusyError(f"no host of {where} takes instances now, where model {model.spec.name!r} computes")
@@ -142,26 +171,36 @@ class Fleet:
 
     def start_on_demand(self, model: Model, now: float) -> None:
         """Start a worker because one is needed, or set the alarm for the end of the backoff; or wait for a host."""
+        if model.gives_way:
+            return  # the version that is on its way takes its place
         if now < model.retry_at:
             self.retries.set(model.spec.name, model.retry_at)
         elif self.devices_under(model, NO_LEASE):
             self.start(model, now)
 
     def start(
-        self, model: Model, now: float, lease_id: LeaseId = NO_LEASE, *, tried: tuple[DeviceId, ...] = ()
+        self,
+        model: Model,
+        now: float,
+        lease_id: LeaseId = NO_LEASE,
+        *,
+        tried: tuple[DeviceId, ...] = (),
+        version: Version | None = None,
     ) -> Instance:
         """Start a worker for one more instance, where it is best placed now; not on devices that were tried.
 
-        One of `devices_under` is left.
+        One of `devices_under` is left. The `version` is the one that serves, unless it is given.
         """
-        devices = [device_id for device_id in self.devices_under(model, lease_id) if device_id not in tried]
-        placement = self.place(model, model.need_on, devices=devices, lease_id=lease_id)
+        version = version or model.serving
+        devices = [device_id for device_id in self.devices_under(model, lease_id, version) if device_id not in tried]
+        placement = self.place(model, version.need_on, devices=devices, lease_id=lease_id)
         device_id = placement.device_id
         model.instance_count += 1
         instance_id = InstanceId(f"{model.spec.name}-{model.instance_count}")
         instance = Instance(
             instance_id=instance_id,
             model=model.spec.name,
+            version=version.number,
             device_id=device_id,
             device_reason=f"it does not fit {' and '.join(tried)} as things stand" if tried else placement.reason,
             tried=tried,
@@ -169,13 +208,14 @@ class Fleet:
             created=now,
         )
         if not lease_id:
+            self._broker.expect(instance_id, device_id, version.need_on(device_id).total_bytes)
+        if not lease_id and version is model.serving:
             model.error = None
             self.retries.cancel(model.spec.name)
-            self._broker.expect(instance_id, device_id, model.need_on(device_id).total_bytes)
         account = self._broker.account(device_id)
         capacity_bytes = self._broker.room_bytes(device_id, lease_id) if lease_id else account.capacity_bytes
         cores = self._broker.cores(device_id, lease_id)
-        self._out.append(StartWorker(instance_id, model.spec, device_id, capacity_bytes, cores))
+        self._out.append(StartWorker(instance_id, version.spec, device_id, capacity_bytes, cores))
         self._register.add(instance)
         return instance
 
@@ -193,15 +233,17 @@ class Fleet:
     def is_misplaced(self, instance: Instance) -> bool:
         """Whether an instance of which it is known what it needs would do better on a device that was not tried."""
         model, here = self.models[instance.model], instance.device_id
-        left = [d for d in self.devices_under(model, instance.lease_id) if d != here and d not in instance.tried]
-        site, *others = self._sites(model, model.need_on, [here, *left], instance.lease_id)
+        version = model.versions[instance.version]
+        may = self.devices_under(model, instance.lease_id, version)
+        left = [d for d in may if d != here and d not in instance.tried]
+        site, *others = self._sites(model, version.need_on, [here, *left], instance.lease_id)
         return is_misplaced(site, others)
 
     def start_elsewhere(self, instance: Instance, now: float) -> Instance:
         """Start another instance on a device that was not tried, in place of one that has not begun to load."""
         self.stop(instance)
-        tried = (*instance.tried, instance.device_id)
-        return self.start(self.models[instance.model], now, instance.lease_id, tried=tried)
+        tried, model = (*instance.tried, instance.device_id), self.models[instance.model]
+        return self.start(model, now, instance.lease_id, tried=tried, version=model.versions[instance.version])
 
     def _sites(
         self,
@@ -213,31 +255,33 @@ class Fleet:
         own = Counter(i.device_id for i in model.instances.values() if i.living)
         return [look(self._broker, d, need_on(d), own=own[d], lease_id=lease_id) for d in devices]
 
-    def devices_under(self, model: Model, lease_id: LeaseId) -> Sequence[DeviceId]:
+    def devices_under(self, model: Model, lease_id: LeaseId, version: Version | None = None) -> Sequence[DeviceId]:
         """The devices of READY hosts that a model may use; under a lease, those of which that holds memory.
 
-        A host that drains leaves to leases what they hold.
+        A host that drains leaves to leases what they hold. The `version` is the one that serves, unless it is given.
         """
-        known = self._broker.devices
-        if model.lacks:
+        known, version = self._broker.devices, version or model.serving
+        if model.lacks and version is model.serving:
             return []
         if lease_id:
-            return [device_id for device_id in model.spec.devices if self._broker.lease_holds(lease_id, device_id)]
-        return [device_id for device_id in model.spec.devices if device_id in known and known[device_id].open]
+            return [device_id for device_id in version.spec.devices if self._broker.lease_holds(lease_id, device_id)]
+        return [device_id for device_id in version.spec.devices if device_id in known and known[device_id].open]
 
-    def measured(self, model: Model, needs: Mapping[DeviceId, MemoryNeed]) -> None:
-        """It is known what a model needs on some devices: those that start count with that."""
-        model.measured(needs)
-        for instance in model.shared:
-            if instance.state is InstanceState.STARTING:
-                need = model.need_on(instance.device_id)
+    def measured(self, model: Model, version: Version, needs: Mapping[DeviceId, MemoryNeed]) -> None:
+        """It is known what a version of a model needs on some devices: those that start count with that."""
+        version.measured(needs)
+        for instance in model.instances.values():
+            starts = instance.state is InstanceState.STARTING and not instance.lease_id
+            if starts and instance.version == version.number:
+                need = version.need_on(instance.device_id)
                 self._broker.expect(instance.instance_id, instance.device_id, need.total_bytes)
 
     def needs(self, instance: Instance, need: MemoryNeed) -> None:
         """A worker knows what its model needs."""
         instance.need = need
         self._register.move(instance, InstanceChange.NEED)
-        self.measured(self.models[instance.model], {instance.device_id: need})
+        model = self.models[instance.model]
+        self.measured(model, model.versions[instance.version], {instance.device_id: need})
         self._broker.expect_no_more(instance.instance_id)
 
     def reserved(self, instance: Instance, now: float) -> None:
@@ -257,10 +301,11 @@ class Fleet:
         instance.peak_bytes = max(instance.peak_bytes, facts.peak_bytes)
         self._register.move(instance, InstanceChange.LOADED)
         model = self.models[instance.model]
-        model.loaded_on_demand = True
-        model.failed_loads = model.failed_loads if instance.lease_id else 0
-        model.asked &= bool(instance.lease_id)  # one under a lease answers its holder only
-        model.file_sampling = facts.sampling
+        model.versions[instance.version].file_sampling = facts.sampling
+        if instance.version == model.serving.number:
+            model.loaded_on_demand = True
+            model.failed_loads = model.failed_loads if instance.lease_id else 0
+            model.asked &= bool(instance.lease_id)  # one under a lease answers its holder only
         self.refresh(model)
 
     def refused(self, instance: Instance, error: InferdError, now: float) -> None:
@@ -311,12 +356,13 @@ class Fleet:
         """The host of an instance is lost, and its worker with it: that is no fault of its model."""
         if instance.state is not InstanceState.FAILED:
             instance.error = error if instance.living else instance.error
+            self._blame_rollout(instance, error)
             self._register.move(instance, InstanceChange.EXIT)
         self._register.forget(instance)
         self.refresh(self.models[instance.model])
 
     def leave(self, instance: Instance) -> None:
-        """The host of an instance drains; one under a lease stays until that ends."""
+        """The host of an instance drains, or another version comes; one under a lease stays until that ends."""
         if not instance.living or instance.lease_id:
             return
         if instance.state is not InstanceState.READY:
@@ -327,7 +373,7 @@ class Fleet:
         self.refresh(self.models[instance.model])
 
     def let_go(self) -> None:
-        """Stop those that leave their host and have nothing to do."""
+        """Stop those that leave and have nothing to do."""
         while self.leavers:
             instance_id, _ = self.leavers.popitem()
             instance = self.instances.get(instance_id)
@@ -335,17 +381,19 @@ class Fleet:
                 self.stop(instance)
 
     def stay(self, instance: Instance) -> None:
-        """The host of an instance does not drain any more: it stays, unless others have come in its place."""
+        """What an instance leaves for is over: it stays, unless its host drains or others have come in its place."""
         model = self.models[instance.model]
-        if instance.leaving and len(model.shared) < max(1, model.spec.max_instances):
+        serves = instance.version == model.serving.number and self._broker.devices[instance.device_id].open
+        if instance.leaving and serves and len(model.shared) < max(1, model.spec.max_instances):
             instance.leaving = False
             self._register.touch(instance)
             self.refresh(model)
+            self.refresh_drain(instance)
 
     def refresh(self, model: Model) -> None:
         """See anew which instances of a model may be evicted: idle ones, as long as `min_instances` stay.
 
-        Those that leave their host may go when they are idle, see `let_go`.
+        Those that leave may go when they are idle, see `let_go`. None goes while another version comes up beside them.
         """
         for instance in model.instances.values():
             if instance.leaving:
@@ -353,7 +401,8 @@ class Fleet:
                 if instance.idle:
                     self.leavers[instance.instance_id] = None
         ready = [i for i in model.shared if i.state is InstanceState.READY]
-        spare = len(ready) - model.spec.min_instances
+        beside = model.rollout is not None and not model.rollout.drains
+        spare = 0 if beside else len(ready) - model.spec.min_instances
         for instance in ready:
             if instance.idle and spare > 0:
                 self._broker.rest(instance.instance_id)
@@ -370,6 +419,9 @@ class Fleet:
         instance.error = error
         self._register.move(instance, change, failed=loading)
         model = self.models[instance.model]
+        self._blame_rollout(instance, error)
+        if instance.version != model.serving.number:
+            return  # that is no fault of the one that serves
         if loading and not any(i.living for i in model.instances.values()):
             model.error = error
         if not instance.lease_id:  # nobody but its holder waits for one under a lease
@@ -377,3 +429,9 @@ class Fleet:
             model.failed_loads += loading
             model.retry_at = now + self._backoff.wait_s(model.failures - (not loading))
             model.loaded_on_demand = True
+
+    def _blame_rollout(self, instance: Instance, error: InferdError) -> None:
+        """If an instance is of a version on its way, that is why it will have failed."""
+        model = self.models[instance.model]
+        if model.rollout is not None and model.is_rolling(instance):
+            model.rollout.version.error = error

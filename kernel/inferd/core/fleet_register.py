@@ -1,8 +1,17 @@
 """The register of models and their instances: the one place where they change their states."""
 
+from collections.abc import Collection
+from dataclasses import replace
 from operator import attrgetter
 
-from inferd.core.changes import InstanceChanged, InstanceForgotten, ModelChanged, ModelForgotten
+from inferd.core.changes import (
+    InstanceChanged,
+    InstanceForgotten,
+    ModelChanged,
+    ModelForgotten,
+    VersionChanged,
+    VersionForgotten,
+)
 from inferd.core.commands import Reply
 from inferd.core.hosts import Hosts
 from inferd.core.ids import InstanceId, ModelName
@@ -19,7 +28,10 @@ from inferd.core.model import (
     ModelSpec,
     ModelState,
 )
+from inferd.core.restored import RestoredVersion
 from inferd.core.roll import Roll
+from inferd.core.version import VERSION_TABLE, Version, VersionChange, VersionState
+from inferd.errors import InferdError, ShuttingDownError
 
 CHANGE_TO = {  # how a model comes from one state to another
     state: {after: change for change, after in row.items()} for state, row in MODEL_TABLE.items()
@@ -27,7 +39,9 @@ CHANGE_TO = {  # how a model comes from one state to another
 
 
 class FleetRegister:
-    """Models by name and instances by id. The state of a model follows those of its instances. One writer: `Fleet`.
+    """Models by name and instances by id. The state of a model follows those of its instances.
+
+    One writer: `Fleet`, and `Rollouts` where it is about versions.
 
     Attributes:
         models: Known models.
@@ -49,11 +63,67 @@ class FleetRegister:
         """Models by name, behind the name `after`; so many at most."""
         return first(self._by_name.above(after), size)
 
-    def add_model(self, spec: ModelSpec, now: float) -> None:
-        """A model is known: UNLOADED."""
-        model = self.models[spec.name] = Model(spec=spec, created=now)
+    def add_model(self, spec: ModelSpec, now: float, before: Collection[RestoredVersion] = ()) -> None:
+        """A model is known: UNLOADED; with the versions of a kernel before this one, one of which serves.
+
+        One that was on its way then has FAILED: nobody knows what it would have come to.
+        """
+        versions = {each.number: _restored(each) for each in sorted(before, key=lambda each: each.number)}
+        serving = next((each for each in versions.values() if each.state is VersionState.SERVING), None)
+        if serving is None:
+            number = max(versions, default=0) + 1
+            serving = versions[number] = Version(
+                number=number, spec=spec, state=VersionState.SERVING, created=now, served=now
+            )
+        serving.spec = spec
+        model = Model(serving=serving, versions=versions, version_count=max(versions), created=now)
+        self.models[spec.name] = model
         self._by_name.add(model)
         self.touch_model(model)
+
+    def add_version(self, model: Model, spec: ModelSpec, now: float, by: str) -> Version:
+        """A version of a model was made: ROLLING."""
+        model.version_count += 1
+        version = Version(number=model.version_count, spec=spec, created=now, by=by)
+        model.versions[version.number] = version
+        self._tell_version(model, version, None)
+        return version
+
+    def move_version(
+        self, model: Model, version: Version, change: VersionChange, error: InferdError | None = None
+    ) -> None:
+        """Bring a version from one state to another."""
+        version.state, version.error = advance(VERSION_TABLE, version.state, change), error
+        self._tell_version(model, version, change)
+
+    def forget_version(self, model: Model, version: Version) -> None:
+        """A version is known no longer; it has no instances, and neither serves nor is on its way."""
+        del model.versions[version.number]
+        self._out.append(VersionForgotten(model.spec.name, version.number))
+
+    def serve(self, model: Model, version: Version, now: float) -> None:
+        """A version takes the model's new tasks, in place of the one that did."""
+        self.move_version(model, model.serving, VersionChange.RETIRE)
+        model.serving, version.served = version, now
+        self.move_version(model, version, VersionChange.SERVE)
+        self._follow(model, failed=False)
+        self.touch_model(model)
+
+    def bound(self, model: Model, spec: ModelSpec) -> None:
+        """A model has other bounds of its instances and of its waiting tasks, whichever version serves."""
+        for version in model.versions.values():
+            version.spec = replace(
+                version.spec,
+                min_instances=spec.min_instances,
+                max_instances=spec.max_instances,
+                queued_tasks=spec.queued_tasks,
+            )
+        model.serving.spec = replace(model.serving.spec, settings=spec.settings)
+        self._tell_version(model, model.serving, None)
+        self.touch_model(model)
+
+    def _tell_version(self, model: Model, version: Version, change: VersionChange | None) -> None:
+        self._out.append(VersionChanged(model.spec.name, version.number, change, version.state))
 
     def touch_model(self, model: Model) -> None:
         """Something is known of a model that was not, but its state."""
@@ -103,8 +173,26 @@ class FleetRegister:
             self.touch_model(model)
 
 
+def _restored(before: RestoredVersion) -> Version:
+    state, error = before.state, before.error
+    if state is VersionState.ROLLING:
+        why = f"the kernel ended while version {before.number} of model {before.spec.name!r} was being rolled out"
+        state, error = VersionState.FAILED, ShuttingDownError(f"{why}; ask for it again")
+    return Version(
+        number=before.number,
+        spec=before.spec,
+        state=state,
+        by=before.by,
+        created=before.created,
+        served=before.served,
+        error=error,
+    )
+
+
 def _state(model: Model, *, failed: bool) -> ModelState:
-    states = {instance.state for instance in model.instances.values()}
+    """The state of a model: that of the instances of the version that serves."""
+    number = model.serving.number
+    states = {instance.state for instance in model.instances.values() if instance.version == number}
     if InstanceState.READY in states:
         return ModelState.READY
     if states.intersection(LIVING):

@@ -7,23 +7,26 @@ from dataclasses import dataclass, field
 from typing import assert_never
 
 from inferd.core import admission, commands, events
+from inferd.core.backoff import Backoff
 from inferd.core.broker import Broker
 from inferd.core.capacity import Capacity
 from inferd.core.elastic import Elastic, ElasticTimes
 from inferd.core.ending import Ending
-from inferd.core.fleet import Backoff, Fleet
+from inferd.core.fleet import Fleet
 from inferd.core.growth import Growth, GrowthLimits
 from inferd.core.hosting import Hosting
 from inferd.core.hosts import Hosts
 from inferd.core.ids import InstanceId, ModelName
-from inferd.core.lease import LIVING, Lease, LeaseChange, LeaseSpec, LeaseState, ModelClaim
+from inferd.core.lease import LIVING, Lease, LeaseChange, LeaseSpec, ModelClaim
 from inferd.core.leases import LeaseLimits, Leases
 from inferd.core.line import TaskLimits
+from inferd.core.losses import Losses
 from inferd.core.model import Instance, InstanceState, Model, ModelState
 from inferd.core.quota import Quota
 from inferd.core.quotas import Quotas
 from inferd.core.restoration import Restoration
-from inferd.core.task import Outcome, SuspendReason, TaskSpec, TaskState, cancelled
+from inferd.core.rollouts import RolloutLimits, Rollouts
+from inferd.core.task import TaskSpec, TaskState, cancelled
 from inferd.core.tasks import Tasks
 from inferd.core.unloading import Unloading
 from inferd.core.views import Views
@@ -32,7 +35,6 @@ from inferd.errors import (
     InvalidFieldError,
     LeaseUnavailableError,
     ModelBusyError,
-    WorkerDiedError,
 )
 
 
@@ -46,6 +48,7 @@ class CoreLimits:
     growth: GrowthLimits = field(default_factory=GrowthLimits)
     quotas: tuple[Quota, ...] = ()
     quota_books: int = 10_000
+    rollouts: RolloutLimits = field(default_factory=RolloutLimits)
     models: int = 1000
     backoff: Backoff = field(default_factory=Backoff)
 
@@ -69,14 +72,25 @@ class KernelMachine:
         out = self._out
         self.broker = Broker()
         self.hosts = Hosts(self.broker, out)
-        self.fleet = Fleet(limits.backoff, limits.models, hosts=self.hosts, broker=self.broker, out=out)
+        self.fleet = Fleet(
+            limits.backoff,
+            models=limits.models,
+            versions=limits.rollouts.versions,
+            hosts=self.hosts,
+            broker=self.broker,
+            out=out,
+        )
         self.quotas = Quotas(limits.quotas, books=limits.quota_books, out=out)
         self.leases = Leases(limits.leases, self.quotas, out)
         self._capacity = Capacity(self.broker, self.fleet, self.leases, limits.elastic.drain_s, out)
+        self._rollouts = Rollouts(limits.rollouts, self.fleet, self._capacity, broker=self.broker, owner=self)
         self._growth = Growth(limits.growth, self.broker, self.fleet, out)
         self._elastic = Elastic(limits.elastic, self.fleet)
         self.tasks = Tasks(limits.tasks, self.fleet, self.leases, self._elastic, quotas=self.quotas, out=out)
         self._unloading = Unloading(self.fleet, self.tasks, self._capacity)
+        self._losses = Losses(
+            self.tasks, self.fleet, self.leases, self._capacity, deaths=limits.tasks.suspect_deaths, owner=self
+        )
         self._hosting = Hosting(
             self.hosts, self.fleet, self.leases, self._capacity, broker=self.broker, owner=self, out=out
         )
@@ -84,9 +98,8 @@ class KernelMachine:
         self._restoration = Restoration(self.tasks, self.leases, fleet=self.fleet, broker=self.broker, owner=self)
         self.views = Views(self.tasks, self.fleet, self.leases, self.broker, self.quotas)
         self._freed: dict[ModelName, None] = {}  # models that may have places to give
-        self._suspect_deaths = limits.tasks.suspect_deaths
         self._now = 0.0
-        parts = (self.tasks, self.leases, self._elastic, self._capacity)
+        parts = (self.tasks, self.leases, self._elastic, self._capacity, self._rollouts)
         self._dues = (self.fleet.retries.next, *(due for part in parts for due in part.dues))
         self._alarm: float | None = None  # asked of them once an event
 
@@ -112,6 +125,7 @@ class KernelMachine:
                 self._ring()
                 self._give_what_is_free()
             self._decide(event)
+            self._rollouts.settle(self._now)
             self._give_what_is_free()
         finally:
             self._alarm = min([at for due in self._dues if (at := due()) is not None], default=None)
@@ -173,6 +187,9 @@ class KernelMachine:
                 self._ask(event)
             case events.UnloadModel():
                 self._unload(event)
+            case events.UpdateModel():
+                self.ending.check_taking(self._now)
+                self._rollouts.begin(self.views.model(event.name), event, self._now)
             case events.DeleteModel():
                 self._delete(event.name)
             case events.InstanceNeeds():
@@ -183,7 +200,7 @@ class KernelMachine:
             case events.InstanceRefused():
                 if (instance := self._living(event.instance_id)) is not None:
                     self.fleet.refused(instance, event.error, self._now)
-                    self._give_up(instance)
+                    self._losses.give_up(instance, self._now)
             case events.WorkerExited():
                 self._worker_exited(event)
             case events.HostFound() | events.HostJoined() | events.HostLost() | events.HostLeft():
@@ -196,7 +213,8 @@ class KernelMachine:
                 if (instance := self._living(event.instance_id)) is not None:
                     self._growth.measured(instance, event.memory_bytes)
             case events.ModelMeasured():
-                self.fleet.measured(self.views.model(event.name), event.needs)
+                model = self.views.model(event.name)
+                self.fleet.measured(model, model.serving, event.needs)
             case events.Drain():
                 self.ending.drain(event, self._now)
             case events.Shutdown():
@@ -276,7 +294,7 @@ class KernelMachine:
 
     def _create_model(self, event: events.CreateModel) -> None:
         self.ending.check_taking(self._now)
-        self.fleet.create(event.spec, self._now, kept=event.kept, lacks=event.lacks)
+        self.fleet.create(event.spec, self._now, kept=event.kept, lacks=event.lacks, versions=event.versions)
         self.tasks.add_model(event.spec.name)
         self.reconcile(self.fleet.models[event.spec.name])
 
@@ -311,7 +329,7 @@ class KernelMachine:
 
     def reconcile(self, model: Model) -> None:
         """Have workers brought up where somebody waits for them."""
-        if self.ending.draining:
+        if self.ending.draining or model.gives_way:
             return
         name, least = model.spec.name, model.spec.min_instances
         if not model.shared and (
@@ -326,11 +344,14 @@ class KernelMachine:
         self.fleet.needs(instance, event.need)
         if self._moves(instance):
             return
+        if model.rollout is not None and model.is_rolling(instance):
+            self._rollouts.needs(model, model.rollout, instance, event.need, self._now)
+            return
         kept = model.leases or self._capacity.wanted(instance.model) or model.spec.min_instances > 0
         may_wait = self.tasks.wait_for(instance.model) or bool(kept)
         self._capacity.instance_needs(instance, event.need, self._now, may_wait=may_wait)
         if not instance.living:
-            self._give_up(instance)
+            self._losses.give_up(instance, self._now)
 
     def _moves(self, instance: Instance) -> bool:
         """Whether an instance that has not begun to load does better elsewhere; then another one is started there."""
@@ -346,47 +367,20 @@ class KernelMachine:
         waits = instance.state is InstanceState.WAITING and instance.need is not None
         if waits and not self._moves(instance):
             self._capacity.refuse_load(instance, self._now)
-            self._give_up(instance)
+            self._losses.give_up(instance, self._now)
 
     def _instance_loaded(self, event: events.InstanceLoaded) -> None:
         if (instance := self._living(event.instance_id)) is None:
             return
         self.fleet.loaded(instance, event.facts, self._now)
+        self._rollouts.settle(self._now)  # it may take the tasks from now on
         self.tasks.dispatch(instance.model, self._now)  # before leases that could evict it again
         self._capacity.instance_ready(instance, self._now)
         self._freed[instance.model] = None  # leases may hold a part of it now
 
-    def _give_up(self, instance: Instance) -> None:
-        """End what waits for a model that could not be loaded; what comes later finds a new try or its backoff."""
-        model, error = self.fleet.models[instance.model], instance.error
-        if instance.lease_id:
-            self._give_up_leased(instance, model)
-            return
-        model.asked = False
-        if model.state is ModelState.FAILED and error is not None:
-            again = isinstance(error, WorkerDiedError) and model.failed_loads <= self._suspect_deaths
-            self.fail_waiting(instance.model, error, keep_begun=again)
-
-    def fail_waiting(self, name: ModelName, error: InferdError, *, keep_begun: bool = False) -> None:
-        """A model cannot be loaded: whatever waits for it ends, but for what hangs on a lease.
-
-        With `keep_begun` tasks that ran before wait for the next try: the model could be loaded then.
-        """
-        tasks = (self.tasks.known[task_id] for task_id in self.tasks.waiting(name))
-        waiting = [t.spec.task_id for t in tasks if not t.spec.lease_id and not (keep_begun and t.attempt)]
-        self.tasks.finish_all(waiting, Outcome(state=TaskState.FAILED, error=error), self._now)
-        self._capacity.refuse_waiting(name, error, self._now)
-
-    def _give_up_leased(self, instance: Instance, model: Model) -> None:
-        """End what waits under a lease for an instance that is lost, unless another one serves the lease."""
-        lease = self.leases.known.get(instance.lease_id)
-        served = any(i.lease_id == instance.lease_id and i.living for i in model.instances.values())
-        if lease is None or served or instance.lease_id in model.leases:
-            return
-        tasks = (self.tasks.known[t] for t in lease.tasks)
-        waiting = [t.spec.task_id for t in tasks if t.spec.model == instance.model and t.state is not TaskState.RUNNING]
-        self.tasks.finish_all(waiting, Outcome(state=TaskState.FAILED, error=instance.error), self._now)
-        self._freed[instance.model] = None
+    def fail_waiting(self, name: ModelName, error: InferdError) -> None:
+        """A model cannot be loaded: whatever waits for it ends."""
+        self._losses.fail_waiting(name, error, self._now)
 
     def _unload(self, event: events.UnloadModel) -> None:
         model = self.views.model(event.name)
@@ -406,44 +400,13 @@ class KernelMachine:
         instance = self.fleet.instances.get(event.instance_id)
         if instance is None:
             return  # it was given up with its host
-        was_ready = instance.state is InstanceState.READY
-        self._end_running(instance, event.error)
-        told = instance.error is not None
-        self.fleet.exited(instance, event.error, self._now)
-        self._capacity.instance_gone(instance, self._now)
-        model = self.fleet.models[instance.model]
-        if was_ready and instance.lease_id and instance.state is InstanceState.FAILED:
-            self._replace_leased(instance, model)
-        if not told and instance.state is InstanceState.FAILED:
-            self._give_up(instance)
+        self._losses.exited(instance, event.error, self._now)
         self._freed[instance.model] = None
-        self.reconcile(model)
-
-    def _replace_leased(self, instance: Instance, model: Model) -> None:
-        """Start another instance under a lease for one that died, if tasks wait for it to go on."""
-        lease = self.leases.known.get(instance.lease_id)
-        if lease is None or lease.state is not LeaseState.ACTIVE:
-            return
-        waits = any(self.tasks.known[task_id].spec.model == instance.model for task_id in lease.tasks)
-        if waits and self.fleet.devices_under(model, instance.lease_id):
-            fresh = self.fleet.start(model, self._now, instance.lease_id)
-            self.leases.begin_instance(lease, fresh.instance_id)
-
-    def _end_running(self, instance: Instance, error: InferdError) -> None:
-        """A worker is gone with all that it ran: they go on elsewhere, but for one that it died of."""
-        running = tuple(instance.running)
-        culprit = instance.suspect if instance.alone or len(running) == 1 else None  # it may die before it computes
-        if culprit is not None:
-            poison = self.tasks.poison(culprit, error, self._now)
-            self.tasks.finish_all((culprit,), Outcome(state=TaskState.FAILED, error=poison), self._now, dropped=False)
-        others = [task_id for task_id in running if task_id != culprit]
-        self.tasks.interrupt(others, SuspendReason.WORKER_DIED, self._now, died=culprit is None)
+        self.reconcile(self.fleet.models[instance.model])
 
     def lose(self, instance: Instance, error: InferdError) -> None:
-        """An instance is gone with its host: its tasks go on elsewhere, and no task is suspected of that."""
-        self.tasks.interrupt(instance.running, SuspendReason.WORKER_DIED, self._now)
-        self.fleet.lost(instance, error)
-        self._capacity.instance_gone(instance, self._now)
+        """An instance is gone with its host."""
+        self._losses.lose(instance, error, self._now)
 
     def free(self, name: ModelName) -> None:
         """A model may have places to give."""

@@ -1,15 +1,22 @@
-"""Models and instances: their states and what is known of them."""
+"""Models and instances: their states and what is known of them. What a model's name stands for is in `core.version`."""
 
-from collections.abc import Mapping
+from __future__ import annotations
+
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import TYPE_CHECKING
 
 from inferd.core.ids import NO_LEASE, DeviceId, InstanceId, LeaseId, ModelName, TaskId
-from inferd.core.lifecycle import Table
-from inferd.core.resources import MemoryNeed
 from inferd.core.sampling_defaults import NO_DEFAULTS, SamplingDefaults
 from inferd.core.victims import Victims
-from inferd.errors import InferdError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from inferd.core.lifecycle import Table
+    from inferd.core.resources import MemoryNeed
+    from inferd.core.version import Rollout, Version
+    from inferd.errors import InferdError
 
 SettingValue = int | float | bool | str
 
@@ -35,10 +42,14 @@ class ModelChange(Enum):
     WORKER_DIED = 6
     RELOAD = 7  # another instance comes up while the last one goes
     HOST_LOST = 8
+    ROLLED = 9  # another version of it is READY, and takes its tasks from now on
 
 
 MODEL_TABLE: Table[ModelState, ModelChange] = {
-    ModelState.UNLOADED: {ModelChange.LOAD: ModelState.LOADING},
+    ModelState.UNLOADED: {
+        ModelChange.LOAD: ModelState.LOADING,
+        ModelChange.ROLLED: ModelState.READY,
+    },
     ModelState.LOADING: {
         ModelChange.LOADED: ModelState.READY,
         ModelChange.LOAD_FAILED: ModelState.FAILED,
@@ -54,8 +65,12 @@ MODEL_TABLE: Table[ModelState, ModelChange] = {
     ModelState.UNLOADING: {
         ModelChange.UNLOADED: ModelState.UNLOADED,
         ModelChange.RELOAD: ModelState.LOADING,
+        ModelChange.ROLLED: ModelState.READY,
     },
-    ModelState.FAILED: {ModelChange.LOAD: ModelState.LOADING},
+    ModelState.FAILED: {
+        ModelChange.LOAD: ModelState.LOADING,
+        ModelChange.ROLLED: ModelState.READY,
+    },
 }
 
 
@@ -173,8 +188,13 @@ class ModelSpec:
     @property
     def wanted(self) -> tuple[object, ...]:
         """What its client asked for: what the file is, and why its backend was chosen, may change under it."""
-        how = (self.backend, self.device, self.settings, self.values, self.draft_tokens, self.queued_tasks)
-        return (self.source, self.path, *how, self.min_instances, self.max_instances, self.sampling)
+        return (*self.loaded, self.queued_tasks, self.min_instances, self.max_instances)
+
+    @property
+    def loaded(self) -> tuple[object, ...]:
+        """That of it which an instance is made of: the rest may change without a new one."""
+        how = (self.backend, self.device, self.values, self.draft_tokens, self.sampling)
+        return (self.source, self.path, *how, {k: v for k, v in self.settings.items() if k != "queued_tasks"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,6 +241,7 @@ class Instance:
     Attributes:
         instance_id: Its id.
         model: Whose weights it holds.
+        version: Which version of that, by its number.
         device_id: Where it computes.
         device_reason: Why there.
         tried: Devices where one was started for the same before, which it did not fit.
@@ -233,7 +254,8 @@ class Instance:
         suspect: The one of `running` that is to run alone in its batch; None for none.
         alone: Whether the turn of `suspect` has begun.
         draining: Others wait for its memory: it takes no new tasks.
-        leaving: Its host drains: it takes no new tasks but those of leases, and goes when it has none.
+        leaving: Its host drains, or another version serves: it takes no new tasks but those of leases, and goes when
+            it has none.
         reserved: When it was given its memory.
         holds: What it keeps for the tasks of leases.
         used: When it last ended a task or became READY.
@@ -243,6 +265,7 @@ class Instance:
 
     instance_id: InstanceId
     model: ModelName
+    version: int = 1
     device_id: DeviceId
     device_reason: str = ""
     tried: tuple[DeviceId, ...] = ()
@@ -301,13 +324,16 @@ class Model:
     """The core's record of one model. One writer: the kernel machine.
 
     Attributes:
+        serving: The version that takes its tasks.
+        versions: Those that are kept, by number, the latest last.
+        rollout: The version that is to take its tasks next; None for none.
         leases: Leases that claim a part of it, and the instance that keeps that; None while there is none.
-        needs: What it needs, by device; the one that was measured last is the last.
-        file_sampling: Defaults of its tasks that its file names; known from its first load on.
         lacks: Why a model of a kernel before this one cannot be loaded now: its tasks wait; "" where it can.
     """
 
-    spec: ModelSpec
+    serving: Version
+    versions: dict[int, Version] = field(default_factory=dict)
+    rollout: Rollout | None = None
     state: ModelState = ModelState.UNLOADED
     created: float  # kernel clock, seconds
     error: InferdError | None = None
@@ -316,29 +342,26 @@ class Model:
     retry_at: float = 0.0  # kernel clock; no start on demand before
     instances: dict[InstanceId, Instance] = field(default_factory=dict)  # those whose worker may still live
     instance_count: int = 0  # ever made; numbers the next one
+    version_count: int = 1  # likewise
     leases: dict[LeaseId, InstanceId | None] = field(default_factory=dict)
-    needs: dict[DeviceId, MemoryNeed] = field(default_factory=dict)
     asked: bool = False  # something that is no task waits for an instance
     loaded_on_demand: bool = True  # False from a client's LoadModel to the end of that load
-    file_sampling: SamplingDefaults = NO_DEFAULTS
     lacks: str = ""
+
+    @property
+    def spec(self) -> ModelSpec:
+        """What its name stands for now."""
+        return self.serving.spec
 
     @property
     def effective_sampling(self) -> SamplingDefaults:
         """What its tasks take for what they leave unset, as far as anybody says anything of this model."""
-        return self.spec.sampling.over(self.file_sampling).over(self.spec.catalogue_sampling)
+        spec = self.serving.spec
+        return spec.sampling.over(self.serving.file_sampling).over(spec.catalogue_sampling)
 
     def need_on(self, device_id: DeviceId) -> MemoryNeed:
-        """What it needs on a device, or elsewhere; before anything was measured, as much as its file has."""
-        if device_id in self.needs:
-            return self.needs[device_id]
-        return next(reversed(self.needs.values()), MemoryNeed(weights_bytes=self.spec.size_bytes))
-
-    def measured(self, needs: Mapping[DeviceId, MemoryNeed]) -> None:
-        """It needs so much."""
-        for device_id, need in needs.items():
-            self.needs.pop(device_id, None)
-            self.needs[device_id] = need
+        """What it needs on a device, or elsewhere; see `Version.need_on`."""
+        return self.serving.need_on(device_id)
 
     @property
     def lacks_hold(self) -> bool:
@@ -346,7 +369,20 @@ class Model:
         return None in self.leases.values()
 
     @property
+    def gives_way(self) -> bool:
+        """Whether its instances go before a new version fits: none of the old one is started meanwhile."""
+        return self.rollout is not None and self.rollout.drains
+
+    def is_rolling(self, instance: Instance) -> bool:
+        """Whether an instance is of the version that is to take its tasks next."""
+        return self.rollout is not None and instance.version == self.rollout.version.number
+
+    @property
     def shared(self) -> list[Instance]:
-        """Its instances that take tasks or will, those that belong to a lease or leave their host left out."""
-        instances = self.instances.values()  # a tuple of states is searched without a hash of any, several times a task
-        return [i for i in instances if i.state in LIVING and not i.lease_id and not i.leaving]
+        """Its instances that take tasks or will, those that belong to a lease or leave left out."""
+        number = self.serving.number
+        return [  # a tuple of states is searched without a hash of any, several times a task
+            i
+            for i in self.instances.values()
+            if i.version == number and i.state in LIVING and not i.lease_id and not i.leaving
+        ]

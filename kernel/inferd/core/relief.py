@@ -53,7 +53,8 @@ class Relief:
             idle = (self._fleet.instances[instance_id] for instance_id in evicted)
             self._set(device_id, {i.instance_id: None for i in idle if self._due(i, since)[0] <= now})
             return
-        lacking, freed_bytes = self._broker.shortfall_bytes(device_id, wanted_bytes), 0
+        freed_bytes = self._leaving_bytes(device_id)
+        lacking = self._broker.shortfall_bytes(device_id, wanted_bytes) - freed_bytes
         chosen: dict[InstanceId, None] = {}
         at = now
         for due, _, instance_id in sorted(self._candidates(device_id, since)):
@@ -76,6 +77,11 @@ class Relief:
         """Nobody waits on a device who could not go."""
         self.alarms.cancel(device_id)
         self._set(device_id, {})
+
+    def _leaving_bytes(self, device_id: DeviceId) -> int:
+        """What comes back by itself: instances that another version of their model takes the place of are to go."""
+        busy = (self._fleet.instances[instance_id] for instance_id in self._broker.busy(device_id))
+        return sum(self._broker.reserved_bytes(each.instance_id) for each in busy if each.leaving and not each.holds)
 
     def _counted(self, device_id: DeviceId, wanted_bytes: int, since: float, now: float) -> dict[InstanceId, None]:
         """The idle instances that are to go with busy ones: they take no task until those have ended theirs.

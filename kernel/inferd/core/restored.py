@@ -4,7 +4,10 @@ from dataclasses import dataclass
 
 from inferd.core.ids import DeviceId, InstanceId, ModelName, Tenant
 from inferd.core.lease import LeaseSpec
+from inferd.core.model import ModelSpec
 from inferd.core.task import Outcome, TaskSpec, TaskState
+from inferd.core.version import VersionState
+from inferd.errors import InferdError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +59,19 @@ class RestoredLease:
     granted: float
     fencing_token: int
     models: tuple[ModelName, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestoredVersion:
+    """What was kept of a version of a model; as in `Version`, times on the clock of this kernel."""
+
+    number: int
+    spec: ModelSpec
+    state: VersionState
+    by: str
+    created: float
+    served: float | None
+    error: InferdError | None
 
 
 @dataclass(frozen=True, slots=True)

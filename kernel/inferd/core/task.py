@@ -167,6 +167,7 @@ class Task:
     detached: bool = False
     instance_id: InstanceId | None = None  # where it runs, or ran last, as the next one
     device_id: DeviceId | None = None
+    version: int = 0  # of its model, that the instance is of
     created: float  # kernel clock, seconds, as the two below
     started: float | None = None
     finished: float | None = None

@@ -26,10 +26,11 @@ class Queued:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """It was handed to an instance."""
+    """It was handed to an instance, of this version of its model; 0 where a kernel before this one did not say."""
 
     instance_id: InstanceId
     attempt: int
+    version: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +42,11 @@ class Suspended:
 
 @dataclass(frozen=True, slots=True)
 class Resumed:
-    """It goes on where it stopped."""
+    """It goes on where it stopped, on an instance of this version of its model; 0 as above."""
 
     instance_id: InstanceId
     attempt: int
+    version: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +134,7 @@ class Output(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt:
-    """What the task cost; times in seconds, None when there was none."""
+    """What the task cost; times in seconds, None when there was none; `version` of its model, 0 as in `TaskEnd`."""
 
     queue_s: float
     first_token_s: float | None
@@ -140,6 +142,7 @@ class Receipt:
     backend: str
     device: str
     worker_memory_bytes: int
+    version: int = 0
 
 
 @dataclass(frozen=True, slots=True)

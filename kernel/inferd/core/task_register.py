@@ -170,7 +170,8 @@ class TaskRegister:
         spec = task.spec
         self._out.append(
             TaskChanged(
-                spec.task_id, spec.tenant, spec.model, change, state, task.attempt, task.instance_id, reason, end
+                *(spec.task_id, spec.tenant, spec.model, change, state, task.attempt, task.instance_id, reason, end),
+                version=task.version,
             )
         )
 
@@ -200,7 +201,8 @@ class TaskRegister:
         """Bring a task to its end; it has left wherever it waited or ran."""
         task.outcome, task.finished = outcome, now
         uses = self._quotas.end_task(task, outcome, now)
-        end = TaskEnd(outcome, task.device_id, task.created, task.started, now, task.device_s, uses)
+        times = (task.created, task.started, now)
+        end = TaskEnd(outcome, task.device_id, *times, task.device_s, uses, task.version)
         self.move(task, CHANGE_OF[outcome.state], end=end)
         self.census.remove(task)
         task.spec = replace(task.spec, work=None, demand=NO_DEMAND)

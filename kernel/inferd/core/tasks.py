@@ -259,7 +259,7 @@ class Tasks:
         task_id, spec = task.spec.task_id, task.spec
         task.attempt += 1
         task.started = now if task.started is None else task.started
-        task.instance_id, task.device_id = instance.instance_id, instance.device_id
+        task.instance_id, task.device_id, task.version = instance.instance_id, instance.device_id, instance.version
         self._register.move(task, TaskChange.DISPATCH)
         device_time.begin(task, instance, now)
         instance.running[task_id] = None

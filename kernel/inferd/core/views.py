@@ -7,7 +7,7 @@ from inferd.core import admission
 from inferd.core.broker import Account, Broker
 from inferd.core.census import Census
 from inferd.core.fleet import Fleet
-from inferd.core.ids import NO_LEASE, DeviceId, InstanceId, LeaseId, ModelName, TaskId, Tenant
+from inferd.core.ids import DeviceId, InstanceId, LeaseId, ModelName, TaskId, Tenant
 from inferd.core.index import Page
 from inferd.core.lease import Lease, LeaseSpec, LeaseState
 from inferd.core.leases import Leases
@@ -16,6 +16,7 @@ from inferd.core.plan import LoadPlan
 from inferd.core.quota import Quota, QuotaUse
 from inferd.core.quotas import Quotas
 from inferd.core.resources import MemoryNeed
+from inferd.core.rollouts import RolloutWay, find_way, own_instances
 from inferd.core.task import Task, TaskSpec, TaskState
 from inferd.core.tasks import Tasks
 from inferd.errors import present
@@ -169,6 +170,12 @@ class Views:
         """The model of this name, or None."""
         return self._fleet.models.get(name)
 
+    def find_spec(self, name: ModelName, number: int) -> ModelSpec | None:
+        """What a version of a model is, or, where that is not kept, the one that serves; None without the model."""
+        if (model := self.find_model(name)) is None:
+            return None
+        return model.versions.get(number, model.serving).spec
+
     def models(self, *, after: str | None = None, size: int) -> Page[Model]:
         """Models by name, behind the name `after`."""
         return self._fleet.page(after=after, size=size)
@@ -207,9 +214,17 @@ class Views:
             ModelNotFoundError: There is no model of this name.
         """
         model = self.model(spec.name)
-        devices = self._fleet.devices_under(model, NO_LEASE)
         known = [device_id for device_id in spec.devices if device_id in needs]
-        ready = [device_id for device_id in known if device_id in devices]
+        ready = [device_id for device_id in known if self._broker.account(device_id).open]
         placement = self._fleet.place(model, needs.__getitem__, devices=ready or known)
         plan = self._broker.plan(placement.device_id, needs[placement.device_id])
         return replace(plan, device_reason=placement.reason)
+
+    def fit(self, name: ModelName, plan: LoadPlan) -> tuple[RolloutWay, LoadPlan]:
+        """How a new version of a model finds its place where a plan has it, and that plan while the old one stays."""
+        model = self.model(name)
+        own = [i.instance_id for i in own_instances(model, plan.device_id)]
+        beside = self._broker.plan(plan.device_id, plan.need, keep=own)
+        return find_way(self._broker, model, plan.device_id, plan.need), replace(
+            beside, device_reason=plan.device_reason
+        )

@@ -9,12 +9,13 @@ from inferd.core import commands, events
 from inferd.core.admission import check_stranded
 from inferd.core.changes import Change
 from inferd.core.host import LOCAL_HOST
-from inferd.core.ids import DEFAULT_TENANT, NO_LEASE, DeviceId, InstanceId, LeaseId, ModelName, TaskId, Tenant
+from inferd.core.ids import NO_LEASE, DeviceId, InstanceId, LeaseId, ModelName, TaskId, Tenant
 from inferd.core.lease import Lease, LeaseSpec
 from inferd.core.machine import CoreLimits, KernelMachine
 from inferd.core.model import Model, ModelSpec
 from inferd.core.plan import LoadPlan
 from inferd.core.resources import DeviceCapacity
+from inferd.core.restored import RestoredVersion
 from inferd.core.task import SuspendReason, TaskSpec
 from inferd.errors import (
     InferdError,
@@ -65,6 +66,7 @@ class Driver:
         metrics: What it counts of itself.
         closing: Ends what would wait for longer than the kernel lives.
         keeper: Keeps what outlives the kernel; None where nothing does.
+        loading: Has models loaded, unloaded and given other versions.
     """
 
     def __init__(
@@ -93,7 +95,7 @@ class Driver:
         self._inspections = Inspections(self.supervisor)
         self._queries = Queries(limit=limits.queries, share=core.tasks.tenant_share, timeout_s=limits.query_timeout_s)
         self._engine_limits = limits.engine
-        self._loading = Loading(self._apply, self.views, self.watchers.models, self.supervisor)
+        self.loading = Loading(self._apply, self.views, self.watchers.models, self.supervisor)
         self._loads = LoadProgress(self.views, self.streams, self.watchers.models)
         self._drained = asyncio.Event()
         self._alarm = Alarm(lambda: self._apply(events.Tick()))
@@ -279,35 +281,16 @@ class Driver:
         """Output tokens a second over the last seconds."""
         return self._relay.rate.tokens_per_s(self.clock.now())
 
-    def create_model(self, spec: ModelSpec, *, kept: bool = False, lacks: str = "") -> Model:
-        """Make a model known, or one that was `kept` and perhaps lacks something now.
-
-        Raises:
-            InferdError: It is refused.
-        """
-        self._apply(events.CreateModel(spec, kept, lacks))
-        return self.views.model(spec.name)
-
-    async def load_model(
-        self, name: ModelName, *, tenant: Tenant = DEFAULT_TENANT, lease_id: LeaseId = NO_LEASE
+    def create_model(
+        self, spec: ModelSpec, *, kept: bool = False, lacks: str = "", versions: tuple[RestoredVersion, ...] = ()
     ) -> Model:
-        """Have a model loaded and wait for it; under a lease, an instance of its own that ends with it.
-
-        Raises:
-            InferdError: It is refused, or loading failed.
-        """
-        return await self._loading.load(name, tenant, lease_id)
-
-    async def unload_model(self, name: ModelName, *, force: bool, instance_id: InstanceId | None = None) -> int:
-        """Have a model or one of its instances unloaded and wait for it.
-
-        Returns:
-            The resident memory of its workers just before, in bytes.
+        """Make a model known, or one that was `kept`, with its `versions`, and perhaps lacks something now.
 
         Raises:
             InferdError: It is refused.
         """
-        return await self._loading.unload(name, force=force, instance_id=instance_id)
+        self._apply(events.CreateModel(spec, kept, lacks, versions))
+        return self.views.model(spec.name)
 
     def delete_model(self, name: ModelName) -> None:
         """Forget a model.
@@ -376,7 +359,7 @@ class Driver:
             case "load_failed":
                 error = read_failure(frame.load_failed.failure, self._log_of(instance_id))
                 if (instance := self.views.find_instance(instance_id)) is not None:
-                    error = advise(error, self.views.model(instance.model).spec)
+                    error = advise(error, self.views.model(instance.model).versions[instance.version].spec)
                 self._apply(events.InstanceRefused(instance_id, error))
 
     def worker_memory(self, instance_id: InstanceId, memory_bytes: int) -> None:

@@ -9,7 +9,10 @@ from inferd.core.model import Instance, InstanceState, Model
 def answering(model: Model, lease_id: LeaseId) -> Instance | None:
     """The instance that answers a call under a lease, or under none; None when there is none yet."""
     ready = [i for i in model.instances.values() if i.state is InstanceState.READY and i.lease_id in ("", lease_id)]
-    return max(ready, key=lambda instance: instance.lease_id, default=None)
+    number = model.serving.number
+    return max(
+        (i for i in ready if not model.is_rolling(i)), key=lambda i: (i.lease_id, i.version == number), default=None
+    )
 
 
 def newest(instances: Iterable[Instance]) -> Instance | None:

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 import structlog
 
 from inferd.core.changes import (
-    ModelForgotten,
     QuotaUsed,
     ShareChanged,
     TaskChanged,
@@ -86,7 +85,7 @@ class Keeper:
         self.read, self.keep_records = records.read, records.keep
         self._kept: dict[TaskId, Kept] = {}
         self._dirty: dict[Kept, None] = {}
-        self.models = KeptModels()
+        self.models = KeptModels(driver.views, driver.clock)
         self._leases = KeptLeases(driver.views, driver.clock)
         self.shares = KeptShares(driver.clock)
         self.blobs: Blobs | None = None
@@ -119,12 +118,7 @@ class Keeper:
         if isinstance(change, ShareChanged | QuotaUsed):
             if self.shares.note(change):
                 asyncio.get_running_loop().call_later(AFTER_S, self._write_shares)
-        elif isinstance(change, ModelForgotten):
-            if self.blobs is not None:
-                self.blobs.models.forget(change.name)
-            if self.models.forget(change.name):
-                self._soon()
-        elif self._leases.note(change):
+        elif self.models.note(change, self.blobs) or self._leases.note(change):
             self._soon()
 
     def _write_shares(self) -> None:
@@ -228,7 +222,7 @@ class Keeper:
         """
         self.check()
         self._check_closing()
-        self.models.put(spec)
+        self.models.put(spec.name)
         self._soon()
         await self.settled_model(spec.name)
 

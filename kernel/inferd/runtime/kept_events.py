@@ -105,12 +105,12 @@ def _write_event(event: te.TaskEvent) -> Written:  # noqa: C901, PLR0911 - a tab
     match event:
         case te.Queued(position, eta_s):
             return ["queued", position, eta_s]
-        case te.Started(instance_id, attempt):
-            return ["started", instance_id, attempt]
+        case te.Started(instance_id, attempt, version):
+            return ["started", instance_id, attempt, version]
         case te.Suspended(reason):
             return ["suspended", reason.value]
-        case te.Resumed(instance_id, attempt):
-            return ["resumed", instance_id, attempt]
+        case te.Resumed(instance_id, attempt, version):
+            return ["resumed", instance_id, attempt, version]
         case te.Progress(phase, fraction):
             return ["progress", phase.value, fraction]
         case te.PromptOutput(text, token_ids, logprobs):
@@ -138,12 +138,12 @@ def _read_event(kind: str, *rest: Any) -> te.TaskEvent:  # noqa: C901, PLR0911 -
     match kind, rest:
         case "queued", (position, eta_s):
             return te.Queued(position, eta_s)
-        case "started", (instance_id, attempt):
-            return te.Started(InstanceId(instance_id), attempt)
+        case "started", (instance_id, attempt, *version):  # kernels before this one did not write it
+            return te.Started(InstanceId(instance_id), attempt, *version)
         case "suspended", (reason,):
             return te.Suspended(SuspendReason(reason))
-        case "resumed", (instance_id, attempt):
-            return te.Resumed(InstanceId(instance_id), attempt)
+        case "resumed", (instance_id, attempt, *version):
+            return te.Resumed(InstanceId(instance_id), attempt, *version)
         case "progress", (phase, fraction):
             return te.Progress(te.Phase(phase), fraction)
         case "prompt", (text, token_ids, logprobs):
@@ -170,7 +170,7 @@ def _write_outcome(outcome: Outcome) -> dict[str, Any]:
     return {
         "state": outcome.state.value,
         "reason": outcome.reason.value,
-        "error": None if error is None else [error.reason, error.message, error.metadata, error.field],
+        "error": write_error(error),
         "usage": _write_fields(outcome.usage, Usage),
     }
 
@@ -179,12 +179,21 @@ def _read_outcome(written: dict[str, Any]) -> Outcome:
     return Outcome(
         state=TaskState(written["state"]),
         reason=FinishReason(written["reason"]),
-        error=None if written["error"] is None else _read_error(*written["error"]),
+        error=read_error(written["error"]),
         usage=Usage(**written["usage"]),
     )
 
 
-def _read_error(reason: str, message: str, metadata: dict[str, str], field: str) -> InferdError:
+def write_error(error: InferdError | None) -> Written | None:
+    """An error, as it stands in what is kept."""
+    return None if error is None else [error.reason, error.message, error.metadata, error.field]
+
+
+def read_error(written: Written | None) -> InferdError | None:
+    """The error that was written so."""
+    if written is None:
+        return None
+    reason, message, metadata, field = written
     return from_reason(reason, message, {**metadata, "field": field})
 
 

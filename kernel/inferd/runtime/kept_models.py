@@ -6,12 +6,16 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from inferd.runtime.kept_records import write_model
+from inferd.core.changes import ModelForgotten, VersionChanged, VersionForgotten
+from inferd.runtime.model_records import write_model
 from inferd.store.store import NO_TENANT, Drop, Kind, Put
 
 if TYPE_CHECKING:
+    from inferd.core.changes import Change
     from inferd.core.ids import ModelName
-    from inferd.core.model import ModelSpec
+    from inferd.core.views import Views
+    from inferd.runtime.blobs import Blobs
+    from inferd.runtime.clock import Clock
 
 
 @dataclass(slots=True, eq=False)
@@ -28,9 +32,14 @@ class DueModel:
 
 
 class KeptModels:
-    """The models that are kept, and what is to be written of them. One writer: the keeper."""
+    """The models that are kept, and what is to be written of them. One writer: the keeper.
 
-    def __init__(self) -> None:
+    One of which there are versions is kept, wherever it came from.
+    """
+
+    def __init__(self, views: Views, clock: Clock) -> None:
+        self._views = views
+        self._clock = clock
         self._due: dict[ModelName, DueModel] = {}
         self._writing: dict[ModelName, DueModel] = {}
         self._known: set[ModelName] = set()
@@ -44,12 +53,35 @@ class KeptModels:
         self._known.add(name)
         self._stored.add(name)
 
-    def put(self, spec: ModelSpec) -> None:
-        """A model is to be kept."""
-        self._known.add(spec.name)
-        self._say(spec.name, Put(NO_TENANT, Kind.MODEL, spec.name, write_model(spec)))
+    def put(self, name: ModelName) -> bool:
+        """A model is to be kept as it stands; whether it is known."""
+        if (model := self._views.find_model(name)) is None:
+            return False
+        self._known.add(name)
+        self._say(name, Put(NO_TENANT, Kind.MODEL, name, write_model(model, self._clock)))
+        return True
 
-    def forget(self, name: ModelName) -> bool:
+    def note(self, change: Change, blobs: Blobs | None) -> bool:
+        """Something has changed; whether something is to be written for it."""
+        match change:
+            case ModelForgotten(name):
+                if blobs is not None:
+                    blobs.models.forget(name)
+                return self._forget(name)
+            case VersionForgotten(name) if blobs is not None and (model := self._views.find_model(name)) is not None:
+                blobs.models.keep_only(name, {version.spec.source for version in model.versions.values()})
+                return self._put_if_kept(name)
+            case VersionChanged(name) | VersionForgotten(name):
+                return self._put_if_kept(name)
+        return False
+
+    def _put_if_kept(self, name: ModelName) -> bool:
+        """A model has other versions; one that was only pulled is kept from when somebody asks for one."""
+        model = self._views.find_model(name)
+        asked = model is not None and any(version.by for version in model.versions.values())
+        return (asked or name in self._known) and self.put(name)
+
+    def _forget(self, name: ModelName) -> bool:
         """A model is known no longer; whether it was kept, so that there is something to be written."""
         if name not in self._known:
             return False

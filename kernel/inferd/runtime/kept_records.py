@@ -191,17 +191,17 @@ def read_progress(value: bytes) -> KeptProgress:
     )
 
 
-def write_model(spec: ModelSpec) -> bytes:
-    """A model that a client made known."""
+def write_spec(spec: ModelSpec) -> dict[str, Any]:
+    """What a model is, for JSON."""
     written: dict[str, Any] = {field.name: getattr(spec, field.name) for field in fields(ModelSpec)}
     for name in ("sampling", "catalogue_sampling"):
         written[name] = getattr(spec, name).numbers
-    return _json({**written, "settings": dict(spec.settings), "values": dict(spec.values)})
+    return {**written, "settings": dict(spec.settings), "values": dict(spec.values)}
 
 
-def read_model(value: bytes) -> ModelSpec:
-    """A model that a client made known to a kernel before this one."""
-    written = read_json(value)
+def read_spec(written: dict[str, Any]) -> ModelSpec:
+    """What a model is, as a kernel before this one wrote it."""
+    written = dict(written)
     for name in ("devices", "alternatives"):
         written[name] = tuple(written[name])
     written["listed"] = tuple(map(tuple, written.get("listed", ())))  # kernels before this one did not write it

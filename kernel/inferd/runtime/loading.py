@@ -1,4 +1,4 @@
-"""Models that are loaded and unloaded for clients who wait for that."""
+"""Models that are loaded, unloaded and given other versions for clients who wait for that."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from inferd.core import events
 from inferd.core.model import InstanceState, Model
+from inferd.core.version import VersionState
 from inferd.errors import ModelBusyError
 from inferd.runtime.instances import moved, newest
 
@@ -42,7 +43,11 @@ class Loading:
         self._supervisor = supervisor
 
     async def load(self, name: ModelName, tenant: Tenant, lease_id: LeaseId) -> Model:
-        """See `Driver.load_model`."""
+        """Have a model loaded and wait for it; under a lease, an instance of its own that ends with it.
+
+        Raises:
+            InferdError: It is refused, or loading failed.
+        """
         self._tell(events.LoadModel(name, tenant, lease_id))
         model = self._views.model(name)
         instance = newest(i for i in model.instances.values() if i.living and i.lease_id == lease_id)
@@ -57,8 +62,31 @@ class Loading:
             raise ModelBusyError(f"model {name!r} was unloaded while it was being loaded")
         return model
 
+    async def update(self, event: events.UpdateModel) -> Model:
+        """Have another version take a model's tasks and wait until it does.
+
+        Raises:
+            InferdError: It is refused, or the version could not be rolled out.
+        """
+        self._tell(event)
+        model = self._views.model(event.name)
+        if (rollout := model.rollout) is not None:
+            with self._changes.watch(event.name) as changed:
+                while rollout.version.state is VersionState.ROLLING:
+                    await changed.wait(changed.version)
+            if rollout.version.state is VersionState.FAILED and rollout.version.error is not None:
+                raise rollout.version.error
+        return model
+
     async def unload(self, name: ModelName, *, force: bool, instance_id: InstanceId | None) -> int:
-        """See `Driver.unload_model`."""
+        """Have a model or one of its instances unloaded and wait for it.
+
+        Returns:
+            The resident memory of its workers just before, in bytes.
+
+        Raises:
+            InferdError: It is refused.
+        """
         model = self._views.model(name)
         workers = [self._supervisor.workers[i] for i in model.instances if i in self._supervisor.workers]
         measured = await asyncio.gather(*(worker.resident_bytes() for worker in workers))

@@ -15,7 +15,7 @@ from inferd.errors import InferdError, InvalidFieldError
 from inferd.runtime.formats import FOLDER_MARKS, INNER_MARKS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
     from pathlib import Path
 
     from inferd.runtime.blobs import Blobs
@@ -115,7 +115,7 @@ class ModelFiles:
 
     def __init__(self, blobs: Blobs) -> None:
         self._blobs = blobs
-        self._placed: dict[str, Placed] = {}
+        self._placed: dict[str, dict[str, Placed]] = {}  # by model and by source: each version may have its own
 
     async def place(self, tenant: str, source: str, name: str, *, checks: bool) -> Placed:
         """Make the folder of a model, whose blobs are held until `release`; `checks` is whether each byte is read.
@@ -154,10 +154,17 @@ class ModelFiles:
         return Placed(placed.path / _entrance(files), tenant, name, placed.digests)
 
     def keep(self, placed: Placed) -> None:
-        """The model is known now; what its name held before is let go."""
-        before, self._placed[placed.name] = self._placed.get(placed.name), placed
+        """The model, or a version of it, is known now."""
+        mine = self._placed.setdefault(placed.name, {})
+        before, mine[SOURCE + placed.digests[0]] = mine.get(SOURCE + placed.digests[0]), placed
         if before is not None:
             self._let_go(before)
+
+    def keep_only(self, name: str, sources: Collection[str]) -> None:
+        """No versions of a model are kept but those of these sources."""
+        mine = self._placed.get(name, {})
+        for source in [source for source in mine if source not in sources]:
+            self._let_go(mine.pop(source))
 
     def release(self, placed: Placed) -> None:
         """The model has not become known."""
@@ -165,7 +172,7 @@ class ModelFiles:
 
     def forget(self, name: str) -> None:
         """A model is known no longer; nothing where it was none of blobs."""
-        if (placed := self._placed.pop(name, None)) is not None:
+        for placed in self._placed.pop(name, {}).values():
             self._let_go(placed)
 
     def _let_go(self, placed: Placed) -> None:

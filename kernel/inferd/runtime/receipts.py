@@ -21,4 +21,5 @@ def write_receipt(end: TaskEnd, *, backend: str, first_output_at: float | None, 
         backend=backend if end.started is not None else "",
         device=end.device_id or "",
         worker_memory_bytes=memory_bytes,
+        version=end.version,
     )

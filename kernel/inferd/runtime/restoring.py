@@ -16,6 +16,7 @@ import structlog
 from inferd.core.events import RestoreLeases, RestoreTasks, RestoreUses
 from inferd.core.lease import ModelClaim
 from inferd.core.task_events import Finished, Output
+from inferd.core.version import VersionState
 from inferd.errors import InferdError, LimitExceededError
 from inferd.runtime import streams
 from inferd.runtime.collector import collector_paused
@@ -23,10 +24,11 @@ from inferd.runtime.continuation import Continuation
 from inferd.runtime.event_log import MissingEventsError, Numbered, Run, in_order
 from inferd.runtime.kept_events import read_entries
 from inferd.runtime.kept_leases import FENCING, read_token
-from inferd.runtime.kept_records import UNREADABLE, read_model, read_progress, read_task
+from inferd.runtime.kept_records import UNREADABLE, read_progress, read_task
 from inferd.runtime.kept_shares import read_share, read_use
 from inferd.runtime.lacking import tell_lacking, unknown_model
 from inferd.runtime.lease_records import read_lease
+from inferd.runtime.model_records import KeptModel, read_model
 from inferd.runtime.shared_work import SharedWork, with_blobs
 from inferd.store.store import NO_TENANT, Kind
 from inferd_api.worker.v1 import task_pb2
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
 
     from inferd.core.ids import ModelName
     from inferd.core.model import ModelSpec
-    from inferd.core.restored import RestoredLease, RestoredShare, RestoredTask, RestoredUse
+    from inferd.core.restored import RestoredLease, RestoredShare, RestoredTask, RestoredUse, RestoredVersion
     from inferd.runtime.blobs import Blobs
     from inferd.runtime.clock import Clock
     from inferd.runtime.driver import Driver
@@ -62,7 +64,7 @@ class Found:
 class Before:
     """What the kernel before this one has kept."""
 
-    models: Sequence[ModelSpec] = ()
+    kept: Sequence[KeptModel] = ()
     tasks: Sequence[Found] = ()
     leases: Sequence[RestoredLease] = ()
     token: int = 0  # the highest fencing token that may have been given
@@ -70,6 +72,11 @@ class Before:
     lacks: Mapping[ModelName, str] = field(default_factory=dict)  # why models cannot be loaded now
     uses: Sequence[RestoredUse] = ()
     pulled: Sequence[ModelSpec] = ()  # those that were pulled, and are known by their names only
+
+    @property
+    def models(self) -> list[ModelSpec]:
+        """What serves of the models."""
+        return [each.spec for each in self.kept]
 
 
 async def read_kept(driver: Driver, lacking: Lacking | None = None) -> Before:
@@ -82,7 +89,7 @@ async def read_kept(driver: Driver, lacking: Lacking | None = None) -> Before:
     if driver.keeper is None:
         return Before(token=floor)
     before = Before(
-        await _of_blobs(driver.keeper.blobs, await driver.keeper.read(_models)),
+        await _of_blobs(driver.keeper.blobs, await driver.keeper.read(lambda store: _models(store, driver.clock))),
         await _with_blobs(driver.keeper.blobs, await driver.keeper.read(lambda store: _tasks(store, driver.clock))),
         await driver.keeper.read(lambda store: _leases(store, driver.clock)),
         max(floor, await driver.keeper.read(_token)),
@@ -152,25 +159,26 @@ def _restore_models(driver: Driver, before: Before) -> None:
     for spec in before.pulled:
         _create(driver, spec, before.lacks[spec.name])
     wanted = _wanted(before)
-    for spec in before.models:
+    for kept in before.kept:
+        spec = kept.spec
         if not spec.devices and spec.name not in wanted:
             continue  # it could not be read
         try:
-            _create(driver, spec, before.lacks.get(spec.name, "") if spec.devices else UNREAD)
+            _create(driver, spec, before.lacks.get(spec.name, "") if spec.devices else UNREAD, kept.versions)
         except InferdError as error:
             log.warning("a model that was kept is left out", model=spec.name, why=error.message)
         if driver.keeper is not None:
             driver.keeper.models.adopt(spec.name)
 
 
-def _create(driver: Driver, spec: ModelSpec, lacks: str) -> None:
+def _create(driver: Driver, spec: ModelSpec, lacks: str, versions: tuple[RestoredVersion, ...] = ()) -> None:
     if lacks:
-        driver.create_model(spec, kept=True, lacks=lacks)
+        driver.create_model(spec, kept=True, lacks=lacks, versions=versions)
         return
     try:
-        driver.create_model(spec)
+        driver.create_model(spec, versions=versions)
     except LimitExceededError as error:
-        driver.create_model(spec, kept=True)
+        driver.create_model(spec, kept=True, versions=versions)
         log.warning("a model that was kept is taken up beyond a bound", model=spec.name, why=error.message)
 
 
@@ -180,16 +188,16 @@ def _go_on(driver: Driver, before: Before) -> None:
         log.warning("tasks that were kept are taken up beyond a bound", bound=bound, value=value, limit=limit)
 
 
-def _models(store: Store) -> list[ModelSpec]:
+def _models(store: Store, clock: Clock) -> list[KeptModel]:
     models = []
 
     def damaged(tenant: str, key: str, error: Exception) -> None:
         _leave_out("model", tenant, key, error)
-        models.append(unknown_model(key))  # its tasks wait until it is created anew, or deleted
+        models.append(KeptModel(unknown_model(key)))  # its tasks wait until it is created anew, or deleted
 
     for record in store.records(Kind.MODEL, damaged):
         try:
-            models.append(read_model(record.value))
+            models.append(read_model(record.value, clock))
         except UNREADABLE as error:
             damaged("", record.key, error)
     return models
@@ -325,18 +333,27 @@ def _entries(store: Store, record: Record) -> Iterator[Entry]:
         yield from read_entries(piece)
 
 
-async def _of_blobs(blobs: Blobs | None, models: Sequence[ModelSpec]) -> list[ModelSpec]:
-    """The models, those of blobs with their folders."""
+async def _of_blobs(blobs: Blobs | None, models: Sequence[KeptModel]) -> list[KeptModel]:
+    """The models, those of blobs with their folders; a version that serves no more is left out without its own."""
     found = []
-    for spec in models:
-        if spec.tenant and blobs is not None:
-            try:
-                blobs.models.keep(await blobs.models.place(spec.tenant, spec.source, spec.name, checks=False))
-            except InferdError as error:
-                _leave_out("model", spec.tenant, spec.name, error)
-                continue
-        found.append(spec)
+    for kept in models:
+        if blobs is None or await _places(blobs, kept.spec):
+            others = [v for v in kept.versions if v.state is not VersionState.SERVING]
+            lost = [] if blobs is None else [v.number for v in others if not await _places(blobs, v.spec)]
+            found.append(replace(kept, versions=tuple(v for v in kept.versions if v.number not in lost)))
     return found
+
+
+async def _places(blobs: Blobs, spec: ModelSpec) -> bool:
+    """Make the folder of a model of blobs; whether there is one, or it is none of blobs."""
+    if not spec.tenant:
+        return True
+    try:
+        blobs.models.keep(await blobs.models.place(spec.tenant, spec.source, spec.name, checks=False))
+    except InferdError as error:
+        _leave_out("model", spec.tenant, spec.name, error)
+        return False
+    return True
 
 
 async def _with_blobs(blobs: Blobs | None, tasks: Sequence[Found]) -> list[Found]:

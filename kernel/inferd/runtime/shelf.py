@@ -80,6 +80,9 @@ class Shelf:
                 await self._make_known(entry)
 
     async def _make_known(self, manifest: Manifest) -> None:
+        known = self._driver.views.find_model(ModelName(manifest.name))
+        if known is not None and known.serving.by:
+            return  # it was given another version since
         self._driver.create_model(
             await self._plugins.place(
                 name=manifest.name,

@@ -70,7 +70,7 @@ class Watchers:
                 self.leases.notify(lease_id)
             case changes.LineChanged(line):
                 self.leases.notify(line)
-            case changes.ModelChanged(name) | changes.ModelForgotten(name):
+            case changes.ModelChanged(name) | changes.ModelForgotten(name) | changes.VersionChanged(name):
                 self.models.notify(name)
             case changes.InstanceChanged(model=name) | changes.InstanceForgotten(model=name):
                 self.models.notify(name)
@@ -85,17 +85,17 @@ class Watchers:
             self._streams.get(change.task_id).tell(Suspended(change.reason))
         elif change.state is TaskState.RUNNING and change.instance_id is not None:
             kind = Resumed if change.attempt > 1 else Started
-            self._streams.get(change.task_id).tell(kind(change.instance_id, change.attempt))
+            self._streams.get(change.task_id).tell(kind(change.instance_id, change.attempt, change.version))
 
     def _finish(self, change: changes.TaskChanged, end: changes.TaskEnd) -> None:
         stream, outcome = self._streams.get(change.task_id), end.outcome
         if outcome.usage.output_tokens < stream.output_tokens:  # ended by the kernel: it counts what was told
             outcome = replace(outcome, usage=Usage(output_tokens=stream.output_tokens))
         worker = self._supervisor.workers.get(change.instance_id) if change.instance_id is not None else None
-        model = self._views.find_model(change.model)  # none, of a task of a kernel that knew it
+        spec = self._views.find_spec(change.model, end.version)  # none, of a task of a kernel that knew it
         receipt = write_receipt(
             end,
-            backend="" if model is None else model.spec.backend,
+            backend="" if spec is None else spec.backend,
             first_output_at=stream.first_output_at,
             memory_bytes=worker.memory_bytes if worker is not None else 0,
         )

@@ -3,11 +3,14 @@
 from inferd.core.model import Instance, Model
 from inferd.core.plan import LoadPlan
 from inferd.core.resources import MemoryNeed
+from inferd.core.rollouts import RolloutWay
+from inferd.core.version import Version
 from inferd.errors import InvalidFieldError
 from inferd.runtime.front.models import Models
+from inferd.runtime.front.versions import Other, RolloutPlan
 from inferd.sampling import ENGINE_DEFAULTS
 from inferd.services.insight import inside
-from inferd.services.sampling_values import write_sampling_defaults
+from inferd.services.sampling_values import read_sampling_defaults, write_sampling_defaults
 from inferd.services.status import status_of
 from inferd.services.times import duration, timestamp
 from inferd_api.v1 import model_pb2 as pb
@@ -35,6 +38,37 @@ def read_bounds(model: pb.Model) -> tuple[int, int]:
     return fewest, most
 
 
+def read_other(request: ms.UpdateModelRequest) -> Other:
+    """What is to be otherwise of a model.
+
+    Raises:
+        InvalidFieldError: A bound is out of its range, or something else is given beside a version.
+    """
+    if request.version:
+        besides = {field.name for field, _ in request.ListFields()} - {"name", "version", "validate_only"}
+        if besides:
+            fields = ", ".join(sorted(besides))
+            raise InvalidFieldError(
+                f"version is {request.version}, which is rolled out as it was, and there is {fields} beside it; leave"
+                " one of them out",
+                field="version",
+            )
+        return Other(number=request.version)
+    most = request.max_instances
+    if request.HasField("max_instances") and not 1 <= most <= MOST_INSTANCES:
+        message = f"max_instances is {most}; it must be from 1 to {MOST_INSTANCES}"
+        raise InvalidFieldError(message, field="max_instances")
+    return Other(
+        source=request.source,
+        backend=request.backend,
+        device=request.device,
+        settings=dict(request.settings),
+        min_instances=request.min_instances if request.HasField("min_instances") else None,
+        max_instances=most if request.HasField("max_instances") else None,
+        sampling=read_sampling_defaults(request.sampling_defaults) if request.HasField("sampling_defaults") else None,
+    )
+
+
 def write_model(model: Model, models: Models) -> pb.Model:
     """A model with its living instances."""
     spec = model.spec
@@ -55,7 +89,46 @@ def write_model(model: Model, models: Models) -> pb.Model:
         max_instances=spec.max_instances,
         sampling_defaults=write_sampling_defaults(spec.sampling),
         effective_sampling_defaults=write_sampling_defaults(model.effective_sampling.over(ENGINE_DEFAULTS)),
+        version=model.serving.number,
+        rolling=write_version(model.rollout.version, models) if model.rollout is not None else None,
     )
+
+
+def write_version(version: Version, models: Models) -> pb.ModelVersion:
+    """A version of a model."""
+    spec = version.spec
+    return pb.ModelVersion(
+        number=version.number,
+        state=pb.VersionState.ValueType(version.state.value),
+        source=spec.source,
+        backend=spec.backend,
+        backend_reason=spec.backend_reason,
+        device=spec.device,
+        devices=spec.devices,
+        settings=spec.settings,
+        sampling_defaults=write_sampling_defaults(spec.sampling),
+        size_bytes=spec.size_bytes,
+        create_time=timestamp(models.clock, version.created),
+        serve_time=timestamp(models.clock, version.served),
+        requested_by=inside(version.by),
+        error=status_of(version.error) if version.error is not None else None,
+    )
+
+
+def write_rollout_plan(plan: RolloutPlan, model: Model) -> ms.RolloutPlan:
+    """How a rollout would go."""
+    way = ms.RolloutWay.ValueType(plan.way.value)
+    serving = f"version {model.serving.number} of model {model.spec.name!r}"
+    if plan.load is None:
+        what = "only bounds change, at once" if plan.way is RolloutWay.BOUNDS else "that is what serves"
+        return ms.RolloutPlan(way=way, reason=f"{what}: {serving}")
+    reason = plan.load.reason
+    if plan.way is RolloutWay.DRAINS:
+        reason = (
+            f"{serving} takes no new tasks on {plan.load.device_id}, ends those that it has and goes first; new tasks"
+            f" wait until the new one is loaded, which {reason}"
+        )
+    return ms.RolloutPlan(way=way, reason=reason, load=write_plan(plan.load))
 
 
 def write_instance(instance: Instance, model: Model, models: Models) -> pb.Instance:
@@ -67,8 +140,9 @@ def write_instance(instance: Instance, model: Model, models: Models) -> pb.Insta
         instance_id=instance.instance_id,
         model=instance.model,
         state=pb.InstanceState.ValueType(instance.state.value),
-        backend=model.spec.backend,
+        backend=model.versions[instance.version].spec.backend,
         device=instance.device_id,
+        version=instance.version,
         device_reason=instance.device_reason,
         pid=worker.pid if worker is not None else 0,
         load_fraction=worker.load_fraction if worker is not None else 0.0,

@@ -14,7 +14,14 @@ from inferd.runtime.model_files import ModelFile, check_names
 from inferd.services.calls import Call
 from inferd.services.chunks import Chunks
 from inferd.services.extents import Extents
-from inferd.services.model_values import read_bounds, write_model, write_plan
+from inferd.services.model_values import (
+    read_bounds,
+    read_other,
+    write_model,
+    write_plan,
+    write_rollout_plan,
+    write_version,
+)
 from inferd.services.named import read_digest
 from inferd.services.pages import name_of, size_of, token_of
 from inferd.services.sampling_values import read_sampling_defaults
@@ -47,7 +54,7 @@ class Models:
     async def CreateModel(self, request: ms.CreateModelRequest, call: Call) -> ms.CreateModelResponse:  # noqa: N802 - the wire's name
         """Make a model known."""
         _check(request.model, "model")
-        _check_source(request.model.source)
+        _check_source(request.model.source, "model.source")
         model = await self._models.create(call.caller, source=request.model.source, **_read(request.model))
         return ms.CreateModelResponse(model=self._write(model))
 
@@ -107,6 +114,23 @@ class Models:
             request.name, force=request.force, instance_id=request.instance_id
         )
         return ms.UnloadModelResponse(model=self._write(model), returned_bytes=returned_bytes)
+
+    async def UpdateModel(self, request: ms.UpdateModelRequest, call: Call) -> ms.UpdateModelResponse:  # noqa: N802 - the wire's name
+        """Give a model another version."""
+        _check_settings(request.settings, "settings")
+        if request.source:
+            _check_source(request.source, "source")
+        other = read_other(request)
+        if request.validate_only:
+            model, plan = await self._models.versions.plan(request.name, other, call.caller, sees=call.admission.reads)
+            return ms.UpdateModelResponse(model=self._write(model), plan=write_rollout_plan(plan, model))
+        model = await self._models.versions.update(request.name, other, call.caller)
+        return ms.UpdateModelResponse(model=self._write(model))
+
+    async def ListModelVersions(self, request: ms.ListModelVersionsRequest, call: Call) -> ms.ListModelVersionsResponse:  # noqa: ARG002, N802 - the wire's name
+        """List the versions of a model."""
+        versions = await self._models.versions.list(request.name)
+        return ms.ListModelVersionsResponse(versions=[write_version(each, self._models) for each in versions])
 
     async def DeleteModel(self, request: ms.DeleteModelRequest, call: Call) -> ms.DeleteModelResponse:  # noqa: ARG002, N802 - the wire's name
         """Forget a model."""
@@ -192,12 +216,12 @@ def _read(wanted: mp.Model) -> dict[str, Any]:
     }
 
 
-def _check_source(source: str) -> None:
+def _check_source(source: str, field: str) -> None:
     if not source:
-        raise InvalidFieldError("model.source is empty; give the path of the model's file", field="model.source")
+        raise InvalidFieldError(f"{field} is empty; give the path of the model's file", field=field)
     if len(source) > MOST_SETTING:
-        message = f"model.source has {len(source)} characters; at most {MOST_SETTING}"
-        raise InvalidFieldError(message, field="model.source")
+        message = f"{field} has {len(source)} characters; at most {MOST_SETTING}"
+        raise InvalidFieldError(message, field=field)
 
 
 def _check(wanted: mp.Model, where: str) -> None:

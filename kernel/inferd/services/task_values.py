@@ -206,8 +206,9 @@ def _write_other(event: te.TaskEvent, written: tp.TaskEvent) -> None:
             write_set(event, written.output.infer)
         case te.Finished():
             _write_finished(event, written.finished)
-        case te.Started(instance_id, attempt):
+        case te.Started(instance_id, attempt, version):
             written.started.instance_id, written.started.attempt = instance_id, attempt
+            written.started.version = version
         case te.Queued(position, eta_s):
             written.queued.position = position
             write_duration(eta_s, written.queued, "eta")
@@ -220,8 +221,8 @@ def _write_other(event: te.TaskEvent, written: tp.TaskEvent) -> None:
             by_client = reason is SuspendReason.CLIENT
             number = tp.SuspendReason.ValueType(reason.value)
             written.suspended.CopyFrom(tp.Suspended(by_client=by_client, reason=number))
-        case te.Resumed(instance_id, attempt):
-            written.resumed.CopyFrom(tp.Resumed(instance_id=instance_id, attempt=attempt))
+        case te.Resumed(instance_id, attempt, version):
+            written.resumed.CopyFrom(tp.Resumed(instance_id=instance_id, attempt=attempt, version=version))
         case te.Progress(phase, fraction):
             written.progress.CopyFrom(tp.Progress(phase=tp.Phase.ValueType(phase.value), fraction=fraction))
 
@@ -273,6 +274,7 @@ def _write_finished(finished: te.Finished, written: tp.Finished) -> None:
         used.drafted_tokens, used.accepted_tokens = usage.drafted_tokens, usage.accepted_tokens
     told = written.receipt
     told.backend, told.device, told.worker_memory_bytes = receipt.backend, receipt.device, receipt.worker_memory_bytes
+    told.version = receipt.version
     write_duration(receipt.queue_s, told, "queue_duration")
     write_duration(receipt.first_token_s, told, "first_token_duration")
     write_duration(receipt.run_s, told, "run_duration")

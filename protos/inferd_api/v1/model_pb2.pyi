@@ -108,6 +108,144 @@ INSTANCE_STATE_WAITING: InstanceState.ValueType  # 7
 """Its worker knows what the model needs, and waits until that much memory is free."""
 Global___InstanceState: _TypeAlias = InstanceState  # noqa: Y015
 
+class _VersionState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _VersionStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_VersionState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    VERSION_STATE_UNSPECIFIED: _VersionState.ValueType  # 0
+    """Never sent."""
+    VERSION_STATE_ROLLING: _VersionState.ValueType  # 1
+    """An instance of it is being brought up; it takes no task yet."""
+    VERSION_STATE_SERVING: _VersionState.ValueType  # 2
+    """It takes the model's new tasks."""
+    VERSION_STATE_RETIRED: _VersionState.ValueType  # 3
+    """It did; its instances end the tasks that they have, and go."""
+    VERSION_STATE_FAILED: _VersionState.ValueType  # 4
+    """It could not be rolled out, see `ModelVersion.error`, or the kernel ended meanwhile."""
+
+class VersionState(_VersionState, metaclass=_VersionStateEnumTypeWrapper):
+    """Where a version of a model stands."""
+
+VERSION_STATE_UNSPECIFIED: VersionState.ValueType  # 0
+"""Never sent."""
+VERSION_STATE_ROLLING: VersionState.ValueType  # 1
+"""An instance of it is being brought up; it takes no task yet."""
+VERSION_STATE_SERVING: VersionState.ValueType  # 2
+"""It takes the model's new tasks."""
+VERSION_STATE_RETIRED: VersionState.ValueType  # 3
+"""It did; its instances end the tasks that they have, and go."""
+VERSION_STATE_FAILED: VersionState.ValueType  # 4
+"""It could not be rolled out, see `ModelVersion.error`, or the kernel ended meanwhile."""
+Global___VersionState: _TypeAlias = VersionState  # noqa: Y015
+
+@_typing.final
+class ModelVersion(_message.Message):
+    """One state of a model, which never changes: what its name stood for, stands for, or was to."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class SettingsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    BACKEND_FIELD_NUMBER: _builtins.int
+    BACKEND_REASON_FIELD_NUMBER: _builtins.int
+    DEVICE_FIELD_NUMBER: _builtins.int
+    DEVICES_FIELD_NUMBER: _builtins.int
+    SETTINGS_FIELD_NUMBER: _builtins.int
+    SAMPLING_DEFAULTS_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    SERVE_TIME_FIELD_NUMBER: _builtins.int
+    REQUESTED_BY_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    """From 1, rising with each version of the model."""
+    state: Global___VersionState.ValueType
+    """Where it stands."""
+    source: _builtins.str
+    """As in `Model`, as all below without a comment of their own."""
+    backend: _builtins.str
+    """As in `Model`."""
+    backend_reason: _builtins.str
+    """As in `Model`."""
+    device: _builtins.str
+    """As in `Model`."""
+    size_bytes: _builtins.int
+    """As in `Model`."""
+    requested_by: _builtins.str
+    """Who asked for it, for people: the principal of the call, or its tenant; empty where nobody did."""
+    @_builtins.property
+    def devices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """As in `Model`."""
+
+    @_builtins.property
+    def settings(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """As in `Model`."""
+
+    @_builtins.property
+    def sampling_defaults(self) -> _sampling_pb2.SamplingDefaults:
+        """As in `Model`."""
+
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was made."""
+
+    @_builtins.property
+    def serve_time(self) -> _timestamp_pb2.Timestamp:
+        """When it last began to take tasks; unset for never."""
+
+    @_builtins.property
+    def error(self) -> _status_pb2.Status:
+        """Why it is FAILED; unset otherwise."""
+
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        state: Global___VersionState.ValueType = ...,
+        source: _builtins.str = ...,
+        backend: _builtins.str = ...,
+        backend_reason: _builtins.str = ...,
+        device: _builtins.str = ...,
+        devices: _abc.Iterable[_builtins.str] | None = ...,
+        settings: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        sampling_defaults: _sampling_pb2.SamplingDefaults | None = ...,
+        size_bytes: _builtins.int = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        serve_time: _timestamp_pb2.Timestamp | None = ...,
+        requested_by: _builtins.str = ...,
+        error: _status_pb2.Status | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "error", b"error", "sampling_defaults", b"sampling_defaults", "serve_time", b"serve_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "backend_reason", b"backend_reason", "create_time", b"create_time", "device", b"device", "devices", b"devices", "error", b"error", "number", b"number", "requested_by", b"requested_by", "sampling_defaults", b"sampling_defaults", "serve_time", b"serve_time", "settings", b"settings", "size_bytes", b"size_bytes", "source", b"source", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModelVersion: _TypeAlias = ModelVersion  # noqa: Y015
+
 @_typing.final
 class Model(_message.Message):
     """A named artifact with settings."""
@@ -171,6 +309,8 @@ class Model(_message.Message):
     SAMPLING_DEFAULTS_FIELD_NUMBER: _builtins.int
     EFFECTIVE_SAMPLING_DEFAULTS_FIELD_NUMBER: _builtins.int
     DEVICES_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    ROLLING_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name: 1 to 128 of letters, digits, `.`, `_`, `-`, `:` and `/`. Required."""
     source: _builtins.str
@@ -193,6 +333,8 @@ class Model(_message.Message):
     """Fewest instances that stay loaded. 0 (default) to `max_instances`. With 0 the model is loaded on first use."""
     max_instances: _builtins.int
     """Most instances, each in a worker of its own. Default 1; at most 64."""
+    version: _builtins.int
+    """Number of the version that takes its tasks, and that the fields above are of. Output only."""
     @_builtins.property
     def settings(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Settings of the backend, for example `context_tokens`; unknown names are errors. See `Backend.settings`."""
@@ -230,6 +372,10 @@ class Model(_message.Message):
         whose ids differ only behind the last colon. Each instance says which it is on, and why. Output only.
         """
 
+    @_builtins.property
+    def rolling(self) -> Global___ModelVersion:
+        """The version that is being rolled out; unset for none. Output only."""
+
     def __init__(
         self,
         *,
@@ -250,10 +396,12 @@ class Model(_message.Message):
         sampling_defaults: _sampling_pb2.SamplingDefaults | None = ...,
         effective_sampling_defaults: _sampling_pb2.SamplingDefaults | None = ...,
         devices: _abc.Iterable[_builtins.str] | None = ...,
+        version: _builtins.int = ...,
+        rolling: Global___ModelVersion | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_instances", b"_max_instances", "_min_instances", b"_min_instances", "create_time", b"create_time", "effective_sampling_defaults", b"effective_sampling_defaults", "error", b"error", "max_instances", b"max_instances", "min_instances", b"min_instances", "sampling_defaults", b"sampling_defaults"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_instances", b"_max_instances", "_min_instances", b"_min_instances", "create_time", b"create_time", "effective_sampling_defaults", b"effective_sampling_defaults", "error", b"error", "max_instances", b"max_instances", "min_instances", b"min_instances", "rolling", b"rolling", "sampling_defaults", b"sampling_defaults"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_instances", b"_max_instances", "_min_instances", b"_min_instances", "adapters", b"adapters", "backend", b"backend", "backend_reason", b"backend_reason", "create_time", b"create_time", "device", b"device", "devices", b"devices", "effective_sampling_defaults", b"effective_sampling_defaults", "error", b"error", "instances", b"instances", "max_instances", b"max_instances", "min_instances", b"min_instances", "name", b"name", "sampling_defaults", b"sampling_defaults", "settings", b"settings", "size_bytes", b"size_bytes", "source", b"source", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_instances", b"_max_instances", "_min_instances", b"_min_instances", "adapters", b"adapters", "backend", b"backend", "backend_reason", b"backend_reason", "create_time", b"create_time", "device", b"device", "devices", b"devices", "effective_sampling_defaults", b"effective_sampling_defaults", "error", b"error", "instances", b"instances", "max_instances", b"max_instances", "min_instances", b"min_instances", "name", b"name", "rolling", b"rolling", "sampling_defaults", b"sampling_defaults", "settings", b"settings", "size_bytes", b"size_bytes", "source", b"source", "state", b"state", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_instances: _TypeAlias = _typing.Literal["max_instances"]  # noqa: Y015
     _WhichOneofArgType__max_instances: _TypeAlias = _typing.Literal["_max_instances", b"_max_instances"]  # noqa: Y015
@@ -295,6 +443,7 @@ class Instance(_message.Message):
     NEED_FIELD_NUMBER: _builtins.int
     GROWN_BYTES_FIELD_NUMBER: _builtins.int
     DEVICE_REASON_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
     instance_id: _builtins.str
     """Id given by the kernel."""
     model: _builtins.str
@@ -343,6 +492,8 @@ class Instance(_message.Message):
     """
     device_reason: _builtins.str
     """Why it was placed on its device, of those that its model may use, for people: as things stood when it was started."""
+    version: _builtins.int
+    """Number of the version of its model that it holds."""
     @_builtins.property
     def load_duration(self) -> _duration_pb2.Duration:
         """How long loading took; unset before."""
@@ -385,10 +536,11 @@ class Instance(_message.Message):
         need: Global___MemoryNeed | None = ...,
         grown_bytes: _builtins.int = ...,
         device_reason: _builtins.str = ...,
+        version: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "load_duration", b"load_duration", "need", b"need", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "context_tokens", b"context_tokens", "description", b"description", "device", b"device", "device_reason", b"device_reason", "error", b"error", "grown_bytes", b"grown_bytes", "instance_id", b"instance_id", "lease_id", b"lease_id", "load_duration", b"load_duration", "load_fraction", b"load_fraction", "log_path", b"log_path", "max_tasks", b"max_tasks", "memory_bytes", b"memory_bytes", "model", b"model", "need", b"need", "peak_bytes", b"peak_bytes", "pid", b"pid", "reserved_bytes", b"reserved_bytes", "running_tasks", b"running_tasks", "start_time", b"start_time", "state", b"state", "suspended_tasks", b"suspended_tasks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "context_tokens", b"context_tokens", "description", b"description", "device", b"device", "device_reason", b"device_reason", "error", b"error", "grown_bytes", b"grown_bytes", "instance_id", b"instance_id", "lease_id", b"lease_id", "load_duration", b"load_duration", "load_fraction", b"load_fraction", "log_path", b"log_path", "max_tasks", b"max_tasks", "memory_bytes", b"memory_bytes", "model", b"model", "need", b"need", "peak_bytes", b"peak_bytes", "pid", b"pid", "reserved_bytes", b"reserved_bytes", "running_tasks", b"running_tasks", "start_time", b"start_time", "state", b"state", "suspended_tasks", b"suspended_tasks", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

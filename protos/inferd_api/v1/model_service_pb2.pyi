@@ -7,7 +7,9 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from inferd_api.v1 import model_pb2 as _model_pb2
+from inferd_api.v1 import sampling_pb2 as _sampling_pb2
 from inferd_api.v1 import task_pb2 as _task_pb2
 from inferd_api.v1 import tensor_pb2 as _tensor_pb2
 import builtins as _builtins
@@ -20,6 +22,42 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _RolloutWay:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RolloutWayEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RolloutWay.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ROLLOUT_WAY_UNSPECIFIED: _RolloutWay.ValueType  # 0
+    """Never sent."""
+    ROLLOUT_WAY_UNCHANGED: _RolloutWay.ValueType  # 1
+    """What serves is what is asked for: nothing changes."""
+    ROLLOUT_WAY_BOUNDS: _RolloutWay.ValueType  # 2
+    """Only bounds change, at once."""
+    ROLLOUT_WAY_BESIDE: _RolloutWay.ValueType  # 3
+    """It is loaded beside the version that serves."""
+    ROLLOUT_WAY_DRAINS: _RolloutWay.ValueType  # 4
+    """The instances of the version that serves end their tasks and go first; new tasks wait until it is loaded."""
+    ROLLOUT_WAY_NO_ROOM: _RolloutWay.ValueType  # 5
+    """It fits not even then: NO_MEMORY."""
+
+class RolloutWay(_RolloutWay, metaclass=_RolloutWayEnumTypeWrapper):
+    """How a new version finds its place."""
+
+ROLLOUT_WAY_UNSPECIFIED: RolloutWay.ValueType  # 0
+"""Never sent."""
+ROLLOUT_WAY_UNCHANGED: RolloutWay.ValueType  # 1
+"""What serves is what is asked for: nothing changes."""
+ROLLOUT_WAY_BOUNDS: RolloutWay.ValueType  # 2
+"""Only bounds change, at once."""
+ROLLOUT_WAY_BESIDE: RolloutWay.ValueType  # 3
+"""It is loaded beside the version that serves."""
+ROLLOUT_WAY_DRAINS: RolloutWay.ValueType  # 4
+"""The instances of the version that serves end their tasks and go first; new tasks wait until it is loaded."""
+ROLLOUT_WAY_NO_ROOM: RolloutWay.ValueType  # 5
+"""It fits not even then: NO_MEMORY."""
+Global___RolloutWay: _TypeAlias = RolloutWay  # noqa: Y015
 
 @_typing.final
 class GetModelSignatureRequest(_message.Message):
@@ -664,6 +702,205 @@ class UnloadModelResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___UnloadModelResponse: _TypeAlias = UnloadModelResponse  # noqa: Y015
+
+@_typing.final
+class UpdateModelRequest(_message.Message):
+    """Asks for another version of a model."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class SettingsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    BACKEND_FIELD_NUMBER: _builtins.int
+    DEVICE_FIELD_NUMBER: _builtins.int
+    SETTINGS_FIELD_NUMBER: _builtins.int
+    MIN_INSTANCES_FIELD_NUMBER: _builtins.int
+    MAX_INSTANCES_FIELD_NUMBER: _builtins.int
+    SAMPLING_DEFAULTS_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name. Required."""
+    source: _builtins.str
+    """A new source, as in `Model`. Default: that of the version that serves, as for all below."""
+    backend: _builtins.str
+    """A new backend; without the settings and the device of the one before."""
+    device: _builtins.str
+    """A new device; it may take another backend."""
+    min_instances: _builtins.int
+    """New bound, as in `Model`."""
+    max_instances: _builtins.int
+    """New bound, as in `Model`."""
+    version: _builtins.int
+    """Roll out this version again, which is kept; all above but `name` is left out. Its files must be as they were.
+    Errors: INVALID_FIELD, there is none, or its files have changed.
+    """
+    validate_only: _builtins.bool
+    """Check it and tell in `plan` how it would go, and change nothing. Default false."""
+    @_builtins.property
+    def settings(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Settings that are to be otherwise; an empty value takes one away, so that its default holds."""
+
+    @_builtins.property
+    def sampling_defaults(self) -> _sampling_pb2.SamplingDefaults:
+        """New defaults, in place of all that were given before."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        source: _builtins.str = ...,
+        backend: _builtins.str = ...,
+        device: _builtins.str = ...,
+        settings: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        min_instances: _builtins.int | None = ...,
+        max_instances: _builtins.int | None = ...,
+        sampling_defaults: _sampling_pb2.SamplingDefaults | None = ...,
+        version: _builtins.int = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_instances", b"_max_instances", "_min_instances", b"_min_instances", "max_instances", b"max_instances", "min_instances", b"min_instances", "sampling_defaults", b"sampling_defaults"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_instances", b"_max_instances", "_min_instances", b"_min_instances", "backend", b"backend", "device", b"device", "max_instances", b"max_instances", "min_instances", b"min_instances", "name", b"name", "sampling_defaults", b"sampling_defaults", "settings", b"settings", "source", b"source", "validate_only", b"validate_only", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_instances: _TypeAlias = _typing.Literal["max_instances"]  # noqa: Y015
+    _WhichOneofArgType__max_instances: _TypeAlias = _typing.Literal["_max_instances", b"_max_instances"]  # noqa: Y015
+    _WhichOneofReturnType__min_instances: _TypeAlias = _typing.Literal["min_instances"]  # noqa: Y015
+    _WhichOneofArgType__min_instances: _TypeAlias = _typing.Literal["_min_instances", b"_min_instances"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_instances) -> _WhichOneofReturnType__max_instances | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_instances) -> _WhichOneofReturnType__min_instances | None: ...
+
+Global___UpdateModelRequest: _TypeAlias = UpdateModelRequest  # noqa: Y015
+
+@_typing.final
+class RolloutPlan(_message.Message):
+    """How a rollout would go, as things stand."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WAY_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    LOAD_FIELD_NUMBER: _builtins.int
+    way: Global___RolloutWay.ValueType
+    """The way."""
+    reason: _builtins.str
+    """The decision in a sentence, with its numbers."""
+    @_builtins.property
+    def load(self) -> Global___LoadPlan:
+        """What loading the new version would take; unset where none is loaded."""
+
+    def __init__(
+        self,
+        *,
+        way: Global___RolloutWay.ValueType = ...,
+        reason: _builtins.str = ...,
+        load: Global___LoadPlan | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["load", b"load"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["load", b"load", "reason", b"reason", "way", b"way"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RolloutPlan: _TypeAlias = RolloutPlan  # noqa: Y015
+
+@_typing.final
+class UpdateModelResponse(_message.Message):
+    """The model, with the new version or as it is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    PLAN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def model(self) -> _model_pb2.Model:
+        """As it stands."""
+
+    @_builtins.property
+    def plan(self) -> Global___RolloutPlan:
+        """Only for `validate_only`."""
+
+    def __init__(
+        self,
+        *,
+        model: _model_pb2.Model | None = ...,
+        plan: Global___RolloutPlan | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "plan", b"plan"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "plan", b"plan"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateModelResponse: _TypeAlias = UpdateModelResponse  # noqa: Y015
+
+@_typing.final
+class ListModelVersionsRequest(_message.Message):
+    """Asks for the versions of a model."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name. Required."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListModelVersionsRequest: _TypeAlias = ListModelVersionsRequest  # noqa: Y015
+
+@_typing.final
+class ListModelVersionsResponse(_message.Message):
+    """The versions of a model."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def versions(self) -> _containers.RepeatedCompositeFieldContainer[_model_pb2.ModelVersion]:
+        """The latest first."""
+
+    def __init__(
+        self,
+        *,
+        versions: _abc.Iterable[_model_pb2.ModelVersion] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["versions", b"versions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListModelVersionsResponse: _TypeAlias = ListModelVersionsResponse  # noqa: Y015
 
 @_typing.final
 class DeleteModelRequest(_message.Message):

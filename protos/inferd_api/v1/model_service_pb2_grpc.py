@@ -70,6 +70,16 @@ class ModelServiceStub:
                 request_serializer=inferd__api_dot_v1_dot_model__service__pb2.UnloadModelRequest.SerializeToString,
                 response_deserializer=inferd__api_dot_v1_dot_model__service__pb2.UnloadModelResponse.FromString,
                 _registered_method=True)
+        self.UpdateModel = channel.unary_unary(
+                '/inferd.v1.ModelService/UpdateModel',
+                request_serializer=inferd__api_dot_v1_dot_model__service__pb2.UpdateModelRequest.SerializeToString,
+                response_deserializer=inferd__api_dot_v1_dot_model__service__pb2.UpdateModelResponse.FromString,
+                _registered_method=True)
+        self.ListModelVersions = channel.unary_unary(
+                '/inferd.v1.ModelService/ListModelVersions',
+                request_serializer=inferd__api_dot_v1_dot_model__service__pb2.ListModelVersionsRequest.SerializeToString,
+                response_deserializer=inferd__api_dot_v1_dot_model__service__pb2.ListModelVersionsResponse.FromString,
+                _registered_method=True)
         self.DeleteModel = channel.unary_unary(
                 '/inferd.v1.ModelService/DeleteModel',
                 request_serializer=inferd__api_dot_v1_dot_model__service__pb2.DeleteModelRequest.SerializeToString,
@@ -171,6 +181,32 @@ class ModelServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UpdateModel(self, request, context):
+        """Give a model another version, and return when that takes its tasks.
+
+        An instance of the new version comes up beside the old, which serves on meanwhile. Where only one of them has room,
+        the old one takes no new tasks from when that is known, ends those that it has and goes, and new ones wait;
+        `validate_only` tells before which it will be. Once the new version is loaded it takes all new tasks but those of
+        leases that hold a part of the old one; running tasks end where they are. If it cannot be loaded, or not within
+        `rollouts.most_s` of the configuration, nothing has changed but that `ListModelVersions` tells of it, and this returns
+        the reason; no task ends for it. A call that is given up gives no rollout up. An update to what serves changes
+        nothing; one of bounds alone (`min_instances`, `max_instances`, the setting `queued_tasks`) holds at once, and makes
+        no version.
+        Errors: MODEL_NOT_FOUND, MODEL_BUSY while another version is on its way (its metadata have `version` and `by`) or no
+        host takes instances, NO_MEMORY, MODEL_LOAD_FAILED, WORKER_DIED, LIMIT_EXCEEDED, and those of `CreateModel`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListModelVersions(self, request, context):
+        """List the versions of a model that are kept (`rollouts.versions` of the configuration), the latest first.
+        Errors: MODEL_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DeleteModel(self, request, context):
         """Forget a model: its name is free again, its file stays. A model of the library is known again after a restart.
         The answer comes when the kernel after this one does not know it either.
@@ -261,6 +297,16 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     servicer.UnloadModel,
                     request_deserializer=inferd__api_dot_v1_dot_model__service__pb2.UnloadModelRequest.FromString,
                     response_serializer=inferd__api_dot_v1_dot_model__service__pb2.UnloadModelResponse.SerializeToString,
+            ),
+            'UpdateModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateModel,
+                    request_deserializer=inferd__api_dot_v1_dot_model__service__pb2.UpdateModelRequest.FromString,
+                    response_serializer=inferd__api_dot_v1_dot_model__service__pb2.UpdateModelResponse.SerializeToString,
+            ),
+            'ListModelVersions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListModelVersions,
+                    request_deserializer=inferd__api_dot_v1_dot_model__service__pb2.ListModelVersionsRequest.FromString,
+                    response_serializer=inferd__api_dot_v1_dot_model__service__pb2.ListModelVersionsResponse.SerializeToString,
             ),
             'DeleteModel': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteModel,
@@ -466,6 +512,60 @@ class ModelService:
             '/inferd.v1.ModelService/UnloadModel',
             inferd__api_dot_v1_dot_model__service__pb2.UnloadModelRequest.SerializeToString,
             inferd__api_dot_v1_dot_model__service__pb2.UnloadModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/inferd.v1.ModelService/UpdateModel',
+            inferd__api_dot_v1_dot_model__service__pb2.UpdateModelRequest.SerializeToString,
+            inferd__api_dot_v1_dot_model__service__pb2.UpdateModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListModelVersions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/inferd.v1.ModelService/ListModelVersions',
+            inferd__api_dot_v1_dot_model__service__pb2.ListModelVersionsRequest.SerializeToString,
+            inferd__api_dot_v1_dot_model__service__pb2.ListModelVersionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -68,6 +68,24 @@ class ModelServiceStub:
     """Stop a model's instances and return when their memory is given back.
     Errors: MODEL_NOT_FOUND, MODEL_BUSY when tasks wait or run and `force` is false.
     """
+    UpdateModel: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.UpdateModelRequest, _model_service_pb2.UpdateModelResponse]
+    """Give a model another version, and return when that takes its tasks.
+
+    An instance of the new version comes up beside the old, which serves on meanwhile. Where only one of them has room,
+    the old one takes no new tasks from when that is known, ends those that it has and goes, and new ones wait;
+    `validate_only` tells before which it will be. Once the new version is loaded it takes all new tasks but those of
+    leases that hold a part of the old one; running tasks end where they are. If it cannot be loaded, or not within
+    `rollouts.most_s` of the configuration, nothing has changed but that `ListModelVersions` tells of it, and this returns
+    the reason; no task ends for it. A call that is given up gives no rollout up. An update to what serves changes
+    nothing; one of bounds alone (`min_instances`, `max_instances`, the setting `queued_tasks`) holds at once, and makes
+    no version.
+    Errors: MODEL_NOT_FOUND, MODEL_BUSY while another version is on its way (its metadata have `version` and `by`) or no
+    host takes instances, NO_MEMORY, MODEL_LOAD_FAILED, WORKER_DIED, LIMIT_EXCEEDED, and those of `CreateModel`.
+    """
+    ListModelVersions: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.ListModelVersionsRequest, _model_service_pb2.ListModelVersionsResponse]
+    """List the versions of a model that are kept (`rollouts.versions` of the configuration), the latest first.
+    Errors: MODEL_NOT_FOUND.
+    """
     DeleteModel: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.DeleteModelRequest, _model_service_pb2.DeleteModelResponse]
     """Forget a model: its name is free again, its file stays. A model of the library is known again after a restart.
     The answer comes when the kernel after this one does not know it either.
@@ -137,6 +155,24 @@ class ModelServiceAsyncStub(ModelServiceStub):
     UnloadModel: _aio.UnaryUnaryMultiCallable[_model_service_pb2.UnloadModelRequest, _model_service_pb2.UnloadModelResponse]  # type: ignore[assignment]
     """Stop a model's instances and return when their memory is given back.
     Errors: MODEL_NOT_FOUND, MODEL_BUSY when tasks wait or run and `force` is false.
+    """
+    UpdateModel: _aio.UnaryUnaryMultiCallable[_model_service_pb2.UpdateModelRequest, _model_service_pb2.UpdateModelResponse]  # type: ignore[assignment]
+    """Give a model another version, and return when that takes its tasks.
+
+    An instance of the new version comes up beside the old, which serves on meanwhile. Where only one of them has room,
+    the old one takes no new tasks from when that is known, ends those that it has and goes, and new ones wait;
+    `validate_only` tells before which it will be. Once the new version is loaded it takes all new tasks but those of
+    leases that hold a part of the old one; running tasks end where they are. If it cannot be loaded, or not within
+    `rollouts.most_s` of the configuration, nothing has changed but that `ListModelVersions` tells of it, and this returns
+    the reason; no task ends for it. A call that is given up gives no rollout up. An update to what serves changes
+    nothing; one of bounds alone (`min_instances`, `max_instances`, the setting `queued_tasks`) holds at once, and makes
+    no version.
+    Errors: MODEL_NOT_FOUND, MODEL_BUSY while another version is on its way (its metadata have `version` and `by`) or no
+    host takes instances, NO_MEMORY, MODEL_LOAD_FAILED, WORKER_DIED, LIMIT_EXCEEDED, and those of `CreateModel`.
+    """
+    ListModelVersions: _aio.UnaryUnaryMultiCallable[_model_service_pb2.ListModelVersionsRequest, _model_service_pb2.ListModelVersionsResponse]  # type: ignore[assignment]
+    """List the versions of a model that are kept (`rollouts.versions` of the configuration), the latest first.
+    Errors: MODEL_NOT_FOUND.
     """
     DeleteModel: _aio.UnaryUnaryMultiCallable[_model_service_pb2.DeleteModelRequest, _model_service_pb2.DeleteModelResponse]  # type: ignore[assignment]
     """Forget a model: its name is free again, its file stays. A model of the library is known again after a restart.
@@ -240,6 +276,36 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_model_service_pb2.UnloadModelResponse, _abc.Awaitable[_model_service_pb2.UnloadModelResponse]]:
         """Stop a model's instances and return when their memory is given back.
         Errors: MODEL_NOT_FOUND, MODEL_BUSY when tasks wait or run and `force` is false.
+        """
+
+    @_abc_1.abstractmethod
+    def UpdateModel(
+        self,
+        request: _model_service_pb2.UpdateModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_model_service_pb2.UpdateModelResponse, _abc.Awaitable[_model_service_pb2.UpdateModelResponse]]:
+        """Give a model another version, and return when that takes its tasks.
+
+        An instance of the new version comes up beside the old, which serves on meanwhile. Where only one of them has room,
+        the old one takes no new tasks from when that is known, ends those that it has and goes, and new ones wait;
+        `validate_only` tells before which it will be. Once the new version is loaded it takes all new tasks but those of
+        leases that hold a part of the old one; running tasks end where they are. If it cannot be loaded, or not within
+        `rollouts.most_s` of the configuration, nothing has changed but that `ListModelVersions` tells of it, and this returns
+        the reason; no task ends for it. A call that is given up gives no rollout up. An update to what serves changes
+        nothing; one of bounds alone (`min_instances`, `max_instances`, the setting `queued_tasks`) holds at once, and makes
+        no version.
+        Errors: MODEL_NOT_FOUND, MODEL_BUSY while another version is on its way (its metadata have `version` and `by`) or no
+        host takes instances, NO_MEMORY, MODEL_LOAD_FAILED, WORKER_DIED, LIMIT_EXCEEDED, and those of `CreateModel`.
+        """
+
+    @_abc_1.abstractmethod
+    def ListModelVersions(
+        self,
+        request: _model_service_pb2.ListModelVersionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_model_service_pb2.ListModelVersionsResponse, _abc.Awaitable[_model_service_pb2.ListModelVersionsResponse]]:
+        """List the versions of a model that are kept (`rollouts.versions` of the configuration), the latest first.
+        Errors: MODEL_NOT_FOUND.
         """
 
     @_abc_1.abstractmethod

@@ -763,19 +763,23 @@ class Started(_message.Message):
 
     INSTANCE_ID_FIELD_NUMBER: _builtins.int
     ATTEMPT_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
     instance_id: _builtins.str
     """The instance."""
     attempt: _builtins.int
     """1 for the first time."""
+    version: _builtins.int
+    """Number of the version of the model that the instance is of; 0 where a kernel before this one did not say."""
     def __init__(
         self,
         *,
         instance_id: _builtins.str = ...,
         attempt: _builtins.int = ...,
+        version: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "instance_id", b"instance_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "instance_id", b"instance_id", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -815,19 +819,23 @@ class Resumed(_message.Message):
 
     INSTANCE_ID_FIELD_NUMBER: _builtins.int
     ATTEMPT_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
     instance_id: _builtins.str
     """Where it runs."""
     attempt: _builtins.int
     """How often it was handed to an instance, this time included."""
+    version: _builtins.int
+    """As in `Started`; another one than there where another version has taken the model's tasks meanwhile."""
     def __init__(
         self,
         *,
         instance_id: _builtins.str = ...,
         attempt: _builtins.int = ...,
+        version: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "instance_id", b"instance_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "instance_id", b"instance_id", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1095,12 +1103,15 @@ class Receipt(_message.Message):
     BACKEND_FIELD_NUMBER: _builtins.int
     DEVICE_FIELD_NUMBER: _builtins.int
     WORKER_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
     backend: _builtins.str
     """Name of the backend that ran it."""
     device: _builtins.str
     """Device it ran on, for example "cpu:0"."""
     worker_memory_bytes: _builtins.int
     """Resident memory of the worker when the task ended, in bytes."""
+    version: _builtins.int
+    """Number of the version of the model that it ran on last; 0 where it did not run, or a kernel before this one ended it."""
     @_builtins.property
     def queue_duration(self) -> _duration_pb2.Duration:
         """From acceptance to the instance, loading of the model included."""
@@ -1122,10 +1133,11 @@ class Receipt(_message.Message):
         backend: _builtins.str = ...,
         device: _builtins.str = ...,
         worker_memory_bytes: _builtins.int = ...,
+        version: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["first_token_duration", b"first_token_duration", "queue_duration", b"queue_duration", "run_duration", b"run_duration"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "device", b"device", "first_token_duration", b"first_token_duration", "queue_duration", b"queue_duration", "run_duration", b"run_duration", "worker_memory_bytes", b"worker_memory_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "device", b"device", "first_token_duration", b"first_token_duration", "queue_duration", b"queue_duration", "run_duration", b"run_duration", "version", b"version", "worker_memory_bytes", b"worker_memory_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -2,12 +2,11 @@
 
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
 from inferd.core.ids import InstanceId, ModelName
 from inferd.core.index import Page
-from inferd.core.model import Instance, Model, ModelSpec, ModelState
+from inferd.core.model import Instance, Model, ModelState
 from inferd.core.plan import LoadPlan
 from inferd.errors import StoreUnavailableError
 from inferd.runtime.blob_opening import blobs_of
@@ -15,6 +14,8 @@ from inferd.runtime.blobs import Blobs
 from inferd.runtime.driver import Driver
 from inferd.runtime.front.bounds import Bound
 from inferd.runtime.front.caller import Caller
+from inferd.runtime.front.plans import shown
+from inferd.runtime.front.versions import Other, Versions, otherwise
 from inferd.runtime.model_files import SOURCE, ModelFile, write_list
 from inferd.runtime.plugins import Plugins
 from inferd.runtime.shelf import Shelf
@@ -36,6 +37,7 @@ class Models:
 
     Attributes:
         clock: The time of all models.
+        versions: What may be done with their versions.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class Models:
         self._plugins = plugins
         self._shelf = shelf
         self._watchers = watchers
+        self.versions = Versions(driver, plugins, shelf, roots=roots)
         self._roots = roots
 
     async def upload(self, caller: Caller, files: Sequence[ModelFile], **wanted: Any) -> Model:
@@ -130,7 +133,7 @@ class Models:
             InferdError: It is refused, or loading failed.
         """
         await self._shelf.look_for(name)
-        return await self._driver.load_model(ModelName(name), tenant=caller.tenant, lease_id=caller.lease_id)
+        return await self._driver.loading.load(ModelName(name), caller.tenant, caller.lease_id)
 
     async def plan(
         self,
@@ -151,30 +154,9 @@ class Models:
         """
         spec = (await self.get(name)).spec
         if settings or backend or device:
-            spec = await self._otherwise(spec, settings, backend, device, roots=self._roots(caller))
-        plan, views = await self._driver.plan_load(spec), self._driver.views
-        return plan.shown(
-            sees=lambda instance_id: (found := views.find_instance(instance_id)) is not None and sees(found.model),
-            has=lambda lease_id: (tenant := views.tenant_of(lease_id)) is not None and caller.principal.has(tenant),
-        )
-
-    async def _otherwise(
-        self, spec: ModelSpec, settings: Mapping[str, str], backend: str, device: str, *, roots: Roots | None
-    ) -> ModelSpec:
-        other = backend not in ("", spec.backend)
-        elsewhere = device not in ("", *spec.devices)
-        return await self._plugins.place(
-            name=spec.name,
-            source=spec.source,
-            backend=backend or ("" if elsewhere else spec.backend),
-            device=device or ("" if other else spec.device),
-            settings={**({} if other else spec.settings), **settings},
-            sampling=spec.sampling,
-            path=Path(spec.path),
-            roots=roots,
-            accepted=spec.settings,
-            tenant=spec.tenant,
-        )
+            other = Other(settings=settings, backend=backend, device=device)
+            spec = await self._plugins.place(roots=self._roots(caller), **otherwise(spec, other))
+        return shown(await self._driver.plan_load(spec), self._driver.views, caller, sees=sees)
 
     async def unload(self, name: str, *, force: bool, instance_id: str = "") -> tuple[Model, int]:
         """Unload a model, or one of its instances, and wait for it; the memory of its workers just before, in bytes.
@@ -183,7 +165,7 @@ class Models:
             InferdError: It is refused.
         """
         chosen = InstanceId(instance_id) if instance_id else None
-        returned_bytes = await self._driver.unload_model(ModelName(name), force=force, instance_id=chosen)
+        returned_bytes = await self._driver.loading.unload(ModelName(name), force=force, instance_id=chosen)
         return self._driver.views.model(ModelName(name)), returned_bytes
 
     async def delete(self, name: str) -> None:

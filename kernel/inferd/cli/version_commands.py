@@ -1,0 +1,117 @@
+"""The commands of `inferd models` that make models known, give them other versions, and take them away."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from inferd.cli.model_commands import remove_models, show_model
+from inferd.cli.options import (
+    ADDRESS,
+    Address,
+    BackendOption,
+    DeviceOption,
+    ModelArgument,
+    Output,
+    SetOption,
+    data_dir,
+    read_wanted,
+    text_option,
+)
+from inferd.cli.output import Format, edge
+
+LeastOption = Annotated[int | None, typer.Option("--min", help="Fewest instances that stay loaded.", min=0, max=64)]
+MostOption = Annotated[int | None, typer.Option("--max", help="Most instances.", min=1, max=64)]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Tell how it would go, and change nothing; 1: no room.")]
+
+version_app = typer.Typer()
+version_app.command("show")(show_model)
+version_app.command("rm")(remove_models)
+
+
+@version_app.command("add")
+def _add(
+    path: Annotated[
+        Path, typer.Argument(help="The model's file, or its folder, on the kernel's host.", metavar="PATH")
+    ],
+    *,
+    name: Annotated[str, text_option(help="Its name. Default: that of the file or folder.", metavar="NAME")] = "",
+    setting: SetOption = None,
+    backend: BackendOption = "",
+    device: DeviceOption = "",
+    least: LeastOption = None,
+    most: MostOption = None,
+    address: Address = ADDRESS,
+    output: Output = Format.TABLE,
+) -> None:
+    """Make a model known to the kernel, where its file is; it is known again after a restart."""
+    with edge(output) as out:
+        from inferd.cli.versions import add
+
+        wanted = read_wanted(str(path), backend=backend, device=device, settings=setting)
+        add(out, address, wanted, name=name, bounds={"min_instances": least, "max_instances": most})
+
+
+@version_app.command("set")
+def _set(
+    model: ModelArgument,
+    settings: Annotated[
+        list[str] | None, typer.Argument(help="Settings that are to be otherwise.", metavar="NAME=VALUE...")
+    ] = None,
+    *,
+    source: Annotated[
+        str, text_option(help="A new file or folder, a model of the library, or blob:sha256:….", metavar="PATH|NAME")
+    ] = "",
+    unset: Annotated[
+        list[str] | None, typer.Option("--unset", help="A setting whose default is to hold again.", metavar="NAME")
+    ] = None,
+    backend: BackendOption = "",
+    device: DeviceOption = "",
+    least: LeastOption = None,
+    most: MostOption = None,
+    dry_run: DryRun = False,
+    address: Address = ADDRESS,
+    output: Output = Format.TABLE,
+) -> None:
+    """Give a model another version while it runs: the new one loads, takes the new tasks, and the old one goes."""
+    with edge(output) as out:
+        from inferd.cli.versions import set_model
+        from inferd.cli.wanted import Wanted
+
+        set_model(
+            out,
+            address,
+            read_wanted(model, backend=backend, device=device, settings=settings),
+            source=Wanted(name=source) if source else None,
+            unset=unset or (),
+            bounds={"min_instances": least, "max_instances": most},
+            data_dir=data_dir,
+            dry_run=dry_run,
+        )
+
+
+@version_app.command("versions")
+def _versions(model: ModelArgument, *, address: Address = ADDRESS, output: Output = Format.TABLE) -> None:
+    """List the versions of a model, the latest first: which serves, which are kept, and why one failed."""
+    with edge(output) as out:
+        from inferd.cli.versions import list_versions
+
+        list_versions(out, address, model)
+
+
+@version_app.command("rollback")
+def _rollback(
+    model: ModelArgument,
+    version: Annotated[
+        int | None, typer.Argument(help="Default: the one that served before.", min=1, metavar="VERSION")
+    ] = None,
+    *,
+    dry_run: DryRun = False,
+    address: Address = ADDRESS,
+    output: Output = Format.TABLE,
+) -> None:
+    """Roll out a version of a model again that is kept; its files must be as they were."""
+    with edge(output) as out:
+        from inferd.cli.versions import rollback
+
+        rollback(out, address, model, version, dry_run=dry_run)

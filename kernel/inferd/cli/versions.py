@@ -1,0 +1,177 @@
+"""`inferd models set`, `versions`, `rollback` and `add`: models and what their names stand for."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from inferd.cli.amounts import span
+from inferd.cli.kernel import connected
+from inferd.cli.models import pairs
+from inferd.cli.output import CommandError
+from inferd.cli.plain import plain
+from inferd.cli.plan import explain
+from inferd.cli.wanted import not_known
+from inferd.runtime.library import Library
+from inferd_api.v1.model_pb2 import VERSION_STATE_RETIRED, ModelVersion, VersionState
+from inferd_api.v1.model_service_pb2 import ROLLOUT_WAY_NO_ROOM
+from inferd_client.errors import ModelNotFoundError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from inferd.cli.output import Output
+    from inferd.cli.wanted import Wanted
+    from inferd_api.v1.model_pb2 import Model
+    from inferd_client import Client
+
+
+def set_model(
+    output: Output,
+    address: str,
+    wanted: Wanted,
+    *,
+    source: Wanted | None,
+    unset: Sequence[str],
+    bounds: Mapping[str, int | None],
+    data_dir: Callable[[], Path],
+    dry_run: bool,
+) -> None:
+    """Give a model another version and wait until it serves; or tell how that would go.
+
+    Raises:
+        CommandError: There is no such source.
+        typer.Exit: It would not fit: exit code 1.
+    """
+    changes: dict[str, Any] = {
+        "source": "" if source is None else _path(source, data_dir),
+        "backend": wanted.backend,
+        "device": wanted.device,
+        "settings": {**wanted.settings, **dict.fromkeys(unset, "")},
+        **bounds,
+    }
+    if not any(changes.values()) and all(bound is None for bound in bounds.values()):
+        raise typer.BadParameter("nothing is to be otherwise; give NAME=VALUE, --source, or another option")
+    with connected(address) as client:
+        if dry_run:
+            _tell_plan(output, client, wanted.name, changes)
+        else:
+            _update(output, client, wanted.name, changes)
+
+
+def rollback(output: Output, address: str, name: str, number: int | None, *, dry_run: bool) -> None:
+    """Roll out the version that served before again, or a given one.
+
+    Raises:
+        CommandError: None served before.
+        typer.Exit: It would not fit: exit code 1.
+    """
+    with connected(address) as client:
+        if number is None:
+            number = _before(name, client.list_model_versions(name))
+        if dry_run:
+            _tell_plan(output, client, name, {"version": number})
+        else:
+            _update(output, client, name, {"version": number})
+
+
+def list_versions(output: Output, address: str, name: str) -> None:
+    """List the versions of a model that are kept."""
+    with connected(address) as client:
+        versions = client.list_model_versions(name)
+    if output.json:
+        output.document({"versions": [plain(version) for version in versions]})
+        return
+    output.table(
+        ("VERSION", "STATE", "SOURCE", "BACKEND", "SETTINGS", "MADE", "BY", "WHY"),
+        (
+            (
+                str(each.number),
+                VersionState.Name(each.state).removeprefix("VERSION_STATE_").lower(),
+                each.source,
+                each.backend,
+                pairs(each.settings),
+                f"{span(max(0.0, time.time() - each.create_time.ToSeconds()))} ago",
+                each.requested_by,
+                each.error.message,
+            )
+            for each in versions
+        ),
+        gives_way="WHY",
+        empty=f"{name} has no versions",
+    )
+
+
+def add(output: Output, address: str, wanted: Wanted, *, name: str, bounds: Mapping[str, int | None]) -> None:
+    """Make a file or a folder of this host known to the kernel.
+
+    Raises:
+        CommandError: There is no model at the path.
+    """
+    path = wanted.path()
+    if path is None:
+        raise CommandError(f"there is no file and no model folder {wanted.name}", reason="MODEL_NOT_FOUND")
+    with connected(address) as client:
+        model = client.create_model(
+            name or path.stem,
+            str(path),
+            backend=wanted.backend,
+            device=wanted.device,
+            settings=wanted.settings,
+            min_instances=bounds["min_instances"],
+            max_instances=bounds["max_instances"],
+        )
+    _tell(output, model, f"{model.name} is known; it loads at its first task, or with: inferd load {model.name}")
+
+
+def _path(source: Wanted, data_dir: Callable[[], Path]) -> str:
+    """Where a source is: a file, a folder, a model of the library, or blobs of the kernel."""
+    if source.name.startswith("blob:"):
+        return source.name
+    if (path := source.path()) is not None:
+        return str(path)
+    library = Library(data_dir())
+    if (manifest := library.find(source.name)) is None:
+        raise not_known(library, source.name, ModelNotFoundError(f"no model {source.name!r}"))
+    return str(library.path(manifest))
+
+
+def _before(name: str, versions: Sequence[ModelVersion]) -> int:
+    """The version that served last before the one that does."""
+    served = [each for each in versions if each.state == VERSION_STATE_RETIRED and each.HasField("serve_time")]
+    if not served:
+        raise CommandError(f"no version of {name} that is kept served before this one", reason="INVALID_FIELD")
+    return max(served, key=lambda each: each.serve_time.ToNanoseconds()).number
+
+
+def _update(output: Output, client: Client, name: str, changes: Mapping[str, Any]) -> None:
+    before, began = client.get_model(name), time.monotonic()
+    with output.status(f"rolling out {name}"):
+        model = client.update_model(name, **changes)
+    took = span(time.monotonic() - began)
+    if model.version == before.version:
+        said = f"{name} stays at version {model.version}; its bounds are {model.min_instances} to {model.max_instances}"
+    else:
+        said = f"version {model.version} of {name} serves in place of {before.version}, after {took}: {model.source}"
+    _tell(output, model, said)
+
+
+def _tell(output: Output, model: Model, said: str) -> None:
+    if output.json:
+        output.document(plain(model))
+    else:
+        output.text(said)
+
+
+def _tell_plan(output: Output, client: Client, name: str, changes: Mapping[str, Any]) -> None:
+    found = client.plan_update(name, **changes)
+    if output.json:
+        output.document(plain(found))
+    else:
+        for line in [found.reason, *(explain(found.load)[1:] if found.HasField("load") else ())]:
+            output.text(line)
+    if found.way == ROLLOUT_WAY_NO_ROOM:
+        raise typer.Exit(1)

@@ -1,0 +1,116 @@
+"""What becomes of tasks and leases when an instance cannot be loaded, or its worker or its host is gone."""
+
+from typing import Protocol
+
+from inferd.core.capacity import Capacity
+from inferd.core.fleet import Fleet
+from inferd.core.ids import ModelName
+from inferd.core.lease import LeaseState
+from inferd.core.leases import Leases
+from inferd.core.model import Instance, InstanceState, Model, ModelState
+from inferd.core.task import Outcome, SuspendReason, TaskState
+from inferd.core.tasks import Tasks
+from inferd.errors import InferdError, WorkerDiedError
+
+
+class Owner(Protocol):
+    """Who hands out places: the kernel machine."""
+
+    def free(self, name: ModelName) -> None:
+        """A model may have places to give."""
+
+
+class Losses:
+    """Ends or moves what hung on an instance. One writer: the kernel machine.
+
+    Args:
+        tasks: Tasks.
+        fleet: Models and instances.
+        leases: Leases.
+        capacity: Who waits for memory.
+        deaths: Loads of a model in a row at which workers may die before tasks that ran end for it.
+        owner: Is told where places are free.
+    """
+
+    def __init__(
+        self, tasks: Tasks, fleet: Fleet, leases: Leases, capacity: Capacity, *, deaths: int, owner: Owner
+    ) -> None:
+        self._tasks = tasks
+        self._fleet = fleet
+        self._leases = leases
+        self._capacity = capacity
+        self._deaths = deaths
+        self._owner = owner
+
+    def give_up(self, instance: Instance, now: float) -> None:
+        """End what waits for a model that could not be loaded; what comes later finds a new try or its backoff."""
+        model, error = self._fleet.models[instance.model], instance.error
+        if instance.lease_id:
+            self._give_up_leased(instance, model, now)
+            return
+        if instance.version != model.serving.number:
+            return  # nothing waits for it
+        model.asked = False
+        if model.state is ModelState.FAILED and error is not None:
+            again = isinstance(error, WorkerDiedError) and model.failed_loads <= self._deaths
+            self.fail_waiting(instance.model, error, now, keep_begun=again)
+
+    def fail_waiting(self, name: ModelName, error: InferdError, now: float, *, keep_begun: bool = False) -> None:
+        """A model cannot be loaded: whatever waits for it ends, but for what hangs on a lease.
+
+        With `keep_begun` tasks that ran before wait for the next try: the model could be loaded then.
+        """
+        tasks = (self._tasks.known[task_id] for task_id in self._tasks.waiting(name))
+        waiting = [t.spec.task_id for t in tasks if not t.spec.lease_id and not (keep_begun and t.attempt)]
+        self._tasks.finish_all(waiting, Outcome(state=TaskState.FAILED, error=error), now)
+        self._capacity.refuse_waiting(name, error, now)
+
+    def _give_up_leased(self, instance: Instance, model: Model, now: float) -> None:
+        """End what waits under a lease for an instance that is lost, unless another one serves the lease."""
+        lease = self._leases.known.get(instance.lease_id)
+        served = any(i.lease_id == instance.lease_id and i.living for i in model.instances.values())
+        if lease is None or served or instance.lease_id in model.leases:
+            return
+        tasks = (self._tasks.known[t] for t in lease.tasks)
+        waiting = [t.spec.task_id for t in tasks if t.spec.model == instance.model and t.state is not TaskState.RUNNING]
+        self._tasks.finish_all(waiting, Outcome(state=TaskState.FAILED, error=instance.error), now)
+        self._owner.free(instance.model)
+
+    def exited(self, instance: Instance, error: InferdError, now: float) -> None:
+        """A worker is gone, asked for or not."""
+        was_ready = instance.state is InstanceState.READY
+        self._end_running(instance, error, now)
+        told = instance.error is not None
+        self._fleet.exited(instance, error, now)
+        self._capacity.instance_gone(instance, now)
+        model = self._fleet.models[instance.model]
+        if was_ready and instance.lease_id and instance.state is InstanceState.FAILED:
+            self._replace_leased(instance, model, now)
+        if not told and instance.state is InstanceState.FAILED:
+            self.give_up(instance, now)
+
+    def _replace_leased(self, instance: Instance, model: Model, now: float) -> None:
+        """Start another instance under a lease for one that died, if tasks wait for it to go on."""
+        lease = self._leases.known.get(instance.lease_id)
+        if lease is None or lease.state is not LeaseState.ACTIVE:
+            return
+        waits = any(self._tasks.known[task_id].spec.model == instance.model for task_id in lease.tasks)
+        if waits and self._fleet.devices_under(model, instance.lease_id):
+            fresh = self._fleet.start(model, now, instance.lease_id)
+            self._leases.begin_instance(lease, fresh.instance_id)
+
+    def _end_running(self, instance: Instance, error: InferdError, now: float) -> None:
+        """A worker is gone with all that it ran: they go on elsewhere, but for one that it died of."""
+        running = tuple(instance.running)
+        culprit = instance.suspect if instance.alone or len(running) == 1 else None  # it may die before it computes
+        if culprit is not None:
+            poison = self._tasks.poison(culprit, error, now)
+            self._tasks.finish_all((culprit,), Outcome(state=TaskState.FAILED, error=poison), now, dropped=False)
+        others = [task_id for task_id in running if task_id != culprit]
+        self._tasks.interrupt(others, SuspendReason.WORKER_DIED, now, died=culprit is None)
+
+    def lose(self, instance: Instance, error: InferdError, now: float) -> None:
+        """An instance is gone with its host: its tasks go on elsewhere, and no task is suspected of that."""
+        self._tasks.interrupt(instance.running, SuspendReason.WORKER_DIED, now)
+        self._fleet.lost(instance, error)
+        self._capacity.instance_gone(instance, now)

@@ -1,0 +1,229 @@
+"""How a version of a model comes to take its tasks, or does not; see `core.version` for what that means."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+from inferd.core.alarms import Alarms
+from inferd.core.broker import Broker
+from inferd.core.capacity import Capacity
+from inferd.core.events import UpdateModel
+from inferd.core.fleet import Fleet
+from inferd.core.ids import NO_LEASE, DeviceId, ModelName
+from inferd.core.model import Instance, InstanceState, Model
+from inferd.core.resources import MemoryNeed
+from inferd.core.version import Rollout, Version, VersionChange, VersionState
+from inferd.errors import InvalidFieldError, ModelBusyError, ModelLoadError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutLimits:
+    """See `inferd.config.Rollouts`."""
+
+    versions: int = 10
+    most_s: float = 600.0
+
+
+class RolloutWay(Enum):
+    """How a new version finds its place; the values are those of `inferd.v1.RolloutWay`."""
+
+    UNCHANGED = 1  # what serves is what is asked for
+    BOUNDS = 2  # nothing is loaded for it
+    BESIDE = 3  # the old one stays until it is READY
+    DRAINS = 4  # the instances of the old one on the device go first
+    NO_ROOM = 5  # not even then
+
+
+class Owner(Protocol):
+    """Who owns tasks: the kernel machine."""
+
+    def reconcile(self, model: Model) -> None:
+        """Have workers brought up where somebody waits for them."""
+
+    def free(self, name: ModelName) -> None:
+        """A model may have places to give."""
+
+
+class Rollouts:
+    """Has versions take the place of others. One writer: the kernel machine.
+
+    Args:
+        limits: Bounds.
+        fleet: Models and instances.
+        capacity: Who gets memory.
+        broker: Devices.
+        owner: Of tasks.
+
+    Attributes:
+        dues: Each says when something is due.
+    """
+
+    def __init__(
+        self, limits: RolloutLimits, fleet: Fleet, capacity: Capacity, *, broker: Broker, owner: Owner
+    ) -> None:
+        self._limits = limits
+        self._fleet = fleet
+        self._capacity = capacity
+        self._broker = broker
+        self._owner = owner
+        self._under_way: dict[ModelName, None] = {}
+        self._late = Alarms[ModelName]()
+        self.dues = (self._late.next,)
+
+    def begin(self, model: Model, event: UpdateModel, now: float) -> None:
+        """Have another version take a model's tasks; nothing to do where that serves which is asked for.
+
+        Raises:
+            ModelBusyError: Another one is on its way, or no host of it takes instances.
+            InvalidFieldError: A device of it is not known, or no version has that number.
+            LimitExceededError: As many versions are kept as may be, and all of them have instances.
+        """
+        _check_alone(model, now)
+        version = model.serving
+        if event.number is not None:
+            version = self._kept(model, event.number)
+        elif event.spec.loaded != version.spec.loaded or event.spec.file_version != version.spec.file_version:
+            self._check_devices(event)
+            version = self._fleet.add_version(model, event.spec, now, event.by)
+        elif event.spec.wanted != version.spec.wanted:
+            self._fleet.register.bound(model, event.spec)
+            self._owner.reconcile(model)
+        if version is not model.serving:
+            self._roll(model, version, event, now)
+
+    def _kept(self, model: Model, number: int) -> Version:
+        if (version := model.versions.get(number)) is None:
+            known = ", ".join(map(str, model.versions))
+            message = f"model {model.spec.name!r} has no version {number}; it has {known}"
+            raise InvalidFieldError(message, field="version")
+        return version
+
+    def _check_devices(self, event: UpdateModel) -> None:
+        for device_id in event.spec.devices:
+            self._broker.account(device_id, field="device")
+
+    def _roll(self, model: Model, version: Version, event: UpdateModel, now: float) -> None:
+        """Bring an instance of a version up, or keep one that was about to go."""
+        if not self._fleet.devices_under(model, NO_LEASE, version):
+            where = " or ".join(version.spec.devices)
+            message = f"no host of {where} takes instances now, where version {version.number} would compute"
+            if version.state is VersionState.ROLLING:
+                self._fleet.register.forget_version(model, version)
+            raise ModelBusyError(message, retry_after_s=1.0)
+        if version.state is not VersionState.ROLLING:
+            self._fleet.register.move_version(model, version, VersionChange.ROLL)
+        model.rollout = Rollout(version=version, by=event.by, began=now)
+        self._under_way[model.spec.name] = None
+        self._late.set(model.spec.name, now + self._limits.most_s)
+        self._fleet.refresh(model)
+        leaving = [i for i in model.instances.values() if i.version == version.number and i.leaving and i.living]
+        for instance in leaving:
+            instance.leaving = not self._broker.devices[instance.device_id].open
+            self._fleet.refresh_drain(instance)
+        if all(instance.leaving for instance in leaving):
+            self._fleet.start(model, now, version=version)
+
+    def needs(self, model: Model, rollout: Rollout, instance: Instance, need: MemoryNeed, now: float) -> None:
+        """It is known what an instance of a version on its way needs: it waits for that, or is refused."""
+        fit = find_way(self._broker, model, instance.device_id, need, but=instance)
+        if fit is RolloutWay.NO_ROOM:
+            self._capacity.refuse_load(instance, now)
+            return
+        if fit is RolloutWay.DRAINS:
+            rollout.drains = True
+            for each in own_instances(model, instance.device_id, but=instance):
+                self._fleet.leave(each)
+        self._capacity.instance_needs(instance, need, now, may_wait=True)
+
+    def settle(self, now: float) -> None:
+        """See what has become of the versions that are on their way."""
+        while (late := self._late.pop_due(now)) is not None:
+            if (model := self._fleet.models.get(late)) is not None and (rollout := model.rollout) is not None:
+                rollout.version.error = ModelLoadError(
+                    f"version {rollout.version.number} of model {late!r} could not serve within"
+                    f" {self._limits.most_s:g} s (rollouts.most_s)",
+                    metadata={"limit_s": f"{self._limits.most_s:g}"},
+                )
+                self._fail(model, rollout)
+        for name in tuple(self._under_way):
+            model = self._fleet.models[name]
+            if (rollout := model.rollout) is None:
+                continue
+            own = [i for i in model.instances.values() if model.is_rolling(i) and i.living]
+            own = [i for i in own if not i.lease_id and not i.leaving]
+            if any(instance.state is InstanceState.READY for instance in own):
+                self._serve(model, rollout, now)
+            elif not own:
+                self._fail(model, rollout)
+
+    def _end(self, model: Model) -> None:
+        model.rollout = None
+        del self._under_way[model.spec.name]
+        self._late.cancel(model.spec.name)
+
+    def _serve(self, model: Model, rollout: Rollout, now: float) -> None:
+        """The new version takes the tasks; the instances of the one before end those they have, and go."""
+        self._end(model)
+        model.error, model.lacks, model.failures, model.failed_loads, model.retry_at = None, "", 0, 0, 0.0
+        model.asked, model.loaded_on_demand = False, True
+        self._fleet.register.serve(model, rollout.version, now)
+        for instance in tuple(model.instances.values()):
+            if instance.version != rollout.version.number:
+                self._fleet.leave(instance)
+        self._fleet.refresh(model)
+        self._owner.free(model.spec.name)
+        self._owner.reconcile(model)
+
+    def _fail(self, model: Model, rollout: Rollout) -> None:
+        """Nothing has changed, but that the new version has FAILED."""
+        self._end(model)
+        version = rollout.version
+        error = version.error or ModelBusyError(
+            f"version {version.number} of model {model.spec.name!r} was stopped before it could serve"
+        )
+        self._fleet.register.move_version(model, version, VersionChange.FAIL, error)
+        for instance in tuple(model.instances.values()):
+            if instance.version == version.number:
+                self._fleet.leave(instance)
+            elif instance.version == model.serving.number:
+                self._fleet.stay(instance)
+        self._fleet.refresh(model)
+        self._fleet.register.touch_model(model)
+        self._owner.free(model.spec.name)
+        self._owner.reconcile(model)
+
+
+def find_way(
+    broker: Broker, model: Model, device_id: DeviceId, need: MemoryNeed, *, but: Instance | None = None
+) -> RolloutWay:
+    """How one more instance that needs so much finds room on a device beside a model's others, or in their place."""
+    own = list(own_instances(model, device_id, but=but))
+    if broker.evictions(device_id, need.total_bytes, keep=[i.instance_id for i in own]) is not None:
+        return RolloutWay.BESIDE
+    if any(instance.holds for instance in own):
+        return RolloutWay.NO_ROOM
+    busy = set(broker.busy(device_id))
+    freed_bytes = sum(broker.reserved_bytes(i.instance_id) for i in own if i.instance_id in busy)
+    lacking_bytes = broker.shortfall_bytes(device_id, need.total_bytes) - freed_bytes
+    return RolloutWay.DRAINS if lacking_bytes <= 0 and broker.devices[device_id].open else RolloutWay.NO_ROOM
+
+
+def own_instances(model: Model, device_id: DeviceId, *, but: Instance | None = None) -> Iterable[Instance]:
+    """The instances of a model on a device that are its own to stop, but for one."""
+    for instance in tuple(model.instances.values()):
+        if instance.device_id == device_id and instance.living and not instance.lease_id and instance is not but:
+            yield instance
+
+
+def _check_alone(model: Model, now: float) -> None:
+    """Refuse a second rollout beside the one under way."""
+    if (rollout := model.rollout) is None:
+        return
+    by = f", asked for by {rollout.by}" if rollout.by else ""
+    number, since_s = rollout.version.number, now - rollout.began
+    raise ModelBusyError(
+        f"version {number} of model {model.spec.name!r} is being rolled out since {since_s:.1f} s{by}; wait for it"
+        " (`inferd models versions`), or unload the model to give it up",
+        metadata={"version": str(number), "by": rollout.by, "since_s": f"{since_s:.1f}"},
+    )

@@ -1,0 +1,111 @@
+"""Versions of a model: what its name stands for, one after the other, and how a new one takes the place of the old.
+
+A model is a name; a version is what the name stands for: a source, a backend, settings. A version never changes, and an
+instance holds one. One version of a model is SERVING: it takes the new tasks, and the model's own state is that of its
+instances. `UpdateModel` makes a version and rolls it out; an update to one that is kept rolls that out again.
+
+- The new version is ROLLING while an instance of it comes up beside the old, which goes on as if nothing were. Where
+  there is no room for both, but is for one, the instances of the old one on that device take no new tasks from when it
+  is known what the new one needs: they end those they have and go, and new tasks wait.
+- Once that instance is READY the new version is SERVING and the old one RETIRED, with one event. Tasks that run finish
+  where they are: the old instances take none any more, but those of leases that hold a part of them, and go.
+- Whatever hinders it makes the new version FAILED, with the error, and nothing else: the old one serves on, or again.
+  No task ends for it.
+
+A kernel that ends meanwhile leaves the old version to the next one, and tells of the new one that it FAILED.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+from inferd.core.ids import DeviceId
+from inferd.core.lifecycle import Table
+from inferd.core.model import ModelSpec
+from inferd.core.resources import MemoryNeed
+from inferd.core.sampling_defaults import NO_DEFAULTS, SamplingDefaults
+from inferd.errors import InferdError
+
+
+class VersionState(Enum):
+    """Where a version stands; the values are those of `inferd.v1.VersionState`."""
+
+    ROLLING = 1
+    SERVING = 2
+    RETIRED = 3
+    FAILED = 4
+
+
+class VersionChange(Enum):
+    """What can happen to a version."""
+
+    ROLL = 1  # it is rolled out again
+    SERVE = 2  # it takes the new tasks
+    RETIRE = 3  # another one does
+    FAIL = 4
+
+
+VERSION_TABLE: Table[VersionState, VersionChange] = {
+    VersionState.ROLLING: {
+        VersionChange.SERVE: VersionState.SERVING,
+        VersionChange.FAIL: VersionState.FAILED,
+    },
+    VersionState.SERVING: {VersionChange.RETIRE: VersionState.RETIRED},
+    VersionState.RETIRED: {VersionChange.ROLL: VersionState.ROLLING},
+    VersionState.FAILED: {VersionChange.ROLL: VersionState.ROLLING},
+}
+
+
+@dataclass(slots=True, kw_only=True)
+class Version:
+    """The core's record of one version of a model. One writer: the kernel machine.
+
+    Attributes:
+        number: From 1, rising with each one of the model.
+        spec: What it is; but for its bounds of instances and of waiting tasks, which are the model's, it never changes.
+        by: Who asked for it, for people; "" where nobody did.
+        created: When it was made, on the kernel's clock in seconds.
+        served: When it last became SERVING; None for never.
+        error: Why it is FAILED.
+        needs: What it needs, by device; the one that was measured last is the last.
+        file_sampling: Defaults of its tasks that its file names; known from its first load on.
+    """
+
+    number: int
+    spec: ModelSpec
+    state: VersionState = VersionState.ROLLING
+    by: str = ""
+    created: float
+    served: float | None = None
+    error: InferdError | None = None
+    needs: dict[DeviceId, MemoryNeed] = field(default_factory=dict)
+    file_sampling: SamplingDefaults = NO_DEFAULTS
+
+    def need_on(self, device_id: DeviceId) -> MemoryNeed:
+        """What it needs on a device, or elsewhere; before anything was measured, as much as its file has."""
+        if device_id in self.needs:
+            return self.needs[device_id]
+        return next(reversed(self.needs.values()), MemoryNeed(weights_bytes=self.spec.size_bytes))
+
+    def measured(self, needs: Mapping[DeviceId, MemoryNeed]) -> None:
+        """It needs so much."""
+        for device_id, need in needs.items():
+            self.needs.pop(device_id, None)
+            self.needs[device_id] = need
+
+
+@dataclass(slots=True, kw_only=True)
+class Rollout:
+    """A version of a model that is on its way to serve. One writer: the kernel machine.
+
+    Attributes:
+        version: It.
+        by: Who asked for it, for people.
+        began: When, on the kernel's clock in seconds.
+        drains: Whether the old version's instances have to go before the new one fits.
+    """
+
+    version: Version
+    by: str
+    began: float
+    drains: bool = False

@@ -1,0 +1,28 @@
+"""The settings of models: when they get an instance more or less, and how they are given another version."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Seconds = Annotated[float, Field(le=1e6)]
+
+
+class Elastic(BaseModel):
+    """When a model gets one instance more or less, between its `min_instances` and `max_instances`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    grow_s: Seconds = Field(2.0, gt=0, description="tasks have waited for a place for so long")
+    shrink_s: Seconds = Field(60.0, gt=0, description="an instance had nothing to do for so long")
+    drain_s: Seconds = Field(
+        5.0, gt=0, description="an instance takes no new tasks when others have waited for its memory for so long"
+    )
+
+
+class Rollouts(BaseModel):
+    """How a model is given another version."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    versions: int = Field(10, ge=2, le=1000, description="versions of a model that are kept")
+    most_s: Seconds = Field(600.0, gt=0, description="most that a rollout takes until the new version serves")

@@ -1,0 +1,201 @@
+"""What may be done with the versions of a model."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from inferd.core.events import UpdateModel
+from inferd.core.ids import ModelName
+from inferd.core.model import Model, ModelSpec
+from inferd.core.plan import LoadPlan
+from inferd.core.rollouts import RolloutWay
+from inferd.core.sampling_defaults import SamplingDefaults
+from inferd.core.version import Version
+from inferd.errors import InvalidFieldError
+from inferd.runtime.blob_opening import blobs_of
+from inferd.runtime.driver import Driver
+from inferd.runtime.front.caller import Caller
+from inferd.runtime.front.plans import shown
+from inferd.runtime.plugins import Plugins
+from inferd.runtime.shelf import Shelf
+from inferd.runtime.sources import Roots
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from inferd.runtime.model_files import ModelFiles, Placed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Other:
+    """What is to be otherwise of a model; "" and None where it stays.
+
+    Attributes:
+        settings: Those that change; an empty value takes one away.
+        number: The version that it is to be again; all else stays then.
+    """
+
+    source: str = ""
+    backend: str = ""
+    device: str = ""
+    settings: Mapping[str, str] = field(default_factory=dict)
+    min_instances: int | None = None
+    max_instances: int | None = None
+    sampling: SamplingDefaults | None = None
+    number: int | None = None
+
+
+def otherwise(spec: ModelSpec, other: Other) -> dict[str, Any]:
+    """The words for `inferd.runtime.placement.place` that make a model otherwise; a new source of blobs left out.
+
+    Another backend has neither the settings nor the device of the one before; another device may take another backend.
+    """
+    new = other.backend not in ("", spec.backend)
+    elsewhere = other.device not in ("", *spec.devices)
+    settings = {**({} if new else spec.settings), **other.settings}
+    return {
+        "name": spec.name,
+        "source": other.source or spec.source,
+        "backend": other.backend or ("" if elsewhere else spec.backend),
+        "device": other.device or ("" if new else spec.device),
+        "settings": {key: value for key, value in settings.items() if value},
+        "min_instances": spec.min_instances if other.min_instances is None else other.min_instances,
+        "max_instances": spec.max_instances if other.max_instances is None else other.max_instances,
+        "sampling": spec.sampling if other.sampling is None else other.sampling,
+        "path": Path(spec.path) if not other.source else None,
+        "accepted": spec.settings,
+        "tenant": spec.tenant if not other.source else "",
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutPlan:
+    """How a rollout would go.
+
+    Attributes:
+        way: How the new version finds its place.
+        load: What loading it would take; None where none is loaded.
+    """
+
+    way: RolloutWay
+    load: LoadPlan | None = None
+
+
+class Versions:
+    """Gives models other versions, and tells of those that they had.
+
+    Args:
+        driver: Of the kernel.
+        plugins: Who may load models.
+        shelf: Where models are that were pulled.
+        roots: Within which a caller may name files; None for everywhere.
+    """
+
+    def __init__(
+        self, driver: Driver, plugins: Plugins, shelf: Shelf, *, roots: Callable[[Caller], Roots | None]
+    ) -> None:
+        self._roots = roots
+        self._driver = driver
+        self._plugins = plugins
+        self._shelf = shelf
+
+    async def list(self, name: str) -> Sequence[Version]:
+        """The versions of a model that are kept, the latest first.
+
+        Raises:
+            ModelNotFoundError: There is no such model.
+        """
+        await self._shelf.look_for(name)
+        return [*reversed(self._driver.views.model(ModelName(name)).versions.values())]
+
+    async def update(self, name: str, other: Other, caller: Caller) -> Model:
+        """Have a new version of a model take its tasks, or one that is kept, and wait until it does.
+
+        Raises:
+            InferdError: It cannot be placed, is refused or could not be rolled out; then the model is as it was.
+        """
+        keeper = self._driver.keeper
+        if keeper is not None:
+            keeper.check()  # first, so that what is refused has not begun
+        async with self._wanted(name, other, caller) as spec:
+            by = caller.principal.name
+            model = await self._driver.loading.update(UpdateModel(spec.name, spec, other.number, by))
+        if keeper is not None:
+            await keeper.settled_model(spec.name)
+        return model
+
+    async def plan(
+        self, name: str, other: Other, caller: Caller, *, sees: Callable[[str], bool]
+    ) -> tuple[Model, RolloutPlan]:
+        """How an update would go; nothing changes. Others' instances and leases are told as in `Models.plan`.
+
+        Raises:
+            InferdError: It cannot be placed, or the backend cannot say what it needs.
+        """
+        async with self._wanted(name, other, caller, keeps=False) as spec:
+            model = self._driver.views.model(spec.name)
+            now = model.spec
+            same = spec.loaded == now.loaded and spec.file_version == now.file_version
+            if other.number == model.serving.number or same:
+                bounds = other.number is None and spec.wanted != now.wanted
+                return model, RolloutPlan(RolloutWay.BOUNDS if bounds else RolloutWay.UNCHANGED)
+            way, load = self._driver.views.fit(spec.name, await self._driver.plan_load(spec))
+            return model, RolloutPlan(way, shown(load, self._driver.views, caller, sees=sees))
+
+    @asynccontextmanager
+    async def _wanted(
+        self, name: str, other: Other, caller: Caller, *, keeps: bool = True
+    ) -> "AsyncIterator[ModelSpec]":
+        """What the new version is; its blobs, if it is of blobs, are held until the block ends, and kept behind it.
+
+        A version whose rollout fails keeps them for as long as it is listed, so that it can be tried again.
+        """
+        await self._shelf.look_for(name)
+        model = self._driver.views.model(ModelName(name))
+        if other.number is not None:
+            yield await self._again(model, other.number)
+            return
+        wanted = otherwise(model.spec, other)
+        fewest, most = wanted["min_instances"], wanted["max_instances"]
+        if fewest > most:
+            raise InvalidFieldError(
+                f"min_instances would be {fewest} and max_instances {most}; the first must be at most the second",
+                field="min_instances",
+            )
+        if not other.source.startswith("blob:"):
+            yield await self._plugins.place(roots=self._roots(caller), **wanted)
+            return
+        files, placed = await self._place(caller, other.source, name)
+        try:
+            yield await self._plugins.place(
+                roots=self._roots(caller), **{**wanted, "path": placed.path, "tenant": caller.tenant}
+            )
+        finally:
+            kept = self._driver.views.find_model(ModelName(name))
+            sources = () if kept is None else {version.spec.source for version in kept.versions.values()}
+            (files.keep if keeps and other.source in sources else files.release)(placed)
+
+    async def _place(self, caller: Caller, source: str, name: str) -> "tuple[ModelFiles, Placed]":
+        if (blobs := blobs_of(self._driver.keeper)) is None:
+            raise InvalidFieldError(
+                f"source {source[:90]!r} is of blobs, and this kernel keeps none: its store.url is memory:",
+                field="source",
+            )
+        return blobs.models, await blobs.models.place(caller.tenant, source, name, checks=True)
+
+    async def _again(self, model: Model, number: int) -> ModelSpec:
+        """A version that is kept, whose files must be as they were."""
+        if (version := model.versions.get(number)) is None:
+            known = ", ".join(map(str, model.versions))
+            message = f"model {model.spec.name!r} has no version {number}; it has {known}"
+            raise InvalidFieldError(message, field="version")
+        found = await self._plugins.place(**otherwise(version.spec, Other()))
+        if found.file_version != version.spec.file_version:
+            raise InvalidFieldError(
+                f"the files of version {number} of model {model.spec.name!r} at {version.spec.path} have changed since"
+                " it was made; make a new version of them",
+                field="version",
+            )
+        return replace(version.spec, min_instances=model.spec.min_instances, max_instances=model.spec.max_instances)

@@ -1,0 +1,70 @@
+"""Models as they are kept: what serves, and the versions behind it once there is more than the first.
+
+A model of one version is written as kernels before versions wrote it, so that they read it still.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from inferd.core.restored import RestoredVersion
+from inferd.core.version import VersionState
+from inferd.runtime.kept_events import read_error, read_json, write_error
+from inferd.runtime.kept_records import read_spec, write_spec
+from inferd.runtime.kept_times import instant_of, read_shift, wall_of, write_stamp
+
+if TYPE_CHECKING:
+    from inferd.core.model import Model, ModelSpec
+    from inferd.core.version import Version
+    from inferd.runtime.clock import Clock
+
+
+@dataclass(frozen=True, slots=True)
+class KeptModel:
+    """A model of a kernel before this one; it had only the version that served where `versions` are none."""
+
+    spec: ModelSpec
+    versions: tuple[RestoredVersion, ...] = ()
+
+
+def write_model(model: Model, clock: Clock) -> bytes:
+    """A model that is kept."""
+    written = write_spec(model.spec)
+    if model.version_count > 1:
+        written["versions"] = [_write_version(version, clock) for version in model.versions.values()]
+        written["stamp"] = write_stamp(clock)
+    return json.dumps(written, separators=(",", ":")).encode()
+
+
+def _write_version(version: Version, clock: Clock) -> dict[str, Any]:
+    return {
+        "number": version.number,
+        "spec": write_spec(version.spec),
+        "state": version.state.value,
+        "by": version.by,
+        "created": wall_of(version.created, clock),
+        "served": wall_of(version.served, clock),
+        "error": write_error(version.error),
+    }
+
+
+def read_model(value: bytes, clock: Clock) -> KeptModel:
+    """A model that was kept."""
+    written = read_json(value)
+    versions, shift_s = written.pop("versions", []), read_shift(written, clock)
+    written.pop("stamp", None)
+    return KeptModel(read_spec(written), tuple(_read_version(each, clock, shift_s) for each in versions))
+
+
+def _read_version(written: dict[str, Any], clock: Clock, shift_s: float) -> RestoredVersion:
+    return RestoredVersion(
+        number=written["number"],
+        spec=read_spec(written["spec"]),
+        state=VersionState(written["state"]),
+        by=written["by"],
+        created=clock.instant(written["created"]) + shift_s,
+        served=instant_of(written["served"], clock, shift_s),
+        error=read_error(written["error"]),
+    )

@@ -1,0 +1,196 @@
+"""A model is given another version while tasks run; with real workers."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from connection import Connection, read_all, read_until, reason_of, refusal, text_of
+from test_kept_tasks import _place, kernel  # noqa: F401 - a fixture of these tests, too
+
+from inferd.testing.kernel import write_fake_model
+from inferd_api.v1 import model_pb2 as mp
+from inferd_api.v1 import model_service_pb2 as ms
+
+SERVING, RETIRED, FAILED = mp.VERSION_STATE_SERVING, mp.VERSION_STATE_RETIRED, mp.VERSION_STATE_FAILED
+GIB = 1 << 30  # all that the device of the FakeBackend has
+
+
+async def update(connection: Connection, **changes: Any) -> ms.UpdateModelResponse:
+    answer: ms.UpdateModelResponse = await connection.models.UpdateModel(
+        ms.UpdateModelRequest(name="fake", **changes), timeout=60
+    )
+    return answer
+
+
+async def versions(connection: Connection) -> list[mp.ModelVersion]:
+    answer = await connection.models.ListModelVersions(ms.ListModelVersionsRequest(name="fake"))
+    return [*answer.versions]
+
+
+async def model_of(connection: Connection) -> mp.Model:
+    model: mp.Model = (await connection.models.GetModel(ms.GetModelRequest(name="fake"))).model
+    return model
+
+
+def started(told: list[Any]) -> int:
+    """The version that a task was started on."""
+    return next(event.started.version for event in told if event.HasField("started"))
+
+
+async def test_tasks_meet_no_gap_while_a_version_takes_the_place_of_another(connection: Connection) -> None:
+    """The task that runs ends where it is, the next one runs on the new version; streams and receipts say which."""
+    await connection.create(step_s=0.002)
+    running = connection.endless(tokens=400)
+    before = await read_until(running, "output")
+    new = write_fake_model(connection.folder, "new", context_tokens=256)
+    model = (await update(connection, source=str(new))).model
+    assert (model.version, model.source, model.state) == (2, str(new), mp.MODEL_STATE_READY)
+    after = await read_all(connection.chat("hello"))
+    assert (started(after), text_of(after), after[-1].finished.receipt.version) == (2, "hello", 2)
+    rest = before + await read_all(running)
+    assert (started(rest), text_of(rest), rest[-1].finished.receipt.version) == (1, "la" * 200, 1)
+    assert [(each.number, each.state) for each in await versions(connection)] == [(2, SERVING), (1, RETIRED)]
+
+
+BROKEN = {
+    "corrupt": ({"measure_error": "bad magic"}, "MODEL_LOAD_FAILED"),
+    "breaks at load": ({"load_error": "bad tensor"}, "MODEL_LOAD_FAILED"),
+    "crashes": ({"die_in_measure": True}, "WORKER_DIED"),
+    "too big": ({"weights_bytes": 1 << 40}, "NO_MEMORY"),
+}
+
+
+async def test_a_broken_update_is_none(connection: Connection) -> None:
+    """Each is refused with its reason and listed with it; the worker of the old version is the same, and no task ends.
+
+    What is no model at all makes no version.
+    """
+    await connection.create(step_s=0.002)
+    running = connection.endless(tokens=400)
+    before = await read_until(running, "output")
+    pid = (await model_of(connection)).instances[0].pid
+    with pytest.raises(grpc.aio.AioRpcError, match="does not exist"):
+        await update(connection, source=str(connection.folder / "nothing.fake"))
+    for name, (behaviour, reason) in BROKEN.items():
+        path = write_fake_model(connection.folder, name.replace(" ", "-"), **behaviour)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await update(connection, source=str(path))
+        assert reason_of(caught.value)[0] == reason, name
+    listed = (await versions(connection))[:-1]
+    assert [each.state for each in listed] == [FAILED] * len(BROKEN)
+    assert "bad magic" in listed[-1].error.message
+    after = await read_all(connection.chat("still"))
+    assert (started(after), text_of(after)) == (1, "still")
+    assert text_of(before + await read_all(running)) == "la" * 200
+    model = await model_of(connection)
+    assert (model.version, model.HasField("error"), model.HasField("rolling")) == (1, False, False)
+    assert pid in [instance.pid for instance in model.instances]
+
+
+async def test_a_version_without_room_beside_comes_after_the_old_as_was_said(connection: Connection) -> None:
+    """`validate_only` tells the way and changes nothing; what runs ends, what comes waits, and none of it fails."""
+    await connection.create(step_s=0.002, weights_bytes=int(0.6 * GIB))
+    running = connection.endless(tokens=200)
+    before = await read_until(running, "output")
+    small = write_fake_model(connection.folder, "small")
+    large = write_fake_model(connection.folder, "large", weights_bytes=int(0.7 * GIB))
+    huge = write_fake_model(connection.folder, "huge", weights_bytes=2 * GIB)
+    ways = [(await update(connection, source=str(path), validate_only=True)).plan for path in (small, large, huge)] + [
+        (await update(connection, **same, validate_only=True)).plan for same in ({}, {"max_instances": 2})
+    ]
+    assert [plan.way for plan in ways] == [
+        ms.ROLLOUT_WAY_BESIDE,
+        ms.ROLLOUT_WAY_DRAINS,
+        ms.ROLLOUT_WAY_NO_ROOM,
+        ms.ROLLOUT_WAY_UNCHANGED,
+        ms.ROLLOUT_WAY_BOUNDS,
+    ]
+    assert "new tasks wait" in ways[1].reason
+    assert [each.number for each in await versions(connection)] == [1]
+    updated, waiting = await asyncio.gather(update(connection, source=str(large)), read_all(connection.chat("wait")))
+    assert updated.model.version == 2
+    assert text_of(waiting) == "wait"
+    assert text_of(before + await read_all(running)) == "la" * 100
+
+
+async def test_one_update_at_a_time(connection: Connection) -> None:
+    """The second is refused with who is under way; one that is given up by its client goes on."""
+    await connection.create()
+    slow = write_fake_model(connection.folder, "slow", load_s=0.5)
+    first = asyncio.ensure_future(update(connection, source=str(slow)))
+    watched = connection.models.WatchModel(ms.WatchModelRequest(name="fake"))
+    async for response in watched:
+        if response.model.HasField("rolling"):
+            break
+    reason, metadata = await refusal(update(connection, settings={"context_tokens": "64"}))
+    assert (reason, metadata["version"], metadata["by"]) == ("MODEL_BUSY", "2", "local")
+    first.cancel()
+    async for response in watched:
+        if response.model.version == 2:
+            break
+    watched.cancel()
+    back = (await update(connection, version=1)).model
+    assert (back.version, back.source) == (1, str(connection.folder / "fake.fake"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"version": 9}, "no version 9; it has 1"),
+        ({"version": 1, "source": "/x"}, "there is source beside it"),
+        ({"max_instances": 65}, "max_instances is 65"),
+        ({"min_instances": 2}, "min_instances would be 2 and max_instances 1"),
+        ({"settings": {"nonsense": "1"}}, "nonsense"),
+        ({"device": "cpu:7"}, "cpu:7"),
+    ],
+)
+async def test_an_update_that_cannot_be_is_refused_by_its_field(
+    connection: Connection, changes: dict[str, Any], words: str
+) -> None:
+    """The error names the field, what it has and what it may have; nothing changes."""
+    await connection.create()
+    with pytest.raises(grpc.aio.AioRpcError, match=words):
+        await update(connection, **changes)
+    assert [each.number for each in await versions(connection)] == [1]
+
+
+async def test_versions_outlive_the_kernel(tmp_path: Path) -> None:
+    """The next one serves the version that served, and lists all, with who asked for them and why one failed."""
+    async with kernel(tmp_path) as connection:
+        await connection.create()
+        await update(connection, source=str(write_fake_model(tmp_path, "new", context_tokens=256)))
+        broken = write_fake_model(tmp_path, "broken", load_error="bad tensor")
+        with pytest.raises(grpc.aio.AioRpcError):
+            await update(connection, source=str(broken))
+        expected = await versions(connection)
+    async with kernel(tmp_path) as connection:
+        found = await versions(connection)
+        assert [each.state for each in found] == [FAILED, SERVING, RETIRED]
+        for each, before in zip(found, expected, strict=True):
+            assert (each.number, each.source, each.requested_by) == (before.number, before.source, before.requested_by)
+            assert abs(each.create_time.ToSeconds() - before.create_time.ToSeconds()) <= 1
+        assert found[0].error.message == expected[0].error.message
+        told = await read_all(connection.chat("on"))
+        assert (started(told), text_of(told)) == (2, "on")
+        assert (await update(connection, version=1)).model.version == 1
+
+
+async def test_a_kernel_that_dies_in_mid_rollout_leaves_the_old_version(tmp_path: Path) -> None:
+    """What was kept when a rollout began is all that the next one needs: the old version serves, the other failed."""
+    async with kernel(tmp_path) as connection:
+        await connection.create()
+        slow = write_fake_model(tmp_path, "slow", hang_at="load")
+        call = asyncio.ensure_future(update(connection, source=str(slow)))
+        watched = connection.models.WatchModel(ms.WatchModelRequest(name="fake"))
+        async for response in watched:
+            if any(i.version == 2 and i.state == mp.INSTANCE_STATE_LOADING for i in response.model.instances):
+                break
+        watched.cancel()
+        call.cancel()
+    async with kernel(tmp_path) as connection:
+        found = await versions(connection)
+        assert [(each.number, each.state) for each in found] == [(2, FAILED), (1, SERVING)]
+        assert "ended while version 2" in found[0].error.message
+        assert started(await read_all(connection.chat("on"))) == 1

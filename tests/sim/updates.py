@@ -1,0 +1,57 @@
+"""Operators that give models other versions, good and broken ones, and go back to those that are kept."""
+
+from dataclasses import replace
+
+from world import FakeModel, World
+
+from inferd.core import events
+from inferd.core.ids import DeviceId, ModelName
+from inferd.core.resources import MemoryNeed
+
+HUGE = 100  # times what it needed: more than any device has
+UNKNOWN = 999  # a version that no model has
+
+
+class Updates:
+    """Gives models versions. One writer: its world."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def begin(self) -> None:
+        """Updates are to come, if this world has any."""
+        if self._world.scale.rollouts:
+            self._world.later(1.0, self._update_next)
+
+    def _update_next(self) -> None:
+        world, rng = self._world, self._world.random
+        if world.quiet:
+            return
+        name = rng.choice([*world.models])
+        model, roll = world.machine.fleet.models[name], rng.random()
+        if roll < 0.25:
+            number = rng.choice([*model.versions]) if rng.random() < 0.9 else UNKNOWN
+            world.tell(events.UpdateModel(name, model.spec, number))
+        else:
+            source = f"file:///{name}/{world.number()}"
+            world.fakes[source] = self._draw(name)
+            world.tell(events.UpdateModel(name, replace(model.spec, source=source)))
+        world.later(1.0, self._update_next)
+
+    def _draw(self, name: ModelName) -> FakeModel:
+        """What a new version is: larger or smaller than the first, one in five too large, one in five broken."""
+        rng, first = self._world.random, self._world.models[name]
+        share = rng.choice([0.5, 1.0, 1.0, 1.5, HUGE])
+        return replace(first, needs=_scaled(first.needs, share), broken=rng.random() < 0.2)
+
+
+def _scaled(needs: dict[DeviceId, MemoryNeed], share: float) -> dict[DeviceId, MemoryNeed]:
+    """Needs times something."""
+    return {
+        device_id: MemoryNeed(
+            weights_bytes=int(need.weights_bytes * share),
+            kv_bytes=int(need.kv_bytes * share),
+            workspace_bytes=need.workspace_bytes,
+        )
+        for device_id, need in needs.items()
+    }

@@ -1,0 +1,94 @@
+"""`inferd models set`, `versions`, `rollback`, `add`, and what else `inferd models` has."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
+from google.rpc.status_pb2 import Status
+from typer.testing import CliRunner, Result
+
+from inferd.cli import main
+from inferd_api.v1 import model_pb2 as mp
+
+Commands = Callable[..., Result]
+
+
+@pytest.fixture
+def inferd(scripted: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Commands:
+    """Runs `inferd models …` against the scripted kernel, which knows three versions of "echo"."""
+    monkeypatch.setenv("INFERD_CONFIG", str(tmp_path / "none.toml"))
+    monkeypatch.setenv("INFERD_DATA_DIR", str(tmp_path / "data"))
+    scripted.versions += [
+        mp.ModelVersion(number=3, state=mp.VERSION_STATE_FAILED, source="/c", error=Status(message="cut off")),
+        mp.ModelVersion(number=2, state=mp.VERSION_STATE_SERVING, source="/b", serve_time=Timestamp(seconds=20)),
+        mp.ModelVersion(number=1, state=mp.VERSION_STATE_RETIRED, source="/a", serve_time=Timestamp(seconds=10)),
+    ]
+    return lambda *words: CliRunner().invoke(main.app, ["models", *words, "--address", scripted.address])
+
+
+def test_set_says_what_is_to_be_otherwise(scripted: Any, inferd: Commands, tmp_path: Path) -> None:
+    """Settings, those that go, bounds and a source, as an absolute path, reach the kernel; it tells who serves."""
+    file = tmp_path / "new.gguf"
+    file.touch()
+    words = ("threads=2", "--unset", "kv_format", "--max", "3", "--source", str(file))
+    done = inferd("set", "echo", *words)
+    assert done.exit_code == 0, done.output
+    assert done.stdout.startswith("version 1 of echo serves in place of 0")
+    asked = scripted.requests[-1]
+    assert (dict(asked.settings), asked.max_instances, asked.source) == (
+        {"threads": "2", "kv_format": ""},
+        3,
+        str(file),
+    )
+    assert not asked.HasField("min_instances")
+    assert json.loads(inferd("set", "echo", "a=b", "-o", "json").stdout)["version"] == 2
+
+
+def test_a_dry_run_tells_the_way_and_changes_nothing(scripted: Any, inferd: Commands, tmp_path: Path) -> None:
+    """Its exit code is 1 where there is no room."""
+    assert inferd("set", "echo", "a=b", "--dry-run").stdout.startswith("as it is\n")
+    assert scripted.requests[-1].validate_only
+    (tmp_path / "huge.gguf").touch()
+    done = inferd("set", "echo", "--source", str(tmp_path / "huge.gguf"), "--dry-run", "-o", "json")
+    assert (done.exit_code, json.loads(done.stdout)["way"]) == (1, "ROLLOUT_WAY_NO_ROOM")
+    assert scripted.models["echo"].version == 0
+
+
+def test_set_without_a_change_is_a_mistake(scripted: Any, inferd: Commands) -> None:
+    """Nothing is asked of the kernel, and the message says what could be given."""
+    done = inferd("set", "echo")
+    assert (done.exit_code, scripted.requests) == (2, [])
+    assert "--source" in done.stderr
+
+
+def test_rollback_goes_to_the_version_that_served_before(scripted: Any, inferd: Commands) -> None:
+    """Or to the one that is named; with none that served before it says so."""
+    assert inferd("rollback", "echo").exit_code == 0
+    assert scripted.requests[-1].version == 1
+    assert inferd("rollback", "echo", "3").exit_code == 0
+    assert scripted.requests[-1].version == 3
+    del scripted.versions[2]
+    done = inferd("rollback", "echo")
+    assert (done.exit_code, "no version of echo that is kept served before" in done.stderr) == (1, True)
+
+
+def test_versions_are_listed(inferd: Commands) -> None:
+    """For people with state and reason, as JSON as they are."""
+    lines = inferd("versions", "echo").stdout.splitlines()
+    assert [line.split()[:2] for line in lines[1:]] == [["3", "failed"], ["2", "serving"], ["1", "retired"]]
+    assert "cut off" in lines[1]
+    numbers = [each["number"] for each in json.loads(inferd("versions", "echo", "-o", "json").stdout)["versions"]]
+    assert numbers == [3, 2, 1]
+
+
+def test_add_makes_a_file_known(scripted: Any, inferd: Commands, tmp_path: Path) -> None:
+    """Under its own name or another one; what is no file is refused here."""
+    file = tmp_path / "mine.gguf"
+    file.touch()
+    assert inferd("add", str(file), "--min", "1").exit_code == 0
+    asked = scripted.requests[-1].model
+    assert (asked.name, asked.source, asked.min_instances) == ("mine", str(file), 1)
+    assert "there is no file" in inferd("add", str(tmp_path / "none.gguf")).stderr
