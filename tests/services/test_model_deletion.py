@@ -1,17 +1,20 @@
 """Models that are forgotten, and plans for other backends, devices and settings."""
 
+import asyncio
+
 import grpc
 import pytest
-from connection import Connection, read_all, refusal, text_of
+from connection import Connection, read_all, read_failing, read_until, refusal, text_of
 
 from inferd_api.v1 import lease_pb2 as lp
 from inferd_api.v1 import model_service_pb2 as ms
+from inferd_api.v1 import task_pb2 as tp
 from inferd_api.v1.model_pb2 import Model
 from inferd_api.v1.task_service_pb2 import CancelTaskRequest, ResumeTaskRequest, SuspendTaskRequest
 
 
-async def delete(connection: Connection, name: str = "fake") -> None:
-    await connection.models.DeleteModel(ms.DeleteModelRequest(name=name))
+async def delete(connection: Connection, name: str = "fake", **how: bool) -> None:
+    await connection.models.DeleteModel(ms.DeleteModelRequest(name=name, **how), timeout=60)
 
 
 async def test_a_deleted_model_is_unknown_and_its_name_is_free(connection: Connection) -> None:
@@ -54,6 +57,24 @@ async def test_a_model_in_use_is_not_deleted(connection: Connection) -> None:
     await connection.until(lease.lease_id, lp.LEASE_STATE_ACTIVE)
     reason, facts = await refusal(connection.models.DeleteModel(ms.DeleteModelRequest(name="fake")))
     assert (reason, facts["leases"]) == ("MODEL_BUSY", "1")
+
+
+async def test_a_model_in_use_is_deleted_when_asked_to(connection: Connection) -> None:
+    """`drain` is answered when its task has come to its end; `force` cancels, and both at once are refused."""
+    await connection.create(step_s=0.002)
+    call = connection.endless(tokens=200)
+    await read_until(call, "output")
+    both = connection.models.DeleteModel(ms.DeleteModelRequest(name="fake", drain=True, force=True))
+    assert (await refusal(both))[0] == "INVALID_FIELD"
+    gone = asyncio.ensure_future(delete(connection, drain=True))
+    assert (await read_all(call))[-1].finished.state == tp.TASK_STATE_SUCCEEDED
+    await gone
+    await connection.create(step_s=0.002)
+    call = connection.endless(tokens=900)
+    await read_until(call, "output")
+    await delete(connection, force=True)
+    assert (await read_failing(call))[0][-1].finished.state == tp.TASK_STATE_CANCELLED
+    assert (await refusal(connection.models.GetModel(ms.GetModelRequest(name="fake"))))[0] == "MODEL_NOT_FOUND"
 
 
 @pytest.mark.usefixtures("_cpu_backend")

@@ -181,13 +181,19 @@ class Models(Connection):
         request = DetokenizeRequest(model=model, token_ids=token_ids)
         return self._wait(self._models.Detokenize, request, timeout_s).text
 
-    def delete_model(self, name: str) -> None:
+    def delete_model(
+        self, name: str, *, drain: bool = False, force: bool = False, timeout_s: float | None = None
+    ) -> None:
         """Have the kernel forget a model; its file stays.
+
+        With `drain` it takes no new tasks, and this returns when those that it has, and leases on it, have ended; with
+        `force` its tasks are cancelled. `timeout_s` is how long to wait, in seconds; default: as long as it takes.
 
         Raises:
             InferdError: ModelNotFoundError; ModelBusyError while it is loaded, has tasks or is held by a lease.
         """
-        self._call(self._models.DeleteModel, DeleteModelRequest(name=name))
+        request = DeleteModelRequest(name=name, drain=drain, force=force)
+        self._wait(self._models.DeleteModel, request, timeout_s)
 
     def watch_model(self, name: str) -> Generator[Model]:
         """A model as it is, then after each change, until the generator is closed. Raises ModelNotFoundError."""
@@ -320,13 +326,19 @@ class AsyncModels(AsyncConnection):
         request = DetokenizeRequest(model=model, token_ids=token_ids)
         return (await self._wait(self._models.Detokenize, request, timeout_s)).text
 
-    async def delete_model(self, name: str) -> None:
+    async def delete_model(
+        self, name: str, *, drain: bool = False, force: bool = False, timeout_s: float | None = None
+    ) -> None:
         """Have the kernel forget a model; its file stays.
+
+        With `drain` it takes no new tasks, and this returns when those that it has, and leases on it, have ended; with
+        `force` its tasks are cancelled. `timeout_s` is how long to wait, in seconds; default: as long as it takes.
 
         Raises:
             InferdError: ModelNotFoundError; ModelBusyError while it is loaded, has tasks or is held by a lease.
         """
-        await self._call(self._models.DeleteModel, DeleteModelRequest(name=name))
+        request = DeleteModelRequest(name=name, drain=drain, force=force)
+        await self._wait(self._models.DeleteModel, request, timeout_s)
 
     async def watch_model(self, name: str) -> AsyncGenerator[Model]:
         """A model as it is, then after each change, until the generator is closed. Raises ModelNotFoundError."""

@@ -152,6 +152,8 @@ def show_model(
 def remove_models(
     names: Annotated[list[str], typer.Argument(help="Names of models.", metavar="MODEL...")],
     *,
+    drain: Annotated[bool, typer.Option("--drain", help="Wait until their tasks and leases have ended.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="End their tasks instead of refusing.")] = False,
     address: Address = ADDRESS,
     output: Output = Format.TABLE,
 ) -> None:
@@ -159,7 +161,9 @@ def remove_models(
     with edge(output) as out:
         from inferd.cli.remove import remove
 
-        remove(out, address, data_dir(), names)
+        if drain and force:
+            raise typer.BadParameter("--drain waits for tasks and --force ends them; leave one of them out")
+        remove(out, address, data_dir(), names, drain=drain, force=force)
 
 
 @model_app.command("ps")

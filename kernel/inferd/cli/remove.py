@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from inferd_client import Client
 
 
-def remove(output: Output, address: str, data_dir: Path, names: Sequence[str]) -> None:
+def remove(
+    output: Output, address: str, data_dir: Path, names: Sequence[str], *, drain: bool = False, force: bool = False
+) -> None:
     """Remove models; one that cannot be removed does not spare the others.
 
     Raises:
@@ -33,7 +35,7 @@ def remove(output: Output, address: str, data_dir: Path, names: Sequence[str]) -
         kernel = client if reachable(client) else None
         for name in names:
             try:
-                freed_bytes = _remove(kernel, library, name)
+                freed_bytes = _remove(kernel, library, name, drain=drain, force=force)
             except (CommandError, InferdError) as error:
                 output.error(command_error(error))
                 failed = True
@@ -52,7 +54,7 @@ def remove(output: Output, address: str, data_dir: Path, names: Sequence[str]) -
         raise typer.Exit(1)
 
 
-def _remove(kernel: Client | None, library: Library, name: str) -> int | None:
+def _remove(kernel: Client | None, library: Library, name: str, *, drain: bool, force: bool) -> int | None:
     """Forget a model and all that are made of its file, then remove the file; the bytes freed, None for no file.
 
     Raises:
@@ -64,7 +66,7 @@ def _remove(kernel: Client | None, library: Library, name: str) -> int | None:
     known = False
     for model in kernel.list_models() if kernel is not None else ():
         if model.name == name or (pulled is not None and model.source == pulled):
-            _forget(present(kernel), model.name)
+            _forget(present(kernel), model.name, drain=drain, force=force)
             known = known or model.name == name
     freed_bytes = library.remove(name)
     if freed_bytes is None and not known:
@@ -72,9 +74,9 @@ def _remove(kernel: Client | None, library: Library, name: str) -> int | None:
     return freed_bytes
 
 
-def _forget(kernel: Client, name: str) -> None:
+def _forget(kernel: Client, name: str, *, drain: bool, force: bool) -> None:
     try:
-        kernel.delete_model(name)
+        kernel.delete_model(name, drain=drain, force=force)
     except ModelBusyError as error:
-        fix = f"{error.message}: inferd unload {name}"
+        fix = f"{error.message}: inferd unload {name}, or inferd rm --drain {name}"
         raise CommandError(fix, reason=error.reason, code=error.code, metadata=error.metadata) from None

@@ -5,7 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from inferd.core.lease import ModelClaim
-from inferd.errors import InferdError, InvalidFieldError, ModelLoadError, ModelNotFoundError, QueueFullError, suggestion
+from inferd.errors import (
+    InferdError,
+    InvalidFieldError,
+    ModelBusyError,
+    ModelLoadError,
+    ModelNotFoundError,
+    QueueFullError,
+    suggestion,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Container, Mapping
@@ -46,6 +54,16 @@ def stranded(model: Model, devices: Container[DeviceId]) -> ModelLoadError | Non
         " delete it and create it anew on a device that is there",
         metadata={"cause": f"{where} has left for good"},
     )
+
+
+def check_staying(model: Model) -> None:
+    """Refuse what comes to a model that is being deleted.
+
+    Raises:
+        ModelBusyError: It is.
+    """
+    if model.going:
+        raise ModelBusyError(f"model {model.spec.name!r} is being deleted and takes nothing new")
 
 
 def check_stranded(model: Model, devices: Container[DeviceId]) -> None:

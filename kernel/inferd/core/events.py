@@ -78,9 +78,16 @@ class UnloadModel:
 
 @dataclass(frozen=True, slots=True)
 class DeleteModel:
-    """A client wants a model forgotten."""
+    """A client wants a model forgotten: at once if nothing is left of it, or else as soon as that is so.
+
+    Attributes:
+        drain: It takes nothing new, and what it has comes to its end first.
+        force: Likewise, but its tasks are cancelled.
+    """
 
     name: ModelName
+    drain: bool = False
+    force: bool = False
 
 
 @dataclass(frozen=True, slots=True)

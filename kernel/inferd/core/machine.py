@@ -127,6 +127,8 @@ class KernelMachine:
             self._decide(event)
             self._rollouts.settle(self._now)
             self._give_what_is_free()
+            for name in self._unloading.settle():
+                self._elastic.forget(name)
         finally:
             self._alarm = min([at for due in self._dues if (at := due()) is not None], default=None)
         self.leases.tell()
@@ -189,9 +191,10 @@ class KernelMachine:
                 self._unload(event)
             case events.UpdateModel():
                 self.ending.check_taking(self._now)
-                self._rollouts.begin(self.views.model(event.name), event, self._now)
+                admission.check_staying(model := self.views.model(event.name))
+                self._rollouts.begin(model, event, self._now)
             case events.DeleteModel():
-                self._delete(event.name)
+                self._delete(event)
             case events.InstanceNeeds():
                 if (instance := self._living(event.instance_id)) is not None:
                     self._instance_needs(instance, event)
@@ -260,6 +263,7 @@ class KernelMachine:
             return
         self.ending.check_taking(self._now)
         model = self.views.model(spec.model)
+        admission.check_staying(model)
         admission.check_stranded(model, self.broker.devices)
         if spec.lease_id:
             admission.check_covered(spec, model, self.leases)
@@ -280,6 +284,9 @@ class KernelMachine:
         if spec.request_id and self.leases.repeats(spec):
             return
         self.ending.check_taking(self._now)
+        for claim in spec.claims:
+            if isinstance(claim, ModelClaim) and (model := self.fleet.models.get(claim.model)) is not None:
+                admission.check_staying(model)
         self._capacity.create_lease(spec, self._now)
 
     def end_lease(self, lease: Lease, change: LeaseChange, error: InferdError | None = None) -> None:
@@ -294,13 +301,15 @@ class KernelMachine:
 
     def _create_model(self, event: events.CreateModel) -> None:
         self.ending.check_taking(self._now)
+        if (known := self.fleet.models.get(event.spec.name)) is not None:
+            admission.check_staying(known)
         self.fleet.create(event.spec, self._now, kept=event.kept, lacks=event.lacks, versions=event.versions)
         self.tasks.add_model(event.spec.name)
         self.reconcile(self.fleet.models[event.spec.name])
 
     def _load(self, event: events.LoadModel) -> None:
         self.ending.check_taking(self._now)
-        model = self.views.model(event.name)
+        admission.check_staying(model := self.views.model(event.name))
         if not event.lease_id:
             self.fleet.load(model, self._now)
             return
@@ -319,6 +328,7 @@ class KernelMachine:
         model = self.views.model(event.name)
         if any(instance.state is InstanceState.READY for instance in model.shared):
             return
+        admission.check_staying(model)
         admission.check_stranded(model, self.broker.devices)
         if not model.shared:
             if model.state is ModelState.UNLOADING:
@@ -331,7 +341,7 @@ class KernelMachine:
         """Have workers brought up where somebody waits for them."""
         if self.ending.draining or model.gives_way:
             return
-        name, least = model.spec.name, model.spec.min_instances
+        name, least = model.spec.name, 0 if model.going else model.spec.min_instances
         if not model.shared and (
             self.tasks.wait_for(name) or model.lacks_hold or self._capacity.wanted(name) or model.asked
         ):
@@ -391,10 +401,14 @@ class KernelMachine:
         self._freed[event.name] = None
         self.reconcile(model)
 
-    def _delete(self, name: ModelName) -> None:
+    def _delete(self, event: events.DeleteModel) -> None:
         self.ending.check_open()
-        self._unloading.forget(self.views.model(name))
-        self._elastic.forget(name)
+        model = self.views.model(event.name)
+        if event.drain or event.force:
+            self._unloading.remove(model, self._now, force=event.force)
+            return
+        self._unloading.forget(model)
+        self._elastic.forget(event.name)
 
     def _worker_exited(self, event: events.WorkerExited) -> None:
         instance = self.fleet.instances.get(event.instance_id)

@@ -329,6 +329,7 @@ class Model:
         rollout: The version that is to take its tasks next; None for none.
         leases: Leases that claim a part of it, and the instance that keeps that; None while there is none.
         lacks: Why a model of a kernel before this one cannot be loaded now: its tasks wait; "" where it can.
+        going: Whether it takes nothing new, and is forgotten once nothing is left of it.
     """
 
     serving: Version
@@ -347,6 +348,7 @@ class Model:
     asked: bool = False  # something that is no task waits for an instance
     loaded_on_demand: bool = True  # False from a client's LoadModel to the end of that load
     lacks: str = ""
+    going: bool = False
 
     @property
     def spec(self) -> ModelSpec:

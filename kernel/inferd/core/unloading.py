@@ -2,7 +2,7 @@
 
 from inferd.core.capacity import Capacity
 from inferd.core.fleet import Fleet
-from inferd.core.ids import InstanceId, LeaseId
+from inferd.core.ids import InstanceId, LeaseId, ModelName
 from inferd.core.model import Model
 from inferd.core.task import SuspendReason, cancelled
 from inferd.core.tasks import Tasks
@@ -22,6 +22,7 @@ class Unloading:
         self._fleet = fleet
         self._tasks = tasks
         self._capacity = capacity
+        self._going: dict[ModelName, None] = {}
 
     def unload(self, model: Model, now: float, *, force: bool) -> None:
         """Stop all instances of a model; with force, its tasks are cancelled.
@@ -64,6 +65,35 @@ class Unloading:
         self._fleet.stop(instance)
         self._tasks.interrupt(running, SuspendReason.UNLOADED, now)
 
+    def remove(self, model: Model, now: float, *, force: bool) -> None:
+        """Have a model take nothing new, and forget it once nothing is left of it; with force, its tasks are cancelled.
+
+        Raises:
+            ModelBusyError: With force: leases hold it.
+        """
+        name = model.spec.name
+        if force:
+            self.unload(model, now, force=True)
+            living = [t for t, task in self._tasks.known.items() if task.spec.model == name and task.finished is None]
+            self._tasks.finish_all(living, cancelled(f"model {name!r} was deleted with force"), now)
+        model.going = True
+        self._going[name] = None
+        self._fleet.register.touch_model(model)
+
+    def settle(self) -> list[ModelName]:
+        """Forget the models that are to go and of which nothing is left; their names."""
+        gone = []
+        for name in tuple(self._going):
+            model = self._fleet.models[name]
+            leased = model.leases or any(instance.lease_id for instance in model.instances.values())
+            if leased or self._tasks.census.of_model(name).living or self._capacity.wanted(name):
+                continue
+            self._fleet.unload(model)
+            if not model.instances:
+                self.forget(model)
+                gone.append(name)
+        return gone
+
     def forget(self, model: Model) -> None:
         """Know a model no longer that nothing is left of: whatever is kept by its name goes with it.
 
@@ -76,9 +106,10 @@ class Unloading:
             counts = {"instances": len(model.instances), "tasks": tasks, "leases": len(model.leases)}
             raise ModelBusyError(
                 f"model {name!r} has {', '.join(f'{count} {noun}' for noun, count in counts.items())}; unload it, "
-                "end its tasks and release its leases first",
+                "end its tasks and release its leases first, or delete it with drain or force",
                 metadata={noun: str(count) for noun, count in counts.items()},
             )
+        self._going.pop(name, None)
         self._fleet.forget(name)
         self._tasks.forget_model(name)
 

@@ -292,14 +292,14 @@ class Driver:
         self._apply(events.CreateModel(spec, kept, lacks, versions))
         return self.views.model(spec.name)
 
-    def delete_model(self, name: ModelName) -> None:
-        """Forget a model.
+    def delete_model(self, name: ModelName, *, drain: bool = False, force: bool = False) -> None:
+        """Forget a model, at once or once nothing is left of it.
 
         Raises:
             ModelNotFoundError: There is none.
             ModelBusyError: Something is left of it.
         """
-        self._apply(events.DeleteModel(name))
+        self._apply(events.DeleteModel(name, drain, force))
 
     async def query(
         self, name: ModelName, given: object, *, tenant: Tenant, lease_id: LeaseId = NO_LEASE

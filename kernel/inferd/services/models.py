@@ -134,7 +134,9 @@ class Models:
 
     async def DeleteModel(self, request: ms.DeleteModelRequest, call: Call) -> ms.DeleteModelResponse:  # noqa: ARG002, N802 - the wire's name
         """Forget a model."""
-        await self._models.delete(request.name)
+        if request.drain and request.force:
+            raise InvalidFieldError("drain waits for tasks and force ends them; leave one of them out", field="force")
+        await self._models.delete(request.name, drain=request.drain, force=request.force)
         return ms.DeleteModelResponse()
 
     async def Tokenize(self, request: ms.TokenizeRequest, call: Call) -> ms.TokenizeResponse:  # noqa: N802 - the wire's name

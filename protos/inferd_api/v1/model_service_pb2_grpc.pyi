@@ -89,6 +89,8 @@ class ModelServiceStub:
     DeleteModel: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.DeleteModelRequest, _model_service_pb2.DeleteModelResponse]
     """Forget a model: its name is free again, its file stays. A model of the library is known again after a restart.
     The answer comes when the kernel after this one does not know it either.
+    With `drain` or `force` the answer comes when nothing is left of it; what comes to it until then is MODEL_BUSY. A call
+    that is given up ends that no more, but the end of the kernel does: the model is known again then.
     Errors: MODEL_NOT_FOUND, MODEL_BUSY while it has an instance, a task that has not ended, or a lease on it,
     STORE_UNAVAILABLE when the store takes nothing: asked for again it is MODEL_NOT_FOUND once it is gone for good.
     """
@@ -177,6 +179,8 @@ class ModelServiceAsyncStub(ModelServiceStub):
     DeleteModel: _aio.UnaryUnaryMultiCallable[_model_service_pb2.DeleteModelRequest, _model_service_pb2.DeleteModelResponse]  # type: ignore[assignment]
     """Forget a model: its name is free again, its file stays. A model of the library is known again after a restart.
     The answer comes when the kernel after this one does not know it either.
+    With `drain` or `force` the answer comes when nothing is left of it; what comes to it until then is MODEL_BUSY. A call
+    that is given up ends that no more, but the end of the kernel does: the model is known again then.
     Errors: MODEL_NOT_FOUND, MODEL_BUSY while it has an instance, a task that has not ended, or a lease on it,
     STORE_UNAVAILABLE when the store takes nothing: asked for again it is MODEL_NOT_FOUND once it is gone for good.
     """
@@ -316,6 +320,8 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_model_service_pb2.DeleteModelResponse, _abc.Awaitable[_model_service_pb2.DeleteModelResponse]]:
         """Forget a model: its name is free again, its file stays. A model of the library is known again after a restart.
         The answer comes when the kernel after this one does not know it either.
+        With `drain` or `force` the answer comes when nothing is left of it; what comes to it until then is MODEL_BUSY. A call
+        that is given up ends that no more, but the end of the kernel does: the model is known again then.
         Errors: MODEL_NOT_FOUND, MODEL_BUSY while it has an instance, a task that has not ended, or a lease on it,
         STORE_UNAVAILABLE when the store takes nothing: asked for again it is MODEL_NOT_FOUND once it is gone for good.
         """

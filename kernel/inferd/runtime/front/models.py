@@ -168,19 +168,26 @@ class Models:
         returned_bytes = await self._driver.loading.unload(ModelName(name), force=force, instance_id=chosen)
         return self._driver.views.model(ModelName(name)), returned_bytes
 
-    async def delete(self, name: str) -> None:
+    async def delete(self, name: str, *, drain: bool = False, force: bool = False) -> None:
         """Forget a model; the kernel after this one does not know it either when this returns.
+
+        With `drain` it takes nothing new, and what it has comes to its end first; with `force` its tasks are cancelled.
 
         Raises:
             ModelNotFoundError: There is none, in the store neither.
-            ModelBusyError: Something is left of it.
+            ModelBusyError: Something is left of it, or leases hold it that force does not end.
             StoreUnavailableError: It cannot be dropped from the store now.
         """
         keeper = self._driver.keeper
         if keeper is not None:
             keeper.check()
         try:
-            self._driver.delete_model(ModelName(name))
+            model = self._driver.views.find_model(ModelName(name))
+            with self._driver.watchers.models.watch(ModelName(name)) as changed:
+                self._driver.delete_model(ModelName(name), drain=drain, force=force)
+                while self._driver.views.find_model(ModelName(name)) is model is not None:
+                    self._driver.check_open()
+                    await changed.wait(changed.version)
         finally:
             if keeper is not None:
                 await keeper.settled_model(ModelName(name))  # another call may have forgotten it just now
