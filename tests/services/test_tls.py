@@ -98,8 +98,8 @@ async def test_revoked_certificates_end_their_streams(kernel: TlsKernel) -> None
     others = bob.endless()
     for stream in (*streams, others):
         await stream.read()
-    begun = time.monotonic()
     await asyncio.to_thread(kernel.certs.authority.revoke, "olga")
+    begun = time.monotonic()
     for stream in streams:
         error = await asyncio.wait_for(failing(stream), LONG_S)
         assert (error.code(), "revoked" in str(error.details())) == (grpc.StatusCode.UNAUTHENTICATED, True)

@@ -1,7 +1,7 @@
 """The certificates of a kernel, and whom those of its clients stand for, as long as they hold.
 
-Files are looked at twice a second and read anew when one has changed. What is broken changes nothing: the old files
-hold on, the log says why, and so does what is told of the host.
+Files are looked at four times a second, and read anew when one has changed. What is broken changes nothing: the old
+files hold on, the log says why, and so does what is told of the host.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from inferd.runtime.tls_files import Certificate, Material
     from inferd.tls_settings import Identity, Tls
 
-LOOK_S: Final = 0.5  # between two looks at the files
+LOOK_S: Final = 0.25  # between two looks at the files
 REMEMBERED: Final = 4096  # certificates of clients
 DAY_S: Final = 86_400.0
 PREFIX: Final = "cert:"
