@@ -12,7 +12,7 @@ from typing import Any
 
 from limits import Figure
 
-from inferd.cli.authority import Authority
+from inferd.cli.cert_authority import CertAuthority
 from inferd.testing.kernel import KernelProcess, kernel_process, write_fake_model
 from inferd_client import AsyncClient, Client
 
@@ -45,7 +45,7 @@ def figures(*, only: str) -> Iterator[Figure]:
 
 @contextmanager
 def _kernel(folder: Path) -> Iterator[tuple[KernelProcess, Files]]:
-    authority = Authority.create(folder / "ca", name="bench", days=1)
+    authority = CertAuthority.create(folder / "ca", name="bench", days=1)
     authority.issue("kernel", hosts=["127.0.0.1"], uris=(), days=1, out=folder, replace=False)
     authority.issue("client", hosts=(), uris=(), days=1, out=folder, replace=False)
     ca_file = folder / "ca/ca.pem"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from inferd.cli.authority import Authority
+from inferd.cli.cert_authority import CertAuthority
 from inferd.testing.kernel import kernel_process
 
 LONG_S = 30.0
@@ -14,7 +14,7 @@ LONG_S = 30.0
 
 def test_no_version_before_tls_1_3_is_taken(tmp_path: Path) -> None:
     """`inferd serve` makes no connection by TLS 1.2, and does by 1.3."""
-    authority = Authority.create(tmp_path / "ca", name="test", days=1)
+    authority = CertAuthority.create(tmp_path / "ca", name="test", days=1)
     _, cert_file, key_file = authority.issue(
         "kernel", hosts=["localhost"], uris=(), days=1, out=tmp_path, replace=False
     )

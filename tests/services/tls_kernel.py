@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 from connection import Connection
 
-from inferd.cli.authority import Authority
+from inferd.cli.cert_authority import CertAuthority
 from inferd.testing.kernel import kernel_here
 
 HOSTS = ("localhost", "127.0.0.1")
@@ -26,7 +26,7 @@ class Certs:
     def __init__(self, folder: Path, name: str = "authority") -> None:
         self.folder = folder
         folder.mkdir(exist_ok=True)
-        self.authority = Authority.create(folder / name, name=name, days=30)
+        self.authority = CertAuthority.create(folder / name, name=name, days=30)
         self.ca_file = folder / name / "ca.pem"
         self.crl_file = folder / name / "crl.pem"
 

@@ -13,13 +13,13 @@ from cryptography.x509.oid import NameOID
 from pydantic import ValidationError
 
 from inferd.auth_settings import Auth
-from inferd.cli.authority import Authority
+from inferd.cli.cert_authority import CertAuthority
 from inferd.config import Settings
 from inferd.core.principal import Principal
 from inferd.errors import InvalidFieldError, UnauthenticatedError
 from inferd.listeners import check_listeners
 from inferd.runtime.certificates import Certificates
-from inferd.runtime.front.authority import Authority as RuntimeAuthority
+from inferd.runtime.front.authority import Authority
 from inferd.runtime.login import Login
 from inferd.runtime.tls_files import read_material
 from inferd.tls_settings import Identity, Tls
@@ -30,7 +30,7 @@ SOON_S = 3600.0
 @pytest.fixture
 def tls(tmp_path: Path) -> Tls:
     """Files that can be used, and the authority that made them."""
-    authority = Authority.create(tmp_path / "ca", name="test", days=30)
+    authority = CertAuthority.create(tmp_path / "ca", name="test", days=30)
     authority.issue("kernel", hosts=["localhost"], uris=(), days=1, out=tmp_path, replace=False)
     authority.issue("anna", hosts=(), uris=(), days=1, out=tmp_path, replace=False)
     return Tls(
@@ -62,7 +62,7 @@ def for_clients(folder: Path) -> None:
 
 
 def expired(folder: Path) -> None:
-    authority = Authority(folder / "ca")
+    authority = CertAuthority(folder / "ca")
     authority.issue("kernel", hosts=["localhost"], uris=(), days=-0.001, out=folder, replace=True)
 
 
@@ -93,7 +93,7 @@ def nameless(folder: Path) -> None:
 
 
 def foreign_list(folder: Path) -> None:
-    Authority.create(folder / "other", name="test", days=1)
+    CertAuthority.create(folder / "other", name="test", days=1)
     (folder / "ca/crl.pem").write_bytes((folder / "other/crl.pem").read_bytes())
 
 
@@ -152,12 +152,12 @@ async def test_a_login_ends_with_its_certificate(tls: Tls, tmp_path: Path) -> No
 async def test_certificates_are_a_way_in(tls: Tls, tmp_path: Path) -> None:
     """A kernel without keys starts where certificates of clients stand for somebody, and nowhere else."""
     auth, pepper = Auth(required=True), tmp_path / "pepper"
-    authority = await RuntimeAuthority.made(auth, None, Certificates(tls, used=True), pepper_path=pepper)
+    authority = await Authority.made(auth, None, Certificates(tls, used=True), pepper_path=pepper)
     authority.check_entry(auth, ["mtls:127.0.0.1:1"])
     with pytest.raises(InvalidFieldError, match="nobody in"):
         authority.check_entry(auth, ["tls:127.0.0.1:1"])
     nobody = Certificates(tls.model_copy(update={"identities": ()}), used=True)
-    authority = await RuntimeAuthority.made(auth, None, nobody, pepper_path=pepper)
+    authority = await Authority.made(auth, None, nobody, pepper_path=pepper)
     with pytest.raises(InvalidFieldError, match="no certificate stands for anybody"):
         authority.check_entry(auth, ["mtls:127.0.0.1:1"])
 

@@ -13,7 +13,7 @@ from cryptography import x509
 from typer.testing import CliRunner, Result
 
 from inferd.cli import main
-from inferd.cli.authority import Authority
+from inferd.cli.cert_authority import CertAuthority
 
 Certs = Callable[..., Result]
 
@@ -122,7 +122,7 @@ def handshake(server: ssl.SSLContext, folder: Path, name: str) -> str | None:
 
 def test_no_private_kernel_takes_the_place_of_one_with_tls(tmp_path: Path) -> None:
     """A command that names a kernel with TLS is told when that does not answer; none is started in its place."""
-    Authority.create(tmp_path / "ca", name="test", days=1)
+    CertAuthority.create(tmp_path / "ca", name="test", days=1)
     words = ["--ca-file", str(tmp_path / "ca/ca.pem"), "run", "m", "x", "--address", "tls:127.0.0.1:1", "-o", "json"]
     done = CliRunner().invoke(main.app, words, env={"INFERD_CA_FILE": None})
     assert (done.exit_code, said(done)["error"]["reason"]) == (1, "KERNEL_UNREACHABLE")

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from inferd.cli.authority import Authority
+from inferd.cli.cert_authority import CertAuthority
 from inferd_client import Client, CredentialError
 
 CREDENTIAL = "ik_abc_def"
@@ -16,7 +16,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Certificates of two clients."""
     for name in ("CA_FILE", "CERT_FILE", "KEY_FILE", "CREDENTIAL", "CREDENTIAL_FILE"):
         monkeypatch.delenv(f"INFERD_{name}", raising=False)
-    authority = Authority.create(tmp_path / "ca", name="test", days=1)
+    authority = CertAuthority.create(tmp_path / "ca", name="test", days=1)
     for name in ("anna", "bob"):
         authority.issue(name, hosts=(), uris=(), days=1, out=tmp_path, replace=False)
     return tmp_path

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import ModuleType
 
-    from inferd.cli.authority import Issued
+    from inferd.cli.cert_authority import Issued
     from inferd.cli.output import Output
 
 COLUMNS = ("SERIAL", "NAME", "KIND", "NAMES", "STATE", "ENDS")
@@ -22,7 +22,7 @@ COLUMNS = ("SERIAL", "NAME", "KIND", "NAMES", "STATE", "ENDS")
 
 def init(output: Output, folder: Path | None, *, name: str, days: float) -> None:
     """Make an authority."""
-    made = _authority().Authority.create(_folder(folder), name=name, days=days)
+    made = _cert_authority().CertAuthority.create(_folder(folder), name=name, days=days)
     ends = made.root.not_valid_after_utc
     if output.json:
         output.document({"folder": str(made.folder), "name": name, "end_time": ends.isoformat()})
@@ -47,7 +47,7 @@ def issue(
     if hosts and uris:
         message = "a certificate is a server's (--host) or a client's (--uri); issue one for each"
         raise CommandError(message, reason="USAGE")
-    authority = _authority().Authority(_folder(folder))
+    authority = _cert_authority().CertAuthority(_folder(folder))
     issued, cert_file, key_file = authority.issue(name, hosts=hosts, uris=uris, days=days, out=out, replace=replace)
     if output.json:
         output.document({**_facts(issued), "cert_file": str(cert_file), "key_file": str(key_file)})
@@ -59,7 +59,7 @@ def issue(
 
 def revoke(output: Output, folder: Path | None, which: str) -> None:
     """Revoke certificates."""
-    authority = _authority().Authority(_folder(folder))
+    authority = _cert_authority().CertAuthority(_folder(folder))
     gone = authority.revoke(which)
     if output.json:
         output.document([_facts(each) for each in gone])
@@ -76,20 +76,20 @@ def revoke(output: Output, folder: Path | None, which: str) -> None:
 
 def list_all(output: Output, folder: Path | None) -> None:
     """List what was issued."""
-    issued = _authority().Authority(_folder(folder)).issued()
+    issued = _cert_authority().CertAuthority(_folder(folder)).issued()
     if output.json:
         output.document([_facts(each) for each in issued])
         return
     output.table(COLUMNS, map(_row, issued), empty="nothing was issued; do with: inferd certs issue NAME --host HOST")
 
 
-def _authority() -> ModuleType:
+def _cert_authority() -> ModuleType:
     try:
-        from inferd.cli import authority  # noqa: PLC0415 - the library is not everybody's
+        from inferd.cli import cert_authority  # noqa: PLC0415 - the library is not everybody's
     except ImportError:
         message = 'certificates are made with cryptography: pip install "inferd[auth]"'
         raise CommandError(message, reason="PACKAGE_MISSING") from None
-    return authority
+    return cert_authority
 
 
 def _folder(folder: Path | None) -> Path:

@@ -80,7 +80,7 @@ class Issued:
         return "active" if now < self.certificate.not_valid_after_utc else "expired"
 
 
-class Authority:
+class CertAuthority:
     """An authority that is there.
 
     Args:
@@ -101,7 +101,7 @@ class Authority:
             raise _broken(folder / ROOT) from None
 
     @classmethod
-    def create(cls, folder: Path, *, name: str, days: float) -> Authority:
+    def create(cls, folder: Path, *, name: str, days: float) -> CertAuthority:
         """Make an authority in a folder that has none.
 
         Raises:
