@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: attack optimized models-table onnx-cases chaos storm property sim demo test bench fuzz sanitize native lint stubs clean
+.PHONY: probes attack optimized models-table onnx-cases chaos storm property sim demo test bench fuzz sanitize native lint stubs clean
 
 demo: .venv/.base .venv/.native
 	@$(BIN)/inferd pull smollm2
@@ -44,6 +44,10 @@ chaos: .venv/.dev .venv/.native
 # Attacks on a kernel, each of SECONDS by a process with a quarter of a core, all or those of ONLY; what other clients notice of it.
 attack: .venv/.dev
 	@$(BIN)/python tests/chaos/attack.py --seconds $(or $(SECONDS),10) $(addprefix --only ,$(ONLY))
+
+# Can a tenant tell what another one has, by bytes or by time? IDS probes of ids, PROMPTS pairs of prompts; JUDGE=--judge fails by times, too.
+probes: .venv/.dev
+	@$(BIN)/python tests/bench/probes.py --ids $(or $(IDS),100000) --prompts $(or $(PROMPTS),1000) $(JUDGE)
 
 # So many KEYS, each sent so often by CONNECTIONS until it is answered TIMES times, while RESTARTS kernels are killed: one task for each.
 storm: .venv/.dev .venv/.native

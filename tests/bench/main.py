@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import auth
 import core
 import engine
 import experts
@@ -49,6 +50,7 @@ def figures(only: str) -> Iterator[Figure]:
     yield from tensors.figures(only=only)
     yield from infer.figures(only=only)
     yield from kept.figures(only=only)
+    yield from auth.figures(only=only)
     if any(name.startswith(only) or only.startswith(name) for name in REAL):
         weights = smollm2()
         yield from roofline.shares(served.model_figures(weights, only=only), weights)
