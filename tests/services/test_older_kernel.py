@@ -18,13 +18,27 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.descriptor import MethodDescriptor
 
 from inferd.testing.kernel import write_fake_model
-from inferd_api.v1 import blob_service_pb2, host_service_pb2, lease_service_pb2, model_service_pb2, task_service_pb2
+from inferd_api.v1 import (
+    blob_service_pb2,
+    host_service_pb2,
+    lease_service_pb2,
+    model_service_pb2,
+    quota_service_pb2,
+    task_service_pb2,
+)
 from inferd_client import AsyncClient, Client, claims
 from inferd_client.errors import KernelTooOldError, ModelNotFoundError, TaskExpiredError
 from inferd_client.versions import SINCE
 
 BASELINE = Path(__file__).parents[2] / "protos" / "baseline.binpb"
-TODAY = (blob_service_pb2, host_service_pb2, lease_service_pb2, model_service_pb2, task_service_pb2)
+TODAY = (
+    blob_service_pb2,
+    host_service_pb2,
+    lease_service_pb2,
+    model_service_pb2,
+    quota_service_pb2,
+    task_service_pb2,
+)
 LAST = "0.2.0"
 """The release that the baseline is of."""
 RELEASES = {LAST: frozenset[str](), "0.1.0": frozenset(name for name, since in SINCE.items() if since == LAST)}

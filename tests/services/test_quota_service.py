@@ -12,6 +12,7 @@ from guarded import Guarded, guarded, refused
 from inferd.testing.kernel import kernel_here
 from inferd_api.v1 import quota_pb2 as qp
 from inferd_api.v1 import quota_service_pb2 as qs
+from inferd_api.v1 import task_service_pb2 as ts
 from inferd_api.v1.quota_service_pb2_grpc import QuotaServiceStub
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -57,6 +58,22 @@ async def test_a_quota_holds_at_once_and_until_it_is_deleted(kernel: Guarded) ->
         assert (await refused(gone))[0] in ("QUOTA_NOT_FOUND", "INVALID_FIELD")
 
 
+async def test_a_task_that_its_client_leaves_costs_what_it_told(kernel: Guarded) -> None:
+    """The stream of a task says what was told when its worker does not; that is what the quota counts."""
+    quota = await make(kernel.owner, tenants="brown", tokens_per_minute=1000)
+    login = await kernel.login("user", tenants=["brown"])
+    call = kernel.tcp.endless(metadata=login)
+    event, told = (await call.read()).event, 0
+    while told < 8:
+        told += len(event.output.token_ids)
+        event = (await call.read()).event
+    await kernel.tcp.tasks.CancelTask(ts.CancelTaskRequest(task_id=event.task_id), metadata=login)
+    (use,) = (await stub(kernel.tcp).ListQuotaUses(qs.ListQuotaUsesRequest(), metadata=login)).uses
+    assert not use.tasks
+    assert told <= use.tokens_per_minute <= told + 20
+    await stub(kernel.owner).DeleteQuota(qs.DeleteQuotaRequest(quota_id=quota.quota_id))
+
+
 async def test_a_tenant_is_told_of_its_own_quotas_and_only_who_has_all_makes_some(kernel: Guarded) -> None:
     """Lists hold what is about the caller's tenants; an administrator of some tenants makes none."""
     quota = await make(kernel.owner, tenants="green", requests_per_minute=5)
@@ -98,7 +115,14 @@ async def test_quotas_and_device_seconds_outlive_the_kernel(tmp_path: Path) -> N
         connection = Connection(first, tmp_path)
         await connection.create(step_s=0.02)
         quota = await make(connection, tenants="*", tasks=7)
-        _ = [event async for event in connection.chat("one two three four five")]
+        *_, last = [answer.event async for answer in connection.chat("one two three four five")]
+        receipt = last.finished.receipt
+        assert receipt.device_duration.ToTimedelta().total_seconds() >= 0.05
+        assert [(use.tenant, use.quota.quota_id) for use in receipt.quotas] == [
+            ("default", ""),
+            ("default", quota.quota_id),
+        ]
+        assert receipt.quotas[0].device_seconds_per_day >= 0.05
         (before, *_) = (await stub(connection).ListQuotaUses(qs.ListQuotaUsesRequest())).uses
         assert before.device_seconds_per_day >= 0.05
         await connection.channel.close()

@@ -37,5 +37,7 @@ def test_quotas_are_made_listed_and_deleted(tmp_path: Path) -> None:
         assert [each["quota_id"] for each in listed["quotas"]] == [quota["quota_id"]]
         assert [(each["tenant"], each["lease_bytes"]) for each in listed["uses"]] == [("default", "600")]
         assert "600 B of 1.0 kB" in inferd("list").stdout
+        shown = CliRunner().invoke(app, ["top", "--once", "-o", "json", "--address", kernel.address])
+        assert [each["lease_bytes"] for each in json.loads(shown.stdout)["quota_uses"]] == ["600"]
         assert inferd("delete", quota["quota_id"][:6]).exit_code == 0
         assert told("list") == {"quotas": [], "uses": []}

@@ -17,6 +17,7 @@ from inferd.core.ids import DeviceId, InstanceId, LeaseId, ModelName, TaskId, Te
 from inferd.core.lease import CoresClaim, Lease, LeaseSpec, LeaseState, MemoryClaim, ModelClaim
 from inferd.core.model import ModelSpec
 from inferd.core.priority import Priority
+from inferd.core.quota import Quota, QuotaUse
 from inferd.core.sampling_defaults import SamplingDefaults
 from inferd.core.task import FinishReason, Outcome, SuspendReason, Task, TaskSpec, TaskState, Usage
 from inferd.errors import EventsDroppedError, WorkerDiedError
@@ -33,8 +34,19 @@ from inferd.store.store import Kind
 from inferd_api.worker.v1 import task_pb2
 
 LIKELY = te.Logprobs(array("I", [1, 2]), array("f", [-0.1, -30.5]), array("I", [3, 4]), array("f", [-1e-38, -7]))
+USE = QuotaUse(
+    quota=Quota(tenants="a*", tasks=3), tenant=Tenant("a"), requests_per_minute=1, tokens_per_minute=2, tasks=3,
+    input_bytes=4, lease_bytes=5, device_seconds_per_day=6.5,
+)  # fmt: skip
 RECEIPT = te.Receipt(
-    queue_s=1.5, first_token_s=None, run_s=0.1, backend="cpu", device="cpu:0", worker_memory_bytes=1 << 40
+    queue_s=1.5,
+    first_token_s=None,
+    run_s=0.1,
+    backend="cpu",
+    device="cpu:0",
+    worker_memory_bytes=1 << 40,
+    device_s=0.05,
+    quotas=(USE,),
 )
 DIED = WorkerDiedError("it died", metadata={"cause": "signal 9", "log": "/l"}, field="spec.model")
 EVENTS: list[te.TaskEvent] = [

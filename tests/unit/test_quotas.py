@@ -159,6 +159,20 @@ def test_tokens_are_charged_as_they_were_used() -> None:
     assert bench.use().tokens_per_minute == 100
 
 
+def test_a_task_that_is_cancelled_costs_what_it_told() -> None:
+    """Who cancels a task at its last token has used all before it, however little was expected of it."""
+    bench = Bench(Quota(tokens_per_minute=100))
+    task_id = bench.submit(prompt_tokens=10, most_output=20)
+    bench.tell(events.CancelTask(task_id, A))
+    assert bench.use().tokens_per_minute == 30  # nobody knows yet
+    bench.tell(events.TaskUsed(task_id, 19))
+    assert bench.use().tokens_per_minute == 29
+    task_id = bench.submit(prompt_tokens=10, most_output=0)
+    bench.tell(events.CancelTask(task_id, A))
+    bench.tell(events.TaskUsed(task_id, 150))
+    assert bench.use().tokens_per_minute == 29 + 160
+
+
 def test_what_lives_is_bounded_until_it_has_ended() -> None:
     """Tasks, bytes of their inputs and leased memory are refused beyond the quota, and free again with their end."""
     bench = Bench(Quota(tasks=2, input_bytes=100, lease_bytes=300), places=1)

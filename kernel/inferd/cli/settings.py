@@ -52,7 +52,7 @@ def _explain(problem: ErrorDetails) -> str:
     owner = _owner(path[:-1])
     others = [name.removeprefix("inferd_") for name in NOT_SETTINGS] if variable and len(path) == 1 else []
     near = suggestion(path[-1], [*owner.model_fields, *others])
-    meant = [*path[:-1], near] if near else _elsewhere(path[-1])
+    meant = _elsewhere(path[-1]) or ([*path[:-1], near] if near else [])
     hint = f"did you mean {_name(meant) if variable else '.'.join(meant)!r}?"
     known = f"known are {', '.join(owner.model_fields)}"
     return f"there is no setting {'.'.join(path)!r}{told}; {hint if meant else known}"

@@ -21,11 +21,12 @@ from inferd.cli.kernel import connected
 from inferd.cli.leases import ACTIVE, COLUMNS, PENDING, row
 from inferd.cli.output import screen, table_of, uncut
 from inferd.cli.plain import plain
+from inferd.cli.quotas import USE_COLUMNS, fullest, use_row
 from inferd.cli.tasks import class_name
 from inferd.cli.visible import visible_line
 from inferd_api.v1.model_pb2 import InstanceState
 from inferd_client import AsyncClient, KernelUnreachableError
-from inferd_client.errors import ShuttingDownError
+from inferd_client.errors import KernelTooOldError, PermissionDeniedError, ShuttingDownError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterator, Sequence
@@ -37,21 +38,26 @@ if TYPE_CHECKING:
     from inferd_api.v1.host_service_pb2 import WatchHostResponse
     from inferd_api.v1.lease_pb2 import Lease
     from inferd_api.v1.model_pb2 import Instance
+    from inferd_api.v1.quota_pb2 import QuotaUse
 
 MOST_LEASES = 20  # that are shown
+MOST_QUOTAS = 10  # that are shown, of so many:
+MOST_USES = 1000
 QUIT = b"qQ"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Look:
-    """How things stand; of the leases those of the tenant that are held or wait, the oldest ones."""
+    """How things stand; of the leases the tenant's that are held or wait, the oldest ones, of quotas the fullest."""
 
     told: WatchHostResponse
     leases: Sequence[Lease]
+    quotas: Sequence[QuotaUse] = ()
 
     def plain(self) -> dict[str, object]:
         """For JSON."""
-        return {**plain(self.told), "leases": [plain(lease) for lease in self.leases]}
+        leases, quotas = ([*map(plain, each)] for each in (self.leases, self.quotas))
+        return {**plain(self.told), "leases": leases, "quota_uses": quotas}
 
 
 def top(output: Output, address: str, tenant: str, *, interval_s: float, once: bool) -> None:
@@ -86,7 +92,20 @@ async def _looks(client: AsyncClient, interval_s: float) -> AsyncGenerator[Look]
                         leases.append(lease)
                         if len(leases) == MOST_LEASES:
                             break
-            yield Look(told=told, leases=leases)
+            yield Look(told=told, leases=leases, quotas=await _quotas(client))
+
+
+async def _quotas(client: AsyncClient) -> Sequence[QuotaUse]:
+    """The fullest of the first; none for who may not read them, or of an older kernel."""
+    uses: list[QuotaUse] = []
+    unseen = (KernelUnreachableError, ShuttingDownError, PermissionDeniedError, KernelTooOldError)
+    with contextlib.suppress(*unseen):
+        async with aclosing(client.list_quota_uses()) as found:
+            async for use in found:
+                uses.append(use)
+                if len(uses) == MOST_USES:
+                    break
+    return fullest(uses, MOST_QUOTAS)
 
 
 async def _show(looks: AsyncGenerator[Look]) -> None:
@@ -152,6 +171,7 @@ def render(look: Look) -> RenderableType:
             map(_instance, look.told.instances),
         ),
         (("TENANT", "CLASS", "WAITING", "RUNNING"), map(_load, host.loads)),
+        (USE_COLUMNS, map(use_row, look.quotas)),
         (COLUMNS, map(row, look.leases)),
     ):
         way = "WAITS FOR" if "WAITS FOR" in columns else ""

@@ -341,6 +341,14 @@ class TaskPassed:
 
 
 @dataclass(frozen=True, slots=True)
+class TaskUsed:
+    """A task that ended without its worker's word had told so many tokens."""
+
+    task_id: TaskId
+    output_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """The time that `KernelMachine.next_alarm` named has come."""
 
@@ -399,6 +407,7 @@ Event = (
     | TaskEnded
     | TaskAlone
     | TaskPassed
+    | TaskUsed
     | Tick
     | Drain
     | Shutdown

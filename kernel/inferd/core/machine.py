@@ -156,10 +156,8 @@ class KernelMachine:
                 self._restoration.tasks(event, self._now)
             case events.RestoreLeases():
                 self._restoration.leases(event, self._now)
-            case events.RestoreUses():
-                self.quotas.restore(event.uses, self._now)
-            case events.SetQuotas():
-                self.quotas.set(event.quotas, self.tasks.known.values(), self.leases.known.values(), self._now)
+            case events.RestoreUses() | events.SetQuotas() | events.TaskUsed():
+                self.quotas.take(event, self.tasks.known, self.leases.known, self._now)
             case events.SuspendTask():
                 self.tasks.suspend(self.tasks.get(event.task_id, event.tenant), event.reason, self._now)
             case events.ResumeTask():

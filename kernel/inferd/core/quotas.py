@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from inferd.core.admission import RETRY_WHEN_FULL_S
 from inferd.core.changes import QuotaUsed
+from inferd.core.events import RestoreUses, SetQuotas, TaskUsed
 from inferd.core.lease import LIVING, Lease, LeaseSpec, MemoryClaim
 from inferd.core.policy import matches
 from inferd.core.principal import ANY
@@ -17,10 +18,10 @@ from inferd.core.window import Window
 from inferd.errors import QuotaExceededError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from inferd.core.commands import Reply
-    from inferd.core.ids import ModelName, Tenant
+    from inferd.core.ids import LeaseId, ModelName, TaskId, Tenant
     from inferd.core.restored import RestoredUse
     from inferd.core.task import Outcome, Task, TaskSpec
 
@@ -66,6 +67,14 @@ class Book:
         """What of so many expected tokens is charged first: no guess keeps a tenant out that uses nothing."""
         most = self.quota.tokens_per_minute
         return tokens if most is None else min(tokens, most)
+
+    def settle(self, task: Task, used: float, now: float) -> None:
+        """Count what a task that has ended used, in place of what was charged first."""
+        charged = self.charge_of(task.estimated_tokens) if task.created >= self.since else 0.0
+        if used > charged:
+            self.tokens.add(used - charged, now)
+        else:
+            self.tokens.take_back(charged - used, task.created)
 
     def check_task(self, spec: TaskSpec, tokens: float, now: float) -> None:
         """Refuse a task; see `Quotas.check_task`."""
@@ -212,17 +221,12 @@ class Quotas:
         """A task has ended: what it used is counted in place of what it was expected to; what its tenant uses then."""
         spec, usage = task.spec, outcome.usage
         used = float(usage.prompt_tokens + usage.output_tokens)
-        if not used and task.started is not None:
-            used = task.estimated_tokens  # nobody tells what it was
         told = []
         for book in self._books_of(spec.tenant, spec.model, now):
             book.tasks -= 1
             book.input_bytes -= spec.demand.memory_bytes
-            charged = book.charge_of(task.estimated_tokens) if task.created >= book.since else 0.0
-            if used > charged:
-                book.tokens.add(used - charged, now)
-            else:
-                book.tokens.take_back(charged - used, task.created)
+            if used or task.started is None:  # else nobody says yet what it was
+                book.settle(task, used, now)
             told.append(book.use(now))
         return tuple(told)
 
@@ -242,6 +246,23 @@ class Quotas:
 
     # Quotas.
 
+    def take(
+        self,
+        event: RestoreUses | SetQuotas | TaskUsed,
+        tasks: Mapping[TaskId, Task],
+        leases: Mapping[LeaseId, Lease],
+        now: float,
+    ) -> None:
+        """What of all tasks and leases a quota is about may be another thing."""
+        match event:
+            case RestoreUses():
+                self._restore(event.uses, now)
+            case SetQuotas():
+                self._set(event.quotas, tasks.values(), leases.values(), now)
+            case TaskUsed() if (task := tasks.get(event.task_id)) is not None:
+                for book in self._books_of(task.spec.tenant, task.spec.model, now):
+                    book.settle(task, task.prompt_tokens + event.output_tokens, now)
+
     @property
     def all(self) -> tuple[Quota, ...]:
         """All of them."""
@@ -254,7 +275,7 @@ class Quotas:
                 del self._books[key]
         return [book.use(now) for book in self._books.values()]
 
-    def set(self, quotas: Iterable[Quota], tasks: Iterable[Task], leases: Iterable[Lease], now: float) -> None:
+    def _set(self, quotas: Iterable[Quota], tasks: Iterable[Task], leases: Iterable[Lease], now: float) -> None:
         """These are the quotas from now on: what of all tasks and leases lives counts for new ones, too."""
         before, self._quotas = self._quotas, {quota.key: quota for quota in quotas}
         self._about.clear()
@@ -272,7 +293,7 @@ class Quotas:
                 if book.quota.key not in stays:
                     book.lease_bytes += memory_of(spec)
 
-    def restore(self, uses: Iterable[RestoredUse], now: float) -> None:
+    def _restore(self, uses: Iterable[RestoredUse], now: float) -> None:
         """What was used of long windows by tenants of a kernel before this one."""
         for use in uses:
             quota = self._quotas.get(use.key)

@@ -36,6 +36,7 @@ class RestoredTask:
     estimated: bool = False
     expected_tokens: float = 0.0
     charged_tokens: float = 0.0
+    device_s: float = 0.0
 
     @property
     def retained_from(self) -> float:

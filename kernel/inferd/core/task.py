@@ -158,6 +158,7 @@ class Task:
     expected_tokens: float = 0.0  # what it is charged with while it runs
     charged_tokens: float = 0.0  # what it was charged with before it was stopped
     estimated_tokens: float = 0.0  # what quotas count for it until it has ended
+    prompt_tokens: int = 0  # as its demand says, which is gone with its end
     device_s: float = 0.0  # its part of the time of devices
     share_mark: float = 0.0  # where the clock of its instance was when it came there
     protected: bool = False  # its class had its turn: no higher one takes its place

@@ -6,6 +6,7 @@ from enum import Enum
 from typing import NamedTuple, Protocol
 
 from inferd.core.ids import InstanceId
+from inferd.core.quota import QuotaUse
 from inferd.core.task import FinishReason, Outcome, SuspendReason
 
 
@@ -134,7 +135,10 @@ class Output(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt:
-    """What the task cost; times in seconds, None when there was none; `version` of its model, 0 as in `TaskEnd`."""
+    """What the task cost, and what its tenant used of quotas then.
+
+    Times are in seconds, None when there was none; `version` is that of its model, 0 as in `TaskEnd`.
+    """
 
     queue_s: float
     first_token_s: float | None
@@ -143,6 +147,8 @@ class Receipt:
     device: str
     worker_memory_bytes: int
     version: int = 0
+    device_s: float | None = None
+    quotas: tuple[QuotaUse, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

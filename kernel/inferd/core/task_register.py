@@ -107,6 +107,7 @@ class TaskRegister:
             expires=spec.deadline,
             expected_tokens=tokens,
             estimated_tokens=ceil(tokens),
+            prompt_tokens=spec.demand.prompt_tokens,
         )
         self._quotas.begin_task(task, now)
         if spec.request_id:
@@ -136,6 +137,7 @@ class TaskRegister:
             outcome=kept.outcome,
             expected_tokens=kept.expected_tokens,
             charged_tokens=kept.charged_tokens,
+            device_s=kept.device_s,
         )
         if spec.request_id:
             self._requests[spec.tenant, spec.request_id] = spec.task_id

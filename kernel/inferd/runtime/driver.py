@@ -161,8 +161,7 @@ class Driver:
         except InferdError:
             self.streams.forget(spec.task_id)
             raise
-        made = self.views.submitted(spec).spec.task_id
-        if made == spec.task_id:
+        if (made := self.views.submitted(spec).spec.task_id) == spec.task_id:
             return stream
         self.streams.forget(spec.task_id)
         return self.streams.get(made)
@@ -393,8 +392,7 @@ class Driver:
             self._apply(events.TaskEnded(broken.task_id, broken.attempt, outcome))
             self._orders.give_up(instance_id, broken)
         for ended in step.ended:
-            done = self._relay.find(instance_id, ended.handle)
-            if done is not None:
+            if (done := self._relay.find(instance_id, ended.handle)) is not None:
                 outcome = read_outcome(ended, self._log_of(instance_id))
                 self._apply(events.TaskEnded(done.task_id, done.attempt, outcome))
                 if self._relay.find(instance_id, ended.handle) is not None:  # else its deadline came first
@@ -428,6 +426,8 @@ class Driver:
         for change in changed:
             self.metrics.count_change(change)
             self.watchers.wake(change)
+        while self.watchers.used:
+            self._apply(self.watchers.used.pop())
         self._alarm.set(self.machine.next_alarm())
         if self.draining and not self.views.running:
             self._drained.set()

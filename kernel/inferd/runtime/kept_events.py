@@ -8,12 +8,13 @@ from __future__ import annotations
 import json
 from array import array
 from base64 import b64decode, b64encode
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from inferd.core import task_events as te
 from inferd.core.ids import InstanceId
+from inferd.core.quota import Quota, QuotaUse
 from inferd.core.task import FinishReason, Outcome, SuspendReason, TaskState, Usage
 from inferd.errors import InferdError, from_reason
 from inferd.runtime.event_log import Numbered, Run, cost_bytes
@@ -123,7 +124,7 @@ def _write_event(event: te.TaskEvent) -> Written:  # noqa: C901, PLR0911 - a tab
         case te.Output(text, token_ids, sample, logprobs, reason):
             return ["output", text, list(token_ids), sample, _write_logprobs(logprobs), reason.value]
         case te.Finished(outcome, receipt):
-            return ["finished", _write_outcome(outcome), _write_fields(receipt, te.Receipt)]
+            return ["finished", _write_outcome(outcome), asdict(receipt)]
 
 
 def read_entry(number: int, kind: str, *rest: Any) -> Entry:
@@ -156,7 +157,8 @@ def _read_event(kind: str, *rest: Any) -> te.TaskEvent:  # noqa: C901, PLR0911 -
         case "output", (text, token_ids, sample, logprobs, reason):
             return te.Output(text, tuple(token_ids), sample, _read_logprobs(logprobs), FinishReason(reason))
         case "finished", (outcome, receipt):
-            return te.Finished(_read_outcome(outcome), te.Receipt(**receipt))
+            uses = tuple(QuotaUse(**{**use, "quota": Quota(**use["quota"])}) for use in receipt.pop("quotas", ()))
+            return te.Finished(_read_outcome(outcome), te.Receipt(**receipt, quotas=uses))
         case _:
             raise ValueError(f"an event of the kind {kind!r} with {len(rest)} fields is not known to this version")
 

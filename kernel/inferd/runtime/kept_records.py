@@ -119,6 +119,7 @@ def write_progress(
             "cached_tokens": continuation.cached_tokens,
             "expected_tokens": task.expected_tokens,
             "charged_tokens": task.charged_tokens,
+            "device_s": task.device_s,
             "last": last,
             "end": None if end is None else write_entry(end),
         }
@@ -175,6 +176,7 @@ class KeptProgress:
             estimated=is_estimated(written, clock),
             expected_tokens=written.get("expected_tokens", 0.0),
             charged_tokens=written.get("charged_tokens", 0.0),
+            device_s=written.get("device_s", 0.0),
         )
 
 

@@ -22,4 +22,6 @@ def write_receipt(end: TaskEnd, *, backend: str, first_output_at: float | None, 
         device=end.device_id or "",
         worker_memory_bytes=memory_bytes,
         version=end.version,
+        device_s=None if end.started is None else end.device_s,
+        quotas=end.quotas,
     )

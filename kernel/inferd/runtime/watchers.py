@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import structlog
 
-from inferd.core import changes, commands
+from inferd.core import changes, commands, events
 from inferd.core.ids import ModelName
 from inferd.core.task import TaskState, Usage
 from inferd.core.task_events import Finished, Queued, Resumed, Started, Suspended
@@ -14,6 +14,8 @@ from inferd.runtime.signal import Signal, Signals
 from inferd.runtime.streams import Streams
 from inferd.runtime.supervisor import Supervisor
 from inferd.runtime.task_lists import TaskLists
+
+NO_USAGE = Usage()
 
 log = structlog.get_logger()
 
@@ -26,6 +28,7 @@ class Watchers:
         models: Changes of models by name.
         leases: Changes of leases by id, and of the lines that they wait in by name, which is no id.
         hosts: Changes of hosts, and of the instances on them.
+        used: What is to be told to the core of tasks that have ended without a worker's word of what they used.
     """
 
     def __init__(self, views: Views, streams: Streams, supervisor: Supervisor) -> None:
@@ -33,6 +36,7 @@ class Watchers:
         self.models = Signals[ModelName]()
         self.leases = Signals[str]()
         self.hosts = Signal()
+        self.used: list[events.TaskUsed] = []
         self._views = views
         self._streams = streams
         self._supervisor = supervisor
@@ -91,6 +95,8 @@ class Watchers:
         stream, outcome = self._streams.get(change.task_id), end.outcome
         if outcome.usage.output_tokens < stream.output_tokens:  # ended by the kernel: it counts what was told
             outcome = replace(outcome, usage=Usage(output_tokens=stream.output_tokens))
+        if self._views.quotas and end.started is not None and end.outcome.usage == NO_USAGE:
+            self.used.append(events.TaskUsed(change.task_id, stream.output_tokens))
         worker = self._supervisor.workers.get(change.instance_id) if change.instance_id is not None else None
         spec = self._views.find_spec(change.model, end.version)  # none, of a task of a kernel that knew it
         receipt = write_receipt(

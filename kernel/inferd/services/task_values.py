@@ -18,6 +18,7 @@ from inferd.runtime.front.shown import shown_state
 from inferd.runtime.shared_work import SharedWork
 from inferd.runtime.streams import MOST_END_BYTES, TaskStream
 from inferd.services.named import Named
+from inferd.services.quota_values import write_use
 from inferd.services.status import status_of
 from inferd.services.tensor_parts import is_large, write_parts, write_set
 from inferd.services.times import read_seconds, timestamp, write_duration
@@ -278,6 +279,8 @@ def _write_finished(finished: te.Finished, written: tp.Finished) -> None:
     write_duration(receipt.queue_s, told, "queue_duration")
     write_duration(receipt.first_token_s, told, "first_token_duration")
     write_duration(receipt.run_s, told, "run_duration")
+    write_duration(receipt.device_s, told, "device_duration")
+    told.quotas.extend(map(write_use, receipt.quotas))
 
 
 def write_task(task: Task, stream: TaskStream, clock: Clock) -> tp.Task:

@@ -39,7 +39,7 @@ class LeaseServiceStub:
     """Claim capacity. Answers at once: with an ACTIVE lease, or with a PENDING one when `wait` is set or only idle
     instances stand in the way, which are being evicted for it. Errors:
     LEASE_UNAVAILABLE (no room now; says what holds it), INVALID_FIELD (more than there is at all, or a TTL outside its
-    bounds), MODEL_NOT_FOUND, LIMIT_EXCEEDED, SHUTTING_DOWN, STORE_UNAVAILABLE (nothing is held).
+    bounds), MODEL_NOT_FOUND, QUOTA_EXCEEDED, LIMIT_EXCEEDED, SHUTTING_DOWN, STORE_UNAVAILABLE (nothing is held).
 
     A kernel with a store writes an ACTIVE lease before anyone is told of it, and the kernel after it holds it for what
     remains of its TTL, with the same fencing token. A PENDING one ends with the kernel.
@@ -72,7 +72,7 @@ class LeaseServiceAsyncStub(LeaseServiceStub):
     """Claim capacity. Answers at once: with an ACTIVE lease, or with a PENDING one when `wait` is set or only idle
     instances stand in the way, which are being evicted for it. Errors:
     LEASE_UNAVAILABLE (no room now; says what holds it), INVALID_FIELD (more than there is at all, or a TTL outside its
-    bounds), MODEL_NOT_FOUND, LIMIT_EXCEEDED, SHUTTING_DOWN, STORE_UNAVAILABLE (nothing is held).
+    bounds), MODEL_NOT_FOUND, QUOTA_EXCEEDED, LIMIT_EXCEEDED, SHUTTING_DOWN, STORE_UNAVAILABLE (nothing is held).
 
     A kernel with a store writes an ACTIVE lease before anyone is told of it, and the kernel after it holds it for what
     remains of its TTL, with the same fencing token. A PENDING one ends with the kernel.
@@ -108,7 +108,7 @@ class LeaseServiceServicer(metaclass=_abc_1.ABCMeta):
         """Claim capacity. Answers at once: with an ACTIVE lease, or with a PENDING one when `wait` is set or only idle
         instances stand in the way, which are being evicted for it. Errors:
         LEASE_UNAVAILABLE (no room now; says what holds it), INVALID_FIELD (more than there is at all, or a TTL outside its
-        bounds), MODEL_NOT_FOUND, LIMIT_EXCEEDED, SHUTTING_DOWN, STORE_UNAVAILABLE (nothing is held).
+        bounds), MODEL_NOT_FOUND, QUOTA_EXCEEDED, LIMIT_EXCEEDED, SHUTTING_DOWN, STORE_UNAVAILABLE (nothing is held).
 
         A kernel with a store writes an ACTIVE lease before anyone is told of it, and the kernel after it holds it for what
         remains of its TTL, with the same fencing token. A PENDING one ends with the kernel.

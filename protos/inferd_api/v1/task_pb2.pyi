@@ -13,6 +13,7 @@ from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.rpc import status_pb2 as _status_pb2
 from inferd_api.v1 import priority_pb2 as _priority_pb2
+from inferd_api.v1 import quota_pb2 as _quota_pb2
 from inferd_api.v1 import sampling_pb2 as _sampling_pb2
 from inferd_api.v1 import tensor_pb2 as _tensor_pb2
 import builtins as _builtins
@@ -1104,6 +1105,8 @@ class Receipt(_message.Message):
     DEVICE_FIELD_NUMBER: _builtins.int
     WORKER_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    DEVICE_DURATION_FIELD_NUMBER: _builtins.int
+    QUOTAS_FIELD_NUMBER: _builtins.int
     backend: _builtins.str
     """Name of the backend that ran it."""
     device: _builtins.str
@@ -1124,6 +1127,16 @@ class Receipt(_message.Message):
     def run_duration(self) -> _duration_pb2.Duration:
         """From the first instance to the end; the time when the task waited again or no kernel ran is part of it."""
 
+    @_builtins.property
+    def device_duration(self) -> _duration_pb2.Duration:
+        """What it took of the time of devices: of one that computes several tasks at a time each has an equal part. Unset when
+        it never ran; what a kernel that died had computed is not in it.
+        """
+
+    @_builtins.property
+    def quotas(self) -> _containers.RepeatedCompositeFieldContainer[_quota_pb2.QuotaUse]:
+        """What its tenant used of the quotas about it when it ended."""
+
     def __init__(
         self,
         *,
@@ -1134,10 +1147,12 @@ class Receipt(_message.Message):
         device: _builtins.str = ...,
         worker_memory_bytes: _builtins.int = ...,
         version: _builtins.int = ...,
+        device_duration: _duration_pb2.Duration | None = ...,
+        quotas: _abc.Iterable[_quota_pb2.QuotaUse] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["first_token_duration", b"first_token_duration", "queue_duration", b"queue_duration", "run_duration", b"run_duration"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["device_duration", b"device_duration", "first_token_duration", b"first_token_duration", "queue_duration", b"queue_duration", "run_duration", b"run_duration"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "device", b"device", "first_token_duration", b"first_token_duration", "queue_duration", b"queue_duration", "run_duration", b"run_duration", "version", b"version", "worker_memory_bytes", b"worker_memory_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "device", b"device", "device_duration", b"device_duration", "first_token_duration", b"first_token_duration", "queue_duration", b"queue_duration", "quotas", b"quotas", "run_duration", b"run_duration", "version", b"version", "worker_memory_bytes", b"worker_memory_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

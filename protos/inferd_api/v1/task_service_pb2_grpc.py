@@ -102,8 +102,8 @@ class TaskServiceServicer:
         suspended or not; a connection that breaks closes its streams. Keepalive pings are welcome, with calls open or not,
         from `limits.ping_interval_s` (10 s) on; who sends more of them loses the connection with `too_many_pings`.
         After `Finished` the call ends with OK when the task SUCCEEDED, else with the status in `Finished.error`.
-        Errors before the first event: INVALID_FIELD, MODEL_NOT_FOUND, QUEUE_FULL, LIMIT_EXCEEDED, REQUEST_CONFLICT,
-        SHUTTING_DOWN.
+        Errors before the first event: INVALID_FIELD, MODEL_NOT_FOUND, QUOTA_EXCEEDED, QUEUE_FULL, LIMIT_EXCEEDED,
+        REQUEST_CONFLICT, SHUTTING_DOWN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -116,9 +116,9 @@ class TaskServiceServicer:
         once it is kept; they and its end can be read until its retention ends. A kernel that has no store, as that of
         `inferd run`, keeps it as long as it lives itself.
         The gRPC deadline is that of the call, not of the task.
-        Errors: INVALID_FIELD, MODEL_NOT_FOUND, QUEUE_FULL, LIMIT_EXCEEDED (`limits.detached_tasks`), REQUEST_CONFLICT,
-        SHUTTING_DOWN, STORE_UNAVAILABLE (nothing was created, or with a `request_id` it can be asked for again),
-        EVENTS_DROPPED (a run with this `request_id` goes on and its first events are not held any more: it cannot be kept
+        Errors: INVALID_FIELD, MODEL_NOT_FOUND, QUOTA_EXCEEDED, QUEUE_FULL, LIMIT_EXCEEDED (`limits.detached_tasks`),
+        REQUEST_CONFLICT, SHUTTING_DOWN, STORE_UNAVAILABLE (nothing was created, or with a `request_id` it can be asked for
+        again), EVENTS_DROPPED (a run with this `request_id` goes on and its first events are not held any more: it cannot be kept
         before its end).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

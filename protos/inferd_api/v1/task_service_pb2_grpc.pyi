@@ -43,8 +43,8 @@ class TaskServiceStub:
     suspended or not; a connection that breaks closes its streams. Keepalive pings are welcome, with calls open or not,
     from `limits.ping_interval_s` (10 s) on; who sends more of them loses the connection with `too_many_pings`.
     After `Finished` the call ends with OK when the task SUCCEEDED, else with the status in `Finished.error`.
-    Errors before the first event: INVALID_FIELD, MODEL_NOT_FOUND, QUEUE_FULL, LIMIT_EXCEEDED, REQUEST_CONFLICT,
-    SHUTTING_DOWN.
+    Errors before the first event: INVALID_FIELD, MODEL_NOT_FOUND, QUOTA_EXCEEDED, QUEUE_FULL, LIMIT_EXCEEDED,
+    REQUEST_CONFLICT, SHUTTING_DOWN.
     """
     CreateTask: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.CreateTaskRequest, _task_service_pb2.CreateTaskResponse]
     """Create a task that outlives its client: the answer comes when the task is kept, and nothing that happens to the
@@ -53,9 +53,9 @@ class TaskServiceStub:
     once it is kept; they and its end can be read until its retention ends. A kernel that has no store, as that of
     `inferd run`, keeps it as long as it lives itself.
     The gRPC deadline is that of the call, not of the task.
-    Errors: INVALID_FIELD, MODEL_NOT_FOUND, QUEUE_FULL, LIMIT_EXCEEDED (`limits.detached_tasks`), REQUEST_CONFLICT,
-    SHUTTING_DOWN, STORE_UNAVAILABLE (nothing was created, or with a `request_id` it can be asked for again),
-    EVENTS_DROPPED (a run with this `request_id` goes on and its first events are not held any more: it cannot be kept
+    Errors: INVALID_FIELD, MODEL_NOT_FOUND, QUOTA_EXCEEDED, QUEUE_FULL, LIMIT_EXCEEDED (`limits.detached_tasks`),
+    REQUEST_CONFLICT, SHUTTING_DOWN, STORE_UNAVAILABLE (nothing was created, or with a `request_id` it can be asked for
+    again), EVENTS_DROPPED (a run with this `request_id` goes on and its first events are not held any more: it cannot be kept
     before its end).
     """
     WatchTask: _grpc.UnaryStreamMultiCallable[_task_service_pb2.WatchTaskRequest, _task_service_pb2.WatchTaskResponse]
@@ -110,8 +110,8 @@ class TaskServiceAsyncStub(TaskServiceStub):
     suspended or not; a connection that breaks closes its streams. Keepalive pings are welcome, with calls open or not,
     from `limits.ping_interval_s` (10 s) on; who sends more of them loses the connection with `too_many_pings`.
     After `Finished` the call ends with OK when the task SUCCEEDED, else with the status in `Finished.error`.
-    Errors before the first event: INVALID_FIELD, MODEL_NOT_FOUND, QUEUE_FULL, LIMIT_EXCEEDED, REQUEST_CONFLICT,
-    SHUTTING_DOWN.
+    Errors before the first event: INVALID_FIELD, MODEL_NOT_FOUND, QUOTA_EXCEEDED, QUEUE_FULL, LIMIT_EXCEEDED,
+    REQUEST_CONFLICT, SHUTTING_DOWN.
     """
     CreateTask: _aio.UnaryUnaryMultiCallable[_task_service_pb2.CreateTaskRequest, _task_service_pb2.CreateTaskResponse]  # type: ignore[assignment]
     """Create a task that outlives its client: the answer comes when the task is kept, and nothing that happens to the
@@ -120,9 +120,9 @@ class TaskServiceAsyncStub(TaskServiceStub):
     once it is kept; they and its end can be read until its retention ends. A kernel that has no store, as that of
     `inferd run`, keeps it as long as it lives itself.
     The gRPC deadline is that of the call, not of the task.
-    Errors: INVALID_FIELD, MODEL_NOT_FOUND, QUEUE_FULL, LIMIT_EXCEEDED (`limits.detached_tasks`), REQUEST_CONFLICT,
-    SHUTTING_DOWN, STORE_UNAVAILABLE (nothing was created, or with a `request_id` it can be asked for again),
-    EVENTS_DROPPED (a run with this `request_id` goes on and its first events are not held any more: it cannot be kept
+    Errors: INVALID_FIELD, MODEL_NOT_FOUND, QUOTA_EXCEEDED, QUEUE_FULL, LIMIT_EXCEEDED (`limits.detached_tasks`),
+    REQUEST_CONFLICT, SHUTTING_DOWN, STORE_UNAVAILABLE (nothing was created, or with a `request_id` it can be asked for
+    again), EVENTS_DROPPED (a run with this `request_id` goes on and its first events are not held any more: it cannot be kept
     before its end).
     """
     WatchTask: _aio.UnaryStreamMultiCallable[_task_service_pb2.WatchTaskRequest, _task_service_pb2.WatchTaskResponse]  # type: ignore[assignment]
@@ -180,8 +180,8 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         suspended or not; a connection that breaks closes its streams. Keepalive pings are welcome, with calls open or not,
         from `limits.ping_interval_s` (10 s) on; who sends more of them loses the connection with `too_many_pings`.
         After `Finished` the call ends with OK when the task SUCCEEDED, else with the status in `Finished.error`.
-        Errors before the first event: INVALID_FIELD, MODEL_NOT_FOUND, QUEUE_FULL, LIMIT_EXCEEDED, REQUEST_CONFLICT,
-        SHUTTING_DOWN.
+        Errors before the first event: INVALID_FIELD, MODEL_NOT_FOUND, QUOTA_EXCEEDED, QUEUE_FULL, LIMIT_EXCEEDED,
+        REQUEST_CONFLICT, SHUTTING_DOWN.
         """
 
     @_abc_1.abstractmethod
@@ -196,9 +196,9 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         once it is kept; they and its end can be read until its retention ends. A kernel that has no store, as that of
         `inferd run`, keeps it as long as it lives itself.
         The gRPC deadline is that of the call, not of the task.
-        Errors: INVALID_FIELD, MODEL_NOT_FOUND, QUEUE_FULL, LIMIT_EXCEEDED (`limits.detached_tasks`), REQUEST_CONFLICT,
-        SHUTTING_DOWN, STORE_UNAVAILABLE (nothing was created, or with a `request_id` it can be asked for again),
-        EVENTS_DROPPED (a run with this `request_id` goes on and its first events are not held any more: it cannot be kept
+        Errors: INVALID_FIELD, MODEL_NOT_FOUND, QUOTA_EXCEEDED, QUEUE_FULL, LIMIT_EXCEEDED (`limits.detached_tasks`),
+        REQUEST_CONFLICT, SHUTTING_DOWN, STORE_UNAVAILABLE (nothing was created, or with a `request_id` it can be asked for
+        again), EVENTS_DROPPED (a run with this `request_id` goes on and its first events are not held any more: it cannot be kept
         before its end).
         """
 
