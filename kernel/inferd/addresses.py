@@ -14,7 +14,7 @@ import secrets
 import socket
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import NoReturn
 from urllib.parse import quote
@@ -23,10 +23,12 @@ import structlog
 
 from inferd.errors import InvalidFieldError
 from inferd.places import prepare_folder
+from inferd.sharing import Sharing
 
 UNIX = "unix:"
 TLS = "tls:"
 MUTUAL_TLS = "mtls:"
+TICKETS = ".id"  # behind the name of a socket: that of the one that gives tickets for it
 LONGEST_PATH = 107  # of a socket in a file, in bytes; see unix(7)
 LARGEST_PORT = 65535
 PRIVATE_TRIES = 100
@@ -38,6 +40,8 @@ log = structlog.get_logger()
 AddPort = Callable[[str], int]
 """Has gRPC listen on a target and gives the port; RuntimeError where it cannot."""
 NO_PORTS: Mapping[str, AddPort] = {}
+TicketsAt = Callable[[Path, Path], AbstractContextManager[None]]
+"""Has tickets given at a path, made under a free name beside it, as long as the block."""
 
 
 def check_address(address: str) -> None:
@@ -108,7 +112,8 @@ def listening(
     addresses: Sequence[str],
     add_port: AddPort,
     *,
-    socket_mode: int,
+    sharing: Sharing,
+    tickets_at: TicketsAt,
     besides: str = "",
     secure: Mapping[str, AddPort] = NO_PORTS,
 ) -> Iterator[tuple[str, ...]]:
@@ -117,8 +122,9 @@ def listening(
     Args:
         addresses: As `check_address` accepts them.
         add_port: Of the server.
-        socket_mode: Permissions of sockets in files.
-        secure: The same for addresses with TLS, by what stands before them.
+        sharing: Who may use sockets in files.
+        tickets_at: How those are told apart who may use a shared one.
+        secure: The same as `add_port` for addresses with TLS, by what stands before them.
         besides: A socket in a file where to listen, too, if that can be; "" for none.
 
     Raises:
@@ -128,13 +134,13 @@ def listening(
         bound = []
         for address in dict.fromkeys(addresses):
             if address.startswith(UNIX):
-                bound.append(held.enter_context(_listening_in_file(address, add_port, socket_mode)))
+                bound.append(held.enter_context(_listening_in_file(address, add_port, sharing, tickets_at)))
             else:
                 scheme, bare = split_scheme(address)
                 bound.append(scheme + _listen_on_port(bare, secure.get(scheme, add_port)))
         if besides:
             try:
-                bound.append(held.enter_context(_listening_in_file(besides, add_port, socket_mode)))
+                bound.append(held.enter_context(_listening_in_file(besides, add_port, sharing, tickets_at)))
             except (OSError, InvalidFieldError) as error:
                 log.info("there is no socket besides", why=str(error))
         yield tuple(bound)
@@ -200,30 +206,52 @@ def _free(host: str, port: int, address: str, *, needed: bool) -> bool:
 
 
 @contextmanager
-def _listening_in_file(address: str, add_port: AddPort, mode: int) -> Iterator[str]:
+def _listening_in_file(address: str, add_port: AddPort, sharing: Sharing, tickets_at: TicketsAt) -> Iterator[str]:
     path = socket_path(address)
     try:
         prepare_folder(path)
+        sharing.check_way(path)
     except OSError as error:
         raise OSError(error.errno, f"cannot listen on {address}: {error.strerror}") from None
     with _locked(path, address):
         _check_unused(path, address)
         private = _private(path)
-        before = os.umask(0o777 & ~mode)  # so that it never was open to more
+        before = os.umask(0o177)  # so that it never was open to more than it is to be
         try:
             add_port(UNIX + quote(str(private)))
         except RuntimeError as error:
             raise OSError(f"cannot listen on {address}: {error}; is the folder there, and may it be written?") from None
         finally:
             os.umask(before)
-        private.replace(path)
-        ours = path.stat().st_ino
         try:
-            yield UNIX + str(path)
-        finally:
-            with suppress(FileNotFoundError):
-                if path.stat().st_ino == ours:
-                    path.unlink()
+            sharing.give(private)
+        except OSError as error:
+            raise OSError(error.errno, f"cannot listen on {address}: {error.strerror}") from None
+        with _tickets_beside(path, address, sharing, tickets_at):
+            private.replace(path)
+            ours = path.stat().st_ino
+            try:
+                yield UNIX + str(path)
+            finally:
+                with suppress(FileNotFoundError):
+                    if path.stat().st_ino == ours:
+                        path.unlink()
+
+
+def _tickets_beside(path: Path, address: str, sharing: Sharing, tickets_at: TicketsAt) -> AbstractContextManager[None]:
+    """What tells apart who may use a shared socket; for one of its owner alone an old one is removed."""
+    ids = path.with_name(path.name + TICKETS)
+    size_bytes = len(os.fsencode(ids))
+    if sharing.is_shared and size_bytes > LONGEST_PATH:
+        _refuse(
+            f"listen {address!r} has with the {TICKETS} of the socket that gives tickets {size_bytes} bytes; at most "
+            f"{LONGEST_PATH}"
+        )
+    _check_unused(ids, address)
+    if sharing.is_shared:
+        return tickets_at(ids, _private(ids))
+    ids.unlink(missing_ok=True)
+    return nullcontext()
 
 
 def _private(path: Path) -> Path:

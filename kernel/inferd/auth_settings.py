@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+RESERVED = {"cert": "certificates", "user": "users of this host", "uid": "users of this host"}
+"""What names of principals begin with who do not come by a token."""
 VerbName = Literal["read", "create", "update", "delete", "run"]
 KindName = Literal[
     "task",
@@ -25,6 +27,7 @@ Who = Annotated[str, Field(pattern=r"^(\*|(role|principal):[A-Za-z0-9._:@/#-]{1,
 Pattern = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:/*-]{1,128}$")]
 TenantName = Annotated[str, Field(pattern=r"^(\*|[A-Za-z0-9._-]{1,64})$")]
 IssuerName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,32}$")]
+UserName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
 RoleName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
 
 
@@ -61,6 +64,17 @@ class Issuer(BaseModel):
     )
 
 
+class User(BaseModel):
+    """What a user of this host may do who comes by a shared socket."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    roles: tuple[RoleName, ...] = Field(description="roles")
+    tenants: tuple[TenantName, ...] = Field(
+        (), description="tenants, or * for all; the first one is the default; without any: one of the user's own name"
+    )
+
+
 class Auth(BaseModel):
     """Who may use the kernel, and for what. Without any of it that is whoever may use its socket, for all."""
 
@@ -74,6 +88,14 @@ class Auth(BaseModel):
     local_roles: tuple[RoleName, ...] = Field(
         ("admin",),
         description="roles of a call without a login where none is required; none: unix sockets need a login, too",
+    )
+    users: dict[UserName, User] = Field(
+        {}, description="users of this host who come by a shared socket, by name or number; principals are user:NAME"
+    )
+    user_roles: tuple[RoleName, ...] = Field(("user",), description="roles of those whom `users` does not have")
+    tickets: int = Field(10_000, ge=1, description="tickets of shared sockets that hold at once")
+    ticket_s: Annotated[float, Field(ge=1, le=86_400)] = Field(
+        300.0, description="how long a ticket of a shared socket holds for new calls, in seconds"
     )
     rules: tuple[RuleSetting, ...] = Field((), description="besides those of the built-in roles")
     issuers: dict[IssuerName, Issuer] = Field(
@@ -99,6 +121,7 @@ class Auth(BaseModel):
     @field_validator("issuers")
     @classmethod
     def _check_names(cls, issuers: dict[str, Issuer]) -> dict[str, Issuer]:
-        if "cert" in issuers:
-            raise ValueError("no issuer is named 'cert': principals of certificates begin so; choose another name")
+        for name, others in RESERVED.items():
+            if name in issuers:
+                raise ValueError(f"no issuer is named {name!r}: principals of {others} begin so; choose another name")
         return issuers

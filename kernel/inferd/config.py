@@ -21,8 +21,8 @@ from inferd.auth_settings import Auth
 from inferd.blob_settings import Blobs
 from inferd.environment import Environment
 from inferd.model_settings import Elastic, Rollouts
-from inferd.places import own_socket
 from inferd.quota_settings import QuotaSettings
+from inferd.sharing import Sharing, sharing_of
 from inferd.source_settings import Sources
 from inferd.store_settings import Store
 from inferd.tls_settings import Tls
@@ -365,7 +365,13 @@ class Settings(BaseSettings):
         "", description="host:port of the loopback where Prometheus reads /metrics; default: nowhere"
     )
     socket_mode: str = Field(
-        "0600", pattern="^0?[0-7]{3}$", description="permissions of a unix socket, octal: who may use the kernel"
+        "0600",
+        pattern="^0?[0-7]{3}$",
+        description="permissions of a unix socket, octal; where others may use it than the kernel's user, calls need a "
+        "ticket (see docs/security.md) or a key",
+    )
+    socket_group: str = Field(
+        "", description="a group of this host that may use unix sockets, too; default place: /run/inferd/inferd.sock"
     )
     data_dir: Path = Field(default_factory=lambda: platformdirs.user_data_path("inferd"), description="models")
     state_dir: Path = Field(
@@ -405,21 +411,13 @@ class Settings(BaseSettings):
     quotas: QuotaSettings = Field((), description="how much tenants may use")
 
     @property
-    def listen_places(self) -> tuple[str, ...]:
-        """`listen`, or its default: the usual socket of this user, or the loopback where there is no folder for one."""
-        own = None if self.listen else own_socket()
-        return self.listen or ((DEFAULT_ADDRESS,) if own is None else (f"unix:{own}",))
+    def sharing(self) -> Sharing:
+        """Who may use unix sockets.
 
-    @property
-    def owner_place(self) -> str:
-        """The socket that is listened on besides, if it is free, where there is none and calls over TCP need a login.
-
-        By it the user of the kernel makes the first key. "" for none.
+        Raises:
+            InvalidFieldError: There is no such group.
         """
-        if not self.auth.required or any(address.startswith("unix:") for address in self.listen_places):
-            return ""
-        own = own_socket()
-        return "" if own is None else f"unix:{own}"
+        return sharing_of(self.socket_mode, self.socket_group)
 
     @property
     def store_place(self) -> Store:

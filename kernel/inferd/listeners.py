@@ -2,9 +2,18 @@
 
 from typing import NoReturn
 
-from inferd.addresses import MUTUAL_TLS, check_address, is_loopback, split_address, split_scheme
-from inferd.config import Settings
+from inferd.addresses import MUTUAL_TLS, UNIX, check_address, is_loopback, split_address, split_scheme
+from inferd.config import DEFAULT_ADDRESS, Settings
 from inferd.errors import InvalidFieldError
+from inferd.places import own_socket, system_socket
+
+
+def listen_places(settings: Settings) -> tuple[str, ...]:
+    """`listen`, or its default: the usual socket of this user, or the loopback where there is no folder for one."""
+    if settings.listen:
+        return settings.listen
+    own = system_socket() if settings.socket_group else own_socket()
+    return (DEFAULT_ADDRESS,) if own is None else (f"{UNIX}{own}",)
 
 
 def check_listeners(settings: Settings) -> None:
@@ -13,7 +22,7 @@ def check_listeners(settings: Settings) -> None:
     Raises:
         InvalidFieldError: One is none, lacks its files, or would let others than this host in without a login.
     """
-    for address in settings.listen_places:
+    for address in listen_places(settings):
         scheme, bare = split_scheme(address)
         if scheme:
             _check_secure(settings, address, scheme, bare)
@@ -23,7 +32,7 @@ def check_listeners(settings: Settings) -> None:
 
 def has_tls(settings: Settings) -> bool:
     """Whether a kernel listens anywhere with TLS."""
-    return any(split_scheme(address)[0] for address in settings.listen_places)
+    return any(split_scheme(address)[0] for address in listen_places(settings))
 
 
 def _check_secure(settings: Settings, address: str, scheme: str, bare: str) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 import grpc
 
 from inferd import descriptors
-from inferd.addresses import listening, loopback_port
+from inferd.addresses import loopback_port
 from inferd.config import Settings
 from inferd.core.backoff import Backoff
 from inferd.core.elastic import ElasticTimes
@@ -21,6 +21,7 @@ from inferd.core.queue import QueuePolicy
 from inferd.core.quota import Quota
 from inferd.core.rollouts import RolloutLimits
 from inferd.core.vigil import WorkerTimes
+from inferd.doors import Doors, opened_doors
 from inferd.listeners import check_listeners, has_tls
 from inferd.plugin.registry import BackendReport
 from inferd.runtime.blob_opening import blobs_of, opened_blobs
@@ -46,7 +47,6 @@ from inferd.runtime.restoring import read_kept, restore
 from inferd.runtime.shelf import Shelf
 from inferd.services.channel import channel_options
 from inferd.services.doorway import Doorway
-from inferd.services.secure import secure_ports
 from inferd.services.server import offer_services
 from inferd.store.opening import MEMORY, opened
 from inferd.store.store import Store
@@ -83,7 +83,6 @@ async def running_kernel(settings: Settings) -> AsyncIterator[Kernel]:
         OSError: An address cannot be bound, or a folder not be made.
         StoreUnavailableError: The store cannot be opened or read, or another kernel has it.
     """
-    listen = settings.listen_places
     check_listeners(settings)
     if settings.metrics_listen:
         loopback_port(settings.metrics_listen)
@@ -93,14 +92,12 @@ async def running_kernel(settings: Settings) -> AsyncIterator[Kernel]:
     doorway = Doorway(settings.limits.calls)
     server = grpc.aio.server(interceptors=(doorway,), options=channel_options(settings.limits))
     server.add_generic_rpc_handlers((doorway,))
-    mode = int(settings.socket_mode, 8)
-    secure, besides = secure_ports(server, certificates), settings.owner_place
-    with listening(listen, server.add_insecure_port, socket_mode=mode, besides=besides, secure=secure) as addresses:
+    with opened_doors(settings, server, certificates) as doors:
         await server.start()  # what was kept may take long to be read: health is told meanwhile
         try:
-            async with _serving(settings, addresses, certificates, server, doorway) as (built, metrics_address):
+            async with _serving(settings, doors, server, doorway) as (built, metrics_address):
                 yield Kernel(
-                    addresses=addresses,
+                    addresses=doors.addresses,
                     metrics_address=metrics_address,
                     needs_login=settings.auth.required,
                     driver=built.driver,
@@ -113,17 +110,13 @@ async def running_kernel(settings: Settings) -> AsyncIterator[Kernel]:
 
 @asynccontextmanager
 async def _serving(
-    settings: Settings,
-    addresses: tuple[str, ...],
-    certificates: Certificates,
-    server: grpc.aio.Server,
-    doorway: Doorway,
+    settings: Settings, doors: Doors, server: grpc.aio.Server, doorway: Doorway
 ) -> AsyncIterator[tuple["_Built", str]]:
     """A kernel that takes calls until the block ends, and where Prometheus reads."""
-    async with _built(settings, certificates) as built, _exposing(settings, built.driver) as metrics_address:
+    async with _built(settings, doors.certificates) as built, _exposing(settings, built.driver) as metrics_address:
         driver = built.driver
-        built.authority.check_entry(settings.auth, addresses)
-        entrance = offer_services(settings, built.front, built.authority, doorway)
+        built.authority.check_entry(settings.auth, doors.addresses)
+        entrance = offer_services(settings, built.front, built.authority, doors.tickets, doorway)
         before = await read_kept(driver, built.shelf.lacking)
         async with driver.running(), _beside(built), built.authority.running():
             restore(driver, before)

@@ -12,7 +12,6 @@ import pytest
 from google.protobuf.any_pb2 import Any as Packed
 from google.rpc import error_details_pb2, status_pb2
 
-from inferd.config import Settings
 from inferd_api.v1 import model_pb2 as mp
 from inferd_api.v1 import priority_pb2 as pp
 from inferd_api.v1 import sampling_pb2 as sp
@@ -358,16 +357,6 @@ def test_wrong_addresses_are_refused_at_once(address: str) -> None:
     """A malformed address is told with the forms that are possible, before any call."""
     with pytest.raises(ValueError, match="host:port or unix:/path"):
         target(address)
-
-
-def test_the_address_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`INFERD_ADDRESS` is the default, then the socket where the kernel of this user listens by default."""
-    monkeypatch.setenv("INFERD_ADDRESS", "unix:/run/k.sock")
-    with Client() as client:
-        assert client.address == "unix:/run/k.sock"
-    monkeypatch.delenv("INFERD_ADDRESS")
-    with Client() as client:
-        assert (client.address,) == Settings().listen_places
 
 
 def test_zero_is_a_value_and_none_is_not() -> None:

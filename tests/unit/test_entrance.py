@@ -19,6 +19,7 @@ from inferd.runtime.clock import Clock
 from inferd.runtime.front.access import Access
 from inferd.runtime.front.bounds import Calls
 from inferd.runtime.keyring import Keyring
+from inferd.runtime.tickets import Tickets
 from inferd.services.entrance import Entrance
 from inferd.services.extents import Extents
 from inferd.services.logins import Logins
@@ -66,7 +67,13 @@ async def guarded(method: Any) -> Any:
     front: Any = SimpleNamespace(calls=calls, clock=Clock(), leases=leases, access=Access(BUILT_IN), tasks=tasks)
     policies = {"/inferd.v1.X/Y": CallPolicy("/inferd.v1.X/Y", Policy(Verb.READ, ResourceKind.HOST))}
     settings = Auth()
-    logins = Logins(settings, Keyring(bytes(32), settings).verify, Certificates(Tls(), used=False))
+    logins = Logins(
+        settings,
+        Keyring(bytes(32), settings).verify,
+        Certificates(Tls(), used=False),
+        verify_ticket=Tickets(settings).verify,
+        is_shared=False,
+    )
     entrance = Entrance(front, logins, policies, Extents(Limits()), message_limit_bytes=1024)
     handler = grpc.unary_unary_rpc_method_handler(method)
     details: Any = type("Details", (), {"method": "/inferd.v1.X/Y"})

@@ -11,7 +11,8 @@ import pytest
 
 from inferd import places
 from inferd.config import DEFAULT_ADDRESS, Settings
-from inferd_client import errors
+from inferd.listeners import listen_places
+from inferd_client import Client, errors
 from inferd_client import places as looked
 
 UNCONNECTED = "failed to connect to all addresses; last error: UNKNOWN: unix:/x: "
@@ -71,7 +72,7 @@ def test_client_and_kernel_agree(host: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_without_any_folder_it_is_the_loopback(host: Path) -> None:
     """Where others may rename what is in /tmp, and there is nothing else, a kernel has no socket by default."""
     (host / "tmp").chmod(0o777)
-    assert Settings().listen_places == (DEFAULT_ADDRESS,)
+    assert listen_places(Settings()) == (DEFAULT_ADDRESS,)
 
 
 def test_a_runtime_folder_of_somebody_else_is_passed_over(host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,3 +160,13 @@ def test_an_error_says_what_was_tried_and_the_fix(host: Path) -> None:
         assert "usermod -aG" in errors.from_rpc(denied, f"unix:{host}/shared/s").message
         (host / "shared" / "s").chmod(0o600)
         assert "it is uid 1000's alone" in errors.from_rpc(denied, f"unix:{host}/shared/s").message
+
+
+def test_the_address_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`INFERD_ADDRESS` is the default, then the socket where the kernel of this user listens by default."""
+    monkeypatch.setenv("INFERD_ADDRESS", "unix:/run/k.sock")
+    with Client() as client:
+        assert client.address == "unix:/run/k.sock"
+    monkeypatch.delenv("INFERD_ADDRESS")
+    with Client() as client:
+        assert (client.address,) == listen_places(Settings())

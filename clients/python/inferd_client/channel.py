@@ -16,8 +16,9 @@ from inferd_client.errors import InferdError, from_rpc
 from inferd_client.holding import lease_id_of
 from inferd_client.options import strict
 from inferd_client.patience import PAUSE_S, Patience
-from inferd_client.places import find_address
+from inferd_client.places import find_address, path_of
 from inferd_client.returning import is_back, is_back_async
+from inferd_client.tickets import Tickets
 from inferd_client.tls import check_plaintext, secure_credentials, split_scheme
 from inferd_client.versions import is_lacking, is_newer, too_old, version_of, version_of_async
 
@@ -91,6 +92,10 @@ def bounded_s(timeout_s: float | None) -> float | None:
     return None if timeout_s is None or timeout_s > LONGEST_TIMEOUT_S else timeout_s
 
 
+def _bearer(secret: str) -> tuple[tuple[str, str], ...]:
+    return (("authorization", f"Bearer {secret}"),) if secret else ()
+
+
 class _Settings:
     """What both kinds of connection keep: the address, who calls as metadata, the deadline of short calls."""
 
@@ -109,15 +114,25 @@ class _Settings:
         self._secure = secure_credentials(
             self.address, ca_file=files["ca_file"], cert_file=files["cert_file"], key_file=files["key_file"]
         )
-        secret = credential_of(credential, credential_file)
+        secret, path = credential_of(credential, credential_file), path_of(self.address)
         if secret:
             check_plaintext(self.address)
-        self._metadata = (
-            *((("authorization", f"Bearer {secret}"),) if secret else ()),
-            *((("inferd-tenant", tenant),) if tenant else ()),
-        )
+        self._login = _bearer(secret)
+        self._tickets = None if secret or path is None else Tickets(path)
+        self._of_tenant = (("inferd-tenant", tenant),) if tenant else ()
         self._timeout_s = bounded_s(timeout_s)
         self._closed = False
+
+    @property
+    def _metadata(self) -> tuple[tuple[str, str], ...]:
+        """Who calls, and for whom.
+
+        Raises:
+            UnauthenticatedError: The kernel of a shared socket does not tell who that is.
+        """
+        if self._tickets is None:
+            return (*self._login, *self._of_tenant)
+        return (*_bearer(self._tickets.current()), *self._of_tenant)
 
     def _limit(self, timeout_s: float | None) -> float | None:
         """The deadline of a call that has the client's unless it says otherwise."""
@@ -329,6 +344,11 @@ class AsyncConnection(_Settings):
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
+    async def _renew(self) -> None:
+        """Take a new ticket if one is due, in a thread: the kernel may take its time."""
+        if self._tickets is not None and self._tickets.is_due:
+            await asyncio.to_thread(self._tickets.renew)
+
     async def _call(self, method: grpc.aio.UnaryUnaryMultiCallable[Req, Res], request: Req) -> Res:
         return await self._wait(method, request, self._timeout_s)
 
@@ -340,6 +360,7 @@ class AsyncConnection(_Settings):
         lease: LeaseRef | None = None,
     ) -> Res:
         while True:
+            await self._renew()
             try:
                 return await method(request, metadata=self._metadata_of(lease), timeout=bounded_s(timeout_s))
             except grpc.RpcError as error:
@@ -373,6 +394,7 @@ class AsyncConnection(_Settings):
         lease: LeaseRef | None = None,
     ) -> AsyncGenerator[Res]:
         while True:
+            await self._renew()
             call = method(request, metadata=self._metadata_of(lease), timeout=bounded_s(timeout_s))
             try:
                 async for response in call:

@@ -13,7 +13,7 @@ from inferd.cli.output import CommandError
 from inferd.places import own_socket
 from inferd.serving import serve as serve_kernel
 
-UNIX = "unix:"
+UNIX, MUTUAL_TLS = "unix:", "mtls:"
 
 if TYPE_CHECKING:
     from inferd.cli.output import Output
@@ -46,7 +46,7 @@ def announce(output: Output, kernel: Kernel) -> None:
 
 def how_to_log_in(kernel: Kernel) -> str:
     """How calls over TCP are let in, for the user of a kernel; "" where there are none, or they need no login."""
-    ports = [address for address in kernel.addresses if not address.startswith(UNIX)]
+    ports = [address for address in kernel.addresses if not address.startswith((UNIX, MUTUAL_TLS))]
     socket = next((address for address in kernel.addresses if address.startswith(UNIX)), "")
     if not ports or not kernel.needs_login:
         return ""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from inferd.services.secure import Security
 
 SCHEME = "bearer "  # RFC 6750; in whichever case, as RFC 9110 has it
+TICKET = "it_"
 
 
 class Logins:
@@ -30,10 +31,22 @@ class Logins:
         settings: Who needs a login.
         verify: Who a credential stands for.
         certificates: Who a certificate stands for.
+        verify_ticket: Who a ticket stands for, on a shared socket.
+        is_shared: Whether others than the kernel's user may use its sockets.
     """
 
-    def __init__(self, settings: Auth, verify: Callable[[str], Login], certificates: Certificates) -> None:
+    def __init__(
+        self,
+        settings: Auth,
+        verify: Callable[[str], Login],
+        certificates: Certificates,
+        *,
+        verify_ticket: Callable[[str], Login],
+        is_shared: bool,
+    ) -> None:
         self._secure = Secure(certificates)
+        self._verify_ticket = verify_ticket
+        self._is_shared = is_shared
         self._required = settings.required
         self._verify = verify
         self._attempts = Attempts(settings, time.monotonic)
@@ -63,18 +76,28 @@ class Logins:
             return self._verified(authorization, peer)
         if certified is not None and certified.principal is not None:
             return Login(principal=certified.principal)
-        if self._has_local and (not self._required or peer.startswith(UNIX)):
+        on_socket = peer.startswith(UNIX)
+        if self._has_local and not (self._is_shared if on_socket else self._required):
             return self._local
         if _is_open(policy.kind, peer, request):
             return NOBODY
+        raise self._nobody(certified, on_socket=on_socket)
+
+    def _nobody(self, certified: Certified | None, *, on_socket: bool) -> UnauthenticatedError:
         if certified is not None:
             names = ", ".join(repr(name[:80]) for name in certified.certificate.names[:5]) or "none"
-            raise UnauthenticatedError(
+            return UnauthenticatedError(
                 f"the certificate of this connection stands for nobody: tls.identities has none of its names ({names})"
                 "; add one there, or give the client a key"
             )
-        by_port = self._has_local and not peer.startswith(UNIX)
-        raise UnauthenticatedError(
+        if on_socket and self._is_shared:
+            return UnauthenticatedError(
+                "several users may use this socket, and this call does not say whose it is: `inferd` and the Python "
+                "client of this version do by themselves; others send a ticket of the socket beside it (its name and "
+                ".id, see docs/security.md), or a key"
+            )
+        by_port = self._has_local and not on_socket
+        return UnauthenticatedError(
             f"this call needs a login{', as all over TCP' if by_port else ''}: have a key made on the kernel's host "
             "(inferd keys create NAME --role user --write FILE) and give it to the client "
             "(INFERD_CREDENTIAL_FILE, --credential-file)"
@@ -86,9 +109,11 @@ class Logins:
         Calls of a unix socket cannot be told apart by their connections: there a login that holds always does, so that
         nobody who may use the socket keeps others from it.
         """
+        scheme, credential = authorization[: len(SCHEME)].lower(), authorization[len(SCHEME) :]
+        if credential.startswith(TICKET) and peer.startswith(UNIX):
+            return self._verify_ticket(credential)  # those of a kernel before this one are no guesses: none is counted
         if not peer.startswith(UNIX):
             self._attempts.check(peer)
-        scheme, credential = authorization[: len(SCHEME)].lower(), authorization[len(SCHEME) :]
         try:
             return self._verify(credential if scheme == SCHEME else "")
         except UnauthenticatedError:

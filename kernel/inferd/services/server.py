@@ -5,6 +5,7 @@ from grpc_health.v1 import health_pb2
 from inferd.config import Settings
 from inferd.runtime.front.authority import Authority
 from inferd.runtime.front.front import Front
+from inferd.runtime.tickets import Tickets
 from inferd.services.auth import Auth
 from inferd.services.blobs import Blobs
 from inferd.services.entrance import Entrance
@@ -32,13 +33,16 @@ from inferd_api.v1 import (
 )
 
 
-def offer_services(settings: Settings, front: Front, authority: Authority, server: Offering) -> Entrance:
+def offer_services(
+    settings: Settings, front: Front, authority: Authority, tickets: Tickets, server: Offering
+) -> Entrance:
     """Offer all services of a kernel; the door by which they are to be reached.
 
     Args:
         settings: Of the kernel.
         front: What it offers.
         authority: Who a credential or a certificate stands for.
+        tickets: Who a ticket stands for.
         server: Where they are offered.
 
     Raises:
@@ -73,7 +77,13 @@ def offer_services(settings: Settings, front: Front, authority: Authority, serve
     offered = {
         each: servicer for module, servicer in services.items() for each in module.DESCRIPTOR.services_by_name.values()
     }
-    logins = Logins(settings.auth, authority.verify, authority.certificates)
+    logins = Logins(
+        settings.auth,
+        authority.verify,
+        authority.certificates,
+        verify_ticket=tickets.verify,
+        is_shared=settings.sharing.is_shared,
+    )
     policies = read_policies(offered)
     entrance = Entrance(front, logins, policies, extents, message_limit_bytes=limits.message_bytes)
     for service, servicer in offered.items():

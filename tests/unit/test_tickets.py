@@ -1,0 +1,150 @@
+"""Tickets of shared sockets: whom they stand for, for how long, and how a client has one."""
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from inferd.auth_settings import Auth
+from inferd.core.principal import Principal
+from inferd.errors import InvalidFieldError, UnauthenticatedError
+from inferd.runtime.tickets import Tickets, principal_of
+from inferd.sharing import Sharing, sharing_of
+from inferd_client import errors
+from inferd_client import tickets as held
+
+OTHER = os.geteuid() + 4711
+
+
+def test_a_ticket_holds_for_its_time_and_its_user() -> None:
+    """A ticket stands for the user that it was made for until its time is over; another text stands for nobody."""
+    now = [100.0]
+    tickets = Tickets(Auth(ticket_s=10), now=lambda: now[0])
+    one, two = tickets.issue(OTHER, "anna"), tickets.issue(OTHER, "")
+    assert tickets.verify(one).principal.name == "user:anna"
+    assert tickets.verify(two).principal.name == f"uid:{OTHER}"
+    for wrong in (one[:-1], one + "0", "it_", "", "it_" + "0" * 64):
+        with pytest.raises(UnauthenticatedError):
+            tickets.verify(wrong)
+    now[0] += 10
+    with pytest.raises(UnauthenticatedError, match="take a new one"):
+        tickets.verify(one)
+
+
+def test_a_user_with_many_tickets_takes_nobody_elses() -> None:
+    """Where there are as many tickets as may be, the oldest ends of the user with most; ended ones are no more."""
+    now = [0.0]
+    tickets = Tickets(Auth(tickets=4, ticket_s=10), now=lambda: now[0])
+    anna = tickets.issue(OTHER, "anna")
+    first, *others = [tickets.issue(OTHER + 1, "bob") for _ in range(4)]
+    assert [tickets.verify(each).principal.name for each in (anna, *others)] == ["user:anna", *["user:bob"] * 3]
+    with pytest.raises(UnauthenticatedError):
+        tickets.verify(first)
+    now[0] += 10
+    late = [tickets.issue(OTHER, "anna") for _ in range(4)]
+    assert all(tickets.verify(each) for each in late)
+
+
+@pytest.mark.parametrize(
+    ("uid", "name", "settings", "principal"),
+    [
+        (OTHER, "anna", {}, Principal(name="user:anna", roles=frozenset({"user"}), tenants=("anna",))),
+        (OTHER, "", {}, Principal(name=f"uid:{OTHER}", roles=frozenset({"user"}), tenants=(f"uid-{OTHER}",))),
+        (OTHER, "CORP\\a b", {}, Principal(name=f"uid:{OTHER}", roles=frozenset({"user"}), tenants=(f"uid-{OTHER}",))),
+        (OTHER, "default", {}, Principal(name="user:default", roles=frozenset({"user"}), tenants=(f"uid-{OTHER}",))),
+        (
+            OTHER,
+            "anna",
+            {"users": {"anna": {"roles": ["operator"], "tenants": ["web", "lab"]}}, "user_roles": ()},
+            Principal(name="user:anna", roles=frozenset({"operator"}), tenants=("web", "lab")),
+        ),
+        (
+            OTHER,
+            "",
+            {"users": {str(OTHER): {"roles": ["viewer"]}}},
+            Principal(name=f"uid:{OTHER}", roles=frozenset({"viewer"}), tenants=(f"uid-{OTHER}",)),
+        ),
+        (os.geteuid(), "me", {}, Principal(name="local", roles=frozenset({"admin"}), tenants=("*",))),
+        (0, "root", {}, Principal(name="local", roles=frozenset({"admin"}), tenants=("*",))),
+    ],
+)
+def test_who_a_user_is(uid: int, name: str, settings: dict[str, object], principal: Principal) -> None:
+    """A user has the tenant of its name, and what the configuration gives; the kernel's own may name any tenant."""
+    assert principal_of(uid, name, Auth.model_validate(settings)) == principal
+
+
+def test_no_issuer_makes_users_of_this_host() -> None:
+    """Tokens cannot stand for `user:anna`: no issuer has that name."""
+    issuer = {"issuer": "x", "audience": "y", "jwks_file": "/z"}
+    with pytest.raises(ValidationError, match="no issuer is named 'user'"):
+        Auth.model_validate({"issuers": {"user": issuer}})
+
+
+def test_a_group_that_is_not_there_or_cannot_come_is_told(tmp_path: Path) -> None:
+    """A group that this host lacks, and a folder that it cannot enter, are errors with the command that mends them."""
+    with pytest.raises(InvalidFieldError, match="sudo groupadd no-such-group") as caught:
+        sharing_of("0600", "no-such-group")
+    assert caught.value.field == "socket_group"
+    tmp_path.chmod(0o700)
+    with pytest.raises(OSError, match=f"group lab cannot enter the folder {tmp_path} "):
+        Sharing(0o660, "lab", 4711).check_way(tmp_path / "k.sock")
+
+
+@pytest.fixture
+def door(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Serves a text at the place of tickets, anew each time; the path of the kernel's socket."""
+    made: list[socket.socket] = []
+    threads: list[threading.Thread] = []
+
+    def serve(text: str) -> Path:
+        (tmp_path / "k.id").unlink(missing_ok=True)
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(str(tmp_path / "k.id"))
+        listener.listen()
+        made.append(listener)
+
+        def answer() -> None:
+            with suppress(OSError):  # the test has ended
+                while True:
+                    connection, _ = listener.accept()
+                    connection.sendall(text.encode())
+                    connection.close()
+
+        threads.append(threading.Thread(target=answer))
+        threads[-1].start()
+        return tmp_path / "k"
+
+    yield serve
+    for listener, thread in zip(made, threads, strict=True):
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+        listener.close()
+
+
+def test_a_client_renews_its_ticket(door: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ticket is taken once, again when two thirds of its time are over, and at once from another kernel."""
+    first, second = "it_" + "1" * 64, "it_" + "2" * 64
+    tickets = held.Tickets(door(f"{first}\n300\n"))
+    assert tickets.current() == tickets.current() == first
+    assert not tickets.is_due
+    soon = time.monotonic() + 201
+    monkeypatch.setattr(time, "monotonic", lambda: soon)
+    assert tickets.is_due
+    assert tickets.current() == first
+    assert not tickets.is_due
+    door(f"{second}\n300\n")
+    assert tickets.current() == second
+
+
+def test_what_is_no_ticket_is_not_sent(door: Callable[[str], Path], tmp_path: Path) -> None:
+    """Without such a socket there is no ticket; a refusal is an error, and what is no ticket is none."""
+    assert held.Tickets(tmp_path / "none").current() == ""
+    assert held.Tickets(door("hello\r\nworld\n")).current() == ""
+    with pytest.raises(errors.UnauthenticatedError, match="no ticket: uid 65534 stands for"):
+        held.Tickets(door("error: uid 65534 stands for users\n")).current()
