@@ -28,6 +28,7 @@ import perplexity
 import roofline
 import secured
 import served
+import sockets
 import starts
 import tensors
 from limits import Figure
@@ -46,6 +47,7 @@ def figures(only: str) -> Iterator[Figure]:
     yield from core.figures(only=only)
     yield from served.fake_figures(only=only)
     yield from secured.figures(only=only)
+    yield from sockets.figures(only=only)
     yield from overload.figures(only=only)
     yield from tensors.figures(only=only)
     yield from infer.figures(only=only)

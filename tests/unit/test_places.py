@@ -170,3 +170,21 @@ def test_the_address_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.delenv("INFERD_ADDRESS")
     with Client() as client:
         assert (client.address,) == listen_places(Settings())
+
+
+def test_a_folder_in_run_is_trusted_as_root_gave_it(host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The socket of the host may be another user's whose folder root has made, not one that anybody could make."""
+    _, system = looked.sockets()
+    made(system.parent, 0o755)
+    real, run = os.stat, str(host / "run")
+
+    def stat(path: int | str | Path, **how: object) -> os.stat_result:
+        found = real(path, **how)  # type: ignore[arg-type] # as it was called
+        return os.stat_result((*found[:4], 0 if str(path) == run else 990, *found[5:]))
+
+    with listening(system):
+        monkeypatch.setattr(os, "stat", stat)
+        monkeypatch.setattr(os, "lstat", lambda path, **how: stat(path, follow_symlinks=False, **how))
+        assert looked.look(system) == ""
+        (host / "run").chmod(0o777)
+        assert looked.look(system) == "passed over: its folder belongs to uid 990"

@@ -65,7 +65,8 @@ def _why_unsafe(folder: Path) -> str:
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_mode & OTHERS_WRITE:
         return "others can write to its folder"
-    if found.st_uid not in (0, os.geteuid()) and folder.parent != RUN:  # what is in /run is there by root's leave
+    by_root = folder.parent == RUN and _is_own(RUN, 0)  # who has a folder there was given it
+    if found.st_uid not in (0, os.geteuid()) and not by_root:
         return f"its folder belongs to uid {found.st_uid}"
     return ""
 
