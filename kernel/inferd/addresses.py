@@ -66,7 +66,7 @@ def loopback_port(address: str) -> tuple[str, int]:
     if not is_loopback(host):
         _refuse(
             f"listen {address!r} is not on the loopback, and without TLS and authentication anyone could use it; "
-            f"listen on tls:{address} with a certificate and auth.required, or on 127.0.0.1:{port} and tunnel to it"
+            f"listen on tls:{address} with a certificate, or on 127.0.0.1:{port} and tunnel to it"
         )
     return host, port
 

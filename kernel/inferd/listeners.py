@@ -50,8 +50,8 @@ def _check_secure(settings: Settings, address: str, scheme: str, bare: str) -> N
         )
     if not is_loopback(host) and not settings.auth.required:
         _refuse(
-            f"listen {address!r} is not on the loopback, and calls need no login: anyone could use it; set "
-            "auth.required = true",
+            f"listen {address!r} is not on the loopback, and auth.required is false: anyone could use it; "
+            "leave that setting out",
             "auth.required",
         )
 

@@ -25,6 +25,7 @@ from inferd.runtime.tls_files import read_material
 from inferd.tls_settings import Identity, Tls
 
 SOON_S = 3600.0
+OPEN = {"auth": {"required": False}}
 
 
 @pytest.fixture
@@ -174,9 +175,9 @@ def test_no_issuer_has_the_names_of_certificates() -> None:
     [
         ("0.0.0.0:7411", {}, "tls:0.0.0.0:7411", "listen"),
         ("tls:127.0.0.1:7411", {"tls": {}}, "needs a certificate", "tls.cert_file"),
-        ("tls:0.0.0.0:7411", {}, "calls need no login", "auth.required"),
-        ("tls:kernel.example.org:7411", {}, "calls need no login", "auth.required"),
-        ("mtls:0.0.0.0:7411", {}, "calls need no login", "auth.required"),
+        ("tls:0.0.0.0:7411", OPEN, "auth.required is false", "auth.required"),
+        ("tls:kernel.example.org:7411", OPEN, "auth.required is false", "auth.required"),
+        ("mtls:0.0.0.0:7411", OPEN, "auth.required is false", "auth.required"),
         ("mtls:127.0.0.1:7411", {"tls": {"cert_file": "a", "key_file": "b"}}, "client_ca_file", "tls.client_ca_file"),
         ("tls:unix:/x", {}, "host:port", "listen"),
         ("tls:7411", {}, "host:port", "listen"),

@@ -33,7 +33,9 @@ def nobody(address: str, details: str | None) -> str:
         return f"no kernel answers; tried {tried}; start one with: inferd serve, or name one: --address, INFERD_ADDRESS"
     if path is not None and why == WHY["Permission denied"]:
         return f"the kernel at {address} may not be used by you: {places.why_denied(path)}"
-    brackets = f" ({tls.why_closed(address, why) or why})" if why else ""
+    if closed := tls.why_closed(address, details or ""):
+        return f"no kernel answers at {address}: {closed}"
+    brackets = f" ({why})" if why else ""
     local = address.startswith(("unix:", "127.", "localhost:", "[::1]:"))
     if local and address != DEFAULT_ADDRESS:
         return f"no kernel answers{brackets}; start one with: inferd serve --listen {shlex.quote(address)}"

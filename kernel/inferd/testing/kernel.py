@@ -31,8 +31,8 @@ class KernelProcess:
     """A kernel in a process of its own.
 
     Attributes:
-        addresses: The same, and where it listens besides.
         address: Where it listens, "unix:/PATH" unless it was told otherwise.
+        addresses: The same, and where it listens besides.
         pid: Its process id.
         folder: Its data and state lie under this.
         process: Itself.
