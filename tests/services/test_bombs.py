@@ -5,7 +5,10 @@ from pathlib import Path
 
 import grpc
 import pytest
-from connection import Connection
+from connection import Connection, refusal
+from grpc_health.v1.health_pb2 import HealthCheckRequest
+from grpc_health.v1.health_pb2_grpc import HealthStub
+from guarded import guarded, refused
 
 from inferd.config import Limits
 from inferd.services.channel import channel_options
@@ -13,6 +16,7 @@ from inferd.testing.kernel import kernel_here
 from inferd_api.v1.host_service_pb2 import GetHostRequest
 
 CALLED = "/x/Y"
+TCP = ("127.0.0.1:0",)
 
 
 @pytest.mark.parametrize("algorithm", [grpc.Compression.Gzip, grpc.Compression.Deflate])
@@ -49,3 +53,26 @@ async def test_connections_have_a_bound(tmp_path: Path) -> None:
         await first.hosts.GetHost(GetHostRequest())
         await first.channel.close()
         await second.channel.close()
+
+
+async def test_what_was_sent_is_read_when_it_is_known_who_sent_it(tmp_path: Path) -> None:
+    """Bytes that are no message: a stranger is asked who that is, one who is known is told that they are none."""
+    async with asyncio.timeout(60), guarded(tmp_path) as kernel:
+        call = kernel.tcp.channel.unary_unary("/inferd.v1.TaskService/GetTask")
+        assert (await refused(call(b"\xff\xff")))[0] == "UNAUTHENTICATED"
+        assert (await refused(call(b"\xff\xff", metadata=await kernel.login("viewer"))))[0] == "INVALID_FIELD"
+
+
+async def test_calls_are_begun_at_a_bounded_rate(tmp_path: Path) -> None:
+    """One connection that begins calls too fast is refused with the bound and when to try again; another is not."""
+    async with asyncio.timeout(60), kernel_here(tmp_path, listen=TCP, limits={"calls_per_s": 0.5}) as kernel:
+        fast, slow = Connection(kernel, tmp_path), Connection(kernel, tmp_path)
+        first, second = (HealthStub(each.channel).Check for each in (fast, slow))  # type: ignore[no-untyped-call]
+        await first(HealthCheckRequest())
+        assert await refusal(first(HealthCheckRequest())) == (
+            "LIMIT_EXCEEDED",
+            {"bound": "limits.calls_per_s", "limit": "0.5"},
+        )
+        await second(HealthCheckRequest())
+        await fast.channel.close()
+        await slow.channel.close()

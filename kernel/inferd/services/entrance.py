@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import grpc
 import structlog
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from grpc_status import rpc_status
 
-from inferd.errors import InferdError, InternalError, LimitExceededError
+from inferd.core.policy import ResourceKind
+from inferd.core.principal import LOCAL
+from inferd.errors import InferdError, InternalError, InvalidFieldError, LimitExceededError
 from inferd.services.calls import Call, Context, caller_of, read_said
 from inferd.services.insight import CALLER, Incidents, Insight
+from inferd.services.rates import Rates
 from inferd.services.required import check_required
+from inferd.services.secure import UNIX
 from inferd.services.status import status_of
 from inferd_api.v1 import task_service_pb2 as ts
 
@@ -45,6 +50,7 @@ class Entrance(grpc.aio.ServerInterceptor):
         logins: Finds out who makes them.
         policies: What each of them asks the rules for, by path.
         extents: Bounds what is in a request, before anything else looks at it.
+        calls_per_s: How fast a connection may begin calls; 0 for no bound.
         message_limit_bytes: Of the largest answer; a larger one is refused by name, which gRPC does without.
     """
 
@@ -56,6 +62,7 @@ class Entrance(grpc.aio.ServerInterceptor):
         extents: Extents,
         *,
         message_limit_bytes: int,
+        calls_per_s: float = 0.0,
     ) -> None:
         self._calls = front.calls
         self._access = front.access
@@ -64,6 +71,7 @@ class Entrance(grpc.aio.ServerInterceptor):
         self._policies = policies
         self._clock = front.clock
         self._incidents = Incidents()
+        self._rates = Rates(calls_per_s, time.monotonic)
         self._check_lease = front.leases.check
         self._knows = front.tasks.knows
         self._extents = extents
@@ -85,19 +93,23 @@ class Entrance(grpc.aio.ServerInterceptor):
         return handler
 
     def _behind(self, handler: Handler, policy: CallPolicy) -> Handler:
-        codec = handler.request_deserializer, handler.response_serializer
-        if handler.unary_unary is not None:
-            return grpc.unary_unary_rpc_method_handler(self._guarded(handler.unary_unary, policy), *codec)
+        read, write = handler.request_deserializer, handler.response_serializer
+        if handler.unary_unary is not None:  # what is sent once is read when it is known who sends it
+            method = self._guarded(handler.unary_unary, policy, read)
+            return grpc.unary_unary_rpc_method_handler(method, None, write)
         if handler.unary_stream is not None:
-            return grpc.unary_stream_rpc_method_handler(self._guarded(handler.unary_stream, policy), *codec)
+            method = self._guarded(handler.unary_stream, policy, read)
+            return grpc.unary_stream_rpc_method_handler(method, None, write)
         if handler.stream_stream is not None:
-            return grpc.stream_stream_rpc_method_handler(self._guarded(handler.stream_stream, policy), *codec)
+            return grpc.stream_stream_rpc_method_handler(self._guarded(handler.stream_stream, policy), read, write)
         raise TypeError("no service has a method that takes a stream and answers once")
 
-    def _guarded(self, method: Callable[..., Any], policy: CallPolicy) -> Callable[..., Any]:
+    def _guarded(
+        self, method: Callable[..., Any], policy: CallPolicy, read: Callable[[bytes], Message] | None = None
+    ) -> Callable[..., Any]:
         async def call(request: Any, context: Context) -> Any:
             try:
-                return await self._answer(method, policy, request, context)
+                return await self._answer(method, policy, read, request, context)
             except (grpc.aio.InternalError, grpc.aio.UsageError):
                 # gRPC refuses what is done with a call that is over: its client has gone, or its deadline came first.
                 raise asyncio.CancelledError from None
@@ -110,16 +122,31 @@ class Entrance(grpc.aio.ServerInterceptor):
 
         return call
 
-    async def _answer(self, method: Callable[..., Any], policy: CallPolicy, request: Any, context: Context) -> Any:
+    async def _answer(
+        self,
+        method: Callable[..., Any],
+        policy: CallPolicy,
+        read: Callable[[bytes], Message] | None,
+        request: Any,
+        context: Context,
+    ) -> Any:
         try:
+            peer = context.peer()
+            if not peer.startswith(UNIX):
+                self._rates.take(peer)
             said = read_said(context)
-            login = self._logins.read(said.login, context.peer(), policy.policy, request, context.auth_context)
+            if policy.policy.kind is ResourceKind.HEALTH:  # whether it needs a login depends on what it asks
+                request = _read(read, request)
+            login = self._logins.read(said.login, peer, policy.policy, request, context.auth_context)
             caller = caller_of(said, login.principal, context, self._clock)
+            if peer.startswith(UNIX) and caller.principal.name != LOCAL:  # who has the kernel's own user has all
+                self._rates.take(caller.principal.name)
             CALLER.set(Insight(self._access, caller, self._incidents))
             self._calls.take(caller.tenant)
             try:
-                single = isinstance(request, Message)
+                single = isinstance(request, Message | bytes)
                 async with self._admitted(login, caller.tenant, policy.policy, many=not single) as admission:
+                    request = _read(read, request)
                     if not (isinstance(request, REPEATABLE) and self._knows(caller, request.request_id)):
                         self._check_lease(caller)
                     if single:
@@ -161,6 +188,20 @@ class Entrance(grpc.aio.ServerInterceptor):
                 f"the answer has {size} bytes and limits.message_bytes is {limit}; ask for less at once",
                 metadata={"bound": "limits.message_bytes", "value": str(size), "limit": str(limit)},
             )
+
+
+def _read(read: Callable[[bytes], Message] | None, request: Any) -> Any:
+    """The message that a call was sent, if it was not read yet; a stream as it is.
+
+    Raises:
+        InvalidFieldError: It is none.
+    """
+    if read is None or not isinstance(request, bytes):
+        return request
+    try:
+        return read(request)
+    except DecodeError:
+        raise InvalidFieldError("what was sent is no message of this call, or has a text that is no UTF-8") from None
 
 
 async def _abort(context: Context, error: InferdError) -> NoReturn:

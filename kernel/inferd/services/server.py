@@ -85,7 +85,9 @@ def offer_services(
         is_shared=settings.sharing.is_shared,
     )
     policies = read_policies(offered)
-    entrance = Entrance(front, logins, policies, extents, message_limit_bytes=limits.message_bytes)
+    entrance = Entrance(
+        front, logins, policies, extents, message_limit_bytes=limits.message_bytes, calls_per_s=limits.calls_per_s
+    )
     for service, servicer in offered.items():
         offer(server, service, servicer)
     names = [service.full_name for service in offered]
