@@ -417,7 +417,7 @@ def _front(
             plugins,
             shelf,
             watchers=watchers("limits.model_watchers", limits.model_watchers, "watch models"),
-            roots=NamedFiles((shelf.folder, *settings.sources.roots), authority.access).roots,
+            roots=NamedFiles(shelf.folder, settings, authority.access).roots,
         ),
         leases=leases.Leases(
             driver,

@@ -55,6 +55,17 @@ async def test_the_owner_names_any_file_and_others_those_within_roots(kernel: Gu
     assert (await refused(creating(kernel, folder / "other.fake", login)))[0] == "PERMISSION_DENIED"
 
 
+async def test_a_socket_that_lets_others_in_makes_nobody_an_owner(tmp_path: Path) -> None:
+    """Where `socket_mode` lets a group in, `local` may name the files of roots alone: nobody knows who that is."""
+    (tmp_path / "root").mkdir()
+    async with guarded(tmp_path, socket_mode="0660", sources={"roots": [str(tmp_path / "root")]}) as kernel:
+        source = str(write_fake_model(tmp_path))
+        request = ms.CreateModelRequest(model=mp.Model(name="new", source=source))
+        assert (await refused(kernel.owner.models.CreateModel(request)))[0] == "PERMISSION_DENIED"
+        request.model.source = str(write_fake_model(tmp_path / "root"))
+        await kernel.owner.models.CreateModel(request)
+
+
 async def test_what_is_outside_of_roots_is_not_told(kernel: Guarded) -> None:
     """A path outside is refused with the same words whether it is there or not, by a link too; roots go to admins."""
     folder, login = kernel.tcp.folder, await kernel.login("operator")

@@ -8,12 +8,13 @@ from inferd.core.policy import Policy, ResourceKind, Verb
 from inferd.runtime.sources import Roots
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from pathlib import Path
 
+    from inferd.config import Settings
     from inferd.runtime.front.access import Access
     from inferd.runtime.front.caller import Caller
 
+OTHERS = 0o077  # of the mode of a socket: all but its owner
 CREATE_RULE = Policy(Verb.CREATE, ResourceKind.RULE)
 
 
@@ -21,17 +22,19 @@ class NamedFiles:
     """Who may name files where: `local` anywhere, for it is who could read them anyway; all others within folders.
 
     Args:
-        folders: They.
+        library: One of them: that of pulled models.
+        settings: Say which others, and whether sockets let other users of the host in, who are `local` then, too.
         access: Says whom they may be told: those who may make rules.
     """
 
-    def __init__(self, folders: Iterable[Path], access: Access) -> None:
-        self._folders = tuple(folders)
+    def __init__(self, library: Path, settings: Settings, access: Access) -> None:
+        self._folders = (library, *settings.sources.roots)
+        self._shared = bool(int(settings.socket_mode, 8) & OTHERS)
         self._access = access
 
     def roots(self, caller: Caller) -> Roots | None:
         """Within which a caller may name files; None for anywhere."""
-        if caller.principal.local:
+        if caller.principal.local and not self._shared:
             return None
         told = self._access.rules.grant(caller.principal, caller.tenant, CREATE_RULE).permits()
         return Roots(folders=self._folders, told=told)
