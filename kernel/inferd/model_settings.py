@@ -26,3 +26,6 @@ class Rollouts(BaseModel):
 
     versions: int = Field(10, ge=2, le=1000, description="versions of a model that are kept")
     most_s: Seconds = Field(600.0, gt=0, description="most that a rollout takes until the new version serves")
+    trial_s: Seconds = Field(
+        60.0, gt=0, description="the version before serves again if the new one fails before its first task, or so long"
+    )

@@ -1,13 +1,11 @@
 """A model is given another version while tasks run; with real workers."""
 
 import asyncio
-from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 from connection import Connection, read_all, read_until, reason_of, refusal, text_of
-from test_kept_tasks import _place, kernel  # noqa: F401 - a fixture of these tests, too
 
 from inferd.testing.kernel import write_fake_model
 from inferd_api.v1 import model_pb2 as mp
@@ -89,6 +87,22 @@ async def test_a_broken_update_is_none(connection: Connection) -> None:
     assert pid in [instance.pid for instance in model.instances]
 
 
+async def test_a_version_that_dies_of_its_first_task_is_taken_back(connection: Connection) -> None:
+    """The task goes on with the version before, whose worker stood by, and succeeds; both are told which served it."""
+    await connection.create()
+    await read_all(connection.chat("one"))
+    pid = (await model_of(connection)).instances[0].pid
+    deadly = write_fake_model(connection.folder, "deadly", die_on_token=ord("h"))
+    assert (await update(connection, source=str(deadly))).model.version == 2
+    told = await read_all(connection.chat("hello"))
+    resumed = [event.resumed.version for event in told if event.HasField("resumed")]
+    assert (started(told), resumed, text_of(told), told[-1].finished.receipt.version) == (2, [1], "hello", 1)
+    found = await versions(connection)
+    assert [(each.number, each.state) for each in found] == [(2, FAILED), (1, SERVING)]
+    assert found[0].error.message
+    assert [i.pid for i in (await model_of(connection)).instances if i.version == 1] == [pid]
+
+
 async def test_a_version_without_room_beside_comes_after_the_old_as_was_said(connection: Connection) -> None:
     """`validate_only` tells the way and changes nothing; what runs ends, what comes waits, and none of it fails."""
     await connection.create(step_s=0.002, weights_bytes=int(0.6 * GIB))
@@ -154,43 +168,3 @@ async def test_an_update_that_cannot_be_is_refused_by_its_field(
     with pytest.raises(grpc.aio.AioRpcError, match=words):
         await update(connection, **changes)
     assert [each.number for each in await versions(connection)] == [1]
-
-
-async def test_versions_outlive_the_kernel(tmp_path: Path) -> None:
-    """The next one serves the version that served, and lists all, with who asked for them and why one failed."""
-    async with kernel(tmp_path) as connection:
-        await connection.create()
-        await update(connection, source=str(write_fake_model(tmp_path, "new", context_tokens=256)))
-        broken = write_fake_model(tmp_path, "broken", load_error="bad tensor")
-        with pytest.raises(grpc.aio.AioRpcError):
-            await update(connection, source=str(broken))
-        expected = await versions(connection)
-    async with kernel(tmp_path) as connection:
-        found = await versions(connection)
-        assert [each.state for each in found] == [FAILED, SERVING, RETIRED]
-        for each, before in zip(found, expected, strict=True):
-            assert (each.number, each.source, each.requested_by) == (before.number, before.source, before.requested_by)
-            assert abs(each.create_time.ToSeconds() - before.create_time.ToSeconds()) <= 1
-        assert found[0].error.message == expected[0].error.message
-        told = await read_all(connection.chat("on"))
-        assert (started(told), text_of(told)) == (2, "on")
-        assert (await update(connection, version=1)).model.version == 1
-
-
-async def test_a_kernel_that_dies_in_mid_rollout_leaves_the_old_version(tmp_path: Path) -> None:
-    """What was kept when a rollout began is all that the next one needs: the old version serves, the other failed."""
-    async with kernel(tmp_path) as connection:
-        await connection.create()
-        slow = write_fake_model(tmp_path, "slow", hang_at="load")
-        call = asyncio.ensure_future(update(connection, source=str(slow)))
-        watched = connection.models.WatchModel(ms.WatchModelRequest(name="fake"))
-        async for response in watched:
-            if any(i.version == 2 and i.state == mp.INSTANCE_STATE_LOADING for i in response.model.instances):
-                break
-        watched.cancel()
-        call.cancel()
-    async with kernel(tmp_path) as connection:
-        found = await versions(connection)
-        assert [(each.number, each.state) for each in found] == [(2, FAILED), (1, SERVING)]
-        assert "ended while version 2" in found[0].error.message
-        assert started(await read_all(connection.chat("on"))) == 1

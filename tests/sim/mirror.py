@@ -79,7 +79,8 @@ class Mirror:
                 self.versions.lost(self.tasks.places[event.instance_id], event.error)
                 self.leases.instance_stops(event.instance_id)
                 self.devices.gone(event.instance_id)
-                self.tasks.dies(event.instance_id)
+                tried = self.versions.is_on_trial(self.tasks.places[event.instance_id])
+                (self.tasks.lost if tried else self.tasks.dies)(event.instance_id)
             case events.InstanceRefused() if event.instance_id in self.tasks.places:
                 self.versions.lost(self.tasks.places[event.instance_id], event.error)
             case events.TaskAlone():
@@ -228,6 +229,7 @@ class Mirror:
         self._leaving = {i.instance_id for i in instances if i.leaving}
         self.tasks.draining = {i.instance_id: None for i in instances if i.draining or not self._takes_tasks(i)}
         self.versions.check(self._event, self.machine)
+        self.versions.look(self.machine)
         for place in filter(self.hosts.must_go, self.tasks.places.values()):
             if not self.leases.holds_part(place.model):
                 raise BrokenRuleError(Rule.EMPTY, f"{place.instance_id} has nothing to do on {place.device_id}")

@@ -18,7 +18,18 @@ class VersionBook:
     """The versions that serve, by model. One writer: the mirror."""
 
     serving: dict[ModelName, int] = field(default_factory=dict)
+    _trials: dict[ModelName, int] = field(default_factory=dict)  # versions that have yet to prove themselves
     _blamed: list[InferdError] = field(default_factory=list)
+
+    def look(self, machine: KernelMachine) -> None:
+        """Which versions are on trial when the next event comes."""
+        models = machine.fleet.models.items()
+        self._trials = {name: model.serving.number for name, model in models if model.before is not None}
+
+    def is_on_trial(self, place: Place) -> bool:
+        """Whether an instance that takes tasks is of a version that is on trial: no task is to blame for its end."""
+        on_trial = self._trials.get(place.model) == place.version
+        return on_trial and place.ready and not place.lease_id
 
     def serves(self, place: Place) -> bool:
         """Whether an instance is of the version that serves."""

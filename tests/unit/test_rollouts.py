@@ -16,7 +16,14 @@ from inferd.core.restored import RestoredVersion
 from inferd.core.rollouts import RolloutLimits, RolloutWay
 from inferd.core.task import Outcome, Task, TaskSpec, TaskState
 from inferd.core.version import Version, VersionState
-from inferd.errors import InferdError, InvalidFieldError, LimitExceededError, ModelBusyError, ModelLoadError
+from inferd.errors import (
+    BackendFailedError,
+    InferdError,
+    InvalidFieldError,
+    LimitExceededError,
+    ModelBusyError,
+    ModelLoadError,
+)
 from inferd.errors import WorkerDiedError as Died
 
 MODEL, TENANT, CPU = ModelName("m"), Tenant("a"), DeviceId("cpu:0")
@@ -109,6 +116,7 @@ def test_a_new_version_takes_new_tasks_and_running_ones_end_where_they_are(bench
     assert [bench.task(name).version for name in ("old", "meanwhile", "new")] == [1, 1, 2]
     assert [bench.task(name).state for name in ("old", "meanwhile", "new")] == [TaskState.RUNNING] * 3
     bench.end("meanwhile")
+    bench.end("new")
     assert bench.model.instances[InstanceId("m-1")].state is InstanceState.READY
     bench.end("old")
     assert bench.model.instances[InstanceId("m-1")].state is InstanceState.STOPPING
@@ -199,6 +207,56 @@ def test_one_that_does_not_fit_beside_the_old_comes_after_it(bench: Bench) -> No
     bench.load(2)
     assert (bench.task("waits").version, bench.task("waits").state) == (2, TaskState.RUNNING)
     assert len([c for c in bench.told if isinstance(c, commands.StartWorker)]) == 2
+
+
+def test_a_version_that_dies_of_its_first_task_gives_way_to_the_one_before(bench: Bench) -> None:
+    """With that event the old one serves again, by the instance that stood by, and runs the task: it is not blamed."""
+    bench.end("old")
+    bench.update()
+    bench.bring_up(2)
+    assert bench.model.instances[InstanceId("m-1")].state is InstanceState.READY
+    bench.submit("first")
+    assert bench.task("first").version == 2
+    bench.exit(2)
+    assert bench.states == [VersionState.SERVING, VersionState.FAILED]
+    assert isinstance(bench.model.versions[2].error, Died)
+    first = bench.task("first")
+    assert (first.state, first.version, first.deaths, first.instance_id) == (TaskState.RUNNING, 1, 0, "m-1")
+    assert (bench.model.failures, bench.model.error, bench.model.before) == (0, None, None)
+
+
+def test_a_version_whose_backend_raises_at_first_gives_way_too(bench: Bench) -> None:
+    """The task that it failed goes on with the one before; behind a first success an error is the task's own."""
+    bench.update()
+    bench.bring_up(2)
+    bench.submit("first")
+    error = BackendFailedError("nan")
+    failed = Outcome(state=TaskState.FAILED, error=error)
+    bench.tell(events.TaskEnded(TaskId("first"), 1, failed))
+    assert (bench.task("first").state, bench.task("first").version) == (TaskState.RUNNING, 1)
+    assert (bench.states, bench.model.versions[2].error) == ([VersionState.SERVING, VersionState.FAILED], error)
+    assert bench.model.instances[InstanceId("m-2")].state is InstanceState.STOPPING
+    bench.exit(2)
+    bench.update("v3")
+    bench.bring_up(3)
+    for name, outcome in (("good", Outcome(state=TaskState.SUCCEEDED)), ("bad", failed)):
+        bench.submit(name)
+        bench.tell(events.TaskEnded(TaskId(name), 1, outcome))
+    assert (bench.task("bad").state, bench.model.serving.number) == (TaskState.FAILED, 3)
+
+
+def test_the_trial_ends_with_the_first_task_or_its_time(bench: Bench) -> None:
+    """Then the instance that stood by goes; until then whoever needs its memory has it."""
+    bench.end("old")
+    bench.update()
+    bench.bring_up(2)
+    assert InstanceId("m-1") in bench.machine.broker.devices[CPU].idle
+    bench.now = 61.0
+    bench.tell(events.Tick())
+    assert bench.model.instances[InstanceId("m-1")].state is InstanceState.STOPPING
+    bench.exit(1)
+    bench.exit(2)
+    assert (bench.model.serving.number, bench.states) == (2, [VersionState.RETIRED, VersionState.SERVING])
 
 
 def test_where_the_new_one_fails_after_the_old_has_gone_the_old_comes_back(bench: Bench) -> None:
@@ -302,6 +360,8 @@ def test_a_lease_keeps_the_part_that_it_holds(bench: Bench) -> None:
     bench.update()
     bench.bring_up(2)
     bench.end("old")
+    bench.submit("new")
+    bench.end("new")
     bench.submit("leased", "l")
     assert bench.task("leased").version == 1
     bench.end("leased")

@@ -114,6 +114,7 @@ class Fleet:
         version = self.add_version(model, spec, now, model.serving.by)
         for instance in model.instances.values():
             instance.version = version.number  # the model is UNLOADING until they are gone
+        model.before = None
         self._register.serve(model, version, now)
         self.unload(model)
 
@@ -377,8 +378,14 @@ class Fleet:
         while self.leavers:
             instance_id, _ = self.leavers.popitem()
             instance = self.instances.get(instance_id)
-            if instance is not None and instance.leaving and instance.idle:
+            if instance is None or not instance.leaving or not instance.idle:
+                continue
+            if not self._stands_by(self.models[instance.model], instance):
                 self.stop(instance)
+
+    def _stands_by(self, model: Model, instance: Instance) -> bool:
+        """Whether an instance that leaves stays for a while: the version that took its place is on trial."""
+        return model.stands_by(instance) and self._broker.devices[instance.device_id].open
 
     def stay(self, instance: Instance) -> None:
         """What an instance leaves for is over: it stays, unless its host drains or others have come in its place."""
@@ -396,7 +403,9 @@ class Fleet:
         Those that leave may go when they are idle, see `let_go`. None goes while another version comes up beside them.
         """
         for instance in model.instances.values():
-            if instance.leaving:
+            if instance.leaving and instance.idle and self._stands_by(model, instance):
+                self._broker.rest(instance.instance_id)
+            elif instance.leaving:
                 self._broker.wake(instance.instance_id)
                 if instance.idle:
                     self.leavers[instance.instance_id] = None

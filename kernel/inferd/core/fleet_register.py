@@ -109,6 +109,14 @@ class FleetRegister:
         self._follow(model, failed=False)
         self.touch_model(model)
 
+    def fall_back(self, model: Model, before: Version, error: InferdError, now: float) -> None:
+        """The version that serves has failed on its trial: the one before serves again."""
+        self.move_version(model, model.serving, VersionChange.FAIL, error)
+        model.serving, before.served = before, now
+        self.move_version(model, before, VersionChange.RETURN)
+        self._follow(model, failed=False)
+        self.touch_model(model)
+
     def bound(self, model: Model, spec: ModelSpec) -> None:
         """A model has other bounds of its instances and of its waiting tasks, whichever version serves."""
         for version in model.versions.values():

@@ -3,14 +3,17 @@
 from typing import Protocol
 
 from inferd.core.capacity import Capacity
+from inferd.core.events import TaskEnded
 from inferd.core.fleet import Fleet
 from inferd.core.ids import ModelName
 from inferd.core.lease import LeaseState
 from inferd.core.leases import Leases
 from inferd.core.model import Instance, InstanceState, Model, ModelState
+from inferd.core.rollouts import Rollouts
 from inferd.core.task import Outcome, SuspendReason, TaskState
 from inferd.core.tasks import Tasks
-from inferd.errors import InferdError, WorkerDiedError
+from inferd.core.version import Version
+from inferd.errors import BackendFailedError, InferdError, WorkerDiedError
 
 
 class Owner(Protocol):
@@ -28,13 +31,23 @@ class Losses:
         fleet: Models and instances.
         leases: Leases.
         capacity: Who waits for memory.
+        rollouts: Versions on their way, and on trial.
         deaths: Loads of a model in a row at which workers may die before tasks that ran end for it.
         owner: Is told where places are free.
     """
 
     def __init__(
-        self, tasks: Tasks, fleet: Fleet, leases: Leases, capacity: Capacity, *, deaths: int, owner: Owner
+        self,
+        tasks: Tasks,
+        fleet: Fleet,
+        leases: Leases,
+        capacity: Capacity,
+        *,
+        rollouts: Rollouts,
+        deaths: int,
+        owner: Owner,
     ) -> None:
+        self._rollouts = rollouts
         self._tasks = tasks
         self._fleet = fleet
         self._leases = leases
@@ -79,15 +92,40 @@ class Losses:
     def exited(self, instance: Instance, error: InferdError, now: float) -> None:
         """A worker is gone, asked for or not."""
         was_ready = instance.state is InstanceState.READY
+        before = self._before(instance)
+        if before is not None:
+            self._tasks.interrupt(instance.running, SuspendReason.WORKER_DIED, now)
         self._end_running(instance, error, now)
         told = instance.error is not None
         self._fleet.exited(instance, error, now)
         self._capacity.instance_gone(instance, now)
         model = self._fleet.models[instance.model]
+        if before is not None:
+            self._rollouts.fall_back(model, before, error, now)
         if was_ready and instance.lease_id and instance.state is InstanceState.FAILED:
             self._replace_leased(instance, model, now)
         if not told and instance.state is InstanceState.FAILED:
             self.give_up(instance, now)
+
+    def _before(self, instance: Instance) -> Version | None:
+        """The version that serves again if an instance fails now; None where it is not on trial."""
+        model = self._fleet.models[instance.model]
+        on_trial = instance.state is InstanceState.READY and model.is_on_trial(instance)
+        return model.before if on_trial else None
+
+    def falls_back(self, event: TaskEnded, now: float) -> bool:
+        """Whether a task that a backend failed shows that its version is none: then it goes on with the one before."""
+        task = self._tasks.known.get(event.task_id)
+        if task is None or task.state is not TaskState.RUNNING or task.attempt != event.attempt:
+            return False
+        instance = None if task.instance_id is None else self._fleet.instances.get(task.instance_id)
+        if instance is None or not isinstance(event.outcome.error, BackendFailedError):
+            return False
+        if (before := self._before(instance)) is None:
+            return False
+        self._tasks.interrupt(tuple(instance.running), SuspendReason.UNLOADED, now)
+        self._rollouts.fall_back(self._fleet.models[instance.model], before, event.outcome.error, now)
+        return True
 
     def _replace_leased(self, instance: Instance, model: Model, now: float) -> None:
         """Start another instance under a lease for one that died, if tasks wait for it to go on."""

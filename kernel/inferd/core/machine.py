@@ -89,7 +89,10 @@ class KernelMachine:
         self.tasks = Tasks(limits.tasks, self.fleet, self.leases, self._elastic, quotas=self.quotas, out=out)
         self._unloading = Unloading(self.fleet, self.tasks, self._capacity)
         self._losses = Losses(
-            self.tasks, self.fleet, self.leases, self._capacity, deaths=limits.tasks.suspect_deaths, owner=self
+            *(self.tasks, self.fleet, self.leases, self._capacity),
+            rollouts=self._rollouts,
+            deaths=limits.tasks.suspect_deaths,
+            owner=self,
         )
         self._hosting = Hosting(
             self.hosts, self.fleet, self.leases, self._capacity, broker=self.broker, owner=self, out=out
@@ -143,9 +146,7 @@ class KernelMachine:
             case events.SubmitTask():
                 self._submit(event.spec)
             case events.TaskEnded():
-                task = self.tasks.end_attempt(event.task_id, event.attempt, event.outcome, self._now)
-                if task is not None and task.state is TaskState.SUCCEEDED:
-                    self.fleet.models[task.spec.model].failures = 0
+                self._task_ended(event)
             case events.TaskAlone():
                 self.tasks.began_alone(event.task_id, event.attempt)
             case events.TaskPassed():
@@ -269,6 +270,16 @@ class KernelMachine:
             admission.check_backoff(model, self._now)
         self.tasks.submit(spec, self._now)
         self.reconcile(model)
+
+    def _task_ended(self, event: events.TaskEnded) -> None:
+        if self._losses.falls_back(event, self._now):
+            return
+        task = self.tasks.end_attempt(event.task_id, event.attempt, event.outcome, self._now)
+        if task is not None and task.state is TaskState.SUCCEEDED:
+            model = self.fleet.models[task.spec.model]
+            model.failures = 0
+            if model.before is not None and task.version == model.serving.number:
+                self._rollouts.end_trial(model)
 
     def _cancel(self, event: events.CancelTask | events.WithdrawTask) -> None:
         task = self.tasks.get(event.task_id, event.tenant)

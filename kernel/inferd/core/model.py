@@ -327,6 +327,7 @@ class Model:
         serving: The version that takes its tasks.
         versions: Those that are kept, by number, the latest last.
         rollout: The version that is to take its tasks next; None for none.
+        before: The version that serves again if the one that does fails on its trial; None where that is over.
         leases: Leases that claim a part of it, and the instance that keeps that; None while there is none.
         lacks: Why a model of a kernel before this one cannot be loaded now: its tasks wait; "" where it can.
         going: Whether it takes nothing new, and is forgotten once nothing is left of it.
@@ -335,6 +336,7 @@ class Model:
     serving: Version
     versions: dict[int, Version] = field(default_factory=dict)
     rollout: Rollout | None = None
+    before: Version | None = None
     state: ModelState = ModelState.UNLOADED
     created: float  # kernel clock, seconds
     error: InferdError | None = None
@@ -378,6 +380,14 @@ class Model:
     def is_rolling(self, instance: Instance) -> bool:
         """Whether an instance is of the version that is to take its tasks next."""
         return self.rollout is not None and instance.version == self.rollout.version.number
+
+    def is_on_trial(self, instance: Instance) -> bool:
+        """Whether an instance is of the version that serves, and has yet to prove itself."""
+        return self.before is not None and instance.version == self.serving.number and not instance.lease_id
+
+    def stands_by(self, instance: Instance) -> bool:
+        """Whether an instance is of the version that would serve again."""
+        return self.before is not None and instance.version == self.before.number
 
     @property
     def shared(self) -> list[Instance]:

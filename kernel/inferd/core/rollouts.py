@@ -14,7 +14,7 @@ from inferd.core.ids import NO_LEASE, DeviceId, ModelName
 from inferd.core.model import Instance, InstanceState, Model
 from inferd.core.resources import MemoryNeed
 from inferd.core.version import Rollout, Version, VersionChange, VersionState
-from inferd.errors import InvalidFieldError, ModelBusyError, ModelLoadError
+from inferd.errors import InferdError, InvalidFieldError, ModelBusyError, ModelLoadError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +23,7 @@ class RolloutLimits:
 
     versions: int = 10
     most_s: float = 600.0
+    trial_s: float = 60.0
 
 
 class RolloutWay(Enum):
@@ -69,7 +70,8 @@ class Rollouts:
         self._owner = owner
         self._under_way: dict[ModelName, None] = {}
         self._late = Alarms[ModelName]()
-        self.dues = (self._late.next,)
+        self._trials = Alarms[ModelName]()
+        self.dues = (self._late.next, self._trials.next)
 
     def begin(self, model: Model, event: UpdateModel, now: float) -> None:
         """Have another version take a model's tasks; nothing to do where that serves which is asked for.
@@ -85,6 +87,7 @@ class Rollouts:
             version = self._kept(model, event.number)
         elif event.spec.loaded != version.spec.loaded or event.spec.file_version != version.spec.file_version:
             self._check_devices(event)
+            self.end_trial(model)
             version = self._fleet.add_version(model, event.spec, now, event.by)
         elif event.spec.wanted != version.spec.wanted:
             self._fleet.register.bound(model, event.spec)
@@ -113,6 +116,7 @@ class Rollouts:
             raise ModelBusyError(message, retry_after_s=1.0)
         if version.state is not VersionState.ROLLING:
             self._fleet.register.move_version(model, version, VersionChange.ROLL)
+        self.end_trial(model)
         model.rollout = Rollout(version=version, by=event.by, began=now)
         self._under_way[model.spec.name] = None
         self._late.set(model.spec.name, now + self._limits.most_s)
@@ -146,6 +150,9 @@ class Rollouts:
                     metadata={"limit_s": f"{self._limits.most_s:g}"},
                 )
                 self._fail(model, rollout)
+        while (proved := self._trials.pop_due(now)) is not None:
+            if (model := self._fleet.models.get(proved)) is not None:
+                self.end_trial(model)
         for name in tuple(self._under_way):
             model = self._fleet.models[name]
             if (rollout := model.rollout) is None:
@@ -167,10 +174,33 @@ class Rollouts:
         self._end(model)
         model.error, model.lacks, model.failures, model.failed_loads, model.retry_at = None, "", 0, 0, 0.0
         model.asked, model.loaded_on_demand = False, True
+        model.before = model.serving
+        self._trials.set(model.spec.name, now + self._limits.trial_s)
         self._fleet.register.serve(model, rollout.version, now)
         for instance in tuple(model.instances.values()):
             if instance.version != rollout.version.number:
                 self._fleet.leave(instance)
+        self._fleet.refresh(model)
+        self._owner.free(model.spec.name)
+        self._owner.reconcile(model)
+
+    def end_trial(self, model: Model) -> None:
+        """The version that serves has done a task, or had its time: the one before goes."""
+        if model.before is not None:
+            model.before = None
+            self._trials.cancel(model.spec.name)
+            self._fleet.refresh(model)
+
+    def fall_back(self, model: Model, before: Version, error: InferdError, now: float) -> None:
+        """The version that serves has failed on its trial: the one before takes the tasks again."""
+        failed = model.serving
+        self._trials.cancel(model.spec.name)
+        model.before = None
+        model.error, model.failures, model.failed_loads, model.retry_at = None, 0, 0, 0.0
+        self._fleet.retries.cancel(model.spec.name)
+        self._fleet.register.fall_back(model, before, error, now)
+        for instance in tuple(model.instances.values()):
+            (self._fleet.leave if instance.version == failed.number else self._fleet.stay)(instance)
         self._fleet.refresh(model)
         self._owner.free(model.spec.name)
         self._owner.reconcile(model)
@@ -199,7 +229,8 @@ def find_way(
 ) -> RolloutWay:
     """How one more instance that needs so much finds room on a device beside a model's others, or in their place."""
     own = list(own_instances(model, device_id, but=but))
-    if broker.evictions(device_id, need.total_bytes, keep=[i.instance_id for i in own]) is not None:
+    serving = [i.instance_id for i in own if i.version == model.serving.number]
+    if broker.evictions(device_id, need.total_bytes, keep=serving) is not None:
         return RolloutWay.BESIDE
     if any(instance.holds for instance in own):
         return RolloutWay.NO_ROOM

@@ -12,6 +12,11 @@ instances. `UpdateModel` makes a version and rolls it out; an update to one that
 - Whatever hinders it makes the new version FAILED, with the error, and nothing else: the old one serves on, or again.
   No task ends for it.
 
+From then on the new version is on trial, until it has done its first task, for a while at most. If a worker of it dies
+meanwhile, or its backend raises, the version before is SERVING again with that event, and the new one FAILED: its tasks
+go on with the one before, and none is blamed. Instances of that which have nothing to do stay for it, but give way to
+whoever needs their memory.
+
 A kernel that ends meanwhile leaves the old version to the next one, and tells of the new one that it FAILED.
 """
 
@@ -43,6 +48,7 @@ class VersionChange(Enum):
     SERVE = 2  # it takes the new tasks
     RETIRE = 3  # another one does
     FAIL = 4
+    RETURN = 5  # the one behind it has failed on its trial
 
 
 VERSION_TABLE: Table[VersionState, VersionChange] = {
@@ -50,8 +56,14 @@ VERSION_TABLE: Table[VersionState, VersionChange] = {
         VersionChange.SERVE: VersionState.SERVING,
         VersionChange.FAIL: VersionState.FAILED,
     },
-    VersionState.SERVING: {VersionChange.RETIRE: VersionState.RETIRED},
-    VersionState.RETIRED: {VersionChange.ROLL: VersionState.ROLLING},
+    VersionState.SERVING: {
+        VersionChange.RETIRE: VersionState.RETIRED,
+        VersionChange.FAIL: VersionState.FAILED,
+    },
+    VersionState.RETIRED: {
+        VersionChange.ROLL: VersionState.ROLLING,
+        VersionChange.RETURN: VersionState.SERVING,
+    },
     VersionState.FAILED: {VersionChange.ROLL: VersionState.ROLLING},
 }
 

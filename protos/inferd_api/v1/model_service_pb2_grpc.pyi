@@ -76,9 +76,10 @@ class ModelServiceStub:
     `validate_only` tells before which it will be. Once the new version is loaded it takes all new tasks but those of
     leases that hold a part of the old one; running tasks end where they are. If it cannot be loaded, or not within
     `rollouts.most_s` of the configuration, nothing has changed but that `ListModelVersions` tells of it, and this returns
-    the reason; no task ends for it. A call that is given up gives no rollout up. An update to what serves changes
-    nothing; one of bounds alone (`min_instances`, `max_instances`, the setting `queued_tasks`) holds at once, and makes
-    no version.
+    the reason; no task ends for it. If a worker of it dies, or its backend raises, before it has done its first task, and
+    not later than `rollouts.trial_s`, the version before serves again, and these tasks go on with it. A call that is given
+    up gives no rollout up. An update to what serves changes nothing; one of bounds alone (`min_instances`,
+    `max_instances`, the setting `queued_tasks`) holds at once, and makes no version.
     Errors: MODEL_NOT_FOUND, MODEL_BUSY while another version is on its way (its metadata have `version` and `by`) or no
     host takes instances, NO_MEMORY, MODEL_LOAD_FAILED, WORKER_DIED, LIMIT_EXCEEDED, and those of `CreateModel`.
     """
@@ -166,9 +167,10 @@ class ModelServiceAsyncStub(ModelServiceStub):
     `validate_only` tells before which it will be. Once the new version is loaded it takes all new tasks but those of
     leases that hold a part of the old one; running tasks end where they are. If it cannot be loaded, or not within
     `rollouts.most_s` of the configuration, nothing has changed but that `ListModelVersions` tells of it, and this returns
-    the reason; no task ends for it. A call that is given up gives no rollout up. An update to what serves changes
-    nothing; one of bounds alone (`min_instances`, `max_instances`, the setting `queued_tasks`) holds at once, and makes
-    no version.
+    the reason; no task ends for it. If a worker of it dies, or its backend raises, before it has done its first task, and
+    not later than `rollouts.trial_s`, the version before serves again, and these tasks go on with it. A call that is given
+    up gives no rollout up. An update to what serves changes nothing; one of bounds alone (`min_instances`,
+    `max_instances`, the setting `queued_tasks`) holds at once, and makes no version.
     Errors: MODEL_NOT_FOUND, MODEL_BUSY while another version is on its way (its metadata have `version` and `by`) or no
     host takes instances, NO_MEMORY, MODEL_LOAD_FAILED, WORKER_DIED, LIMIT_EXCEEDED, and those of `CreateModel`.
     """
@@ -295,9 +297,10 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         `validate_only` tells before which it will be. Once the new version is loaded it takes all new tasks but those of
         leases that hold a part of the old one; running tasks end where they are. If it cannot be loaded, or not within
         `rollouts.most_s` of the configuration, nothing has changed but that `ListModelVersions` tells of it, and this returns
-        the reason; no task ends for it. A call that is given up gives no rollout up. An update to what serves changes
-        nothing; one of bounds alone (`min_instances`, `max_instances`, the setting `queued_tasks`) holds at once, and makes
-        no version.
+        the reason; no task ends for it. If a worker of it dies, or its backend raises, before it has done its first task, and
+        not later than `rollouts.trial_s`, the version before serves again, and these tasks go on with it. A call that is given
+        up gives no rollout up. An update to what serves changes nothing; one of bounds alone (`min_instances`,
+        `max_instances`, the setting `queued_tasks`) holds at once, and makes no version.
         Errors: MODEL_NOT_FOUND, MODEL_BUSY while another version is on its way (its metadata have `version` and `by`) or no
         host takes instances, NO_MEMORY, MODEL_LOAD_FAILED, WORKER_DIED, LIMIT_EXCEEDED, and those of `CreateModel`.
         """

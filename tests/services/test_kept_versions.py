@@ -1,0 +1,54 @@
+"""Versions of models, over the end of a kernel."""
+
+import asyncio
+from pathlib import Path
+
+import grpc
+import pytest
+from connection import read_all, text_of
+from test_kept_tasks import _place, kernel  # noqa: F401 - a fixture of these tests, too
+from test_model_versions import FAILED, RETIRED, SERVING, started, update, versions
+
+from inferd.testing.kernel import write_fake_model
+from inferd_api.v1 import model_pb2 as mp
+from inferd_api.v1 import model_service_pb2 as ms
+
+
+async def test_versions_outlive_the_kernel(tmp_path: Path) -> None:
+    """The next one serves the version that served, and lists all, with who asked for them and why one failed."""
+    async with kernel(tmp_path) as connection:
+        await connection.create()
+        await update(connection, source=str(write_fake_model(tmp_path, "new", context_tokens=256)))
+        broken = write_fake_model(tmp_path, "broken", load_error="bad tensor")
+        with pytest.raises(grpc.aio.AioRpcError):
+            await update(connection, source=str(broken))
+        expected = await versions(connection)
+    async with kernel(tmp_path) as connection:
+        found = await versions(connection)
+        assert [each.state for each in found] == [FAILED, SERVING, RETIRED]
+        for each, before in zip(found, expected, strict=True):
+            assert (each.number, each.source, each.requested_by) == (before.number, before.source, before.requested_by)
+            assert abs(each.create_time.ToSeconds() - before.create_time.ToSeconds()) <= 1
+        assert found[0].error.message == expected[0].error.message
+        told = await read_all(connection.chat("on"))
+        assert (started(told), text_of(told)) == (2, "on")
+        assert (await update(connection, version=1)).model.version == 1
+
+
+async def test_a_kernel_that_dies_in_mid_rollout_leaves_the_old_version(tmp_path: Path) -> None:
+    """What was kept when a rollout began is all that the next one needs: the old version serves, the other failed."""
+    async with kernel(tmp_path) as connection:
+        await connection.create()
+        slow = write_fake_model(tmp_path, "slow", hang_at="load")
+        call = asyncio.ensure_future(update(connection, source=str(slow)))
+        watched = connection.models.WatchModel(ms.WatchModelRequest(name="fake"))
+        async for response in watched:
+            if any(i.version == 2 and i.state == mp.INSTANCE_STATE_LOADING for i in response.model.instances):
+                break
+        watched.cancel()
+        call.cancel()
+    async with kernel(tmp_path) as connection:
+        found = await versions(connection)
+        assert [(each.number, each.state) for each in found] == [(2, FAILED), (1, SERVING)]
+        assert "ended while version 2" in found[0].error.message
+        assert started(await read_all(connection.chat("on"))) == 1
