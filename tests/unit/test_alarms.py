@@ -40,4 +40,4 @@ def test_alarms_agree_with_a_plain_list_and_stay_small() -> None:
             plain.pop(key, None)
             alarms.cancel(key)
         assert alarms.next() == min(plain.values(), default=None)
-    assert len(alarms._ranking.heap) <= 64 + 2 * 50 + 1
+    assert len(alarms.heap) <= 64 + 2 * 50 + 1

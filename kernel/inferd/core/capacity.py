@@ -44,7 +44,7 @@ class Capacity:
       once when the first could go without it (`Relief`), and no lease gets a part of it before.
 
     Attributes:
-        dues: Each says when something is due.
+        alarms: Of what is due at some time.
     """
 
     def __init__(self, broker: Broker, fleet: Fleet, leases: Leases, drain_s: float, out: list[Reply]) -> None:
@@ -53,7 +53,7 @@ class Capacity:
         self._leases = leases
         self._waiters = leases.waiters
         self._relief = Relief(broker, fleet, drain_s)
-        self.dues = (self._relief.alarms.next,)
+        self.alarms = (self._relief.alarms,)
         self._drain_s = drain_s
         self._heads: dict[DeviceId, str | None] = {}  # who stood first in the line for the memory of a device
         self._loads: dict[DeviceId, dict[InstanceId, None]] = {}  # instances that wait for memory

@@ -21,7 +21,7 @@ class Elastic:
     """Grows models under pressure and shrinks idle ones. One writer: the kernel machine.
 
     Attributes:
-        dues: Each says when something is due.
+        alarms: Of what is due at some time.
     """
 
     def __init__(self, times: ElasticTimes, fleet: Fleet) -> None:
@@ -29,7 +29,7 @@ class Elastic:
         self._fleet = fleet
         self._pressed = Alarms[ModelName]()
         self._resting = Alarms[InstanceId]()
-        self.dues = (self._pressed.next, self._resting.next)
+        self.alarms = (self._pressed, self._resting)
 
     def press(self, model: Model, *, pressed: bool, now: float) -> None:
         """Tasks of a model wait for a place, or none does."""

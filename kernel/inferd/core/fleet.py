@@ -28,6 +28,7 @@ class Fleet:
         instances: Instances by id whose worker may still live; to be read.
         register: Where versions change their states; `Rollouts` has them do so.
         retries: When a model's backoff ends.
+        alarms: Of what is due at some time.
         leavers: Instances that leave, and may go now.
     """
 
@@ -38,6 +39,7 @@ class Fleet:
         self.models: Mapping[ModelName, Model] = self._register.models
         self.instances: Mapping[InstanceId, Instance] = self._register.instances
         self.retries: Alarms[ModelName] = Alarms()
+        self.alarms = (self.retries,)
         self.leavers: dict[InstanceId, None] = {}
         self._backoff = backoff
         self._models_limit = models

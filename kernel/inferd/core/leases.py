@@ -50,7 +50,7 @@ class Leases:
     Attributes:
         known: Pending, active and retained leases, in the order of their creation.
         waiters: Those that wait; instances that wait for memory stand in the same lines.
-        dues: Each says when something is due.
+        alarms: Of what is due at some time.
     """
 
     def __init__(self, limits: LeaseLimits, quotas: Quotas, out: list[Reply]) -> None:
@@ -68,7 +68,7 @@ class Leases:
         self._requests: dict[tuple[Tenant, str], LeaseId] = {}
         self._expiries: Alarms[LeaseId] = Alarms()
         self._waits: Alarms[LeaseId] = Alarms()
-        self.dues = (self._expiries.next, self._waits.next)
+        self.alarms = (self._expiries, self._waits)
         self._ended: Retention[LeaseId] = Retention(limits.retained, inf)
         self._touched: dict[LeaseId, None] = {}  # their watchers are to hear of it with the end of the event
 

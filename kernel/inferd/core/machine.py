@@ -102,8 +102,8 @@ class KernelMachine:
         self.views = Views(self.tasks, self.fleet, self.leases, self.broker, self.quotas)
         self._freed: dict[ModelName, None] = {}  # models that may have places to give
         self._now = 0.0
-        parts = (self.tasks, self.leases, self._elastic, self._capacity, self._rollouts)
-        self._dues = (self.fleet.retries.next, *(due for part in parts for due in part.dues))
+        parts = (self.fleet, self.tasks, self.leases, self._elastic, self._capacity, self._rollouts)
+        self._alarms = [alarms for part in parts for alarms in part.alarms]
         self._alarm: float | None = None  # asked of them once an event
 
     @property
@@ -133,7 +133,8 @@ class KernelMachine:
             for name in self._unloading.settle():
                 self._elastic.forget(name)
         finally:
-            self._alarm = min([at for due in self._dues if (at := due()) is not None], default=None)
+            dues = [alarms.heap[0][0] for alarms in self._alarms if alarms.heap]  # without a call for each
+            self._alarm = min(dues + [at for due in self.tasks.dues if (at := due()) is not None], default=None)
         self.leases.tell()
         self.tasks.tell_shares()
         self.quotas.tell()

@@ -60,7 +60,9 @@ class Retention(Generic[K]):
 
     def next_due(self) -> float | None:
         """When the next one is to be forgotten."""
-        return next((at for _, at in self._ended.values()), None)
+        for _, at in self._ended.values():
+            return at
+        return None
 
     def due(self, now: float) -> K | None:
         """One that was known for long enough; None when there is none."""

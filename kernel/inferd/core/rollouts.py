@@ -57,7 +57,7 @@ class Rollouts:
         owner: Of tasks.
 
     Attributes:
-        dues: Each says when something is due.
+        alarms: Of what is due at some time.
     """
 
     def __init__(
@@ -72,6 +72,7 @@ class Rollouts:
         self._late = Alarms[ModelName]()
         self._trials = Alarms[ModelName]()
         self.dues = (self._late.next, self._trials.next)
+        self.alarms = (self._late,)
 
     def begin(self, model: Model, event: UpdateModel, now: float) -> None:
         """Have another version take a model's tasks; nothing to do where that serves which is asked for.

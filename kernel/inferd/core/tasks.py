@@ -39,7 +39,8 @@ class Tasks:
         known: All of them by id, in the order of their creation; to be read.
         census: How many wait and run; to be read.
         bounds: How many may.
-        dues: Each says when something is due.
+        alarms: Of what is due at some time.
+        dues: Each says when a task is to be forgotten.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class Tasks:
         self._held = False
         self._expiries: Alarms[TaskId] = Alarms()
         self._poisons = Poisons(limits.poison_s)
-        self.dues = (self._expiries.next, self._dispatcher.yields.next, *self._register.dues)
+        self.alarms, self.dues = (self._expiries, self._dispatcher.yields), self._register.dues
 
     def get(self, task_id: TaskId, tenant: Tenant) -> Task:
         """The tenant's task of this id.

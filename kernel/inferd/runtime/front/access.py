@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from inferd.core.policy import Grant, Policy, ResourceKind, Rules, Verb
 from inferd.errors import InferdError, PermissionDeniedError, UnauthenticatedError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable
+    from collections.abc import Callable, Iterable
+    from types import TracebackType
 
     from inferd.core.policy import Rule
     from inferd.core.principal import Principal
@@ -34,13 +34,16 @@ class Admission:
         policy: What it was admitted for.
         models: The models that its request names.
         many: Whether its further messages may name others.
+        block: Around all of it; ends it.
         grant: What the rules gave it.
         error: Why it ends before its time.
     """
 
     __slots__ = ("_access", "block", "error", "grant", "login", "many", "models", "policy", "tenant")
 
-    def __init__(self, access: Access, login: Login, tenant: str, policy: Policy, *, many: bool) -> None:
+    def __init__(
+        self, access: Access, login: Login, tenant: str, policy: Policy, *, many: bool, block: asyncio.Timeout
+    ) -> None:
         self._access = access
         self.login = login
         self.tenant = tenant
@@ -48,8 +51,22 @@ class Admission:
         self.models: tuple[str, ...] = ()
         self.many = many
         self.grant: Grant = access.check(login.principal, tenant, policy)
-        self.block: asyncio.Timeout | None = None
+        self.block = block
         self.error: InferdError | None = None
+
+    async def __aenter__(self) -> Self:
+        await self.block.__aenter__()
+        self._access.begin(self)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._access.leave(self)
+        try:
+            await self.block.__aexit__(kind, error, traceback)
+        except TimeoutError:
+            raise (self.error or expired()) from None
 
     def check_models(self, models: Iterable[str]) -> None:
         """Refuse models that it may not name.
@@ -112,8 +129,7 @@ class Access:
         """Whether the rules give a principal, for a tenant, what a policy names, about no model by name."""
         return self.rules.grant(principal, tenant, policy).permits()
 
-    @asynccontextmanager
-    async def admitted(self, login: Login, tenant: str, policy: Policy, *, many: bool) -> AsyncIterator[Admission]:
+    def admitted(self, login: Login, tenant: str, policy: Policy, *, many: bool) -> Admission:
         """A call under way as long as the block; whatever that waits for, it ends when the call may go on no longer.
 
         Args:
@@ -126,18 +142,16 @@ class Access:
             PermissionDeniedError: The rules do not allow it, or not any more.
             UnauthenticatedError: The login has expired or was revoked meanwhile.
         """
-        admission = Admission(self, login, tenant, policy, many=many)
-        try:
-            async with asyncio.timeout_at(self._on_loop(login.expires)) as admission.block:
-                self._open.add(admission)
-                try:
-                    yield admission
-                finally:
-                    self._open.discard(admission)
-        except TimeoutError:
-            if admission.block is None or not admission.block.expired():
-                raise
-            raise (admission.error or expired()) from None
+        block = asyncio.timeout_at(self._on_loop(login.expires))
+        return Admission(self, login, tenant, policy, many=many, block=block)
+
+    def begin(self, admission: Admission) -> None:
+        """Its block has begun."""
+        self._open.add(admission)
+
+    def leave(self, admission: Admission) -> None:
+        """Its block has ended."""
+        self._open.discard(admission)
 
     def set_rules(self, made: Iterable[Rule]) -> None:
         """The rules that were made by calls are these; calls that none of all rules allows any more end."""
@@ -174,7 +188,7 @@ class Access:
         until = self._on_loop(moment)
         for admission in tuple(self._open):
             block = admission.block
-            if ends(admission.login) and until is not None and block is not None and not block.expired():
+            if ends(admission.login) and until is not None and not block.expired():
                 before = block.when()
                 block.reschedule(until if before is None else min(before, until))
 
@@ -186,7 +200,7 @@ class Access:
 
 
 def _end(admission: Admission, error: InferdError) -> None:
-    if admission.block is not None and not admission.block.expired():
+    if not admission.block.expired():
         admission.error = error
         admission.block.reschedule(AT_ONCE)
 

@@ -1,11 +1,26 @@
 """Bounds on what is open at once."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from functools import partial
 
 from inferd.errors import LimitExceededError
 
 RETRY_AFTER_S = 1.0
+
+
+class Place:
+    """What was taken, until its block ends: one for each task, for which a generator takes three times as long."""
+
+    __slots__ = ("_give_back",)
+
+    def __init__(self, give_back: Callable[[], None]) -> None:
+        self._give_back = give_back
+
+    def __enter__(self) -> None:
+        """It was taken before."""
+
+    def __exit__(self, *_: object) -> None:
+        self._give_back()
 
 
 class ByteBound:
@@ -28,9 +43,8 @@ class ByteBound:
         self._total = 0
         self._tenants: dict[str, int] = {}
 
-    @contextmanager
-    def place(self, tenant: str, size_bytes: int) -> Iterator[None]:
-        """So many bytes of a tenant are open as long as the block.
+    def place(self, tenant: str, size_bytes: int) -> Place:
+        """So many bytes of a tenant are open, until the block ends that is to follow.
 
         Raises:
             LimitExceededError: They are more than are free, or than its share of that.
@@ -45,10 +59,7 @@ class ByteBound:
                 retry_after_s=RETRY_AFTER_S,
             )
         self._add(tenant, size_bytes)
-        try:
-            yield
-        finally:
-            self._add(tenant, -size_bytes)
+        return Place(partial(self._add, tenant, -size_bytes))
 
     def _add(self, tenant: str, size_bytes: int) -> None:
         self._total += size_bytes
@@ -96,18 +107,14 @@ class Bound:
         if not self._open[key]:
             del self._open[key]
 
-    @contextmanager
-    def place(self, key: str = "") -> Iterator[None]:
-        """One of `key` is open as long as the block.
+    def place(self, key: str = "") -> Place:
+        """One of `key` is open, until the block ends that is to follow.
 
         Raises:
             LimitExceededError: There are as many as may be.
         """
         self.take(key)
-        try:
-            yield
-        finally:
-            self.give_back(key)
+        return Place(partial(self.give_back, key))
 
 
 class Calls:

@@ -16,12 +16,12 @@ from inferd.core.index import Page
 from inferd.core.task import Task, TaskSpec, TaskState
 from inferd.errors import EventsDroppedError
 from inferd.runtime.blob_opening import blobs_of
+from inferd.runtime.blobs import Blobs
 from inferd.runtime.driver import Driver
 from inferd.runtime.front.bounds import Bound, ByteBound
 from inferd.runtime.front.caller import Caller
 from inferd.runtime.front.shown import page_of
 from inferd.runtime.front.task_list import Part, TaskList
-from inferd.runtime.keeper import Keeper
 from inferd.runtime.shared_work import SharedWork
 from inferd.runtime.shelf import Shelf
 from inferd.runtime.streams import TaskStream
@@ -89,12 +89,14 @@ class Tasks:
         await self._shelf.look_for(spec.model)
         keeper = self._driver.keeper if spec.detached else None
         repeated = self._driver.views.knows_request(spec.tenant, spec.request_id)
-        if not repeated:
+        if keeper is not None and not repeated:
             self._driver.views.check_quotas(spec, self.clock.now())  # before anything is written for it
-            if keeper is not None:
-                keeper.check()
-        async with _named(keeper, spec) as named:
-            stream = self._driver.submit(named)
+            keeper.check()
+        if (blobs := blobs_of(keeper)) is not None and isinstance(spec.work, SharedWork):
+            async with _named(blobs, spec, spec.work) as named:
+                stream = self._driver.submit(named)
+        else:
+            stream = self._driver.submit(spec)
         if keeper is not None:
             if repeated and not stream.detached:
                 keeper.check()
@@ -259,7 +261,7 @@ def _check_whole(stream: TaskStream) -> None:
 
 
 @asynccontextmanager
-async def _named(keeper: Keeper | None, spec: TaskSpec) -> AsyncIterator[TaskSpec]:
+async def _named(blobs: Blobs, spec: TaskSpec, work: SharedWork) -> AsyncIterator[TaskSpec]:
     """A task that is to be kept, what is large of its inputs in blobs.
 
     These stay as long as the block, in which the task comes to hold them itself.
@@ -269,15 +271,11 @@ async def _named(keeper: Keeper | None, spec: TaskSpec) -> AsyncIterator[TaskSpe
         LimitExceededError: The tenant may have no more blobs.
         StoreUnavailableError: They cannot be kept now.
     """
-    blobs = blobs_of(keeper)
-    if blobs is None or not isinstance(spec.work, SharedWork):
-        yield spec
-        return
     with ExitStack() as holds:
-        for part in spec.work.blobs.values():
+        for part in work.blobs.values():
             blobs.hold(spec.tenant, part.digest, MAKING)
             holds.callback(blobs.let_go, spec.tenant, part.digest, MAKING)
-        made, work = await blobs.memories.keep(spec.tenant, spec.work, MAKING)
+        made, kept = await blobs.memories.keep(spec.tenant, work, MAKING)
         for part in made:
             holds.callback(blobs.let_go, spec.tenant, part.digest, MAKING)
-        yield replace(spec, work=work) if made else spec
+        yield replace(spec, work=kept) if made else spec
