@@ -71,8 +71,7 @@ class Rollouts:
         self._under_way: dict[ModelName, None] = {}
         self._late = Alarms[ModelName]()
         self._trials = Alarms[ModelName]()
-        self.dues = (self._late.next, self._trials.next)
-        self.alarms = (self._late,)
+        self.alarms = (self._late, self._trials)
 
     def begin(self, model: Model, event: UpdateModel, now: float) -> None:
         """Have another version take a model's tasks; nothing to do where that serves which is asked for.
