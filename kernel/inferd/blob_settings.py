@@ -21,7 +21,8 @@ class Blobs(BaseModel):
     inline_bytes: int = Field(
         4 << 20,
         ge=0,
-        description="tensors that a task is given and that outlive the kernel are blobs where they have more bytes",
+        description="tensors that a task is given and that outlive the kernel, and each output of one that does, are "
+        "blobs where they have more bytes",
     )
     streams: int = Field(256, ge=1, description="calls that give or read blobs and are open at once")
     tenant_streams: int = Field(32, ge=1, description="those of one tenant")

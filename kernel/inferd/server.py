@@ -118,16 +118,17 @@ async def _serving(
         built.authority.check_entry(settings.auth, doors.addresses)
         entrance = offer_services(settings, built.front, built.authority, doors.tickets, doorway)
         before = await read_kept(driver, built.shelf.lacking)
-        async with driver.running(), _beside(built), built.authority.running():
-            restore(driver, before)
-            doorway.open(entrance)
-            try:
-                yield built, metrics_address
-            finally:
-                if driver.keeper is not None:
-                    await driver.keeper.drain()
-                driver.close()  # first, so that every stream ends with the end of its task
-                await server.stop(STOP_GRACE_S)
+        async with driver.running():
+            restore(driver, before)  # what it holds of blobs is not swept
+            async with _beside(built), built.authority.running():
+                doorway.open(entrance)
+                try:
+                    yield built, metrics_address
+                finally:
+                    if driver.keeper is not None:
+                        await driver.keeper.drain()
+                    driver.close()  # first, so that every stream ends with the end of its task
+                    await server.stop(STOP_GRACE_S)
 
 
 @asynccontextmanager
@@ -139,9 +140,10 @@ async def running_front(settings: Settings) -> AsyncIterator[Front]:
     """
     async with _built(settings, Certificates(settings.tls, used=False)) as built:
         before = await read_kept(built.driver, built.shelf.lacking)
-        async with built.driver.running(), _beside(built):
+        async with built.driver.running():
             restore(built.driver, before)
-            yield built.front
+            async with _beside(built):
+                yield built.front
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -296,7 +298,12 @@ def _driver(settings: Settings, store: Store | None, clock: Clock | None = None)
                 step_ceiling_s=workers.step_ceiling_s,
                 stop_timeout_s=workers.stop_timeout_s,
             ),
-            keeper=KeeperTimes(output_interval_s=settings.store.output_interval_s, retry_s=settings.store.retry_s),
+            keeper=KeeperTimes(
+                output_interval_s=settings.store.output_interval_s,
+                retry_s=settings.store.retry_s,
+                stored_bytes=settings.store.bytes,
+                tenant_share=settings.scheduler.tenant_share,
+            ),
         ),
         log_dir=settings.state_dir / "workers",
         store=store,

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from inferd.postgres_settings import Postgres
 
@@ -20,17 +20,36 @@ class Store(BaseModel):
     url: str = Field(
         "",
         repr=False,
-        pattern=r"^(|memory:|sqlite:/.*|postgres(ql)?://.*)$",
         description="sqlite:/path of a file, postgresql://user@host:port/database (a password is better kept in "
         "~/.pgpass or PGPASSWORD), or memory: for nothing that outlives the kernel; default: kernel.sqlite in "
         "state_dir",
     )
     postgres: Postgres = Postgres()
+
+    @field_validator("url")
+    @classmethod
+    def _is_a_place(cls, url: str) -> str:
+        kind = url.partition(":")[0] + ":" if ":" in url else "a name without a kind"  # the rest may have a password
+        if url in {"", "memory:"} or url.startswith(("sqlite:/", "postgresql://", "postgres://")):
+            return url
+        if kind == "sqlite:":
+            raise ValueError("a file is named by its absolute path, as sqlite:/var/lib/inferd/kernel.sqlite")
+        raise ValueError(
+            f"it begins with {kind} and names no store that there is; write sqlite:/var/lib/inferd/kernel.sqlite,"
+            " postgresql://user@host:5432/database, or memory: for nothing that outlives the kernel"
+        )
+
     retained_tasks: int = Field(
         10_000, ge=1, description="ended tasks that are kept and can still be read, in place of `limits.retained_tasks`"
     )
     retention_s: Days = Field(
         86_400.0, ge=0, description="how long they can be read, in seconds, in place of `limits.retention_s`"
+    )
+    bytes: int = Field(
+        64 << 30,
+        ge=1,
+        description="what may be stored of kept tasks, their outputs in blobs among it: beyond it the outputs of ended "
+        "ones are deleted, the oldest of the tenant that has the most, and then new tasks are refused",
     )
     output_interval_s: Seconds = Field(
         0.1, ge=0, description="what kept tasks tell is written, and then seen, this long after it came at the latest"

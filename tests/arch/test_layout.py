@@ -20,6 +20,8 @@ def sources(*endings: str) -> Iterator[Path]:
     """The files that people write, by ending of their names."""
     candidates = [p for part in PARTS for p in (ROOT / part).rglob("*")] + [*ROOT.glob("*"), ROOT / ".ci/run"]
     for path in sorted(candidates):
+        if "node_modules" in path.parts:
+            continue  # of others
         if path.name.endswith(endings) and not path.name.endswith(GENERATED) and path.is_file():
             yield path
 

@@ -12,7 +12,13 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+from contextlib import closing
 from pathlib import Path
+
+import apsw
+
+from inferd.store.codec import PlainCodec
+from inferd.store.values import place_of
 
 ROOT = Path(__file__).parents[2]
 STORES = ROOT / "tests" / "fixtures" / "store"
@@ -68,6 +74,20 @@ asyncio.run(fill(Path(sys.argv[1])))
 """
 
 
+def make_neutral(store: Path, folder: str) -> None:
+    """Let a store that was closed name `/models` in place of the folder in which its model was."""
+    codec = PlainCodec()
+    with closing(apsw.Connection(str(store))) as database:
+        for *name, value in list(database.execute("SELECT tenant, kind, key, value FROM records")):
+            read = codec.read(place_of(*name), value)
+            if folder.encode() in read:
+                written = codec.write(place_of(*name), read.replace(folder.encode(), b"/models"))
+                where = "WHERE tenant = ? AND kind = ? AND key = ?"
+                database.execute(f"UPDATE records SET value = ? {where}", (written, *name))  # noqa: S608 - ours
+        database.execute("VACUUM")
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
 def main(tag: str) -> None:
     """Make the store of a tag."""
     STORES.mkdir(parents=True, exist_ok=True)
@@ -80,6 +100,7 @@ def main(tag: str) -> None:
         paths = os.pathsep.join(str(Path(code, part)) for part in PARTS)
         environment = {**os.environ, "PYTHONPATH": paths}
         subprocess.run([sys.executable, "-c", FILL, folder], check=True, env=environment, timeout=120)
+        make_neutral(Path(folder, "store"), folder)
         export = [sys.executable, "-m", "inferd", "store", "export", "--file", f"{folder}/store"]
         said = subprocess.run(export, check=True, env=environment, stdout=subprocess.PIPE, timeout=60).stdout
         shutil.copyfile(Path(folder, "store"), STORES / f"{tag}.sqlite")

@@ -95,7 +95,7 @@ def held(store: Store) -> dict[tuple[str, Kind, str], tuple[bytes, list[bytes]]]
 
 WRITES: st.SearchStrategy[Write] = st.one_of(
     st.builds(Put, st.sampled_from("ab"), st.sampled_from(Kind), st.sampled_from("xyz"), st.binary(max_size=40)),
-    st.builds(Drop, st.sampled_from("ab"), st.sampled_from(Kind), st.sampled_from("xyz")),
+    st.builds(Drop, st.sampled_from("ab"), st.sampled_from(Kind), st.sampled_from("xyz"), st.booleans()),
     st.builds(
         Append,
         st.sampled_from("ab"),
@@ -118,7 +118,8 @@ def model_of(writes: Iterable[Write]) -> dict[tuple[str, Kind, str], tuple[bytes
                 records[key] = each.value
             case Append():
                 pieces.setdefault(key, {})[each.number] = each.value
-            case Drop():
-                records.pop(key, None)
+            case Drop(record=record):
+                if record:
+                    records.pop(key, None)
                 pieces.pop(key, None)
     return {key: (value, [piece for _, piece in sorted(pieces.get(key, {}).items())]) for key, value in records.items()}

@@ -12,7 +12,7 @@ from connection import Connection, kinds_of, read_all, read_failing
 from wire_requests import refusal_of
 
 from inferd.plugin.tensor import BITS, ElementType, size_bytes
-from inferd.runtime import streams
+from inferd.runtime import stream
 from inferd.testing.kernel import kernel_here
 from inferd_api.v1 import model_service_pb2 as ms
 from inferd_api.v1 import task_pb2 as tp
@@ -66,7 +66,7 @@ def task(*inputs: pb.Tensor, model: str = "identity", **spec: Any) -> ts.RunTask
 
 async def test_a_short_task_is_one_response(served: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
     """With `several_events` all of a task that ends at once is one response; without it each event has its own."""
-    monkeypatch.setattr(streams, "MOMENT_S", 3600.0)
+    monkeypatch.setattr(stream, "MOMENT_S", 3600.0)
     request = task(tensor())
     await read_all(served.tasks.RunTask(request))  # the model is loaded
     single = [response async for response in served.tasks.RunTask(request)]

@@ -105,7 +105,7 @@ async def test_a_task_that_tells_more_than_is_held_waits_for_the_store(
         mend = break_off(connection)
         async with asyncio.timeout(60):
             await stopped.wait()
-        (kept,) = driver.keeper._kept.values()
+        (kept,) = driver.keeper.tasks._known.values()
         assert kept.task.state is TaskState.SUSPENDED
         assert 4096 < kept.held_bytes < 1 << 16
         mend()

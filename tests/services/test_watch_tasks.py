@@ -3,14 +3,17 @@
 import asyncio
 from contextlib import aclosing
 from pathlib import Path
+from typing import Any
 
 import grpc
 from connection import Connection, read_all, read_failing, read_until, reason_of
 
-from inferd.testing.kernel import kernel_here
+from inferd.testing.kernel import kernel_here, write_fake_model
+from inferd_api.v1 import lease_pb2 as lp
 from inferd_api.v1 import task_pb2 as tp
 from inferd_api.v1 import task_service_pb2 as ts
 from inferd_client import AsyncClient, Client
+from inferd_client.claims import cores
 
 
 async def test_a_tenant_follows_its_tasks_and_no_others(connection: Connection) -> None:
@@ -93,3 +96,32 @@ async def test_a_watch_goes_on_with_the_next_kernel(tmp_path: Path) -> None:
             others.close()
             await parts.aclose()
             await hosts.aclose()
+
+
+async def test_models_and_leases_are_watched_on_with_the_next_kernel(tmp_path: Path) -> None:
+    """`watch_model` and `watch_lease` of both clients tell anew how a thing stands, then its changes, to its end."""
+    address = f"unix:{tmp_path}/kernel.sock"
+    settings: dict[str, Any] = {"listen": (address,), "store": {"url": f"sqlite:{tmp_path}/kept/store"}}
+    async with asyncio.timeout(60), AsyncClient(address) as client:
+        with Client(address) as sync:
+            async with kernel_here(tmp_path, **settings) as kernel:
+                await client.create_model("fake", source=str(write_fake_model(tmp_path)))
+                lease_id = (await client.create_lease(cores(1), ttl_s=1000)).lease_id
+                watches = [client.watch_model("fake"), client.watch_lease(lease_id)]
+                others = [sync.watch_model("fake"), sync.watch_lease(lease_id)]
+                for watch in watches:
+                    await anext(watch)
+                for other in others:
+                    await asyncio.to_thread(next, other)
+                waiting = [asyncio.ensure_future(anext(watch)) for watch in watches]
+                waiting += [asyncio.ensure_future(asyncio.to_thread(next, other)) for other in others]
+                kernel.driver.close()
+            async with kernel_here(tmp_path, **settings):
+                models, leases = [[await each for each in some] for some in (waiting[::2], waiting[1::2])]
+                assert [each.name for each in models] == ["fake", "fake"]
+                assert [each.lease_id for each in leases] == [lease_id, lease_id]
+                await client.release_lease(lease_id)
+                assert [each.state async for each in watches[1]] == [lp.LEASE_STATE_RELEASED]
+            for other in others:
+                other.close()
+            await watches[0].aclose()

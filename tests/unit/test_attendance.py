@@ -4,7 +4,8 @@ import pytest
 
 from inferd.core.ids import TaskId, Tenant
 from inferd.runtime.attendance import Attendance
-from inferd.runtime.streams import EventBudget, TaskStream
+from inferd.runtime.event_budget import EventBudget
+from inferd.runtime.stream import TaskStream
 
 TENANT = Tenant("t")
 

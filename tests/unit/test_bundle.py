@@ -10,7 +10,7 @@ from inferd.runtime import bundle as bundles
 from inferd.runtime.bundle import Bundle, Followed
 from inferd.runtime.event_budget import EventBudget
 from inferd.runtime.event_log import Numbered
-from inferd.runtime.streams import TaskStream
+from inferd.runtime.stream import TaskStream
 
 INTERVAL_S = 0.01
 DONE = Finished(

@@ -24,6 +24,9 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("[workers]\nzzz = 5", "there is no setting 'workers.zzz'; known are start_timeout_s"),
         ("[limits]\nqueued_tasks = 0", "'limits.queued_tasks' is 0: Input should be greater than or equal to 1"),
         ("[limits]\nqueued_tasks = 'x'", "'limits.queued_tasks' is 'x'"),
+        ("[store]\nurl = 'kernel.sqlite'", "'store.url'"),
+        ("[store]\nurl = 'mysql://h/d'", "names no store that there is; write sqlite:/var/lib/inferd/kernel.sqlite"),
+        ("[store]\nurl = 'sqlite:kept'", "its absolute path, as sqlite:/var/lib/inferd/kernel.sqlite"),
         ("listen = ", "is not TOML"),
     ],
 )

@@ -28,7 +28,7 @@ from inferd.runtime.front.caller import ANYONE, Caller
 from inferd.runtime.front.front import Front
 from inferd.runtime.front.health import KERNEL, NOBODY
 from inferd.runtime.front.open_tasks import OpenTasks
-from inferd.runtime.streams import TaskStream
+from inferd.runtime.stream import TaskStream
 from inferd.services.work_values import read_work
 from inferd.testing.kernel import front_here, write_fake_model
 from inferd_api.v1 import task_pb2 as pb

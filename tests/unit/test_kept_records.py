@@ -5,7 +5,7 @@ from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import given
@@ -25,11 +25,20 @@ from inferd.runtime.clock import Boot, Clock
 from inferd.runtime.continuation import Continuation
 from inferd.runtime.event_budget import EventBudget
 from inferd.runtime.event_log import Entry, Numbered, Run
-from inferd.runtime.kept_events import PIECE_BYTES, read_entries, write_entries, write_pieces
+from inferd.runtime.kept_events import (
+    CAN_BE_LARGE,
+    PIECE_BYTES,
+    InBlob,
+    contents_of,
+    in_blob,
+    read_entries,
+    write_entries,
+    write_pieces,
+)
 from inferd.runtime.kept_records import read_progress, read_spec, read_task, write_progress, write_spec, write_task
 from inferd.runtime.lease_records import read_lease, write_lease
 from inferd.runtime.past import read_page
-from inferd.runtime.streams import TaskStream
+from inferd.runtime.stream import TaskStream
 from inferd.store.store import Kind
 from inferd_api.worker.v1 import task_pb2
 
@@ -71,6 +80,49 @@ EVENTS: list[te.TaskEvent] = [
 def test_each_event_is_read_as_it_was_written(event: te.TaskEvent) -> None:
     """Every kind of event comes back equal, floats and texts to the bit."""
     assert read_entries(write_entries([Numbered(5, event)])) == [Numbered(5, event)]
+
+
+class Whole(NamedTuple):
+    """A blob."""
+
+    data: bytes
+
+    @property
+    def size_bytes(self) -> int:
+        return len(self.data)
+
+    def read(self, start: int = 0, size_bytes: int | None = None) -> bytes:
+        return self.data[start:] if size_bytes is None else self.data[start : start + size_bytes]
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        *(event for event in EVENTS if isinstance(event, CAN_BE_LARGE)),
+        te.TensorOutput(b"head", ((0, Whole(b"abc")), (2, Whole(b"")), (5, Whole(bytes(range(200)))))),
+    ],
+    ids=lambda event: type(event).__name__,
+)
+@pytest.mark.parametrize("step", [1, 7, 1 << 20])
+def test_an_event_is_read_of_its_blob(event: te.TaskEvent, step: int) -> None:
+    """What a blob has of an event, in whatever parts it was read, makes the event again; its row says what is where."""
+    contents = contents_of(event)
+    data = b"".join(contents.read(start, step) for start in range(0, contents.size_bytes, step))
+    assert (data, contents.read()) == (contents.read(0, len(data) + 9), data)
+    (row,) = read_entries(write_entries([in_blob(Numbered(5, event), "d" * 64, len(data))]))
+    assert isinstance(row, InBlob)
+    assert type(row.outline()) is type(event)
+    number, read = row.whole(Whole(data))
+    assert number == 5
+    if not isinstance(event, te.TensorOutput):
+        assert read == event
+        return
+    assert isinstance(read, te.TensorOutput)
+    assert (read.written, [(place, each.read()) for place, each in read.elements]) == (
+        event.written,
+        [(place, each.read()) for place, each in event.elements],
+    )
+    assert [each.read(1, 1) for _, each in read.elements] == [each.read(1, 1) for _, each in event.elements]
 
 
 def test_each_kind_of_event_is_tried() -> None:
@@ -121,7 +173,7 @@ def stored() -> tuple[Any, Pieces]:
 
 
 def page(store: Any, *, after: int, until: int) -> list[Numbered]:
-    return read_page(store, Tenant("who"), TaskId("t"), after=after, until=until)
+    return read_page(store, Tenant("who"), TaskId("t"), after=after, until=until).events
 
 
 @given(steps=STEPS, cuts=st.sets(st.integers(0, 12)), others=st.sets(st.integers(0, 12)))

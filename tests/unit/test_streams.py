@@ -18,9 +18,10 @@ from inferd.core.task_events import (
     TensorOutput,
 )
 from inferd.errors import EventsDroppedError, TaskNotFoundError
-from inferd.runtime import streams as module
+from inferd.runtime import stream as module
 from inferd.runtime.event_budget import EventBudget
-from inferd.runtime.streams import Streams, TaskStream
+from inferd.runtime.stream import TaskStream
+from inferd.runtime.streams import Streams
 
 TASK = TaskId("t1")
 DONE = Finished(

@@ -129,8 +129,11 @@ class Leases(Connection):
         return self._call(self._leases.ReleaseLease, ReleaseLeaseRequest(lease_id=lease_id)).lease
 
     def watch_lease(self, lease_id: str) -> Generator[Lease]:
-        """A lease as it is, then after each change, up to its end. Raises LeaseNotFoundError."""
-        for response in self._stream(self._leases.WatchLease, WatchLeaseRequest(lease_id=lease_id)):
+        """A lease as it is, then after each change, anew where the connection broke; up to its end.
+
+        Raises LeaseNotFoundError.
+        """
+        for response in self._watched(self._leases.WatchLease, WatchLeaseRequest(lease_id=lease_id)):
             yield response.lease
 
 
@@ -235,8 +238,11 @@ class AsyncLeases(AsyncConnection):
         return (await self._call(self._leases.ReleaseLease, ReleaseLeaseRequest(lease_id=lease_id))).lease
 
     async def watch_lease(self, lease_id: str) -> AsyncGenerator[Lease]:
-        """A lease as it is, then after each change, up to its end. Raises LeaseNotFoundError."""
-        responses = self._stream(self._leases.WatchLease, WatchLeaseRequest(lease_id=lease_id))
+        """A lease as it is, then after each change, anew where the connection broke; up to its end.
+
+        Raises LeaseNotFoundError.
+        """
+        responses = self._watched(self._leases.WatchLease, WatchLeaseRequest(lease_id=lease_id))
         try:
             async for response in responses:
                 yield response.lease

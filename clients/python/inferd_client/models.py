@@ -196,8 +196,11 @@ class Models(Connection):
         self._wait(self._models.DeleteModel, request, timeout_s)
 
     def watch_model(self, name: str) -> Generator[Model]:
-        """A model as it is, then after each change, until the generator is closed. Raises ModelNotFoundError."""
-        for response in self._stream(self._models.WatchModel, WatchModelRequest(name=name)):
+        """A model as it is, then after each change, anew where the connection broke; until the generator is closed.
+
+        Raises ModelNotFoundError.
+        """
+        for response in self._watched(self._models.WatchModel, WatchModelRequest(name=name)):
             yield response.model
 
 
@@ -341,8 +344,11 @@ class AsyncModels(AsyncConnection):
         await self._wait(self._models.DeleteModel, request, timeout_s)
 
     async def watch_model(self, name: str) -> AsyncGenerator[Model]:
-        """A model as it is, then after each change, until the generator is closed. Raises ModelNotFoundError."""
-        responses = self._stream(self._models.WatchModel, WatchModelRequest(name=name))
+        """A model as it is, then after each change, anew where the connection broke; until the generator is closed.
+
+        Raises ModelNotFoundError.
+        """
+        responses = self._watched(self._models.WatchModel, WatchModelRequest(name=name))
         try:
             async for response in responses:
                 yield response.model

@@ -12,6 +12,7 @@ from inferd.cli.output import CommandError
 from inferd.cli.settings import read_settings
 from inferd.cli.store import logging_aside, opened, place_of
 from inferd.runtime.backups import Made, back_up_store
+from inferd.runtime.blob_backups import Blobbed, give_up, looked_at, taken_back
 from inferd.runtime.clock import Clock
 from inferd.runtime.kept_leases import read_token, token_after, write_token
 from inferd.runtime.kept_records import UNREADABLE, read_progress
@@ -43,9 +44,10 @@ def backup(output: Output, address: str, path: Path, *, replace: bool, file: Pat
             if reachable(client):
                 _tell(output, _by_kernel(output, client, absolute, replace=replace), by="the kernel")
                 return
-    step_s = read_settings().store.backup_step_s
+    settings = read_settings()
     with opened(file, url) as store:
-        made = back_up_store(store, absolute, replaces=replace, step_s=step_s)
+        root = settings.data_dir / "blobs"
+        made = back_up_store(store, absolute, replaces=replace, step_s=settings.store.backup_step_s, root=root)
     _tell(output, made, by="this command")
 
 
@@ -59,6 +61,7 @@ def _by_kernel(output: Output, client: Client, path: str, *, replace: bool) -> M
                     size_bytes=made.size_bytes,
                     made=made.make_time.ToNanoseconds() / 1e9,
                     store=made.store,
+                    blobs=Blobbed(made.blobs, made.blob_bytes, made.missing_blobs, made.blob_folder),
                 )
             shown(f"{size(response.done_bytes)} of {size(response.total_bytes)} are copied to {path}")
     raise CommandError("the kernel ended the call without a backup", reason="KERNEL_ENDED")
@@ -73,10 +76,27 @@ def _tell(output: Output, made: Made, *, by: str) -> None:
                 "make_time": _time(made.made),
                 "store": made.store,
                 "by": by,
+                **_blobs(made.blobs),
             }
         )
         return
     output.text(f"{made.path}: {size(made.size_bytes)}, a backup of {made.store} as it was at {_time(made.made)}")
+    if made.blobs.folder:
+        output.text(f"{made.blobs.folder} beside it: {_said(made.blobs)}")
+
+
+def _blobs(done: Blobbed) -> dict[str, object]:
+    return {
+        "blobs": done.count,
+        "blob_bytes": done.size_bytes,
+        "missing_blobs": done.missing,
+        "blob_folder": done.folder or None,
+    }
+
+
+def _said(done: Blobbed) -> str:
+    missing = f"; {done.missing} are missing, as their files are gone or damaged" if done.missing else ""
+    return f"{done.count} blobs of {size(done.size_bytes)}{missing}"
 
 
 def _time(made: float | None) -> str | None:
@@ -125,10 +145,12 @@ def restore(output: Output, path: Path, *, check: bool, file: Path | None, url: 
         CommandError: There is none.
         StoreUnavailableError: A kernel has the store, or the backup cannot be used: nothing was changed.
     """
-    place, standing, token = place_of(file, url), _Standing(), 0
+    place, standing, token, blobs = place_of(file, url), _Standing(), 0, Blobbed()
+    root = read_settings().data_dir / "blobs"
 
     def prepare(store: Store, there: Numbers) -> None:
-        nonlocal standing, token
+        nonlocal standing, token, blobs
+        blobs = looked_at(store, path, root) if check else taken_back(store, path, root)
         standing = _Standing.of(store)
         known = [*_tokens(there), *_tokens({each.key: each.value for each in store.records(Kind.COUNT)})]
         token = token_after(*known, wall_s=time.time())
@@ -143,11 +165,18 @@ def restore(output: Output, path: Path, *, check: bool, file: Path | None, url: 
                     done = Restored(made=made, schema=store.opened_schema, store="", aside="")
             else:
                 done = restore_store(path, place, prepare, scratch=scratch)
-    except MissingError as error:
-        raise CommandError(error.message, reason="NO_STORE") from None
-    except DamagedError as error:
-        raise CommandError(error.message, reason="STORE_DAMAGED", metadata=error.metadata) from None
-    _tell_restored(output, path, done, standing, token)
+    except BaseException as error:  # noqa: BLE001 - it is raised
+        give_up(blobs)
+        raise _told(error) from None
+    _tell_restored(output, path, done, standing, token, blobs)
+
+
+def _told(error: BaseException) -> BaseException:
+    if isinstance(error, MissingError):
+        return CommandError(error.message, reason="NO_STORE")
+    if isinstance(error, DamagedError):
+        return CommandError(error.message, reason="STORE_DAMAGED", metadata=error.metadata)
+    return error
 
 
 def _tokens(numbers: Numbers) -> Iterator[int]:
@@ -157,7 +186,9 @@ def _tokens(numbers: Numbers) -> Iterator[int]:
         return
 
 
-def _tell_restored(output: Output, path: Path, done: Restored, standing: _Standing, token: int) -> None:
+def _tell_restored(  # noqa: PLR0917 - of one call
+    output: Output, path: Path, done: Restored, standing: _Standing, token: int, blobs: Blobbed
+) -> None:
     if output.json:
         output.document(
             {
@@ -172,6 +203,7 @@ def _tell_restored(output: Output, path: Path, done: Restored, standing: _Standi
                 "leases_over": standing.leases_over,
                 "models": standing.models,
                 "unreadable": standing.unreadable,
+                **_blobs(blobs),
                 **({"fencing_tokens_above": str(token)} if done.store else {}),
             }
         )
@@ -183,6 +215,8 @@ def _tell_restored(output: Output, path: Path, done: Restored, standing: _Standi
     )
     if standing.unreadable:
         has += f"; {standing.unreadable} records cannot be read by this version, and are left out by its kernels"
+    if blobs.count or blobs.missing:
+        has += f"; {_said(blobs)}"
     if not done.store:
         output.text(f"{path}: a whole backup{when} with {has}")
         return

@@ -5,7 +5,7 @@ from functools import partial
 from typing import Protocol
 
 from inferd.core.ids import TaskId, Tenant
-from inferd.runtime.streams import TaskStream
+from inferd.runtime.stream import TaskStream
 
 
 class _Change(Protocol):

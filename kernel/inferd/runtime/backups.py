@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from inferd.errors import InferdError, present
+from inferd.runtime.blob_backups import NONE, Blobbed, check_folder, copied, wanted_of
 from inferd.store.backup_file import BackupFile
+from inferd.store.blob_files import BlobFiles
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator
+    from pathlib import Path
 
     from inferd.runtime.keeper import Keeper
     from inferd.store.store import Copy, Store
@@ -32,12 +35,14 @@ class Made:
         size_bytes: Of it.
         made: When, as Unix time.
         store: Of which, for people.
+        blobs: Those beside it.
     """
 
     path: str
     size_bytes: int
     made: float
     store: str
+    blobs: Blobbed = NONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +61,7 @@ class _Work:
     file: BackupFile
     copy: Copy | None = None
     finishing: asyncio.Future[int] | None = field(default=None)
+    stack: ExitStack = field(default_factory=ExitStack)
 
     def begin(self, store: Store) -> str:
         self.copy = store.copy(self.file.partial)
@@ -76,7 +82,7 @@ class _Work:
 
 
 async def back_up(keeper: Keeper, path: str, *, replaces: bool, step_s: float) -> AsyncGenerator[Progress, None]:
-    """Copy all that is kept into a file, and tell how far that is after each step.
+    """Copy all that is kept into a file, and blobs beside it, and tell how far that is after each step.
 
     Args:
         keeper: Who keeps it.
@@ -89,6 +95,8 @@ async def back_up(keeper: Keeper, path: str, *, replaces: bool, step_s: float) -
         StoreUnavailableError: The store cannot be read, or the file not be written.
     """
     async with _work(keeper, path, replaces=replaces) as work:
+        staying = nullcontext() if keeper.blobs is None else keeper.blobs.staying(f"the backup {path}")
+        work.stack.enter_context(staying)  # nobody forgets a blob meanwhile
         name, flushed_bytes = await keeper.read(work.begin), 0
         copy = present(work.copy)
         while True:
@@ -103,17 +111,31 @@ async def back_up(keeper: Keeper, path: str, *, replaces: bool, step_s: float) -
             await asyncio.sleep(time.monotonic() - started)  # others have the store for as long as this had it
         made = time.time()
         await keeper.read(lambda _: work.end())
+        blobs, total_bytes = NONE, copy.total_bytes
+        if keeper.blobs is not None:
+            wanted, files = keeper.blobs.whole()
+            total_bytes += sum(blob.size_bytes for blob in wanted)
+            steps = copied(wanted, files, work.file.path)
+            while (step := await asyncio.to_thread(next, steps, None)) is not None:
+                blobs = step
+                yield Progress(copy.total_bytes + blobs.size_bytes, total_bytes)
         work.finishing = asyncio.get_running_loop().run_in_executor(None, work.file.finish, made)
         size_bytes = await asyncio.shield(work.finishing)
-        told = Made(path=str(work.file.path), size_bytes=size_bytes, made=made, store=name)
-        yield Progress(copy.total_bytes, copy.total_bytes, told)
+        told = Made(path=str(work.file.path), size_bytes=size_bytes, made=made, store=name, blobs=blobs)
+        yield Progress(total_bytes, total_bytes, told)
 
 
 @asynccontextmanager
 async def _work(keeper: Keeper, path: str, *, replaces: bool) -> AsyncIterator[_Work]:
     work = _Work(await asyncio.to_thread(BackupFile, path, replaces=replaces))
     try:
-        yield work
+        await asyncio.to_thread(check_folder, work.file.path, replaces=replaces)
+    except BaseException:
+        work.file.close()
+        raise
+    try:
+        with work.stack:
+            yield work
     finally:
         if work.finishing is not None and not work.finishing.done():  # cancelled: it ends by itself
             work.finishing.add_done_callback(lambda _: work.close())
@@ -122,19 +144,24 @@ async def _work(keeper: Keeper, path: str, *, replaces: bool) -> AsyncIterator[_
             await asyncio.wait([closing], timeout=CLOSE_S)
 
 
-def back_up_store(store: Store, path: str, *, replaces: bool, step_s: float) -> Made:
-    """The same of a store that no kernel has, in one go.
+def back_up_store(store: Store, path: str, *, replaces: bool, step_s: float, root: Path) -> Made:
+    """The same of a store that no kernel has, and whose blobs are in a folder of `root`, in one go.
 
     Raises:
         InvalidFieldError, StoreUnavailableError: As `back_up`.
     """
     work = _Work(BackupFile(path, replaces=replaces))
     try:
+        check_folder(work.file.path, replaces=replaces)
         name = work.begin(store)
         while not work.step(step_s):
             pass
         made = time.time()
         work.end()
-        return Made(path=str(work.file.path), size_bytes=work.file.finish(made), made=made, store=name)
+        folder, wanted = wanted_of(store)
+        blobs = NONE
+        for done in copied(wanted, BlobFiles(root / folder), work.file.path):
+            blobs = done
+        return Made(path=str(work.file.path), size_bytes=work.file.finish(made), made=made, store=name, blobs=blobs)
     finally:
         work.close()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
 from inferd.errors import LimitExceededError
+from inferd.runtime.elements import Held
 from inferd.shared import Memory, Part
 
 if TYPE_CHECKING:
@@ -39,12 +40,15 @@ class BlobMemories:
 
     Args:
         blobs: Where the bytes are.
-        inline_bytes: So many bytes of inputs may a record have itself.
+        inline_bytes: So many bytes of inputs, and of an output, may a record have itself.
+
+    Attributes:
+        inline_bytes: As given.
     """
 
     def __init__(self, blobs: Blobs, inline_bytes: int) -> None:
         self._blobs = blobs
-        self._inline_bytes = inline_bytes
+        self.inline_bytes = inline_bytes
         self._memories: WeakValueDictionary[tuple[str, BlobPart], Memory] = WeakValueDictionary()
 
     async def read(self, tenant: str, part: BlobPart) -> Part:
@@ -66,14 +70,14 @@ class BlobMemories:
             InferdError: They cannot be kept; none is held.
         """
         rest = [each for each in work.work.shared if each.tensor not in work.blobs and each.size_bytes >= LEAST_BYTES]
-        if sum(each.size_bytes for each in rest) <= self._inline_bytes:
+        if sum(each.size_bytes for each in rest) <= self.inline_bytes:
             return [], work
         made: dict[int, BlobPart] = {}
         try:
             for each in rest:
                 data = work.memories[each.memory].read(each.start, each.size_bytes)
                 digest = await asyncio.to_thread(lambda given: sha256(given).hexdigest(), data)
-                await self._blobs.put(tenant, digest, data, holder)
+                await self._blobs.put(tenant, digest, Held(data), holder)
                 made[each.tensor] = BlobPart(digest, 0, each.size_bytes)
         except BaseException:
             for part in made.values():

@@ -32,7 +32,7 @@ async def opened_blobs(
     blobs = Blobs(root, keeper.read, bounds, at_point=points.at_blob if points else unnoticed)
     try:
         await blobs.read()
-        keeper.blobs = blobs
+        keeper.open_blobs(blobs)
         yield blobs
     finally:
         blobs.close()

@@ -12,15 +12,15 @@ import asyncio
 import time
 import uuid
 from contextlib import asynccontextmanager
-from heapq import nsmallest
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from inferd.core.index import Page
 from inferd.errors import BlobDamagedError, InvalidFieldError, StoreUnavailableError
-from inferd.runtime.blob_bounds import Held, check_room
-from inferd.runtime.blob_entry import Entry, Own, not_found, read_left, tried
+from inferd.runtime.blob_backups import Wanted
+from inferd.runtime.blob_book import BlobBook
+from inferd.runtime.blob_bounds import check_room
+from inferd.runtime.blob_entry import Entry, read_left, tried
 from inferd.runtime.blob_memories import BlobMemories
 from inferd.runtime.model_files import ModelFiles
 from inferd.runtime.store_thread import StoreThread
@@ -33,8 +33,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from inferd.core.blob import Blob
+    from inferd.core.index import Page
+    from inferd.core.task_events import Elements
     from inferd.runtime.blob_bounds import BlobBounds
-    from inferd.runtime.blob_entry import Key
     from inferd.store.opening import AtPoint
     from inferd.store.store import Store, Write
 
@@ -80,9 +81,8 @@ class Blobs:
         self._wall = wall
         self._thread = StoreThread("blobs")
         self._files = BlobFiles(root, at_point)
-        self._entries: dict[Key, Entry] = {}
-        self._tenants: dict[str, Own] = {}
-        self._bytes = 0
+        self._book = BlobBook()
+        self.staying = self._book.staying
         self._names: set[str] = set()  # of files that stay
         self._linked: set[str] = set()  # the folders of models that stay, by the names of their lists
         self.memories = BlobMemories(self, bounds.inline_bytes)
@@ -121,22 +121,11 @@ class Blobs:
         await self._rows(lambda store: store.write(writes))
 
     def _add(self, entry: Entry) -> None:
-        self._entries[entry.key] = entry
-        own = self._tenants.setdefault(entry.tenant, Own())
-        own.entries[entry.digest] = entry
-        own.size_bytes += entry.size_bytes
-        self._bytes += entry.size_bytes
+        self._book.add(entry)
         self._names.add(self._files.name(*entry.key))
 
     def _forget(self, entry: Entry) -> None:
-        entry.gone = True
-        del self._entries[entry.key]
-        own = self._tenants[entry.tenant]
-        del own.entries[entry.digest]
-        own.size_bytes -= entry.size_bytes
-        if not own.entries:
-            del self._tenants[entry.tenant]
-        self._bytes -= entry.size_bytes
+        self._book.forget(entry)
         self._names.discard(self._files.name(*entry.key))
 
     # Giving.
@@ -152,7 +141,7 @@ class Blobs:
             LimitExceededError: It is too large, or the tenant, or all, would have too much.
             StoreUnavailableError: It cannot be kept now.
         """
-        entry = self._entries.get((tenant, digest)) or self._announce(tenant, digest, size_bytes, own=own)
+        entry = self._book.entries.get((tenant, digest)) or self._announce(tenant, digest, size_bytes, own=own)
         if entry.own and not own:  # a client gives it, too: so it is that one's, as the next sweep writes
             entry.own, entry.written_use = False, 0.0
         if entry.size_bytes != size_bytes:
@@ -168,9 +157,7 @@ class Blobs:
                 yield entry
 
     def _announce(self, tenant: str, digest: str, size_bytes: int, *, own: bool) -> Entry:
-        theirs = self._tenants.get(tenant, Own())
-        held = Held(self._bytes, len(self._entries), theirs.size_bytes, len(theirs.entries))
-        check_room(self._bounds, size_bytes, held)
+        check_room(self._bounds, size_bytes, self._book.held(tenant))
         now = self._wall()
         entry = Entry(tenant=tenant, digest=digest, size_bytes=size_bytes, created=now, used=now, own=own)
         self._add(entry)
@@ -236,19 +223,19 @@ class Blobs:
         groups = [b"".join(sums[at : at + GROUP]) for at in range(0, len(sums), GROUP)]
         pieces = [Append(entry.tenant, Kind.BLOB, entry.digest, number, each) for number, each in enumerate(groups)]
         await self._write([Drop(entry.tenant, Kind.UPLOAD, entry.digest), entry.row(whole=True), *pieces])
-        entry.whole, entry.arrival = True, None
+        self._book.became_whole(entry)
         self._at_point("kept")
         return entry.blob()
 
-    async def put(self, tenant: str, digest: str, data: bytes, holder: str) -> None:
+    async def put(self, tenant: str, digest: str, contents: Elements, holder: str) -> None:
         """Keep bytes of the kernel's own making, held from the start.
 
         Raises:
             InferdError: As `receiving`.
         """
-        async with self.receiving(tenant, digest, len(data), own=True) as entry:
+        async with self.receiving(tenant, digest, contents.size_bytes, own=True) as entry:
             while not entry.complete:
-                await self.add(entry, data[entry.received_bytes : entry.received_bytes + PIECE_BYTES])
+                await self.add(entry, await self._do(contents.read, entry.received_bytes, PIECE_BYTES))
             await self.finish(entry)
             entry.hold(holder)
 
@@ -264,7 +251,7 @@ class Blobs:
             InvalidFieldError: It ends before.
             BlobDamagedError: A byte is not what was written; none of its piece is told.
         """
-        entry = self._whole(tenant, digest)
+        entry = self._book.whole(tenant, digest)
         end = entry.size_bytes if size_bytes is None else start + size_bytes
         if not 0 <= start <= end <= entry.size_bytes:
             raise InvalidFieldError(
@@ -300,31 +287,22 @@ class Blobs:
             ) from None
         return sums
 
-    def _whole(self, tenant: str, digest: str) -> Entry:
-        entry = self._find(tenant, digest)
-        if not entry.whole:
-            raise entry.missing(f"has {entry.received_bytes} of {entry.size_bytes} bytes yet; give the rest")
-        return entry
-
-    def _find(self, tenant: str, digest: str) -> Entry:
-        entry = self._entries.get((tenant, digest))
-        if entry is None:
-            raise not_found(digest, "is not there; give it first")
-        return entry
-
     def get(self, tenant: str, digest: str) -> Blob:
         """A blob, whole or not.
 
         Raises:
             BlobNotFoundError: The tenant has none.
         """
-        return self._find(tenant, digest).blob()
+        return self._book.find(tenant, digest).blob()
+
+    def whole(self) -> tuple[list[Wanted], BlobFiles]:
+        """Those that are whole, and their files."""
+        entries = [entry for entry in self._book.entries.values() if entry.whole]
+        return [Wanted(entry.tenant, entry.digest, entry.size_bytes) for entry in entries], self._files
 
     def list(self, tenant: str, *, after: str | None, size: int) -> Page[Blob]:
         """The tenant's blobs by digest, behind the digest `after`."""
-        own = self._tenants.get(tenant, Own()).entries
-        some = nsmallest(size + 1, (digest for digest in own if after is None or digest > after))
-        return Page([own[digest].blob() for digest in some[:size]], more=len(some) > size)
+        return self._book.page(tenant, after=after, size=size)
 
     # Holding.
 
@@ -334,14 +312,14 @@ class Blobs:
         Raises:
             BlobNotFoundError: There is none, or not all of it has come.
         """
-        entry = self._whole(tenant, digest)
+        entry = self._book.whole(tenant, digest)
         entry.hold(holder)
         entry.used = self._wall()
         return entry.blob()
 
     def let_go(self, tenant: str, digest: str, holder: str) -> None:
         """Someone holds a blob no longer; nothing where there is none."""
-        if (entry := self._entries.get((tenant, digest))) is not None:
+        if (entry := self._book.entries.get((tenant, digest))) is not None:
             entry.let_go(holder)
             entry.used = self._wall()
 
@@ -373,7 +351,7 @@ class Blobs:
             BlobHeldError: Someone holds it.
             StoreUnavailableError: It cannot be forgotten now.
         """
-        entry = self._find(tenant, digest)
+        entry = self._book.find(tenant, digest)
         entry.check_free()
         await asyncio.shield(self._remove([entry]))  # all of it, though its call ends
 
@@ -385,13 +363,13 @@ class Blobs:
             await self._write([Drop(e.tenant, kind, e.digest) for e in entries for kind in (Kind.UPLOAD, Kind.BLOB)])
         except BaseException:
             for entry in entries:
-                if entry.key not in self._entries:
+                if entry.key not in self._book.entries:
                     entry.gone = False
                     self._add(entry)
             raise
         self._at_point("dropped")
         files = self._files
-        gone = [entry.key for entry in entries if entry.key not in self._entries]  # others are given anew already
+        gone = [entry.key for entry in entries if entry.key not in self._book.entries]  # others are given anew already
         await self._do(files.remove, [path for key in gone for path in (files.path(*key), files.partial(*key))])
         self._at_point("removed")
 
@@ -405,7 +383,7 @@ class Blobs:
 
     async def sweep(self) -> None:
         """Forget what was not used for long, and is not held; write when others were used."""
-        entries, now, bounds = list(self._entries.values()), self._wall(), self._bounds
+        entries, now, bounds = list(self._book.entries.values()), self._wall(), self._bounds
         for at in range(0, len(entries), LOOK):
             some = [entry for entry in entries[at : at + LOOK] if not entry.gone]
             old = [e for e in some if e.own or now - e.used > (bounds.retention_s if e.whole else bounds.upload_s)]
@@ -433,7 +411,7 @@ class Blobs:
 
     async def _sweep_rows(self) -> None:
         """Forget the blobs whose files are gone, but those that are held."""
-        entries = [entry for entry in self._entries.values() if entry.whole]
+        entries = [entry for entry in self._book.entries.values() if entry.whole]
         for at in range(0, len(entries), LOOK):
             some = entries[at : at + LOOK]
             sizes = await self._do(self._files.sizes, [self._files.path(*entry.key) for entry in some])

@@ -8,7 +8,7 @@ from itertools import islice
 
 from inferd.errors import InferdError
 from inferd.runtime.event_log import Numbered, cost_bytes
-from inferd.runtime.streams import TaskStream
+from inferd.runtime.stream import TaskStream
 from inferd.runtime.urgency import MOMENT_S, PUT_OUT, Urgency
 
 BATCH_BYTES = 1 << 20  # what `collect` gives at most; more where one event has more

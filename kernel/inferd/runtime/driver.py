@@ -43,7 +43,8 @@ from inferd.runtime.orders import Orders
 from inferd.runtime.placement import advise
 from inferd.runtime.queries import Asker, Queries
 from inferd.runtime.relay import Relay
-from inferd.runtime.streams import Streams, TaskStream
+from inferd.runtime.stream import TaskStream
+from inferd.runtime.streams import Streams
 from inferd.runtime.supervisor import Supervisor
 from inferd.runtime.watchers import Watchers
 from inferd.runtime.worker import Worker
@@ -155,15 +156,15 @@ class Driver:
         Raises:
             InferdError: It is refused.
         """
-        stream = self.streams.open(spec.task_id)
+        self.streams.open(spec.task_id)
         try:
             self._apply(events.SubmitTask(spec))
         except InferdError:
             self.streams.forget(spec.task_id)
             raise
-        if (made := self.views.submitted(spec).spec.task_id) == spec.task_id:
-            return stream
-        self.streams.forget(spec.task_id)
+        made = self.views.submitted(spec).spec.task_id
+        if made != spec.task_id:
+            self.streams.forget(spec.task_id)
         return self.streams.get(made)
 
     def watch(self, task_id: TaskId, tenant: Tenant, *, after: int) -> TaskStream:

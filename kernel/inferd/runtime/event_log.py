@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from dataclasses import dataclass, field
 from itertools import chain, groupby
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 from inferd.core.task_events import EmbeddingOutput, Logprobs, Output, PromptOutput, TaskEvent, TensorOutput
 from inferd.errors import EventsDroppedError
@@ -217,6 +217,17 @@ class EventLog:
         return not run.texts
 
 
+class Placed(Protocol):
+    """What stands for one event."""
+
+    @property
+    def sequence(self) -> int:
+        """Its number."""
+
+
+K = TypeVar("K", bound=Placed)
+
+
 class MissingEventsError(ValueError):
     """Of what was kept of a task some is missing.
 
@@ -229,7 +240,7 @@ class MissingEventsError(ValueError):
         self.first = first
 
 
-def in_order(entries: Iterable[Entry], after: int) -> Iterator[Entry]:
+def in_order(entries: Iterable[Entry | K], after: int) -> Iterator[Entry | K]:
     """What of these comes behind number `after`, each event once, though they were kept in pieces that overlap.
 
     Raises:

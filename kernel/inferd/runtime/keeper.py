@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from functools import partial
-from itertools import islice
 from typing import TYPE_CHECKING
 
 import structlog
@@ -18,19 +16,14 @@ import structlog
 from inferd.core.changes import (
     QuotaUsed,
     ShareChanged,
-    TaskChanged,
-    TaskDetached,
-    TaskForgotten,
-    TaskRestored,
 )
+from inferd.core.room import Room
 from inferd.errors import InferdError, ShuttingDownError
-from inferd.runtime.backlog import Backlog
-from inferd.runtime.kept import RETRY_AFTER_S, Kept, refuse, show, typed
+from inferd.runtime.kept import RETRY_AFTER_S, Kept, refuse, typed
 from inferd.runtime.kept_leases import KeptLeases
 from inferd.runtime.kept_models import KeptModels, waiting_for
 from inferd.runtime.kept_shares import AFTER_S, KeptShares
-from inferd.runtime.kept_tasks import LARGE_BYTES, send
-from inferd.runtime.past import past_of
+from inferd.runtime.kept_tasks import CHANGES, KeptTasks
 from inferd.runtime.patience import Patience
 from inferd.runtime.records import Records
 from inferd.runtime.store_state import STORE, StoreState
@@ -38,18 +31,17 @@ from inferd.runtime.store_thread import StoreThread
 from inferd.runtime.writing import write_parts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from inferd.core.changes import Change
-    from inferd.core.ids import LeaseId, ModelName, TaskId, Tenant
+    from inferd.core.ids import LeaseId, ModelName, TaskId
     from inferd.core.model import ModelSpec
-    from inferd.core.task import Task
+    from inferd.core.task import TaskSpec
     from inferd.runtime.blobs import Blobs
     from inferd.runtime.driver import Driver
     from inferd.runtime.keeper_times import KeeperTimes
     from inferd.runtime.kept import Sent
     from inferd.runtime.kept_models import DueModel
-    from inferd.runtime.streams import Past
     from inferd.store.store import Store
 
     Batch = Sequence[tuple[Kept, Sent]]
@@ -70,31 +62,38 @@ class Keeper:
         driver: Whose tasks, leases and models it keeps; it withdraws a task or a lease that cannot be kept.
 
     Attributes:
-        models: Those that are kept.
+        tasks, models: Those that are kept.
         shares: What tenants were served, and what they used of quotas.
-        blobs: What inputs of tasks are in; set when it is opened.
     """
 
     def __init__(self, store: Store, times: KeeperTimes, driver: Driver) -> None:
         self._store = store
         self._times = times
         self._driver = driver
-        self._backlog = Backlog(driver)
         self._thread = StoreThread()
         records = Records(store, self._thread)
         self.read, self.keep_records = records.read, records.keep
-        self._kept: dict[TaskId, Kept] = {}
-        self._dirty: dict[Kept, None] = {}
+        room = Room(times.stored_bytes, times.tenant_share)
+        self.tasks = KeptTasks(driver, records, room, changed=self._soon, told=self._tell)
+        self.unwritten = self.tasks.unwritten
         self.models = KeptModels(driver.views, driver.clock)
         self._leases = KeptLeases(driver.views, driver.clock)
         self.shares = KeptShares(driver.clock)
-        self.blobs: Blobs | None = None
         self._writing: Writing | None = None
         self._urgent = self._closing = False
         self._timer: asyncio.Handle | None = None
         self.state = StoreState(store.name, lambda: driver.watchers.models.notify(STORE))
         self._patience = Patience(DRAIN_S)
         self.hurry = self._patience.hurry  # the kernel ends at once: a store that does not answer is not waited for
+
+    @property
+    def blobs(self) -> Blobs | None:
+        """What is in blobs of tasks; None until they are opened."""
+        return self.tasks.blobs
+
+    def open_blobs(self, blobs: Blobs) -> None:
+        """What is large of tasks is in these."""
+        self.tasks.open(blobs, self._times.retry_s)
 
     # What the driver tells.
 
@@ -103,14 +102,8 @@ class Keeper:
         if self._closing:
             return  # what ends now with the kernel goes on with the next one
         for change in changes:
-            kind = type(change)
-            if kind is TaskDetached:
-                self._begin(change)  # type: ignore[arg-type] # of this kind
-            elif kind is TaskRestored:
-                self._adopt(change)  # type: ignore[arg-type] # of this kind
-            elif kind is TaskChanged or kind is TaskForgotten:
-                if (kept := self._kept.get(change.task_id)) is not None:  # type: ignore[attr-defined] # as above
-                    (self._change if kind is TaskChanged else self._forget)(kept)
+            if type(change) in CHANGES:
+                self.tasks.note(change)
             else:
                 self._note(change)
 
@@ -126,59 +119,11 @@ class Keeper:
         if self._timer is None and self.state.writes and not self._closing:
             self._flush()
 
-    def _begin(self, change: TaskDetached) -> None:
-        kept = self._take_up(change.task_id, change.tenant)
-        kept.before = kept.stream.told()
-        kept.stream.shown, kept.stream.hidden = kept.task.state, kept.task.spec.detached
-        self._change(kept)
-
-    def _adopt(self, change: TaskRestored) -> None:
-        kept = self._take_up(change.task_id, change.tenant)
-        kept.made, kept.large = True, kept.task.spec.demand.memory_bytes > LARGE_BYTES
-        kept.stream.past, kept.stream.shown = self._past(kept), kept.task.state
-        if change.estimated:
-            self._change(kept)
-
-    def _take_up(self, task_id: TaskId, tenant: Tenant) -> Kept:
-        stream = self._driver.streams.get(task_id)
-        kept = self._kept[task_id] = Kept(self._driver.views.task(task_id, tenant), stream)
-        kept.hold(self.blobs)
-        if stream.finished is None:  # else nothing comes
-            stream.hold_back(partial(self._tell, kept))
-        return kept
-
-    def _forget(self, kept: Kept) -> None:
-        """A task is not known any more: what it has told goes when nobody who follows it waits for some of that."""
-        if kept.stream.awaited:
-            kept.stream.when_read(partial(self._forget, kept))
-            return
-        kept.gone = True
-        self._change(kept)
-
-    def _change(self, kept: Kept) -> None:
-        kept.version += 1
-        self._dirty[kept] = None
-        self._soon()
-
     def _tell(self, kept: Kept) -> None:
         """A task has told something, which is written with what others tell, and may be seen then."""
-        if self._closing:
-            return  # its end, with that of the kernel, is none for the next one
-        self._dirty[kept] = None
-        self._backlog.count(kept)
-        self._backlog.check(kept, failing=not self.state.writes)
+        self.tasks.backlog.check(kept, failing=kept.stalled or not self.state.writes)
         if self._timer is None and self._writing is None:
             self._timer = asyncio.get_running_loop().call_later(self._times.output_interval_s, self._flush)
-
-    def _past(self, kept: Kept) -> Past:
-        """Reads back what a task has told that the store has."""
-        return past_of(self.read, kept.task.spec.tenant, kept.task.spec.task_id)
-
-    def unwritten(self, tenant: Tenant) -> Iterator[Task]:
-        """The tenant's tasks that have changed since they were written."""
-        changed = {**self._dirty, **self._backlog.underway}
-        known = (kept.task for kept in changed if self._driver.views.find_task(kept.task.spec.task_id) is kept.task)
-        return (task for task in known if task.spec.tenant == tenant)
 
     # What clients wait for.
 
@@ -190,15 +135,25 @@ class Keeper:
         """
         self.state.check()
 
+    def check_new(self, spec: TaskSpec) -> None:
+        """Refuse to keep a new task while nothing can be, or there is no room for it.
+
+        Raises:
+            StoreUnavailableError: As `check`.
+            LimitExceededError: Living tasks take as much of the store as they may, or those of the tenant.
+        """
+        self.check()
+        self.tasks.room.check(spec.tenant, spec.demand.memory_bytes)
+
     def check_task(self, task_id: TaskId) -> None:
         """Refuse to change a task that is kept while nothing can be; from then on its client says whether it goes on.
 
         Raises:
             StoreUnavailableError: As `check`.
         """
-        if (kept := self._kept.get(task_id)) is not None:
+        if (kept := self.tasks.find(task_id)) is not None:
             self.check()
-            self._backlog.let_go(kept)
+            self.tasks.backlog.let_go(kept)
 
     async def settled(self, task_id: TaskId) -> None:
         """Wait until all that has become of a task is kept; at once for one that is not to be kept.
@@ -207,12 +162,9 @@ class Keeper:
             StoreUnavailableError: It cannot be written now; it is tried again, but for a new task, which is withdrawn.
             ShuttingDownError: The kernel ends before that.
         """
-        kept = self._kept.get(task_id)
-        if kept is not None and kept.written < kept.version:
+        if (written := self.tasks.wait(task_id)) is not None:
             self._check_closing()
-            future = asyncio.get_running_loop().create_future()
-            kept.waiting.append((kept.version, future))
-            await future
+            await written
 
     async def keep_model(self, spec: ModelSpec) -> None:
         """Keep a model for the kernels after this one.
@@ -264,7 +216,7 @@ class Keeper:
     @property
     def _due(self) -> bool:
         """Whether there is something to be written."""
-        return bool(self._dirty or self.models or self._leases or self.shares)
+        return bool(self.tasks or self.models or self._leases or self.shares)
 
     def _soon(self) -> None:
         """Write when the event under way has been dealt with, or the write under way is done."""
@@ -278,26 +230,19 @@ class Keeper:
         self._timer = None
         if self._writing is not None or not self._due:
             return
-        due = list(islice(self._dirty, MOST_TASKS))
-        self._urgent = self._urgent and len(due) < len(self._dirty)
-        batch, models = [(kept, self._send(kept)) for kept in due], self.models.take()
+        batch = self.tasks.take(MOST_TASKS)
+        if not (batch or self.models or self._leases or self.shares):
+            return  # what there was goes into blobs first
+        models = self.models.take()
+        self._urgent = self._urgent and bool(self.tasks)
         rest = [*(model.write for model in models.values()), *self._leases.take(), *self.shares.take()]
         parts = [*(sent.writes for _, sent in batch), lambda: rest]
-        self._backlog.begin(kept for kept, _ in batch)
         self._writing = asyncio.get_running_loop().run_in_executor(self._thread.first, write_parts, self._store, parts)
         self._writing.add_done_callback(lambda done: self._wrote(batch, models, done))
 
-    def _send(self, kept: Kept) -> Sent:
-        """What is to be written of a task: first what was sent and may be there, again as it was."""
-        if (sent := kept.sent) is not None and sent.gone == kept.gone:
-            return sent  # it stays dirty: what came since goes with the next write
-        del self._dirty[kept]
-        kept.sent = sent = send(kept, self._driver.clock)
-        return sent
-
     def _wrote(self, batch: Batch, models: dict[ModelName, DueModel], done: Writing) -> None:
         self._writing = None
-        self._backlog.end()
+        self.tasks.backlog.end()
         if (error := done.exception()) is not None:
             why = typed(error)
             self.state.failed(why)
@@ -315,41 +260,16 @@ class Keeper:
         failed = [(kept, why) for (kept, _), why in zip(batch, results, strict=False) if why is not None]
         for (kept, sent), why in zip(batch, results, strict=False):
             if why is None:
-                self._release(kept, sent)
+                self.tasks.wrote(kept, sent)
         if self.state.writes:
-            self._backlog.go_on()  # before the next write: the kernel after this one is not to find them stopped
+            self.tasks.backlog.go_on()  # before the next write: the kernel after this one is not to find them stopped
         fresh = self._settle_rest(models, results[-1])
-        self._fail_tasks(failed)
+        self.tasks.failed(failed)
         for name in fresh:
             with suppress(InferdError):  # one of which use was made meanwhile stays, and is written with what did
                 self._driver.delete_model(name)
         if not self._due:
             self.state.forget()  # nothing is left by which it would be seen that the cause is gone
-
-    def _release(self, kept: Kept, sent: Sent) -> None:
-        """The store has so much of a task."""
-        kept.sent = None
-        if not kept.made:
-            kept.made, kept.before, kept.stream.past = True, (), self._past(kept)
-        kept.written = sent.version
-        shown, kept.pending = kept.pending[: sent.count], kept.pending[sent.count :]
-        if not kept.pending:
-            kept.pending_bytes = 0
-        self._backlog.count(kept)
-        kept.stream.release(shown)
-        if kept.stream.finished is not None and shown:
-            self._driver.streams.ended(kept.stream)
-        if show(kept.stream, sent.state) or (kept.stream.finished is not None and shown):
-            self._driver.watchers.tasks.note(kept.task.spec.tenant, kept.task.spec.task_id)
-        if kept.gone and self._kept.get(kept.task.spec.task_id) is kept:
-            del self._kept[kept.task.spec.task_id]
-            kept.let_go(self.blobs)
-        waiting, kept.waiting = kept.waiting, []
-        for wanted, future in waiting:
-            if wanted > sent.version:
-                kept.waiting.append((wanted, future))
-            elif not future.done():
-                future.set_result(None)
 
     def _settle_rest(self, models: dict[ModelName, DueModel], error: InferdError | None) -> list[ModelName]:
         """That is written; or nobody knows, and it is due again. The models that are to be given up if they can be."""
@@ -367,44 +287,15 @@ class Keeper:
             self._driver.withdraw_lease(lease_id, tenant, error)
         return fresh
 
-    def _fail_tasks(self, failed: Sequence[tuple[Kept, InferdError]]) -> None:
-        """As above: new ones are given up, and dropped should they be there; the rest is due, as it was sent."""
-        self._dirty = {**{kept: None for kept, _ in failed}, **self._dirty}  # in the order in which they came
-        for kept, why in failed:
-            waiting, kept.waiting = kept.waiting, []
-            for _, waiter in waiting:
-                refuse(waiter, why)
-            if not kept.made and not kept.gone:
-                self._give_up(kept)
-
-    def _give_up(self, kept: Kept) -> None:
-        """Withdraw a task that was made to be kept; one that was detached later goes on as before that."""
-        spec = kept.task.spec
-        del self._kept[spec.task_id]
-        kept.let_go(self.blobs)
-        kept.gone = True
-        entries, kept.pending, kept.pending_bytes = kept.pending, [], 0
-        held_back = kept.stream.finished is None
-        kept.stream.release(entries)
-        kept.stream.let_go()
-        kept.stream.shown, kept.stream.hidden = None, False
-        self._backlog.count(kept)
-        self._backlog.let_go(kept)
-        if held_back and kept.stream.finished is not None:
-            self._driver.streams.ended(kept.stream)
-        with suppress(InferdError):
-            self._driver.withdraw(spec.task_id, spec.tenant)
-        if not spec.detached:
-            self._driver.attendance.attach(kept.stream, spec.tenant)
-            self._driver.watchers.tasks.note(spec.tenant, spec.task_id)
-
     async def drain(self) -> None:
         """Wait until all is written, or the store has not taken it for long."""
         self.shares.hurry()
         async with self._patience.bounds():
-            while (self._writing or self._due) and self.state.writes:
-                if self._writing is None:
+            while (self._writing or self._due or self.tasks.underway) and self.state.writes:
+                if self._writing is None and self._due:
                     self._flush()
+                elif self._writing is None:
+                    await asyncio.wait(self.tasks.underway)
                 elif not self._writing.done():
                     await asyncio.wait([self._writing])
                 await asyncio.sleep(0)
@@ -416,14 +307,9 @@ class Keeper:
         self._closing = True
         why = "the kernel is shutting down; it goes on with this when it is started again"
         error = ShuttingDownError(why, retry_after_s=RETRY_AFTER_S)
-        for kept in self._kept.values():
-            for _, future in kept.waiting:
-                refuse(future, error)
-            if kept.stream.finished is None:
-                kept.stream.fail(error)
+        self.tasks.stop(error)
         for waiter in (*waiting_for(self.models.take()), *self._leases.abandon()):
             refuse(waiter, error)
-        self._dirty.clear()
 
     async def close(self) -> None:
         """Let go of the store, or leave it alone when what is being written hangs."""

@@ -8,20 +8,22 @@ from __future__ import annotations
 import json
 from array import array
 from base64 import b64decode, b64encode
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from inferd.core import task_events as te
 from inferd.core.ids import InstanceId
 from inferd.core.quota import Quota, QuotaUse
 from inferd.core.task import FinishReason, Outcome, SuspendReason, TaskState, Usage
 from inferd.errors import InferdError, from_reason
+from inferd.runtime.elements import Chain, Held, Slice
 from inferd.runtime.event_log import Numbered, Run, cost_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from inferd.core.task_events import Elements
     from inferd.runtime.event_log import Entry
 
 Written = list[Any]
@@ -30,31 +32,80 @@ DECODER = json.JSONDecoder()
 WRITTEN_BYTES = 8  # of a number or the marks around a text
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
-    """Elements of a tensor that were kept."""
+class InBlob(NamedTuple):
+    """An event that is kept in a blob.
 
-    data: bytes
+    Attributes:
+        sequence: Its number.
+        kind: That of the event.
+        digest: Of the blob, as hexadecimal digits.
+        size_bytes: How many bytes that has.
+        layout: Of a set of tensors, all of whose bytes are in the blob one behind the other: how many `written` has,
+            and place and size of the elements of each tensor that has some beside it; of others, which are in the blob
+            as in a row, nothing.
+    """
 
-    @property
-    def size_bytes(self) -> int:
-        """How many bytes they have."""
-        return len(self.data)
+    sequence: int
+    kind: str
+    digest: str
+    size_bytes: int
+    layout: Sequence[Sequence[int]] = ()
 
-    def read(self, start: int = 0, size_bytes: int | None = None) -> bytes:
-        """Some of them, by default all."""
-        return self.data[start:] if size_bytes is None else self.data[start : start + size_bytes]
+    def outline(self) -> te.TaskEvent:
+        """An event of its kind, without its contents."""
+        match self.kind:
+            case "tensors":
+                return te.TensorOutput(b"")
+            case "prompt":
+                return te.PromptOutput("", ())
+            case "embedding":
+                return te.EmbeddingOutput(())
+        raise ValueError(f"an event of the kind {self.kind!r} in a blob is not known to this version")
+
+    def whole(self, blob: Elements) -> Numbered:
+        """The event, of what its blob has."""
+        if self.kind != "tensors":
+            return Numbered(self.sequence, _read_event(*read_json(blob.read())))
+        (start,), *places = self.layout
+        written = blob.read(0, start)
+        elements: list[tuple[int, Elements]] = []
+        for place, size_bytes in places:
+            elements.append((place, Slice(blob, start, size_bytes)))
+            start += size_bytes
+        return Numbered(self.sequence, te.TensorOutput(written, tuple(elements)))
 
 
-def write_entries(entries: Sequence[Entry]) -> bytes:
+KeptEntry: TypeAlias = "Entry | InBlob"
+"""What is kept of one event, or of a run of them."""
+CAN_BE_LARGE = (te.TensorOutput, te.PromptOutput, te.EmbeddingOutput)
+
+
+def contents_of(event: te.TaskEvent) -> Elements:
+    """What a blob has of an event that is in it."""
+    if isinstance(event, te.TensorOutput):
+        return Chain([Held(event.written), *(each for _, each in event.elements)])
+    return Held(json.dumps(_write_event(event), separators=(",", ":")).encode())
+
+
+def in_blob(numbered: Numbered, digest: str, size_bytes: int) -> InBlob:
+    """An event whose `contents_of` are in a blob."""
+    sequence, event = numbered
+    if not isinstance(event, te.TensorOutput):
+        kind = "prompt" if isinstance(event, te.PromptOutput) else "embedding"
+        return InBlob(sequence, kind, digest, size_bytes)
+    layout = [[len(event.written)], *([place, each.size_bytes] for place, each in event.elements)]
+    return InBlob(sequence, "tensors", digest, size_bytes, layout)
+
+
+def write_entries(entries: Sequence[KeptEntry]) -> bytes:
     """Events, to be kept as one piece."""
     return json.dumps([write_entry(entry) for entry in entries], separators=(",", ":")).encode()
 
 
-def write_pieces(entries: Iterable[Entry]) -> list[tuple[int, bytes]]:
+def write_pieces(entries: Iterable[KeptEntry]) -> list[tuple[int, bytes]]:
     """Events, to be kept as pieces of about `PIECE_BYTES`, each with the number of its last event."""
     pieces: list[tuple[int, bytes]] = []
-    waiting: list[Entry] = []
+    waiting: list[KeptEntry] = []
     size_bytes = 0
     for entry in chain.from_iterable(map(_parts, entries)):
         if waiting and size_bytes + _size_bytes(entry) > PIECE_BYTES:
@@ -67,7 +118,7 @@ def write_pieces(entries: Iterable[Entry]) -> list[tuple[int, bytes]]:
     return pieces
 
 
-def _parts(entry: Entry) -> Iterator[Entry]:
+def _parts(entry: KeptEntry) -> Iterator[KeptEntry]:
     """An event, or runs that are small enough for a piece, if one of their events is."""
     while isinstance(entry, Run) and len(entry.texts) > 1 and _size_bytes(entry) > PIECE_BYTES:
         first, entry = entry.split(len(entry.texts) // 2)
@@ -75,14 +126,14 @@ def _parts(entry: Entry) -> Iterator[Entry]:
     yield entry
 
 
-def _size_bytes(entry: Entry) -> int:
+def _size_bytes(entry: KeptEntry) -> int:
     """About what it takes as it is kept."""
     if isinstance(entry, Run):
         return sum(map(len, entry.texts)) + WRITTEN_BYTES * (len(entry.texts) + len(entry.token_ids))
-    return cost_bytes(entry.event)
+    return WRITTEN_BYTES * len(entry) if isinstance(entry, InBlob) else cost_bytes(entry.event)
 
 
-def read_entries(piece: bytes) -> list[Entry]:
+def read_entries(piece: bytes) -> list[KeptEntry]:
     """The events of a piece."""
     return [read_entry(*written) for written in read_json(piece)]
 
@@ -95,8 +146,10 @@ def read_json(written: bytes) -> Any:
     return value
 
 
-def write_entry(entry: Entry) -> Written:
+def write_entry(entry: KeptEntry) -> Written:
     """An event, as it stands in what is kept."""
+    if isinstance(entry, InBlob):
+        return [entry.sequence, "blob", *entry[1:]]
     if isinstance(entry, Run):
         return [entry.sequence, "run", entry.texts, entry.counts, entry.token_ids.tolist()]
     return [entry.sequence, *_write_event(entry.event)]
@@ -127,8 +180,10 @@ def _write_event(event: te.TaskEvent) -> Written:  # noqa: C901, PLR0911 - a tab
             return ["finished", _write_outcome(outcome), asdict(receipt)]
 
 
-def read_entry(number: int, kind: str, *rest: Any) -> Entry:
+def read_entry(number: int, kind: str, *rest: Any) -> KeptEntry:
     """The event that was written so."""
+    if kind == "blob":
+        return InBlob(number, *rest)
     if kind == "run":
         texts, counts, token_ids = rest
         return Run(number, texts, counts, array("I", token_ids))

@@ -126,6 +126,11 @@ def write_progress(
     )
 
 
+def with_bytes(progress: bytes, record_bytes: int, pieces_bytes: int) -> bytes:
+    """The same, which also says what the record of the task takes of the store, and what it has told."""
+    return b'%s,"bytes":[%d,%d]}' % (progress[:-1], record_bytes, pieces_bytes)
+
+
 @dataclass(frozen=True, slots=True)
 class KeptProgress:
     """Where a task stood.
@@ -147,6 +152,12 @@ class KeptProgress:
     def first_output_at(self, clock: Clock) -> float | None:
         """When its first output was told, on this clock; None where none was, or an older kernel wrote it."""
         return instant_of(self.written.get("first_output"), clock, read_shift(self.written, clock))
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """What its record takes of the store, and what it has told; zeros where an older kernel wrote it."""
+        record_bytes, pieces_bytes = self.written.get("bytes", (0, 0))
+        return record_bytes, pieces_bytes
 
     @property
     def ended(self) -> bool:

@@ -2,36 +2,104 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from inferd.errors import EventsDroppedError, InferdError, UnreadableEventsError
+from inferd.errors import (
+    BlobDamagedError,
+    BlobNotFoundError,
+    EventsDroppedError,
+    InferdError,
+    InvalidFieldError,
+    StoreUnavailableError,
+    UnreadableEventsError,
+)
+from inferd.runtime.blob_entry import not_found
+from inferd.runtime.blob_memories import BlobPart
 from inferd.runtime.event_log import MissingEventsError, Run, in_order, joined
-from inferd.runtime.kept_events import read_entries, read_json
+from inferd.runtime.kept_events import InBlob, read_entries, read_json
 from inferd.runtime.kept_records import UNREADABLE
-from inferd.store.store import Kind
+from inferd.store.store import DamagedError, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
     from inferd.core.ids import TaskId, Tenant
+    from inferd.runtime.blobs import Blobs
     from inferd.runtime.event_log import Entry, Numbered
-    from inferd.runtime.streams import Past
+    from inferd.runtime.kept_events import KeptEntry
+    from inferd.runtime.stream import Past
     from inferd.store.store import Store
 
 PAGE_BYTES = 128 << 10  # of a page as it is written; more where one piece has more
 
 
-def past_of(read: Callable[[Callable[[Store], Any]], Awaitable[Any]], tenant: Tenant, task_id: TaskId) -> Past:
-    """Reads back what a task has told, with `read`, which does so where the store is used."""
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some of what a task has told.
 
-    def read_back(after: int, until: int) -> Awaitable[list[Numbered]]:
-        return read(lambda store: read_page(store, tenant, task_id, after=after, until=until))
+    Attributes:
+        events: In their order.
+        in_blob: The one behind them, where that is in a blob; None where it is not, or is no part of the page.
+    """
+
+    events: list[Numbered]
+    in_blob: InBlob | None
+
+
+def past_of(
+    read: Callable[[Callable[[Store], Any]], Awaitable[Any]],
+    blobs: Callable[[], Blobs | None],
+    tenant: Tenant,
+    task_id: TaskId,
+) -> Past:
+    """Reads back what a task has told, with `read`, which does so where the store is used, and of `blobs`."""
+
+    async def read_back(after: int, until: int) -> list[Numbered]:
+        page: Page = await read(lambda store: read_page(store, tenant, task_id, after=after, until=until))
+        if (found := page.in_blob) is None:
+            return page.events
+        if page.events:
+            return page.events  # by itself next, lest much is held for who is slow
+        return [await _of_blob(blobs(), tenant, found)]
 
     return read_back
 
 
-def read_page(store: Store, tenant: Tenant, task_id: TaskId, *, after: int, until: int) -> list[Numbered]:
+def past_deleted(limit_bytes: int) -> Past:
+    """Says of a task whose events were deleted that they were."""
+
+    async def read_back(after: int, until: int) -> list[Numbered]:
+        raise EventsDroppedError(
+            f"events {after + 1} to {until} were deleted, as more was stored of ended tasks than store.bytes,"
+            f" {limit_bytes} now; the first one is {until + 1}",
+            metadata={"first_sequence": str(until + 1), "bound": "store.bytes", "limit": str(limit_bytes)},
+            field="after_sequence",
+        )
+
+    return read_back
+
+
+async def _of_blob(blobs: Blobs | None, tenant: Tenant, found: InBlob) -> Numbered:
+    """An event that is in a blob, which goes on into a memory outside of this process's own.
+
+    Raises:
+        EventsDroppedError: The blob is not there, or damaged.
+        StoreUnavailableError: It cannot be read now.
+    """
+    try:
+        if blobs is None:
+            raise not_found(found.digest, "is not there")
+        part = await blobs.memories.read(tenant, BlobPart(found.digest, 0, found.size_bytes))
+        return found.whole(part)
+    except (BlobNotFoundError, BlobDamagedError, InvalidFieldError, *UNREADABLE) as error:
+        if isinstance(error, StoreUnavailableError) and not isinstance(error, DamagedError):
+            raise
+        raise _unreadable(found.sequence - 1, found.sequence, error) from None
+
+
+def read_page(store: Store, tenant: Tenant, task_id: TaskId, *, after: int, until: int) -> Page:
     """Events of a kept task behind number `after`, about a page of them; none that begins behind number `until`.
 
     What was written together was shown together: of outputs that reach beyond that number all are there to be read.
@@ -45,6 +113,8 @@ def read_page(store: Store, tenant: Tenant, task_id: TaskId, *, after: int, unti
         for entry in in_order(_entries(store, tenant, task_id, after), after):
             if _first(entry) > until:
                 break
+            if isinstance(entry, InBlob):
+                return Page(joined(entries, after), entry)
             entries.append(entry)
     except MissingEventsError as error:
         if not entries:
@@ -54,10 +124,10 @@ def read_page(store: Store, tenant: Tenant, task_id: TaskId, *, after: int, unti
             raise _unreadable(after, until, error) from None
     if not entries:
         raise _missing(after, until + 1)
-    return joined(entries, after)
+    return Page(joined(entries, after), None)
 
 
-def _entries(store: Store, tenant: Tenant, task_id: TaskId, after: int) -> Iterator[Entry]:
+def _entries(store: Store, tenant: Tenant, task_id: TaskId, after: int) -> Iterator[KeptEntry]:
     size_bytes = 0
     for piece in store.pieces(tenant, Kind.TASK, task_id, after=after):
         yield from read_entries(piece)
@@ -66,7 +136,7 @@ def _entries(store: Store, tenant: Tenant, task_id: TaskId, after: int) -> Itera
             return
 
 
-def _first(entry: Entry) -> int:
+def _first(entry: KeptEntry) -> int:
     return entry.first if isinstance(entry, Run) else entry.sequence
 
 

@@ -13,7 +13,7 @@ from inferd.runtime.clock import Clock
 from inferd.runtime.frames import read_logprobs, read_prompt, read_tensors
 from inferd.runtime.link import Arrived
 from inferd.runtime.rate import Rate
-from inferd.runtime.streams import TaskStream
+from inferd.runtime.stream import TaskStream
 from inferd.shared import MemoryRefusedError
 from inferd_api.worker.v1 import step_pb2
 

@@ -14,22 +14,25 @@ from typing import TYPE_CHECKING
 import structlog
 
 from inferd.core.events import RestoreLeases, RestoreTasks, RestoreUses
+from inferd.core.ids import ModelName
 from inferd.core.lease import ModelClaim
 from inferd.core.task_events import Finished, Output
 from inferd.core.version import VersionState
 from inferd.errors import InferdError, LimitExceededError
-from inferd.runtime import streams
 from inferd.runtime.collector import collector_paused
 from inferd.runtime.continuation import Continuation
-from inferd.runtime.event_log import MissingEventsError, Numbered, Run, in_order
-from inferd.runtime.kept_events import read_entries
+from inferd.runtime.event_log import MissingEventsError, Numbered, in_order
+from inferd.runtime.kept import NOTHING, Left
+from inferd.runtime.kept_events import InBlob, read_entries
 from inferd.runtime.kept_leases import FENCING, read_token
 from inferd.runtime.kept_records import UNREADABLE, read_progress, read_task
+from inferd.runtime.kept_sent import DELETED
 from inferd.runtime.kept_shares import read_share, read_use
 from inferd.runtime.lacking import tell_lacking, unknown_model
 from inferd.runtime.lease_records import read_lease
 from inferd.runtime.model_records import KeptModel, read_model
 from inferd.runtime.shared_work import SharedWork, with_blobs
+from inferd.runtime.stream import ToldBefore
 from inferd.store.store import NO_TENANT, Kind
 from inferd_api.worker.v1 import task_pb2
 
@@ -39,10 +42,11 @@ if TYPE_CHECKING:
     from inferd.core.ids import ModelName
     from inferd.core.model import ModelSpec
     from inferd.core.restored import RestoredLease, RestoredShare, RestoredTask, RestoredUse, RestoredVersion
+    from inferd.core.task_events import TaskEvent
     from inferd.runtime.blobs import Blobs
     from inferd.runtime.clock import Clock
     from inferd.runtime.driver import Driver
-    from inferd.runtime.event_log import Entry
+    from inferd.runtime.kept_events import KeptEntry
     from inferd.runtime.lacking import Lacking
     from inferd.store.store import Record, Store
 
@@ -57,7 +61,8 @@ class Found:
     """A task that was kept, and what is known of what it told, which stays in the store."""
 
     task: RestoredTask
-    told: streams.Before
+    told: ToldBefore
+    left: Left = NOTHING
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +153,7 @@ def _restore(driver: Driver, before: Before) -> None:
             driver.keeper.shares.adopt(share)
         for use in before.uses:
             driver.keeper.shares.adopt(use)
+        driver.keeper.tasks.expect({each.task.spec.task_id: each.left for each in before.tasks})
     driver.restore(RestoreUses(tuple(before.uses)))
     if before.tasks or before.shares:
         _go_on(driver, before)
@@ -251,6 +257,15 @@ def _uses(store: Store, clock: Clock) -> list[RestoredUse]:
     return uses
 
 
+def _outputs(store: Store) -> dict[tuple[str, str], dict[str, int]]:
+    """The blobs in which outputs of tasks are, and their sizes, by tenant and task."""
+    outputs: dict[tuple[str, str], dict[str, int]] = {}
+    for record in store.records(Kind.OUTPUT, partial(_leave_out, "output")):
+        task_id, _, digest = record.key.partition("/")
+        outputs.setdefault((record.tenant, task_id), {})[digest] = int(record.value)
+    return outputs
+
+
 def _tell_of_excess(driver: Driver) -> None:
     """Leases hold what they were granted, though a device may have less to give than that by now."""
     for device in driver.views.devices.values():
@@ -273,6 +288,7 @@ def _tasks(store: Store, clock: Clock) -> list[Found]:
 def _all_tasks(store: Store, clock: Clock) -> list[Found]:
     leave_out = partial(_leave_out, "task")
     progress = {(record.tenant, record.key): record.value for record in store.records(Kind.PROGRESS, leave_out)}
+    outputs = _outputs(store)
     tasks: list[Found] = []
     tell_at = time.monotonic() + TELL_S
     for record in store.records(Kind.TASK, leave_out):
@@ -280,55 +296,65 @@ def _all_tasks(store: Store, clock: Clock) -> list[Found]:
             log.info("what was kept is being read", tasks=len(tasks), of=len(progress))
             tell_at += TELL_S
         try:
-            tasks.append(_found(store, record, progress.get((record.tenant, record.key)), clock))
+            of = record.tenant, record.key
+            tasks.append(_found(store, record, progress.get(of), outputs.get(of, {}), clock))
         except UNREADABLE as error:
             leave_out(record.tenant, record.key, error)
     return tasks
 
 
-def _found(store: Store, record: Record, progress: bytes | None, clock: Clock) -> Found:
+def _found(store: Store, record: Record, progress: bytes | None, outputs: Mapping[str, int], clock: Clock) -> Found:
     """A task. Its events are read where it goes on from them only, not those of tasks that waited or have ended."""
     if progress is None:
         raise ValueError("where it stands is not kept, or damaged")
     read = read_progress(progress)
     kept = read_task(record.value, clock, ended=read.ended)
     if read.end is not None and read.ended:
-        told = streams.Before(last=read.end.sequence, end=read.end)
+        told = ToldBefore(last=read.end.sequence, end=read.end)
     elif read.last is not None and not read.ended and not read.written["attempt"]:
-        told = streams.Before(last=read.last)
+        told = ToldBefore(last=read.last)
     else:
         told = _told(store, record, last=read.last, ended=read.ended)
     told.continuation.cached_tokens = None if read.ended else read.cached_tokens
     told = replace(told, first_output_at=read.first_output_at(clock))
-    return Found(task=read.restored(kept, told.end, clock), told=told)
+    blobs = {digest: size_bytes for digest, size_bytes in outputs.items() if digest != DELETED}
+    left = Left(*read.sizes, outputs=blobs, deleted=DELETED in outputs)
+    return Found(task=read.restored(kept, told.end, clock), told=told, left=left)
 
 
-def _told(store: Store, record: Record, *, last: int | None, ended: bool) -> streams.Before:
+def _told(store: Store, record: Record, *, last: int | None, ended: bool) -> ToldBefore:
     """What all events of a task say; they are read one piece after the other, and not held."""
     if ended:
         return _ended(store, record)
     continuation, until, output_tokens = Continuation(), 0, 0
     for entry in in_order(_entries(store, record), 0):
-        until, event = entry.sequence, entry.whole() if isinstance(entry, Run) else entry.event
+        until, event = entry.sequence, _event(entry)
         output_tokens += len(event.token_ids) if isinstance(event, Output) else 0
         continuation.take(event)
     if last is not None and until < last:
         raise MissingEventsError(until, last + 1)
-    return streams.Before(last=until, output_tokens=output_tokens, continuation=continuation)
+    return ToldBefore(last=until, output_tokens=output_tokens, continuation=continuation)
 
 
-def _ended(store: Store, record: Record) -> streams.Before:
+def _ended(store: Store, record: Record) -> ToldBefore:
     """The end of a task, where only its events say it; those from before it was kept may lack."""
-    entry, output_tokens = None, 0
+    entry: KeptEntry | None = None
+    output_tokens = 0
     for entry in _entries(store, record):
-        event = entry.whole() if isinstance(entry, Run) else entry.event
+        event = _event(entry)
         output_tokens += len(event.token_ids) if isinstance(event, Output) else 0
     if not isinstance(entry, Numbered) or not isinstance(entry.event, Finished):
         raise ValueError("how it ended is not kept, or damaged")  # noqa: TRY004 - of what was read
-    return streams.Before(last=entry.sequence, end=entry, output_tokens=output_tokens)
+    return ToldBefore(last=entry.sequence, end=entry, output_tokens=output_tokens)
 
 
-def _entries(store: Store, record: Record) -> Iterator[Entry]:
+def _event(entry: KeptEntry) -> TaskEvent:
+    if isinstance(entry, InBlob):
+        return entry.outline()
+    return entry.event if isinstance(entry, Numbered) else entry.whole()
+
+
+def _entries(store: Store, record: Record) -> Iterator[KeptEntry]:
     for piece in store.pieces(record.tenant, Kind.TASK, record.key):
         yield from read_entries(piece)
 

@@ -62,6 +62,8 @@ class Hosts:
                 written = hs.BackupStoreResponse(done_bytes=progress.done_bytes, total_bytes=progress.total_bytes)
                 if (made := progress.made) is not None:
                     backup = hp.StoreBackup(path=made.path, size_bytes=made.size_bytes, store=made.store)
+                    backup.blobs, backup.blob_bytes = made.blobs.count, made.blobs.size_bytes
+                    backup.missing_blobs, backup.blob_folder = made.blobs.missing, made.blobs.folder
                     backup.make_time.FromNanoseconds(int(made.made * 1e9))
                     written.backup.CopyFrom(backup)
                 await call.write(written)

@@ -16,7 +16,7 @@ from inferd.runtime.clock import Clock
 from inferd.runtime.event_log import Numbered, cost_bytes
 from inferd.runtime.front.shown import shown_state
 from inferd.runtime.shared_work import SharedWork
-from inferd.runtime.streams import MOST_END_BYTES, TaskStream
+from inferd.runtime.stream import MOST_END_BYTES, TaskStream
 from inferd.services.named import Named
 from inferd.services.quota_values import write_use
 from inferd.services.status import status_of
@@ -301,4 +301,5 @@ def write_task(task: Task, stream: TaskStream, clock: Clock) -> tp.Task:
         priority=pp.Priority.ValueType(task.spec.priority.value),
         lease_id=task.spec.lease_id,
         expire_time=timestamp(clock, task.expires),
+        output_deleted=stream.deleted,
     )

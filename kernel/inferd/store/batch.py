@@ -19,13 +19,13 @@ class Batch:
     """What some writes come to, done in this order: drops, then records, then pieces. One writer: `batches`.
 
     Attributes:
-        dropped: Whose record and pieces go.
+        dropped: Whose pieces go, and whether the record goes, too.
         records: The value of each record, as it is kept.
         pieces: Those of each, by number, as they are kept.
         size_bytes: What the values take.
     """
 
-    dropped: dict[Name, None] = field(default_factory=dict)
+    dropped: dict[Name, bool] = field(default_factory=dict)
     records: dict[Name, bytes] = field(default_factory=dict)
     pieces: dict[Name, dict[int, bytes]] = field(default_factory=dict)
     size_bytes: int = 0
@@ -38,10 +38,11 @@ class Batch:
                 self.records[name] = codec.write(place_of(tenant, kind, key), write.value)
             case Append(number=number):
                 self.pieces.setdefault(name, {})[number] = codec.write(place_of(tenant, kind, key, number), write.value)
-            case Drop():
-                self.records.pop(name, None)
+            case Drop(record=record):
+                if record:
+                    self.records.pop(name, None)
                 self.pieces.pop(name, None)
-                self.dropped[name] = None
+                self.dropped[name] = record or self.dropped.get(name, False)
                 return
         self.size_bytes += len(write.value)
 

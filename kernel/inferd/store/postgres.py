@@ -137,9 +137,10 @@ class PostgresStore:
         self._at_point(BEFORE_COMMIT)
 
     def _add(self, session: Session, batch: Batch) -> None:
-        if batch.dropped:
-            tenants, kinds, keys = map(list, zip(*batch.dropped, strict=True))
-            for table in ("records", "pieces"):
+        whole = [name for name, record in batch.dropped.items() if record]
+        for table, dropped in (("records", whole), ("pieces", [*batch.dropped])):
+            if dropped:
+                tenants, kinds, keys = map(list, zip(*dropped, strict=True))
                 session.execute(
                     f"DELETE FROM {self._schema}.{table} t USING unnest(%b::text[], %b::text[], %b::text[]) AS"  # noqa: S608 - ours
                     ' d(tenant, kind, key) WHERE t.kind = d.kind COLLATE "C" AND t.tenant = d.tenant COLLATE "C"'

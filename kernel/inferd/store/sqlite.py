@@ -150,8 +150,8 @@ class SqliteStore:
                 database.execute(
                     "INSERT OR REPLACE INTO pieces VALUES (?, ?, ?, ?, ?)", (tenant, kind, key, number, value)
                 )
-            case Drop():
-                for table in ("records", "pieces"):
+            case Drop(record=record):
+                for table in ("records", "pieces") if record else ("pieces",):
                     database.execute(
                         f"DELETE FROM {table} WHERE kind = ? AND tenant = ? AND key = ?",  # noqa: S608 - ours
                         (kind, tenant, key),

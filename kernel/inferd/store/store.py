@@ -17,6 +17,7 @@ class Kind(Enum):
 
     TASK = "task"  # what a task is to do; never changes
     PROGRESS = "progress"  # where it stands
+    OUTPUT = "output"  # that some of what a task has told is in a blob, whose digest ends the key; its size
     MODEL = "model"
     LEASE = "lease"  # one that is held
     SHARE = "share"  # what a tenant was served of a model
@@ -42,11 +43,12 @@ class Put:
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """A record is kept no longer, nor are its pieces; nothing where there is none."""
+    """A record is kept no longer, nor are its pieces, or only these; nothing where there is none."""
 
     tenant: str
     kind: Kind
     key: str
+    record: bool = True  # goes, too
 
 
 @dataclass(frozen=True, slots=True)

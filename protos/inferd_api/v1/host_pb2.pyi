@@ -331,12 +331,24 @@ class StoreBackup(_message.Message):
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     MAKE_TIME_FIELD_NUMBER: _builtins.int
     STORE_FIELD_NUMBER: _builtins.int
+    BLOBS_FIELD_NUMBER: _builtins.int
+    BLOB_BYTES_FIELD_NUMBER: _builtins.int
+    MISSING_BLOBS_FIELD_NUMBER: _builtins.int
+    BLOB_FOLDER_FIELD_NUMBER: _builtins.int
     path: _builtins.str
     """The file, on the kernel's host."""
     size_bytes: _builtins.int
     """Its size in bytes."""
     store: _builtins.str
     """The store that it is of, for people; without passwords."""
+    blobs: _builtins.int
+    """How many blobs are beside it."""
+    blob_bytes: _builtins.int
+    """What they have, in bytes."""
+    missing_blobs: _builtins.int
+    """How many are not, since their files are gone or damaged; the kernel's log names them."""
+    blob_folder: _builtins.str
+    """The folder that has them, each as its digest says: `path` with ".blobs" behind it; empty where there are none."""
     @_builtins.property
     def make_time(self) -> _timestamp_pb2.Timestamp:
         """When it was made; what was acknowledged after that may not be in it."""
@@ -348,10 +360,14 @@ class StoreBackup(_message.Message):
         size_bytes: _builtins.int = ...,
         make_time: _timestamp_pb2.Timestamp | None = ...,
         store: _builtins.str = ...,
+        blobs: _builtins.int = ...,
+        blob_bytes: _builtins.int = ...,
+        missing_blobs: _builtins.int = ...,
+        blob_folder: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["make_time", b"make_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["make_time", b"make_time", "path", b"path", "size_bytes", b"size_bytes", "store", b"store"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blob_bytes", b"blob_bytes", "blob_folder", b"blob_folder", "blobs", b"blobs", "make_time", b"make_time", "missing_blobs", b"missing_blobs", "path", b"path", "size_bytes", b"size_bytes", "store", b"store"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

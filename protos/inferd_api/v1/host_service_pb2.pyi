@@ -210,9 +210,11 @@ class BackupStoreResponse(_message.Message):
     TOTAL_BYTES_FIELD_NUMBER: _builtins.int
     BACKUP_FIELD_NUMBER: _builtins.int
     done_bytes: _builtins.int
-    """Bytes of the store that are copied."""
+    """Bytes of the store and of blobs that are copied."""
     total_bytes: _builtins.int
-    """Bytes of the store as far as is known: what is written meanwhile comes to it. An estimate for PostgreSQL."""
+    """Bytes of both as far as is known: what is written meanwhile comes to it, and blobs behind the store. An estimate for
+    PostgreSQL.
+    """
     @_builtins.property
     def backup(self) -> _host_pb2.StoreBackup:
         """What was made; in the last message only."""

@@ -585,6 +585,7 @@ class Task(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     LEASE_ID_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    OUTPUT_DELETED_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """Id given by the kernel."""
     tenant: _builtins.str
@@ -603,6 +604,10 @@ class Task(_message.Message):
     """Its class."""
     lease_id: _builtins.str
     """The lease that it runs under; empty for none."""
+    output_deleted: _builtins.bool
+    """What it has told before its end was deleted, since more was stored of ended tasks than `store.bytes` of the kernel's
+    configuration: its end and this message stay until its retention ends. Reading earlier events is EVENTS_DROPPED.
+    """
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was accepted."""
@@ -647,10 +652,11 @@ class Task(_message.Message):
         priority: _priority_pb2.Priority.ValueType = ...,
         lease_id: _builtins.str = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
+        output_deleted: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "finish_time", b"finish_time", "finished", b"finished", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "create_time", b"create_time", "expire_time", b"expire_time", "finish_time", b"finish_time", "finished", b"finished", "instance_id", b"instance_id", "labels", b"labels", "last_sequence", b"last_sequence", "lease_id", b"lease_id", "model", b"model", "priority", b"priority", "start_time", b"start_time", "state", b"state", "task_id", b"task_id", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "create_time", b"create_time", "expire_time", b"expire_time", "finish_time", b"finish_time", "finished", b"finished", "instance_id", b"instance_id", "labels", b"labels", "last_sequence", b"last_sequence", "lease_id", b"lease_id", "model", b"model", "output_deleted", b"output_deleted", "priority", b"priority", "start_time", b"start_time", "state", b"state", "task_id", b"task_id", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

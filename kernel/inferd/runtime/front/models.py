@@ -12,6 +12,7 @@ from inferd.errors import StoreUnavailableError
 from inferd.runtime.blob_opening import blobs_of
 from inferd.runtime.blobs import Blobs
 from inferd.runtime.driver import Driver
+from inferd.runtime.elements import Held
 from inferd.runtime.front.bounds import Bound
 from inferd.runtime.front.caller import Caller
 from inferd.runtime.front.plans import shown
@@ -65,7 +66,7 @@ class Models:
         """
         data, blobs = write_list(files), self._blobs()
         digest = sha256(data).hexdigest()
-        await blobs.put(caller.tenant, digest, data, UPLOADING)
+        await blobs.put(caller.tenant, digest, Held(data), UPLOADING)
         try:
             return await self.create(caller, source=SOURCE + digest, **wanted)
         finally:

@@ -10,7 +10,7 @@ from inferd.runtime.bundle import BATCH_BYTES, Bundle, Followed
 from inferd.runtime.event_log import Numbered
 from inferd.runtime.front.caller import Caller
 from inferd.runtime.front.tasks import Tasks
-from inferd.runtime.streams import TaskStream
+from inferd.runtime.stream import TaskStream
 
 
 @dataclass(slots=True, kw_only=True)

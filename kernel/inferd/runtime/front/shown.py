@@ -6,7 +6,7 @@ from inferd.core.ids import Tenant
 from inferd.core.index import Page
 from inferd.core.task import Task, TaskState
 from inferd.runtime.driver import Driver
-from inferd.runtime.streams import TaskStream
+from inferd.runtime.stream import TaskStream
 
 MOST = 1 << 63  # more than there are tasks
 GOING = (TaskState.QUEUED, TaskState.RUNNING)  # between them nothing is promised

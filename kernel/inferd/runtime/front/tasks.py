@@ -24,7 +24,7 @@ from inferd.runtime.front.shown import page_of
 from inferd.runtime.front.task_list import Part, TaskList
 from inferd.runtime.shared_work import SharedWork
 from inferd.runtime.shelf import Shelf
-from inferd.runtime.streams import TaskStream
+from inferd.runtime.stream import TaskStream
 
 MAKING = "a task that is being made"  # as the holder of a blob
 
@@ -91,7 +91,7 @@ class Tasks:
         repeated = self._driver.views.knows_request(spec.tenant, spec.request_id)
         if keeper is not None and not repeated:
             self._driver.views.check_quotas(spec, self.clock.now())  # before anything is written for it
-            keeper.check()
+            keeper.check_new(spec)
         if (blobs := blobs_of(keeper)) is not None and isinstance(spec.work, SharedWork):
             async with _named(blobs, spec, spec.work) as named:
                 stream = self._driver.submit(named)
