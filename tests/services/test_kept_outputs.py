@@ -3,7 +3,7 @@
 import asyncio
 import errno
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +13,17 @@ from connection import Connection, text_of
 from stores import Stores
 
 from inferd.core.ids import DEFAULT_TENANT
+from inferd.errors import StoreUnavailableError
 from inferd.runtime.blobs import Blobs
 from inferd.store.blob_files import BlobFiles
-from inferd.store.store import Kind
+from inferd.store.store import NO_TENANT, Drop, Kind
 from inferd.testing.kernel import kernel_here
 from inferd_api.v1 import task_pb2 as tp
 from inferd_api.v1 import task_service_pb2 as ts
 from inferd_api.v1 import tensor_pb2 as pb
 from inferd_client import AsyncClient, blob_tensor
 from inferd_client.errors import EventsDroppedError, LimitExceededError
+from inferd_client.errors import StoreUnavailableError as Unavailable
 
 ARRAY = np.arange(1 << 20, dtype="f4").reshape(4, -1)
 DEADLINE_S = 60.0
@@ -198,3 +200,42 @@ async def deleted(client: AsyncClient, task_id: str) -> None:
     rest = [event async for event in client.watch(task_id, after_sequence=first - 1)]
     assert [event.WhichOneof("kind") for event in rest] == ["finished"]
     assert rest[0].finished.state == tp.TASK_STATE_SUCCEEDED
+
+
+async def test_a_kernel_starts_on_a_full_disk(tmp_path: Path, stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It serves what is there and refuses what is to be kept, tasks and blobs, until there is room; without a restart.
+
+    So does one that begins to have blobs on that disk, as behind an older version.
+    """
+    async with kernel(tmp_path, stores) as (connection, client):
+        await connection.create("fake")
+        made = await client.create_task("fake", "la", max_tokens=5)
+        events = [event async for event in client.watch(made.task_id)]
+    with closing(stores.open()) as store:
+        store.write([Drop(NO_TENANT, Kind.FOLDER, "blobs")])
+    write, full = type(store).write, StoreUnavailableError("its disk is full; make room")
+
+    def refuse(*_: object) -> None:
+        raise full
+
+    monkeypatch.setattr(type(store), "write", refuse)
+    async with kernel(tmp_path, stores) as (connection, client):
+        assert text_of([event async for event in client.watch(made.task_id)]) == text_of(events)
+        for keeping in (client.create_task("fake", "la"), client.put_blob(b"some")):
+            with pytest.raises(Unavailable, match="its disk is full"):
+                await keeping
+        monkeypatch.setattr(type(store), "write", write)
+        async with asyncio.timeout(DEADLINE_S):
+            digest = (await client.put_blob(b"some")).digest
+            while (await kept_again(client)) is None:  # noqa: ASYNC110 - it is asked again
+                await asyncio.sleep(0.01)
+        assert b"".join([chunk async for chunk in client.read_blob(digest)]) == b"some"
+    async with kernel(tmp_path, stores) as (connection, client):
+        assert (await client.get_blob(digest)).size_bytes == 4
+
+
+async def kept_again(client: AsyncClient) -> str | None:
+    """The task that is made once the store takes it."""
+    with suppress(Unavailable):
+        return (await client.create_task("fake", "la", max_tokens=5)).task_id
+    return None

@@ -83,6 +83,7 @@ class Blobs:
         self._files = BlobFiles(root, at_point)
         self._book = BlobBook()
         self.staying = self._book.staying
+        self._lacks = False  # a folder for the first blob
         self._names: set[str] = set()  # of files that stay
         self._linked: set[str] = set()  # the folders of models that stay, by the names of their lists
         self.memories = BlobMemories(self, bounds.inline_bytes)
@@ -92,15 +93,16 @@ class Blobs:
         """Find what the kernels before this one have left.
 
         Raises:
-            StoreUnavailableError: The store cannot be read, or a new folder not be made.
+            StoreUnavailableError: The store cannot be read.
         """
         left = await self._rows(read_left)
-        name = left.folder or uuid.uuid4().hex
-        if not left.folder:
-            await self._write([Put(NO_TENANT, Kind.FOLDER, "blobs", name.encode())])
-        self._files = BlobFiles(self._root / name, self._at_point)
+        self._files, self._lacks = BlobFiles(self._root / (left.folder or uuid.uuid4().hex), self._at_point), True
         if not left.entries:
-            await self._do(self._files.make)
+            try:
+                await self._make()
+            except StoreUnavailableError as error:  # as on a full disk: what is there is served
+                log.warning("blobs cannot be kept now", why=error.message)
+        self._lacks = self._lacks and not left.entries
         self._names |= {self._files.name(*key) for key in left.damaged}
         for entry in left.entries:
             self._add(entry)
@@ -112,6 +114,17 @@ class Blobs:
             return
         for entry, size_bytes in zip(growing, sizes, strict=True):
             entry.received_bytes = min(size_bytes or 0, entry.size_bytes)
+
+    async def _make(self) -> None:
+        """Have a folder, and the store know which.
+
+        Raises:
+            StoreUnavailableError: That cannot be now.
+        """
+        if self._lacks:
+            await self._write([Put(NO_TENANT, Kind.FOLDER, "blobs", self._files.folder.name.encode())])
+            await self._do(self._files.make)
+            self._lacks = False
 
     async def _do(self, do: Callable[..., Any], *values: Any, **named: Any) -> Any:
         """Do something with the files, when what was to be done before is done."""
@@ -169,6 +182,7 @@ class Blobs:
             raise entry.missing("was forgotten while it was given; give it again")
         if not entry.kept:
             try:
+                await self._make()
                 await self._write([entry.row(whole=False)])
             except BaseException:
                 self._forget(entry)  # should the row be there, the next kernel finds it, and none of its bytes
