@@ -301,6 +301,7 @@ def _driver(settings: Settings, store: Store | None, clock: Clock | None = None)
             keeper=KeeperTimes(
                 output_interval_s=settings.store.output_interval_s,
                 retry_s=settings.store.retry_s,
+                most_output_tokens=limits.max_output_tokens,
                 stored_bytes=settings.store.bytes,
                 tenant_share=settings.scheduler.tenant_share,
             ),

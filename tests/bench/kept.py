@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import statistics
 import tempfile
 import time
 from collections.abc import Iterator
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import grpc.aio
 from limits import Figure
+from served import PAIRS, least_median, load, processor_s, run_case
+from workload import WARM, Case
 
 from inferd.testing.kernel import KernelProcess, kernel_process, write_fake_model
 from inferd_api.v1.sampling_pb2 import SamplingParams
@@ -21,6 +24,7 @@ from inferd_client import Client
 
 TASKS = 10_000
 SUBMITTERS = 64
+STREAMS = 32
 FSYNC_S = 2.0
 PAGE = bytes(4096)
 
@@ -47,6 +51,35 @@ def figures(*, only: str) -> Iterator[Figure]:
             took_s = time.perf_counter() - started
         detail = f"process to serving with {TASKS} tasks that wait"
         yield Figure(name="kept.start", value=round(took_s * 1e3), unit="ms", detail=detail)
+
+
+def model_figures(weights: Path, *, only: str) -> Iterator[Figure]:
+    """`kept.outputs_ratio`: what is left of the rate of a served batch whose outputs are stored before they are told.
+
+    Pairs, as for `served.streamed_over_whole`: 32 streams that outlive their client beside the same that do not.
+    """
+    if not "kept.outputs_ratio".startswith(only):
+        return
+    case = Case("pair", STREAMS, 128, 128)
+    with tempfile.TemporaryDirectory() as name, _kernel(Path(name)) as process, Client(process.address) as client:
+        loaded = load(client, weights)
+        asyncio.run(run_case(process.address, WARM))
+        rates, efforts = [], []
+        for number in range(PAIRS):
+            took: dict[bool, tuple[float, float]] = {}  # by whether outputs are stored
+            for kept in (number % 2 == 0, number % 2 != 0):
+                before_s = processor_s(process.pid)
+                seconds, _ = asyncio.run(run_case(process.address, case, kept=kept))
+                took[kept] = seconds, processor_s(process.pid) - before_s
+            rates.append(took[False][0] / took[True][0])
+            efforts.append(took[False][1] / took[True][1])
+    value, effort = (round(statistics.median(ratios), 3) for ratios in (rates, efforts))
+    detail = (
+        f"{STREAMS} streams of {case.output_tokens} tokens, median of {PAIRS} pairs, with 95 % at least"
+        f" {least_median(rates):.3f}, {min(rates):.3f} to {max(rates):.3f}; {effort:.3f} by processor time; SQLite,"
+        f" synchronous=FULL; {loaded}"
+    )
+    yield Figure(name="kept.outputs_ratio", value=value, unit="ratio", detail=detail)
 
 
 @contextmanager

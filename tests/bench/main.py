@@ -35,7 +35,7 @@ from limits import Figure
 
 REAL = (
     *("served.", "served8.", "gathered.", "engine.b", "engine.prefill", "ttft.", "itl.", "rss."),
-    *("large.", "mixed.", "prefix.", "gap.", "speculation.", "native.", "fair.", "experts.", "onnx."),
+    *("kept.outputs", "large.", "mixed.", "prefix.", "gap.", "speculation.", "native.", "fair.", "experts.", "onnx."),
 )
 
 
@@ -57,6 +57,7 @@ def figures(only: str) -> Iterator[Figure]:
         weights = smollm2()
         yield from roofline.shares(served.model_figures(weights, only=only), weights)
         yield from roofline.shares(served.wide_figures(weights, only=only), weights, bits=8)
+        yield from kept.model_figures(weights, only=only)
         yield from engine.figures(weights, only=only)
         yield from onnx_decoder.figures(weights, only=only)
         yield from experts.figures(weights, only=only)

@@ -40,7 +40,7 @@ def wide_figures(weights: Path, *, only: str) -> Iterator[Figure]:
     wanted = [case for case in CASES if f"served8.{case.name}".startswith(only)]
     if wanted:
         with kernel() as process, Client(process.address) as client:
-            detail = _load(client, weights, quantization="8bit")
+            detail = load(client, weights, quantization="8bit")
             yield from _cases("served8", process.address, wanted, detail)
 
 
@@ -53,7 +53,7 @@ def model_figures(weights: Path, *, only: str) -> Iterator[Figure]:
     if not wanted and not gathered and not rest and not ratio:
         return
     with kernel() as process, Client(process.address) as client:
-        detail = _load(client, weights)
+        detail = load(client, weights)
         yield from _cases("served", process.address, wanted, f"each token streamed; {detail}")
         yield from _cases("gathered", process.address, gathered, f"by `generate`; {detail}", gathers=True)
         if ratio:
@@ -66,7 +66,7 @@ def model_figures(weights: Path, *, only: str) -> Iterator[Figure]:
             yield from _memory(client, detail)
 
 
-def _load(client: Client, weights: Path, **settings: str) -> str:
+def load(client: Client, weights: Path, **settings: str) -> str:
     """Load the model with room for the cases; what was loaded."""
     client.create_model("bench", source=str(weights), settings={**ROOM, **settings})
     instance = client.load_model("bench").instances[0]
@@ -93,9 +93,9 @@ def _streamed_over_whole(process: KernelProcess, detail: str) -> Figure:
     for number in range(PAIRS):
         took: dict[bool, tuple[float, float]] = {}  # by whether whole outputs are waited for
         for gathers in (number % 2 == 0, number % 2 != 0):
-            before_s = _processor_s(process.pid)
+            before_s = processor_s(process.pid)
             seconds, _ = asyncio.run(run_case(process.address, case, gathers=gathers))
-            took[gathers] = seconds, _processor_s(process.pid) - before_s
+            took[gathers] = seconds, processor_s(process.pid) - before_s
         rates.append(took[True][0] / took[False][0])
         efforts.append(took[True][1] / took[False][1])
     value, effort = (round(statistics.median(ratios), 3) for ratios in (rates, efforts))
@@ -116,7 +116,7 @@ def least_median(values: list[float]) -> float:
     return sorted(values)[max(0, sum(chance <= DOUBT for chance in doubt) - 1)]
 
 
-def _processor_s(pid: int) -> float:
+def processor_s(pid: int) -> float:
     """Processor time so far of a kernel, its workers, and this process, in seconds."""
     kernel = psutil.Process(pid)
     times = [each.cpu_times() for each in (kernel, *kernel.children(recursive=True), psutil.Process())]
@@ -124,7 +124,7 @@ def _processor_s(pid: int) -> float:
 
 
 async def run_case(
-    address: str, case: Case, *, temperature: float = 0.0, gathers: bool = False
+    address: str, case: Case, *, temperature: float = 0.0, gathers: bool = False, kept: bool = False
 ) -> tuple[float, list[list[float]]]:
     """Run a case; seconds from the first submission to the last token, and when each stream's messages came.
 
@@ -133,6 +133,7 @@ async def run_case(
         case: What to run.
         temperature: Of the sampling.
         gathers: Wait for the whole of each output with `generate`, instead of streaming its tokens.
+        kept: Let the tasks outlive their client: what they tell is in the store before it is streamed.
     """
     arrivals: list[list[float]] = [[] for _ in range(case.sequences)]
 
@@ -144,6 +145,7 @@ async def run_case(
             "ignore_eos": True,
             "prefix_cache": False,
             "seed": number,
+            **({"detach_on_disconnect": True} if kept else {}),
         }
         if gathers:
             return len((await client.generate("bench", prompt, **options)).token_ids)
@@ -209,9 +211,9 @@ def fake_figures(*, only: str) -> Iterator[Figure]:
             yield _latency(client)
         if "stream.capacity".startswith(only):
             case = Case("capacity", STREAMS, 16, STREAM_TOKENS)
-            before_s = _processor_s(process.pid)
+            before_s = processor_s(process.pid)
             times = [asyncio.run(_capacity(process.address, case)) for _ in range(RUNS)]
-            effort_s = (_processor_s(process.pid) - before_s) / RUNS
+            effort_s = (processor_s(process.pid) - before_s) / RUNS
             slowest, value, fastest = (
                 round(STREAMS * STREAM_TOKENS / seconds, 1)
                 for seconds in (max(times), statistics.median(times), min(times))

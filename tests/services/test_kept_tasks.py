@@ -447,3 +447,15 @@ def retry_s(error: grpc.aio.AioRpcError) -> float:
     status, retry = rpc_status.from_call(error), error_details_pb2.RetryInfo()
     found = [retry.retry_delay.ToNanoseconds() / 1e9 for detail in status.details if detail.Unpack(retry)]
     return sum(found)
+
+
+async def test_a_lower_bound_is_for_new_tasks(tmp_path: Path) -> None:
+    """A kept task has the output that its kernel allowed it, with a next one that allows less; a new one is refused."""
+    async with kernel(tmp_path) as connection:
+        await connection.create(max_sequences=1, step_s=0.002)
+        ids = [(await connection.tasks.CreateTask(wanted(100))).task.task_id for _ in range(2)]
+    async with kernel(tmp_path, limits={"max_output_tokens": 50}) as connection:
+        for task_id in ids:
+            assert text_of(await read_all(watch(connection, task_id))) == "la" * 50
+        (end,) = (await read_all(watch(connection, (await connection.tasks.CreateTask(wanted(51))).task.task_id)))[-1:]
+        assert end.finished.error.message == "max_tokens is 51; it must be from 1 to 50"

@@ -10,6 +10,7 @@ from inferd.core.ids import DeviceId, InstanceId, LeaseId, ModelName, TaskId, Te
 from inferd.core.line import TaskLimits
 from inferd.core.machine import CoreLimits, KernelMachine
 from inferd.core.model import InstanceFacts, ModelSpec
+from inferd.core.priority import Priority
 from inferd.core.resources import DeviceCapacity, MemoryNeed
 from inferd.core.restored import RestoredTask
 from inferd.core.task import Outcome, TaskSpec, TaskState
@@ -37,7 +38,7 @@ def kept(name: str, number: int, **changed: Any) -> RestoredTask:
     spec: dict[str, Any] = {"task_id": TaskId(name), "tenant": TENANT, "model": MODEL, "detached": True}
     spec |= {
         name: changed.pop(name)
-        for name in ("model", "lease_id", "request_id", "fingerprint", "demand")
+        for name in ("model", "lease_id", "request_id", "fingerprint", "demand", "priority")
         if name in changed
     }
     values: dict[str, Any] = {
@@ -178,3 +179,17 @@ def test_a_task_that_cannot_be_kept_leaves_nothing(machine: KernelMachine) -> No
     machine.handle(events.SubmitTask(TaskSpec(task_id=TaskId("b"), fingerprint=b"2", **again)), 100.0)
     assert sent(machine, places=9) == [("b", 1)]
     assert machine.tasks.census.all.living == 1
+
+
+def test_a_class_goes_on_aging(machine: KernelMachine) -> None:
+    """A task of a lower class that had waited for long has its turn with the first ones, as if no kernel had ended."""
+    high = [kept(f"high {number}", number, priority=Priority.HIGH, created=90.0) for number in range(3)]
+    restore(machine, *high, kept("old", 7, priority=Priority.LOW, created=10.0))
+    assert [name for name, _ in sent(machine, places=2)] == ["old", "high 0"]
+
+
+def test_a_class_that_came_last_waits_its_time(machine: KernelMachine) -> None:
+    """A task of a lower class that had waited for a moment goes behind those of the higher one."""
+    high = [kept(f"high {number}", number, priority=Priority.HIGH, created=90.0) for number in range(3)]
+    restore(machine, *high, kept("new", 7, priority=Priority.LOW, created=99.0))
+    assert [name for name, _ in sent(machine, places=2)] == ["high 0", "high 1"]

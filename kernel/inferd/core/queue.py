@@ -317,6 +317,14 @@ class FairQueue:
             share.used = counter - expected / weight
             self._rank(tenant, share)
 
+    def restore_ages(self, oldest: Mapping[Priority, float]) -> None:
+        """Classes age from when their oldest waiting task came, `oldest`, as long as a higher class waits, too."""
+        above = False
+        for priority, group in self._classes.items():
+            if above and group.size and priority in oldest and group.passed is None:
+                group.passed = oldest[priority]
+            above = above or group.size > 0
+
     def _tell(self, tenant: Tenant) -> None:
         if self._note is not None:
             self._note(tenant)

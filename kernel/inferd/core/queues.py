@@ -1,5 +1,6 @@
 """The queues of all models: where tasks wait, and how they leave them."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 
@@ -10,6 +11,7 @@ from inferd.core.headroom import Headroom
 from inferd.core.ids import ModelName, TaskId, Tenant
 from inferd.core.line import Line, TaskLimits
 from inferd.core.model import Instance
+from inferd.core.priority import Priority
 from inferd.core.queue import FairQueue
 from inferd.core.restored import RestoredShare, RestoredTask
 from inferd.core.task import Task, TaskSpec, TaskState
@@ -54,11 +56,16 @@ class Queues:
     def restore(self, living: Iterable[RestoredTask], shares: Iterable[RestoredShare]) -> None:
         """Have those that ran go on first, and tenants stand where they stood; all that waited waits again.
 
-        Before that is too early for shares: who comes first would lift others that come later.
+        Before that is too early for shares: who comes first would lift others that come later. When a class was passed
+        over last is not kept: it may have been when its oldest task came, which gives it one turn too early at most.
         """
+        oldest = defaultdict[ModelName, dict[Priority, float]](dict)
         expected: dict[tuple[ModelName, Tenant], float] = {}  # of those that ran: they are charged again
         for kept in living:
             task, spec = self._known[kept.spec.task_id], kept.spec
+            if task.state is TaskState.QUEUED:
+                ages = oldest[spec.model]
+                ages[spec.priority] = min(kept.created, ages.get(spec.priority, kept.created))
             if kept.state is not TaskState.RUNNING or task.state is not TaskState.QUEUED:
                 continue
             if not self._is_suspect(task):
@@ -66,6 +73,8 @@ class Queues:
             if not spec.lease_id:
                 of = spec.model, spec.tenant
                 expected[of] = expected.get(of, 0.0) + kept.expected_tokens
+        for name, ages in oldest.items():
+            self._lines[name].shared.restore_ages(ages)
         for share in shares:
             of = share.model, share.tenant
             if (line := self._lines.get(share.model)) is not None:

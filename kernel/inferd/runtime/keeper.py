@@ -64,6 +64,7 @@ class Keeper:
     Attributes:
         tasks, models: Those that are kept.
         shares: What tenants were served, and what they used of quotas.
+        most_output_tokens: Of a task that is accepted now.
     """
 
     def __init__(self, store: Store, times: KeeperTimes, driver: Driver) -> None:
@@ -83,6 +84,7 @@ class Keeper:
         self._urgent = self._closing = False
         self._timer: asyncio.Handle | None = None
         self.state = StoreState(store.name, lambda: driver.watchers.models.notify(STORE))
+        self.most_output_tokens = times.most_output_tokens
         self._patience = Patience(DRAIN_S)
         self.hurry = self._patience.hurry  # the kernel ends at once: a store that does not answer is not waited for
 

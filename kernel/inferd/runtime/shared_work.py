@@ -68,6 +68,13 @@ class SharedWork:
         return work
 
 
+def allow_output(work: object, most_tokens: int) -> None:
+    """Note what a kernel allows with what it accepts: the one after it may allow less."""
+    written = work.work if isinstance(work, SharedWork) else work
+    if isinstance(written, task_pb2.Work):
+        written.allowed_output = most_tokens
+
+
 async def with_blobs(work: SharedWork | task_pb2.Work, read: Read) -> SharedWork | task_pb2.Work:
     """A work that was kept, what is in blobs of it in memories again.
 

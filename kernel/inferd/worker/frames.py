@@ -132,6 +132,7 @@ def read_submission(submit: task_pb2.Submit, defaults: SamplingDefaults) -> Subm
         embedding=_read_embedding(work.embed) if kind == "embed" else None,
         salt=f"{len(tenant)} {tenant}".encode(),
         prefix_cache=work.prefix_cache,
+        allowed_output=work.allowed_output,
         priority=submit.priority,
         share=Share(tenant=tenant, expected_tokens=submit.expected_tokens, weight=submit.weight or 1.0),
         lease_id=submit.lease_id,

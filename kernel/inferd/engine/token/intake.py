@@ -134,6 +134,7 @@ class Intake:
         leash: Leash | None = None,
         *,
         script: Script | None = None,
+        allowed_output: int = 0,
     ) -> Sequence:
         """The sequence of a task, without the constraint of its grammar; its leash ends this before.
 
@@ -149,7 +150,7 @@ class Intake:
                 "this model makes embeddings, and no text: ask for one with `inferd embed`, or `client.embed`",
                 field="spec.embedding",
             )
-        return self._make(origin, task_input, sampling, leash, script=script)
+        return self._make(origin, task_input, sampling, leash, script=script, allowed_output=allowed_output)
 
     def _make(
         self,
@@ -160,12 +161,14 @@ class Intake:
         embedding: Embedding | None = None,
         *,
         script: Script | None = None,
+        allowed_output: int = 0,
     ) -> Sequence:
         ids = self._tokens_of(task_input, leash, most_tokens=self._bounds.sequence_tokens - 1)
         if not len(ids):
             raise InvalidFieldError("the prompt has no tokens; give at least one", field="spec.input")
         bounds = self._bounds
-        most = sampling.most_output(len(ids), context=bounds.sequence_tokens, most=bounds.max_output_tokens)
+        most = max(bounds.max_output_tokens, allowed_output)
+        most = sampling.most_output(len(ids), context=bounds.sequence_tokens, most=most)
         ends = self._ends_of(sampling)
         sampling.check_prompt(len(ids))
         rules = self._rules(sampling, ends, leash, script)

@@ -7,7 +7,7 @@ import queue
 import threading
 from array import array
 from functools import partial
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from inferd.engine.cause import last_line
 from inferd.engine.leash import Leash
@@ -272,12 +272,12 @@ class Reception:
             sequences = [self._intake.embed(origin, submission.task_input, submission.embedding, leash)]
         else:
             first, *others = submission.sampling.samples
-            script = submission.script
-            sequences = [self._intake.accept(origin, submission.task_input, first, leash, script=script)]
+            given: Any = {"script": submission.script, "allowed_output": submission.allowed_output}
+            sequences = [self._intake.accept(origin, submission.task_input, first, leash, **given)]
             if others:
                 prompt = TokenInput(array("I", sequences[0].prompt.tobytes()))
                 sequences += [
-                    self._intake.accept(self._origin(submission, sample), prompt, each, leash, script=script)
+                    self._intake.accept(self._origin(submission, sample), prompt, each, leash, **given)
                     for sample, each in enumerate(others, start=1)
                 ]
         samples = Samples(sequences, submission.share)

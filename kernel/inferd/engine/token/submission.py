@@ -79,6 +79,7 @@ class Submission:
         alone: Run it alone in its batch until each of its samples has told something new.
         source: What it is written of, for a `SourcedSession`; None for a task that is its prompt's alone.
         script: What it must write and must not; None for anything.
+        allowed_output: Most output tokens that the kernel allowed which accepted it; 0 for what the engine allows.
     """
 
     handle: int
@@ -96,3 +97,4 @@ class Submission:
     alone: bool = False
     source: Float32Array | None = None
     script: Script | None = None
+    allowed_output: int = 0

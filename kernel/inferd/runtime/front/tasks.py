@@ -22,7 +22,7 @@ from inferd.runtime.front.bounds import Bound, ByteBound
 from inferd.runtime.front.caller import Caller
 from inferd.runtime.front.shown import page_of
 from inferd.runtime.front.task_list import Part, TaskList
-from inferd.runtime.shared_work import SharedWork
+from inferd.runtime.shared_work import SharedWork, allow_output
 from inferd.runtime.shelf import Shelf
 from inferd.runtime.stream import TaskStream
 
@@ -92,6 +92,7 @@ class Tasks:
         if keeper is not None and not repeated:
             self._driver.views.check_quotas(spec, self.clock.now())  # before anything is written for it
             keeper.check_new(spec)
+            allow_output(spec.work, keeper.most_output_tokens)
         if (blobs := blobs_of(keeper)) is not None and isinstance(spec.work, SharedWork):
             async with _named(blobs, spec, spec.work) as named:
                 stream = self._driver.submit(named)

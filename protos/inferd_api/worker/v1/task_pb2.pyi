@@ -242,8 +242,13 @@ class Work(_message.Message):
     EMBED_FIELD_NUMBER: _builtins.int
     INFER_FIELD_NUMBER: _builtins.int
     SHARED_FIELD_NUMBER: _builtins.int
+    ALLOWED_OUTPUT_FIELD_NUMBER: _builtins.int
     prefix_cache: _builtins.bool
     """Use and fill the prefix cache."""
+    allowed_output: _builtins.int
+    """`limits.max_output_tokens` of the kernel that accepted it, where it outlives that: a lower one of this kernel is for
+    new tasks. 0: that of this kernel.
+    """
     @_builtins.property
     def input(self) -> Global___Input:
         """Of what; unset for tensors."""
@@ -273,10 +278,11 @@ class Work(_message.Message):
         embed: Global___Embed | None = ...,
         infer: _tensor_pb2.InferInput | None = ...,
         shared: _abc.Iterable[_memory_pb2.SharedElements] | None = ...,
+        allowed_output: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["embed", b"embed", "generate", b"generate", "infer", b"infer", "input", b"input", "kind", b"kind"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["embed", b"embed", "generate", b"generate", "infer", b"infer", "input", b"input", "kind", b"kind", "prefix_cache", b"prefix_cache", "shared", b"shared"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_output", b"allowed_output", "embed", b"embed", "generate", b"generate", "infer", b"infer", "input", b"input", "kind", b"kind", "prefix_cache", b"prefix_cache", "shared", b"shared"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["generate", "embed", "infer"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
