@@ -120,6 +120,7 @@ async def _serving(
         before = await read_kept(driver, built.shelf.lacking)
         async with driver.running():
             restore(driver, before)  # what it holds of blobs is not swept
+            del before  # it is as much again
             async with _beside(built), built.authority.running():
                 doorway.open(entrance)
                 try:
@@ -142,6 +143,7 @@ async def running_front(settings: Settings) -> AsyncIterator[Front]:
         before = await read_kept(built.driver, built.shelf.lacking)
         async with built.driver.running():
             restore(built.driver, before)
+            del before
             async with _beside(built):
                 yield built.front
 

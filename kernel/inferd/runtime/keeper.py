@@ -233,11 +233,12 @@ class Keeper:
         if self._writing is not None or not self._due:
             return
         batch = self.tasks.take(MOST_TASKS)
-        if not (batch or self.models or self._leases or self.shares):
+        gone = self.tasks.take_gone()
+        if not (batch or gone or self.models or self._leases or self.shares):
             return  # what there was goes into blobs first
         models = self.models.take()
         self._urgent = self._urgent and bool(self.tasks)
-        rest = [*(model.write for model in models.values()), *self._leases.take(), *self.shares.take()]
+        rest = [*gone, *(model.write for model in models.values()), *self._leases.take(), *self.shares.take()]
         parts = [*(sent.writes for _, sent in batch), lambda: rest]
         self._writing = asyncio.get_running_loop().run_in_executor(self._thread.first, write_parts, self._store, parts)
         self._writing.add_done_callback(lambda done: self._wrote(batch, models, done))
@@ -276,10 +277,12 @@ class Keeper:
     def _settle_rest(self, models: dict[ModelName, DueModel], error: InferdError | None) -> list[ModelName]:
         """That is written; or nobody knows, and it is due again. The models that are to be given up if they can be."""
         if error is None:
+            self.tasks.dropped(done=True)
             self.models.wrote(models)
             self._leases.wrote()
             self.shares.wrote()
             return []
+        self.tasks.dropped(done=False)
         fresh = self.models.failed(models)
         self.shares.failed()
         leases, waiting_for_leases = self._leases.failed()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, fields, replace
+from sys import intern
 from typing import TYPE_CHECKING, Any
 
 from inferd.core.demand import NO_DEMAND, Demand
@@ -74,8 +75,8 @@ def read_task(value: bytes, clock: Clock, *, ended: bool = False) -> KeptTask:
     written = read_json(head)
     spec = TaskSpec(
         task_id=TaskId(written["id"]),
-        tenant=Tenant(written["tenant"]),
-        model=ModelName(written["model"]),
+        tenant=Tenant(intern(written["tenant"])),  # there may be very many of them
+        model=ModelName(intern(written["model"])),
         demand=NO_DEMAND if ended else _read_demand(written["demand"]),
         work=None if ended else SharedWork.of(task_pb2.Work.FromString(work)),
         priority=Priority(written["priority"]),
@@ -181,8 +182,8 @@ class KeptProgress:
                 written.get("retained", written["finished"]), clock, read_shift(written, clock, least=True)
             ),
             expires=instant_of(written["expires"], clock, shift_s),
-            instance_id=None if written["instance"] is None else InstanceId(written["instance"]),
-            device_id=None if written["device"] is None else DeviceId(written["device"]),
+            instance_id=None if written["instance"] is None else InstanceId(intern(written["instance"])),
+            device_id=None if written["device"] is None else DeviceId(intern(written["device"])),
             outcome=event.outcome if isinstance(event, Finished) else None,
             estimated=is_estimated(written, clock),
             expected_tokens=written.get("expected_tokens", 0.0),

@@ -29,7 +29,7 @@ LARGE_BYTES = 4096  # of a record that is not worth to be kept whole when its ta
 def send(kept: Kept, clock: Clock) -> Sent:
     """All that the store does not have of a task as it stands; what that comes to is made on the store's thread."""
     kept.take()
-    sizes = Sizes(kept.sizes.record, 0 if kept.deleting else kept.sizes.pieces)
+    spec, sizes = kept.task.spec, Sizes(kept.sizes.record, 0 if kept.deleting else kept.sizes.pieces)
     return Sent(
         version=kept.version,
         count=len(kept.pending),
@@ -37,7 +37,9 @@ def send(kept: Kept, clock: Clock) -> Sent:
         state=kept.task.state,
         deletes=kept.deleting,
         sizes=sizes,
-        writes=partial(_drops, kept.task.spec, tuple(kept.outputs)) if kept.gone else _changes(kept, sizes, clock),
+        writes=partial(drops, spec.tenant, spec.task_id, [*kept.outputs])
+        if kept.gone
+        else _changes(kept, sizes, clock),
     )
 
 
@@ -54,8 +56,8 @@ def output_key(task_id: str, digest: str) -> str:
     return f"{task_id}/{digest}"
 
 
-def _drops(spec: TaskSpec, digests: Sequence[str]) -> list[Write]:
-    tenant, key = spec.tenant, spec.task_id
+def drops(tenant: str, key: str, digests: Sequence[str] = ()) -> list[Write]:
+    """What a task has of the store goes; outputs in blobs have these digests."""
     outputs = [Drop(tenant, Kind.OUTPUT, output_key(key, digest)) for digest in (*digests, DELETED)]
     return [Drop(tenant, Kind.TASK, key), Drop(tenant, Kind.PROGRESS, key), *outputs]
 

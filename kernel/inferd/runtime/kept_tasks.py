@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import structlog
 
 from inferd.core.changes import TaskChanged, TaskDetached, TaskForgotten, TaskRestored
-from inferd.errors import InferdError
+from inferd.errors import InferdError, present
 from inferd.runtime.backlog import Backlog
 from inferd.runtime.kept import NOTHING, Kept, Sizes, refuse, show
 from inferd.runtime.kept_outputs import KeptOutputs
-from inferd.runtime.kept_sent import LARGE_BYTES, send
+from inferd.runtime.kept_sent import LARGE_BYTES, drops, send
 from inferd.runtime.past import past_deleted, past_of
 
 if TYPE_CHECKING:
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from inferd.runtime.driver import Driver
     from inferd.runtime.kept import Left, Sent
     from inferd.runtime.records import Records
-    from inferd.runtime.stream import Past
+    from inferd.runtime.stream import Past, TaskStream
+    from inferd.store.store import Write
 
     Batch = Sequence[tuple[Kept, Sent]]
 
@@ -70,6 +71,10 @@ class KeptTasks:
         self._known: dict[TaskId, Kept] = {}
         self._dirty: dict[Kept, None] = {}
         self._away: dict[Kept, None] = {}  # outputs of these become blobs; they are dirty after that
+        self._past: dict[TaskId, Left] = {}  # see `expect_past`
+        self._gone: dict[TaskId, Tenant] = {}  # of those, what is to be dropped
+        self._going: dict[TaskId, Tenant] = {}  # is being dropped
+        driver.streams.recalled = self._recall
         self._left: Mapping[TaskId, Left] = {}  # see `expect`
         self._outputs: KeptOutputs | None = None
         self._stopped = False
@@ -79,7 +84,7 @@ class KeptTasks:
 
     def __bool__(self) -> bool:
         """Whether something is to be written, and can be."""
-        return bool(self._dirty)
+        return bool(self._dirty or self._gone)
 
     def open(self, blobs: Blobs, retry_s: float) -> None:
         """What is large goes into these from now on; what cannot is tried again after so long."""
@@ -90,7 +95,9 @@ class KeptTasks:
     def note(self, change: Change) -> None:
         """A task has changed; most are not kept."""
         kind = type(change)
-        if kind is TaskDetached:
+        if change.task_id in self._past:  # type: ignore[attr-defined] # all have it
+            self._note_past(change)
+        elif kind is TaskDetached:
             self._begin(change.task_id, change.tenant)  # type: ignore[attr-defined] # of this kind
         elif kind is TaskRestored:
             self._adopt(change)  # type: ignore[arg-type] # of this kind
@@ -107,13 +114,38 @@ class KeptTasks:
         """Tasks that are about to be restored have so much in the store."""
         self._left = left
 
+    def expect_past(self, past: dict[TaskId, Left]) -> None:
+        """Of tasks that are about to be restored, those that have ended: known is what they take."""
+        self._past = past
+
+    def _note_past(self, change: Change) -> None:
+        task_id, tenant = change.task_id, change.tenant  # type: ignore[attr-defined] # all have them
+        if type(change) is TaskForgotten:
+            del self._past[task_id]
+            self._gone[task_id] = tenant
+            self.room.drop(task_id, tenant)
+            self._changed()
+        elif type(change) is TaskRestored:
+            left = self._past[task_id]
+            self.room.end(task_id, tenant, left.record_bytes + left.pieces_bytes)
+            self._make_room()
+
+    def _recall(self, stream: TaskStream) -> None:
+        """Somebody asks for a task of a kernel before this one."""
+        if (left := self._past.pop(stream.task_id, None)) is None:
+            return
+        task = present(self._driver.views.find_task(stream.task_id))
+        kept = self._known[stream.task_id] = Kept(task, stream, made=True)
+        kept.sizes = Sizes(left.record_bytes, left.pieces_bytes)
+        stream.past, stream.shown = self._past_of(kept), task.state
+
     def _adopt(self, change: TaskRestored) -> None:
         kept = self._take_up(change.task_id, change.tenant)
         left = self._left.get(change.task_id, NOTHING)
         kept.hold_outputs(self.blobs, left.outputs)
         kept.sizes = Sizes(left.record_bytes, left.pieces_bytes)
         kept.made, kept.large = True, kept.task.spec.demand.memory_bytes > LARGE_BYTES
-        kept.stream.past, kept.stream.shown = self._past(kept), kept.task.state
+        kept.stream.past, kept.stream.shown = self._past_of(kept), kept.task.state
         if left.deleted:
             self._tell_deleted(kept)
         self._count(kept)
@@ -160,7 +192,11 @@ class KeptTasks:
             room.live(spec.task_id, spec.tenant, kept.stored_bytes)
         else:
             room.end(spec.task_id, spec.tenant, kept.stored_bytes)
-        while (first := room.excess()) is not None:
+        self._make_room()
+
+    def _make_room(self) -> None:
+        while (first := self.room.excess()) is not None:
+            self._driver.streams.get(first[0])  # so that it is known
             self._delete(self._known[first[0]])
 
     def _delete(self, kept: Kept) -> None:
@@ -183,7 +219,7 @@ class KeptTasks:
         kept.stream.past = past_deleted(self.room.limit_bytes)
         self._driver.watchers.tasks.note(kept.task.spec.tenant, kept.task.spec.task_id)
 
-    def _past(self, kept: Kept) -> Past:
+    def _past_of(self, kept: Kept) -> Past:
         """Reads back what a task has told that the store has."""
         spec = kept.task.spec
         return past_of(self._records.read, lambda: self.blobs, spec.tenant, spec.task_id)
@@ -221,6 +257,17 @@ class KeptTasks:
         self.backlog.begin(kept for kept, _ in batch)
         return batch
 
+    def take_gone(self) -> list[Write]:
+        """What drops tasks of kernels before this one, of which nothing else is known."""
+        self._going, self._gone = self._gone, {}
+        return [write for task_id, tenant in self._going.items() for write in drops(tenant, task_id)]
+
+    def dropped(self, *, done: bool) -> None:
+        """That is written; or nobody knows."""
+        if not done:
+            self._gone = {**self._going, **self._gone}
+        self._going = {}
+
     def _send(self, kept: Kept) -> Sent:
         """What is to be written of a task: first what was sent and may be there, again as it was."""
         if (sent := kept.sent) is not None and sent.gone == kept.gone:
@@ -243,7 +290,7 @@ class KeptTasks:
         """The store has so much of a task."""
         kept.sent = None
         if not kept.made:
-            kept.made, kept.before, kept.stream.past = True, (), self._past(kept)
+            kept.made, kept.before, kept.stream.past = True, (), self._past_of(kept)
         kept.written, kept.sizes = sent.version, sent.sizes
         if sent.deletes:
             kept.deleting = False

@@ -18,7 +18,7 @@ from inferd.core.ids import ModelName
 from inferd.core.lease import ModelClaim
 from inferd.core.task_events import Finished, Output
 from inferd.core.version import VersionState
-from inferd.errors import InferdError, LimitExceededError
+from inferd.errors import InferdError, LimitExceededError, present
 from inferd.runtime.collector import collector_paused
 from inferd.runtime.continuation import Continuation
 from inferd.runtime.event_log import MissingEventsError, Numbered, in_order
@@ -63,6 +63,12 @@ class Found:
     task: RestoredTask
     told: ToldBefore
     left: Left = NOTHING
+
+    @property
+    def is_past(self) -> bool:
+        """Whether it has ended, and nothing is to be done about it until somebody asks for it, or it is forgotten."""
+        ended = self.task.finished is not None and self.told.end is not None
+        return ended and not self.task.estimated and not self.left.outputs and not self.left.deleted
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +149,9 @@ def _restore(driver: Driver, before: Before) -> None:
     _tell_of_excess(driver)
     # In the order in which they ended: the events of the last ones are those that `retained_bytes` leaves.
     for each in sorted(before.tasks, key=lambda found: inf if found.task.finished is None else found.task.finished):
+        if driver.keeper is not None and each.is_past:
+            driver.streams.keep(each.task.spec.task_id, present(each.told.end))
+            continue
         stream = driver.streams.open(each.task.spec.task_id)
         stream.go_on(each.told)
         stream.detached = True
@@ -153,7 +162,8 @@ def _restore(driver: Driver, before: Before) -> None:
             driver.keeper.shares.adopt(share)
         for use in before.uses:
             driver.keeper.shares.adopt(use)
-        driver.keeper.tasks.expect({each.task.spec.task_id: each.left for each in before.tasks})
+        driver.keeper.tasks.expect({each.task.spec.task_id: each.left for each in before.tasks if not each.is_past})
+        driver.keeper.tasks.expect_past({each.task.spec.task_id: each.left for each in before.tasks if each.is_past})
     driver.restore(RestoreUses(tuple(before.uses)))
     if before.tasks or before.shares:
         _go_on(driver, before)

@@ -88,7 +88,7 @@ class TaskStream:
         pressing: Number of the newest event that does not wait a moment; 0 before the first.
     """
 
-    def __init__(self, task_id: TaskId, limit_bytes: int, budget: EventBudget) -> None:
+    def __init__(self, task_id: TaskId, limit_bytes: int, budget: EventBudget | None) -> None:
         self.task_id = task_id
         self.output_tokens = 0
         self.first_output_at: float | None = None

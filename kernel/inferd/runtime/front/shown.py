@@ -24,7 +24,7 @@ def shown_state(task: Task, stream: TaskStream) -> TaskState:
 
 def is_listed(driver: Driver, task: Task, states: Collection[TaskState]) -> bool:
     """Whether a task is among those in one of these states, none for all."""
-    stream = driver.streams.get(task.spec.task_id)
+    stream = driver.streams.look(task.spec.task_id)
     return not stream.hidden and (not states or shown_state(task, stream) in states)
 
 

@@ -194,8 +194,8 @@ class Tasks:
         return self._driver.closing.cut_short()
 
     def stream(self, task: Task) -> TaskStream:
-        """The events of a task that was just read."""
-        return self._driver.streams.get(task.spec.task_id)
+        """The events of a task that was just read, to be looked at."""
+        return self._driver.streams.look(task.spec.task_id)
 
     def get(self, task_id: TaskId, caller: Caller) -> Task:
         """The task of this id.
