@@ -22,6 +22,7 @@ from inferd.core.quota import Quota
 from inferd.core.rollouts import RolloutLimits
 from inferd.core.vigil import WorkerTimes
 from inferd.doors import Doors, opened_doors
+from inferd.exposing import exposing
 from inferd.listeners import check_listeners, has_tls
 from inferd.plugin.registry import BackendReport
 from inferd.runtime.blob_opening import blobs_of, opened_blobs
@@ -30,7 +31,6 @@ from inferd.runtime.clock import Clock
 from inferd.runtime.devices import DeviceMeter, find_devices
 from inferd.runtime.driver import Driver
 from inferd.runtime.driver_limits import DriverLimits
-from inferd.runtime.exposition import ExpositionLimits, exposed
 from inferd.runtime.failing import failing_store, make_fail
 from inferd.runtime.failpoints import Failpoints
 from inferd.runtime.front import blobs, health, hosts, leases, models, quotas, tasks, uploads
@@ -113,7 +113,7 @@ async def _serving(
     settings: Settings, doors: Doors, server: grpc.aio.Server, doorway: Doorway
 ) -> AsyncIterator[tuple["_Built", str]]:
     """A kernel that takes calls until the block ends, and where Prometheus reads."""
-    async with _built(settings, doors.certificates) as built, _exposing(settings, built.driver) as metrics_address:
+    async with _built(settings, doors.certificates) as built, exposing(settings, built.driver) as metrics_address:
         driver = built.driver
         built.authority.check_entry(settings.auth, doors.addresses)
         entrance = offer_services(settings, built.front, built.authority, doors.tickets, doorway)
@@ -340,20 +340,6 @@ async def _beside(built: _Built) -> AsyncIterator[None]:
         for each in running:
             with suppress(asyncio.CancelledError):
                 await each
-
-
-@asynccontextmanager
-async def _exposing(settings: Settings, driver: Driver) -> AsyncIterator[str]:
-    """Let Prometheus read until the block ends, if it is to."""
-    if not settings.metrics_listen:
-        yield ""
-        return
-    host, port = loopback_port(settings.metrics_listen)
-    limits = ExpositionLimits(
-        connections=settings.limits.metrics_connections, timeout_s=settings.limits.metrics_timeout_s
-    )
-    async with exposed(driver.metrics.registry, host, port, limits) as chosen:
-        yield f"{settings.metrics_listen.rpartition(':')[0]}:{chosen}"
 
 
 def _plugins(settings: Settings, driver: Driver) -> Plugins:
