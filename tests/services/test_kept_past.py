@@ -49,7 +49,7 @@ async def test_ended_tasks_are_looked_up_when_somebody_asks(tmp_path: Path) -> N
         assert keeper is not None
         async with asyncio.timeout(60):
             while await keeper.read(lambda store: [*store.records(Kind.TASK)]):  # noqa: ASYNC110 - it is asked again
-                await asyncio.sleep(0.01)
+                await asyncio.sleep(0)
         assert not await keeper.read(lambda store: [*store.records(Kind.PROGRESS)])
         assert keeper.tasks.room.all_bytes == 0
         assert (await refusal(connection.tasks.GetTask(ts.GetTaskRequest(task_id=ids[0]))))[0] == "TASK_NOT_FOUND"
