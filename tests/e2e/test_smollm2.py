@@ -19,8 +19,8 @@ from inferd_client.errors import ModelLoadError, PromptTooLongError
 pytestmark = [pytest.mark.e2e, pytest.mark.model]
 
 REFERENCE = Path(__file__).parents[1] / "reference" / "smollm2_greedy.json"
-TOKENS = 12  # of an answer; test_cpu_reference computes all 64 of each
-WHOLE = ("emoji_zwj", "chinese_question", "chat_poem")  # the answers that are looked at to their end
+TOKENS = 16  # of an answer
+LONG = "long"  # a prompt of 620 tokens, which test_cpu_reference has
 NEAR_TIE = 1e-4  # of a logit: arithmetic in another order may decide such a step otherwise
 
 
@@ -35,11 +35,9 @@ def served(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Iterator[
 
 @pytest.mark.timeout(1200)  # half a minute on two free cores, many times as long where threads of BLAS have to wait
 def test_the_tokens_and_the_text_are_those_of_the_reference(served: KernelProcess, smollm2: Path) -> None:
-    """All reference prompts at once, in fp32: the same greedy tokens as fp32 transformers, its decode.
-
-    Three answers are looked at to their end, of the others the beginning.
-    """
+    """The reference prompts at once, in fp32: the same greedy tokens as fp32 transformers, its decode."""
     cases = json.loads(REFERENCE.read_text())["cases"]
+    del cases[LONG]
     assert len(cases) >= 20
     with Client(served.address) as client:
         client.create_model("exact", source=str(smollm2), settings={"compute": "exact"})
@@ -47,12 +45,10 @@ def test_the_tokens_and_the_text_are_those_of_the_reference(served: KernelProces
     for name, given in asyncio.run(generate_all(served.address, cases)).items():
         case = cases[name]
         assert given.usage.prompt_tokens == len(case["prompt"]), name
-        expected = case["output"][: most_tokens(name)]
-        assert len(given.token_ids) == len(expected) == most_tokens(name)
+        expected = case["output"][:TOKENS]
+        assert len(given.token_ids) == len(expected) == TOKENS
         step = next((n for n, ids in enumerate(zip(given.token_ids, expected, strict=True)) if len({*ids}) > 1), -1)
-        if step < 0 and name in WHOLE:
-            assert given.text == case["decoded"], name
-        elif step < 0:
+        if step < 0:
             assert given.text
             assert case["decoded"].startswith(given.text.rstrip("\ufffd")), name  # cut within a character
         else:
@@ -62,19 +58,15 @@ def test_the_tokens_and_the_text_are_those_of_the_reference(served: KernelProces
     assert near_ties <= len(cases) // 10
 
 
-def most_tokens(name: str) -> int:
-    return 64 if name in WHOLE else TOKENS
-
-
 async def generate_all(address: str, cases: dict[str, Any]) -> dict[str, Generation]:
     """What each case gives: as a chat or as a text, so that tokenizer and template are under test too."""
 
-    async def run(client: AsyncClient, name: str, case: dict[str, Any]) -> Generation:
-        prompt, count = case.get("messages") or case["text"], most_tokens(name)
-        return await client.generate("exact", prompt, temperature=0.0, max_tokens=count, ignore_eos=True)
+    async def run(client: AsyncClient, case: dict[str, Any]) -> Generation:
+        prompt = case.get("messages") or case["text"]
+        return await client.generate("exact", prompt, temperature=0.0, max_tokens=TOKENS, ignore_eos=True)
 
     async with AsyncClient(address) as client, asyncio.TaskGroup() as group:
-        runs = {name: group.create_task(run(client, name, case)) for name, case in cases.items()}
+        runs = {name: group.create_task(run(client, case)) for name, case in cases.items()}
     return {name: run.result() for name, run in runs.items()}
 
 
@@ -138,18 +130,14 @@ def test_a_prompt_longer_than_the_context_is_refused_with_both_numbers(served: K
     ("damage", "words"),
     [
         (lambda data: data[: len(data) // 2], "cut short"),
-        (lambda data: data[:20], "cut short"),
-        (lambda data: data[:8] + b"\xff" * 8 + data[16:], "tensor"),
-        (lambda data: data[:16] + b"\xff\xff\xff\xff\xff\xff\xff\x7f" + data[24:], "metadata count"),
-        (lambda data: data[:4] + b"\x63\x00\x00\x00" + data[8:], "version"),
         (lambda data: data.replace(b"llama.block_count", b"llama.block_cound", 1), "block_count"),
     ],
-    ids=["half", "header", "tensor-count", "key-count", "version", "key-missing"],
+    ids=["half", "key-missing"],
 )
 def test_a_corrupt_file_fails_with_its_cause_and_the_kernel_lives(
     served: KernelProcess, smollm2: Path, tmp_path: Path, damage: Any, words: str
 ) -> None:
-    """`inferd run` with no kernel starts a private one, says so, answers, and names its speed and its memory."""
+    """A file that lacks something fails with its cause, and others are served; unit tests have all other wounds."""
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(damage(smollm2.read_bytes()))
     name = f"broken-{abs(hash(str(broken)))}"
