@@ -210,6 +210,6 @@ def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KernelProcess]:
     from inferd_client import Client  # noqa: PLC0415 - only the tests that use it pay for it
 
     folder = tmp_path_factory.mktemp("kernel")
-    with kernel_process(folder) as process, Client(process.address) as client:
+    with kernel_process(folder, environment={"INFERD_BACKENDS": "[]"}) as process, Client(process.address) as client:
         client.create_model("fake", source=str(write_fake_model(folder)))
         yield process

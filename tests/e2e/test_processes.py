@@ -20,6 +20,12 @@ pytestmark = pytest.mark.e2e
 DEADLINE_S = 60.0
 
 
+@pytest.fixture(autouse=True)
+def _fake_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernels of these tests have the FakeBackend; to look at others takes a process for each."""
+    monkeypatch.setenv("INFERD_BACKENDS", "[]")
+
+
 def create_fake(kernel: KernelProcess, client: Client, **behaviour: object) -> None:
     client.create_model("fake", source=str(write_fake_model(kernel.folder, **behaviour)))
 

@@ -35,7 +35,9 @@ def test_a_running_kernel_makes_the_backup_and_bars_a_restoration(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("INFERD_STATE_DIR", str(tmp_path / "mine"))
     monkeypatch.setenv("INFERD_STORE__URL", f"sqlite:{store_at(tmp_path / 's')}")
-    with kernel_process(tmp_path, environment={"INFERD_STORE__URL": f"sqlite:{tmp_path}/s"}) as kernel:
+    with kernel_process(
+        tmp_path, environment={"INFERD_BACKENDS": "[]", "INFERD_STORE__URL": f"sqlite:{tmp_path}/s"}
+    ) as kernel:
         told = inferd("backup", "b", "--address", kernel.address)
         assert (told["by"], told["path"], told["store"]) == ("the kernel", f"{tmp_path}/b", f"{tmp_path}/s")
         assert told["size_bytes"] == (tmp_path / "b").stat().st_size

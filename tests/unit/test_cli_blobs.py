@@ -19,7 +19,9 @@ DIGEST = f"sha256:{sha256(DATA).hexdigest()}"
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A kernel that keeps what it is given."""
     folder = tmp_path_factory.mktemp("kernel")
-    with kernel_process(folder, environment={"INFERD_STORE__URL": f"sqlite:{folder}/store"}) as kernel:
+    with kernel_process(
+        folder, environment={"INFERD_BACKENDS": "[]", "INFERD_STORE__URL": f"sqlite:{folder}/store"}
+    ) as kernel:
         yield kernel.address
 
 
