@@ -6,6 +6,7 @@ import pty
 import re
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
+from inferd.cli import program
 from inferd.testing.kernel import kernel_process
 from inferd_api.v1.lease_pb2 import LEASE_STATE_ACTIVE, LEASE_STATE_EXPIRED
 from inferd_client import Client
@@ -35,7 +37,7 @@ Start = Callable[..., "subprocess.Popen[str]"]
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A kernel with 10 GiB."""
-    environment = {"INFERD_DEVICES__MEMORY_BYTES": json.dumps({"cpu:0": 10 * GIB})}
+    environment = {"INFERD_BACKENDS": "cpu", "INFERD_DEVICES__MEMORY_BYTES": json.dumps({"cpu:0": 10 * GIB})}
     with kernel_process(tmp_path_factory.mktemp("kernel"), environment=environment) as kernel:
         yield kernel.address
 
@@ -164,6 +166,17 @@ def test_a_stopped_command_does_not_keep_memory_for_its_program(start: Start, cl
     _, errors = process.communicate(timeout=WAIT_S)
     assert process.returncode == 75, errors
     assert "is lost" in errors
+
+
+async def test_what_a_guard_said_is_read_though_it_ended_before_it_read_an_order() -> None:
+    """The connection is reset then, and not just closed: what the guard said counts all the same."""
+    ours, theirs = socket.socketpair()
+    with ours:
+        ours.setblocking(False)
+        ours.send(b"until 1\n")
+        theirs.send(b"overdue\n")
+        theirs.close()
+        assert [words async for words in program._words(ours)] == [["overdue"]]
 
 
 def test_a_program_that_ignores_the_loss_is_killed(start: Start, client: Client) -> None:

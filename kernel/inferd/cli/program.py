@@ -197,12 +197,13 @@ class Program:
 
 
 async def _words(guarded: socket.socket) -> AsyncIterator[list[str]]:
-    """The words of each line that the guard says."""
+    """The words of each line that the guard says. One that ended before it read an order has said all, too."""
     said = b""
-    while chunk := await asyncio.get_running_loop().sock_recv(guarded, 1 << 12):
-        *lines, said = (said + chunk).split(b"\n")
-        for line in lines:
-            yield line.decode().split()
+    with suppress(ConnectionResetError):
+        while chunk := await asyncio.get_running_loop().sock_recv(guarded, 1 << 12):
+            *lines, said = (said + chunk).split(b"\n")
+            for line in lines:
+                yield line.decode().split()
 
 
 def typed() -> bool:
