@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: probes attack optimized models-table onnx-cases chaos storm property sim demo test bench fuzz sanitize native lint stubs clean
+.PHONY: probes attack optimized models-table onnx-cases chaos storm property sim demo test bench fuzz sanitize native lint types rules stubs clean
 
 demo: .venv/.base .venv/.native
 	@$(BIN)/inferd pull smollm2
@@ -13,7 +13,7 @@ demo: .venv/.base .venv/.native
 # Two processes share the tests, file by file: in their order, which has the long ones first. They start a thousand more,
 # each of which would compile the sources anew where the environment forbids to keep what was compiled.
 test bench: export PYTHONDONTWRITEBYTECODE =
-test: .venv/.dev .venv/.native lint
+test: .venv/.dev .venv/.native types rules
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # All tests under `python -O`, which skips asserts: those of the tests count all the same, as pytest makes other code of them.
@@ -79,10 +79,15 @@ sanitize: .venv/.dev
 native: .venv/bin/python
 	@$(BIN)/python plugins/inferd_cpu/native/build.py
 
-lint: .venv/.dev
+# In two parts, which `make -j2` does at once: types take most of the time.
+lint: types rules
+
+types: .venv/.dev
+	@$(BIN)/mypy kernel/inferd plugins/inferd_cpu plugins/inferd_onnx plugins/inferd_torch plugins/inferd_weights clients/python/inferd_client
+
+rules: .venv/.dev
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/mypy kernel/inferd plugins/inferd_cpu plugins/inferd_onnx plugins/inferd_torch plugins/inferd_weights clients/python/inferd_client
 	@$(BIN)/lint-imports
 	@$(BIN)/bandit -q -c pyproject.toml -r kernel plugins clients/python
 	@$(BIN)/python tests/arch/audit.py
