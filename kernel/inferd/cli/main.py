@@ -128,9 +128,11 @@ def _serve(
         ),
     ] = None,
     socket_group: Annotated[
-        str | None,
-        typer.Option(help="A group that may use unix sockets, too. Default place: /run/inferd.", metavar="NAME"),
-    ] = None,
+        str,
+        text_option(
+            "--socket-group", help="A group that may use unix sockets, too. Default place: /run/inferd.", metavar="NAME"
+        ),
+    ] = "",
     config: Annotated[Path | None, typer.Option(help="The configuration, a TOML file.", metavar="FILE")] = None,
     exit_with_parent: Annotated[
         bool, typer.Option("--exit-with-parent", help="End when the process that started this one ends.")
@@ -145,8 +147,8 @@ def _serve(
 
         if exit_with_parent:
             end_with_parent(parent)
-        given = {"listen": tuple(listen) if listen else None, "socket_group": socket_group}
-        serve(out, read_settings(config=config, **{name: value for name, value in given.items() if value is not None}))
+        given = {"listen": tuple(listen or ()), "socket_group": socket_group}
+        serve(out, read_settings(config=config, **{name: value for name, value in given.items() if value}))
 
 
 @app.command("run")
