@@ -1,5 +1,6 @@
 """What callers may name as files of models, and which models' names they are told."""
 
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from inferd.errors import InvalidFieldError, PermissionDeniedError
 from inferd.plugin import BackendSpec, DeviceInfo
 from inferd.plugin.backend import Setting
 from inferd.plugin.registry import BackendReport, BackendState
+from inferd.runtime import ticket_door
 from inferd.runtime.placement import place
 from inferd.runtime.sources import Roots, find_source
 from inferd.testing.kernel import write_fake_model
@@ -21,6 +23,7 @@ from inferd_api.v1 import host_service_pb2 as hs
 from inferd_api.v1 import lease_service_pb2 as ls
 from inferd_api.v1 import model_pb2 as mp
 from inferd_api.v1 import model_service_pb2 as ms
+from inferd_client import AsyncClient, errors
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -55,15 +58,21 @@ async def test_the_owner_names_any_file_and_others_those_within_roots(kernel: Gu
     assert (await refused(creating(kernel, folder / "other.fake", login)))[0] == "PERMISSION_DENIED"
 
 
-async def test_a_socket_that_lets_others_in_makes_nobody_an_owner(tmp_path: Path) -> None:
-    """Where `socket_mode` lets a group in, `local` may name the files of roots alone: nobody knows who that is."""
+async def test_a_socket_that_lets_others_in_makes_nobody_an_owner(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a shared socket the kernel's own user names any file, by its ticket, and others those of roots alone."""
     (tmp_path / "root").mkdir()
-    async with guarded(tmp_path, socket_mode="0660", sources={"roots": [str(tmp_path / "root")]}) as kernel:
-        source = str(write_fake_model(tmp_path))
-        request = ms.CreateModelRequest(model=mp.Model(name="new", source=source))
-        assert (await refused(kernel.owner.models.CreateModel(request)))[0] == "PERMISSION_DENIED"
-        request.model.source = str(write_fake_model(tmp_path / "root"))
-        await kernel.owner.models.CreateModel(request)
+    source, inside = str(write_fake_model(tmp_path)), str(write_fake_model(tmp_path / "root"))
+    settings: dict[str, Any] = {"sources": {"roots": [str(tmp_path / "root")]}, "auth": {"user_roles": ["operator"]}}
+    async with guarded(tmp_path, socket_mode="0660", **settings) as kernel:
+        async with AsyncClient(kernel.kernel.addresses[0]) as owner:
+            await owner.create_model("own", source=source)
+        monkeypatch.setattr(ticket_door, "uid_of", lambda _: os.geteuid() + 4711)
+        async with AsyncClient(kernel.kernel.addresses[0]) as other:
+            with pytest.raises(errors.PermissionDeniedError):
+                await other.create_model("new", source=source)
+            await other.create_model("new", source=inside)
 
 
 async def test_what_is_outside_of_roots_is_not_told(kernel: Guarded) -> None:

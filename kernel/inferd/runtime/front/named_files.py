@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from inferd.runtime.front.access import Access
     from inferd.runtime.front.caller import Caller
 
-OTHERS = 0o077  # of the mode of a socket: all but its owner
 CREATE_RULE = Policy(Verb.CREATE, ResourceKind.RULE)
 
 
@@ -23,18 +22,17 @@ class NamedFiles:
 
     Args:
         library: One of them: that of pulled models.
-        settings: Say which others, and whether sockets let other users of the host in, who are `local` then, too.
+        settings: Say which others.
         access: Says whom they may be told: those who may make rules.
     """
 
     def __init__(self, library: Path, settings: Settings, access: Access) -> None:
         self._folders = (library, *settings.sources.roots)
-        self._shared = bool(int(settings.socket_mode, 8) & OTHERS)
         self._access = access
 
     def roots(self, caller: Caller) -> Roots | None:
         """Within which a caller may name files; None for anywhere."""
-        if caller.principal.local and not self._shared:
+        if caller.principal.local:
             return None
         told = self._access.rules.grant(caller.principal, caller.tenant, CREATE_RULE).permits()
         return Roots(folders=self._folders, told=told)
