@@ -4,12 +4,14 @@ from typing import Annotated
 
 import typer
 
-from inferd.cli.options import ADDRESS, Address, Output, parse_size
+from inferd.cli.options import ADDRESS, Address, Output, parse_size, text_option
 from inferd.cli.output import Format, edge
 
 QuotaArgument = Annotated[str, typer.Argument(help="Id of the quota; its beginning is enough.", metavar="QUOTA_ID")]
-Tenants = Annotated[str, typer.Option(help="Pattern of tenants, each of which has all of it.", metavar="PATTERN")]
-Models = Annotated[str, typer.Option(help="Pattern of models, which count together.", metavar="PATTERN")]
+Tenants = Annotated[
+    str, text_option("--tenants", help="Pattern of tenants, each of which has all of it.", metavar="PATTERN")
+]
+Models = Annotated[str, text_option("--models", help="Pattern of models, which count together.", metavar="PATTERN")]
 Requests = Annotated[int | None, typer.Option(help="Tasks that are made in a minute.", min=0, metavar="N")]
 Tokens = Annotated[int | None, typer.Option(help="Tokens read and written in a minute.", min=0, metavar="N")]
 Tasks = Annotated[int | None, typer.Option(help="Tasks that have not ended.", min=0, metavar="N")]
