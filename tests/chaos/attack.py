@@ -13,7 +13,8 @@ import sys
 import tempfile
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -23,6 +24,9 @@ import psutil
 from quota import held_to
 
 from inferd.testing.kernel import KernelProcess, kernel_process, write_fake_model
+from inferd_api.v1.auth_pb2 import Key
+from inferd_api.v1.auth_service_pb2 import CreateKeyRequest
+from inferd_api.v1.auth_service_pb2_grpc import AuthServiceStub
 from inferd_api.v1.sampling_pb2 import SamplingParams
 from inferd_api.v1.task_pb2 import TaskSpec
 from inferd_api.v1.task_service_pb2 import ListTasksRequest, RunTaskRequest
@@ -34,6 +38,7 @@ KINDS = (
     *("idle", "mute", "slow-readers", "slow-writers"),
 )
 QUARTER = 0.25
+PORT = "127.0.0.1:0"
 PAUSE_S = 0.01  # between two calls of the others
 SAMPLE_S = 0.05
 MOST_GROWN_BYTES = 768 << 20
@@ -75,8 +80,9 @@ class Outcome:
 class Others:
     """Other clients, in a thread: calls at an even pace, and how long each took."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, credential: str) -> None:
         self._channel = grpc.insecure_channel(address)
+        self._login = (("authorization", f"Bearer {credential}"),)
         self._tasks: Any = TaskServiceStub(self._channel)
         self._over = threading.Event()
         self.times: list[float] = []
@@ -101,7 +107,7 @@ class Others:
     def _call(self) -> None:
         began = time.perf_counter()
         try:
-            self._tasks.ListTasks(ListTasksRequest(page_size=1), timeout=10, wait_for_ready=True)
+            self._tasks.ListTasks(ListTasksRequest(page_size=1), timeout=10, metadata=self._login)
         except grpc.RpcError:
             self.failed += 1
         self.times.append(time.perf_counter() - began)
@@ -111,7 +117,7 @@ class Others:
         return sorted(self.times)[min(int(part * len(self.times)), len(self.times) - 1)] * 1e3
 
 
-def attack(kernel: KernelProcess, kind: str, seconds: float) -> Outcome:
+def attack(kernel: KernelProcess, kind: str, seconds: float, credential: str) -> Outcome:
     """One attack.
 
     Raises:
@@ -122,14 +128,14 @@ def attack(kernel: KernelProcess, kind: str, seconds: float) -> Outcome:
     before = process.memory_info().rss
     samples: list[int] = []
     with (
-        Others(kernel.address) as others,
+        Others(kernel.address, credential) as others,
         subprocess.Popen([*words, ENDLESS.hex()], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as attacker,
     ):
         if attacker.stdin is None or attacker.stdout is None:
             raise RuntimeError("no pipes")
         pid = int(attacker.stdout.readline())
         with held_to(pid, QUARTER):
-            attacker.stdin.write("\n")
+            attacker.stdin.write(f"{credential}\n")
             attacker.stdin.flush()
             while attacker.poll() is None:
                 samples.append(process.memory_info().rss)
@@ -153,11 +159,17 @@ def attack(kernel: KernelProcess, kind: str, seconds: float) -> Outcome:
     )
 
 
-def prepare(kernel: KernelProcess, folder: Path) -> None:
-    """Have a model there, of which slow readers ask output."""
-    with Client(kernel.address) as client:
-        client.create_model("fake", source=str(write_fake_model(folder, context_tokens=4096)))
-        list(client.run("fake", "la", max_tokens=1))
+@contextmanager
+def attacked(folder: Path, environment: Mapping[str, str] | None = None) -> Iterator[tuple[KernelProcess, str]]:
+    """A kernel on a port, with a model of which slow readers ask output, and the key of one who may."""
+    unix = f"unix:{folder / 's'}"
+    with kernel_process(folder, environment=environment, listen=PORT, besides=(unix,)) as kernel:
+        with Client(unix) as client, grpc.insecure_channel(unix) as channel:
+            client.create_model("fake", source=str(write_fake_model(folder, context_tokens=4096)))
+            list(client.run("fake", "la", max_tokens=1))
+            auth: Any = AuthServiceStub(channel)
+            made = auth.CreateKey(CreateKeyRequest(key=Key(principal="anna", roles=["user"], tenants=["one"])))
+        yield kernel, made.credential
 
 
 def table(outcomes: list[Outcome], loop_p99_ms: float) -> str:
@@ -178,13 +190,12 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=10.0, help="of each attack")
     parser.add_argument("--only", action="append", choices=KINDS, help="one kind; may be given more often")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder, kernel_process(Path(folder)) as kernel:
-        prepare(kernel, Path(folder))
-        loop = attack(kernel, "loop", options.seconds)
+    with tempfile.TemporaryDirectory() as folder, attacked(Path(folder)) as (kernel, credential):
+        loop = attack(kernel, "loop", options.seconds, credential)
         outcomes = [loop]
         for kind in options.only or KINDS:
             try:
-                outcomes.append(attack(kernel, kind, options.seconds))
+                outcomes.append(attack(kernel, kind, options.seconds, credential))
             except psutil.NoSuchProcess:
                 print(table(outcomes, loop.p99_ms), f"{kind}: the kernel died", sep="\n")
                 return 1

@@ -1,7 +1,8 @@
 """A client that means ill: `python attacker.py KIND HOST:PORT SECONDS REQUEST`, by its own bytes (RFC 9113, 7541).
 
-It begins when it reads a line, so that it can be put under its quota before. At the end it prints how often it did what
-its kind says, and how often it had to open another connection because the kernel gave one up.
+It begins when it reads a line, the key of slow readers and writers, so that it can be put under its quota before. At
+the end it prints how often it did what its kind says, and how often it had to open another connection because the
+kernel gave one up.
 """
 
 import gzip
@@ -208,7 +209,7 @@ def hold(connections: Connections, until: float, *, speaks: bool) -> int:
             sock.close()
 
 
-def read_slowly(connections: Connections, until: float, request: bytes) -> int:
+def read_slowly(connections: Connections, until: float, head: bytes, request: bytes) -> int:
     """Streams of output of which nothing is read."""
     held: list[socket.socket] = []
     asked = 0
@@ -218,7 +219,7 @@ def read_slowly(connections: Connections, until: float, request: bytes) -> int:
             held.append(sock)
             for stream, _ in zip(streams(), range(BATCH), strict=False):
                 sock.sendall(
-                    frame(HEADERS, fields(RUN), flags=END_HEADERS, stream=stream)
+                    frame(HEADERS, head, flags=END_HEADERS, stream=stream)
                     + frame(DATA, message(request), flags=END_STREAM, stream=stream)
                 )
                 asked += 1
@@ -229,7 +230,7 @@ def read_slowly(connections: Connections, until: float, request: bytes) -> int:
     return asked
 
 
-def write_slowly(connections: Connections, until: float) -> int:
+def write_slowly(connections: Connections, until: float, head: bytes) -> int:
     """Calls whose message is said to be large, and comes byte by byte."""
     held: list[tuple[socket.socket, int]] = []
     written = 0
@@ -240,7 +241,7 @@ def write_slowly(connections: Connections, until: float) -> int:
                 sock = connections.open()
                 for stream, _ in zip(streams(), range(BATCH), strict=False):
                     sock.sendall(
-                        frame(HEADERS, fields(RUN), flags=END_HEADERS, stream=stream)
+                        frame(HEADERS, head, flags=END_HEADERS, stream=stream)
                         + frame(DATA, large + bytes(8000), stream=stream)
                     )
                     held.append((sock, stream))
@@ -265,16 +266,16 @@ def main() -> None:
     kind, address, seconds, request = sys.argv[1], sys.argv[2], float(sys.argv[3]), bytes.fromhex(sys.argv[4])
     sys.stdout.write(f"{os.getpid()}\n")
     sys.stdout.flush()
-    sys.stdin.readline()
+    credential = sys.stdin.readline().strip()
     connections, until = Connections(address), time.monotonic() + seconds
     if kind in FLOODS:
         done = connections.flood(FLOODS[kind], until)
     elif kind in {"idle", "mute"}:
         done = hold(connections, until, speaks=kind == "idle")
     elif kind == "slow-readers":
-        done = read_slowly(connections, until, request)
+        done = read_slowly(connections, until, fields(RUN, authorization=f"Bearer {credential}"), request)
     elif kind == "slow-writers":
-        done = write_slowly(connections, until)
+        done = write_slowly(connections, until, fields(RUN, authorization=f"Bearer {credential}"))
     else:
         done = burn(until)
     sys.stdout.write(json.dumps({"done": done, "connections": connections.opened}) + "\n")

@@ -276,7 +276,7 @@ def test_the_canary_is_nowhere(tmp_path: Path, tmp_path_factory: pytest.TempPath
         await other.channel.close()
         return told
 
-    with kernel_process(tmp_path, environment=environment, besides=(unix,)) as kernel:
+    with kernel_process(tmp_path, environment=environment, listen="127.0.0.1:0", besides=(unix,)) as kernel:
         with Client(unix) as client, grpc.insecure_channel(unix) as channel:
             for name, behaviour in (("fake", {}), ("slow", {"step_s": 0.01}), ("tensors", {"tensor": "identity"})):
                 faults = {} if "tensor" in behaviour else {"fail_on_token": ord("~"), "die_on_token": ord("#")}
