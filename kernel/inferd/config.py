@@ -134,7 +134,7 @@ class Limits(BaseModel):
         "principal, but for `local`; 0 for no bound",
     )
     pending_calls: int = Field(
-        100_000,
+        20_000,
         ge=1,
         description="calls that have come and are not begun; gRPC ends more as a bare CANCELLED",
     )
