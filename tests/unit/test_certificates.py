@@ -1,7 +1,10 @@
 """The files of TLS, what is refused of them, and where a kernel may listen."""
 
+import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,7 @@ from inferd.listeners import check_listeners
 from inferd.runtime.certificates import Certificates
 from inferd.runtime.front.authority import Authority
 from inferd.runtime.login import Login
-from inferd.runtime.tls_files import read_material
+from inferd.runtime.tls_files import read_certificate, read_material
 from inferd.tls_settings import Identity, Tls
 
 SOON_S = 3600.0
@@ -148,6 +151,40 @@ async def test_a_login_ends_with_its_certificate(tls: Tls, tmp_path: Path) -> No
     late.material = certificates.material
     with pytest.raises(UnauthenticatedError, match="expired"):
         late.certified(pem, b"")
+
+
+def signed(subject: str, issuer: str, key: Any, signer: Any) -> x509.Certificate:
+    """A certificate of a chain."""
+    now = datetime.now(UTC)
+    names = [x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]) for name in (subject, issuer)]
+    builder = x509.CertificateBuilder().subject_name(names[0]).issuer_name(names[1])
+    builder = builder.serial_number(x509.random_serial_number()).public_key(key.public_key())
+    builder = builder.not_valid_before(now).not_valid_after(now + timedelta(days=1))
+    return builder.sign(signer, hashes.SHA256())
+
+
+def test_a_chain_holds_as_a_whole(tls: Tls) -> None:
+    """A certificate of an authority between it and one that is trusted holds, unless either of both was revoked."""
+    keys = [ec.generate_private_key(ec.SECP256R1()) for _ in range(3)]
+    root = signed("root", "root", keys[0], keys[0])
+    between = signed("between", "root", keys[1], keys[0])
+    leaf = signed("leaf", "between", keys[2], keys[1])
+    pem = [each.public_bytes(serialization.Encoding.PEM) for each in (leaf, between)]
+    material = replace(read_material(tls, time.time()), authorities=(root,))
+    certificate = read_certificate(pem[0], pem[1])
+    assert certificate.holds(material)
+    for gone in (leaf, between):
+        revoked = frozenset({(gone.issuer.public_bytes(), gone.serial_number)})
+        assert not certificate.holds(replace(material, revoked=revoked))
+    assert not read_certificate(pem[0], b"").holds(material)
+    assert not certificate.holds(read_material(tls, time.time()))
+
+
+async def test_without_the_library_no_kernel_has_tls(tls: Tls, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel with TLS where cryptography is not installed does not start, and says how it is."""
+    monkeypatch.setitem(sys.modules, "inferd.runtime.tls_files", None)
+    with pytest.raises(InvalidFieldError, match="pip install"):
+        await Certificates(tls, used=True).read()
 
 
 async def test_certificates_are_a_way_in(tls: Tls, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import ssl
 import stat
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -118,6 +119,13 @@ def handshake(server: ssl.SSLContext, folder: Path, name: str) -> str | None:
         with suppress(ssl.SSLWantReadError):
             end.do_handshake()
     return server_end.version()
+
+
+def test_without_the_library_the_command_that_brings_it_is_told(certs: Certs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where cryptography is not installed, `inferd certs` says how it is."""
+    monkeypatch.delattr("inferd.cli.cert_authority", raising=False)
+    monkeypatch.setitem(sys.modules, "inferd.cli.cert_authority", None)
+    assert 'pip install "inferd[auth]"' in certs("init", code=1).stderr
 
 
 def test_no_private_kernel_takes_the_place_of_one_with_tls(tmp_path: Path) -> None:
