@@ -17,6 +17,11 @@ class Elastic(BaseModel):
     drain_s: Seconds = Field(
         5.0, gt=0, description="an instance takes no new tasks when others have waited for its memory for so long"
     )
+    idle_s: Seconds = Field(
+        0.0,
+        ge=0,
+        description="a model without a task for so long is unloaded; 0: never, unless others need its room",
+    )
 
 
 class Rollouts(BaseModel):

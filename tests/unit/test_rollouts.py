@@ -316,7 +316,7 @@ def test_what_serves_already_is_no_update(bench: Bench) -> None:
     """The same again makes no version; other bounds hold at once, for each version."""
     bench.tell(events.UpdateModel(MODEL, SPEC))
     assert bench.model.rollout is None
-    bench.tell(events.UpdateModel(MODEL, replace(SPEC, max_instances=3, min_instances=1)))
+    bench.tell(events.UpdateModel(MODEL, replace(SPEC, max_instances=3, min_instances=1, settings={"idle_s": "5"})))
     assert (bench.model.rollout, bench.model.spec.max_instances, [*bench.model.versions]) == (None, 3, [1])
 
 

@@ -125,6 +125,7 @@ class FleetRegister:
                 min_instances=spec.min_instances,
                 max_instances=spec.max_instances,
                 queued_tasks=spec.queued_tasks,
+                idle_s=spec.idle_s,
             )
         model.serving.spec = replace(model.serving.spec, settings=spec.settings)
         self._tell_version(model, model.serving, None)

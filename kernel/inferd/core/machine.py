@@ -193,6 +193,7 @@ class KernelMachine:
                 self.ending.check_taking(self._now)
                 admission.check_staying(model := self.views.model(event.name))
                 self._rollouts.begin(model, event, self._now)
+                self._elastic.bounded(model, self._now)
             case events.DeleteModel():
                 self._delete(event)
             case events.InstanceNeeds():
@@ -395,6 +396,7 @@ class KernelMachine:
         self.fleet.loaded(instance, event.facts, self._now)
         self._rollouts.settle(self._now)  # it may take the tasks from now on
         self.tasks.dispatch(instance.model, self._now)  # before leases that could evict it again
+        self._elastic.loaded(instance, self._now)
         self._capacity.instance_ready(instance, self._now)
         self._freed[instance.model] = None  # leases may hold a part of it now
 

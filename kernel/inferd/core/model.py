@@ -127,6 +127,7 @@ INSTANCE_TABLE: Table[InstanceState, InstanceChange] = {
 }
 
 
+BOUNDS = ("queued_tasks", "idle_s")  # settings that hold for a model, whichever version serves
 LIVING = (InstanceState.READY, InstanceState.STARTING, InstanceState.WAITING, InstanceState.LOADING)
 
 
@@ -150,6 +151,7 @@ class ModelSpec:
         values: Every setting of the backend, checked and converted; None where the backend derives a default.
         draft_tokens: Most tokens that the engine guesses in a step; None for the kernel's default.
         queued_tasks: Most tasks that wait for it; None for the kernel's bound, which holds in any case.
+        idle_s: An instance that had nothing to do for so long goes, in seconds; 0 for never, None for the kernel's.
         min_instances: Fewest instances that stay loaded.
         max_instances: Most instances.
         sampling: Defaults of its tasks that go before those of its file.
@@ -173,6 +175,7 @@ class ModelSpec:
     values: Mapping[str, SettingValue | None] = field(default_factory=dict)
     draft_tokens: int | None = None
     queued_tasks: int | None = None
+    idle_s: int | None = None
     min_instances: int = 0
     max_instances: int = 1
     sampling: SamplingDefaults = NO_DEFAULTS
@@ -188,13 +191,13 @@ class ModelSpec:
     @property
     def wanted(self) -> tuple[object, ...]:
         """What its client asked for: what the file is, and why its backend was chosen, may change under it."""
-        return (*self.loaded, self.queued_tasks, self.min_instances, self.max_instances)
+        return (*self.loaded, self.queued_tasks, self.idle_s, self.min_instances, self.max_instances)
 
     @property
     def loaded(self) -> tuple[object, ...]:
         """That of it which an instance is made of: the rest may change without a new one."""
         how = (self.backend, self.device, self.values, self.draft_tokens, self.sampling)
-        return (self.source, self.path, *how, {k: v for k, v in self.settings.items() if k != "queued_tasks"})
+        return (self.source, self.path, *how, {k: v for k, v in self.settings.items() if k not in BOUNDS})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

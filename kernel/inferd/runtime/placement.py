@@ -31,6 +31,13 @@ ENGINE_SETTINGS = (  # those that any model takes besides its backend's, because
         maximum=1_000_000,
         description="tasks that wait for the model; default and most: scheduler.model_queued of the kernel",
     ),
+    Setting(
+        name="idle_s",
+        kind="int",
+        minimum=0,
+        maximum=1_000_000,
+        description="seconds without a task until it is unloaded; 0: never, default: elastic.idle_s of the kernel",
+    ),
 )
 
 
@@ -77,7 +84,7 @@ def place(
         for each in spec.settings:
             if each.names_file and (value := values[each.name]) and (accepted or {}).get(each.name) != value:
                 check_setting(each.name, str(value), roots)
-    drafts, queued = values.pop("draft_tokens"), values.pop("queued_tasks")
+    drafts, queued, idle_s = (values.pop(setting.name) for setting in ENGINE_SETTINGS)
     size_bytes, version = _stat(path)
     others = alternatives(reports, choice, format=kind)
     return ModelSpec(
@@ -96,6 +103,7 @@ def place(
         values=values,
         draft_tokens=None if drafts is None else int(drafts),
         queued_tasks=None if queued is None else int(queued),
+        idle_s=None if idle_s is None else int(idle_s),
         min_instances=min_instances,
         max_instances=max_instances,
         sampling=sampling,
