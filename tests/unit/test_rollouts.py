@@ -252,6 +252,7 @@ def test_the_trial_ends_with_the_first_task_or_its_time(bench: Bench) -> None:
     bench.bring_up(2)
     assert InstanceId("m-1") in bench.machine.broker.devices[CPU].idle
     bench.now = 61.0
+    assert bench.machine.next_alarm() == 60.0
     bench.tell(events.Tick())
     assert bench.model.instances[InstanceId("m-1")].state is InstanceState.STOPPING
     bench.exit(1)
