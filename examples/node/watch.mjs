@@ -1,7 +1,9 @@
 // Creates a task that outlives this program, its connection and the kernel, and prints its text as it comes.
 //
 //   npm install
-//   node watch.mjs 127.0.0.1:7411 MODEL "Once upon a time" [REQUEST_ID]
+//   node watch.mjs unix:$XDG_RUNTIME_DIR/inferd/inferd.sock MODEL "Once upon a time" [REQUEST_ID]
+//
+// That is the socket of a kernel of the same user, which needs no login; calls over TCP need a key or a token.
 //
 // Two things make it whole whatever breaks. The same `request_id` makes one task, however often it is sent. And each
 // event has a number: who asks for what comes behind the last one that it has seen gets each event once.
@@ -65,8 +67,8 @@ async function watch(client, taskId, take, after = "0") {
   });
 }
 
-const [address = "127.0.0.1:7411", model, prompt, requestId = randomUUID()] = process.argv.slice(2);
-if (!model || !prompt) {
+const [address, model, prompt, requestId = randomUUID()] = process.argv.slice(2);
+if (!address || !model || !prompt) {
   console.error("usage: node watch.mjs ADDRESS MODEL PROMPT [REQUEST_ID]");
   process.exit(2);
 }
