@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: probes attack optimized models-table onnx-cases chaos storm property sim demo test bench fuzz sanitize native lint types rules stubs clean
+.PHONY: rollouts probes attack optimized models-table onnx-cases chaos storm property sim demo test bench fuzz sanitize native lint types rules stubs clean
 
 demo: .venv/.base .venv/.native
 	@$(BIN)/inferd pull smollm2
@@ -48,6 +48,10 @@ attack: .venv/.dev
 # Can a tenant tell what another one has, by bytes or by time? IDS probes of ids, PROMPTS pairs of prompts; JUDGE=--judge fails by times, too.
 probes: .venv/.dev
 	@$(BIN)/python tests/bench/probes.py --ids $(or $(IDS),100000) --prompts $(or $(PROMPTS),1000) $(JUDGE)
+
+# So many ROLLOUTS of one model under constant load, of them BROKEN in different ways: no task may fail.
+rollouts: .venv/.dev
+	@$(BIN)/python tests/chaos/rollouts.py --rollouts $(or $(ROLLOUTS),50) --broken $(or $(BROKEN),10) --clients $(or $(CLIENTS),4)
 
 # So many KEYS, each sent so often by CONNECTIONS until it is answered TIMES times, while RESTARTS kernels are killed: one task for each.
 storm: .venv/.dev .venv/.native

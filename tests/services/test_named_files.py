@@ -56,6 +56,10 @@ async def test_the_owner_names_any_file_and_others_those_within_roots(kernel: Gu
     for number, path in enumerate([root / "inside.fake", root / "link.fake", write_fake_model(library, "pulled")]):
         await creating(kernel, path, login, f"new-{number}")
     assert (await refused(creating(kernel, folder / "other.fake", login)))[0] == "PERMISSION_DENIED"
+    for only in (True, False):  # a new version of a model that is known is held to them, too
+        request = ms.UpdateModelRequest(name="new-0", source=str(folder / "other.fake"), validate_only=only)
+        updating = kernel.tcp.models.UpdateModel(request, metadata=login)
+        assert (await refused(updating))[0] == "PERMISSION_DENIED"
 
 
 async def test_a_socket_that_lets_others_in_makes_nobody_an_owner(

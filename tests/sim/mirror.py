@@ -373,7 +373,7 @@ class Mirror:
             if held.device_id != place.device_id or held.lease_id:
                 continue
             known = self.machine.fleet.instances[other_id]
-            goes = other.stopping or known.draining or known.leaving
+            goes = other.stopping or known.draining or (known.leaving and not other.holds)
             if goes or not (other.running or other.holds):
                 going += held.size_bytes
             if goes or self._is_to_drain(other, since, now):

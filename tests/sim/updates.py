@@ -10,6 +10,7 @@ from inferd.core.resources import MemoryNeed
 
 HUGE = 100  # times what it needed: more than any device has
 UNKNOWN = 999  # a version that no model has
+PAUSE_S = 2.0  # between two updates, in the mean
 
 
 class Updates:
@@ -21,7 +22,7 @@ class Updates:
     def begin(self) -> None:
         """Updates are to come, if this world has any."""
         if self._world.scale.rollouts:
-            self._world.later(1.0, self._update_next)
+            self._world.later(PAUSE_S, self._update_next)
 
     def _update_next(self) -> None:
         world, rng = self._world, self._world.random
@@ -36,7 +37,7 @@ class Updates:
             source = f"file:///{name}/{world.number()}"
             world.fakes[source] = self._draw(name)
             world.tell(events.UpdateModel(name, replace(model.spec, source=source)))
-        world.later(1.0, self._update_next)
+        world.later(PAUSE_S, self._update_next)
 
     def _draw(self, name: ModelName) -> FakeModel:
         """What a new version is: larger or smaller than the first, one in five too large, one in five broken."""
