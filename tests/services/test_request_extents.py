@@ -2,7 +2,9 @@
 
 import asyncio
 import sys
+from collections.abc import AsyncIterator
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import grpc
@@ -18,18 +20,29 @@ from inferd.errors import InferdError
 from inferd.services.chat_values import read_chat
 from inferd.services.extents import Extents
 from inferd.services.work_values import MESSAGE_BYTES, read_work
+from inferd.testing.kernel import kernel_here
 from inferd_api.v1 import task_pb2 as pb
 from inferd_api.v1.task_service_pb2 import RunOrder, RunTaskRequest, RunTasksRequest, TaskOrder
 
 LIMITS = Limits()
-ROOM_BYTES = LIMITS.message_bytes - 4096
+MESSAGE = 1 << 20  # bytes of the largest message where lists are sent: larger ones only take longer to make
+ROOM_BYTES = MESSAGE - 4096
 LARGE = 3_000_000
-MOST_STEPS = 20_000  # of Python, for an answer to such a request; reading it takes millions
+MOST_STEPS = 20_000  # of Python, for an answer to such a request; reading it takes hundreds of thousands
 REFUSED = {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNIMPLEMENTED}
 MAKER = Maker({"inferd.v1.ChatMessage.role": "user", "inferd.v1.LeaseSpec.wait": True})
 GIVEN = [way for way in WAYS if not any(marks.OUTPUT_ONLY in marks_of(field) for field in way.fields)]
 LISTS = [way for way in GIVEN if way.last.is_repeated]
 TEXTS = [way for way in GIVEN if way.last.type in {FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES}]
+
+
+@pytest.fixture
+async def narrow(tmp_path: Path) -> AsyncIterator[Connection]:
+    """A connection to a kernel that takes messages of a MiB."""
+    async with kernel_here(tmp_path, limits={"message_bytes": MESSAGE}) as kernel:
+        made = Connection(kernel, tmp_path)
+        yield made
+        await made.channel.close()
 
 
 def is_map(field: FieldDescriptor) -> bool:
@@ -84,11 +97,11 @@ async def ask(connection: Connection, way: Way, request: Any) -> Answer:
     return Answer(code, field, steps)
 
 
-async def test_lists_are_refused_before_they_are_read(connection: Connection) -> None:
+async def test_lists_are_refused_before_they_are_read(narrow: Connection) -> None:
     """A list as long as a message can hold, in any request, is refused by name, without a look at its entries."""
-    await connection.create()
+    await narrow.create()
     for way in LISTS:
-        answer = await ask(connection, way, fill(way))
+        answer = await ask(narrow, way, fill(way))
         assert answer.code in REFUSED, f"{way}: {answer}"
         assert answer.field in {way.path, ""}, f"{way}: {answer}"  # of tokens the bound is told, and no field
         assert answer.steps < MOST_STEPS, f"{way}: {answer}"
