@@ -30,7 +30,7 @@ OUTSIDE = "print('held', flush=True); input()"
 @contextmanager
 def kernel_with(folder: Path, memory_bytes: int) -> Iterator[KernelProcess]:
     """A kernel that may give so much of the host's memory."""
-    environment = {"INFERD_DEVICES__MEMORY_BYTES": json.dumps({"cpu:0": memory_bytes})}
+    environment = {"INFERD_BACKENDS": "cpu", "INFERD_DEVICES__MEMORY_BYTES": json.dumps({"cpu:0": memory_bytes})}
     with kernel_process(folder, environment=environment) as kernel:
         yield kernel
 
@@ -46,18 +46,25 @@ def holder_of(address: str, memory: str) -> Iterator[int]:
         yield holder.pid
 
 
+@pytest.fixture(scope="module")
+def need_bytes(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> int:
+    """What an instance of SmolLM2 reserves."""
+    with kernel_with(tmp_path_factory.mktemp("need"), 8 * GIB) as kernel, Client(kernel.address) as client:
+        client.create_model("m", source=str(smollm2), settings=SETTINGS)
+        need = client.plan_load("m").need
+    return need.weights_bytes + need.kv_bytes + need.workspace_bytes
+
+
 def ready_models(client: Client) -> set[str]:
     return {m.name for m in client.list_models() if any(i.state == INSTANCE_STATE_READY for i in m.instances)}
 
 
-def test_a_program_outside_holds_memory_and_loses_it_when_it_is_killed(tmp_path: Path, smollm2: Path) -> None:
+def test_a_program_outside_holds_memory_and_loses_it_when_it_is_killed(
+    tmp_path: Path, smollm2: Path, need_bytes: int
+) -> None:
     """2 GiB for it evict the idle model, not the leased or busy one; killed, they are free when its TTL is over."""
-    with kernel_with(tmp_path / "first", 8 * GIB) as kernel, Client(kernel.address) as client:
-        client.create_model("m", source=str(smollm2), settings=SETTINGS)
-        need = client.plan_load("m").need
-    need_bytes = need.weights_bytes + need.kv_bytes + need.workspace_bytes
     capacity_bytes = 3 * need_bytes + 2 * GIB - need_bytes // 2
-    with kernel_with(tmp_path / "second", capacity_bytes) as kernel, Client(kernel.address) as client:
+    with kernel_with(tmp_path, capacity_bytes) as kernel, Client(kernel.address) as client:
         for name in ("leased", "busy", "idle"):
             client.create_model(name, source=str(smollm2), settings=SETTINGS)
             client.load_model(name)
@@ -81,13 +88,9 @@ def test_a_program_outside_holds_memory_and_loses_it_when_it_is_killed(tmp_path:
         running.close()
 
 
-def test_a_plan_says_what_the_load_then_does(tmp_path: Path, smollm2: Path) -> None:
+def test_a_plan_says_what_the_load_then_does(tmp_path: Path, smollm2: Path, need_bytes: int) -> None:
     """The idle instance that the plan names is evicted by the load, and no other; the figures are those reserved."""
-    with kernel_with(tmp_path / "first", 8 * GIB) as kernel, Client(kernel.address) as client:
-        client.create_model("m", source=str(smollm2), settings=SETTINGS)
-        need = client.plan_load("m").need
-    need_bytes = need.weights_bytes + need.kv_bytes + need.workspace_bytes
-    with kernel_with(tmp_path / "second", 2 * need_bytes + need_bytes // 2) as kernel, Client(kernel.address) as client:
+    with kernel_with(tmp_path, 2 * need_bytes + need_bytes // 2) as kernel, Client(kernel.address) as client:
         for name in ("older", "newer", "next"):
             client.create_model(name, source=str(smollm2), settings=SETTINGS)
         client.load_model("older")
@@ -103,7 +106,7 @@ def test_a_plan_says_what_the_load_then_does(tmp_path: Path, smollm2: Path) -> N
 def test_a_task_of_class_high_starts_within_a_step_at_a_saturated_instance(tmp_path: Path) -> None:
     """With every place taken by low tasks, a high one gets its first token at once; those that gave way end well."""
     step_s, tokens = 0.05, 60
-    with kernel_process(tmp_path) as kernel, Client(kernel.address) as client:
+    with kernel_process(tmp_path, environment={"INFERD_BACKENDS": "[]"}) as kernel, Client(kernel.address) as client:
         path = write_fake_model(kernel.folder, max_sequences=2, step_s=step_s)
         client.create_model("fake", source=str(path))
         client.load_model("fake")

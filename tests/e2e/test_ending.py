@@ -15,6 +15,12 @@ pytestmark = pytest.mark.e2e
 DEADLINE_S = 60.0
 
 
+@pytest.fixture(autouse=True)
+def _fake_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernels of these tests have the FakeBackend and a device of `cpu`; each other takes a process to look at."""
+    monkeypatch.setenv("INFERD_BACKENDS", "cpu")
+
+
 def create_fake(kernel: KernelProcess, client: Client, step_s: float) -> None:
     client.create_model("fake", source=str(write_fake_model(kernel.folder, step_s=step_s)))
 
