@@ -20,7 +20,8 @@ from inferd.testing.batches import Part, compute
 from inferd_torch.backend import TorchBackend
 from inferd_torch.plugin import SPEC
 
-PROMPTS, OUTPUT_TOKENS = 20, 16
+PROMPTS, OUTPUT_TOKENS = 8, 12
+ASKED = ("capital", "question", "spaces", "accents", "chinese_question", "arabic", "emoji", "code_python")
 NEAR_TIE = 1e-4  # of a logit: arithmetic in another order may decide such a step otherwise
 REFERENCE = Path(__file__).parents[1] / "reference" / "smollm2_greedy.json"
 
@@ -86,11 +87,11 @@ def count_near_ties(outputs: list[list[int]], expected: list[list[int]], margins
 
 @pytest.mark.parametrize("name", sorted(tiny.CONFIGS))
 def test_greedy_tokens_are_those_of_transformers(name: str, tmp_path: Path) -> None:
-    """Batched greedy output of 20 ragged prompts is what `generate` gives for each alone, in every architecture."""
+    """Batched greedy output of ragged prompts is what `generate` gives for each alone, in every architecture."""
     network = tiny.write_network(name, tmp_path)
     network.generation_config.eos_token_id = None
     generator = np.random.default_rng(5)
-    prompts = [generator.integers(tiny.END, size=3 + 2 * n).tolist() for n in range(PROMPTS)]
+    prompts = [generator.integers(tiny.END, size=3 + 5 * n).tolist() for n in range(PROMPTS)]
     expected, margins = zip(*(generate_alone(network, prompt) for prompt in prompts), strict=True)
     outputs = generate(load(tmp_path).session, prompts, OUTPUT_TOKENS)
     assert count_near_ties(outputs, list(expected), list(margins)) <= 1
@@ -98,17 +99,17 @@ def test_greedy_tokens_are_those_of_transformers(name: str, tmp_path: Path) -> N
 
 
 @pytest.mark.model
-@pytest.mark.timeout(300)
 def test_smollm2_from_a_gguf_file(smollm2: Path) -> None:
-    """SmolLM2 gives the tokens of fp32 transformers for 20 prompts, and its tokenizer their ids."""
-    cases = list(json.loads(REFERENCE.read_text())["cases"].values())[:PROMPTS]
+    """SmolLM2 gives the tokens of fp32 transformers for prompts in many scripts, and its tokenizer the ids of all."""
+    cases = json.loads(REFERENCE.read_text())["cases"]
+    asked = [cases[name] for name in ASKED]
     model = load(smollm2, context_tokens="2048")
     tokenizer = Tokenizer(model.vocabulary, size=model.session.limits.vocabulary_size)
-    for case in cases:
+    for case in cases.values():
         assert tokenizer.encode(case["text"]) == case["prompt"]
-    outputs = generate(model.session, [case["prompt"] for case in cases], OUTPUT_TOKENS)
-    expected = [case["output"][:OUTPUT_TOKENS] for case in cases]
-    assert count_near_ties(outputs, expected, [case["margins"] for case in cases]) <= PROMPTS // 10
+    outputs = generate(model.session, [case["prompt"] for case in asked], OUTPUT_TOKENS)
+    expected = [case["output"][:OUTPUT_TOKENS] for case in asked]
+    assert count_near_ties(outputs, expected, [case["margins"] for case in asked]) <= 1
     description = model.description
     assert (description.architecture, description.weight_format, description.compute_format) == (
         "llama",
