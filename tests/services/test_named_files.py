@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 import pytest
 import pytest_asyncio
-from connection import memory
+from connection import memory, read_until
 from guarded import Guarded, Metadata, bytes_of, failing, guarded, refused
 
 from inferd.errors import InvalidFieldError, PermissionDeniedError
@@ -141,8 +141,8 @@ async def test_names_of_models_and_tenants_are_told_who_may_read_them(kernel: Gu
     login = await kernel.login("user", tenants=["web"])
     lease = await owner.claim(memory(400 << 20, "fake:0"))  # with what runs no room is left
     task, own = owner.endless(model="hidden"), tcp.endless(model="hidden", metadata=login)
-    await task.read()
-    await own.read()
+    await read_until(task, "output")  # before, nothing may be held of the device yet
+    await read_until(own, "output")
 
     async def told(connection: Any, metadata: Metadata = ()) -> tuple[set[str], set[str], Any]:
         watch = connection.hosts.WatchHost(hs.WatchHostRequest(), metadata=metadata)
