@@ -1,10 +1,13 @@
 """A GGUF file: its index of tensors and its vocabulary. transformers reads the weights and decodes them."""
 
 from collections import Counter
-from functools import partial
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import gguf
 from gguf import GGUFReader
 from transformers.integrations.ggml import GGUF_CONFIG_MAPPING
 
@@ -48,6 +51,17 @@ SAME = {
     "final_logit_softcapping": "final_logit_softcapping",
     "logit_scale": "logit_scale",
 }
+
+
+@contextmanager
+def names_made_once() -> Iterator[None]:
+    """In this, the names of all tensors are made once: transformers asks for them for each part of the network."""
+    make = gguf.get_tensor_name_map
+    gguf.get_tensor_name_map = cache(make)
+    try:
+        yield
+    finally:
+        gguf.get_tensor_name_map = make
 
 
 def name_architecture(path: Path) -> str:

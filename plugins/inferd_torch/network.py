@@ -11,6 +11,7 @@ from transformers.utils import logging
 from inferd.plugin import LoadError, UnsupportedModelError
 from inferd_torch.artifact import Artifact
 from inferd_torch.attention import NAME, register
+from inferd_torch.gguf import names_made_once
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 LAYER_TYPES = frozenset({"full_attention", "sliding_attention"})
@@ -83,17 +84,18 @@ def load_network(artifact: Artifact, config: Any, *, device: torch.device, dtype
         options["quantization_config"] = GgufConfig(dequantize=True)
     else:
         options["config"] = config
-    network, found = _guard(
-        artifact,
-        lambda: AutoModelForCausalLM.from_pretrained(
-            artifact.folder,
-            **options,
-            dtype=dtype,
-            attn_implementation=NAME,
-            device_map={"": device},
-            output_loading_info=True,
-        ),
-    )
+    with names_made_once():
+        network, found = _guard(
+            artifact,
+            lambda: AutoModelForCausalLM.from_pretrained(
+                artifact.folder,
+                **options,
+                dtype=dtype,
+                attn_implementation=NAME,
+                device_map={"": device},
+                output_loading_info=True,
+            ),
+        )
     for what in ("missing_keys", "mismatched_keys"):
         if found.get(what):
             name = min(map(str, found[what]))

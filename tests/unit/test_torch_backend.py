@@ -208,6 +208,23 @@ def test_a_gguf_file_that_cannot_be_served(
 
 
 @needs_torch
+def test_the_names_of_tensors_are_not_made_for_each_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GGUF file costs the names of all tensors a time or two, not again for each part of its network."""
+    import gguf  # noqa: PLC0415 - as torch
+
+    made, make = [], gguf.get_tensor_name_map
+
+    def count(*what: Any) -> Any:
+        made.append(what)
+        return make(*what)
+
+    monkeypatch.setattr(gguf, "get_tensor_name_map", count)
+    load(write_gguf("llama", tmp_path)).session.close()
+    assert len(made) <= 2
+    assert gguf.get_tensor_name_map is count
+
+
+@needs_torch
 def test_a_gguf_file_gives_what_the_cpu_backend_gives(tmp_path: Path) -> None:
     """Vocabulary and logits of a GGUF file are those of the reference backend."""
     path = write_gguf("llama", tmp_path)
