@@ -143,7 +143,7 @@ def _before(name: str, versions: Sequence[ModelVersion]) -> int:
     """The version that served last before the one that does."""
     served = [each for each in versions if each.state == VERSION_STATE_RETIRED and each.HasField("serve_time")]
     if not served:
-        raise CommandError(f"no version of {name} that is kept served before this one", reason="INVALID_FIELD")
+        raise CommandError(f"no version of {name} that is kept served before this one", reason="VERSION_NOT_FOUND")
     return max(served, key=lambda each: each.serve_time.ToNanoseconds()).number
 
 
