@@ -41,7 +41,7 @@ def test_a_backup_of_either_kind_is_restored_into_either(stores: Stores, others:
     with closing(stores.open()) as store:
         fill(store)
         before = held(store)
-        made = back_up_store(store, str(tmp_path / "b"), replaces=False, step_s=0.0)
+        made = back_up_store(store, str(tmp_path / "b"), replaces=False, step_s=0.0, root=tmp_path)
         store.write([Put("a", Kind.TASK, "later", b"")])
         later = held(store)
     assert (Path(made.path).stat().st_mode & 0o777, Path(made.path).stat().st_size) == (0o600, made.size_bytes)
@@ -88,7 +88,7 @@ def test_a_backup_that_cannot_be_used_changes_nothing(stores: Stores, tmp_path: 
     with closing(stores.open()) as store:
         fill(store)
         before = held(store)
-        back_up_store(store, str(tmp_path / "b"), replaces=False, step_s=1.0)
+        back_up_store(store, str(tmp_path / "b"), replaces=False, step_s=1.0, root=tmp_path)
     good = (tmp_path / "b").read_bytes()
     torn, damaged = bytearray(good), bytearray(good)
     torn[3 * 4096 : 5 * 4096] = b"\xa5" * 8192
@@ -123,7 +123,7 @@ def test_what_prepares_a_restored_store_is_told_the_numbers_of_both(stores: Stor
 
     with closing(stores.open()) as store:
         fill(store)
-        back_up_store(store, str(tmp_path / "b"), replaces=False, step_s=1.0)
+        back_up_store(store, str(tmp_path / "b"), replaces=False, step_s=1.0, root=tmp_path)
         store.write([Put(NO_TENANT, Kind.COUNT, "fencing", b"8")])
     with pytest.raises(StoreUnavailableError, match="no"):
         put_back(stores, tmp_path / "b", tmp_path / "scratch", fail)
@@ -139,7 +139,7 @@ def test_a_store_that_is_damaged_gives_way_to_a_backup(tmp_path: Path) -> None:
     stores = Sqlite(tmp_path)
     with closing(stores.open()) as store:
         fill(store)
-        back_up_store(store, str(tmp_path / "b"), replaces=False, step_s=1.0)
+        back_up_store(store, str(tmp_path / "b"), replaces=False, step_s=1.0, root=tmp_path)
     whole = stores.path.read_bytes()
     for broken in (b"\xa5" * 100 + whole[100:], whole[:60] + (99).to_bytes(4) + whole[64:], whole[:5000]):
         stores.path.write_bytes(broken)
@@ -154,19 +154,19 @@ def test_a_backup_takes_no_other_files_place(tmp_path: Path) -> None:
     with closing(Sqlite(tmp_path).open()) as store:
         fill(store)
         path = tmp_path / "b"
-        back_up_store(store, str(path), replaces=False, step_s=1.0)
+        back_up_store(store, str(path), replaces=False, step_s=1.0, root=tmp_path)
         other, link = tmp_path / "other", tmp_path / "link"
         other.write_text("mine")
         link.symlink_to(path)
         for wrong in (path, tmp_path / "no/b", "relative", tmp_path / "k-wal", f"{tmp_path}/", "/a\0b"):
             with pytest.raises(InvalidFieldError):
-                back_up_store(store, str(wrong), replaces=False, step_s=1.0)
+                back_up_store(store, str(wrong), replaces=False, step_s=1.0, root=tmp_path)
         for wrong in (other, link, Path(store.name), tmp_path):
             with pytest.raises(InvalidFieldError, match="only a backup is replaced"):
-                back_up_store(store, str(wrong), replaces=True, step_s=1.0)
+                back_up_store(store, str(wrong), replaces=True, step_s=1.0, root=tmp_path)
         first = path.stat().st_ino
         (tmp_path / ".b.inferd-partial").write_bytes(b"left by one that was killed")
-        back_up_store(store, str(path), replaces=True, step_s=1.0)
+        back_up_store(store, str(path), replaces=True, step_s=1.0, root=tmp_path)
         assert (path.stat().st_ino == first, other.read_text()) == (False, "mine")
         assert not [each for each in tmp_path.iterdir() if "partial" in each.name]
         with closing(BackupFile(str(path), replaces=True)), pytest.raises(StoreUnavailableError, match="on its way"):
@@ -185,8 +185,8 @@ def test_no_room_for_a_backup_leaves_nothing_of_it(tmp_path: Path, monkeypatch: 
         fill(store)
         monkeypatch.setattr(backup_file, "sync", full)
         with pytest.raises(StoreUnavailableError, match="No space left"):
-            back_up_store(store, str(tmp_path / "b"), replaces=False, step_s=1.0)
+            back_up_store(store, str(tmp_path / "b"), replaces=False, step_s=1.0, root=tmp_path)
         assert sorted(each.name for each in tmp_path.iterdir() if "b" in each.name[:2]) == []
         with pytest.raises(StoreUnavailableError, match="cannot be written"):
-            back_up_store(store, "/proc/b", replaces=False, step_s=1.0)
+            back_up_store(store, "/proc/b", replaces=False, step_s=1.0, root=tmp_path)
         store.write([Drop("a", Kind.TASK, "t")])
