@@ -180,6 +180,24 @@ def test_a_chain_holds_as_a_whole(tls: Tls) -> None:
     assert not certificate.holds(read_material(tls, time.time()))
 
 
+def test_an_authority_that_was_revoked_lets_nobody_in(tls: Tls) -> None:
+    """That `client_ca_file` has an authority does not help it when one above it there has revoked it, or it itself."""
+    keys = [ec.generate_private_key(ec.SECP256R1()) for _ in range(3)]
+    root = signed("root", "root", keys[0], keys[0])
+    between = signed("between", "root", keys[1], keys[0])
+    leaf = signed("leaf", "between", keys[2], keys[1])
+    pem = [each.public_bytes(serialization.Encoding.PEM) for each in (leaf, between)]
+    read = read_material(tls, time.time())
+    for shown in (pem[1], b""):
+        certificate = read_certificate(pem[0], shown)
+        for trusted in ((root, between), (between, root), (between,)):
+            material = replace(read, authorities=trusted)
+            assert certificate.holds(material)
+            for gone in (leaf, *trusted):
+                revoked = frozenset({(gone.issuer.public_bytes(), gone.serial_number)})
+                assert not certificate.holds(replace(material, revoked=revoked))
+
+
 async def test_without_the_library_no_kernel_has_tls(tls: Tls, monkeypatch: pytest.MonkeyPatch) -> None:
     """A kernel with TLS where cryptography is not installed does not start, and says how it is."""
     monkeypatch.setitem(sys.modules, "inferd.runtime.tls_files", None)

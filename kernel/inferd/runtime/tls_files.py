@@ -66,17 +66,24 @@ class Certificate:
     chain: tuple[x509.Certificate, ...] = field(repr=False)
 
     def holds(self, material: Material) -> bool:
-        """Whether authorities that are trusted now stand behind it, none of which has revoked it."""
-        shown, at = self.chain, self.chain[0]
-        for _ in range(LONGEST_CHAIN):
-            if (at.issuer.public_bytes(), at.serial_number) in material.revoked:
-                return False
-            if any(_issued(at, by) for by in material.authorities):
+        """Whether authorities that are trusted now stand behind it, none of which has revoked it or one between.
+
+        That an authority is trusted does not end the way up: those above it may have revoked it. The way ends at one
+        that has signed itself, or that none of the others has issued.
+        """
+        trusted, seen = material.authorities, set[x509.Certificate]()  # each is looked at once, whatever a client shows
+        due = [self.chain[0]]
+        while due:
+            at = due.pop()
+            if at in seen or (at.issuer.public_bytes(), at.serial_number) in material.revoked:
+                continue
+            seen.add(at)
+            is_trusted = at in trusted
+            known = trusted if is_trusted else (*trusted, *self.chain)
+            above = [by for by in known if by != at and _issued(at, by)]
+            if is_trusted and (not above or _issued(at, at)):
                 return True
-            above = next((each for each in shown if each is not at and _issued(at, each)), None)
-            if above is None:
-                return False
-            at = above
+            due += above
         return False
 
 
