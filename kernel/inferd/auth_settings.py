@@ -71,7 +71,9 @@ class User(BaseModel):
 
     roles: tuple[RoleName, ...] = Field(description="roles")
     tenants: tuple[TenantName, ...] = Field(
-        (), description="tenants, or * for all; the first one is the default; without any: one of the user's own name"
+        (),
+        description="tenants, or * for all; the first one is the default; without any: one of the user's own name, or "
+        "uid-N where others have that",
     )
 
 
@@ -90,7 +92,9 @@ class Auth(BaseModel):
         description="roles of a call without a login where none is required; none: unix sockets need a login, too",
     )
     users: dict[UserName, User] = Field(
-        {}, description="users of this host who come by a shared socket, by name or number; principals are user:NAME"
+        {},
+        description="users of this host who come by a shared socket, by name, or by number (digits alone); principals "
+        "are user:NAME",
     )
     user_roles: tuple[RoleName, ...] = Field(("user",), description="roles of those whom `users` does not have")
     tickets: int = Field(10_000, ge=1, description="tickets of shared sockets that hold at once")

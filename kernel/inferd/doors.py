@@ -44,7 +44,7 @@ def opened_doors(settings: Settings, server: grpc.aio.Server, certificates: Cert
         InvalidFieldError: There is no such group.
         OSError: An address is taken, or cannot be had; says which and why.
     """
-    sharing, tickets = settings.sharing, Tickets(settings.auth)
+    sharing, tickets = settings.sharing, Tickets(settings.auth, identities=settings.tls.identities)
     door = TicketDoor(tickets, sharing.give)
     with listening(
         listen_places(settings),

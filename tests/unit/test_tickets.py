@@ -4,22 +4,32 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
 from inferd.auth_settings import Auth
+from inferd.core.key import Key
 from inferd.core.principal import Principal
 from inferd.errors import InvalidFieldError, UnauthenticatedError
+from inferd.runtime.keyring import Keyring
 from inferd.runtime.tickets import Tickets, principal_of
 from inferd.sharing import Sharing, sharing_of
+from inferd.tls_settings import Identity
 from inferd_client import errors
 from inferd_client import tickets as held
 
 OTHER = os.geteuid() + 4711
+MADE: dict[str, Any] = {"created": 0.0, "expires": None, "secrets": ()}
+
+
+def unkeyed(_tenant: str, _names: Collection[str]) -> bool:
+    """No key has any tenant."""
+    return False
 
 
 def test_a_ticket_holds_for_its_time_and_its_user() -> None:
@@ -27,14 +37,14 @@ def test_a_ticket_holds_for_its_time_and_its_user() -> None:
     now = [100.0]
     tickets = Tickets(Auth(ticket_s=10), now=lambda: now[0])
     one, two = tickets.issue(OTHER, "anna"), tickets.issue(OTHER, "")
-    assert tickets.verify(one).principal.name == "user:anna"
-    assert tickets.verify(two).principal.name == f"uid:{OTHER}"
+    assert tickets.verify(one, unkeyed).principal.name == "user:anna"
+    assert tickets.verify(two, unkeyed).principal.name == f"uid:{OTHER}"
     for wrong in (one[:-1], one + "0", "it_", "", "it_" + "0" * 64):
         with pytest.raises(UnauthenticatedError):
-            tickets.verify(wrong)
+            tickets.verify(wrong, unkeyed)
     now[0] += 10
     with pytest.raises(UnauthenticatedError, match="take a new one"):
-        tickets.verify(one)
+        tickets.verify(one, unkeyed)
 
 
 def test_a_user_with_many_tickets_takes_nobody_elses() -> None:
@@ -43,12 +53,15 @@ def test_a_user_with_many_tickets_takes_nobody_elses() -> None:
     tickets = Tickets(Auth(tickets=4, ticket_s=10), now=lambda: now[0])
     anna = tickets.issue(OTHER, "anna")
     first, *others = [tickets.issue(OTHER + 1, "bob") for _ in range(4)]
-    assert [tickets.verify(each).principal.name for each in (anna, *others)] == ["user:anna", *["user:bob"] * 3]
+    assert [tickets.verify(each, unkeyed).principal.name for each in (anna, *others)] == [
+        "user:anna",
+        *["user:bob"] * 3,
+    ]
     with pytest.raises(UnauthenticatedError):
-        tickets.verify(first)
+        tickets.verify(first, unkeyed)
     now[0] += 10
     late = [tickets.issue(OTHER, "anna") for _ in range(4)]
-    assert all(tickets.verify(each) for each in late)
+    assert all(tickets.verify(each, unkeyed) for each in late)
 
 
 @pytest.mark.parametrize(
@@ -70,13 +83,63 @@ def test_a_user_with_many_tickets_takes_nobody_elses() -> None:
             {"users": {str(OTHER): {"roles": ["viewer"]}}},
             Principal(name=f"uid:{OTHER}", roles=frozenset({"viewer"}), tenants=(f"uid-{OTHER}",)),
         ),
+        (
+            OTHER,
+            "anna",
+            {"users": {"anna": {"roles": ["user"], "tenants": ["anna"]}, "bob": {"roles": [], "tenants": ["anna"]}}},
+            Principal(name="user:anna", roles=frozenset({"user"}), tenants=("anna",)),
+        ),
+        (
+            OTHER,
+            "lab",
+            {"users": {"anna": {"roles": ["user"], "tenants": ["lab", "anna"]}}},
+            Principal(name="user:lab", roles=frozenset({"user"}), tenants=(f"uid-{OTHER}",)),
+        ),
+        (
+            OTHER,
+            "lab",
+            {"issuers": {"corp": {"issuer": "x", "audience": "y", "jwks_file": "/z", "tenants": ["lab"]}}},
+            Principal(name="user:lab", roles=frozenset({"user"}), tenants=(f"uid-{OTHER}",)),
+        ),
+        (
+            OTHER,
+            str(OTHER + 1),
+            {"users": {str(OTHER + 1): {"roles": ["admin"], "tenants": ["*"]}}},
+            Principal(name=f"user:{OTHER + 1}", roles=frozenset({"user"}), tenants=(str(OTHER + 1),)),
+        ),
+        (
+            OTHER,
+            str(OTHER + 1),
+            {"users": {str(OTHER): {"roles": ["viewer"]}}},
+            Principal(name=f"user:{OTHER + 1}", roles=frozenset({"viewer"}), tenants=(str(OTHER + 1),)),
+        ),
         (os.geteuid(), "me", {}, Principal(name="local", roles=frozenset({"admin"}), tenants=("*",))),
         (0, "root", {}, Principal(name="local", roles=frozenset({"admin"}), tenants=("*",))),
     ],
 )
 def test_who_a_user_is(uid: int, name: str, settings: dict[str, object], principal: Principal) -> None:
-    """A user has the tenant of its name, and what the configuration gives; the kernel's own may name any tenant."""
+    """A user has what is configured by its name or number, or the tenant of its name, if that is nobody else's.
+
+    A name of digits is no number; the kernel's own user may name any tenant.
+    """
     assert principal_of(uid, name, Auth.model_validate(settings)) == principal
+
+
+def test_no_user_is_in_the_tenant_of_a_certificate_or_a_key_by_its_name() -> None:
+    """A user whose name is a tenant of certificates has another one, and of a key of others from when that is made."""
+    identities = (Identity(name="spiffe://*", tenants=("lab",)),)
+    tickets, keyring = Tickets(Auth(), identities=identities), Keyring(bytes(32), Auth())
+    of_lab, of_web = tickets.issue(OTHER, "lab"), tickets.issue(OTHER, "web")
+
+    def tenants(ticket: str) -> tuple[str, ...]:
+        return tickets.verify(ticket, keyring.is_of_others).principal.tenants
+
+    assert tenants(of_lab) == (f"uid-{OTHER}",)
+    for name in ("web", "user:web"):
+        keyring.adopt([(Key(key_id=name, principal=Principal(name=name, tenants=("web",)), **MADE), None)])
+        assert tenants(of_web) == ("web",)
+    keyring.adopt([(Key(key_id="x", principal=Principal(name="anna", tenants=("z", "web")), **MADE), None)])
+    assert tenants(of_web) == (f"uid-{OTHER}",)
 
 
 def test_no_issuer_makes_users_of_this_host() -> None:

@@ -19,7 +19,7 @@ from inferd.runtime.login import Login
 from inferd.store.store import NO_TENANT, Drop, Kind, Put
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 
     from inferd.auth_settings import Auth
     from inferd.core.principal import Principal
@@ -49,6 +49,7 @@ class Keyring:
         self._keep = keep
         self._wall = wall
         self._keys: dict[str, Key] = {}
+        self._names: dict[str, set[str]] = {}  # of principals, by tenant
         self._used: dict[str, float] = {}
         self._unkept: set[str] = set()  # whose last use is not kept yet
         self._changing = asyncio.Lock()
@@ -56,9 +57,17 @@ class Keyring:
     def adopt(self, keys: Iterable[tuple[Key, float | None]]) -> None:
         """Take up keys that were kept, each with its last use."""
         for key, used in keys:
-            self._keys[key.key_id] = key
+            self._add(key)
             if used is not None:
                 self._used[key.key_id] = used
+
+    def _add(self, key: Key) -> None:
+        self._keys[key.key_id] = key
+        self._name(key)
+
+    def _name(self, key: Key) -> None:
+        for tenant in key.principal.tenants:
+            self._names.setdefault(tenant, set()).add(key.principal.name)
 
     def verify(self, credential: str) -> Login:
         """Who a credential stands for. What it takes does not tell what is wrong with it.
@@ -99,6 +108,10 @@ class Keyring:
         self._forget()
         return [key for _, key in sorted(self._keys.items()) if all(map(owner.has, key.principal.tenants))]
 
+    def is_of_others(self, tenant: str, names: Collection[str]) -> bool:
+        """Whether a key that is known, also one that has ended, gives this tenant to a principal of another name."""
+        return any(name not in names for name in self._names.get(tenant, ()))
+
     @property
     def has_any(self) -> bool:
         """Whether a key holds."""
@@ -129,7 +142,7 @@ class Keyring:
             secret = Secret(1, digest_of(self._pepper, credential))
             key = Key(key_id=key_id, principal=principal, created=self._wall(), expires=expires, secrets=(secret,))
             await self._keep_key(key)
-            self._keys[key_id] = key
+            self._add(key)
             return key, credential
 
     async def rotate(self, key_id: str, owner: Principal, overlap_s: float) -> tuple[Key, str]:
@@ -180,6 +193,10 @@ class Keyring:
                 del self._keys[key_id]
                 self._used.pop(key_id, None)
                 self._unkept.add(key_id)
+                self._names.clear()
+        if not self._names:
+            for key in self._keys.values():
+                self._name(key)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

@@ -81,7 +81,7 @@ def offer_services(
         settings.auth,
         authority.verify,
         authority.certificates,
-        verify_ticket=tickets.verify,
+        verify_ticket=lambda ticket: tickets.verify(ticket, authority.keyring.is_of_others),
         is_shared=settings.sharing.is_shared,
     )
     policies = read_policies(offered)
