@@ -2,7 +2,9 @@
 
 import asyncio
 import os
+import socket
 import stat
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from inferd_client.errors import PermissionDeniedError
 
 ME = asp.WhoAmIRequest()
 OTHER = os.geteuid() + 4711
+MANY = 300
 
 
 def shared(folder: Path, **more: Any) -> dict[str, Any]:
@@ -76,6 +79,23 @@ async def test_another_user_has_its_own_tenant(tmp_path: Path, monkeypatch: pyte
                 await stranger.whoami()
         with pytest.raises(PermissionDeniedError):
             await client.create_key("anna", roles=["user"])
+
+
+async def test_many_that_ask_wait_and_cost_little(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hundreds may wait for tickets at once, and the name of their user is looked up once."""
+    looked_up: list[int] = []
+    monkeypatch.setattr(ticket_door, "uid_of", lambda _: OTHER)
+    monkeypatch.setattr(ticket_door, "name_of", lambda uid: looked_up.append(uid) or "anna")
+    async with asyncio.timeout(60), kernel_here(tmp_path, **shared(tmp_path)):
+        with ExitStack() as open_:
+            asking = [open_.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(MANY)]
+            for each in asking:  # without a pause: the kernel takes none meanwhile
+                each.setblocking(False)
+                each.connect(str(tmp_path / "s.id"))
+            loop = asyncio.get_running_loop()
+            said = [await loop.sock_recv(each, 256) for each in asking]
+    assert all(each.startswith(b"it_") for each in said)
+    assert looked_up == [OTHER]
 
 
 async def test_a_user_without_a_name_here_gets_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,8 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -211,3 +212,49 @@ def test_what_is_no_ticket_is_not_sent(door: Callable[[str], Path], tmp_path: Pa
     assert held.Tickets(door("hello\r\nworld\n")).current() == ""
     with pytest.raises(errors.UnauthenticatedError, match="no ticket: uid 65534 stands for"):
         held.Tickets(door("error: uid 65534 stands for users\n")).current()
+
+
+@pytest.fixture
+def crowded(tmp_path: Path) -> Iterator[socket.socket]:
+    """A place of tickets whose queue is full."""
+    with ExitStack() as open_, socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "k.id"))
+        listener.listen(1)
+        with suppress(BlockingIOError):
+            while True:
+                one = open_.enter_context(socket.socket(socket.AF_UNIX))
+                one.setblocking(False)
+                one.connect(str(tmp_path / "k.id"))
+        yield listener
+
+
+def test_a_client_waits_where_many_ask(crowded: socket.socket, tmp_path: Path) -> None:
+    """Where the queue for tickets is full, a client waits for its turn and has its ticket."""
+    ticket = "it_" + "1" * 64
+    with ThreadPoolExecutor(1) as threads:
+        asked = threads.submit(held.Tickets(tmp_path / "k").current)
+        with suppress(TimeoutError):
+            asked.result(timeout=0.05)  # time to come to the full queue
+        crowded.settimeout(held.ASK_S)
+        while not asked.done():
+            with suppress(OSError), crowded.accept()[0] as connection:  # OSError: nobody is left, or it has gone
+                connection.sendall(f"{ticket}\n300\n".encode())
+                connection.shutdown(socket.SHUT_WR)
+        assert asked.result() == ticket
+
+
+def test_a_client_that_gets_no_turn_is_told(
+    crowded: socket.socket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that gets no turn is told so in time, and goes on with a ticket that holds still."""
+    monkeypatch.setattr(held, "ASK_S", 0.05)
+    monkeypatch.setattr(held, "RENEW_S", 0.05)
+    tickets = held.Tickets(tmp_path / "k")
+    with pytest.raises(errors.KernelUnreachableError, match=r"k\.id gave none in 0\.05 s"):
+        tickets.current()
+    now = time.monotonic()
+    tickets._ticket, tickets._from, tickets._ends = "it_held", tickets._stamp(), now + 60
+    assert tickets.is_due
+    assert tickets.current() == "it_held"
+    assert not tickets.is_due
+    assert crowded.fileno() >= 0

@@ -9,6 +9,7 @@ import asyncio
 import os
 import socket
 import struct
+import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -24,7 +25,10 @@ if TYPE_CHECKING:
 
 PEER: Final = struct.Struct("iII")  # pid, uid and gid; see unix(7)
 OVERFLOW: Final = Path("/proc/sys/kernel/overflowuid")
-BACKLOG: Final = 128
+BACKLOG: Final = 1024  # that wait at once; the system may hold it to less (net.core.somaxconn)
+AT_ONCE: Final = 16  # tickets, of those that wait, before the kernel goes on with what else it has to do
+NAMES: Final = 1000  # of users, remembered
+NAME_S: Final = 10.0  # for so long
 PAUSE_S: Final = 0.1  # after a connection could not be taken: descriptors are short
 
 log = structlog.get_logger()
@@ -42,6 +46,7 @@ class TicketDoor:
         self._tickets = tickets
         self._give = give
         self._overflow = _overflow_uid()
+        self._names: dict[int, tuple[str, float]] = {}  # and until when
 
     @contextmanager
     def opened(self, path: Path, private: Path) -> Iterator[None]:
@@ -77,7 +82,7 @@ class TicketDoor:
                         path.unlink()
 
     async def _serve(self, door: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
+        loop, given = asyncio.get_running_loop(), 0
         while True:
             try:
                 connection, _ = await loop.sock_accept(door)
@@ -87,13 +92,25 @@ class TicketDoor:
                 continue
             with connection, suppress(OSError):  # it has gone already
                 connection.send((await self._answer(connection)).encode())
+            if not (given := (given + 1) % AT_ONCE):
+                await asyncio.sleep(0)  # nothing before may have waited: the kernel has more to do
 
     async def _answer(self, connection: socket.socket) -> str:
         uid = uid_of(connection)
         if uid == self._overflow:
             return f"error: uid {uid} stands for users that this host cannot tell apart; use a key\n"
-        ticket = self._tickets.issue(uid, await asyncio.to_thread(name_of, uid))
+        ticket = self._tickets.issue(uid, await self._name(uid))
         return f"{ticket}\n{self._tickets.holds_s:g}\n"
+
+    async def _name(self, uid: int) -> str:
+        """The name of a user. It is remembered: one who asks in a loop keeps others waiting for as long as it takes."""
+        name, until = self._names.get(uid, ("", 0.0))
+        if until <= time.monotonic():
+            name = await asyncio.to_thread(name_of, uid)
+            if len(self._names) >= NAMES:
+                self._names.clear()
+            self._names[uid] = name, time.monotonic() + NAME_S
+        return name
 
 
 def uid_of(connection: socket.socket) -> int:
