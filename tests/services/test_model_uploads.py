@@ -173,3 +173,24 @@ async def test_where_there_are_no_blobs(tmp_path: Path) -> None:
     (tmp_path / "mine" / "inner").mkdir()
     with Client("127.0.0.1:1") as client_, pytest.raises(ValueError, match="has folders in it"):
         client_.upload_model("a", tmp_path / "mine")
+
+
+async def test_another_tenant_changes_a_model_by_files_of_its_own(tmp_path: Path) -> None:
+    """Blobs of the same bytes are each tenant's own: what is refused takes none away, each version keeps its own."""
+    file = given_folder(tmp_path / "mine")
+    async with kernel(tmp_path) as (connection, client), AsyncClient(connection.kernel.addresses[0], tenant="b") as b:
+        source = (await client.upload_model("fake", file)).source
+        await b.upload_model("other", file)
+        mine, both = [blob async for blob in client.list_blobs()], set(links(tmp_path))
+        for only in (b.plan_update, b.update_model):
+            with pytest.raises(InvalidFieldError, match="nonsense"):
+                await only("fake", source=source, settings={"nonsense": "x"})
+            assert [blob.holders async for blob in client.list_blobs()] == [blob.holders for blob in mine]
+        assert set(links(tmp_path)) == both
+        assert len(both) == 2
+        assert (await b.update_model("fake", source=source)).version == 2
+        await b.delete_model("other")
+        assert set(links(tmp_path)) == both
+        assert [blob.holders for each in (client, b) async for blob in each.list_blobs()] == [["model fake"]] * 4
+        await client.delete_model("fake", force=True)
+        assert [blob.holders for each in (client, b) async for blob in each.list_blobs()] == [[]] * 4

@@ -69,7 +69,7 @@ class KeptModels:
                     blobs.models.forget(name)
                 return self._forget(name)
             case VersionForgotten(name) if blobs is not None and (model := self._views.find_model(name)) is not None:
-                blobs.models.keep_only(name, {version.spec.source for version in model.versions.values()})
+                blobs.models.keep_listed(model)
                 return self._put_if_kept(name)
             case VersionChanged(name) | VersionForgotten(name):
                 return self._put_if_kept(name)

@@ -15,9 +15,10 @@ from inferd.errors import InferdError, InvalidFieldError
 from inferd.runtime.formats import FOLDER_MARKS, INNER_MARKS
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
+    from inferd.core.model import Model
     from inferd.runtime.blobs import Blobs
 
 SOURCE = "blob:sha256:"
@@ -26,6 +27,9 @@ NAME_FORM = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+=@-]{0,127}")
 BESIDE = (".toml", ".txt", ".json", ".md")  # endings of files that lie beside a model's
 MOST_FILES = 1000
 LIST_BYTES = 1 << 20  # of the list, of which each file takes less than a thousandth
+
+Origin = tuple[str, str]
+"""Whose blobs a model is of, and its source: others' blobs of the same bytes are other files."""
 
 
 class ModelFile(NamedTuple):
@@ -51,6 +55,11 @@ class Placed:
     tenant: str
     name: str
     digests: tuple[str, ...]
+
+    @property
+    def origin(self) -> Origin:
+        """Of which blobs it is."""
+        return self.tenant, SOURCE + self.digests[0]
 
 
 def write_list(files: Sequence[ModelFile]) -> bytes:
@@ -115,10 +124,10 @@ class ModelFiles:
 
     def __init__(self, blobs: Blobs) -> None:
         self._blobs = blobs
-        self._placed: dict[str, dict[str, Placed]] = {}  # by model and by source: each version may have its own
+        self._placed: dict[str, dict[Origin, Placed]] = {}  # by model: each version may have its own
 
     async def place(self, tenant: str, source: str, name: str, *, checks: bool) -> Placed:
-        """Make the folder of a model, whose blobs are held until `release`; `checks` is whether each byte is read.
+        """Make the folder of a model, whose blobs are held until `settle`; `checks` is whether each byte is read.
 
         Raises:
             InvalidFieldError: The source names no model.
@@ -153,22 +162,25 @@ class ModelFiles:
             raise
         return Placed(placed.path / _entrance(files), tenant, name, placed.digests)
 
+    def settle(self, placed: Placed, model: Model | None) -> None:
+        """Keep what was placed if a version of the model is of it; else let go of it, and of nothing else."""
+        if model is not None and placed.origin in _origins(model):
+            self.keep(placed)
+        else:
+            self._let_go(placed)
+
     def keep(self, placed: Placed) -> None:
         """The model, or a version of it, is known now."""
         mine = self._placed.setdefault(placed.name, {})
-        before, mine[SOURCE + placed.digests[0]] = mine.get(SOURCE + placed.digests[0]), placed
+        before, mine[placed.origin] = mine.get(placed.origin), placed
         if before is not None:
             self._let_go(before)
 
-    def keep_only(self, name: str, sources: Collection[str]) -> None:
-        """No versions of a model are kept but those of these sources."""
-        mine = self._placed.get(name, {})
-        for source in [source for source in mine if source not in sources]:
-            self._let_go(mine.pop(source))
-
-    def release(self, placed: Placed) -> None:
-        """The model has not become known."""
-        self._let_go(placed)
+    def keep_listed(self, model: Model) -> None:
+        """No versions of a model are kept but those that it lists."""
+        mine, listed = self._placed.get(model.spec.name, {}), _origins(model)
+        for origin in [origin for origin in mine if origin not in listed]:
+            self._let_go(mine.pop(origin))
 
     def forget(self, name: str) -> None:
         """A model is known no longer; nothing where it was none of blobs."""
@@ -187,6 +199,10 @@ class ModelFiles:
             return any(each.startswith("model ") for each in self._blobs.get(placed.tenant, placed.digests[0]).holders)
         except InferdError:
             return False
+
+
+def _origins(model: Model) -> set[Origin]:
+    return {(version.spec.tenant, version.spec.source) for version in model.versions.values()}
 
 
 def _holder(name: str) -> str:

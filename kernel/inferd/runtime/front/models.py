@@ -94,12 +94,9 @@ class Models:
         models = self._blobs().models
         placed = await models.place(caller.tenant, wanted["source"], wanted["name"], checks=True)
         try:
-            model = await self._create(path=placed.path, tenant=caller.tenant, roots=self._roots(caller), **wanted)
-        except BaseException:
-            models.release(placed)
-            raise
-        models.keep(placed)
-        return model
+            return await self._create(path=placed.path, tenant=caller.tenant, roots=self._roots(caller), **wanted)
+        finally:
+            models.settle(placed, self._driver.views.find_model(ModelName(wanted["name"])))
 
     async def _create(self, **wanted: Any) -> Model:
         spec, keeper = await self._plugins.place(**wanted), self._driver.keeper

@@ -134,7 +134,7 @@ class Versions:
         Raises:
             InferdError: It cannot be placed, or the backend cannot say what it needs.
         """
-        async with self._wanted(name, other, caller, keeps=False) as spec:
+        async with self._wanted(name, other, caller) as spec:
             model = self._driver.views.model(spec.name)
             now = model.spec
             same = spec.loaded == now.loaded and spec.file_version == now.file_version
@@ -145,10 +145,8 @@ class Versions:
             return model, RolloutPlan(way, shown(load, self._driver.views, caller, sees=sees))
 
     @asynccontextmanager
-    async def _wanted(
-        self, name: str, other: Other, caller: Caller, *, keeps: bool = True
-    ) -> "AsyncIterator[ModelSpec]":
-        """What the new version is; its blobs, if it is of blobs, are held until the block ends, and kept behind it.
+    async def _wanted(self, name: str, other: Other, caller: Caller) -> "AsyncIterator[ModelSpec]":
+        """What the new version is; its blobs, if it is of blobs, are held until the block ends, and kept if it is made.
 
         A version whose rollout fails keeps them for as long as it is listed, so that it can be tried again.
         """
@@ -173,9 +171,7 @@ class Versions:
                 roots=self._roots(caller), **{**wanted, "path": placed.path, "tenant": caller.tenant}
             )
         finally:
-            kept = self._driver.views.find_model(ModelName(name))
-            sources = () if kept is None else {version.spec.source for version in kept.versions.values()}
-            (files.keep if keeps and other.source in sources else files.release)(placed)
+            files.settle(placed, self._driver.views.find_model(ModelName(name)))
 
     async def _place(self, caller: Caller, source: str, name: str) -> "tuple[ModelFiles, Placed]":
         if (blobs := blobs_of(self._driver.keeper)) is None:
