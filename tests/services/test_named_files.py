@@ -16,6 +16,7 @@ from inferd.plugin import BackendSpec, DeviceInfo
 from inferd.plugin.backend import Setting
 from inferd.plugin.registry import BackendReport, BackendState
 from inferd.runtime import ticket_door
+from inferd.runtime.front.versions import again
 from inferd.runtime.placement import place
 from inferd.runtime.sources import Roots, find_source
 from inferd.testing.kernel import write_fake_model
@@ -60,6 +61,21 @@ async def test_the_owner_names_any_file_and_others_those_within_roots(kernel: Gu
         request = ms.UpdateModelRequest(name="new-0", source=str(folder / "other.fake"), validate_only=only)
         updating = kernel.tcp.models.UpdateModel(request, metadata=login)
         assert (await refused(updating))[0] == "PERMISSION_DENIED"
+
+
+async def test_a_version_of_before_is_held_to_roots_too(kernel: Guarded) -> None:
+    """A model that was given a file within roots is given back one outside by its owner alone."""
+    root, login = kernel.tcp.folder / "root", await kernel.login("operator")
+    await kernel.owner.create("moved", weights_bytes=1 << 20)
+    inside = ms.UpdateModelRequest(name="moved", source=str(write_fake_model(root, "moved")))
+    await kernel.tcp.models.UpdateModel(inside, metadata=login)
+    for only in (True, False):
+        back = ms.UpdateModelRequest(name="moved", version=1, validate_only=only)
+        error = await failing(kernel.tcp.models.UpdateModel(back, metadata=login))
+        assert error.code() is grpc.StatusCode.PERMISSION_DENIED
+        assert "is not in a folder that callers may name files of" in str(error.details())
+    assert (await kernel.owner.models.UpdateModel(back)).model.version == 1
+    await kernel.owner.models.UnloadModel(ms.UnloadModelRequest(name="moved"))
 
 
 async def test_a_socket_that_lets_others_in_makes_nobody_an_owner(
@@ -115,6 +131,10 @@ async def test_settings_name_no_other_files(tmp_path: Path) -> None:
         place(reports, **wanted, settings={"adapter": "/etc/a"})
     with pytest.raises(InvalidFieldError, match="no absolute path"):
         place(reports, **wanted, settings={"adapter": "a"})
+    before, now = (place(reports, **{**wanted, "roots": None}, settings={"adapter": each}) for each in ("/a", "/b"))
+    place(reports, roots=wanted["roots"], **again(before, before))
+    with pytest.raises(PermissionDeniedError, match="setting 'adapter' '/a' is not in a folder"):
+        place(reports, roots=wanted["roots"], **again(before, now))
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,15 @@ def otherwise(spec: ModelSpec, other: Other) -> dict[str, Any]:
     }
 
 
+def again(spec: ModelSpec, now: ModelSpec) -> dict[str, Any]:
+    """The words for `inferd.runtime.placement.place` that look at a version of before anew, where `now` serves.
+
+    Files that serve already may be named on; all others are held to roots, as if they were named now.
+    """
+    words = {**otherwise(spec, Other()), "accepted": now.settings}
+    return words if spec.tenant or spec.path == now.path else {**words, "source": spec.path, "path": None}
+
+
 @dataclass(frozen=True, slots=True)
 class RolloutPlan:
     """How a rollout would go.
@@ -153,7 +162,7 @@ class Versions:
         await self._shelf.look_for(name)
         model = self._driver.views.model(ModelName(name))
         if other.number is not None:
-            yield await self._again(model, other.number)
+            yield await self._again(model, other.number, self._roots(caller))
             return
         wanted = otherwise(model.spec, other)
         fewest, most = wanted["min_instances"], wanted["max_instances"]
@@ -181,13 +190,13 @@ class Versions:
             )
         return blobs.models, await blobs.models.place(caller.tenant, source, name, checks=True)
 
-    async def _again(self, model: Model, number: int) -> ModelSpec:
-        """A version that is kept, whose files must be as they were."""
+    async def _again(self, model: Model, number: int, roots: Roots | None) -> ModelSpec:
+        """A version that is kept, whose files must be as they were, and such as the caller may name."""
         if (version := model.versions.get(number)) is None:
             known = ", ".join(map(str, model.versions))
             message = f"model {model.spec.name!r} has no version {number}; it has {known}"
             raise InvalidFieldError(message, field="version")
-        found = await self._plugins.place(**otherwise(version.spec, Other()))
+        found = await self._plugins.place(roots=roots, **again(version.spec, model.spec))
         if found.file_version != version.spec.file_version:
             raise InvalidFieldError(
                 f"the files of version {number} of model {model.spec.name!r} at {version.spec.path} have changed since"
