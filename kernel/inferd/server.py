@@ -35,7 +35,7 @@ from inferd.runtime.failing import failing_store, make_fail
 from inferd.runtime.failpoints import Failpoints
 from inferd.runtime.front import blobs, health, hosts, leases, models, quotas, tasks, uploads
 from inferd.runtime.front.authority import Authority
-from inferd.runtime.front.bounds import Bound, ByteBound, Calls
+from inferd.runtime.front.bounds import Bound, ByteBound, Calls, SharedBound
 from inferd.runtime.front.front import Front
 from inferd.runtime.front.named_files import NamedFiles
 from inferd.runtime.keeper_times import KeeperTimes
@@ -372,9 +372,10 @@ def _front(
     limits, scheduler = settings.limits, settings.scheduler
 
     uploaded = ByteBound("limits.upload_bytes", limits.upload_bytes, scheduler.tenant_share, "upload")
+    giving = "streams that give or read blobs"
 
-    def watchers(name: str, limit: int, what: str) -> Bound:
-        return Bound(name, limit, f"streams that {what}")
+    def watchers(name: str, limit: int, what: str) -> SharedBound:
+        return SharedBound(name, limit, scheduler.tenant_share, f"streams that {what}")
 
     return Front(
         access=authority.access,
@@ -402,8 +403,8 @@ def _front(
         ),
         blobs=blobs.Blobs(
             driver,
-            streams=watchers("blobs.streams", settings.blobs.streams, "give or read blobs"),
-            tenant_streams=watchers("blobs.tenant_streams", settings.blobs.tenant_streams, "give or read blobs"),
+            streams=Bound("blobs.streams", settings.blobs.streams, giving),
+            tenant_streams=Bound("blobs.tenant_streams", settings.blobs.tenant_streams, giving),
             idle_s=settings.blobs.idle_s,
             reading=uploaded,
             most_bytes=limits.task_input_bytes,

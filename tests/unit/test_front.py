@@ -232,7 +232,7 @@ async def test_health_knows_whom_it_is_asked_of(front: Front) -> None:
         None,
         None,
     ]
-    async with aclosing(front.health.watch(MODEL)) as changes:
+    async with aclosing(front.health.watch(MODEL, ANYONE)) as changes:
         assert await anext(changes) is False
         await front.models.load(MODEL, ANYONE)
         assert await anext(changes) is True

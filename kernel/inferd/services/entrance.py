@@ -14,6 +14,7 @@ from grpc_status import rpc_status
 from inferd.core.policy import ResourceKind
 from inferd.core.principal import LOCAL
 from inferd.errors import InferdError, InternalError, InvalidFieldError, LimitExceededError
+from inferd.runtime.login import NOBODY
 from inferd.services.calls import Call, Context, caller_of, read_said
 from inferd.services.insight import CALLER, Incidents, Insight
 from inferd.services.rates import Rates
@@ -142,7 +143,8 @@ class Entrance(grpc.aio.ServerInterceptor):
             if peer.startswith(UNIX) and caller.principal.name != LOCAL:  # who has the kernel's own user has all
                 self._rates.take(caller.principal.name)
             CALLER.set(Insight(self._access, caller, self._incidents))
-            self._calls.take(caller.tenant)
+            counted = f"{caller.tenant} {policy.method}" if login.principal is NOBODY.principal else caller.tenant
+            self._calls.take(counted)
             try:
                 single = isinstance(request, Message | bytes)
                 async with self._admitted(login, caller.tenant, policy.policy, many=not single) as admission:
@@ -160,7 +162,7 @@ class Entrance(grpc.aio.ServerInterceptor):
                     self._check_size(answer)
                 return answer
             finally:
-                self._calls.give_back(caller.tenant)
+                self._calls.give_back(counted)
         except InferdError as error:  # it may be kept with a task: without its frames, which hold the request
             await _abort(context, error.with_traceback(None))
         except grpc.aio.BaseError:

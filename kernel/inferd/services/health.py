@@ -36,7 +36,7 @@ class Health:
 
     async def Watch(self, request: hp.HealthCheckRequest, call: Call) -> None:  # noqa: N802 - the wire's name
         """The health of a service and each change of it."""
-        async with aclosing(self._health.watch(self._subject(request.service))) as changes:
+        async with aclosing(self._health.watch(self._subject(request.service), call.caller)) as changes:
             async for serves in changes:
                 await call.write(hp.HealthCheckResponse(status=_status(serves)))
 

@@ -33,7 +33,7 @@ class Leases:
 
     async def KeepAliveLeases(self, requests: AsyncIterator[ls.KeepAliveLeasesRequest], call: Call) -> None:  # noqa: N802 - the wire's name
         """Keep leases alive; what is wrong with one of them is told of that one."""
-        async with self._leases.keeping():
+        async with self._leases.keeping(call.caller):
             async for request in requests:
                 ttl_s = read_seconds(request.ttl, "ttl") if request.HasField("ttl") else None
                 renewals = [self._renew(LeaseId(lease_id), call.caller, ttl_s) for lease_id in request.lease_ids]

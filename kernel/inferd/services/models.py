@@ -168,7 +168,7 @@ class Models:
     async def WatchModel(self, request: ms.WatchModelRequest, call: Call) -> None:  # noqa: N802 - the wire's name
         """Watch a model; what changes while a message is under way is merged into the next one."""
         told = None
-        async with aclosing(self._models.watch(request.name)) as changes:
+        async with aclosing(self._models.watch(request.name, call.caller)) as changes:
             async for model in changes:
                 message = self._write(model)
                 if message != told:  # of some changes nothing is shown

@@ -1,5 +1,6 @@
 """Bounds on what is open at once."""
 
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 
@@ -117,8 +118,60 @@ class Bound:
         return Place(partial(self.give_back, key))
 
 
+class SharedBound:
+    """Counts what is open at once of all, with a share of what is free for each tenant.
+
+    Args:
+        name: Of the bound, for example "leases.keepers".
+        limit: Most that may be open.
+        share: A tenant may have so many times what is free (`scheduler.tenant_share`).
+        what: What is counted, in words.
+    """
+
+    def __init__(self, name: str, limit: int, share: float, what: str) -> None:
+        self._name = name
+        self._limit = limit
+        self._share = share
+        self._what = what
+        self._total = 0
+        self._tenants: Counter[str] = Counter()
+
+    def place(self, tenant: str) -> Place:
+        """One of a tenant is open, until the block ends that is to follow.
+
+        Raises:
+            LimitExceededError: There are as many as may be, or the tenant has its share.
+        """
+        have, free = self._tenants[tenant], self._limit - self._total
+        if free < 1:
+            raise LimitExceededError(
+                f"{self._total} {self._what} are open and {self._name} is {self._limit}",
+                metadata={"bound": self._name, "value": str(self._total), "limit": str(self._limit)},
+                retry_after_s=RETRY_AFTER_S,
+            )
+        if have + 1 > self._share * free:
+            raise LimitExceededError(
+                f"tenant {tenant!r} has {have} {self._what} open, and may have {self._share:g} times the {free} that "
+                f"are left of {self._limit} (scheduler.tenant_share, {self._name}); end some, or try again later",
+                metadata={"bound": "scheduler.tenant_share", "value": str(have), "free": str(free)},
+                retry_after_s=RETRY_AFTER_S,
+            )
+        self._add(tenant, 1)
+        return Place(partial(self._add, tenant, -1))
+
+    def _add(self, tenant: str, more: int) -> None:
+        self._total += more
+        self._tenants[tenant] += more
+        if not self._tenants[tenant]:
+            del self._tenants[tenant]
+
+
 class Calls:
-    """Counts the calls that are open, over all connections and for each tenant. One writer: the door of a transport."""
+    """Counts the calls that are open, over all connections and for each tenant. One writer: the door of a transport.
+
+    Strangers, who need no login for what they ask, are counted for each method by itself: whatever watches health, its
+    checks are answered.
+    """
 
     def __init__(self, *, calls_limit: int, tenant_calls_limit: int, why: str = "") -> None:
         self._all = Bound("limits.calls", calls_limit, "calls", why)

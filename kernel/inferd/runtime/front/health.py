@@ -7,7 +7,8 @@ from inferd.core.ids import ModelName
 from inferd.core.model import ModelState
 from inferd.errors import InferdError
 from inferd.runtime.driver import Driver
-from inferd.runtime.front.bounds import Bound
+from inferd.runtime.front.bounds import SharedBound
+from inferd.runtime.front.caller import Caller
 from inferd.runtime.shelf import Shelf
 from inferd.runtime.store_state import STORE
 
@@ -26,7 +27,7 @@ class Health:
         watchers: Bounds the streams that watch health.
     """
 
-    def __init__(self, driver: Driver, shelf: Shelf, *, watchers: Bound) -> None:
+    def __init__(self, driver: Driver, shelf: Shelf, *, watchers: SharedBound) -> None:
         self._driver = driver
         self._shelf = shelf
         self._watchers = watchers
@@ -36,13 +37,13 @@ class Health:
         await self._look_for(name)
         return self._serves(name)
 
-    async def watch(self, name: ModelName | None) -> AsyncGenerator[bool | None, None]:
+    async def watch(self, name: ModelName | None, caller: Caller) -> AsyncGenerator[bool | None, None]:
         """The same, now and after each change, until the kernel shuts down.
 
         Raises:
-            LimitExceededError: As many watch as may.
+            LimitExceededError: As many watch as may, or the tenant has its share; all strangers are one.
         """
-        with self._watchers.place(), self._driver.watchers.models.watch(name or KERNEL) as changed:
+        with self._watchers.place(caller.tenant), self._driver.watchers.models.watch(name or KERNEL) as changed:
             await self._look_for(name)
             told: object = self
             while True:

@@ -17,7 +17,7 @@ from inferd.plugin.backend import DeviceInfo
 from inferd.plugin.registry import BackendReport, BackendState
 from inferd.runtime.backups import Progress, back_up
 from inferd.runtime.driver import Driver
-from inferd.runtime.front.bounds import Bound
+from inferd.runtime.front.bounds import Bound, SharedBound
 from inferd.runtime.front.caller import Caller
 from inferd.runtime.own_memory import OwnMemory
 from inferd.runtime.plugins import Plugins
@@ -89,7 +89,7 @@ class Hosts:
         unmeasured: Mapping[DeviceId, str],
         memory: OwnMemory,
         warnings: Callable[[], Sequence[str]],
-        watchers: Bound,
+        watchers: SharedBound,
         backups: Bound,
         backup_step_s: float,
     ) -> None:
@@ -143,11 +143,11 @@ class Hosts:
             interval_s: Longest time between two reports, no less than `LEAST_GAP_S`.
 
         Raises:
-            LimitExceededError: As many watch as may.
+            LimitExceededError: As many watch as may, or the tenant has its share.
             ShuttingDownError: The kernel is shutting down.
         """
         changes = self._driver.watchers.hosts
-        with self._watchers.place():
+        with self._watchers.place(caller.tenant):
             while True:
                 seen = changes.version
                 yield self.read(caller), list(self._driver.views.instances())

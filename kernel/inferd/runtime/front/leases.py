@@ -8,7 +8,7 @@ from inferd.core.index import Page
 from inferd.core.lease import Lease, LeaseSpec, LeaseState, ModelClaim
 from inferd.errors import InvalidFieldError, StoreUnavailableError
 from inferd.runtime.driver import Driver
-from inferd.runtime.front.bounds import Bound
+from inferd.runtime.front.bounds import SharedBound
 from inferd.runtime.front.caller import Caller
 from inferd.runtime.shelf import Shelf
 
@@ -28,7 +28,7 @@ class Leases:
         clock: The time of all leases.
     """
 
-    def __init__(self, driver: Driver, shelf: Shelf, *, watchers: Bound, keepers: Bound) -> None:
+    def __init__(self, driver: Driver, shelf: Shelf, *, watchers: SharedBound, keepers: SharedBound) -> None:
         self.clock = driver.clock
         self._driver = driver
         self._shelf = shelf
@@ -81,14 +81,14 @@ class Leases:
                 await keeper.granted(lease_id)
 
     @asynccontextmanager
-    async def keeping(self) -> AsyncIterator[None]:
-        """A stream of `keep_alive`, which ends when the kernel closes.
+    async def keeping(self, caller: Caller) -> AsyncIterator[None]:
+        """A stream of `keep_alive` of a caller, which ends when the kernel closes.
 
         Raises:
-            LimitExceededError: There are as many as may be.
+            LimitExceededError: There are as many as may be, or its tenant has its share.
             ShuttingDownError: The kernel is shutting down.
         """
-        with self._keepers.place():
+        with self._keepers.place(caller.tenant):
             async with self._driver.closing.cut_short():
                 yield
 
@@ -152,12 +152,12 @@ class Leases:
 
         Raises:
             LeaseNotFoundError: The tenant has no such lease.
-            LimitExceededError: As many are watched as may be.
+            LimitExceededError: As many are watched as may be, or the tenant has its share.
             ShuttingDownError: The kernel is shutting down.
         """
         lease = self.get(lease_id, caller)
         changes, views, told = self._driver.watchers.leases, self._driver.views, None
-        with self._watchers.place():
+        with self._watchers.place(caller.tenant):
             while True:
                 with changes.watch(lease_id, *views.lines(lease)) as changed:
                     if told is not None and self._driver.keeper is not None:

@@ -13,7 +13,7 @@ from inferd.runtime.blob_opening import blobs_of
 from inferd.runtime.blobs import Blobs
 from inferd.runtime.driver import Driver
 from inferd.runtime.elements import Held
-from inferd.runtime.front.bounds import Bound
+from inferd.runtime.front.bounds import SharedBound
 from inferd.runtime.front.caller import Caller
 from inferd.runtime.front.plans import shown
 from inferd.runtime.front.versions import Other, Versions, otherwise
@@ -47,7 +47,7 @@ class Models:
         plugins: Plugins,
         shelf: Shelf,
         *,
-        watchers: Bound,
+        watchers: SharedBound,
         roots: Callable[[Caller], Roots | None],
     ) -> None:
         self.clock = driver.clock
@@ -227,16 +227,16 @@ class Models:
         """What is reserved for an instance."""
         return self._driver.views.reserved_bytes(instance.instance_id)
 
-    async def watch(self, name: str) -> AsyncGenerator[Model, None]:
+    async def watch(self, name: str, caller: Caller) -> AsyncGenerator[Model, None]:
         """A model, now and after each change; what changes while its reader is busy is merged. Never ends by itself.
 
         Raises:
             ModelNotFoundError: There is none, or it was deleted.
-            LimitExceededError: As many are watched as may be.
+            LimitExceededError: As many are watched as may be, or the tenant has its share.
             ShuttingDownError: The kernel is shutting down.
         """
         known = (await self.get(name)).spec.name
-        with self._watchers.place(), self._driver.watchers.models.watch(known) as changed:
+        with self._watchers.place(caller.tenant), self._driver.watchers.models.watch(known) as changed:
             while True:
                 self._driver.check_open()
                 seen = changed.version
