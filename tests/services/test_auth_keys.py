@@ -204,6 +204,50 @@ async def test_who_makes_keys_gives_what_it_has(tmp_path: Path) -> None:
         assert high.key.key_id in {key.key_id for key in listed}
 
 
+async def test_a_right_to_keys_holds_for_its_tenant_alone(tmp_path: Path) -> None:
+    """Who may make keys and rules for one of its tenants gives, lists, rotates and revokes no key of another one."""
+    async with guarded(tmp_path) as kernel:
+        await kernel.rule(
+            "principal:lead", allow=True, kinds=["RESOURCE_KIND_KEY", "RESOURCE_KIND_RULE"], tenants="web"
+        )
+        lead = await kernel.login("user", principal="lead", tenants=["web", "research"])
+        for tenants in (["research"], ["web", "research"]):
+            theirs = (await kernel.key("boss", roles=["admin"], tenants=tenants)).key.key_id
+            request = asp.CreateKeyRequest(key=ap.Key(principal="x", roles=["user"], tenants=tenants))
+            reason, facts = await refused(kernel.auth.CreateKey(request, metadata=lead))
+            assert (reason, facts["tenant"]) == ("PERMISSION_DENIED", "research")
+            listed = (await kernel.auth.ListKeys(asp.ListKeysRequest(), metadata=lead)).keys
+            assert not any("research" in key.tenants for key in listed)
+            for call in (
+                kernel.auth.RotateKey(asp.RotateKeyRequest(key_id=theirs), metadata=lead),
+                kernel.auth.RevokeKey(asp.RevokeKeyRequest(key_id=theirs), metadata=lead),
+            ):
+                assert await refused(call) == ("KEY_NOT_FOUND", {"key_id": theirs})
+        request = asp.CreateKeyRequest(key=ap.Key(principal="x", roles=["user"], tenants=["web"]))
+        made = await kernel.auth.CreateKey(request, metadata=lead)
+        assert (await kernel.auth.ListKeys(asp.ListKeysRequest(), metadata=lead)).keys == [made.key]
+        rotate = asp.RotateKeyRequest(key_id=made.key.key_id)
+        assert (await kernel.auth.RotateKey(rotate, metadata=lead)).credential
+
+
+async def test_no_key_is_a_way_around_what_is_denied(tmp_path: Path) -> None:
+    """Who may make rules, but has one tenant, gives other roles there, and nothing that a rule denies itself."""
+    async with guarded(tmp_path) as kernel:
+        admin = await kernel.login("admin", principal="web-admin", tenants=["web"])
+
+        async def create(*roles: str) -> None:
+            request = asp.CreateKeyRequest(key=ap.Key(principal="x", roles=roles, tenants=["web"]))
+            await kernel.auth.CreateKey(request, metadata=admin)
+
+        await create("user")
+        await kernel.rule("principal:web-admin", verbs=["VERB_RUN"], models="llama-70b*", tenants="web")
+        for role in ("admin", "user"):
+            reason, facts = await refused(create(role))
+            assert (reason, facts["verb"]) == ("PERMISSION_DENIED", "run")
+        await create("viewer")
+        assert (await refused(create("unheard-of")))[1]["role"] == "unheard-of"
+
+
 async def test_a_rotated_key_has_two_credentials_for_a_while(tmp_path: Path) -> None:
     """The credential before holds for the overlap, and the one before that no longer; without an overlap none does."""
     async with guarded(tmp_path) as kernel:

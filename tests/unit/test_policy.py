@@ -54,14 +54,22 @@ def test_a_rule_that_denies_wins() -> None:
 
 
 def test_what_one_gains_over_another() -> None:
-    """One has more whom a rule allows and not the other, or denies the other alone, by name or by role."""
-    allows, denies = Rule(who="principal:bert"), Rule(who="role:small", allow=False)
-    rules = Rules((Rule(who="*"), Rule(who="role:user"), allows, denies))
-    bert, small = (Principal(name="bert", roles=ANNA.roles), Principal(name="x", roles=ANNA.roles | {"small"}))
-    assert rules.gained(bert, ANNA) is allows
-    assert rules.gained(ANNA, small) is denies
-    assert rules.gained(small, ANNA) is None
-    assert rules.gained(Principal(name="x"), ANNA) is None
+    """One has more who may something, or with a model, for one of its tenants that the other may not for that one."""
+    allows = Rule(who="principal:bert", verbs=frozenset({Verb.READ}), kinds=frozenset({ResourceKind.KEY}), tenants="b")
+    denies = Rule(who="role:small", allow=False, models="big-*", verbs=frozenset({Verb.RUN}), tenants="w*")
+    rules = Rules((Rule(who="role:user", kinds=frozenset({ResourceKind.TASK})), allows, denies))
+
+    def who(name: str, *roles: str, tenants: str = "ab") -> Principal:
+        return Principal(name=name, roles=frozenset(roles), tenants=tuple(tenants))
+
+    for bert in (who("bert", "user"), who("bert", "user", tenants="*")):
+        assert rules.gained(bert, ANNA) == (Verb.READ, ResourceKind.KEY, "b")
+    assert rules.gained(who("bert", "user", tenants="a"), ANNA) is None
+    small = who("x", "user", "small", tenants="*")
+    assert rules.gained(who("y", "user", tenants="*"), small) == (Verb.RUN, ResourceKind.TASK, "w*")
+    assert rules.gained(who("y", "user", tenants="w"), small) == (Verb.RUN, ResourceKind.TASK, "w")
+    for other in (who("y", "user"), who("y", "small", tenants="*"), who("y")):
+        assert rules.gained(other, small) is None
 
 
 def test_patterns_of_models_hold_for_calls_that_name_one() -> None:

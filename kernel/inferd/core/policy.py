@@ -98,6 +98,13 @@ class Grant:
         """Whether it permits all."""
         return ANY in self.allows and not self.denies
 
+    def covers(self, other: Grant) -> bool:
+        """Whether it permits all that another one does; patterns are compared as they are written."""
+        if not other.allows or ANY in other.denies:
+            return True
+        allows = ANY in self.allows or set(other.allows) <= set(self.allows)
+        return allows and set(self.denies) <= set(other.denies)
+
     def permits(self, model: str | None = None) -> bool:
         """Whether it permits a call about a model, or about none by name: then what holds for all models counts."""
         if model is None:
@@ -131,23 +138,39 @@ class Rules:
 
     def grant(self, principal: Principal, tenant: str, policy: Policy) -> Grant:
         """What a principal may do, for a tenant, of what a policy names."""
+        return self._rights_of(principal, tenant).get((policy.verb, policy.kind), NOTHING)
+
+    def apart(self, tenants: Iterable[str]) -> list[str]:
+        """Tenants; for all that there are, each pattern of rules stands for those that it is about."""
+        named = set(tenants)
+        return sorted(named | {rule.tenants for rule in self.rules} if ANY in named else named)
+
+    def gained(self, by: Principal, over: Principal) -> tuple[Verb, ResourceKind, str] | None:
+        """What one may do for one of its tenants that another may not do for that, or for fewer models."""
+        for tenant in self.apart(by.tenants):
+            own = self._rights_of(over, tenant)
+            for (verb, kind), grant in self._rights_of(by, tenant).items():
+                if not own.get((verb, kind), NOTHING).covers(grant):
+                    return Verb(verb), ResourceKind(kind), tenant
+        return None
+
+    def about(self, principal: Principal) -> tuple[Rule, ...]:
+        """The rules by which a principal may do something, or may not."""
+        who = _names(principal)
+        return tuple(rule for rule in self.rules if rule.who in who)
+
+    def _rights_of(self, principal: Principal, tenant: str) -> Rights:
         key = (principal.name, principal.roles, tenant)
         if (rights := self._rights.get(key)) is None:
             rights = self._rights[key] = self._work_out(principal, tenant)
             if len(self._rights) > MOST_RIGHTS:
                 self._rights.popitem(last=False)
-        return rights.get((policy.verb, policy.kind), NOTHING)
-
-    def gained(self, by: Principal, over: Principal) -> Rule | None:
-        """A rule that gives one something over another: it allows that one alone, or denies the other alone."""
-        only_by, only_over = _names(by) - _names(over), _names(over) - _names(by)
-        return next((rule for rule in self.rules if rule.who in (only_by if rule.allow else only_over)), None)
+        return rights
 
     def _work_out(self, principal: Principal, tenant: str) -> Rights:
-        who = _names(principal)
         found: dict[tuple[int, int], tuple[list[str], list[str]]] = {}
-        for rule in self.rules:
-            if rule.who in who and matches(rule.tenants, tenant):
+        for rule in self.about(principal):
+            if matches(rule.tenants, tenant):
                 for place in ((verb, kind) for verb in rule.verbs for kind in rule.kinds):
                     found.setdefault(place, ([], []))[0 if rule.allow else 1].append(rule.models)
         return {place: Grant(tuple(allows), tuple(denies)) for place, (allows, denies) in found.items()}

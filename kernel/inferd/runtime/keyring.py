@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from inferd.core.principal import Principal
 
     Keep = Callable[[Sequence[Put | Drop]], Awaitable[None]]
+    Permits = Callable[[Key], bool]
 
 NO_DIGEST: Final = bytes(32)  # of an unknown key: it is compared with like any other
 
@@ -92,21 +93,21 @@ class Keyring:
         ends = [end for end in (key.expires, secret.until) if end is not None]
         return Login(principal=key.principal, expires=min(ends, default=None), key_id=key.key_id, secret=secret.number)
 
-    def find(self, key_id: str, owner: Principal) -> Key:
-        """The key of this id, if all its tenants are the owner's.
+    def find(self, key_id: str, permits: Permits) -> Key:
+        """The key of this id, if the call that asks for it `permits` that.
 
         Raises:
             KeyNotFoundError: There is none.
         """
         key = self._keys.get(key_id)
-        if key is None or not all(map(owner.has, key.principal.tenants)):
+        if key is None or not permits(key):
             raise KeyNotFoundError(f"no key {key_id[:80]!r}", metadata={"key_id": key_id[:80]})
         return key
 
-    def all(self, owner: Principal) -> list[Key]:
-        """The keys whose tenants are all the owner's, by id; of those that have ended the ones that are retained."""
+    def all(self, permits: Permits) -> list[Key]:
+        """The keys that the call `permits`, by id; of those that have ended the ones that are retained."""
         self._forget()
-        return [key for _, key in sorted(self._keys.items()) if all(map(owner.has, key.principal.tenants))]
+        return [key for _, key in sorted(self._keys.items()) if permits(key)]
 
     def is_of_others(self, tenant: str, names: Collection[str]) -> bool:
         """Whether a key that is known, also one that has ended, gives this tenant to a principal of another name."""
@@ -145,7 +146,7 @@ class Keyring:
             self._add(key)
             return key, credential
 
-    async def rotate(self, key_id: str, owner: Principal, overlap_s: float) -> tuple[Key, str]:
+    async def rotate(self, key_id: str, permits: Permits, overlap_s: float) -> tuple[Key, str]:
         """A key with a new credential; the one before holds for a while, too, and none before that.
 
         Raises:
@@ -153,7 +154,7 @@ class Keyring:
             StoreUnavailableError: It cannot be kept; nothing has changed.
         """
         async with self._changing:
-            key, now = self.find(key_id, owner), self._wall()
+            key, now = self.find(key_id, permits), self._wall()
             if key.state(now) is not KeyState.ACTIVE:
                 raise KeyNotFoundError(f"no key {key_id!r} that holds", metadata={"key_id": key_id})
             credential, before = new_credential(key_id), key.secrets[0]
@@ -163,7 +164,7 @@ class Keyring:
             self._keys[key_id] = key
             return key, credential
 
-    async def revoke(self, key_id: str, owner: Principal, told: Callable[[Key], None]) -> Key:
+    async def revoke(self, key_id: str, permits: Permits, told: Callable[[Key], None]) -> Key:
         """A key that holds no longer, at once; one that has ended stays as it is. It is `told` before it is kept.
 
         Raises:
@@ -171,7 +172,7 @@ class Keyring:
             StoreUnavailableError: It cannot be kept; it is revoked until this kernel ends.
         """
         async with self._changing:
-            key, now = self.find(key_id, owner), self._wall()
+            key, now = self.find(key_id, permits), self._wall()
             revoked = self._keys[key_id] = key.revoke(now)
             if revoked is not key:
                 told(revoked)

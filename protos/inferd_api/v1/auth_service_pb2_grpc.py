@@ -102,17 +102,18 @@ class AuthServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CreateKey(self, request, context):
-        """Make a key. Its credential is told once, here. Who makes it gives roles and tenants that it has itself; one who may
-        create rules gives any role. Errors: INVALID_FIELD, PERMISSION_DENIED, LIMIT_EXCEEDED (`auth.keys`),
-        STORE_UNAVAILABLE (there is no such key).
+        """Make a key. Its credential is told once, here. Who makes it may create keys for each of its tenants, and gives roles
+        and tenants that it has itself. One who may create rules for these tenants gives other roles, too, but no more than
+        it may itself; one who may create rules and has all tenants gives anything. Errors: INVALID_FIELD,
+        PERMISSION_DENIED, LIMIT_EXCEEDED (`auth.keys`), STORE_UNAVAILABLE (there is no such key).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListKeys(self, request, context):
-        """List the keys of the caller's tenants, by id; those that have ended for as long as they are retained
-        (`auth.retention_s`).
+        """List the keys whose tenants are all among those for which the caller may read keys, by id; those that have ended for
+        as long as they are retained (`auth.retention_s`).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -120,16 +121,17 @@ class AuthServiceServicer:
 
     def RotateKey(self, request, context):
         """Give a key a new credential, told once, here; the one before holds for `overlap` more, and one before that no
-        longer. Errors: KEY_NOT_FOUND (also one that has ended), INVALID_FIELD, PERMISSION_DENIED, STORE_UNAVAILABLE (nothing
-        has changed).
+        longer. Errors: KEY_NOT_FOUND (also one that has ended, or of a tenant for which the caller may not do this),
+        INVALID_FIELD, PERMISSION_DENIED, STORE_UNAVAILABLE (nothing has changed).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RevokeKey(self, request, context):
-        """Take a key back: calls under way with it end. One that has ended stays as it is. Errors: KEY_NOT_FOUND,
-        STORE_UNAVAILABLE (it is revoked, but a kernel that is started next may not know of it: revoke it again).
+        """Take a key back: calls under way with it end. One that has ended stays as it is. Errors: KEY_NOT_FOUND (also one of
+        a tenant for which the caller may not do this), STORE_UNAVAILABLE (it is revoked, but a kernel that is started next
+        may not know of it: revoke it again).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

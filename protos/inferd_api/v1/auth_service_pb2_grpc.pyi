@@ -41,22 +41,24 @@ class AuthServiceStub:
     WhoAmI: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.WhoAmIRequest, _auth_service_pb2.WhoAmIResponse]
     """Who the caller is, and for which tenant it asks."""
     CreateKey: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.CreateKeyRequest, _auth_service_pb2.CreateKeyResponse]
-    """Make a key. Its credential is told once, here. Who makes it gives roles and tenants that it has itself; one who may
-    create rules gives any role. Errors: INVALID_FIELD, PERMISSION_DENIED, LIMIT_EXCEEDED (`auth.keys`),
-    STORE_UNAVAILABLE (there is no such key).
+    """Make a key. Its credential is told once, here. Who makes it may create keys for each of its tenants, and gives roles
+    and tenants that it has itself. One who may create rules for these tenants gives other roles, too, but no more than
+    it may itself; one who may create rules and has all tenants gives anything. Errors: INVALID_FIELD,
+    PERMISSION_DENIED, LIMIT_EXCEEDED (`auth.keys`), STORE_UNAVAILABLE (there is no such key).
     """
     ListKeys: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.ListKeysRequest, _auth_service_pb2.ListKeysResponse]
-    """List the keys of the caller's tenants, by id; those that have ended for as long as they are retained
-    (`auth.retention_s`).
+    """List the keys whose tenants are all among those for which the caller may read keys, by id; those that have ended for
+    as long as they are retained (`auth.retention_s`).
     """
     RotateKey: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.RotateKeyRequest, _auth_service_pb2.RotateKeyResponse]
     """Give a key a new credential, told once, here; the one before holds for `overlap` more, and one before that no
-    longer. Errors: KEY_NOT_FOUND (also one that has ended), INVALID_FIELD, PERMISSION_DENIED, STORE_UNAVAILABLE (nothing
-    has changed).
+    longer. Errors: KEY_NOT_FOUND (also one that has ended, or of a tenant for which the caller may not do this),
+    INVALID_FIELD, PERMISSION_DENIED, STORE_UNAVAILABLE (nothing has changed).
     """
     RevokeKey: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.RevokeKeyRequest, _auth_service_pb2.RevokeKeyResponse]
-    """Take a key back: calls under way with it end. One that has ended stays as it is. Errors: KEY_NOT_FOUND,
-    STORE_UNAVAILABLE (it is revoked, but a kernel that is started next may not know of it: revoke it again).
+    """Take a key back: calls under way with it end. One that has ended stays as it is. Errors: KEY_NOT_FOUND (also one of
+    a tenant for which the caller may not do this), STORE_UNAVAILABLE (it is revoked, but a kernel that is started next
+    may not know of it: revoke it again).
     """
     ListRoles: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.ListRolesRequest, _auth_service_pb2.ListRolesResponse]
     """List the roles that rules name, by name."""
@@ -83,22 +85,24 @@ class AuthServiceAsyncStub(AuthServiceStub):
     WhoAmI: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.WhoAmIRequest, _auth_service_pb2.WhoAmIResponse]  # type: ignore[assignment]
     """Who the caller is, and for which tenant it asks."""
     CreateKey: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.CreateKeyRequest, _auth_service_pb2.CreateKeyResponse]  # type: ignore[assignment]
-    """Make a key. Its credential is told once, here. Who makes it gives roles and tenants that it has itself; one who may
-    create rules gives any role. Errors: INVALID_FIELD, PERMISSION_DENIED, LIMIT_EXCEEDED (`auth.keys`),
-    STORE_UNAVAILABLE (there is no such key).
+    """Make a key. Its credential is told once, here. Who makes it may create keys for each of its tenants, and gives roles
+    and tenants that it has itself. One who may create rules for these tenants gives other roles, too, but no more than
+    it may itself; one who may create rules and has all tenants gives anything. Errors: INVALID_FIELD,
+    PERMISSION_DENIED, LIMIT_EXCEEDED (`auth.keys`), STORE_UNAVAILABLE (there is no such key).
     """
     ListKeys: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.ListKeysRequest, _auth_service_pb2.ListKeysResponse]  # type: ignore[assignment]
-    """List the keys of the caller's tenants, by id; those that have ended for as long as they are retained
-    (`auth.retention_s`).
+    """List the keys whose tenants are all among those for which the caller may read keys, by id; those that have ended for
+    as long as they are retained (`auth.retention_s`).
     """
     RotateKey: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.RotateKeyRequest, _auth_service_pb2.RotateKeyResponse]  # type: ignore[assignment]
     """Give a key a new credential, told once, here; the one before holds for `overlap` more, and one before that no
-    longer. Errors: KEY_NOT_FOUND (also one that has ended), INVALID_FIELD, PERMISSION_DENIED, STORE_UNAVAILABLE (nothing
-    has changed).
+    longer. Errors: KEY_NOT_FOUND (also one that has ended, or of a tenant for which the caller may not do this),
+    INVALID_FIELD, PERMISSION_DENIED, STORE_UNAVAILABLE (nothing has changed).
     """
     RevokeKey: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.RevokeKeyRequest, _auth_service_pb2.RevokeKeyResponse]  # type: ignore[assignment]
-    """Take a key back: calls under way with it end. One that has ended stays as it is. Errors: KEY_NOT_FOUND,
-    STORE_UNAVAILABLE (it is revoked, but a kernel that is started next may not know of it: revoke it again).
+    """Take a key back: calls under way with it end. One that has ended stays as it is. Errors: KEY_NOT_FOUND (also one of
+    a tenant for which the caller may not do this), STORE_UNAVAILABLE (it is revoked, but a kernel that is started next
+    may not know of it: revoke it again).
     """
     ListRoles: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.ListRolesRequest, _auth_service_pb2.ListRolesResponse]  # type: ignore[assignment]
     """List the roles that rules name, by name."""
@@ -134,9 +138,10 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _auth_service_pb2.CreateKeyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_auth_service_pb2.CreateKeyResponse, _abc.Awaitable[_auth_service_pb2.CreateKeyResponse]]:
-        """Make a key. Its credential is told once, here. Who makes it gives roles and tenants that it has itself; one who may
-        create rules gives any role. Errors: INVALID_FIELD, PERMISSION_DENIED, LIMIT_EXCEEDED (`auth.keys`),
-        STORE_UNAVAILABLE (there is no such key).
+        """Make a key. Its credential is told once, here. Who makes it may create keys for each of its tenants, and gives roles
+        and tenants that it has itself. One who may create rules for these tenants gives other roles, too, but no more than
+        it may itself; one who may create rules and has all tenants gives anything. Errors: INVALID_FIELD,
+        PERMISSION_DENIED, LIMIT_EXCEEDED (`auth.keys`), STORE_UNAVAILABLE (there is no such key).
         """
 
     @_abc_1.abstractmethod
@@ -145,8 +150,8 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _auth_service_pb2.ListKeysRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_auth_service_pb2.ListKeysResponse, _abc.Awaitable[_auth_service_pb2.ListKeysResponse]]:
-        """List the keys of the caller's tenants, by id; those that have ended for as long as they are retained
-        (`auth.retention_s`).
+        """List the keys whose tenants are all among those for which the caller may read keys, by id; those that have ended for
+        as long as they are retained (`auth.retention_s`).
         """
 
     @_abc_1.abstractmethod
@@ -156,8 +161,8 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_auth_service_pb2.RotateKeyResponse, _abc.Awaitable[_auth_service_pb2.RotateKeyResponse]]:
         """Give a key a new credential, told once, here; the one before holds for `overlap` more, and one before that no
-        longer. Errors: KEY_NOT_FOUND (also one that has ended), INVALID_FIELD, PERMISSION_DENIED, STORE_UNAVAILABLE (nothing
-        has changed).
+        longer. Errors: KEY_NOT_FOUND (also one that has ended, or of a tenant for which the caller may not do this),
+        INVALID_FIELD, PERMISSION_DENIED, STORE_UNAVAILABLE (nothing has changed).
         """
 
     @_abc_1.abstractmethod
@@ -166,8 +171,9 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _auth_service_pb2.RevokeKeyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_auth_service_pb2.RevokeKeyResponse, _abc.Awaitable[_auth_service_pb2.RevokeKeyResponse]]:
-        """Take a key back: calls under way with it end. One that has ended stays as it is. Errors: KEY_NOT_FOUND,
-        STORE_UNAVAILABLE (it is revoked, but a kernel that is started next may not know of it: revoke it again).
+        """Take a key back: calls under way with it end. One that has ended stays as it is. Errors: KEY_NOT_FOUND (also one of
+        a tenant for which the caller may not do this), STORE_UNAVAILABLE (it is revoked, but a kernel that is started next
+        may not know of it: revoke it again).
         """
 
     @_abc_1.abstractmethod

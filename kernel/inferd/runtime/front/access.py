@@ -129,6 +129,13 @@ class Access:
         """Whether the rules give a principal, for a tenant, what a policy names, about no model by name."""
         return self.rules.grant(principal, tenant, policy).permits()
 
+    def may_for_each(self, principal: Principal, tenants: Iterable[str], policy: Policy) -> bool:
+        """Whether it has these tenants, and the rules give it for each of them what a policy names."""
+        tenants = tuple(tenants)
+        return all(map(principal.has, tenants)) and all(
+            self.may(principal, tenant, policy) for tenant in self.rules.apart(tenants)
+        )
+
     def admitted(self, login: Login, tenant: str, policy: Policy, *, many: bool) -> Admission:
         """A call under way as long as the block; whatever that waits for, it ends when the call may go on no longer.
 

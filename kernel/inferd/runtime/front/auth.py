@@ -20,7 +20,7 @@ from inferd.runtime.kept_keys import write_rule
 from inferd.store.store import NO_TENANT, Drop, Kind, Put
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from inferd.core.key import Key
     from inferd.runtime.front.access import Access
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from inferd.runtime.keyring import Keep, Keyring
     from inferd.runtime.login import Login
 
+CREATE_KEY, READ_KEY, UPDATE_KEY, DELETE_KEY = (
+    Policy(verb, ResourceKind.KEY) for verb in (Verb.CREATE, Verb.READ, Verb.UPDATE, Verb.DELETE)
+)
 CREATE_RULE = Policy(Verb.CREATE, ResourceKind.RULE)
 DELETE_RULE = Policy(Verb.DELETE, ResourceKind.RULE)
 
@@ -63,11 +66,13 @@ class Auth:
             InferdError: As `Keyring.create`.
         """
         self._check_gift(caller, principal)
+        for tenant in self._access.rules.apart(principal.tenants):
+            self._access.check(caller.principal, tenant, CREATE_KEY)
         return await self._keyring.create(principal, expires)
 
     def keys(self, caller: Caller) -> list[Key]:
-        """The keys of the caller's tenants, by id."""
-        return self._keyring.all(caller.principal)
+        """The keys whose tenants are all among those for which the caller may read keys, by id."""
+        return self._keyring.all(self._permits(caller, READ_KEY))
 
     def last_use(self, key: Key) -> float | None:
         """When a call last came with a key, in Unix time; None for never."""
@@ -80,8 +85,9 @@ class Auth:
             PermissionDeniedError: The key has more than the caller.
             InferdError: As `Keyring.rotate`.
         """
-        self._check_gift(caller, self._keyring.find(key_id, caller.principal).principal)
-        key, credential = await self._keyring.rotate(key_id, caller.principal, overlap_s)
+        permits = self._permits(caller, UPDATE_KEY)
+        self._check_gift(caller, self._keyring.find(key_id, permits).principal)
+        key, credential = await self._keyring.rotate(key_id, permits, overlap_s)
         before = key.secrets[1]
         self._access.end(lambda login: _is_of(login, key) and login.secret < before.number, _replaced)
         if before.until is not None:
@@ -94,7 +100,11 @@ class Auth:
         Raises:
             InferdError: As `Keyring.revoke`.
         """
-        return await self._keyring.revoke(key_id, caller.principal, self._end_calls)
+        return await self._keyring.revoke(key_id, self._permits(caller, DELETE_KEY), self._end_calls)
+
+    def _permits(self, caller: Caller, policy: Policy) -> Callable[[Key], bool]:
+        """Whether a caller may do something with a key: for each tenant of that, not only for the call's."""
+        return lambda key: self._access.may_for_each(caller.principal, key.principal.tenants, policy)
 
     def _end_calls(self, key: Key) -> None:
         self._access.end(lambda login: _is_of(login, key), _revoked)
@@ -107,20 +117,20 @@ class Auth:
                 f"{own.name!r} may not make keys for tenant {missing[0]!r}, which it does not have",
                 metadata={"principal": own.name, "tenant": missing[0]},
             )
-        rules = self._access.rules
-        if rules.grant(own, caller.tenant, CREATE_RULE).permits():
-            return
-        if more := sorted(principal.roles - own.roles):
+        if own.has(ANY) and self._access.may(own, caller.tenant, CREATE_RULE):
+            return  # what it does not have it could give itself
+        known = self._access.rules.roles if self._access.may_for_each(own, principal.tenants, CREATE_RULE) else ()
+        if more := sorted(principal.roles - own.roles - set(known)):
             raise PermissionDeniedError(
                 f"{own.name!r} may not give role {more[0]!r}, which it does not have itself",
                 metadata={"principal": own.name, "role": more[0]},
             )
-        if (rule := rules.gained(principal, own)) is not None:
-            verb = "allows" if rule.allow else "denies"
+        if (gained := self._access.rules.gained(principal, own)) is not None:
+            verb, kind, tenant = gained[0].name.lower(), gained[1].name.lower(), gained[2]
             raise PermissionDeniedError(
-                f"{own.name!r} may not make a key for {principal.name!r} with roles {sorted(principal.roles)}: a rule"
-                f" {verb} {rule.who!r} something, so that it would have more than its maker; ask who may make rules",
-                metadata={"principal": own.name, "rule_id": rule.rule_id},
+                f"{own.name!r} may not make a key for {principal.name!r} with roles {sorted(principal.roles)}: for"
+                f" tenant {tenant!r} it could {verb} {kind} as its maker may not; ask who may make rules",
+                metadata={"principal": own.name, "verb": verb, "kind": kind, "tenant": tenant},
             )
 
     # Rules.
