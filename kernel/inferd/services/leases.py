@@ -5,7 +5,8 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 
 from inferd.core.ids import LeaseId
-from inferd.core.lease import LeaseState
+from inferd.core.lease import LeaseState, ModelClaim
+from inferd.core.policy import Policy, ResourceKind, Verb
 from inferd.errors import InferdError, InvalidFieldError, ShuttingDownError, StoreUnavailableError
 from inferd.runtime.front import leases as front
 from inferd.runtime.front.caller import Caller
@@ -15,6 +16,8 @@ from inferd.services.pages import number_of, size_of, token_of
 from inferd.services.status import status_of
 from inferd.services.times import read_seconds
 from inferd_api.v1 import lease_service_pb2 as ls
+
+RUN_MODEL = Policy(Verb.RUN, ResourceKind.MODEL)
 
 
 class Leases:
@@ -29,6 +32,9 @@ class Leases:
         spec = read_lease_spec(
             request.spec, lease_id=uuid.uuid4().hex, tenant=call.caller.tenant, request_id=request.request_id
         )
+        for claim in spec.claims:
+            if isinstance(claim, ModelClaim):  # what it holds nobody else runs meanwhile
+                call.admission.check(RUN_MODEL, claim.model)
         return ls.CreateLeaseResponse(lease=write_lease(await self._leases.create(spec), self._leases))
 
     async def KeepAliveLeases(self, requests: AsyncIterator[ls.KeepAliveLeasesRequest], call: Call) -> None:  # noqa: N802 - the wire's name

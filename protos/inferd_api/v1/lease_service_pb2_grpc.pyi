@@ -40,6 +40,7 @@ class LeaseServiceStub:
     instances stand in the way, which are being evicted for it. Errors:
     LEASE_UNAVAILABLE (no room now; says what holds it), INVALID_FIELD (more than there is at all, or a TTL outside its
     bounds), MODEL_NOT_FOUND, QUOTA_EXCEEDED, LIMIT_EXCEEDED, SHUTTING_DOWN, STORE_UNAVAILABLE (nothing is held).
+    PERMISSION_DENIED, too, where the rules do not allow VERB_RUN on RESOURCE_KIND_MODEL with each model of its claims.
 
     A kernel with a store writes an ACTIVE lease before anyone is told of it, and the kernel after it holds it for what
     remains of its TTL, with the same fencing token. A PENDING one ends with the kernel.
@@ -73,6 +74,7 @@ class LeaseServiceAsyncStub(LeaseServiceStub):
     instances stand in the way, which are being evicted for it. Errors:
     LEASE_UNAVAILABLE (no room now; says what holds it), INVALID_FIELD (more than there is at all, or a TTL outside its
     bounds), MODEL_NOT_FOUND, QUOTA_EXCEEDED, LIMIT_EXCEEDED, SHUTTING_DOWN, STORE_UNAVAILABLE (nothing is held).
+    PERMISSION_DENIED, too, where the rules do not allow VERB_RUN on RESOURCE_KIND_MODEL with each model of its claims.
 
     A kernel with a store writes an ACTIVE lease before anyone is told of it, and the kernel after it holds it for what
     remains of its TTL, with the same fencing token. A PENDING one ends with the kernel.
@@ -109,6 +111,7 @@ class LeaseServiceServicer(metaclass=_abc_1.ABCMeta):
         instances stand in the way, which are being evicted for it. Errors:
         LEASE_UNAVAILABLE (no room now; says what holds it), INVALID_FIELD (more than there is at all, or a TTL outside its
         bounds), MODEL_NOT_FOUND, QUOTA_EXCEEDED, LIMIT_EXCEEDED, SHUTTING_DOWN, STORE_UNAVAILABLE (nothing is held).
+        PERMISSION_DENIED, too, where the rules do not allow VERB_RUN on RESOURCE_KIND_MODEL with each model of its claims.
 
         A kernel with a store writes an ACTIVE lease before anyone is told of it, and the kernel after it holds it for what
         remains of its TTL, with the same fencing token. A PENDING one ends with the kernel.

@@ -78,13 +78,13 @@ class Admission:
             for model in models:
                 self._access.check(self.login.principal, self.tenant, self.policy, model)
 
-    def check(self, policy: Policy) -> None:
-        """Refuse what needs another right than the call itself.
+    def check(self, policy: Policy, model: str | None = None) -> None:
+        """Refuse what needs another right than the call itself, with a model or with none by name.
 
         Raises:
             PermissionDeniedError: It may not.
         """
-        self._access.check(self.login.principal, self.tenant, policy)
+        self._access.check(self.login.principal, self.tenant, policy, model)
 
     def sees(self, model: str) -> bool:
         """Whether it may be told of a model."""
