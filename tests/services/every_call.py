@@ -251,6 +251,12 @@ CALLS: dict[str, Callable[[Client], Awaitable[object]]] = {
         f"{package}.ServerReflection/ServerReflectionInfo": lambda c, package=package: c.reflect(package)
         for package in ("grpc.reflection.v1", "grpc.reflection.v1alpha")
     },
+    "inferd.v1.ModelService/UpdateModel": lambda c: c.connection.models.UpdateModel(
+        ms.UpdateModelRequest(name=MODEL, settings={"draft_tokens": "1"})
+    ),
+    "inferd.v1.ModelService/ListModelVersions": lambda c: c.connection.models.ListModelVersions(
+        ms.ListModelVersionsRequest(name=MODEL)
+    ),
     "inferd.v1.ModelService/UnloadModel": lambda c: c.connection.models.UnloadModel(
         ms.UnloadModelRequest(name=MODEL, force=True)
     ),

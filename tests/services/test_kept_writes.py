@@ -20,7 +20,7 @@ from inferd import serving
 from inferd.core.ids import ModelName
 from inferd.errors import StoreUnavailableError
 from inferd.runtime import keeper as keeper_module
-from inferd.runtime import kept_tasks
+from inferd.runtime import kept_sent
 from inferd.store import opening
 from inferd.store.sqlite import SqliteStore
 from inferd.store.store import Kind, Put, UnwritableError
@@ -354,7 +354,7 @@ async def test_what_is_kept_is_made_on_the_thread_of_the_store(tmp_path: Path, m
         return make(*given, **more)
 
     for name in threads:
-        monkeypatch.setattr(kept_tasks, name, partial(noted, name, getattr(kept_tasks, name)))
+        monkeypatch.setattr(kept_sent, name, partial(noted, name, getattr(kept_sent, name)))
     async with kernel(tmp_path) as connection:
         await connection.create()
         task_id = (await connection.tasks.CreateTask(wanted(9, prompt="la" * 5000))).task.task_id

@@ -19,6 +19,7 @@ from inferd_api.v1 import (
     host_service_pb2,
     lease_service_pb2,
     model_service_pb2,
+    quota_service_pb2,
     task_service_pb2,
     upload_service_pb2,
 )
@@ -31,6 +32,7 @@ MODULES = (
     host_service_pb2,
     lease_service_pb2,
     model_service_pb2,
+    quota_service_pb2,
     task_service_pb2,
     upload_service_pb2,
     health_pb2,
