@@ -22,6 +22,7 @@ from inferd.services.calls import Said
 from inferd.testing.kernel import OPEN_PORT, kernel_here
 from inferd_api.v1 import auth_pb2 as ap
 from inferd_api.v1 import auth_service_pb2 as asp
+from inferd_api.v1 import host_service_pb2 as hs
 from inferd_api.v1 import lease_service_pb2 as ls
 from inferd_api.v1 import task_service_pb2 as ts
 from inferd_api.v1.auth_service_pb2_grpc import AuthServiceStub
@@ -246,6 +247,17 @@ async def test_no_key_is_a_way_around_what_is_denied(tmp_path: Path) -> None:
             assert (reason, facts["verb"]) == ("PERMISSION_DENIED", "run")
         await create("viewer")
         assert (await refused(create("unheard-of")))[1]["role"] == "unheard-of"
+
+
+async def test_who_has_all_tenants_alone_copies_the_store(tmp_path: Path) -> None:
+    """A backup has what all tenants keep: an administrator of some of them makes none, and leaves no file."""
+    async with guarded(tmp_path, store={"url": f"sqlite:{tmp_path}/store"}) as kernel:
+        request = hs.BackupStoreRequest(path=f"{tmp_path}/copy")
+        some, every = [await kernel.key("dora", roles=["admin"], tenants=each) for each in (["web", "a"], ["*"])]
+        answer = await refused(kernel.tcp.hosts.BackupStore(request, metadata=bearer(some.credential)))
+        assert answer == ("PERMISSION_DENIED", {"principal": "dora"})
+        told = [each async for each in kernel.tcp.hosts.BackupStore(request, metadata=bearer(every.credential))]
+        assert told[-1].backup.path == request.path  # which takes no file's place
 
 
 async def test_a_rotated_key_has_two_credentials_for_a_while(tmp_path: Path) -> None:

@@ -85,12 +85,13 @@ class HostServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def BackupStore(self, request, context):
-        """Copy all that the kernel keeps into a file on its host, while it serves: for its operator. The file is as of one
-        instant before the end of the call; `inferd store restore` makes a store of it, of any kind. Messages tell how far
-        it is, at most two a second, and the last one what was made. A call that ends before that leaves no part of a file. Errors:
-        INVALID_FIELD (`path`: not absolute, no folder there, or a file that must not be replaced), LIMIT_EXCEEDED (a backup
-        is under way; metadata as with every bound, `bound` is `store.backups`), STORE_UNAVAILABLE (the kernel keeps nothing,
-        its store cannot be read, or the file cannot be written; metadata `cause`), SHUTTING_DOWN.
+        """Copy all that the kernel keeps into a file on its host, while it serves: for its operator. Only who may ask for all
+        tenants makes backups. The file is as of one instant before the end of the call; `inferd store restore` makes a store
+        of it, of any kind. Messages tell how far it is, at most two a second, and the last one what was made. A call that ends
+        before that leaves no part of a file. Errors: PERMISSION_DENIED, INVALID_FIELD (`path`: not absolute, no folder there,
+        or a file that must not be replaced), LIMIT_EXCEEDED (a backup is under way; metadata as with every bound, `bound` is
+        `store.backups`), STORE_UNAVAILABLE (the kernel keeps nothing, its store cannot be read, or the file cannot be
+        written; metadata `cause`), SHUTTING_DOWN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -44,12 +44,13 @@ class HostServiceStub:
     are looked for and probed anew, which takes seconds.
     """
     BackupStore: _grpc.UnaryStreamMultiCallable[_host_service_pb2.BackupStoreRequest, _host_service_pb2.BackupStoreResponse]
-    """Copy all that the kernel keeps into a file on its host, while it serves: for its operator. The file is as of one
-    instant before the end of the call; `inferd store restore` makes a store of it, of any kind. Messages tell how far
-    it is, at most two a second, and the last one what was made. A call that ends before that leaves no part of a file. Errors:
-    INVALID_FIELD (`path`: not absolute, no folder there, or a file that must not be replaced), LIMIT_EXCEEDED (a backup
-    is under way; metadata as with every bound, `bound` is `store.backups`), STORE_UNAVAILABLE (the kernel keeps nothing,
-    its store cannot be read, or the file cannot be written; metadata `cause`), SHUTTING_DOWN.
+    """Copy all that the kernel keeps into a file on its host, while it serves: for its operator. Only who may ask for all
+    tenants makes backups. The file is as of one instant before the end of the call; `inferd store restore` makes a store
+    of it, of any kind. Messages tell how far it is, at most two a second, and the last one what was made. A call that ends
+    before that leaves no part of a file. Errors: PERMISSION_DENIED, INVALID_FIELD (`path`: not absolute, no folder there,
+    or a file that must not be replaced), LIMIT_EXCEEDED (a backup is under way; metadata as with every bound, `bound` is
+    `store.backups`), STORE_UNAVAILABLE (the kernel keeps nothing, its store cannot be read, or the file cannot be
+    written; metadata `cause`), SHUTTING_DOWN.
     """
 
 @_typing.type_check_only
@@ -68,12 +69,13 @@ class HostServiceAsyncStub(HostServiceStub):
     are looked for and probed anew, which takes seconds.
     """
     BackupStore: _aio.UnaryStreamMultiCallable[_host_service_pb2.BackupStoreRequest, _host_service_pb2.BackupStoreResponse]  # type: ignore[assignment]
-    """Copy all that the kernel keeps into a file on its host, while it serves: for its operator. The file is as of one
-    instant before the end of the call; `inferd store restore` makes a store of it, of any kind. Messages tell how far
-    it is, at most two a second, and the last one what was made. A call that ends before that leaves no part of a file. Errors:
-    INVALID_FIELD (`path`: not absolute, no folder there, or a file that must not be replaced), LIMIT_EXCEEDED (a backup
-    is under way; metadata as with every bound, `bound` is `store.backups`), STORE_UNAVAILABLE (the kernel keeps nothing,
-    its store cannot be read, or the file cannot be written; metadata `cause`), SHUTTING_DOWN.
+    """Copy all that the kernel keeps into a file on its host, while it serves: for its operator. Only who may ask for all
+    tenants makes backups. The file is as of one instant before the end of the call; `inferd store restore` makes a store
+    of it, of any kind. Messages tell how far it is, at most two a second, and the last one what was made. A call that ends
+    before that leaves no part of a file. Errors: PERMISSION_DENIED, INVALID_FIELD (`path`: not absolute, no folder there,
+    or a file that must not be replaced), LIMIT_EXCEEDED (a backup is under way; metadata as with every bound, `bound` is
+    `store.backups`), STORE_UNAVAILABLE (the kernel keeps nothing, its store cannot be read, or the file cannot be
+    written; metadata `cause`), SHUTTING_DOWN.
     """
 
 class HostServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -113,12 +115,13 @@ class HostServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _host_service_pb2.BackupStoreRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_host_service_pb2.BackupStoreResponse], _abc.AsyncIterator[_host_service_pb2.BackupStoreResponse]]:
-        """Copy all that the kernel keeps into a file on its host, while it serves: for its operator. The file is as of one
-        instant before the end of the call; `inferd store restore` makes a store of it, of any kind. Messages tell how far
-        it is, at most two a second, and the last one what was made. A call that ends before that leaves no part of a file. Errors:
-        INVALID_FIELD (`path`: not absolute, no folder there, or a file that must not be replaced), LIMIT_EXCEEDED (a backup
-        is under way; metadata as with every bound, `bound` is `store.backups`), STORE_UNAVAILABLE (the kernel keeps nothing,
-        its store cannot be read, or the file cannot be written; metadata `cause`), SHUTTING_DOWN.
+        """Copy all that the kernel keeps into a file on its host, while it serves: for its operator. Only who may ask for all
+        tenants makes backups. The file is as of one instant before the end of the call; `inferd store restore` makes a store
+        of it, of any kind. Messages tell how far it is, at most two a second, and the last one what was made. A call that ends
+        before that leaves no part of a file. Errors: PERMISSION_DENIED, INVALID_FIELD (`path`: not absolute, no folder there,
+        or a file that must not be replaced), LIMIT_EXCEEDED (a backup is under way; metadata as with every bound, `bound` is
+        `store.backups`), STORE_UNAVAILABLE (the kernel keeps nothing, its store cannot be read, or the file cannot be
+        written; metadata `cause`), SHUTTING_DOWN.
         """
 
 def add_HostServiceServicer_to_server(servicer: HostServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

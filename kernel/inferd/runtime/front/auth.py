@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from inferd.core.policy import Policy, ResourceKind, Rule, Rules, Verb
-from inferd.core.principal import ANY, Principal
 from inferd.errors import (
     InvalidFieldError,
     LimitExceededError,
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from inferd.core.key import Key
+    from inferd.core.principal import Principal
     from inferd.runtime.front.access import Access
     from inferd.runtime.front.caller import Caller
     from inferd.runtime.keyring import Keep, Keyring
@@ -153,7 +153,7 @@ class Auth:
             LimitExceededError: There are as many as may be.
             StoreUnavailableError: It cannot be kept.
         """
-        _check_all_tenants(caller)
+        caller.check_all_tenants("rules are about all of them")
         async with self._changing:
             made = self._access.made
             if len(made) >= self._rules_limit:
@@ -186,7 +186,7 @@ class Auth:
             RuleNotFoundError: There is no such rule, or it is one of the configuration.
             StoreUnavailableError: That cannot be kept; the rule stays.
         """
-        _check_all_tenants(caller)
+        caller.check_all_tenants("rules are about all of them")
         async with self._changing:
             left = [rule for rule in self._access.made if rule.rule_id != rule_id]
             if len(left) == len(self._access.made):
@@ -198,14 +198,6 @@ class Auth:
     def adopt_rules(self, kept: Iterable[Rule]) -> None:
         """The rules that calls made before this kernel was started."""
         self._access.set_rules(kept)
-
-
-def _check_all_tenants(caller: Caller) -> None:
-    if not caller.principal.has(ANY):
-        raise PermissionDeniedError(
-            f"{caller.principal.name!r} has not all tenants, and rules are about all of them",
-            metadata={"principal": caller.principal.name},
-        )
 
 
 def _is_of(login: Login, key: Key) -> bool:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from inferd.core.events import SetQuotas
 from inferd.core.policy import matches
 from inferd.core.principal import ANY
-from inferd.errors import LimitExceededError, PermissionDeniedError, QuotaNotFoundError
+from inferd.errors import LimitExceededError, QuotaNotFoundError
 from inferd.runtime.kept_quotas import kept_quotas, write_quota
 from inferd.store.store import NO_TENANT, Drop, Kind, Put
 
@@ -64,7 +64,7 @@ class Quotas:
             LimitExceededError: There are as many as may be.
             StoreUnavailableError: It cannot be kept.
         """
-        _check_all_tenants(caller)
+        caller.check_all_tenants("quotas are about any of them")
         async with self._changing:
             known = self._driver.views.quotas
             made = sum(bool(each.quota_id) for each in known)
@@ -92,7 +92,7 @@ class Quotas:
             QuotaNotFoundError: There is no such quota, or it is one of the configuration.
             StoreUnavailableError: That cannot be kept; the quota stays.
         """
-        _check_all_tenants(caller)
+        caller.check_all_tenants("quotas are about any of them")
         async with self._changing:
             known = self._driver.views.quotas
             left = tuple(quota for quota in known if not quota_id or quota.quota_id != quota_id)
@@ -101,11 +101,3 @@ class Quotas:
             if self._driver.keeper is not None:
                 await self._driver.keeper.keep_records([Drop(NO_TENANT, Kind.QUOTA, quota_id)])
             self._driver.restore(SetQuotas(left))
-
-
-def _check_all_tenants(caller: Caller) -> None:
-    if not caller.principal.has(ANY):
-        raise PermissionDeniedError(
-            f"{caller.principal.name!r} has not all tenants, and quotas are about any of them",
-            metadata={"principal": caller.principal.name},
-        )
