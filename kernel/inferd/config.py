@@ -234,8 +234,8 @@ class Scheduler(BaseModel):
         4.0,
         gt=0,
         description="a tenant may have so many times what is still free of the queue, of suspended and detached tasks, "
-        "of `limits.tasks`, `limits.input_bytes`, `limits.queries` and streams that watch or keep leases; a model "
-        "too, of queries",
+        "of `limits.tasks`, `limits.input_bytes`, `limits.queries`, `leases.leases` and streams that watch or keep "
+        "leases; a model too, of queries",
     )
     tenant_queued: int = Field(1000, ge=1, description="waiting tasks of one tenant")
     tenant_running: int = Field(1000, ge=1, description="running tasks of one tenant on one model")

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import grpc
 
@@ -235,7 +235,7 @@ def _core_limits(settings: Settings, *, has_store: bool) -> CoreLimits:
             tells_shares=has_store,
             policy=policy,
         ),
-        leases=LeaseLimits(**{field.name: getattr(leases, field.name) for field in fields(LeaseLimits)}),
+        leases=LeaseLimits(**leases.model_dump(exclude={"watchers", "keepers"}), tenant_share=scheduler.tenant_share),
         growth=GrowthLimits(
             told=workers.growth_told,
             told_bytes=workers.growth_told_bytes,

@@ -119,15 +119,15 @@ def fill(make: Callable[[int], Any], limit: int, bound: str) -> list[Any]:
 
 
 def fill_models_and_leases(client: Client, folder: Path) -> None:
-    """As many models and leases as may be, and as many ended leases as are retained."""
+    """As many models as may be and leases as a tenant may have, and as many ended leases as are retained."""
     source = str(write_fake_model(folder, "more"))
     assert len(fill(lambda n: client.create_model(f"m{n + 1}", source=source), LIMITS["models"], "limits.models")) > 30
 
     def make_lease(number: int) -> Any:
         return client.create_lease(claims.memory(1), ttl_s=600, labels=LABELS, request_id=f"{number}" + "r" * 100)
 
-    held = fill(make_lease, LEASES["leases"], "leases.leases")
-    assert len(held) == LEASES["leases"]
+    held = fill(make_lease, LEASES["leases"], "scheduler.tenant_share")
+    assert len(held) == LEASES["leases"] * 4 // 5  # four times what is free
     for lease in held[: LEASES["retained"] + 10]:
         client.release_lease(lease.lease_id)
 

@@ -8,10 +8,11 @@ from math import inf, nextafter
 
 from device_book import DeviceBook, Share
 from rules import BrokenRuleError, Rule
+from tally import Tally
 from task_book import Place
 
 from inferd.core.capacity import MOST_PASSING
-from inferd.core.ids import DeviceId, InstanceId, LeaseId, ModelName, TaskId
+from inferd.core.ids import DeviceId, InstanceId, LeaseId, ModelName, TaskId, Tenant
 from inferd.core.lease import CoresClaim, Lease, LeaseSpec, LeaseState, MemoryClaim, ModelClaim
 from inferd.core.leases import LeaseLimits
 from inferd.core.priority import Priority
@@ -68,6 +69,7 @@ class LeaseBook:
         self.grants = 0
         self.ends: Counter[LeaseState] = Counter()
         self.retained = 0
+        self.living = Tally("leases are held or wait")
         self.waiting: dict[str, dict[str, float]] = {}  # lines: who waits, with its rank
         self.touched: dict[str, None] = {}
         self._limits = limits
@@ -79,11 +81,14 @@ class LeaseBook:
         self._unsure = dict[str, None]()
         self._token = 0
         self._ended: dict[LeaseId, None] = {}
+        self._grew: Tenant | None = None  # whose lease the event made
 
     def created(self, lease: Lease, now: float) -> None:
         spec = lease.spec
         ttl_s = self._limits.default_ttl_s if spec.ttl_s is None else spec.ttl_s
         held = self.known[spec.lease_id] = Held(spec, lease, ttl_s, now, now + ttl_s)
+        self.living.add(spec.tenant, 1)
+        self._grew = spec.tenant
         self._set(spec.lease_id, held, now)
         if spec.wait_s is not None:
             heapq.heappush(self._waits, (now + spec.wait_s, spec.lease_id))
@@ -182,6 +187,9 @@ class LeaseBook:
                 text = f"task {next(iter(held.tasks))} goes on after the end of lease {lease_id}"
                 raise BrokenRuleError(Rule.ENDED, text)
         self._ended.clear()
+        if self._grew is not None:
+            self.living.check(self._grew, self._limits.leases, self._limits.tenant_share, 1, beside=0)
+            self._grew = None
         if alarm is not None and alarm <= now:
             raise BrokenRuleError(Rule.LATE, f"what was due at {alarm} was not done at {now}")
         self._check_times(self._ends, now, alarm)
@@ -237,6 +245,7 @@ class LeaseBook:
         if taken or (lease.state is LeaseState.REFUSED and not waited and not in_vain):
             raise BrokenRuleError(Rule.EARLY, f"lease {lease_id} became {lease.state.name} without a reason")
         self.leave(lease_id)
+        self.living.add(held.spec.tenant, -1)
         self.ends[lease.state] += 1
         self.retained += 1
         self._ended[lease_id] = None

@@ -88,30 +88,37 @@ def draw_limits(rng: random.Random, models: int) -> CoreLimits:
     policy = QueuePolicy(
         aging_s=rng.choice([0.5, 5.0]), weights=WEIGHTS, tenant_running=rng.choice([2, 1000, 1000, 1000])
     )
+    tasks = TaskLimits(
+        queued_tasks=rng.choice([20, 400]),
+        queued_high=rng.choice([0, 5, 50]),
+        suspended_tasks=rng.choice([1, 400]),
+        detached_tasks=rng.choice([4, 400]),
+        detached_s=rng.choice([1.0, 50.0]),
+        input_bytes=rng.choice([8192, 1 << 20]),
+        tenant_share=rng.choice([0.5, 4.0]),
+        retained_tasks=rng.choice([10, 200]),
+        retention_s=rng.choice([2.0, 20.0]),
+        kept_tasks=15,
+        kept_s=5.0,
+        tenant_queued=rng.choice([10, 400]),
+        model_queued=rng.choice([15, 400]),
+        model_running=rng.choice([4, 1000]),
+        low_yields_s=rng.choice([0.1, 1.0]),
+        preempt=rng.random() < 0.8,
+        headroom=rng.choice([0.0, 0.0, 1 / 16]),
+        tasks=rng.choice([30, 1000]),
+        policy=policy,
+    )
     return CoreLimits(
-        tasks=TaskLimits(
-            queued_tasks=rng.choice([20, 400]),
-            queued_high=rng.choice([0, 5, 50]),
-            suspended_tasks=rng.choice([1, 400]),
-            detached_tasks=rng.choice([4, 400]),
-            detached_s=rng.choice([1.0, 50.0]),
-            input_bytes=rng.choice([8192, 1 << 20]),
-            tenant_share=rng.choice([0.5, 4.0]),
-            retained_tasks=rng.choice([10, 200]),
-            retention_s=rng.choice([2.0, 20.0]),
-            kept_tasks=15,
-            kept_s=5.0,
-            tenant_queued=rng.choice([10, 400]),
-            model_queued=rng.choice([15, 400]),
-            model_running=rng.choice([4, 1000]),
-            low_yields_s=rng.choice([0.1, 1.0]),
-            preempt=rng.random() < 0.8,
-            headroom=rng.choice([0.0, 0.0, 1 / 16]),
-            tasks=rng.choice([30, 1000]),
-            policy=policy,
-        ),
+        tasks=tasks,
         leases=LeaseLimits(
-            min_ttl_s=0.5, max_ttl_s=60.0, default_ttl_s=3.0, aging_s=rng.choice([1.0, 10.0]), leases=500, retained=50
+            min_ttl_s=0.5,
+            max_ttl_s=60.0,
+            default_ttl_s=3.0,
+            aging_s=rng.choice([1.0, 10.0]),
+            leases=150,
+            retained=50,
+            tenant_share=tasks.tenant_share,
         ),
         elastic=ElasticTimes(
             grow_s=rng.choice([0.2, 2.0]), shrink_s=rng.choice([0.5, 5.0]), drain_s=rng.choice([0.3, 3.0])

@@ -1,5 +1,6 @@
 """The register of leases: who holds what, until when, and what became of the ended ones."""
 
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 from math import inf
@@ -38,6 +39,7 @@ class LeaseLimits:
     max_wait_s: float = 604_800.0
     aging_s: float = 60.0
     leases: int = 10_000
+    tenant_share: float = 4.0
     retained: int = 1000
 
 
@@ -63,6 +65,7 @@ class Leases:
         self._created = 0
         self._granted = 0
         self._living = 0
+        self._living_of: Counter[Tenant] = Counter()  # no tenant that has none
         self._active = 0
         self._held_s: float | None = None  # mean, of those that ended
         self._requests: dict[tuple[Tenant, str], LeaseId] = {}
@@ -153,7 +156,7 @@ class Leases:
         Raises:
             InvalidFieldError: The TTL or the longest wait is outside its bounds.
             QuotaExceededError: A quota of its tenant does not allow it now.
-            LimitExceededError: There are too many leases.
+            LimitExceededError: There are too many leases, or the tenant has its share.
         """
         if spec.wait_s is not None and spec.wait_s > self._limits.max_wait_s:
             most = f"{self._limits.max_wait_s:g}"
@@ -161,13 +164,7 @@ class Leases:
             raise InvalidFieldError(message, field="spec.wait_timeout")
         ttl_s = self._check_ttl(self._limits.default_ttl_s if spec.ttl_s is None else spec.ttl_s, "spec.ttl")
         self._quotas.check_lease(spec, now)
-        if self._living >= self._limits.leases:
-            limit = str(self._limits.leases)
-            raise LimitExceededError(
-                f"{limit} leases are held or wait and leases.leases is {limit}",
-                metadata={"bound": "leases.leases", "value": limit, "limit": limit},
-                retry_after_s=1.0,
-            )
+        self._check_count(spec.tenant)
         return ttl_s
 
     def add(self, spec: LeaseSpec, ttl_s: float, now: float) -> Lease:
@@ -176,7 +173,7 @@ class Leases:
         self._created += 1
         lease = Lease(spec=spec, number=self._created, ttl_s=ttl_s, expires=now + ttl_s, created=now)
         self.known[spec.lease_id] = lease
-        self._living += 1
+        self._count(spec.tenant, 1)
         self._index.add(lease)
         if spec.request_id:
             self._requests[spec.tenant, spec.request_id] = spec.lease_id
@@ -200,7 +197,7 @@ class Leases:
             granted=kept.granted,
         )
         self.known[spec.lease_id] = lease
-        self._living += 1
+        self._count(spec.tenant, 1)
         self._active += 1
         self._index.add(lease)
         if spec.request_id:
@@ -314,7 +311,8 @@ class Leases:
         before, lease.state = lease.state, advance(LEASE_TABLE, lease.state, change)
         self._index.move(lease, before)
         self._active += (lease.state is LeaseState.ACTIVE) - (before is LeaseState.ACTIVE)
-        self._living -= terminal(LEASE_TABLE, lease.state)
+        if terminal(LEASE_TABLE, lease.state):
+            self._count(lease.spec.tenant, -1)
         self._tell(lease, change)
 
     def _tell(self, lease: Lease, change: LeaseChange | None) -> None:
@@ -326,6 +324,31 @@ class Leases:
     def _extend(self, lease: Lease, now: float) -> None:
         lease.expires = now + lease.ttl_s
         self._expiries.set(lease.spec.lease_id, lease.expires)
+
+    def _check_count(self, tenant: Tenant) -> None:
+        limit, total, have = self._limits.leases, self._living, self._living_of[tenant]
+        free = limit - total
+        if free < 1:
+            raise LimitExceededError(
+                f"{total} leases are held or wait and leases.leases is {limit}",
+                metadata={"bound": "leases.leases", "value": str(total), "limit": str(limit)},
+                retry_after_s=1.0,
+            )
+        if have + 1 > self._limits.tenant_share * free:
+            raise LimitExceededError(
+                f"tenant {tenant!r} has {have} leases that are held or wait, and may have "
+                f"{self._limits.tenant_share:g} times the {free} that are left of {limit} (scheduler.tenant_share, "
+                "leases.leases); release some, or try again later",
+                metadata={"bound": "scheduler.tenant_share", "value": str(have), "free": str(free)},
+                retry_after_s=1.0,
+            )
+
+    def _count(self, tenant: Tenant, more: int) -> None:
+        """So many more leases of a tenant are held or wait."""
+        self._living += more
+        self._living_of[tenant] += more
+        if not self._living_of[tenant]:
+            del self._living_of[tenant]
 
     def _check_ttl(self, ttl_s: float, field: str) -> float:
         low, high = self._limits.min_ttl_s, self._limits.max_ttl_s
