@@ -1,10 +1,15 @@
 """What a rule about one model or one tenant gives, and keeps back: no more and no less than it says."""
 
+import asyncio
 from pathlib import Path
+from typing import Any
 
-from guarded import guarded, refused
+from grpc_health.v1 import health_pb2 as hp
+from grpc_health.v1 import health_pb2_grpc
+from guarded import bytes_of, failing, guarded, refused
 
 from inferd_api.v1 import lease_pb2 as lp
+from inferd_api.v1 import model_service_pb2 as ms
 
 
 async def test_who_may_not_run_a_model_leases_none_of_it(tmp_path: Path) -> None:
@@ -17,3 +22,31 @@ async def test_who_may_not_run_a_model_leases_none_of_it(tmp_path: Path) -> None
         reason, facts = await refused(kernel.tcp.claim(claim, metadata=web))
         assert (reason, facts["verb"], facts["model"]) == ("PERMISSION_DENIED", "run", "llama-70b")
         assert (await kernel.tcp.claim(claim, metadata=research, wait=True)).lease_id
+
+
+async def test_health_tells_nothing_of_models_that_one_may_not_read(tmp_path: Path) -> None:
+    """Of a model that the caller may not read `Check` and `Watch` tell what they tell of none, loaded or not."""
+    async with guarded(tmp_path) as kernel:
+        health: Any = health_pb2_grpc.HealthStub(kernel.tcp.channel)
+        await kernel.owner.create("secret-a")
+        await kernel.rule("role:user", models="secret-*")
+
+        async def check(name: str, metadata: Any) -> Any:
+            request = hp.HealthCheckRequest(service=f"model:{name}")
+            error = bytes_of(await failing(health.Check(request, metadata=metadata)))
+            return str(error).replace(name, "NAME")
+
+        user, nobody, operator = [await kernel.login(*roles) for roles in (("user",), (), ("operator",))]
+        request = hp.HealthCheckRequest(service="model:secret-a")
+        watches = [health.Watch(request, metadata=each) for each in (user, nobody, operator)]
+        states = [(await call.read()).status for call in watches]
+        told = hp.HealthCheckResponse
+        assert states == [told.SERVICE_UNKNOWN, told.SERVICE_UNKNOWN, told.NOT_SERVING]
+        for who in (user, nobody):
+            assert await check("secret-a", who) == await check("secret-b", who)
+        await kernel.owner.models.LoadModel(ms.LoadModelRequest(name="secret-a"))
+        assert (await asyncio.wait_for(watches[2].read(), 10)).status == told.SERVING
+        for who in (user, nobody):
+            assert await check("secret-a", who) == await check("secret-b", who)
+        for call in watches:
+            call.cancel()

@@ -226,13 +226,15 @@ async def test_a_refused_tag_is_open_until_that_is_told(front: Front) -> None:
 async def test_health_knows_whom_it_is_asked_of(front: Front) -> None:
     """The kernel serves, a model when it is loaded; of one that is none, and of nobody, there is nothing to say."""
     await front.models.unload(MODEL, force=True)
-    assert [await front.health.read(name) for name in (KERNEL, MODEL, ModelName("fak"), NOBODY)] == [
+    assert [
+        await front.health.read(name, sees=lambda _: True) for name in (KERNEL, MODEL, ModelName("fak"), NOBODY)
+    ] == [
         True,
         False,
         None,
         None,
     ]
-    async with aclosing(front.health.watch(MODEL, ANYONE)) as changes:
+    async with aclosing(front.health.watch(MODEL, ANYONE, sees=lambda _: True)) as changes:
         assert await anext(changes) is False
         await front.models.load(MODEL, ANYONE)
         assert await anext(changes) is True

@@ -1,6 +1,7 @@
 """`grpc.health.v1`: the kernel under "", each service under its name, each model under "model:NAME".
 
-"store" tells whether what is to be kept can be; it is not known where nothing is kept.
+Of a model that the caller may not read is told what is told of none. "store" tells whether what is to be kept can be;
+it is not known where nothing is kept.
 """
 
 from collections.abc import Collection
@@ -27,16 +28,17 @@ class Health:
         self._health = health
         self._services = services
 
-    async def Check(self, request: hp.HealthCheckRequest, call: Call) -> hp.HealthCheckResponse:  # noqa: ARG002, N802 - the wire's name
+    async def Check(self, request: hp.HealthCheckRequest, call: Call) -> hp.HealthCheckResponse:  # noqa: N802 - the wire's name
         """The health of a service; NOT_FOUND for an unknown one."""
-        serves = await self._health.read(self._subject(request.service))
+        serves = await self._health.read(self._subject(request.service), sees=call.admission.reads)
         if serves is None:
             raise ModelNotFoundError(f"no service {request.service!r}", field="service")
         return hp.HealthCheckResponse(status=_status(serves))
 
     async def Watch(self, request: hp.HealthCheckRequest, call: Call) -> None:  # noqa: N802 - the wire's name
         """The health of a service and each change of it."""
-        async with aclosing(self._health.watch(self._subject(request.service), call.caller)) as changes:
+        subject, sees = self._subject(request.service), call.admission.reads
+        async with aclosing(self._health.watch(subject, call.caller, sees=sees)) as changes:
             async for serves in changes:
                 await call.write(hp.HealthCheckResponse(status=_status(serves)))
 

@@ -1,6 +1,6 @@
 """Whether the kernel and its models serve."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 
 from inferd.core.ids import ModelName
@@ -14,6 +14,7 @@ from inferd.runtime.store_state import STORE
 
 KERNEL = ModelName("")
 NOBODY = None  # neither the kernel nor a model
+Sees = Callable[[str], bool]
 
 
 class Health:
@@ -32,12 +33,12 @@ class Health:
         self._shelf = shelf
         self._watchers = watchers
 
-    async def read(self, name: ModelName | None) -> bool | None:
-        """Whether a model, or the `KERNEL`, serves; None when there is no such model."""
+    async def read(self, name: ModelName | None, *, sees: Sees) -> bool | None:
+        """Whether a model, or the `KERNEL`, serves; None when there is no such model that the caller `sees`."""
         await self._look_for(name)
-        return self._serves(name)
+        return self._serves(name, sees)
 
-    async def watch(self, name: ModelName | None, caller: Caller) -> AsyncGenerator[bool | None, None]:
+    async def watch(self, name: ModelName | None, caller: Caller, *, sees: Sees) -> AsyncGenerator[bool | None, None]:
         """The same, now and after each change, until the kernel shuts down.
 
         Raises:
@@ -47,7 +48,7 @@ class Health:
             await self._look_for(name)
             told: object = self
             while True:
-                seen, serves = changed.version, self._serves(name)
+                seen, serves = changed.version, self._serves(name, sees)
                 if serves is not told:
                     told = serves
                     yield serves
@@ -61,10 +62,10 @@ class Health:
         with suppress(InferdError):  # one that cannot be used is not known either
             await self._shelf.look_for(name or KERNEL)
 
-    def _serves(self, name: ModelName | None) -> bool | None:
+    def _serves(self, name: ModelName | None, sees: Sees) -> bool | None:
         if name == KERNEL:
             return not self._driver.draining
         if name == STORE:
             return None if self._driver.keeper is None else self._driver.keeper.state.writes
-        model = self._driver.views.find_model(name) if name is not None else None
+        model = self._driver.views.find_model(name) if name is not None and sees(name) else None
         return None if model is None else model.state is ModelState.READY
