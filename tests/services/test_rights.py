@@ -4,6 +4,7 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+from connection import read_failing
 from grpc_health.v1 import health_pb2 as hp
 from grpc_health.v1 import health_pb2_grpc
 from guarded import bytes_of, failing, guarded, refused
@@ -50,3 +51,26 @@ async def test_health_tells_nothing_of_models_that_one_may_not_read(tmp_path: Pa
             assert await check("secret-a", who) == await check("secret-b", who)
         for call in watches:
             call.cancel()
+
+
+async def test_the_inside_of_errors_is_for_who_may_change_that_model(tmp_path: Path) -> None:
+    """Who may change some models is told the words of libraries about those, and a number about others."""
+    async with guarded(tmp_path) as kernel:
+        for name in ("mine-a", "theirs"):
+            await kernel.owner.create(name, load_error="words of a library")
+            await read_failing(kernel.owner.chat("la", model=name))
+        kinds, verbs = ["RESOURCE_KIND_MODEL"], ["VERB_UPDATE"]
+        await kernel.rule("principal:p", allow=True, kinds=kinds, verbs=verbs, models="mine-*")
+        some, every = await kernel.login("user", principal="p"), await kernel.login("operator", principal="q")
+
+        async def knows(model: str, metadata: Any) -> bool:
+            """Whether the words are told of a model as it stands."""
+            request = ms.GetModelRequest(name=model)
+            stands = str(await kernel.tcp.models.GetModel(request, metadata=metadata))
+            return "words of a library" in stands
+
+        assert [await knows("mine-a", some), await knows("theirs", some)] == [True, False]
+        assert [await knows("mine-a", every), await knows("theirs", every)] == [True, True]
+        for metadata, told in ((some, False), (every, True)):
+            _, error = await read_failing(kernel.tcp.chat("la", model="theirs", metadata=metadata))
+            assert ("words of a library" in (error.details() or "")) is told

@@ -1,7 +1,8 @@
 """What a caller may know of the inside of a kernel: paths, addresses, and the words of libraries and backends.
 
 There is one place for it. Errors whose words come from inside (`InferdError.outside`) are told as they are to those who
-may change models, since they name files of the kernel themselves. To others they say what has failed, and a number by
+may change the model, since they name files of the kernel themselves; where it is not known which model an error is
+about, to those who may change all. To others they say what has failed, and a number by
 which the log leads to it: another principal's task may have made those words.
 """
 
@@ -47,10 +48,13 @@ class Insight:
         self._principal, self._tenant = caller.principal, caller.tenant
         self._incidents = incidents
 
-    @property
-    def whole(self) -> bool:
-        """Whether it is told all; asked each time, as rules change under calls that go on."""
-        return self._access.may(self._principal, self._tenant, INSIDER)
+    def knows(self, model: str | None) -> bool:
+        """Whether it is told all of a model, or, where none is named, of all that there are.
+
+        Asked each time, as rules change under calls that go on.
+        """
+        grant = self._access.rules.grant(self._principal, self._tenant, INSIDER)
+        return grant.whole if model is None else grant.permits(model)
 
     def number(self, error: InferdError) -> str:
         """By which the log leads to an error."""
@@ -82,10 +86,10 @@ CALLER: ContextVar[Insight | None] = ContextVar("CALLER", default=None)
 """Of the call that this task of the loop answers; None before it is known who makes it."""
 
 
-def told(error: InferdError) -> InferdError:
-    """An error as the caller may know it."""
+def told(error: InferdError, model: str | None = None) -> InferdError:
+    """An error, of a model where that is known, as the caller may know it."""
     insight = CALLER.get()
-    if not error.outside or (insight is not None and insight.whole):
+    if not error.outside or (insight is not None and insight.knows(model)):
         return error
     facts = {name: value for name, value in error.metadata.items() if name in KEPT_FACTS}
     message = error.outside
@@ -96,7 +100,7 @@ def told(error: InferdError) -> InferdError:
     return kind(message, metadata=facts, field=error.field, retry_after_s=error.retry_after_s)
 
 
-def inside(text: str) -> str:
-    """A path, or words of the inside, where the caller may know them; else ""."""
+def inside(text: str, model: str | None = None) -> str:
+    """A path, or words of the inside, of a model where that is known, if the caller may know them; else ""."""
     insight = CALLER.get()
-    return text if insight is not None and insight.whole else ""
+    return text if insight is not None and insight.knows(model) else ""

@@ -81,7 +81,7 @@ def write_model(model: Model, models: Models) -> pb.Model:
         settings=spec.settings,
         state=pb.ModelState.ValueType(model.state.value),
         backend_reason=spec.backend_reason,
-        error=status_of(model.error) if model.error is not None else None,
+        error=status_of(model.error, spec.name) if model.error is not None else None,
         instances=[write_instance(instance, model, models) for instance in model.instances.values()],
         size_bytes=spec.size_bytes,
         create_time=timestamp(models.clock, model.created),
@@ -110,8 +110,8 @@ def write_version(version: Version, models: Models) -> pb.ModelVersion:
         size_bytes=spec.size_bytes,
         create_time=timestamp(models.clock, version.created),
         serve_time=timestamp(models.clock, version.served),
-        requested_by=inside(version.by),
-        error=status_of(version.error) if version.error is not None else None,
+        requested_by=inside(version.by, spec.name),
+        error=status_of(version.error, spec.name) if version.error is not None else None,
     )
 
 
@@ -152,9 +152,9 @@ def write_instance(instance: Instance, model: Model, models: Models) -> pb.Insta
         context_tokens=facts.context_tokens if facts is not None else 0,
         description=facts.description if facts is not None else "",
         load_duration=duration(ready - instance.created) if ready is not None else None,
-        error=status_of(instance.error) if instance.error is not None else None,
+        error=status_of(instance.error, instance.model) if instance.error is not None else None,
         start_time=timestamp(models.clock, instance.created),
-        log_path=inside(worker.log_path) if worker is not None else "",
+        log_path=inside(worker.log_path, instance.model) if worker is not None else "",
         reserved_bytes=models.reserved_bytes(instance),
         peak_bytes=instance.peak_bytes,
         grown_bytes=instance.grown_bytes,

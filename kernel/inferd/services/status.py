@@ -17,12 +17,12 @@ FACT_BYTES = 400
 FACTS_BYTES = 1200
 
 
-def status_of(error: InferdError) -> status_pb2.Status:
-    """The status of an error, as its caller may know it.
+def status_of(error: InferdError, model: str | None = None) -> status_pb2.Status:
+    """The status of an error, of a model where that is known, as its caller may know it.
 
     It has `ErrorInfo` always, `BadRequest`, `RetryInfo` and `QuotaFailure` where they apply.
     """
-    error = told(error)
+    error = told(error, model)
     info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=_facts(error))
     description = clip(error.message, DESCRIPTION_BYTES)
     details: list[Any] = [info]
