@@ -9,8 +9,12 @@ from grpc_health.v1 import health_pb2 as hp
 from grpc_health.v1 import health_pb2_grpc
 from guarded import bytes_of, failing, guarded, refused
 
+from inferd_api.v1 import auth_service_pb2 as asp
+from inferd_api.v1 import host_service_pb2 as hs
 from inferd_api.v1 import lease_pb2 as lp
 from inferd_api.v1 import model_service_pb2 as ms
+from inferd_api.v1 import quota_service_pb2 as qs
+from inferd_api.v1.quota_service_pb2_grpc import QuotaServiceStub
 
 
 async def test_who_may_not_run_a_model_leases_none_of_it(tmp_path: Path) -> None:
@@ -74,3 +78,36 @@ async def test_the_inside_of_errors_is_for_who_may_change_that_model(tmp_path: P
         for metadata, told in ((some, False), (every, True)):
             _, error = await read_failing(kernel.tcp.chat("la", model="theirs", metadata=metadata))
             assert ("words of a library" in (error.details() or "")) is told
+
+
+async def test_lists_tell_of_the_tenants_for_which_they_may_be_read(tmp_path: Path) -> None:
+    """Loads, quotas and rules of a tenant are told to who may read them for that one, not for another of its own."""
+    quotas = [{"tenants": tenant, "tasks": 50} for tenant in ("web", "research", "*")]
+    async with guarded(tmp_path, quotas=quotas) as kernel:
+        await kernel.owner.create(step_s=0.05)
+        calls = [kernel.tcp.endless(metadata=await kernel.login("user", tenants=[t])) for t in ("web", "research")]
+        for call in calls:
+            await call.read()
+        await kernel.rule("principal:two", kinds=["RESOURCE_KIND_HOST", "RESOURCE_KIND_QUOTA"], tenants="research")
+        await kernel.rule("principal:two", allow=True, kinds=["RESOURCE_KIND_RULE"], tenants="web")
+        for tenant in ("web", "research", "*"):
+            await kernel.rule("principal:other", tenants=tenant)
+        two = await kernel.login("user", principal="two", tenants=["web", "research"])
+        service: Any = QuotaServiceStub(kernel.tcp.channel)
+        host = (await kernel.tcp.hosts.GetHost(hs.GetHostRequest(), metadata=two)).host
+        assert [load.tenant for load in host.loads] == ["web"]
+        uses = (await service.ListQuotaUses(qs.ListQuotaUsesRequest(), metadata=two)).uses
+        assert {use.tenant for use in uses} == {"web"}
+        listed = (await service.ListQuotas(qs.ListQuotasRequest(), metadata=two)).quotas
+        assert [quota.tenants for quota in listed] == ["web", "*"]
+        rules = (await kernel.auth.ListRules(asp.ListRulesRequest(), metadata=two)).rules
+        made = sorted((rule.who, rule.tenants) for rule in rules if rule.rule_id)
+        assert made == [("principal:other", "web"), ("principal:two", "research"), ("principal:two", "web")]
+        await kernel.rule("role:secret", allow=True)
+        for stub, metadata, knows in ((kernel.auth, two, False), (kernel.made, None, True)):
+            roles = (await stub.ListRoles(asp.ListRolesRequest(), metadata=metadata)).roles
+            assert ("secret" in {role.name for role in roles}) is knows
+        every = (await kernel.made.ListRules(asp.ListRulesRequest())).rules
+        assert {rule.tenants for rule in every if rule.who == "principal:other"} == {"web", "research", "*"}
+        for call in calls:
+            call.cancel()

@@ -270,12 +270,12 @@ async def test_a_watcher_of_a_lease_is_told_its_end(front: Front) -> None:
 
 async def test_the_host_tells_of_itself(front: Front) -> None:
     """The host's memory is that of its process, and its devices are those of its backends."""
-    report = front.hosts.read(ANYONE)
+    report = front.hosts.read(has=lambda _: True)
     taken = psutil.Process(os.getpid()).memory_info().rss
     assert report.memory_bytes == pytest.approx(taken, rel=0.1)
     assert "fake:0" in [device.device_id for device, _, _ in report.devices]
     assert "fake" in [report.name for report in await front.hosts.backends()]
-    async with aclosing(front.hosts.watch(ANYONE, 60.0)) as reports:
+    async with aclosing(front.hosts.watch(ANYONE, 60.0, has=lambda _: True)) as reports:
         told, instances = await anext(reports)
     assert told.pid == os.getpid()
     assert [model.spec.name for model, _ in instances] == [MODEL]

@@ -73,7 +73,7 @@ class Auth:
 
     async def ListRoles(self, request: asp.ListRolesRequest, call: Call) -> asp.ListRolesResponse:  # noqa: ARG002, N802 - the wire's name
         """List roles by name."""
-        roles = self._auth.roles().items()
+        roles = self._auth.roles(call.caller).items()
         return asp.ListRolesResponse(roles=[pb.Role(name=name, rules=map(_write_rule, rules)) for name, rules in roles])
 
     async def CreateRule(self, request: asp.CreateRuleRequest, call: Call) -> asp.CreateRuleResponse:  # noqa: N802 - the wire's name
@@ -81,9 +81,10 @@ class Auth:
         rule = await self._auth.create_rule(call.caller, _read_rule(request.rule))
         return asp.CreateRuleResponse(rule=_write_rule(rule))
 
-    async def ListRules(self, request: asp.ListRulesRequest, call: Call) -> asp.ListRulesResponse:  # noqa: ARG002, N802 - the wire's name
+    async def ListRules(self, request: asp.ListRulesRequest, call: Call) -> asp.ListRulesResponse:  # noqa: N802 - the wire's name
         """List rules: those that no call can change come first, in their order."""
-        rules = [(f"1{rule.rule_id}" if rule.rule_id else f"0{n:06}", rule) for n, rule in enumerate(self._auth.rules)]
+        known = self._auth.rules(call.caller)
+        rules = [(f"1{rule.rule_id}" if rule.rule_id else f"0{n:06}", rule) for n, rule in enumerate(known)]
         page, token = page_of(sorted(rules, key=lambda each: each[0]), request.page_size, request.page_token)
         return asp.ListRulesResponse(rules=map(_write_rule, page), next_page_token=token)
 

@@ -32,7 +32,7 @@ class Hosts:
 
     async def GetHost(self, request: hs.GetHostRequest, call: Call) -> hs.GetHostResponse:  # noqa: ARG002, N802 - the wire's name
         """Read the host."""
-        return hs.GetHostResponse(host=self._write(self._hosts.read(call.caller)))
+        return hs.GetHostResponse(host=self._write(self._hosts.read(has=call.admission.has)))
 
     async def WatchHost(self, request: hs.WatchHostRequest, call: Call) -> None:  # noqa: N802 - the wire's name
         """Watch the host."""
@@ -42,7 +42,7 @@ class Hosts:
                 f"interval is {interval_s:g} s; it must be from {front.LEAST_GAP_S:g} s to {MOST_INTERVAL_S:g} s",
                 field="interval",
             )
-        async with aclosing(self._hosts.watch(call.caller, interval_s)) as reports:
+        async with aclosing(self._hosts.watch(call.caller, interval_s, has=call.admission.has)) as reports:
             async for report, instances in reports:
                 told = [(i, model) for model, i in instances if call.admission.reads(model.spec.name)]
                 written = [write_instance(instance, model, self._models) for instance, model in told]

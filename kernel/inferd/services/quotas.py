@@ -28,14 +28,14 @@ class Quotas:
 
     async def ListQuotas(self, request: qs.ListQuotasRequest, call: Call) -> qs.ListQuotasResponse:  # noqa: N802 - the wire's name
         """List quotas: those that no call can change come first, in their order."""
-        known = self._quotas.all(call.caller)
+        known = self._quotas.all(call.caller, has=call.admission.has)
         quotas = [(f"1{each.quota_id}" if each.quota_id else f"0{n:06}", each) for n, each in enumerate(known)]
         page, token = page_of(sorted(quotas, key=lambda each: each[0]), request.page_size, request.page_token)
         return qs.ListQuotasResponse(quotas=map(write_quota, page), next_page_token=token)
 
     async def ListQuotaUses(self, request: qs.ListQuotaUsesRequest, call: Call) -> qs.ListQuotaUsesResponse:  # noqa: N802 - the wire's name
         """List what is used."""
-        uses = [(f"{use.quota.key} {use.tenant}", use) for use in self._quotas.uses(call.caller)]
+        uses = [(f"{use.quota.key} {use.tenant}", use) for use in self._quotas.uses(has=call.admission.has)]
         page, token = page_of(sorted(uses, key=lambda each: each[0]), request.page_size, request.page_token)
         return qs.ListQuotaUsesResponse(uses=map(write_use, page), next_page_token=token)
 

@@ -138,7 +138,7 @@ class AuthServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListRoles(self, request, context):
-        """List the roles that rules name, by name.
+        """List the roles that rules name, by name, with the rules that `ListRules` tells the caller.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -154,7 +154,9 @@ class AuthServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListRules(self, request, context):
-        """List all rules: those of built-in roles, those of the configuration, and those that were made by calls.
+        """List rules: those of built-in roles, those of the configuration, and those that were made by calls. Who may not read
+        rules for all tenants is told, of the latter two, those about itself, and those about one tenant alone for which it
+        may.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

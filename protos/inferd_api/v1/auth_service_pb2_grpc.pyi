@@ -61,14 +61,17 @@ class AuthServiceStub:
     may not know of it: revoke it again).
     """
     ListRoles: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.ListRolesRequest, _auth_service_pb2.ListRolesResponse]
-    """List the roles that rules name, by name."""
+    """List the roles that rules name, by name, with the rules that `ListRules` tells the caller."""
     CreateRule: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.CreateRuleRequest, _auth_service_pb2.CreateRuleResponse]
     """Make a rule. Only who may ask for all tenants makes rules, and none that takes from itself the right to delete
     them. Errors: INVALID_FIELD, PERMISSION_DENIED, LIMIT_EXCEEDED (`auth.kept_rules`), STORE_UNAVAILABLE (there is no
     such rule).
     """
     ListRules: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.ListRulesRequest, _auth_service_pb2.ListRulesResponse]
-    """List all rules: those of built-in roles, those of the configuration, and those that were made by calls."""
+    """List rules: those of built-in roles, those of the configuration, and those that were made by calls. Who may not read
+    rules for all tenants is told, of the latter two, those about itself, and those about one tenant alone for which it
+    may.
+    """
     DeleteRule: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.DeleteRuleRequest, _auth_service_pb2.DeleteRuleResponse]
     """Take away a rule that was made by a call. Errors: RULE_NOT_FOUND, PERMISSION_DENIED, STORE_UNAVAILABLE (it stays)."""
 
@@ -105,14 +108,17 @@ class AuthServiceAsyncStub(AuthServiceStub):
     may not know of it: revoke it again).
     """
     ListRoles: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.ListRolesRequest, _auth_service_pb2.ListRolesResponse]  # type: ignore[assignment]
-    """List the roles that rules name, by name."""
+    """List the roles that rules name, by name, with the rules that `ListRules` tells the caller."""
     CreateRule: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.CreateRuleRequest, _auth_service_pb2.CreateRuleResponse]  # type: ignore[assignment]
     """Make a rule. Only who may ask for all tenants makes rules, and none that takes from itself the right to delete
     them. Errors: INVALID_FIELD, PERMISSION_DENIED, LIMIT_EXCEEDED (`auth.kept_rules`), STORE_UNAVAILABLE (there is no
     such rule).
     """
     ListRules: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.ListRulesRequest, _auth_service_pb2.ListRulesResponse]  # type: ignore[assignment]
-    """List all rules: those of built-in roles, those of the configuration, and those that were made by calls."""
+    """List rules: those of built-in roles, those of the configuration, and those that were made by calls. Who may not read
+    rules for all tenants is told, of the latter two, those about itself, and those about one tenant alone for which it
+    may.
+    """
     DeleteRule: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.DeleteRuleRequest, _auth_service_pb2.DeleteRuleResponse]  # type: ignore[assignment]
     """Take away a rule that was made by a call. Errors: RULE_NOT_FOUND, PERMISSION_DENIED, STORE_UNAVAILABLE (it stays)."""
 
@@ -182,7 +188,7 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _auth_service_pb2.ListRolesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_auth_service_pb2.ListRolesResponse, _abc.Awaitable[_auth_service_pb2.ListRolesResponse]]:
-        """List the roles that rules name, by name."""
+        """List the roles that rules name, by name, with the rules that `ListRules` tells the caller."""
 
     @_abc_1.abstractmethod
     def CreateRule(
@@ -201,7 +207,10 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _auth_service_pb2.ListRulesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_auth_service_pb2.ListRulesResponse, _abc.Awaitable[_auth_service_pb2.ListRulesResponse]]:
-        """List all rules: those of built-in roles, those of the configuration, and those that were made by calls."""
+        """List rules: those of built-in roles, those of the configuration, and those that were made by calls. Who may not read
+        rules for all tenants is told, of the latter two, those about itself, and those about one tenant alone for which it
+        may.
+        """
 
     @_abc_1.abstractmethod
     def DeleteRule(

@@ -158,7 +158,7 @@ class Host(_message.Message):
 
     @_builtins.property
     def loads(self) -> _containers.RepeatedCompositeFieldContainer[Global___TenantLoad]:
-        """Waiting and running tasks by class and tenant, of tenants that the caller has."""
+        """Waiting and running tasks by class and tenant, of tenants for which the caller may read the host."""
 
     @_builtins.property
     def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:

@@ -75,14 +75,16 @@ class QuotaServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListQuotas(self, request, context):
-        """List the quotas that are about a tenant of the caller: those of the configuration, then those that were made by calls.
+        """List the quotas that are about a tenant of the caller for which it may read quotas: those of the configuration, then
+        those that were made by calls.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListQuotaUses(self, request, context):
-        """List what tenants of the caller use of what quotas limit, those that use anything, by quota and tenant.
+        """List what tenants of the caller, for which it may read quotas, use of what quotas limit: those that use anything, by
+        quota and tenant.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -42,9 +42,13 @@ class QuotaServiceStub:
     STORE_UNAVAILABLE (there is no such quota).
     """
     ListQuotas: _grpc.UnaryUnaryMultiCallable[_quota_service_pb2.ListQuotasRequest, _quota_service_pb2.ListQuotasResponse]
-    """List the quotas that are about a tenant of the caller: those of the configuration, then those that were made by calls."""
+    """List the quotas that are about a tenant of the caller for which it may read quotas: those of the configuration, then
+    those that were made by calls.
+    """
     ListQuotaUses: _grpc.UnaryUnaryMultiCallable[_quota_service_pb2.ListQuotaUsesRequest, _quota_service_pb2.ListQuotaUsesResponse]
-    """List what tenants of the caller use of what quotas limit, those that use anything, by quota and tenant."""
+    """List what tenants of the caller, for which it may read quotas, use of what quotas limit: those that use anything, by
+    quota and tenant.
+    """
     DeleteQuota: _grpc.UnaryUnaryMultiCallable[_quota_service_pb2.DeleteQuotaRequest, _quota_service_pb2.DeleteQuotaResponse]
     """Take away a quota that was made by a call. Errors: QUOTA_NOT_FOUND, PERMISSION_DENIED, STORE_UNAVAILABLE (it stays)."""
 
@@ -62,9 +66,13 @@ class QuotaServiceAsyncStub(QuotaServiceStub):
     STORE_UNAVAILABLE (there is no such quota).
     """
     ListQuotas: _aio.UnaryUnaryMultiCallable[_quota_service_pb2.ListQuotasRequest, _quota_service_pb2.ListQuotasResponse]  # type: ignore[assignment]
-    """List the quotas that are about a tenant of the caller: those of the configuration, then those that were made by calls."""
+    """List the quotas that are about a tenant of the caller for which it may read quotas: those of the configuration, then
+    those that were made by calls.
+    """
     ListQuotaUses: _aio.UnaryUnaryMultiCallable[_quota_service_pb2.ListQuotaUsesRequest, _quota_service_pb2.ListQuotaUsesResponse]  # type: ignore[assignment]
-    """List what tenants of the caller use of what quotas limit, those that use anything, by quota and tenant."""
+    """List what tenants of the caller, for which it may read quotas, use of what quotas limit: those that use anything, by
+    quota and tenant.
+    """
     DeleteQuota: _aio.UnaryUnaryMultiCallable[_quota_service_pb2.DeleteQuotaRequest, _quota_service_pb2.DeleteQuotaResponse]  # type: ignore[assignment]
     """Take away a quota that was made by a call. Errors: QUOTA_NOT_FOUND, PERMISSION_DENIED, STORE_UNAVAILABLE (it stays)."""
 
@@ -91,7 +99,9 @@ class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _quota_service_pb2.ListQuotasRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_quota_service_pb2.ListQuotasResponse, _abc.Awaitable[_quota_service_pb2.ListQuotasResponse]]:
-        """List the quotas that are about a tenant of the caller: those of the configuration, then those that were made by calls."""
+        """List the quotas that are about a tenant of the caller for which it may read quotas: those of the configuration, then
+        those that were made by calls.
+        """
 
     @_abc_1.abstractmethod
     def ListQuotaUses(
@@ -99,7 +109,9 @@ class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _quota_service_pb2.ListQuotaUsesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_quota_service_pb2.ListQuotaUsesResponse, _abc.Awaitable[_quota_service_pb2.ListQuotaUsesResponse]]:
-        """List what tenants of the caller use of what quotas limit, those that use anything, by quota and tenant."""
+        """List what tenants of the caller, for which it may read quotas, use of what quotas limit: those that use anything, by
+        quota and tenant.
+        """
 
     @_abc_1.abstractmethod
     def DeleteQuota(

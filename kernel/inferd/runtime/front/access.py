@@ -90,6 +90,11 @@ class Admission:
         """Whether it may be told of a model."""
         return self.grant.whole or self.grant.permits(model)
 
+    def has(self, tenant: str) -> bool:
+        """Whether whoever makes it may do the same for a tenant."""
+        principal = self.login.principal
+        return principal.has(tenant) and self._access.may(principal, tenant, self.policy)
+
     def reads(self, model: str) -> bool:
         """Whether whoever makes it may read a model, whatever the call is about."""
         return self._access.rules.grant(self.login.principal, self.tenant, READ_MODEL).permits(model)

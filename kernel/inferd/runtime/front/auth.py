@@ -8,6 +8,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from inferd.core.policy import Policy, ResourceKind, Rule, Rules, Verb
+from inferd.core.principal import ANY, Principal
+from inferd.core.roles import BUILT_IN
 from inferd.errors import (
     InvalidFieldError,
     LimitExceededError,
@@ -32,6 +34,7 @@ CREATE_KEY, READ_KEY, UPDATE_KEY, DELETE_KEY = (
     Policy(verb, ResourceKind.KEY) for verb in (Verb.CREATE, Verb.READ, Verb.UPDATE, Verb.DELETE)
 )
 CREATE_RULE = Policy(Verb.CREATE, ResourceKind.RULE)
+READ_RULE = Policy(Verb.READ, ResourceKind.RULE)
 DELETE_RULE = Policy(Verb.DELETE, ResourceKind.RULE)
 
 
@@ -135,14 +138,21 @@ class Auth:
 
     # Rules.
 
-    def roles(self) -> Mapping[str, tuple[Rule, ...]]:
-        """The roles that rules name, and those rules."""
-        return self._access.rules.roles
+    def roles(self, caller: Caller) -> Mapping[str, tuple[Rule, ...]]:
+        """The roles that rules name which the caller may be told, and those rules."""
+        return Rules(self.rules(caller)).roles
 
-    @property
-    def rules(self) -> tuple[Rule, ...]:
-        """All rules: first those that no call can change."""
-        return self._access.rules.rules
+    def rules(self, caller: Caller) -> tuple[Rule, ...]:
+        """The rules, first those that no call can change; to who may not read them for all tenants these alone.
+
+        The built-in ones, those about itself, and those about one of the tenants alone for which it may read rules.
+        """
+        own, known = caller.principal, self._access.rules
+        if self._access.may_for_each(own, (ANY,), READ_RULE):
+            return known.rules
+        told = {*BUILT_IN, *known.about(own)}
+        tenants = {tenant for tenant in own.tenants if tenant != ANY and self._access.may(own, tenant, READ_RULE)}
+        return tuple(rule for rule in known.rules if rule in told or rule.tenants in tenants)
 
     async def create_rule(self, caller: Caller, rule: Rule) -> Rule:
         """A new rule, which holds at once, also for calls under way.

@@ -106,8 +106,8 @@ class Hosts:
         self._name = platform.node()
         self._system = f"{platform.system()} {platform.release()}"
 
-    def read(self, caller: Caller) -> HostReport:
-        """The host as it stands now, with the loads of the caller's tenants."""
+    def read(self, *, has: Callable[[str], bool]) -> HostReport:
+        """The host as it stands now, with the loads of the tenants that the caller `has` for that."""
         views = self._driver.views
         census, accounts = views.census, views.devices
         devices = {d.device_id: d for r in self._plugins.reports if r.state is BackendState.READY for d in r.devices}
@@ -122,7 +122,7 @@ class Hosts:
                 (devices[name], accounts.get(DeviceId(name)), self._unmeasured.get(DeviceId(name), ""))
                 for name in sorted(devices)
             ],
-            loads=[(*who, *counts) for who, counts in sorted(census.loads.items()) if caller.principal.has(who[0])],
+            loads=[(*who, *counts) for who, counts in sorted(census.loads.items()) if has(who[0])],
             queued=census.all.living - census.all.running,
             running=census.all.running,
             tokens_per_s=self._driver.tokens_per_s(),
@@ -131,7 +131,7 @@ class Hosts:
         )
 
     async def watch(
-        self, caller: Caller, interval_s: float
+        self, caller: Caller, interval_s: float, *, has: Callable[[str], bool]
     ) -> AsyncGenerator[tuple[HostReport, list[tuple[Model, Instance]]], None]:
         """The host with its instances: now, when one of them or a host changes, and after each interval.
 
@@ -139,8 +139,9 @@ class Hosts:
         speeds change without a word: they are told with the rest.
 
         Args:
-            caller: Whose tenants' loads are told.
+            caller: Of whose tenant's share it is.
             interval_s: Longest time between two reports, no less than `LEAST_GAP_S`.
+            has: Tells of which tenants loads are told, as for `read`.
 
         Raises:
             LimitExceededError: As many watch as may, or the tenant has its share.
@@ -150,7 +151,7 @@ class Hosts:
         with self._watchers.place(caller.tenant):
             while True:
                 seen = changes.version
-                yield self.read(caller), list(self._driver.views.instances())
+                yield self.read(has=has), list(self._driver.views.instances())
                 async with self._driver.closing.cut_short():
                     await asyncio.sleep(LEAST_GAP_S)
                     with suppress(TimeoutError):

@@ -15,6 +15,8 @@ from inferd.runtime.kept_quotas import kept_quotas, write_quota
 from inferd.store.store import NO_TENANT, Drop, Kind, Put
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from inferd.core.quota import Quota, QuotaUse
     from inferd.runtime.driver import Driver
     from inferd.runtime.front.caller import Caller
@@ -42,19 +44,20 @@ class Quotas:
         if self._driver.keeper is not None and (kept := await self._driver.keeper.read(kept_quotas)):
             self._driver.restore(SetQuotas((*self._driver.views.quotas, *kept)))
 
-    def all(self, caller: Caller) -> list[Quota]:
-        """The quotas about a tenant of the caller, those of the configuration first."""
-        tenants = caller.principal.tenants
+    def all(self, caller: Caller, *, has: Callable[[str], bool]) -> list[Quota]:
+        """The quotas about a tenant that the caller `has` for reading them, those of the configuration first."""
+        tenants = [tenant for tenant in (caller.tenant, *caller.principal.tenants) if has(tenant)]
+        every = caller.principal.has(ANY)  # then a pattern stands for the tenants that it is about
         return [
             quota
             for quota in self._driver.views.quotas
-            if caller.principal.has(ANY) or any(matches(quota.tenants, tenant) for tenant in tenants)
+            if any(matches(quota.tenants, tenant) for tenant in tenants) or (every and has(quota.tenants))
         ]
 
-    def uses(self, caller: Caller) -> list[QuotaUse]:
-        """What tenants of the caller use."""
+    def uses(self, *, has: Callable[[str], bool]) -> list[QuotaUse]:
+        """What is used by the tenants that the caller `has`, as for `all`."""
         found = self._driver.views.quota_uses(self._driver.clock.now())
-        return [use for use in found if caller.principal.has(use.tenant)]
+        return [use for use in found if has(use.tenant)]
 
     async def create(self, caller: Caller, quota: Quota) -> Quota:
         """A new quota, which holds at once; tasks and leases that live count.
