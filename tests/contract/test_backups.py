@@ -14,7 +14,7 @@ from inferd.errors import InvalidFieldError, StoreUnavailableError
 from inferd.runtime.backups import back_up_store
 from inferd.store import backup_file
 from inferd.store.backup_file import BackupFile
-from inferd.store.restoring import Numbers, Restored, prepared, restore
+from inferd.store.restoring import Before, Restored, prepared, restore
 from inferd.store.sqlite import SqliteStore
 from inferd.store.store import NO_TENANT, Append, Drop, Kind, MissingError, Put, Store
 
@@ -114,8 +114,8 @@ def test_what_prepares_a_restored_store_is_told_the_numbers_of_both(stores: Stor
     """It has the store that will be, and what the present one counts; what it raises leaves that one alone."""
     told = []
 
-    def prepare(store: Store, there: Numbers) -> None:
-        told.append(([record.value for record in store.records(Kind.COUNT)], dict(there)))
+    def prepare(store: Store, there: Before) -> None:
+        told.append(([record.value for record in store.records(Kind.COUNT)], dict(there.numbers)))
         store.write([Put(NO_TENANT, Kind.COUNT, "fencing", b"9")])
 
     def fail(*_: object) -> None:

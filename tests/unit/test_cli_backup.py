@@ -9,9 +9,12 @@ import pytest
 from typer.testing import CliRunner
 
 from inferd.cli.main import app
+from inferd.core.key import Key, Secret
+from inferd.core.principal import Principal
+from inferd.runtime.kept_keys import read_key, write_key
 from inferd.runtime.kept_leases import FENCING, token_after
 from inferd.store.sqlite import SqliteStore
-from inferd.store.store import NO_TENANT, Append, Kind, Put
+from inferd.store.store import NO_TENANT, Append, Drop, Kind, Put
 from inferd.testing.kernel import kernel_process
 
 
@@ -96,3 +99,58 @@ def test_tokens_rise_with_the_clock_and_with_what_is_known() -> None:
     assert token_after(7, wall_s=1001.5) == first + 1_000_000
     assert token_after(7, first + 3, wall_s=10.0) == first + 3
     assert token_after(wall_s=10.0) == 10_000_000
+
+
+def key(key_id: str, *, revoked: float | None = None, number: int = 1) -> Put:
+    """A key; the number of its credential says how often it was rotated."""
+    principal = Principal(name=key_id, roles=frozenset({"user"}), tenants=("a",))
+    made = Key(key_id=key_id, principal=principal, created=1.0, revoked=revoked, secrets=(Secret(number, b"x"),))
+    return Put(NO_TENANT, Kind.KEY, key_id, write_key(made, None))
+
+
+def test_keys_that_were_revoked_or_rotated_since_the_backup_stay_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the store that is set aside says of them is carried over and told; what the backup revoked stays."""
+    monkeypatch.setenv("INFERD_STATE_DIR", str(tmp_path / "mine"))
+    file = store_at(tmp_path / "s")
+    with closing(SqliteStore(file)) as store:
+        store.write([key("left"), key("gone"), key("new"), key("lost"), key("old", revoked=2.0)])
+        store.write([Put(NO_TENANT, Kind.RULE, "r", b"{}"), Put(NO_TENANT, Kind.QUOTA, "q", b"{}")])
+    inferd("backup", tmp_path / "b", "--file", file)
+    with closing(SqliteStore(file)) as store:
+        store.write([key("gone", revoked=3.0), key("new", number=2), key("old"), Drop(NO_TENANT, Kind.KEY, "lost")])
+    told = inferd("restore", tmp_path / "b", "--file", file)
+    names = (
+        "keys",
+        "keys_over",
+        "rules",
+        "quotas",
+        "revocations_known",
+        "revoked_keys",
+        "rotated_keys",
+        "strange_keys",
+    )
+    assert [told[name] for name in names] == [5, 2, 1, 1, True, ["gone"], ["new"], ["lost"]]
+    with closing(SqliteStore(file)) as store:
+        kept = {record.key: read_key(record.value)[0] for record in store.records(Kind.KEY)}
+    assert {name: (each.revoked, each.secrets[0].number) for name, each in kept.items()} == {
+        "left": (None, 1),
+        "gone": (3.0, 1),
+        "new": (None, 2),
+        "lost": (None, 1),
+        "old": (2.0, 1),
+    }
+
+
+def test_a_restoration_that_knows_of_no_revocations_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With no store that could be read, people are warned that keys hold again, and told the command against it."""
+    monkeypatch.setenv("INFERD_STATE_DIR", str(tmp_path / "mine"))
+    with closing(SqliteStore(store_at(tmp_path / "s"))) as store:
+        store.write([key("one")])
+    inferd("backup", tmp_path / "b", "--file", tmp_path / "s")
+    result = CliRunner().invoke(app, ["store", "restore", str(tmp_path / "b"), "--file", str(tmp_path / "t")])
+    text = " ".join(result.stdout.split())
+    assert "1 model, 0 leases, of which 0 are over, 1 key, of which 0 hold no longer, 0 rules and 0 quotas" in text
+    assert "revoked since the backup hold again" in text
+    assert "inferd keys revoke KEY" in text

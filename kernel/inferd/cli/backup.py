@@ -6,27 +6,29 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from inferd.cli.amounts import size
+from inferd.cli.amounts import counted, size
 from inferd.cli.kernel import connected, reachable
 from inferd.cli.output import CommandError
 from inferd.cli.settings import read_settings
 from inferd.cli.store import logging_aside, opened, place_of
+from inferd.core.key import KeyState
 from inferd.runtime.backups import Made, back_up_store
 from inferd.runtime.blob_backups import Blobbed, give_up, looked_at, taken_back
 from inferd.runtime.clock import Clock
+from inferd.runtime.kept_keys import read_key
 from inferd.runtime.kept_leases import read_token, token_after, write_token
 from inferd.runtime.kept_records import UNREADABLE, read_progress
 from inferd.runtime.lease_records import read_lease
-from inferd.store.restoring import Restored, prepared
+from inferd.runtime.restored_keys import CarriedKeys, carry_keys
+from inferd.store.restoring import Before, Restored, prepared
 from inferd.store.restoring import restore as restore_store
 from inferd.store.store import DamagedError, Kind, MissingError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from inferd.cli.output import Output
-    from inferd.store.restoring import Numbers
     from inferd.store.store import Store
     from inferd_client import Client
 
@@ -96,7 +98,7 @@ def _blobs(done: Blobbed) -> dict[str, object]:
 
 def _said(done: Blobbed) -> str:
     missing = f"; {done.missing} are missing, as their files are gone or damaged" if done.missing else ""
-    return f"{done.count} blobs of {size(done.size_bytes)}{missing}"
+    return f"{counted(done.count, 'blob')} of {size(done.size_bytes)}{missing}"
 
 
 def _time(made: float | None) -> str | None:
@@ -112,6 +114,10 @@ class _Standing:
     leases: int = 0
     leases_over: int = 0
     models: int = 0
+    keys: int = 0
+    keys_over: int = 0
+    rules: int = 0
+    quotas: int = 0
     unreadable: int = 0
 
     @classmethod
@@ -134,7 +140,17 @@ class _Standing:
                 continue
             found.leases += 1
             found.leases_over += expires <= clock.now()
-        found.models = sum(1 for _ in store.records(Kind.MODEL))
+        for record in store.records(Kind.KEY):
+            try:
+                state = read_key(record.value)[0].state(time.time())
+            except UNREADABLE:
+                found.unreadable += 1
+                continue
+            found.keys += 1
+            found.keys_over += state is not KeyState.ACTIVE
+        found.models, found.rules, found.quotas = (
+            sum(1 for _ in store.records(kind)) for kind in (Kind.MODEL, Kind.RULE, Kind.QUOTA)
+        )
         return found
 
 
@@ -145,14 +161,15 @@ def restore(output: Output, path: Path, *, check: bool, file: Path | None, url: 
         CommandError: There is none.
         StoreUnavailableError: A kernel has the store, or the backup cannot be used: nothing was changed.
     """
-    place, standing, token, blobs = place_of(file, url), _Standing(), 0, Blobbed()
+    place, standing, token, blobs, keys = place_of(file, url), _Standing(), 0, Blobbed(), CarriedKeys()
     root = read_settings().data_dir / "blobs"
 
-    def prepare(store: Store, there: Numbers) -> None:
-        nonlocal standing, token, blobs
+    def prepare(store: Store, there: Before) -> None:
+        nonlocal standing, token, blobs, keys
         blobs = looked_at(store, path, root) if check else taken_back(store, path, root)
+        keys = carry_keys(store, there.keys, time.time())
         standing = _Standing.of(store)
-        known = [*_tokens(there), *_tokens({each.key: each.value for each in store.records(Kind.COUNT)})]
+        known = [*_tokens(there.numbers), *_tokens({each.key: each.value for each in store.records(Kind.COUNT)})]
         token = token_after(*known, wall_s=time.time())
         store.write([write_token(token)])
 
@@ -161,14 +178,14 @@ def restore(output: Output, path: Path, *, check: bool, file: Path | None, url: 
         with logging_aside():
             if check:
                 with prepared(path, scratch) as (store, made):
-                    prepare(store, {})
+                    prepare(store, Before())
                     done = Restored(made=made, schema=store.opened_schema, store="", aside="")
             else:
                 done = restore_store(path, place, prepare, scratch=scratch)
     except BaseException as error:  # noqa: BLE001 - it is raised
         give_up(blobs)
         raise _told(error) from None
-    _tell_restored(output, path, done, standing, token, blobs)
+    _tell_restored(output, path, done, standing, token, blobs, keys)
 
 
 def _told(error: BaseException) -> BaseException:
@@ -179,7 +196,7 @@ def _told(error: BaseException) -> BaseException:
     return error
 
 
-def _tokens(numbers: Numbers) -> Iterator[int]:
+def _tokens(numbers: Mapping[str, bytes]) -> Iterator[int]:
     try:
         yield read_token(numbers)
     except UNREADABLE:
@@ -187,7 +204,7 @@ def _tokens(numbers: Numbers) -> Iterator[int]:
 
 
 def _tell_restored(  # noqa: PLR0917 - of one call
-    output: Output, path: Path, done: Restored, standing: _Standing, token: int, blobs: Blobbed
+    output: Output, path: Path, done: Restored, standing: _Standing, token: int, blobs: Blobbed, keys: CarriedKeys
 ) -> None:
     if output.json:
         output.document(
@@ -202,19 +219,26 @@ def _tell_restored(  # noqa: PLR0917 - of one call
                 "leases": standing.leases,
                 "leases_over": standing.leases_over,
                 "models": standing.models,
+                "keys": standing.keys,
+                "keys_over": standing.keys_over,
+                "rules": standing.rules,
+                "quotas": standing.quotas,
                 "unreadable": standing.unreadable,
                 **_blobs(blobs),
-                **({"fencing_tokens_above": str(token)} if done.store else {}),
+                **({"fencing_tokens_above": str(token), **_key_facts(keys)} if done.store else {}),
             }
         )
         return
     when = f" of {_time(done.made)}" if done.made is not None else ""
     has = (
-        f"{standing.tasks} tasks, of which {standing.unfinished} go on from where they were, {standing.models} models,"
-        f" and {standing.leases} leases, of which {standing.leases_over} are over"
+        f"{counted(standing.tasks, 'task')}, of which {standing.unfinished} go on from where they were,"
+        f" {counted(standing.models, 'model')}, {counted(standing.leases, 'lease')}, of which"
+        f" {standing.leases_over} are over, {counted(standing.keys, 'key')}, of which {standing.keys_over} hold no"
+        f" longer, {counted(standing.rules, 'rule')} and {counted(standing.quotas, 'quota')}"
     )
     if standing.unreadable:
-        has += f"; {standing.unreadable} records cannot be read by this version, and are left out by its kernels"
+        unreadable = counted(standing.unreadable, "record")
+        has += f"; {unreadable} cannot be read by this version, and its kernels leave out what cannot"
     if blobs.count or blobs.missing:
         has += f"; {_said(blobs)}"
     if not done.store:
@@ -223,3 +247,33 @@ def _tell_restored(  # noqa: PLR0917 - of one call
     output.text(f"{done.store} is now the backup{when}: {has}")
     if done.aside:
         output.text(f"what was there before is {done.aside}")
+    _tell_keys(output, standing, keys)
+
+
+def _key_facts(keys: CarriedKeys) -> dict[str, object]:
+    return {
+        "revocations_known": keys.known,
+        "revoked_keys": list(keys.revoked),
+        "rotated_keys": list(keys.rotated),
+        "strange_keys": list(keys.strange),
+    }
+
+
+def _tell_keys(output: Output, standing: _Standing, keys: CarriedKeys) -> None:
+    """What holds again that held no longer, as far as is known; and what does not."""
+    if keys.revoked:
+        output.text(f"revoked since the backup, and so they stay: {', '.join(keys.revoked)}")
+    if keys.rotated:
+        output.text(f"rotated since the backup; their new credentials hold: {', '.join(keys.rotated)}")
+    if standing.keys > standing.keys_over and not keys.known:
+        output.text(
+            "warning: keys that were revoked since the backup hold again, and credentials from before a rotation: the"
+            " store that was there could not be read, or there was none; see inferd keys list, and: inferd keys revoke"
+            " KEY"
+        )
+    if keys.strange:
+        output.text(
+            "warning: these keys hold, and the store that was there did not know them; if they were revoked long ago,"
+            f" inferd keys revoke KEY: {', '.join(keys.strange)}"
+        )
+    output.text("keys, rules and quotas are those of the backup, whatever has changed since it was made")

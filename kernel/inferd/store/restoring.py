@@ -5,10 +5,11 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from glob import escape as glob_escape
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Self
 
 import apsw
 
@@ -30,10 +31,31 @@ from inferd.store.sqlite_file import (
 from inferd.store.store import DamagedError, Kind, MissingError, Store
 from inferd.store.where import Where
 
-Numbers = Mapping[str, bytes]
-"""The numbers that a store has, which go on rising; by name."""
-Prepare = Callable[[SqliteStore, Numbers], None]
-"""Makes of a backup what a kernel may go on from, given the numbers of the store that is there."""
+
+@dataclass(frozen=True, slots=True)
+class Before:
+    """What the store that is there has that must not be forgotten.
+
+    Attributes:
+        numbers: Those that go on rising, by name.
+        keys: The records of keys, by id; None where it cannot be read, or there is none.
+    """
+
+    numbers: Mapping[str, bytes] = field(default_factory=dict)
+    keys: Mapping[str, bytes] | None = None
+
+    @classmethod
+    def of(cls, store: Store) -> Self:
+        """That of a store; what is damaged is left out."""
+        numbers, keys = (
+            {record.key: record.value for record in store.records(kind, lambda *_: None)}
+            for kind in (Kind.COUNT, Kind.KEY)
+        )
+        return cls(numbers, keys)
+
+
+Prepare = Callable[[SqliteStore, Before], None]
+"""Makes of a backup what a kernel may go on from, given what the store that is there has."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,25 +219,21 @@ def _restore_file(backup: Path, path: Path, prepare: Prepare, lock: StoreLock, *
         shutil.rmtree(left, ignore_errors=True)
     with prepared(backup, path.parent, name=name) as (store, made):
         schema = store.opened_schema
-        prepare(store, _numbers(path, lock))
+        prepare(store, _before(path, lock))
         store.close()
         aside = _put_in_place(Path(store.name), path, why)
     return Restored(made=made, schema=schema, store=str(path), aside=aside)
 
 
-def _numbers(path: Path, lock: StoreLock) -> Numbers:
+def _before(path: Path, lock: StoreLock) -> Before:
     """Of the store that is there, whose WAL goes into it; nothing of one that cannot be read."""
     if owner_of(path, APPLICATION) is Owner.NOBODY:
-        return {}
+        return Before()
     try:
         with closing(SqliteStore(path, mends=False, migrates=False, held=lock)) as store:
-            return _numbers_of(store)
+            return Before.of(store)
     except StoreUnavailableError:
-        return {}
-
-
-def _numbers_of(store: Store) -> Numbers:
-    return {record.key: record.value for record in store.records(Kind.COUNT, lambda *_: None)}
+        return Before()
 
 
 def _restore_elsewhere(backup: Path, where: Where, prepare: Prepare, *, scratch: Path, why: str) -> Restored:
@@ -224,7 +242,7 @@ def _restore_elsewhere(backup: Path, where: Where, prepare: Prepare, *, scratch:
     with closing(open_store(where, mends=False)) as there, prepared(backup, scratch) as (store, made):
         if not isinstance(there, PostgresStore):
             raise InternalError(f"a defect of inferd: a backup was to be written into {type(there).__name__}")
-        prepare(store, _numbers_of(there))
+        prepare(store, Before.of(there))
         aside = ""
         if next(there.kept(), None) is None:
             there.write(store.kept())
