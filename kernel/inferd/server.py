@@ -43,7 +43,7 @@ from inferd.runtime.kept_times import set_clock
 from inferd.runtime.library import Library
 from inferd.runtime.own_memory import OwnMemory
 from inferd.runtime.plugins import Plugins
-from inferd.runtime.restoring import read_kept, restore
+from inferd.runtime.restoring import kept_names, read_kept, restore
 from inferd.runtime.shelf import Shelf
 from inferd.services.channel import channel_options
 from inferd.services.doorway import Doorway
@@ -183,7 +183,7 @@ async def _built_around(settings: Settings, driver: Driver, certificates: Certif
     plugins = _plugins(settings, driver)
     await plugins.refresh()
     shelf = Shelf(Library(settings.data_dir), plugins, driver)
-    await shelf.read()
+    await shelf.read(but=await kept_names(driver))
     meter = _meter(settings, driver, plugins.reports)
     authority = await Authority.made(
         settings.auth, driver.keeper, certificates, pepper_path=settings.state_dir / "pepper"

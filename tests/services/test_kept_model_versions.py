@@ -7,7 +7,8 @@ import grpc
 import pytest
 from connection import read_all, text_of
 from test_kept_tasks import _place, kernel  # noqa: F401 - a fixture of these tests, too
-from test_model_versions import FAILED, RETIRED, SERVING, started, update, versions
+from test_latecomers import pull
+from test_model_versions import FAILED, RETIRED, SERVING, model_of, started, update, versions
 
 from inferd.testing.kernel import write_fake_model
 from inferd_api.v1 import model_pb2 as mp
@@ -52,3 +53,20 @@ async def test_a_kernel_that_dies_in_mid_rollout_leaves_the_old_version(tmp_path
         assert [(each.number, each.state) for each in found] == [(2, FAILED), (1, SERVING)]
         assert "ended while version 2" in found[0].error.message
         assert started(await read_all(connection.chat("on"))) == 1
+
+
+async def test_bounds_of_a_pulled_model_outlive_the_kernel(tmp_path: Path) -> None:
+    """What an update gives it without another version holds in the next kernel, also when it reads the library anew."""
+    async with kernel(tmp_path) as connection:
+        pull(connection, "fake")
+        changed = await update(connection, settings={"idle_s": "555"}, max_instances=3)
+        assert changed.model.version == 1
+    async with kernel(tmp_path) as connection:
+        pull(connection, "other")
+        await connection.models.ListModels(ms.ListModelsRequest())
+        model = await model_of(connection)
+        assert (model.settings["idle_s"], model.max_instances, model.version) == ("555", 3, 1)
+        assert (await update(connection, source=str(write_fake_model(tmp_path, "new")))).model.version == 2
+    async with kernel(tmp_path) as connection:
+        await connection.models.ListModels(ms.ListModelsRequest())
+        assert [(each.number, each.state) for each in await versions(connection)] == [(2, SERVING), (1, RETIRED)]

@@ -34,7 +34,7 @@ class DueModel:
 class KeptModels:
     """The models that are kept, and what is to be written of them. One writer: the keeper.
 
-    One of which there are versions is kept, wherever it came from.
+    One of which there are versions is kept, wherever it came from; so is one that an update gave other bounds.
     """
 
     def __init__(self, views: Views, clock: Clock) -> None:

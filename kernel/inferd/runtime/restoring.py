@@ -6,6 +6,7 @@ What of it cannot be read is left out, told in the log, and stays in the store: 
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from math import inf
@@ -37,7 +38,7 @@ from inferd.store.store import NO_TENANT, Kind
 from inferd_api.worker.v1 import task_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from inferd.core.ids import ModelName
     from inferd.core.model import ModelSpec
@@ -108,6 +109,23 @@ async def read_kept(driver: Driver, lacking: Lacking | None = None) -> Before:
         uses=await driver.keeper.read(lambda store: _uses(store, driver.clock)),
     )
     return before if lacking is None else await _with_lacks(before, lacking)
+
+
+async def kept_names(driver: Driver) -> Collection[str]:
+    """The names of models that were kept and can be read: the library has no say in what these are.
+
+    Raises:
+        StoreUnavailableError: They cannot be read.
+    """
+    return () if driver.keeper is None else await driver.keeper.read(lambda store: _names(store, driver.clock))
+
+
+def _names(store: Store, clock: Clock) -> set[str]:
+    names: set[str] = set()
+    for record in store.records(Kind.MODEL, lambda *_: None):  # `_models` warns of those that are damaged
+        with suppress(*UNREADABLE):
+            names.add(read_model(record.value, clock).spec.name)
+    return names
 
 
 async def _with_lacks(before: Before, lacking: Lacking) -> Before:

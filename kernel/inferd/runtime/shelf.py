@@ -1,11 +1,13 @@
 """Models that were pulled, as a running kernel knows them: from its start on, and those that come later."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from typing import Any
 
 import structlog
 
 from inferd.core.ids import ModelName
+from inferd.core.model import BOUNDS
 from inferd.errors import BrokenModelError, InferdError, InvalidFieldError, ModelBusyError
 from inferd.runtime.driver import Driver
 from inferd.runtime.lacking import Lacking
@@ -38,8 +40,11 @@ class Shelf:
         self._warned: set[tuple[str, str]] = set()
         self._lock = asyncio.Lock()
 
-    async def read(self) -> None:
-        """Make known what was pulled since; a model that cannot be used is warned of, once, and left out."""
+    async def read(self, but: Collection[str] = ()) -> None:
+        """Make known what was pulled since; a model that cannot be used is warned of, once, and left out.
+
+        Those of the names `but` are left to the next time: they are kept, and yet to be restored.
+        """
         await self.lacking.look_again()
         async with self._lock:
             seen = await asyncio.to_thread(self._library.changes)
@@ -49,6 +54,9 @@ class Shelf:
             self._seen = seen
             self._warn((str(folder.path), folder.why) for folder in broken)
             for manifest in manifests:
+                if manifest.name in but:
+                    self._seen = None
+                    continue
                 try:
                     await self._make_known(manifest)
                 except ModelBusyError:
@@ -83,13 +91,15 @@ class Shelf:
         known = self._driver.views.find_model(ModelName(manifest.name))
         if known is not None and known.serving.by:
             return  # it was given another version since
+        wanted: dict[str, Any] = {"settings": manifest.settings}
+        if known is not None:  # its bounds may be others since, without another version
+            settings = {key: value for key, value in manifest.settings.items() if key not in BOUNDS}
+            settings |= {key: value for key, value in known.spec.settings.items() if key in BOUNDS}
+            bounds = {"min_instances": known.spec.min_instances, "max_instances": known.spec.max_instances}
+            wanted = {"settings": settings, **bounds}
+        source = str(self._library.path(manifest))
         self._driver.create_model(
-            await self._plugins.place(
-                name=manifest.name,
-                source=str(self._library.path(manifest)),
-                backend=manifest.backend,
-                settings=manifest.settings,
-            )
+            await self._plugins.place(name=manifest.name, source=source, backend=manifest.backend, **wanted)
         )
 
     def _warn(self, problems: Iterable[tuple[str, str]]) -> None:

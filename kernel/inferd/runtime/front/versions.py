@@ -122,6 +122,8 @@ class Versions:
     async def update(self, name: str, other: Other, caller: Caller) -> Model:
         """Have a new version of a model take its tasks, or one that is kept, and wait until it does.
 
+        What changes holds in the kernel after this one, without a version too, and for a model that was only pulled.
+
         Raises:
             InferdError: It cannot be placed, is refused or could not be rolled out; then the model is as it was.
         """
@@ -129,9 +131,11 @@ class Versions:
         if keeper is not None:
             keeper.check()  # first, so that what is refused has not begun
         async with self._wanted(name, other, caller) as spec:
-            by = caller.principal.name
+            by, before = caller.principal.name, self._driver.views.model(spec.name).spec
             model = await self._driver.loading.update(UpdateModel(spec.name, spec, other.number, by))
-        if keeper is not None:
+        if keeper is not None and model.spec.wanted != before.wanted:
+            await keeper.keep_model(model.spec)
+        elif keeper is not None:
             await keeper.settled_model(spec.name)
         return model
 
