@@ -157,6 +157,7 @@ async def test_one_update_at_a_time(connection: Connection) -> None:
         ({"max_instances": 65}, "max_instances is 65"),
         ({"min_instances": 2}, "min_instances would be 2 and max_instances 1"),
         ({"settings": {"nonsense": "1"}}, "nonsense"),
+        ({"settings": {"nonsense": ""}}, "has no setting 'nonsense'"),
         ({"device": "cpu:7"}, "cpu:7"),
     ],
 )

@@ -1,6 +1,6 @@
 """What a backend is: an inert `BackendSpec` and a class that probes the host and loads models."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
@@ -326,11 +326,21 @@ def read_settings(spec: BackendSpec, given: Mapping[str, str]) -> dict[str, Sett
     Raises:
         ValueError: An unknown name (with the nearest known one), or a value outside its bounds.
     """
+    check_names(spec, given)
     known = {setting.name: setting for setting in spec.settings}
-    for name in given:
-        if name not in known:
-            raise ValueError(_unknown(name, sorted(known), spec.name))
     return {name: _read(s, given[name]) if name in given else s.default for name, s in known.items()}
+
+
+def check_names(spec: BackendSpec, names: Collection[str]) -> None:
+    """See that a backend has settings of these names.
+
+    Raises:
+        ValueError: An unknown name, with the nearest known one.
+    """
+    known = sorted(setting.name for setting in spec.settings)
+    for name in names:
+        if name not in known:
+            raise ValueError(_unknown(name, known, spec.name))
 
 
 def _unknown(name: str, known: Sequence[str], backend: str) -> str:

@@ -1,7 +1,7 @@
 """From a client's words about a model to where and by what it is loaded. Nothing of the file is parsed here."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from inferd.core.ids import DeviceId, ModelName
 from inferd.core.model import ModelSpec
 from inferd.core.sampling_defaults import NO_DEFAULTS, SamplingDefaults
 from inferd.errors import InferdError, InvalidFieldError, present
-from inferd.plugin.backend import Setting, read_settings
+from inferd.plugin.backend import Setting, check_names, read_settings
 from inferd.plugin.recipe_file import find_recipe
 from inferd.plugin.registry import WORDS, BackendReport, alternatives, choose
 from inferd.runtime.catalogue import catalogue_sampling
@@ -49,6 +49,7 @@ def place(
     backend: str = "",
     device: str = "",
     settings: Mapping[str, str] | None = None,
+    unset: Collection[str] = (),
     min_instances: int = 0,
     max_instances: int = 1,
     sampling: SamplingDefaults = NO_DEFAULTS,
@@ -61,6 +62,7 @@ def place(
 
     `sampling` are defaults of its tasks. Of a model of blobs, which are those of `tenant`, `path` is where they are;
     any other is within `roots`, if there are some, and so is what settings name that are not among the `accepted`.
+    Of settings that are `unset` the names alone are checked.
 
     Raises:
         InvalidFieldError: The source is no file and no model folder, or a setting is wrong.
@@ -77,7 +79,9 @@ def place(
     choice = choose(reports, format=kind, requested=backend, device=device)
     spec = present(choice.report.spec)  # `choose` gives READY backends only, and they have one
     try:
-        values = read_settings(replace(spec, settings=(*spec.settings, *ENGINE_SETTINGS)), settings or {})
+        known = replace(spec, settings=(*spec.settings, *ENGINE_SETTINGS))
+        check_names(known, unset)
+        values = read_settings(known, settings or {})
     except ValueError as error:
         raise InvalidFieldError(str(error), field="model.settings") from None
     if roots is not None:

@@ -61,6 +61,7 @@ def otherwise(spec: ModelSpec, other: Other) -> dict[str, Any]:
         "backend": other.backend or ("" if elsewhere else spec.backend),
         "device": other.device or ("" if new else spec.device),
         "settings": {key: value for key, value in settings.items() if value},
+        "unset": [key for key, value in other.settings.items() if not value and key not in spec.settings],
         "min_instances": spec.min_instances if other.min_instances is None else other.min_instances,
         "max_instances": spec.max_instances if other.max_instances is None else other.max_instances,
         "sampling": spec.sampling if other.sampling is None else other.sampling,
