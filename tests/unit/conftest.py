@@ -259,7 +259,13 @@ class ScriptedModels(model_service_pb2_grpc.ModelServiceServicer):
             way = model_service_pb2.ROLLOUT_WAY_NO_ROOM if request.source else model_service_pb2.ROLLOUT_WAY_BESIDE
             plan = model_service_pb2.RolloutPlan(way=way, reason="as it is", load=model_service_pb2.LoadPlan())
             return model_service_pb2.UpdateModelResponse(model=model, plan=plan)
-        model.version += 1
+        model.version += self.kernel.next_version
+        if not self.kernel.next_version:
+            for name, value in request.settings.items():
+                model.settings[name] = value
+                if not value:
+                    del model.settings[name]
+            model.max_instances = request.max_instances or model.max_instances
         return model_service_pb2.UpdateModelResponse(model=model)
 
     def ListModelVersions(self, request: Any, context: Any) -> Any:
@@ -351,6 +357,7 @@ class ScriptedKernel:
         names = ("endless", "silent", "broken", "plain", "hostile", "hostile-error")
         self.models = {name: mp.Model(name=name, source=f"/m/{name}", state=mp.MODEL_STATE_UNLOADED) for name in names}
         self.versions: list[mp.ModelVersion] = []
+        self.next_version = 1  # how much an update adds
         self.models["echo"] = mp.Model(
             name="echo", source="/m/echo", state=mp.MODEL_STATE_READY, backend="cpu", instances=[ready], size_bytes=98
         )

@@ -49,7 +49,7 @@ def test_set_says_what_is_to_be_otherwise(scripted: Any, inferd: Commands, tmp_p
 
 def test_a_dry_run_tells_the_way_and_changes_nothing(scripted: Any, inferd: Commands, tmp_path: Path) -> None:
     """Its exit code is 1 where there is no room."""
-    assert inferd("set", "echo", "a=b", "--dry-run").stdout.startswith("as it is\n")
+    assert inferd("set", "echo", "a=b", "--dry-run").stdout.startswith("beside what serves: as it is\n")
     assert scripted.requests[-1].validate_only
     (tmp_path / "huge.gguf").touch()
     done = inferd("set", "echo", "--source", str(tmp_path / "huge.gguf"), "--dry-run", "-o", "json")
@@ -85,10 +85,29 @@ def test_versions_are_listed(inferd: Commands) -> None:
 
 
 def test_add_makes_a_file_known(scripted: Any, inferd: Commands, tmp_path: Path) -> None:
-    """Under its own name or another one; what is no file is refused here."""
+    """Under its own name or another one; a path from the root that is none here is the kernel's to judge."""
     file = tmp_path / "mine.gguf"
     file.touch()
     assert inferd("add", str(file), "--min", "1").exit_code == 0
     asked = scripted.requests[-1].model
     assert (asked.name, asked.source, asked.min_instances) == ("mine", str(file), 1)
-    assert "there is no file" in inferd("add", str(tmp_path / "none.gguf")).stderr
+    for words in (("add",), ("set", "echo", "--source")):
+        assert inferd(*words, str(tmp_path / "none.gguf")).exit_code == 0
+        asked = scripted.requests[-1]
+        assert (asked.model.source if words == ("add",) else asked.source) == str(tmp_path / "none.gguf")
+    assert "there is no file" in inferd("add", "./none.gguf").stderr
+
+
+def test_set_says_what_changed_without_a_new_version(scripted: Any, inferd: Commands) -> None:
+    """The settings and bounds that are others now, and nothing where that is so."""
+    scripted.next_version = 0
+    scripted.models["echo"].settings["queued_tasks"] = "4"
+    said = inferd("set", "echo", "idle_s=555", "--unset", "queued_tasks", "--max", "3").stdout
+    assert said == "echo: idle_s=555, queued_tasks at its default, max_instances=3, no new version needed\n"
+    assert inferd("set", "echo", "idle_s=555").stdout.startswith("echo: nothing changes")
+
+
+def test_a_setting_without_a_value_speaks_of_what_the_command_takes(inferd: Commands) -> None:
+    """`models set` has no --set."""
+    done = inferd("set", "echo", "threads")
+    assert (done.exit_code, "--set" in done.stderr, "NAME=VALUE" in done.stderr) == (2, False, True)

@@ -85,11 +85,13 @@ def read_pairs(texts: list[str] | None, option: str) -> dict[str, str]:
     return pairs
 
 
-def read_wanted(name: str, *, backend: str = "", device: str = "", settings: list[str] | None = None) -> "Wanted":
+def read_wanted(
+    name: str, *, backend: str = "", device: str = "", settings: list[str] | None = None, option: str = "--set"
+) -> "Wanted":
     """What a command names, and how it is to be loaded."""
     from inferd.cli.wanted import Wanted  # noqa: PLC0415 - `--help` takes no gRPC
 
-    values = read_pairs(settings, "--set")
+    values = read_pairs(settings, option)
     for setting in values.keys() & PATH_SETTINGS:  # the worker, which reads them, runs in another folder
         values[setting] = str(Path(values[setting]).expanduser().absolute())
     return Wanted(name=name, backend=backend, device=device, settings=values)
@@ -153,7 +155,7 @@ Address = Annotated[
     text_option(
         "--address",
         envvar="INFERD_ADDRESS",
-        help="The kernel: unix:/path, tls:host:port, host:port. Default: the socket of this user or this host.",
+        help="unix:/path, host:port, tls:host:port or mtls:host:port. Default: the socket of this user or this host.",
         metavar="A",
     ),
 ]

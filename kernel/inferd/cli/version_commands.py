@@ -81,7 +81,7 @@ def _set(
         set_model(
             out,
             address,
-            read_wanted(model, backend=backend, device=device, settings=settings),
+            read_wanted(model, backend=backend, device=device, settings=settings, option="NAME=VALUE"),
             source=Wanted(name=source) if source else None,
             unset=unset or (),
             bounds={"min_instances": least, "max_instances": most},

@@ -16,7 +16,7 @@ from inferd.cli.plan import explain
 from inferd.cli.wanted import not_known
 from inferd.runtime.library import Library
 from inferd_api.v1.model_pb2 import VERSION_STATE_RETIRED, ModelVersion, VersionState
-from inferd_api.v1.model_service_pb2 import ROLLOUT_WAY_NO_ROOM
+from inferd_api.v1.model_service_pb2 import ROLLOUT_WAY_BESIDE, ROLLOUT_WAY_DRAINS, ROLLOUT_WAY_NO_ROOM
 from inferd_client.errors import ModelNotFoundError
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from inferd.cli.wanted import Wanted
     from inferd_api.v1.model_pb2 import Model
     from inferd_client import Client
+
+WAYS = {ROLLOUT_WAY_BESIDE: "beside what serves", ROLLOUT_WAY_DRAINS: "after draining"}
 
 
 def set_model(
@@ -106,12 +108,12 @@ def list_versions(output: Output, address: str, name: str) -> None:
 
 
 def add(output: Output, address: str, wanted: Wanted, *, name: str, bounds: Mapping[str, int | None]) -> None:
-    """Make a file or a folder of this host known to the kernel.
+    """Make a file or a folder of the kernel's host known to it.
 
     Raises:
         CommandError: There is no model at the path.
     """
-    path = wanted.path()
+    path = wanted.host_path()
     if path is None:
         raise CommandError(f"there is no file and no model folder {wanted.name}", reason="MODEL_NOT_FOUND")
     with connected(address) as client:
@@ -131,7 +133,7 @@ def _path(source: Wanted, data_dir: Callable[[], Path]) -> str:
     """Where a source is: a file, a folder, a model of the library, or blobs of the kernel."""
     if source.name.startswith("blob:"):
         return source.name
-    if (path := source.path()) is not None:
+    if (path := source.host_path()) is not None:
         return str(path)
     library = Library(data_dir())
     if (manifest := library.find(source.name)) is None:
@@ -153,10 +155,25 @@ def _update(output: Output, client: Client, name: str, changes: Mapping[str, Any
         model = client.update_model(name, **changes)
     took = span(time.monotonic() - began)
     if model.version == before.version:
-        said = f"{name} stays at version {model.version}; its bounds are {model.min_instances} to {model.max_instances}"
+        said = f"{name}: {_told_changes(before, model)}"
     else:
         said = f"version {model.version} of {name} serves in place of {before.version}, after {took}: {model.source}"
     _tell(output, model, said)
+
+
+def _told_changes(before: Model, after: Model) -> str:
+    """What is otherwise of a model that needed no new version for it."""
+    was, now = before.settings, after.settings
+    changed = [
+        f"{setting}={now[setting]}" if setting in now else f"{setting} at its default"
+        for setting in sorted({*was, *now})
+        if was.get(setting) != now.get(setting)
+    ]
+    bounds = [(bound, getattr(before, bound), getattr(after, bound)) for bound in ("min_instances", "max_instances")]
+    changed += [f"{bound}={value}" for bound, old, value in bounds if value != old]
+    if not changed:
+        return f"nothing changes; version {after.version} is that already"
+    return f"{', '.join(changed)}, no new version needed"
 
 
 def _tell(output: Output, model: Model, said: str) -> None:
@@ -171,7 +188,11 @@ def _tell_plan(output: Output, client: Client, name: str, changes: Mapping[str, 
     if output.json:
         output.document(plain(found))
     else:
-        for line in [found.reason, *(explain(found.load)[1:] if found.HasField("load") else ())]:
+        way = WAYS.get(found.way, "")
+        for line in [
+            f"{way}: {found.reason}" if way else found.reason,
+            *(explain(found.load)[1:] if found.HasField("load") else ()),
+        ]:
             output.text(line)
     if found.way == ROLLOUT_WAY_NO_ROOM:
         raise typer.Exit(1)

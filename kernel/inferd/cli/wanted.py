@@ -67,6 +67,15 @@ class Wanted:
             raise CommandError(f"there is no file {path}", reason="MODEL_NOT_FOUND")
         return None
 
+    def host_path(self) -> Path | None:
+        """As `path`, for the kernel's host: one from the root goes to it as it is where this command cannot read it.
+
+        Raises:
+            CommandError: As `path`, for one that is not from the root.
+        """
+        path = Path(self.name)
+        return path if path.is_absolute() and not os.access(path, os.R_OK) else self.path()
+
 
 def check(wanted: Wanted, data_dir: Callable[[], Path]) -> None:
     """See that a kernel that is only started would find the model.
