@@ -17,6 +17,12 @@ class Blobs(BaseModel):
     all_count: int = Field(100_000, ge=1, description="blobs of all tenants")
     tenant_bytes: int = Field(64 << 30, ge=1, description="blobs of one tenant, in bytes")
     tenant_count: int = Field(10_000, ge=1, description="blobs of one tenant")
+    tenant_share: float = Field(
+        4.0,
+        gt=0,
+        le=1e6,
+        description="a tenant may have so many times what its blobs leave free of `all_bytes` and of `all_count`",
+    )
     blob_bytes: int = Field(64 << 30, ge=1, description="largest blob, in bytes")
     inline_bytes: int = Field(
         4 << 20,

@@ -200,6 +200,39 @@ async def test_bounds_name_themselves_and_both_numbers(
             await give(blobs, b"two")
 
 
+async def test_a_tenant_leaves_room_for_the_blobs_of_others(tmp_path: Path, stores: Stores) -> None:
+    """Whatever a tenant announces, it has no more than its share of the bytes and the blobs that are left."""
+    async with opened(stores, tmp_path, all_bytes=10) as (blobs, _):
+        await give(blobs, b"8 bytes.", "one")
+        wanted = r"10 of blobs.all_bytes, and may have 4 times the 0 that are left \(blobs.tenant_share\)"
+        with pytest.raises(LimitExceededError, match=wanted) as caught:
+            await give(blobs, b"no", "one")
+        assert caught.value.metadata == {"bound": "blobs.tenant_share", "value": "10", "free": "0"}
+        await give(blobs, b"2", "two")
+    async with opened(stores, tmp_path, all_count=3, tenant_share=1) as (blobs, _):
+        with pytest.raises(LimitExceededError, match=r"2 of blobs.all_count, and may have 1 times the 1 that"):
+            await give(blobs, b"more", "one")
+        await give(blobs, b"more", "three")
+
+
+async def test_what_was_announced_and_never_came_is_forgotten_with_its_call(tmp_path: Path, stores: Stores) -> None:
+    """A call that ends without a byte leaves no blob, no file and no row; while another one gives it, it stays."""
+    async with opened(stores, tmp_path) as (blobs, _):
+        async with blobs.receiving("t", DIGEST, len(DATA)):
+            other = asyncio.create_task(give(blobs, DATA))
+            await asyncio.sleep(0)  # it waits for the lock now
+        await other
+        assert await read(blobs) == DATA
+        await blobs.remove("t", DIGEST)
+        async with blobs.receiving("t", DIGEST, len(DATA)):
+            assert blobs.get("t", DIGEST).received_bytes == 0
+        with pytest.raises(BlobNotFoundError):
+            blobs.get("t", DIGEST)
+        assert files(tmp_path) == []
+    async with opened(stores, tmp_path) as (blobs, _):
+        assert blobs.list("t", after=None, size=5).records == []
+
+
 async def test_what_is_held_stays(tmp_path: Path, stores: Stores) -> None:
     """A blob that someone holds is neither removed nor swept, until all have let go; then its time counts."""
     clock = Clock()

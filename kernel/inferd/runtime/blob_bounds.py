@@ -25,6 +25,10 @@ class BlobBounds(Protocol):
         """Of one tenant."""
 
     @property
+    def tenant_share(self) -> float:
+        """How many times what is left free, of all, a tenant may have."""
+
+    @property
     def blob_bytes(self) -> int:
         """Of one blob."""
 
@@ -59,7 +63,8 @@ def check_room(bounds: BlobBounds, size_bytes: int, held: Held) -> None:
 
     Raises:
         InvalidFieldError: It has none.
-        LimitExceededError: It is too large, or the tenant, or all, would have too much.
+        LimitExceededError: It is too large, or the tenant, or all, would have too much, or the tenant more than its
+            share of what is then free.
     """
     if size_bytes < 1:
         raise InvalidFieldError(f"start.size_bytes is {size_bytes}; it must be 1 or more", field="start.size_bytes")
@@ -68,6 +73,20 @@ def check_room(bounds: BlobBounds, size_bytes: int, held: Held) -> None:
     _check("tenant_count", 1, held.tenant_count, bounds.tenant_count, "blobs of the tenant")
     _check("all_bytes", size_bytes, held.all_bytes, bounds.all_bytes, "bytes of blobs")
     _check("all_count", 1, held.all_count, bounds.all_count, "blobs")
+    # Judged by the bytes that are left then: one large blob would take all of them.
+    left_bytes = bounds.all_bytes - held.all_bytes - size_bytes
+    _check_share("all_bytes", held.tenant_bytes + size_bytes, left_bytes, bounds.tenant_share)
+    _check_share("all_count", held.tenant_count + 1, bounds.all_count - held.all_count, bounds.tenant_share)
+
+
+def _check_share(name: str, of_tenant: int, left: int, share: float) -> None:
+    if of_tenant > share * left:
+        raise LimitExceededError(
+            f"the tenant would have {of_tenant} of blobs.{name}, and may have {share:g} times the {left} that are left "
+            "(blobs.tenant_share); delete some, or raise one of these settings of the kernel",
+            metadata={"bound": "blobs.tenant_share", "value": str(of_tenant), "free": str(left)},
+            field="start.size_bytes" if name.endswith("bytes") else "",
+        )
 
 
 def _check(name: str, more: int, held: int, limit: int, what: str) -> None:

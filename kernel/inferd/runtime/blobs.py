@@ -145,7 +145,7 @@ class Blobs:
 
     @asynccontextmanager
     async def receiving(self, tenant: str, digest: str, size_bytes: int, *, own: bool = False) -> AsyncIterator[Entry]:
-        """A blob that is given in the block, behind what has come of it; what came stays after the block.
+        """A blob that is given in the block, behind what has come of it; what came stays after the block, if anything.
 
         While another call gives it, this one waits for that. `own` is whether the kernel gives it itself.
 
@@ -163,11 +163,22 @@ class Blobs:
                 " is not how many it has; delete it, or give it as it was announced",
                 field="start.size_bytes",
             )
-        with entry.held("the call that gives it"):
-            async with entry.lock:
-                await self._take_up(entry)
-                entry.used = self._wall()
-                yield entry
+        try:
+            with entry.held("the call that gives it"):
+                async with entry.lock:
+                    await self._take_up(entry)
+                    entry.used = self._wall()
+                    yield entry
+        finally:
+            await asyncio.shield(self._drop_empty(entry))
+
+    async def _drop_empty(self, entry: Entry) -> None:
+        """Forget a blob that was announced and of which nothing has come: nobody else gives it now."""
+        if entry.whole or entry.gone or entry.received_bytes or entry.holders:
+            return
+        late = entry.arrival is not None and await self._do(entry.arrival.received)  # left undone by its call
+        if not late and not entry.holders and not entry.gone:
+            await tried(lambda: self._remove([entry]))
 
     def _announce(self, tenant: str, digest: str, size_bytes: int, *, own: bool) -> Entry:
         check_room(self._bounds, size_bytes, self._book.held(tenant))
