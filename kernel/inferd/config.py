@@ -119,9 +119,10 @@ class Limits(BaseModel):
         4000, ge=1, description="connections open at once on each address; more are closed as they come"
     )
     connection_idle_s: Seconds = Field(
-        600.0,
+        30.0,
         gt=0,
-        description="a connection without a call for so long is closed; clients open another when they call",
+        description="a connection without a call for so long is closed; clients open another when they call. "
+        "Until then it is one of `connections`, whoever has it",
     )
     handshake_s: Seconds = Field(
         10.0, gt=0, description="a connection that has not begun to speak HTTP/2 (and TLS) after so long is closed"
