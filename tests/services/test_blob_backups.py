@@ -36,7 +36,7 @@ async def read(client: AsyncClient, digest: str) -> bytes:
 
 
 async def test_a_backup_brings_its_blobs_back(tmp_path: Path, stores: Stores) -> None:
-    """With all files of blobs gone, outputs and blobs of clients are read back from what is beside the backup."""
+    """With all files of blobs gone, outputs and blobs of clients are read back from copies of what is beside it."""
     async with kernel(tmp_path, stores) as (connection, client):
         task_id, digest = await kept(connection, client)
         told = (await made(connection, tmp_path / "b")).backup
@@ -46,6 +46,7 @@ async def test_a_backup_brings_its_blobs_back(tmp_path: Path, stores: Stores) ->
     shutil.rmtree(tmp_path / "data" / "blobs")
     answer = restore(stores, tmp_path / "b")
     assert (answer["blobs"], answer["missing_blobs"]) == (3, 0)
+    assert all(each.stat().st_nlink == 1 for each in (tmp_path / "b.blobs").glob("*/*/*"))
     async with kernel(tmp_path, stores) as (connection, client):
         await blobs_of(connection).sweep()
         assert await outputs(client, task_id) == [ARRAY.tobytes()]
@@ -53,13 +54,18 @@ async def test_a_backup_brings_its_blobs_back(tmp_path: Path, stores: Stores) ->
 
 
 async def test_a_restored_store_shares_no_blobs_with_the_one_set_aside(tmp_path: Path, stores: Stores) -> None:
-    """Files of blobs that came after the backup stay for the store that is set aside; what is there is not copied."""
+    """Files of blobs that came after the backup stay for the store that is set aside; what is there is not copied.
+
+    Nor does it make a backup whole.
+    """
     async with kernel(tmp_path, stores) as (connection, client):
         task_id, _ = await kept(connection, client)
         await made(connection, tmp_path / "b")
         later = (await client.put_blob(b"later")).digest.removeprefix("sha256:")
         files = blobs_of(connection)._files
     shutil.rmtree(tmp_path / "b.blobs")
+    checked = CliRunner().invoke(app, ["store", "restore", str(tmp_path / "b"), "--check"])
+    assert (checked.exit_code, "not whole" in checked.output, "3 are missing" in checked.output) == (1, True, True)
     answer = restore(stores, tmp_path / "b")
     assert (answer["blobs"], answer["missing_blobs"]) == (3, 0)
     async with kernel(tmp_path, stores) as (connection, client):
@@ -82,8 +88,10 @@ async def test_what_is_missing_of_a_backup_is_said(tmp_path: Path, stores: Store
     shutil.rmtree(tmp_path / "data" / "blobs")
     path = BlobFiles(tmp_path / "b.blobs").path(DEFAULT_TENANT, output.digest.removeprefix("sha256:"))
     path.write_bytes(b"x" + path.read_bytes()[1:])
-    assert CliRunner().invoke(app, ["store", "restore", str(tmp_path / "b"), "--check"]).output.count("2 are missing")
-    assert restore(stores, tmp_path / "b")["missing_blobs"] == 2
+    with pytest.raises(AssertionError, match="BLOBS_MISSING"):
+        restore(stores, tmp_path / "b")
+    assert list((tmp_path / "data" / "blobs").iterdir()) == []
+    assert restore(stores, tmp_path / "b", "--missing-blobs")["missing_blobs"] == 2
     async with kernel(tmp_path, stores) as (connection, client):
         with pytest.raises(EventsDroppedError, match="its file is missing"):
             await outputs(client, task_id)

@@ -55,9 +55,9 @@ async def lease(connection: Connection, ttl_s: int) -> lp.Lease:
     return granted
 
 
-def restore(stores: Stores, backup: Path) -> dict[str, Any]:
+def restore(stores: Stores, backup: Path, *more: str) -> dict[str, Any]:
     place = ["--file", str(stores.path)] if isinstance(stores, Sqlite) else ["--url", stores.settings["url"]]
-    result = CliRunner().invoke(app, ["store", "restore", str(backup), *place, "-o", "json"])
+    result = CliRunner().invoke(app, ["store", "restore", str(backup), *place, *more, "-o", "json"])
     assert result.exit_code == 0, result.output
     told: dict[str, Any] = json.loads(result.stdout)
     return told

@@ -6,6 +6,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import typer
+
 from inferd.cli.amounts import counted, size
 from inferd.cli.kernel import connected, reachable
 from inferd.cli.output import CommandError
@@ -13,7 +15,7 @@ from inferd.cli.settings import read_settings
 from inferd.cli.store import logging_aside, opened, place_of
 from inferd.core.key import KeyState
 from inferd.runtime.backups import Made, back_up_store
-from inferd.runtime.blob_backups import Blobbed, give_up, looked_at, taken_back
+from inferd.runtime.blob_backups import Blobbed, folder_of, give_up, looked_at, taken_back
 from inferd.runtime.clock import Clock
 from inferd.runtime.kept_keys import read_key
 from inferd.runtime.kept_leases import read_token, token_after, write_token
@@ -154,11 +156,14 @@ class _Standing:
         return found
 
 
-def restore(output: Output, path: Path, *, check: bool, file: Path | None, url: str | None) -> None:
+def restore(
+    output: Output, path: Path, *, check: bool, missing_blobs: bool, file: Path | None, url: str | None
+) -> None:
     """Put a backup in the place of a store.
 
     Raises:
-        CommandError: There is none.
+        CommandError: There is none; or blobs of it are missing and may not be: nothing was changed.
+        typer.Exit: Blobs are missing beside one that is checked: exit code 1.
         StoreUnavailableError: A kernel has the store, or the backup cannot be used: nothing was changed.
     """
     place, standing, token, blobs, keys = place_of(file, url), _Standing(), 0, Blobbed(), CarriedKeys()
@@ -166,7 +171,9 @@ def restore(output: Output, path: Path, *, check: bool, file: Path | None, url: 
 
     def prepare(store: Store, there: Before) -> None:
         nonlocal standing, token, blobs, keys
-        blobs = looked_at(store, path, root) if check else taken_back(store, path, root)
+        blobs = looked_at(store, path) if check else taken_back(store, path, root)
+        if blobs.missing and not (check or missing_blobs):
+            raise _incomplete(path, blobs)
         keys = carry_keys(store, there.keys, time.time())
         standing = _Standing.of(store)
         known = [*_tokens(there.numbers), *_tokens({each.key: each.value for each in store.records(Kind.COUNT)})]
@@ -186,6 +193,17 @@ def restore(output: Output, path: Path, *, check: bool, file: Path | None, url: 
         give_up(blobs)
         raise _told(error) from None
     _tell_restored(output, path, done, standing, token, blobs, keys)
+    if check and blobs.missing:
+        raise typer.Exit(1)
+
+
+def _incomplete(path: Path, blobs: Blobbed) -> CommandError:
+    total = counted(blobs.count + blobs.missing, "blob")
+    message = (
+        f"{blobs.missing} of {total} of {path} are missing or damaged in {folder_of(path)} and on this host, and"
+        " nothing was changed; bring that folder back, or restore without them: --missing-blobs"
+    )
+    return CommandError(message, reason="BLOBS_MISSING")
 
 
 def _told(error: BaseException) -> BaseException:
@@ -242,7 +260,10 @@ def _tell_restored(  # noqa: PLR0917 - of one call
     if blobs.count or blobs.missing:
         has += f"; {_said(blobs)}"
     if not done.store:
-        output.text(f"{path}: a whole backup{when} with {has}")
+        if blobs.missing:
+            output.text(f"{path}: a backup{when} that is not whole, as blobs are missing in {folder_of(path)}: {has}")
+        else:
+            output.text(f"{path}: a whole backup{when} with {has}")
         return
     output.text(f"{done.store} is now the backup{when}: {has}")
     if done.aside:

@@ -46,6 +46,7 @@ CODES: Mapping[str, str] = {
     "DISK_FULL": "RESOURCE_EXHAUSTED",
     "MODEL_EXISTS": "ALREADY_EXISTS",
     "AUTHORITY_EXISTS": "ALREADY_EXISTS",
+    "BLOBS_MISSING": "DATA_LOSS",
 }
 """The gRPC status codes of the command line's own reasons."""
 

@@ -95,6 +95,9 @@ def _restore(
     path: Annotated[Path, typer.Argument(help="A backup, or a copy from before a migration.", metavar="BACKUP")],
     *,
     check: Annotated[bool, typer.Option("--check", help="Read all of the backup, and change nothing.")] = False,
+    missing_blobs: Annotated[
+        bool, typer.Option("--missing-blobs", help="Restore also where blobs are missing or damaged.")
+    ] = False,
     file: File = None,
     url: Url = None,
     output: Output = Format.TABLE,
@@ -102,9 +105,10 @@ def _restore(
     """Put a backup in the place of the store, while no kernel runs; what is there is set aside, beside it.
 
     Tasks that had not ended when it was made go on from there. Leases that it has are held for what is left of their
-    time; fencing tokens are above all that were given.
+    time; fencing tokens are above all that were given. Blobs are those on this host, or copied from
+    BACKUP.blobs; --check looks at BACKUP.blobs alone, and its exit code is 1 when some are missing.
     """
     with edge(output) as out:
         from inferd.cli.backup import restore
 
-        restore(out, path, check=check, file=file, url=url)
+        restore(out, path, check=check, missing_blobs=missing_blobs, file=file, url=url)

@@ -125,9 +125,10 @@ def _copied(wanted: Sequence[Wanted], source: BlobFiles, target: BlobFiles, done
 
 
 def taken_back(store: Store, backup: Path, root: Path) -> Blobbed:
-    """Give a restored store a new folder with its blobs: of those of the backup, or of those that are still there.
+    """Give a restored store a new folder with its blobs: of those that are still there, or of those of the backup.
 
-    No other store has that folder, so what one sweeps is never another one's.
+    The former become the same files where that can be; the latter are copied, lest what damages one damages the backup.
+    No other store has the new folder, so what one sweeps is never another one's.
 
     Raises:
         StoreUnavailableError: They cannot be written.
@@ -138,10 +139,11 @@ def taken_back(store: Store, backup: Path, root: Path) -> Blobbed:
     done = Blobbed(folder=str(target.folder))
     try:
         target.make()
-        sources = [BlobFiles(folder_of(backup)), *_others(target)]
+        others, beside = _others(target), BlobFiles(folder_of(backup))
         for blob in wanted:
             path = target.path(blob.tenant, blob.digest)
-            whole = any(_take(each.path(blob.tenant, blob.digest), path, blob) for each in sources)
+            whole = any(_take(each.path(blob.tenant, blob.digest), path, blob) for each in others)
+            whole = whole or _copy(beside.path(blob.tenant, blob.digest), path, blob)
             done = done.with_one(blob.size_bytes if whole else None)
     except BaseException:
         give_up(done)
@@ -155,12 +157,11 @@ def give_up(done: Blobbed) -> None:
         rmtree(done.folder, ignore_errors=True)
 
 
-def looked_at(store: Store, backup: Path, root: Path) -> Blobbed:
-    """What `taken_back` would do."""
-    done = Blobbed()
-    sources = [BlobFiles(folder_of(backup)), *_others(BlobFiles(root / "none"))]
+def looked_at(store: Store, backup: Path) -> Blobbed:
+    """What is beside a backup, alone: what a store of this host has is none of it."""
+    done, beside = Blobbed(), BlobFiles(folder_of(backup))
     for blob in wanted_of(store)[1]:
-        whole = any(_is_whole(each.path(blob.tenant, blob.digest), blob) for each in sources)
+        whole = _is_whole(beside.path(blob.tenant, blob.digest), blob)
         done = done.with_one(blob.size_bytes if whole else None)
     return done
 
