@@ -13,7 +13,7 @@ import pytest
 from cryptography import x509
 from typer.testing import CliRunner, Result
 
-from inferd.cli import main
+from inferd.cli import cert_authority, main
 from inferd.cli.cert_authority import CertAuthority
 
 Certs = Callable[..., Result]
@@ -45,7 +45,7 @@ def test_certificates_are_issued_listed_and_revoked(certs: Certs, tmp_path: Path
     assert (client["kind"], client["names"]) == ("client", ["inferd:anna"])
     assert "is revoked" in certs("revoke", client["serial"][:8]).stdout
     assert "nothing of anna holds" in certs("revoke", "anna").stdout
-    assert {(each["name"], each["state"]) for each in said(certs("list", "-o", "json"))} == {
+    assert {(each["name"], each["state"]) for each in said(certs("list", "-o", "json"))["certificates"]} == {
         ("kernel", "active"),
         ("anna", "revoked"),
     }
@@ -75,9 +75,12 @@ def test_nothing_is_overwritten_unless_it_is_said(certs: Certs, tmp_path: Path) 
     assert (tmp_path / "anna.pem").read_bytes() != before
 
 
-def test_what_cannot_be_is_one_line(certs: Certs, tmp_path: Path) -> None:
-    """Without an authority, with names that are none, or with a key that is gone, an error says what to do."""
-    assert "inferd certs init" in certs("issue", "anna", code=1).stderr
+def test_what_cannot_be_is_one_line(certs: Certs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without an authority, with names that are none, or with a key that is gone, an error says what to do.
+
+    What could not be written was not issued; it is not listed.
+    """
+    assert f"inferd certs init --dir {tmp_path / 'ca'}" in certs("issue", "anna", code=1).stderr.replace("\n", "")
     certs("init")
     for words, why in (
         (("issue", "a/b"), "is no name"),
@@ -87,6 +90,13 @@ def test_what_cannot_be_is_one_line(certs: Certs, tmp_path: Path) -> None:
         (("revoke", "nobody"), "certs list"),
     ):
         assert why in certs(*words, code=1).stderr
+    assert "is no folder" in certs("issue", "anna", "--out", str(tmp_path / "none"), code=1).stderr
+    monkeypatch.setattr(cert_authority, "_pem", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    certs("issue", "anna", "--out", str(tmp_path), code=1)
+    monkeypatch.undo()
+    assert said(certs("list", "-o", "json")) == {"certificates": []}
+    assert " UTC" in certs("issue", "bob", "--out", str(tmp_path), "--days", "0.1").stdout
+    assert [each["name"] for each in said(certs("revoke", "bob", "-o", "json"))["certificates"]] == ["bob"]
     (tmp_path / "ca/ca.key").unlink()
     assert "ca.key is not there" in certs("issue", "anna", "--out", str(tmp_path), code=1).stderr
 

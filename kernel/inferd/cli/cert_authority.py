@@ -15,6 +15,7 @@ import ipaddress
 import os
 import re
 import secrets
+import shlex
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -95,7 +96,9 @@ class CertAuthority:
         try:
             self._root = x509.load_pem_x509_certificate((folder / ROOT).read_bytes())
         except FileNotFoundError:
-            message = f"there is no authority in {folder}; make one with: inferd certs init"
+            message = (
+                f"there is no authority in {folder}; make one with: inferd certs init --dir {shlex.quote(str(folder))}"
+            )
             raise CommandError(message, reason="AUTHORITY_NOT_FOUND") from None
         except ValueError:
             raise _broken(folder / ROOT) from None
@@ -151,6 +154,8 @@ class CertAuthority:
         """
         _check_name(name)
         cert_file, key_file = out / f"{name}.pem", out / f"{name}.key"
+        if not out.is_dir():
+            raise CommandError(f"{out} is no folder that is there; make it, or name another: --out", reason="USAGE")
         for path in (cert_file, key_file):
             if path.exists() and not replace:
                 raise CommandError(f"{path} is there already; replace it with --replace", reason="USAGE")
@@ -169,9 +174,14 @@ class CertAuthority:
             .sign(signs, hashes.SHA256())
         )
         pem = certificate.public_bytes(serialization.Encoding.PEM)
-        _write(self.folder / ISSUED / f"{_serial(certificate)}.pem", pem, mode=0o644, replace=False)
-        _write(key_file, _pem(key), mode=0o600, replace=replace)
-        _write(cert_file, pem, mode=0o644, replace=replace)
+        record = self.folder / ISSUED / f"{_serial(certificate)}.pem"
+        _write(record, pem, mode=0o644, replace=False)  # first: what is handed out can be revoked
+        try:
+            _write(key_file, _pem(key), mode=0o600, replace=replace)
+            _write(cert_file, pem, mode=0o644, replace=replace)
+        except OSError:
+            record.unlink()  # nobody got it
+            raise
         return Issued(certificate=certificate, revoked=None), cert_file, key_file
 
     def issued(self) -> list[Issued]:

@@ -54,7 +54,7 @@ def issue(
         return
     whose = "a server" if issued.server else "a client"
     ends = issued.certificate.not_valid_after_utc
-    output.text(f"{cert_file} and {key_file}: {whose}, {', '.join(issued.names)}, until {ends:%Y-%m-%d}")
+    output.text(f"{cert_file} and {key_file}: {whose}, {', '.join(issued.names)}, until {ends:%Y-%m-%d %H:%M} UTC")
 
 
 def revoke(output: Output, folder: Path | None, which: str) -> None:
@@ -62,7 +62,7 @@ def revoke(output: Output, folder: Path | None, which: str) -> None:
     authority = _cert_authority().CertAuthority(_folder(folder))
     gone = authority.revoke(which)
     if output.json:
-        output.document([_facts(each) for each in gone])
+        output.document({"certificates": [_facts(each) for each in gone]})
         return
     for each in gone:
         output.text(f"{each.serial} of {each.name} is revoked")
@@ -78,7 +78,7 @@ def list_all(output: Output, folder: Path | None) -> None:
     """List what was issued."""
     issued = _cert_authority().CertAuthority(_folder(folder)).issued()
     if output.json:
-        output.document([_facts(each) for each in issued])
+        output.document({"certificates": [_facts(each) for each in issued]})
         return
     output.table(COLUMNS, map(_row, issued), empty="nothing was issued; do with: inferd certs issue NAME --host HOST")
 
