@@ -110,6 +110,8 @@ def test_keys_by_commands(kernel: tuple[KernelProcess, str], tmp_path: Path, mon
         listed = run("keys", "list", address=socket).stdout
         assert "anna" in listed
         assert credential not in listed
+        keys = json.loads(run("keys", "list", "-o", "json", address=socket).stdout)["keys"]
+        assert key["key_id"] in [each["key_id"] for each in keys]
         assert "revoked" in run("keys", "revoke", key["key_id"], address=socket).stdout
         with pytest.raises(UnauthenticatedError):
             client.whoami()
