@@ -63,6 +63,8 @@ class Kernel:
         addresses: Where it listens, ports filled in.
         metrics_address: Where Prometheus reads, host:port; empty for nowhere.
         needs_login: Whether calls over TCP do.
+        socket_needs_login: Whether calls over sockets in files do, too.
+        has_key_makers: Whether anybody may make keys.
         driver: Its runtime.
         reports: Its backends.
     """
@@ -70,6 +72,8 @@ class Kernel:
     addresses: tuple[str, ...]
     metrics_address: str
     needs_login: bool
+    socket_needs_login: bool
+    has_key_makers: bool
     driver: Driver
     reports: tuple[BackendReport, ...]
 
@@ -100,6 +104,8 @@ async def running_kernel(settings: Settings) -> AsyncIterator[Kernel]:
                     addresses=doors.addresses,
                     metrics_address=metrics_address,
                     needs_login=settings.auth.required,
+                    socket_needs_login=not settings.auth.local_roles,
+                    has_key_makers=built.authority.has_key_makers(settings.auth, doors.addresses),
                     driver=built.driver,
                     reports=built.plugins.reports,
                 )

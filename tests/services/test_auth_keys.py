@@ -1,5 +1,6 @@
 """Keys: how they are made, what is known by them, and that nobody else learns anything of them."""
 
+import asyncio
 import re
 import time
 from pathlib import Path
@@ -14,7 +15,10 @@ from grpc_health.v1 import health_pb2 as hp
 from grpc_health.v1 import health_pb2_grpc
 from guarded import bearer, bytes_of, failing, guarded, refused
 from structlog.testing import capture_logs
+from typer.testing import CliRunner
 
+from inferd.cli import main
+from inferd.cli.serve import how_to_log_in
 from inferd.core.key import Secret
 from inferd.errors import InvalidFieldError
 from inferd.places import own_socket
@@ -378,6 +382,37 @@ async def test_a_kernel_that_nobody_could_use_does_not_start(tmp_path: Path) -> 
         await kernel.key(roles=["admin"])
     async with kernel_here(tmp_path, auth={"local_roles": ()}, store=store):
         pass
+
+
+async def test_a_start_says_how_keys_are_made_where_the_socket_needs_a_login_too(tmp_path: Path) -> None:
+    """By whom has a key that may; where nobody has, that the start without it is the way."""
+    store = {"url": f"sqlite:{tmp_path}/kernel.sqlite"}
+    closed: dict[str, Any] = {"auth": {"local_roles": ()}, "listen": (f"unix:{tmp_path}/s",), "store": store}
+    async with guarded(tmp_path, store=store) as kernel:
+        await kernel.key(roles=["user"])
+    async with kernel_here(tmp_path, **closed) as kernel:
+        said = how_to_log_in(kernel)
+        assert said.startswith(f"calls to unix:{tmp_path}/s need a key, and nobody can make keys")
+    async with guarded(tmp_path, store=store) as kernel:
+        await kernel.key(roles=["admin"], tenants=["*"])
+    async with kernel_here(tmp_path, **closed) as kernel:
+        assert "inferd --credential-file ADMIN.key keys create" in how_to_log_in(kernel)
+
+
+async def test_a_key_that_may_do_nothing_is_told(tmp_path: Path) -> None:
+    """A role that no rule names, with the nearest one, and none at all; a known one is told nothing about."""
+    async with guarded(tmp_path) as kernel:
+        words = ["keys", "create", "anna", "--address", kernel.kernel.addresses[0]]
+
+        def create(*roles: str) -> str:
+            options = [word for role in roles for word in ("--role", role)]
+            return " ".join(CliRunner().invoke(main.app, [*words, *options]).stderr.split())
+
+        told = await asyncio.to_thread(create, "operater")
+        assert "no rule names the role operater (known: admin, operator, user, viewer)" in told
+        assert "did you mean 'operator'?" in told
+        assert "may do nothing until a rule names" in await asyncio.to_thread(create)
+        assert "rule" not in await asyncio.to_thread(create, "user")
 
 
 async def test_calls_over_tcp_need_a_login(tmp_path: Path) -> None:

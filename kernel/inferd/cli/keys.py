@@ -10,8 +10,10 @@ from inferd.cli.kernel import connected
 from inferd.cli.output import CommandError
 from inferd.cli.plain import plain
 from inferd.cli.prefix import by_prefix
+from inferd.errors import suggestion
 from inferd_api.v1.auth_pb2 import KeyState
 from inferd_client.credentials import write_credential
+from inferd_client.errors import InferdError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -43,6 +45,24 @@ def create(
     with connected(address) as client:
         made = client.create_key(principal, roles=roles, tenants=tenants, expire_time=expire_time)
         _tell(output, made, write)
+        for note in _doubts(client, roles):
+            output.note(note)
+
+
+def _doubts(client: Client, roles: Sequence[str]) -> Iterator[str]:
+    """Why a new key may be of no use, where its maker may know the roles."""
+    if not roles:
+        yield "the key has no role: it may do nothing until a rule names its principal; see --role"
+        return
+    try:
+        known = [role.name for role in client.list_roles()]
+    except InferdError:  # the key is made, and has been told
+        return
+    for role in roles:
+        if role not in known:
+            near = suggestion(role, known)
+            hint = f"; did you mean {near!r}?" if near else ""
+            yield f"no rule names the role {role} (known: {', '.join(known)}): it gives nothing until one does{hint}"
 
 
 def rotate(output: Output, address: str, key_id: str, *, overlap_s: float | None, write: Path | None) -> None:

@@ -45,15 +45,23 @@ def announce(output: Output, kernel: Kernel) -> None:
 
 
 def how_to_log_in(kernel: Kernel) -> str:
-    """How calls over TCP are let in, for the user of a kernel; "" where there are none, or they need no login."""
-    ports = [address for address in kernel.addresses if not address.startswith((UNIX, MUTUAL_TLS))]
+    """How calls that need a login are let in, for the user of a kernel; "" where there are none."""
+    free = MUTUAL_TLS if kernel.socket_needs_login else (UNIX, MUTUAL_TLS)
+    ports = [address for address in kernel.addresses if not address.startswith(free)]
     socket = next((address for address in kernel.addresses if address.startswith(UNIX)), "")
-    if not ports or not kernel.needs_login:
+    if not ports or not (kernel.needs_login or kernel.socket_needs_login):
         return ""
+    need = f"calls to {' and '.join(ports)} need a key"
+    if kernel.socket_needs_login and not kernel.has_key_makers:
+        return f"{need}, and nobody can make keys: start once without auth.local_roles = []"
+    if kernel.socket_needs_login:
+        where = f"--write FILE --address {socket or ports[0]}"
+        make = f"inferd --credential-file ADMIN.key keys create NAME --role user {where}"
+        return f"{need}: {make}; use it with: inferd --credential-file FILE …"
     make = "inferd keys create NAME --role user --write FILE"
     if socket and socket != f"{UNIX}{own_socket()}":
         make += f" --address {socket}"
-    return f"calls to {' and '.join(ports)} need a key: {make}; use it with: inferd --credential-file FILE …"
+    return f"{need}: {make}; use it with: inferd --credential-file FILE …"
 
 
 def end_with_parent(parent: int | None) -> None:

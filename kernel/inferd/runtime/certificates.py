@@ -86,6 +86,11 @@ class Certificates:
         """Whether certificates of clients can stand for anybody."""
         return bool(self._tls.identities)
 
+    @property
+    def identities(self) -> tuple[Identity, ...]:
+        """Whom certificates of clients can stand for."""
+        return self._tls.identities
+
     async def read(self) -> None:
         """Read all files, before a connection comes.
 

@@ -19,7 +19,7 @@ from inferd.runtime.login import Login
 from inferd.store.store import NO_TENANT, Drop, Kind, Put
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 
     from inferd.auth_settings import Auth
     from inferd.core.principal import Principal
@@ -116,8 +116,12 @@ class Keyring:
     @property
     def has_any(self) -> bool:
         """Whether a key holds."""
+        return any(self.holders())
+
+    def holders(self) -> Iterator[Principal]:
+        """Who has a key that holds."""
         now = self._wall()
-        return any(key.state(now) is KeyState.ACTIVE for key in self._keys.values())
+        return (key.principal for key in self._keys.values() if key.state(now) is KeyState.ACTIVE)
 
     def last_use(self, key: Key) -> float | None:
         """When a call last came with a key; None for never."""

@@ -7,7 +7,8 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
-from inferd.core.policy import ALL_KINDS, ALL_VERBS, ResourceKind, Rule, Verb
+from inferd.core.policy import ALL_KINDS, ALL_VERBS, Policy, ResourceKind, Rule, Verb
+from inferd.core.principal import ANY, LOCAL, Principal
 from inferd.core.roles import BUILT_IN
 from inferd.errors import InvalidFieldError, UnauthenticatedError
 from inferd.runtime.certificates import gone
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from inferd.runtime.keeper import Keeper
     from inferd.runtime.login import Login
 
+MAKE_KEYS = Policy(Verb.CREATE, ResourceKind.KEY)
 KEY_BEGINS, UNIX, MUTUAL_TLS = "ik_", "unix:", "mtls:"
 
 
@@ -96,6 +98,23 @@ class Authority:
             "there: inferd keys create",
             field="auth.required" if chosen.local_roles else "auth.local_roles",
         )
+
+    def has_key_makers(self, chosen: settings.Auth, listen: Collection[str]) -> bool:
+        """Whether anybody may make keys: who needs no login, who has a key that holds, a token or a certificate.
+
+        Args:
+            chosen: What is configured.
+            listen: The addresses of the kernel.
+        """
+        open_way = not chosen.required or any(address.startswith(UNIX) for address in listen)
+        named = [
+            *([(chosen.local_roles, (ANY,))] if open_way else []),
+            *((each.roles, each.tenants) for each in chosen.issuers.values()),
+            *((each.roles, each.tenants) for each in chosen.users.values()),
+            *((each.roles, each.tenants) for each in self.certificates.identities),
+        ]
+        who = [Principal(name=LOCAL, roles=frozenset(roles), tenants=tenants) for roles, tenants in named]
+        return any(self.access.may(each, each.tenant, MAKE_KEYS) for each in (*self.keyring.holders(), *who))
 
     def verify(self, credential: str) -> Login:
         """Who a credential stands for, a key or a token.
