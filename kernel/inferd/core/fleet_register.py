@@ -208,6 +208,6 @@ def _state(model: Model, *, failed: bool) -> ModelState:
         return ModelState.LOADING
     if failed and model.state is ModelState.LOADING:
         return ModelState.FAILED
-    if model.state is ModelState.FAILED:
-        return ModelState.FAILED
+    if model.state in (ModelState.FAILED, ModelState.UNLOADED):  # also where a version serves again that is about to go
+        return model.state
     return ModelState.UNLOADING if InstanceState.STOPPING in states else ModelState.UNLOADED
