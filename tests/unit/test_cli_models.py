@@ -158,6 +158,19 @@ def test_show_of_a_path_a_folder_and_a_kernel_s_model(scripted: Any, inferd: Com
     assert "no model 'nonsense'" in inferd("show", "nonsense").stderr
 
 
+def test_an_uploaded_model_is_shown_and_forgotten_without_a_file(scripted: Any, inferd: Commands) -> None:
+    """`show` tells what the kernel does, and no file; `rm` says that its blobs are not files of somebody."""
+    source = f"blob:sha256:{'0' * 64}"
+    scripted.models["up"] = Model(name="up", source=source)
+    told = json.loads(inferd("show", "up", "-o", "json").stdout)
+    assert (told["source"], told["path"], told["model"]["name"]) == (source, "", "up")
+    assert source in inferd("show", "up").stdout.replace("\n", "")
+    assert (
+        inferd("rm", "up").stdout
+        == "up is forgotten; its blobs stay as long as the kernel keeps them: inferd blobs list\n"
+    )
+
+
 def test_rm_takes_a_model_from_library_and_kernel(scripted: Any, inferd: Commands, folders: Path) -> None:
     """The kernel forgets the model and all that were made of its file, the files are gone, others stay."""
     manifest = pulled(folders)

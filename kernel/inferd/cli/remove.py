@@ -35,7 +35,7 @@ def remove(
         kernel = client if reachable(client) else None
         for name in names:
             try:
-                freed_bytes = _remove(kernel, library, name, drain=drain, force=force)
+                freed_bytes, uploaded = _remove(kernel, library, name, drain=drain, force=force)
             except (CommandError, InferdError) as error:
                 output.error(command_error(error))
                 failed = True
@@ -46,6 +46,8 @@ def remove(
                 continue
             if output.json:
                 output.line({"name": name, "freed_bytes": None if freed_bytes is None else str(freed_bytes)})
+            elif uploaded:
+                output.text(f"{name} is forgotten; its blobs stay as long as the kernel keeps them: inferd blobs list")
             elif freed_bytes is None:
                 output.text(f"{name} is forgotten; its file was not pulled and stays")
             else:
@@ -54,8 +56,11 @@ def remove(
         raise typer.Exit(1)
 
 
-def _remove(kernel: Client | None, library: Library, name: str, *, drain: bool, force: bool) -> int | None:
-    """Forget a model and all that are made of its file, then remove the file; the bytes freed, None for no file.
+def _remove(kernel: Client | None, library: Library, name: str, *, drain: bool, force: bool) -> tuple[int | None, bool]:
+    """Forget a model and all that are made of its file, then remove the file.
+
+    Returns:
+        The bytes freed, None for no file; and whether the model is of blobs.
 
     Raises:
         CommandError, InferdError: It is in use, or not known.
@@ -63,15 +68,16 @@ def _remove(kernel: Client | None, library: Library, name: str, *, drain: bool, 
     library.check_removable(name)
     manifest = library.find(name)
     pulled = str(library.path(manifest)) if manifest is not None else None
-    known = False
+    known = uploaded = False
     for model in kernel.list_models() if kernel is not None else ():
         if model.name == name or (pulled is not None and model.source == pulled):
             _forget(present(kernel), model.name, drain=drain, force=force)
             known = known or model.name == name
+            uploaded = uploaded or (model.name == name and model.source.startswith("blob:"))
     freed_bytes = library.remove(name)
     if freed_bytes is None and not known:
         raise not_known(library, name, ModelNotFoundError(f"no model {name!r}"))
-    return freed_bytes
+    return freed_bytes, uploaded and freed_bytes is None
 
 
 def _forget(kernel: Client, name: str, *, drain: bool, force: bool) -> None:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 SHOWN_ITEMS = 16  # of an array, in full
 MOST_JSON_BYTES = 64 << 20  # of a file beside the weights
 OURS = "the kernel"
+BLOB_SCHEME = "blob:"  # of the source of a model that was uploaded
 TEMPLATE_KEY = "tokenizer.chat_template"
 
 
@@ -74,6 +75,8 @@ def describe(client: Client | None, wanted: Wanted, library: Library, *, hashed:
         if manifest is None and model is None:
             raise not_known(library, wanted.name, ModelNotFoundError(f"no model {wanted.name!r}"))
         source = model.source if model is not None else ""
+        if model is not None and manifest is None and source.startswith(BLOB_SCHEME):
+            return _of_blobs(client, model)
         path = library.path(manifest) if manifest is not None else Path(source.removeprefix("file://"))
     try:
         metadata, templates, sampling = read_folder(path) if path.is_dir() else read_file(path)
@@ -100,6 +103,28 @@ def describe(client: Client | None, wanted: Wanted, library: Library, *, hashed:
         "model": plain(model) if model is not None else None,
         "signature": signature,
         "ask": how_to_ask(wanted.name, path) if signature is None or asked == INFER else "",
+    }
+
+
+def _of_blobs(client: Client | None, model: Model) -> dict[str, Any]:
+    """Of a model that was uploaded: what the kernel tells, as its files are the kernel's alone."""
+    created = {field.name: round(value, 6) for field, value in model.sampling_defaults.ListFields()}
+    return {
+        "name": model.name,
+        "source": model.source,
+        "path": "",
+        "size_bytes": "",
+        "sha256": "",
+        "licence": "",
+        "description": "",
+        "settings": dict(model.settings),
+        "sampling": created,
+        "effective_sampling": {name: {"value": value, "by": "its creation"} for name, value in created.items()},
+        "metadata": {},
+        "chat_templates": {},
+        "model": plain(model),
+        "signature": _signature(client, model),
+        "ask": "",
     }
 
 
@@ -225,14 +250,14 @@ def _rows(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     facts = {
         "description": document["description"],
         "licence": document["licence"],
-        "file": f"{document['path']} ({size(int(document['size_bytes']))})",
+        "file": f"{document['path']} ({size(int(document['size_bytes']))})" if document["path"] else "",
         "sha256": document["sha256"],
         "from": document["source"] if document["source"] != document["path"] else "",
         "settings": pairs(document["settings"]),
         "sampling": _sampling_row(document["effective_sampling"]),
         "ask it": document["ask"],
     }
-    if document["signature"] is None and command_of(Path(document["path"])) == INFER:
+    if document["path"] and document["signature"] is None and command_of(Path(document["path"])) == INFER:
         facts["inputs"] = f"told once it is loaded: inferd load {document['name']}"
     if model is not None:
         state = ModelState.Name(ModelState.Value(model["state"])).removeprefix("MODEL_STATE_").lower()
