@@ -54,7 +54,7 @@ def file(tmp_path: Path) -> Path:
 
 def test_check_tells_what_there_is(named: tuple[str, str]) -> None:
     """A whole store is counted, for people and as JSON."""
-    assert "1 tasks and 1 models, nothing is damaged" in inferd("check", *named).stdout
+    assert "1 task and 1 model, nothing is damaged" in inferd("check", *named).stdout
     told = json.loads(inferd("check", *named, "-o", "json").stdout)
     assert told["records"] == {"task": 1, "progress": 1, "model": 1, "lease": 0}
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from inferd.cli.amounts import counted
 from inferd.cli.output import CommandError
 from inferd.cli.settings import read_settings
 from inferd.runtime.kept_records import END, UNREADABLE
@@ -100,7 +101,8 @@ def check(output: Output, file: Path | None, url: str | None) -> None:
         output.document({"path": store.name, "ok": True, "damaged": [], "size_bytes": size_bytes, "records": counts})
         return
     output.text(
-        f"{store.name}: {size_bytes} bytes, {counts['task']} tasks and {counts['model']} models, nothing is damaged"
+        f"{store.name}: {size_bytes} bytes, {counted(counts['task'], 'task')} and"
+        f" {counted(counts['model'], 'model')}, nothing is damaged"
     )
 
 
@@ -191,13 +193,13 @@ def _copy(store: Store, place: Where) -> dict[str, object]:
             )
         copied = 0
 
-        def counted() -> Iterator[Write]:
+        def every() -> Iterator[Write]:
             nonlocal copied
             for write in store.kept():
                 copied += 1
                 yield write
 
-        other.write(counted())
+        other.write(every())
         return {"to": other.name, "copied": copied}
 
 

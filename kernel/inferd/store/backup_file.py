@@ -61,8 +61,8 @@ class BackupFile:
             return
         if not self._replaces:
             raise InvalidFieldError(
-                f"path is {str(self.path)!r} and there is a file already; name another one, or say that a backup there"
-                " is to be replaced",
+                f"path is {str(self.path)!r} and there is a file already; name another one, or let a backup"
+                " there be replaced: --replace",
                 field="path",
             )
         if self.path.is_symlink() or owner_of(self.path, BACKUP) is not Owner.OURS:
