@@ -409,7 +409,7 @@ async def test_a_key_that_may_do_nothing_is_told(tmp_path: Path) -> None:
             return " ".join(CliRunner().invoke(main.app, [*words, *options]).stderr.split())
 
         told = await asyncio.to_thread(create, "operater")
-        assert "no rule names the role operater (known: admin, operator, user, viewer)" in told
+        assert "no rule that you may read names the role operater (known to you: admin, operator, user, viewer)" in told
         assert "did you mean 'operator'?" in told
         assert "may do nothing until a rule names" in await asyncio.to_thread(create)
         assert "rule" not in await asyncio.to_thread(create, "user")

@@ -62,7 +62,8 @@ def _doubts(client: Client, roles: Sequence[str]) -> Iterator[str]:
         if role not in known:
             near = suggestion(role, known)
             hint = f"; did you mean {near!r}?" if near else ""
-            yield f"no rule names the role {role} (known: {', '.join(known)}): it gives nothing until one does{hint}"
+            seen = f"(known to you: {', '.join(known)})"
+            yield f"no rule that you may read names the role {role} {seen}: it gives nothing until one does{hint}"
 
 
 def rotate(output: Output, address: str, key_id: str, *, overlap_s: float | None, write: Path | None) -> None:
@@ -78,7 +79,7 @@ def list_all(output: Output, address: str) -> None:
     with connected(address) as client:
         keys = list(client.list_keys())
     if output.json:
-        output.document({"keys": [plain(key) for key in keys]})
+        output.document([plain(key) for key in keys])
         return
     output.table(COLUMNS, map(_row, keys), empty="no keys; make one with: inferd keys create PRINCIPAL --role user")
 
