@@ -36,7 +36,11 @@ def has_tls(settings: Settings) -> bool:
 
 
 def _check_secure(settings: Settings, address: str, scheme: str, bare: str) -> None:
-    host, _ = split_address(bare)
+    try:
+        host, _ = split_address(bare)
+    except InvalidFieldError as error:
+        error.message = error.message.replace(f"listen {bare!r}", f"listen {address!r}", 1)  # as it was given
+        raise
     if settings.tls.cert_file is None:
         _refuse(
             f"listen {address!r} needs a certificate: set tls.cert_file and tls.key_file (a small authority of your "

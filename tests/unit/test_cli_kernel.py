@@ -92,6 +92,7 @@ def test_serve_tells_people_one_line(start: Start, tmp_path: Path) -> None:
     ("arguments", "environment", "said"),
     [
         (["--listen", "0.0.0.0:0"], {}, "not on the loopback"),
+        (["--listen", "mtls:unix:/tmp/x"], {}, "listen 'mtls:unix:/tmp/x' is not"),
         (["--listen", "nonsense"], {}, "not host:port, tls:host:port, mtls:host:port or unix:/path"),
         ([], {"INFERD_LIMITS__QUEUED_TASKS": "0"}, "'limits.queued_tasks'"),
         (["--config", "/none.toml"], {}, "does not exist"),

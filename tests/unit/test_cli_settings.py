@@ -27,6 +27,7 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("[store]\nurl = 'kernel.sqlite'", "'store.url'"),
         ("[store]\nurl = 'mysql://h/d'", "names no store that there is; write sqlite:/var/lib/inferd/kernel.sqlite"),
         ("[store]\nurl = 'sqlite:kept'", "its absolute path, as sqlite:/var/lib/inferd/kernel.sqlite"),
+        ("[tls]\ncert_file = '/c'", ": cert_file and key_file belong together"),
         ("listen = ", "is not TOML"),
     ],
 )
@@ -36,6 +37,7 @@ def test_mistakes_name_the_setting(file: Path, text: str, said: str) -> None:
     with pytest.raises(CommandError) as caught:
         read_settings(config=file)
     assert said in caught.value.message
+    assert "Value error" not in caught.value.message
     assert caught.value.reason == "SETTINGS_INVALID"
 
 

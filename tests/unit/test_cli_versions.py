@@ -107,6 +107,11 @@ def test_set_says_what_changed_without_a_new_version(scripted: Any, inferd: Comm
     assert inferd("set", "echo", "idle_s=555").stdout.startswith("echo: nothing changes")
 
 
+def test_models_list_is_models(inferd: Commands) -> None:
+    """As other groups of commands have it."""
+    assert inferd("list", "-o", "json").stdout == inferd("-o", "json").stdout != ""
+
+
 def test_a_setting_without_a_value_speaks_of_what_the_command_takes(inferd: Commands) -> None:
     """`models set` has no --set."""
     done = inferd("set", "echo", "threads")

@@ -75,6 +75,15 @@ def _models(
             list_models(out, address, data_dir(), with_catalogue=everything)
 
 
+@models_app.command("list")
+def _list(*, address: Address = ADDRESS, output: Output = Format.TABLE) -> None:
+    """List the models that are known, as `inferd models` does."""
+    with edge(output) as out:
+        from inferd.cli.models import list_models
+
+        list_models(out, address, data_dir(), with_catalogue=False)
+
+
 @models_app.command("upload")
 def _upload(
     path: Annotated[Path, typer.Argument(help="The model's file, or its folder.", metavar="PATH")],

@@ -48,7 +48,8 @@ def _explain(problem: ErrorDetails) -> str:
     variable = _variable(path)
     told = f" ({variable})" if variable else ""
     if problem["type"] != "extra_forbidden":
-        return f"{'.'.join(path)!r}{told} is {_shown(path, problem['input'])}: {problem['msg']}"
+        why = problem["msg"].removeprefix("Value error, ")  # pydantic's own words
+        return f"{'.'.join(path)!r}{told} is {_shown(path, problem['input'])}: {why}"
     owner = _owner(path[:-1])
     others = [name.removeprefix("inferd_") for name in NOT_SETTINGS] if variable and len(path) == 1 else []
     near = suggestion(path[-1], [*owner.model_fields, *others])
