@@ -10,16 +10,16 @@ demo: .venv/.base .venv/.native
 	@$(BIN)/inferd pull smollm2
 	@$(BIN)/inferd run smollm2 "Name the capital of France."
 
-# Two processes share the tests, file by file: in their order, which has the long ones first. They start a thousand more,
+# Three processes share the tests, file by file: in their order, which has the long ones first. They start a thousand more,
 # each of which would compile the sources anew where the environment forbids to keep what was compiled.
 test bench: export PYTHONDONTWRITEBYTECODE =
 test: .venv/.dev .venv/.native types rules
-	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # All tests under `python -O`, which skips asserts: those of the tests count all the same, as pytest makes other code of them.
 optimized: export PYTHONOPTIMIZE = 1
 optimized: .venv/.dev .venv/.native
-	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -W ignore::pytest.PytestConfigWarning $(ARGS)
+	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -W ignore::pytest.PytestConfigWarning $(ARGS)
 
 # One JSON line per figure; `make bench ONLY=served.b32` runs a part.
 bench: .venv/.dev .venv/.native
