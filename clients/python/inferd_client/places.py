@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 FOLDER, NAME = "inferd", "inferd.sock"
-RUN, USERS, SHARED = Path("/run"), Path("/run/user"), Path("/tmp")  # noqa: S108 - a folder there is looked at before use
+RUN, USERS, SHARED = Path("/run"), Path("/run/user"), Path("/tmp")  # noqa: S108 - looked at before use # nosec B108
 OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
 UNIX: Final = "unix:"
 LISTENS: Final = ""
