@@ -149,7 +149,7 @@ async def test_reflection_tells_no_name(connection: Connection) -> None:
 async def test_a_defect_is_told_without_its_values(connection: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a defect says may be another tenant's: its client is told its kind, and the log has the place."""
 
-    async def fail(*_: object) -> bool:
+    async def fail(*_: object, **__: object) -> bool:
         raise KeyError(HIDDEN)
 
     monkeypatch.setattr(Health, "read", fail)
