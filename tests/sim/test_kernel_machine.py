@@ -63,7 +63,7 @@ def run(seed: int) -> Met:
     return Met(simulation.refusals, simulation.seen, *map(Counter, ends))
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", [*range(24), 34, 46])  # the last two found something once; `make sim` runs many more
 def test_rules_hold(seed: int) -> None:
     """Whatever clients, holders, workers, hosts and the clock do, each rule holds, and at last all is given back."""
     run(seed)
