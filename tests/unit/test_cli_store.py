@@ -86,7 +86,7 @@ def test_a_wal_that_is_damaged_in_its_middle_is_told_and_set_aside(file: Path, t
     left = killed(file, tmp_path / "left")
     wal = left.with_name("s-wal")
     whole = wal.read_bytes()
-    assert "1 tasks and 21 models" in inferd("check", "--file", left).stdout
+    assert "1 task and 21 models" in inferd("check", "--file", left).stdout
     wal.write_bytes(whole[:40000] + b"x" * 5000 + whole[45000:])
     damaged = wal.read_bytes()
     result = inferd("check", "--file", left)
@@ -105,7 +105,7 @@ def test_a_wal_that_was_cut_off_is_whole(file: Path, tmp_path: Path) -> None:
     wal = left.with_name("s-wal")
     whole = wal.read_bytes()
     wal.write_bytes(whole[:-9000] + b"y" * 1000 + whole[-8000:])
-    assert "1 tasks and 20 models" in inferd("check", "--file", left).stdout
+    assert "1 task and 20 models" in inferd("check", "--file", left).stdout
 
 
 @pytest.mark.parametrize("command", ["check", "export"])
@@ -137,7 +137,7 @@ def test_compact_gives_room_back(named: tuple[str, str], stores: Stores) -> None
         store.write([Drop("a", Kind.TASK, "large")])
     told = json.loads(inferd("compact", *named, "-o", "json").stdout)
     assert told["before_bytes"] - told["after_bytes"] > 1 << 20
-    assert "1 tasks" in inferd("check", *named).stdout
+    assert "1 task" in inferd("check", *named).stdout
 
 
 def test_export_writes_a_line_for_each(named: tuple[str, str]) -> None:
