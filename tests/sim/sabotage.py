@@ -311,11 +311,11 @@ def low_stays(patch: Patch) -> None:
 
 
 def end_with_worker(patch: Patch) -> None:
-    def harsh(self: KernelMachine, instance: Instance, error: InferdError) -> None:
+    def harsh(self: Losses, instance: Instance, error: InferdError, now: float) -> None:
         outcome = Outcome(state=TaskState.FAILED, error=error)
-        self.tasks.finish_all(tuple(instance.running), outcome, self._now, dropped=False)
+        self._tasks.finish_all(tuple(instance.running), outcome, now, dropped=False)
 
-    patch.setattr(KernelMachine, "_end_running", harsh)
+    patch.setattr(Losses, "_end_running", harsh)
 
 
 def forgive(patch: Patch) -> None:
