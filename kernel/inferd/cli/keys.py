@@ -79,7 +79,7 @@ def list_all(output: Output, address: str) -> None:
     with connected(address) as client:
         keys = list(client.list_keys())
     if output.json:
-        output.document([plain(key) for key in keys])
+        output.document({"keys": [plain(key) for key in keys]})
         return
     output.table(COLUMNS, map(_row, keys), empty="no keys; make one with: inferd keys create PRINCIPAL --role user")
 
