@@ -18,7 +18,7 @@ from inferd_client.errors import InvalidFieldError
 
 pytestmark = [pytest.mark.e2e, pytest.mark.model]
 
-SCHEMAS = 40
+SCHEMAS = 20
 AT_ONCE = 64
 EXAMPLE = [{"role": "user", "content": "Give me an example of JSON."}]
 STATEMENT = r"""
