@@ -1,11 +1,8 @@
 """The settings of blobs: how many bytes clients may leave with the kernel, and for how long."""
 
-from typing import Annotated
-
 from pydantic import BaseModel, ConfigDict, Field
 
-Seconds = Annotated[float, Field(gt=0, le=1e6)]
-Days = Annotated[float, Field(gt=0, le=1e9)]
+from inferd.spans import Days, Seconds
 
 
 class Blobs(BaseModel):
@@ -33,10 +30,12 @@ class Blobs(BaseModel):
     streams: int = Field(256, ge=1, description="calls that give or read blobs and are open at once")
     tenant_streams: int = Field(32, ge=1, description="those of one tenant")
     idle_s: Seconds = Field(
-        30.0, description="a call of which no bytes come for so long is ended; what it gave stays, to be gone on with"
+        30.0,
+        gt=0,
+        description="a call of which no bytes come for so long is ended; what it gave stays, to be gone on with",
     )
-    upload_s: Days = Field(86_400.0, description="a blob of which no more bytes came for so long is forgotten")
+    upload_s: Days = Field(86_400.0, gt=0, description="a blob of which no more bytes came for so long is forgotten")
     retention_s: Days = Field(
-        604_800.0, description="a blob that nobody holds is forgotten when it was not used for so long"
+        604_800.0, gt=0, description="a blob that nobody holds is forgotten when it was not used for so long"
     )
-    sweep_s: Seconds = Field(60.0, description="time between two looks for what is to be forgotten")
+    sweep_s: Seconds = Field(60.0, gt=0, description="time between two looks for what is to be forgotten")

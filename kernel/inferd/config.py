@@ -24,6 +24,7 @@ from inferd.model_settings import Elastic, Rollouts
 from inferd.quota_settings import QuotaSettings
 from inferd.sharing import Sharing, sharing_of
 from inferd.source_settings import Sources
+from inferd.spans import Days, Seconds, Times
 from inferd.store_settings import Store
 from inferd.tls_settings import Tls
 from inferd.worker_settings import Workers
@@ -31,13 +32,6 @@ from inferd.worker_settings import Workers
 DEFAULT_ADDRESS = "127.0.0.1:7411"
 LEAST_FRAME_BYTES = 16 << 20
 FRAME_MARGIN_BYTES = 64 << 10  # by which a frame can be larger than the message that it is made from
-
-Seconds = Annotated[float, Field(le=1e6)]
-"""A time that timers of the system are set to, in seconds: beyond two million its count of milliseconds overflows."""
-Days = Annotated[float, Field(le=1e9)]
-"""A time that is only compared with, in seconds: thirty years."""
-Times = Annotated[float, Field(le=1e6)]
-"""A factor."""
 
 
 def config_path() -> Path:

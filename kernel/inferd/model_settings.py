@@ -1,10 +1,8 @@
 """The settings of models: when they get an instance more or less, and how they are given another version."""
 
-from typing import Annotated
-
 from pydantic import BaseModel, ConfigDict, Field
 
-Seconds = Annotated[float, Field(le=1e6)]
+from inferd.spans import Seconds
 
 
 class Elastic(BaseModel):

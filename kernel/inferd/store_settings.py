@@ -1,15 +1,9 @@
 """The settings of the store: where it is, how long what is kept can be read, and how often is written."""
 
-from typing import Annotated
-
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from inferd.postgres_settings import Postgres
-
-Seconds = Annotated[float, Field(le=1e6)]
-"""A time that timers of the system are set to, in seconds; see `inferd.config`, which has the others."""
-Days = Annotated[float, Field(le=1e9)]
-"""A time that is only compared with, in seconds."""
+from inferd.spans import Days, Seconds
 
 
 class Store(BaseModel):

@@ -1,13 +1,8 @@
 """Settings of workers: the processes in which models are."""
 
-from typing import Annotated
-
 from pydantic import BaseModel, ConfigDict, Field
 
-Seconds = Annotated[float, Field(le=1e6)]
-"""A time that timers of the system are set to, in seconds."""
-Times = Annotated[float, Field(le=1e6)]
-"""A factor."""
+from inferd.spans import Seconds, Times
 
 
 class Workers(BaseModel):

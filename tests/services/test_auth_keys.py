@@ -259,7 +259,7 @@ async def test_who_has_all_tenants_alone_copies_the_store(tmp_path: Path) -> Non
         request = hs.BackupStoreRequest(path=f"{tmp_path}/copy")
         some, every = [await kernel.key("dora", roles=["admin"], tenants=each) for each in (["web", "a"], ["*"])]
         answer = await refused(kernel.tcp.hosts.BackupStore(request, metadata=bearer(some.credential)))
-        assert answer == ("PERMISSION_DENIED", {"principal": "dora"})
+        assert answer == ("PERMISSION_DENIED", {"principal": "dora", "verb": "create", "kind": "store"})
         told = [each async for each in kernel.tcp.hosts.BackupStore(request, metadata=bearer(every.credential))]
         assert told[-1].backup.path == request.path  # which takes no file's place
 

@@ -20,7 +20,6 @@ from inferd.cli.main import app
 from inferd.errors import LimitExceededError, ShuttingDownError
 from inferd.runtime.backups import back_up
 from inferd.runtime.front import hosts
-from inferd.runtime.front.caller import ANYONE
 from inferd.store.store import Append, Kind, Store
 from inferd.testing.kernel import front_here
 from inferd_api.v1 import host_service_pb2 as hs
@@ -146,11 +145,11 @@ async def test_a_backup_that_is_cut_off_leaves_nothing(tmp_path: Path, monkeypat
         assert keeper is not None
         await keeper.read(fill)
         for end in ("client", "kernel"):
-            steps = front.hosts.back_up(ANYONE, str(tmp_path / "b"), replaces=False)
+            steps = front.hosts.back_up(str(tmp_path / "b"), replaces=False)
             assert (await anext(steps)).made is None
             assert ".b.inferd-partial" in names(tmp_path)
             with pytest.raises(LimitExceededError, match=r"store\.backups is 1"):
-                await anext(front.hosts.back_up(ANYONE, str(tmp_path / "c"), replaces=False))
+                await anext(front.hosts.back_up(str(tmp_path / "c"), replaces=False))
             if end == "client":
                 await steps.aclose()
             else:

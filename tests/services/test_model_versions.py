@@ -115,11 +115,11 @@ async def test_a_version_without_room_beside_comes_after_the_old_as_was_said(con
         (await update(connection, **same, validate_only=True)).plan for same in ({}, {"max_instances": 2})
     ]
     assert [plan.way for plan in ways] == [
-        ms.ROLLOUT_WAY_BESIDE,
-        ms.ROLLOUT_WAY_DRAINS,
-        ms.ROLLOUT_WAY_NO_ROOM,
-        ms.ROLLOUT_WAY_UNCHANGED,
-        ms.ROLLOUT_WAY_BOUNDS,
+        mp.ROLLOUT_WAY_BESIDE,
+        mp.ROLLOUT_WAY_DRAINS,
+        mp.ROLLOUT_WAY_NO_ROOM,
+        mp.ROLLOUT_WAY_UNCHANGED,
+        mp.ROLLOUT_WAY_BOUNDS,
     ]
     assert "new tasks wait" in ways[1].reason
     assert [each.number for each in await versions(connection)] == [1]

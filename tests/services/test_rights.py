@@ -9,10 +9,12 @@ from grpc_health.v1 import health_pb2 as hp
 from grpc_health.v1 import health_pb2_grpc
 from guarded import bytes_of, failing, guarded, refused
 
+from inferd_api.v1 import auth_pb2 as ap
 from inferd_api.v1 import auth_service_pb2 as asp
 from inferd_api.v1 import host_service_pb2 as hs
 from inferd_api.v1 import lease_pb2 as lp
 from inferd_api.v1 import model_service_pb2 as ms
+from inferd_api.v1 import quota_pb2 as qp
 from inferd_api.v1 import quota_service_pb2 as qs
 from inferd_api.v1.quota_service_pb2_grpc import QuotaServiceStub
 
@@ -111,3 +113,22 @@ async def test_lists_tell_of_the_tenants_for_which_they_may_be_read(tmp_path: Pa
         assert {rule.tenants for rule in every if rule.who == "principal:other"} == {"web", "research", "*"}
         for call in calls:
             call.cancel()
+
+
+async def test_a_right_for_one_tenant_makes_nothing_for_all(tmp_path: Path) -> None:
+    """Rules, quotas and backups are about all tenants: who has all, but this right for one alone, makes none."""
+    async with guarded(tmp_path, store={"url": f"sqlite:{tmp_path}/store"}) as kernel:
+        quotas: Any = QuotaServiceStub(kernel.tcp.channel)  # type: ignore[no-untyped-call]
+        kinds = ["RESOURCE_KIND_RULE", "RESOURCE_KIND_QUOTA", "RESOURCE_KIND_STORE"]
+        verbs = ["VERB_CREATE", "VERB_DELETE"]
+        await kernel.rule("principal:lead", allow=True, kinds=kinds, verbs=verbs, tenants="web")
+        web = (*await kernel.login(principal="lead", tenants=["*"]), ("inferd-tenant", "web"))
+        rule = ap.Rule(who="principal:lead")
+        for call in (
+            kernel.auth.CreateRule(asp.CreateRuleRequest(rule=rule), metadata=web),
+            kernel.auth.DeleteRule(asp.DeleteRuleRequest(rule_id="x"), metadata=web),
+            quotas.CreateQuota(qs.CreateQuotaRequest(quota=qp.Quota(tasks=1)), metadata=web),
+            quotas.DeleteQuota(qs.DeleteQuotaRequest(quota_id="x"), metadata=web),
+            kernel.tcp.hosts.BackupStore(hs.BackupStoreRequest(path=f"{tmp_path}/copy"), metadata=web),
+        ):
+            assert (await refused(call))[0] == "PERMISSION_DENIED"

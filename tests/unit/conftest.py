@@ -256,7 +256,7 @@ class ScriptedModels(model_service_pb2_grpc.ModelServiceServicer):
         self.kernel.note(request, context)
         model = self.found(request.name, context)
         if request.validate_only:
-            way = model_service_pb2.ROLLOUT_WAY_NO_ROOM if request.source else model_service_pb2.ROLLOUT_WAY_BESIDE
+            way = mp.ROLLOUT_WAY_NO_ROOM if request.source else mp.ROLLOUT_WAY_BESIDE
             plan = model_service_pb2.RolloutPlan(way=way, reason="as it is", load=model_service_pb2.LoadPlan())
             return model_service_pb2.UpdateModelResponse(model=model, plan=plan)
         model.version += self.kernel.next_version

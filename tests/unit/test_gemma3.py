@@ -15,13 +15,15 @@ from inferd.plugin import LoadRequest, TokenSession
 from inferd.plugin.backend import read_settings
 from inferd.testing.batches import Part, compute
 from inferd_cpu.backend import CpuBackend
+from inferd_cpu.native import Native
 from inferd_cpu.plugin import SPEC
 from inferd_cpu.vocabulary import read_vocabulary
 from inferd_weights.gguf import GgufFile
 
 pytestmark = [pytest.mark.model, pytest.mark.timeout(600)]  # seconds on free cores, minutes when they are shared
 NEAR_TIE = 1e-3  # of logits in fp32
-SLIGHT = 0.75  # of logits in int8: what 8 bits may turn round; AVX2 turns one of 80 of 0.70, the next one is of 0.06
+SLIGHT = 0.25  # of logits in int8: what 8 bits of activations may turn round
+SLIGHT_AVX2 = 0.75  # where one of 80 tokens, of a margin of 0.70, is another
 LOSS = 0.02  # nats: of so few tokens
 CASES: dict[str, Any] = json.loads(
     Path(tiny_models.__file__).with_name("gemma3_greedy.json").read_text(encoding="utf-8")
@@ -79,5 +81,6 @@ def test_fp32_continues_as_the_reference(gemma3: Path) -> None:
 def test_the_library_continues_as_the_reference(gemma3: Path) -> None:
     """The library's greedy ids are those of the reference but for what 8 bits change, and so is the mean loss."""
     session = load(gemma3, "native")
-    assert abs(np.mean(check(session, margin=SLIGHT))) < LOSS
+    margin = SLIGHT_AVX2 if Native().isa == "avx2" else SLIGHT
+    assert abs(np.mean(check(session, margin=margin))) < LOSS
     session.close()

@@ -15,8 +15,14 @@ from inferd.cli.plain import plain
 from inferd.cli.plan import explain
 from inferd.cli.wanted import not_known
 from inferd.runtime.library import Library
-from inferd_api.v1.model_pb2 import VERSION_STATE_RETIRED, ModelVersion, VersionState
-from inferd_api.v1.model_service_pb2 import ROLLOUT_WAY_BESIDE, ROLLOUT_WAY_DRAINS, ROLLOUT_WAY_NO_ROOM
+from inferd_api.v1.model_pb2 import (
+    ROLLOUT_WAY_BESIDE,
+    ROLLOUT_WAY_DRAINS,
+    ROLLOUT_WAY_NO_ROOM,
+    VERSION_STATE_RETIRED,
+    ModelVersion,
+    VersionState,
+)
 from inferd_client.errors import ModelNotFoundError
 
 if TYPE_CHECKING:

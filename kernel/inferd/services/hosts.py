@@ -57,7 +57,8 @@ class Hosts:
 
     async def BackupStore(self, request: hs.BackupStoreRequest, call: Call) -> None:  # noqa: N802 - the wire's name
         """Copy what is kept into a file."""
-        async with aclosing(self._hosts.back_up(call.caller, request.path, replaces=request.replace)) as steps:
+        call.admission.check_all_tenants("a backup has what is kept of all of them")
+        async with aclosing(self._hosts.back_up(request.path, replaces=request.replace)) as steps:
             async for progress in steps:
                 written = hs.BackupStoreResponse(done_bytes=progress.done_bytes, total_bytes=progress.total_bytes)
                 if (made := progress.made) is not None:

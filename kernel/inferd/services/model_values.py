@@ -117,7 +117,7 @@ def write_version(version: Version, models: Models) -> pb.ModelVersion:
 
 def write_rollout_plan(plan: RolloutPlan, model: Model) -> ms.RolloutPlan:
     """How a rollout would go."""
-    way = ms.RolloutWay.ValueType(plan.way.value)
+    way = pb.RolloutWay.ValueType(plan.way.value)
     serving = f"version {model.serving.number} of model {model.spec.name!r}"
     if plan.load is None:
         what = "only bounds change, at once" if plan.way is RolloutWay.BOUNDS else "that is what serves"

@@ -140,6 +140,42 @@ VERSION_STATE_FAILED: VersionState.ValueType  # 4
 """It could not be rolled out, see `ModelVersion.error`, or the kernel ended meanwhile."""
 Global___VersionState: _TypeAlias = VersionState  # noqa: Y015
 
+class _RolloutWay:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RolloutWayEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RolloutWay.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ROLLOUT_WAY_UNSPECIFIED: _RolloutWay.ValueType  # 0
+    """Never sent."""
+    ROLLOUT_WAY_UNCHANGED: _RolloutWay.ValueType  # 1
+    """What serves is what is asked for: nothing changes."""
+    ROLLOUT_WAY_BOUNDS: _RolloutWay.ValueType  # 2
+    """Only bounds change, at once."""
+    ROLLOUT_WAY_BESIDE: _RolloutWay.ValueType  # 3
+    """It is loaded beside the version that serves."""
+    ROLLOUT_WAY_DRAINS: _RolloutWay.ValueType  # 4
+    """The instances of the version that serves end their tasks and go first; new tasks wait until it is loaded."""
+    ROLLOUT_WAY_NO_ROOM: _RolloutWay.ValueType  # 5
+    """It fits not even then: NO_MEMORY."""
+
+class RolloutWay(_RolloutWay, metaclass=_RolloutWayEnumTypeWrapper):
+    """How a new version finds its place."""
+
+ROLLOUT_WAY_UNSPECIFIED: RolloutWay.ValueType  # 0
+"""Never sent."""
+ROLLOUT_WAY_UNCHANGED: RolloutWay.ValueType  # 1
+"""What serves is what is asked for: nothing changes."""
+ROLLOUT_WAY_BOUNDS: RolloutWay.ValueType  # 2
+"""Only bounds change, at once."""
+ROLLOUT_WAY_BESIDE: RolloutWay.ValueType  # 3
+"""It is loaded beside the version that serves."""
+ROLLOUT_WAY_DRAINS: RolloutWay.ValueType  # 4
+"""The instances of the version that serves end their tasks and go first; new tasks wait until it is loaded."""
+ROLLOUT_WAY_NO_ROOM: RolloutWay.ValueType  # 5
+"""It fits not even then: NO_MEMORY."""
+Global___RolloutWay: _TypeAlias = RolloutWay  # noqa: Y015
+
 @_typing.final
 class ModelVersion(_message.Message):
     """One state of a model, which never changes: what its name stood for, stands for, or was to."""

@@ -7,7 +7,6 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
-from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from inferd_api.v1 import model_pb2 as _model_pb2
 from inferd_api.v1 import sampling_pb2 as _sampling_pb2
 from inferd_api.v1 import task_pb2 as _task_pb2
@@ -22,42 +21,6 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
-
-class _RolloutWay:
-    ValueType = _typing.NewType("ValueType", _builtins.int)
-    V: _TypeAlias = ValueType  # noqa: Y015
-
-class _RolloutWayEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RolloutWay.ValueType], _builtins.type):
-    DESCRIPTOR: _descriptor.EnumDescriptor
-    ROLLOUT_WAY_UNSPECIFIED: _RolloutWay.ValueType  # 0
-    """Never sent."""
-    ROLLOUT_WAY_UNCHANGED: _RolloutWay.ValueType  # 1
-    """What serves is what is asked for: nothing changes."""
-    ROLLOUT_WAY_BOUNDS: _RolloutWay.ValueType  # 2
-    """Only bounds change, at once."""
-    ROLLOUT_WAY_BESIDE: _RolloutWay.ValueType  # 3
-    """It is loaded beside the version that serves."""
-    ROLLOUT_WAY_DRAINS: _RolloutWay.ValueType  # 4
-    """The instances of the version that serves end their tasks and go first; new tasks wait until it is loaded."""
-    ROLLOUT_WAY_NO_ROOM: _RolloutWay.ValueType  # 5
-    """It fits not even then: NO_MEMORY."""
-
-class RolloutWay(_RolloutWay, metaclass=_RolloutWayEnumTypeWrapper):
-    """How a new version finds its place."""
-
-ROLLOUT_WAY_UNSPECIFIED: RolloutWay.ValueType  # 0
-"""Never sent."""
-ROLLOUT_WAY_UNCHANGED: RolloutWay.ValueType  # 1
-"""What serves is what is asked for: nothing changes."""
-ROLLOUT_WAY_BOUNDS: RolloutWay.ValueType  # 2
-"""Only bounds change, at once."""
-ROLLOUT_WAY_BESIDE: RolloutWay.ValueType  # 3
-"""It is loaded beside the version that serves."""
-ROLLOUT_WAY_DRAINS: RolloutWay.ValueType  # 4
-"""The instances of the version that serves end their tasks and go first; new tasks wait until it is loaded."""
-ROLLOUT_WAY_NO_ROOM: RolloutWay.ValueType  # 5
-"""It fits not even then: NO_MEMORY."""
-Global___RolloutWay: _TypeAlias = RolloutWay  # noqa: Y015
 
 @_typing.final
 class GetModelSignatureRequest(_message.Message):
@@ -803,7 +766,7 @@ class RolloutPlan(_message.Message):
     WAY_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     LOAD_FIELD_NUMBER: _builtins.int
-    way: Global___RolloutWay.ValueType
+    way: _model_pb2.RolloutWay.ValueType
     """The way."""
     reason: _builtins.str
     """The decision in a sentence, with its numbers."""
@@ -814,7 +777,7 @@ class RolloutPlan(_message.Message):
     def __init__(
         self,
         *,
-        way: Global___RolloutWay.ValueType = ...,
+        way: _model_pb2.RolloutWay.ValueType = ...,
         reason: _builtins.str = ...,
         load: Global___LoadPlan | None = ...,
     ) -> None: ...

@@ -11,6 +11,7 @@ import time
 from typing import TYPE_CHECKING, Self
 
 from inferd.core.policy import Grant, Policy, ResourceKind, Rules, Verb
+from inferd.core.principal import ANY
 from inferd.errors import InferdError, PermissionDeniedError, UnauthenticatedError
 
 if TYPE_CHECKING:
@@ -85,6 +86,20 @@ class Admission:
             PermissionDeniedError: It may not.
         """
         self._access.check(self.login.principal, self.tenant, policy, model)
+
+    def check_all_tenants(self, why: str) -> None:
+        """Refuse one that may not do this for every tenant that there is; `why` it must follows in the message.
+
+        Raises:
+            PermissionDeniedError: It has only some tenants, or the rules give it this for some alone.
+        """
+        own, policy = self.login.principal, self.policy
+        if not self._access.may_for_each(own, (ANY,), policy):
+            verb, kind = policy.verb.name.lower(), policy.kind.name.lower()
+            raise PermissionDeniedError(
+                f"{own.name!r} may not {verb} {kind} for all tenants, and {why}; ask an administrator of all",
+                metadata={"principal": own.name, "verb": verb, "kind": kind},
+            )
 
     def sees(self, model: str) -> bool:
         """Whether it may be told of a model."""

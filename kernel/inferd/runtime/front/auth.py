@@ -120,7 +120,7 @@ class Auth:
                 f"{own.name!r} may not make keys for tenant {missing[0]!r}, which it does not have",
                 metadata={"principal": own.name, "tenant": missing[0]},
             )
-        if own.has(ANY) and self._access.may(own, caller.tenant, CREATE_RULE):
+        if self._access.may_for_each(own, (ANY,), CREATE_RULE):
             return  # what it does not have it could give itself
         known = self._access.rules.roles if self._access.may_for_each(own, principal.tenants, CREATE_RULE) else ()
         if more := sorted(principal.roles - own.roles - set(known)):
@@ -154,16 +154,14 @@ class Auth:
         tenants = {tenant for tenant in own.tenants if tenant != ANY and self._access.may(own, tenant, READ_RULE)}
         return tuple(rule for rule in known.rules if rule in told or rule.tenants in tenants)
 
-    async def create_rule(self, caller: Caller, rule: Rule) -> Rule:
+    async def create_rule(self, own: Principal, rule: Rule) -> Rule:
         """A new rule, which holds at once, also for calls under way.
 
         Raises:
-            PermissionDeniedError: The caller has not all tenants.
-            InvalidFieldError: It would take from the caller the right to take it back.
+            InvalidFieldError: It would take from who makes it, `own`, the right to take it back.
             LimitExceededError: There are as many as may be.
             StoreUnavailableError: It cannot be kept.
         """
-        caller.check_all_tenants("rules are about all of them")
         async with self._changing:
             made = self._access.made
             if len(made) >= self._rules_limit:
@@ -177,9 +175,9 @@ class Auth:
                 )
             rule = replace(rule, rule_id=secrets.token_hex(8))
             after = Rules((*self._access.rules.rules, rule))
-            if not after.grant(caller.principal, caller.tenant, DELETE_RULE).permits():
+            if not all(after.grant(own, tenant, DELETE_RULE).permits() for tenant in after.apart((ANY,))):
                 raise InvalidFieldError(
-                    f"with this rule {caller.principal.name!r} could delete no rule any more, this one neither; "
+                    f"with this rule {own.name!r} could delete no rule any more, this one neither; "
                     "name in `who`, `verbs` and `kinds` what it is about",
                     field="rule",
                 )
@@ -188,15 +186,13 @@ class Auth:
             self._access.set_rules((*made, rule))
             return rule
 
-    async def delete_rule(self, caller: Caller, rule_id: str) -> None:
+    async def delete_rule(self, rule_id: str) -> None:
         """A rule that a call made holds no longer.
 
         Raises:
-            PermissionDeniedError: The caller has not all tenants.
             RuleNotFoundError: There is no such rule, or it is one of the configuration.
             StoreUnavailableError: That cannot be kept; the rule stays.
         """
-        caller.check_all_tenants("rules are about all of them")
         async with self._changing:
             left = [rule for rule in self._access.made if rule.rule_id != rule_id]
             if len(left) == len(self._access.made):

@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 
 from inferd.core.ids import DEFAULT_TENANT, NO_LEASE, LeaseId, Tenant
-from inferd.core.principal import ANY, OWNER, Principal
-from inferd.errors import PermissionDeniedError
+from inferd.core.principal import OWNER, Principal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,17 +21,6 @@ class Caller:
     principal: Principal = OWNER
     lease_id: LeaseId = NO_LEASE
     deadline: float | None = None
-
-    def check_all_tenants(self, why: str) -> None:
-        """Refuse one that may not ask for every tenant; `why` that is needed follows in the message.
-
-        Raises:
-            PermissionDeniedError: It has only some.
-        """
-        if not self.principal.has(ANY):
-            raise PermissionDeniedError(
-                f"{self.principal.name!r} has not all tenants, and {why}", metadata={"principal": self.principal.name}
-            )
 
 
 ANYONE = Caller()

@@ -163,22 +163,19 @@ class Hosts:
         await self._plugins.refresh()
         return self._plugins.reports
 
-    async def back_up(self, caller: Caller, path: str, *, replaces: bool) -> AsyncGenerator[Progress, None]:
+    async def back_up(self, path: str, *, replaces: bool) -> AsyncGenerator[Progress, None]:
         """Copy all that is kept into a file; tells now and then how far that is, and last what was made.
 
         Args:
-            caller: Who wants it.
             path: Of the file, absolute.
             replaces: Whether an older backup there is to give way.
 
         Raises:
-            PermissionDeniedError: The caller has not all tenants.
             InvalidFieldError: The file may not be there.
             LimitExceededError: As many backups are under way as may be.
             StoreUnavailableError: Nothing is kept, or the store cannot be read, or the file not be written.
             ShuttingDownError: The kernel is shutting down.
         """
-        caller.check_all_tenants("a backup has what is kept of all of them")
         keeper = self._driver.keeper
         if keeper is None:
             raise StoreUnavailableError(

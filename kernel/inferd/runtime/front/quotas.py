@@ -59,15 +59,13 @@ class Quotas:
         found = self._driver.views.quota_uses(self._driver.clock.now())
         return [use for use in found if has(use.tenant)]
 
-    async def create(self, caller: Caller, quota: Quota) -> Quota:
+    async def create(self, quota: Quota) -> Quota:
         """A new quota, which holds at once; tasks and leases that live count.
 
         Raises:
-            PermissionDeniedError: The caller has not all tenants.
             LimitExceededError: There are as many as may be.
             StoreUnavailableError: It cannot be kept.
         """
-        caller.check_all_tenants("quotas are about any of them")
         async with self._changing:
             known = self._driver.views.quotas
             made = sum(bool(each.quota_id) for each in known)
@@ -87,15 +85,13 @@ class Quotas:
             self._driver.restore(SetQuotas((*known, quota)))
             return quota
 
-    async def delete(self, caller: Caller, quota_id: str) -> None:
+    async def delete(self, quota_id: str) -> None:
         """A quota that a call made holds no longer.
 
         Raises:
-            PermissionDeniedError: The caller has not all tenants.
             QuotaNotFoundError: There is no such quota, or it is one of the configuration.
             StoreUnavailableError: That cannot be kept; the quota stays.
         """
-        caller.check_all_tenants("quotas are about any of them")
         async with self._changing:
             known = self._driver.views.quotas
             left = tuple(quota for quota in known if not quota_id or quota.quota_id != quota_id)
