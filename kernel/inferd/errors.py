@@ -115,6 +115,13 @@ class ModelLoadError(InferdError):
     outside = "the model cannot be loaded"
 
 
+class ProbeFailedError(InferdError):
+    """A new version of a model did not answer its probe as it must; `metadata` has the prompt and both values."""
+
+    reason = "PROBE_FAILED"
+    code = "FAILED_PRECONDITION"
+
+
 class BrokenModelError(ModelNotFoundError):
     """A model of this name was pulled and cannot be used; `metadata["cause"]` says why."""
 

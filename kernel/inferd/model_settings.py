@@ -32,3 +32,7 @@ class Rollouts(BaseModel):
     trial_s: Seconds = Field(
         60.0, gt=0, description="the version before serves again if the new one fails before its first task, or so long"
     )
+    probe_s: Seconds = Field(60.0, gt=0, description="most that a new version takes to answer its probe")
+    probe_prompts: int = Field(32, ge=1, le=1000, description="most prompts of a probe")
+    probe_bytes: int = Field(65536, ge=1, le=1 << 20, description="most of all texts of a probe")
+    probe_tokens: int = Field(256, ge=1, le=65536, description="most tokens of an answer to a prompt of a probe")

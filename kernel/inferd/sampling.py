@@ -339,6 +339,11 @@ def fill(given: Mapping[str, Any], defaults: SamplingDefaults, *, task_id: str) 
     return Sampling(**numbers)
 
 
+def greedy(most_output: int) -> dict[str, float]:
+    """What asks for the most likely tokens, so many at most, by name."""
+    return {"temperature": 0.0, "max_tokens": most_output}
+
+
 def derive(sampling: Asked, sample: int) -> Asked:
     """What a sample behind the first is chosen by: a seed of its own, and nothing told of the prompt again.
 

@@ -10,6 +10,9 @@ from connection import Connection, read_all, read_until, reason_of, refusal, tex
 from inferd.testing.kernel import write_fake_model
 from inferd_api.v1 import model_pb2 as mp
 from inferd_api.v1 import model_service_pb2 as ms
+from inferd_api.v1 import rollout_pb2 as rp
+from inferd_api.v1 import task_pb2 as tp
+from inferd_api.v1 import task_service_pb2 as ts
 
 SERVING, RETIRED, FAILED = mp.VERSION_STATE_SERVING, mp.VERSION_STATE_RETIRED, mp.VERSION_STATE_FAILED
 GIB = 1 << 30  # all that the device of the FakeBackend has
@@ -85,6 +88,38 @@ async def test_a_broken_update_is_none(connection: Connection) -> None:
     model = await model_of(connection)
     assert (model.version, model.HasField("error"), model.HasField("rolling")) == (1, False, False)
     assert pid in [instance.pid for instance in model.instances]
+
+
+def asks(**wanted: Any) -> rp.Probe:
+    """A probe of one prompt, which a model that repeats what it is given answers with itself."""
+    chat = tp.ChatPrompt(messages=[tp.ChatMessage(role="user", content="hello")])
+    return rp.Probe(prompts=[rp.ProbePrompt(chat=chat, most_tokens=16, **wanted)])
+
+
+async def test_a_version_that_is_worse_by_its_probe_is_not_rolled_out(connection: Connection) -> None:
+    """It is refused with the property and both values, agreement with what serves among them; a good one serves.
+
+    No tenant has a task of it, and what is no pattern is refused before anything begins.
+    """
+    await connection.create()
+    mute = str(write_fake_model(connection.folder, "mute", mute=True))
+    for wanted, found in (
+        ({"contains": ["ell"]}, ("contains", "'ell'", "''")),
+        ({"agreement": 0.5}, ("agreement", "at least 0.5", "0 of 6 tokens")),
+    ):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await update(connection, source=mute, probe=asks(**wanted))
+        reason, facts = reason_of(caught.value)
+        assert (reason, facts["prompt"]) == ("PROBE_FAILED", "1")
+        assert (facts["property"], facts["wanted"], facts["found"]) == found
+    with pytest.raises(grpc.aio.AioRpcError, match=r"prompts\[0\].pattern is no pattern of RE2: missing"):
+        await update(connection, source=mute, probe=asks(pattern="("))
+    good = str(write_fake_model(connection.folder, "good"))
+    wanted = {"pattern": "^h.*o$", "finish_reason": 1, "agreement": 1.0, "most_first_token": {"seconds": 30}}
+    assert (await update(connection, source=good, probe=asks(**wanted))).model.version == 4
+    assert [each.state for each in await versions(connection)] == [SERVING, FAILED, FAILED, RETIRED]
+    listed = await connection.tasks.ListTasks(ts.ListTasksRequest())
+    assert not listed.tasks
 
 
 async def test_a_version_that_dies_of_its_first_task_is_taken_back(connection: Connection) -> None:

@@ -47,6 +47,35 @@ def test_set_says_what_is_to_be_otherwise(scripted: Any, inferd: Commands, tmp_p
     assert json.loads(inferd("set", "echo", "a=b", "-o", "json").stdout)["version"] == 2
 
 
+def test_a_probe_is_read_from_a_file(scripted: Any, inferd: Commands, tmp_path: Path) -> None:
+    """Its prompts reach the kernel as they stand there; what no probe has is a mistake that names the file."""
+    probe = tmp_path / "probe.toml"
+    probe.write_text(
+        """
+        [[prompts]]
+        prompt = "The capital of France is"
+        contains = ["Paris"]
+        finish_reason = "max_tokens"
+        most_first_token = "0.5s"
+
+        [[prompts]]
+        chat = {messages = [{role = "user", content = "Say yes."}]}
+        agreement = 0.9
+        """
+    )
+    assert inferd("set", "echo", "a=b", "--probe", str(probe)).exit_code == 0
+    first, second = scripted.requests[-1].probe.prompts
+    assert (first.prompt, [*first.contains], first.finish_reason) == ("The capital of France is", ["Paris"], 3)
+    assert (first.most_first_token.ToMilliseconds(), second.chat.messages[0].content, second.agreement) == (
+        500,
+        "Say yes.",
+        0.9,
+    )
+    probe.write_text("[[prompts]]\nanswer = 1")
+    done = inferd("set", "echo", "a=b", "--probe", str(probe))
+    assert (done.exit_code, "probe.toml" in done.output, "answer" in done.output) == (2, True, True)
+
+
 def test_a_dry_run_tells_the_way_and_changes_nothing(scripted: Any, inferd: Commands, tmp_path: Path) -> None:
     """Its exit code is 1 where there is no room."""
     assert inferd("set", "echo", "a=b", "--dry-run").stdout.startswith("beside what serves: as it is\n")

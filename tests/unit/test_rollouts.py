@@ -4,17 +4,18 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+from rollout_bench import CPU, FACTS, MODEL, SPEC, TENANT, RolloutBench
 
 from inferd.core import commands, events
-from inferd.core.changes import TaskChanged, VersionChanged
-from inferd.core.ids import DeviceId, InstanceId, ModelName, TaskId, Tenant
+from inferd.core.changes import VersionChanged
+from inferd.core.ids import InstanceId, ModelName, TaskId
 from inferd.core.lease import LeaseSpec, ModelClaim
 from inferd.core.machine import CoreLimits, KernelMachine
-from inferd.core.model import InstanceFacts, InstanceState, Model, ModelSpec, ModelState
+from inferd.core.model import InstanceState, ModelState
 from inferd.core.resources import DeviceCapacity, MemoryNeed
 from inferd.core.restored import RestoredVersion
 from inferd.core.rollouts import RolloutLimits, RolloutWay
-from inferd.core.task import Outcome, Task, TaskSpec, TaskState
+from inferd.core.task import Outcome, TaskState
 from inferd.core.version import Version, VersionState
 from inferd.errors import (
     BackendFailedError,
@@ -26,84 +27,17 @@ from inferd.errors import (
 )
 from inferd.errors import WorkerDiedError as Died
 
-MODEL, TENANT, CPU = ModelName("m"), Tenant("a"), DeviceId("cpu:0")
-SPEC = ModelSpec(
-    name=MODEL, source="/v1", path="/v1", format="gguf", size_bytes=1, backend="cpu", backend_reason="", loader="x:Y",
-    devices=(CPU,),
-)  # fmt: skip
-FACTS = InstanceFacts(max_tasks=3, context_tokens=64, description="", memory_bytes=1, kv_tokens=100)
-
-
-class Bench:
-    """A machine with one device and one model, whose workers do at once what they are asked for."""
-
-    def __init__(self, *, memory_bytes: int = 1000, need_bytes: int = 100, limits: RolloutLimits | None = None) -> None:
-        self.machine = KernelMachine(CoreLimits(rollouts=limits or RolloutLimits()))
-        self.need_bytes = need_bytes
-        self.now = 0.0
-        self.told: list[commands.Reply] = []
-        self.tell(events.HostJoined((DeviceCapacity(device_id=CPU, memory_bytes=memory_bytes, cores=2),)))
-        self.tell(events.CreateModel(SPEC))
-
-    @property
-    def model(self) -> Model:
-        return self.machine.views.model(MODEL)
-
-    def tell(self, event: events.Event) -> list[commands.Reply]:
-        done = [*self.machine.handle(event, self.now)]
-        self.told += done
-        return done
-
-    def measure(self, number: int, need_bytes: int | None = None) -> list[commands.Reply]:
-        need = MemoryNeed(weights_bytes=self.need_bytes if need_bytes is None else need_bytes)
-        return self.tell(events.InstanceNeeds(InstanceId(f"m-{number}"), need))
-
-    def load(self, number: int) -> None:
-        self.tell(events.InstanceLoaded(InstanceId(f"m-{number}"), FACTS))
-
-    def bring_up(self, number: int) -> None:
-        self.measure(number)
-        self.load(number)
-
-    def exit(self, number: int) -> None:
-        self.tell(events.WorkerExited(InstanceId(f"m-{number}"), Died("gone")))
-
-    def submit(self, name: str, lease_id: str = "") -> None:
-        spec = TaskSpec(task_id=TaskId(name), tenant=TENANT, model=MODEL, work=object(), lease_id=lease_id)  # type: ignore[arg-type] # a text
-        self.tell(events.SubmitTask(spec))
-
-    def end(self, name: str) -> None:
-        task = self.task(name)
-        self.tell(events.TaskEnded(task.spec.task_id, task.attempt, Outcome(state=TaskState.SUCCEEDED)))
-
-    def task(self, name: str) -> Task:
-        return self.machine.views.task(TaskId(name), TENANT)
-
-    def update(self, name: str = "v2", by: str = "ann") -> None:
-        self.tell(events.UpdateModel(MODEL, replace(SPEC, source=f"/{name}", path=f"/{name}"), by=by))
-
-    def again(self, number: int) -> None:
-        self.tell(events.UpdateModel(MODEL, self.model.versions[number].spec, number, "bob"))
-
-    @property
-    def states(self) -> list[VersionState]:
-        return [version.state for version in self.model.versions.values()]
-
-    def failed(self) -> list[TaskId]:
-        """The tasks that have FAILED."""
-        return [c.task_id for c in self.told if isinstance(c, TaskChanged) and c.state is TaskState.FAILED]
-
 
 @pytest.fixture
-def bench() -> Bench:
+def bench() -> RolloutBench:
     """A model of which version 1 is loaded and runs a task."""
-    made = Bench()
+    made = RolloutBench()
     made.submit("old")
     made.bring_up(1)
     return made
 
 
-def test_a_new_version_takes_new_tasks_and_running_ones_end_where_they_are(bench: Bench) -> None:
+def test_a_new_version_takes_new_tasks_and_running_ones_end_where_they_are(bench: RolloutBench) -> None:
     """Up to the event with which it is READY the old one is given all tasks, from then on the new one; both go on."""
     bench.update()
     assert bench.states == [VersionState.SERVING, VersionState.ROLLING]
@@ -125,38 +59,38 @@ def test_a_new_version_takes_new_tasks_and_running_ones_end_where_they_are(bench
     assert changes == [(2, "ROLLING"), (1, "RETIRED"), (2, "SERVING")]
 
 
-def refused(bench: Bench) -> None:
+def refused(bench: RolloutBench) -> None:
     bench.measure(2)
     bench.tell(events.InstanceRefused(InstanceId("m-2"), ModelLoadError("corrupt")))
 
 
-def dies_in_measure(bench: Bench) -> None:
+def dies_in_measure(bench: RolloutBench) -> None:
     bench.exit(2)
 
 
-def dies_at_load(bench: Bench) -> None:
+def dies_at_load(bench: RolloutBench) -> None:
     bench.measure(2)
     bench.exit(2)
 
 
-def too_large(bench: Bench) -> None:
+def too_large(bench: RolloutBench) -> None:
     bench.measure(2, 5000)
 
 
-def too_large_beside_a_lease(bench: Bench) -> None:
+def too_large_beside_a_lease(bench: RolloutBench) -> None:
     bench.tell(
         events.CreateLease(LeaseSpec(lease_id="l", tenant=TENANT, claims=(ModelClaim(model=MODEL, sequences=1),)))
     )  # type: ignore[arg-type] # a text
     bench.measure(2, 950)
 
 
-def too_late(bench: Bench) -> None:
+def too_late(bench: RolloutBench) -> None:
     bench.measure(2)
     bench.now = 700.0
     bench.tell(events.Tick())
 
 
-def stopped(bench: Bench) -> None:
+def stopped(bench: RolloutBench) -> None:
     bench.tell(events.UnloadModel(MODEL, force=False, instance_id=InstanceId("m-2")))
 
 
@@ -173,7 +107,7 @@ def stopped(bench: Bench) -> None:
     ],
 )
 def test_a_failed_update_changes_nothing_but_tells_why(
-    bench: Bench, breaks: Callable[[Bench], None], reason: str
+    bench: RolloutBench, breaks: Callable[[RolloutBench], None], reason: str
 ) -> None:
     """The old version serves on with the same worker, no task ends, and the next update can begin at once."""
     bench.update()
@@ -194,7 +128,7 @@ def test_a_failed_update_changes_nothing_but_tells_why(
     assert bench.states == [VersionState.RETIRED, VersionState.FAILED, VersionState.SERVING]
 
 
-def test_one_that_does_not_fit_beside_the_old_comes_after_it(bench: Bench) -> None:
+def test_one_that_does_not_fit_beside_the_old_comes_after_it(bench: RolloutBench) -> None:
     """The old one ends what it has and goes; what comes meanwhile waits for the new one, and nothing old is started."""
     bench.update()
     bench.measure(2, 950)
@@ -209,7 +143,7 @@ def test_one_that_does_not_fit_beside_the_old_comes_after_it(bench: Bench) -> No
     assert len([c for c in bench.told if isinstance(c, commands.StartWorker)]) == 2
 
 
-def test_a_version_that_dies_of_its_first_task_gives_way_to_the_one_before(bench: Bench) -> None:
+def test_a_version_that_dies_of_its_first_task_gives_way_to_the_one_before(bench: RolloutBench) -> None:
     """With that event the old one serves again, by the instance that stood by, and runs the task: it is not blamed."""
     bench.end("old")
     bench.update()
@@ -225,7 +159,7 @@ def test_a_version_that_dies_of_its_first_task_gives_way_to_the_one_before(bench
     assert (bench.model.failures, bench.model.error, bench.model.before) == (0, None, None)
 
 
-def test_a_version_whose_backend_raises_at_first_gives_way_too(bench: Bench) -> None:
+def test_a_version_whose_backend_raises_at_first_gives_way_too(bench: RolloutBench) -> None:
     """The task that it failed goes on with the one before; behind a first success an error is the task's own."""
     bench.update()
     bench.bring_up(2)
@@ -245,7 +179,7 @@ def test_a_version_whose_backend_raises_at_first_gives_way_too(bench: Bench) -> 
     assert (bench.task("bad").state, bench.model.serving.number) == (TaskState.FAILED, 3)
 
 
-def test_the_trial_ends_with_the_first_task_or_its_time(bench: Bench) -> None:
+def test_the_trial_ends_with_the_first_task_or_its_time(bench: RolloutBench) -> None:
     """Then the instance that stood by goes; until then whoever needs its memory has it."""
     bench.end("old")
     bench.update()
@@ -260,7 +194,7 @@ def test_the_trial_ends_with_the_first_task_or_its_time(bench: Bench) -> None:
     assert (bench.model.serving.number, bench.states) == (2, [VersionState.RETIRED, VersionState.SERVING])
 
 
-def test_where_the_new_one_fails_after_the_old_has_gone_the_old_comes_back(bench: Bench) -> None:
+def test_where_the_new_one_fails_after_the_old_has_gone_the_old_comes_back(bench: RolloutBench) -> None:
     """What waits is run by the old version, loaded again; nothing ends."""
     bench.update()
     bench.measure(2, 950)
@@ -275,7 +209,7 @@ def test_where_the_new_one_fails_after_the_old_has_gone_the_old_comes_back(bench
     assert not bench.failed()
 
 
-def test_where_the_new_one_fails_before_the_old_has_gone_the_old_takes_tasks_again(bench: Bench) -> None:
+def test_where_the_new_one_fails_before_the_old_has_gone_the_old_takes_tasks_again(bench: RolloutBench) -> None:
     """Instances that were to go stay, and what waited begins with that event."""
     bench.update()
     bench.measure(2, 950)
@@ -288,7 +222,7 @@ def test_where_the_new_one_fails_before_the_old_has_gone_the_old_takes_tasks_aga
 
 def test_the_old_version_is_not_evicted_for_the_new_one() -> None:
     """An idle instance of the old version stays until the new one is READY, and what is idle of others goes before."""
-    bench = Bench(memory_bytes=1000, need_bytes=400)
+    bench = RolloutBench(memory_bytes=1000, need_bytes=400)
     bench.tell(events.LoadModel(MODEL))
     bench.bring_up(1)
     other = replace(SPEC, name=ModelName("other"))
@@ -302,7 +236,7 @@ def test_the_old_version_is_not_evicted_for_the_new_one() -> None:
     assert bench.model.state is ModelState.READY
 
 
-def test_a_second_update_is_refused_with_who_is_under_way(bench: Bench) -> None:
+def test_a_second_update_is_refused_with_who_is_under_way(bench: RolloutBench) -> None:
     """Its error names the version, who asked for it and since when; the first goes on."""
     bench.update(by="ann")
     bench.now = 3.0
@@ -313,7 +247,7 @@ def test_a_second_update_is_refused_with_who_is_under_way(bench: Bench) -> None:
     assert bench.model.serving.number == 2
 
 
-def test_what_serves_already_is_no_update(bench: Bench) -> None:
+def test_what_serves_already_is_no_update(bench: RolloutBench) -> None:
     """The same again makes no version; other bounds hold at once, for each version."""
     bench.tell(events.UpdateModel(MODEL, SPEC))
     assert bench.model.rollout is None
@@ -321,7 +255,7 @@ def test_what_serves_already_is_no_update(bench: Bench) -> None:
     assert (bench.model.rollout, bench.model.spec.max_instances, [*bench.model.versions]) == (None, 3, [1])
 
 
-def test_a_version_that_is_kept_is_rolled_out_again(bench: Bench) -> None:
+def test_a_version_that_is_kept_is_rolled_out_again(bench: RolloutBench) -> None:
     """Going back is at once while an instance of it still ends its tasks; later it is loaded, and may fail again."""
     bench.update()
     bench.bring_up(2)
@@ -339,7 +273,7 @@ def test_a_version_that_is_kept_is_rolled_out_again(bench: Bench) -> None:
 
 def test_versions_are_bounded() -> None:
     """The oldest that have no instances go; where all have, one more is refused, with both numbers."""
-    bench = Bench(limits=RolloutLimits(versions=2))
+    bench = RolloutBench(limits=RolloutLimits(versions=2))
     bench.submit("long")
     bench.bring_up(1)
     bench.update("v2")
@@ -354,7 +288,7 @@ def test_versions_are_bounded() -> None:
     assert [*bench.model.versions] == [2, 3]
 
 
-def test_a_lease_keeps_the_part_that_it_holds(bench: Bench) -> None:
+def test_a_lease_keeps_the_part_that_it_holds(bench: RolloutBench) -> None:
     """Tasks of a lease run where it holds places until it ends; then the old instance goes."""
     claim = ModelClaim(model=MODEL, sequences=1)
     bench.tell(events.CreateLease(LeaseSpec(lease_id="l", tenant=TENANT, claims=(claim,))))  # type: ignore[arg-type] # a text
@@ -370,7 +304,7 @@ def test_a_lease_keeps_the_part_that_it_holds(bench: Bench) -> None:
     assert bench.model.instances[InstanceId("m-1")].state is InstanceState.STOPPING
 
 
-def test_a_worker_of_the_old_version_that_dies_has_its_tasks_go_on_with_the_new_one(bench: Bench) -> None:
+def test_a_worker_of_the_old_version_that_dies_has_its_tasks_go_on_with_the_new_one(bench: RolloutBench) -> None:
     """They are told which version they go on with; the model is not blamed."""
     bench.submit("too")
     bench.update()
@@ -380,7 +314,7 @@ def test_a_worker_of_the_old_version_that_dies_has_its_tasks_go_on_with_the_new_
     assert (bench.model.failures, bench.model.state) == (0, ModelState.READY)
 
 
-def test_a_plan_tells_the_way(bench: Bench) -> None:
+def test_a_plan_tells_the_way(bench: RolloutBench) -> None:
     """What is said before is what happens: beside, after draining, or not at all."""
 
     def fit(need_bytes: int) -> RolloutWay:
@@ -397,7 +331,7 @@ def test_a_plan_tells_the_way(bench: Bench) -> None:
     assert [fit(900), fit(901), fit(1001)] == [RolloutWay.BESIDE, RolloutWay.DRAINS, RolloutWay.NO_ROOM]
 
 
-def test_a_kernel_that_ended_meanwhile_leaves_the_old_version(bench: Bench) -> None:
+def test_a_kernel_that_ended_meanwhile_leaves_the_old_version(bench: RolloutBench) -> None:
     """The next one has the versions with their numbers, the old one serving, and the other FAILED with why."""
 
     def kept(version: Version) -> RestoredVersion:

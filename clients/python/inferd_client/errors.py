@@ -148,6 +148,16 @@ class ModelLoadError(InferdError):
     code = "FAILED_PRECONDITION"
 
 
+class ProbeFailedError(InferdError):
+    """A new version of a model did not answer its probe as it must, and was not rolled out.
+
+    `metadata` has `version`, `prompt` (its number, from 1), `property`, `wanted` and `found`.
+    """
+
+    reason = "PROBE_FAILED"
+    code = "FAILED_PRECONDITION"
+
+
 class TaskNotFoundError(InferdError):
     """No task of this id is known to this tenant."""
 

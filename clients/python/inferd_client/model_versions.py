@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from inferd_api.v1.model_pb2 import Model, ModelVersion
     from inferd_api.v1.model_service_pb2 import RolloutPlan
     from inferd_api.v1.model_service_pb2_grpc import ModelServiceAsyncStub
+    from inferd_api.v1.rollout_pb2 import Probe
     from inferd_api.v1.sampling_pb2 import SamplingDefaults
     from inferd_client.values import Setting
 
@@ -41,6 +42,7 @@ class ModelVersions(Connection):
         max_instances: int | None = None,
         sampling_defaults: SamplingDefaults | None = None,
         version: int | None = None,
+        probe: Probe | None = None,
         timeout_s: float | None = None,
     ) -> Model:
         """Give a model another version; returns when that takes its new tasks. What is left out stays.
@@ -57,15 +59,16 @@ class ModelVersions(Connection):
             max_instances: As for `create_model`.
             sampling_defaults: In place of all that were given before.
             version: Roll out this version again, which is kept, and change nothing else.
+            probe: What the new version has to answer, and how, before it takes any task.
             timeout_s: How long to wait, in seconds; default: as long as it takes.
 
         Raises:
             InferdError: ModelNotFoundError; ModelBusyError while another version is on its way; NoMemoryError,
-                ModelLoadError or WorkerDiedError when it could not be rolled out: then the model is as it was;
-                InvalidFieldError, BackendNotFoundError, BackendUnavailableError, LimitExceededError.
+                ModelLoadError, ProbeFailedError or WorkerDiedError when it could not be rolled out: then the model is
+                as it was; InvalidFieldError, BackendNotFoundError, BackendUnavailableError, LimitExceededError.
         """
         request = _request(
-            name, source, backend, device, settings, min_instances, max_instances, sampling_defaults, version
+            name, source, backend, device, settings, min_instances, max_instances, sampling_defaults, version, probe
         )
         return self._wait(self._versions.UpdateModel, request, timeout_s).model
 
@@ -81,6 +84,7 @@ class ModelVersions(Connection):
         max_instances: int | None = None,
         sampling_defaults: SamplingDefaults | None = None,
         version: int | None = None,
+        probe: Probe | None = None,
         timeout_s: float | None = None,
     ) -> RolloutPlan:
         """How `update_model` would go: beside the old version, after it has drained, or not at all; nothing changes.
@@ -90,7 +94,7 @@ class ModelVersions(Connection):
                 ModelLoadError.
         """
         request = _request(
-            name, source, backend, device, settings, min_instances, max_instances, sampling_defaults, version
+            name, source, backend, device, settings, min_instances, max_instances, sampling_defaults, version, probe
         )
         request.validate_only = True
         return self._wait(self._versions.UpdateModel, request, timeout_s).plan
@@ -120,11 +124,12 @@ class AsyncModelVersions(AsyncConnection):
         max_instances: int | None = None,
         sampling_defaults: SamplingDefaults | None = None,
         version: int | None = None,
+        probe: Probe | None = None,
         timeout_s: float | None = None,
     ) -> Model:
         """Give a model another version; returns when that takes its new tasks. As `update_model` of `ModelVersions`."""
         request = _request(
-            name, source, backend, device, settings, min_instances, max_instances, sampling_defaults, version
+            name, source, backend, device, settings, min_instances, max_instances, sampling_defaults, version, probe
         )
         return (await self._wait(self._versions.UpdateModel, request, timeout_s)).model
 
@@ -140,11 +145,12 @@ class AsyncModelVersions(AsyncConnection):
         max_instances: int | None = None,
         sampling_defaults: SamplingDefaults | None = None,
         version: int | None = None,
+        probe: Probe | None = None,
         timeout_s: float | None = None,
     ) -> RolloutPlan:
         """How `update_model` would go; nothing changes. As `plan_update` of `ModelVersions`."""
         request = _request(
-            name, source, backend, device, settings, min_instances, max_instances, sampling_defaults, version
+            name, source, backend, device, settings, min_instances, max_instances, sampling_defaults, version, probe
         )
         request.validate_only = True
         return (await self._wait(self._versions.UpdateModel, request, timeout_s)).plan
@@ -164,6 +170,7 @@ def _request(  # noqa: PLR0917 - as the methods, of each its keyword
     max_instances: int | None,
     sampling_defaults: SamplingDefaults | None,
     version: int | None,
+    probe: Probe | None,
 ) -> UpdateModelRequest:
     if version is not None and version < 1:
         raise ValueError(f"version is {version}; versions count from 1")
@@ -177,4 +184,5 @@ def _request(  # noqa: PLR0917 - as the methods, of each its keyword
         max_instances=max_instances,
         sampling_defaults=sampling_defaults,
         version=version or 0,
+        probe=probe,
     )

@@ -24,6 +24,15 @@ LeastOption = Annotated[int | None, typer.Option("--min", help="Fewest instances
 MostOption = Annotated[int | None, typer.Option("--max", help="Most instances.", min=1, max=64)]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Tell how it would go, and change nothing; 1: no room.")]
 
+ProbeOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--probe",
+        help="Prompts that the new version has to answer first, and how: TOML, [[prompts]] as inferd.v1.ProbePrompt.",
+        metavar="FILE.toml",
+    ),
+]
+
 version_app = typer.Typer()
 version_app.command("show")(show_model)
 version_app.command("rm")(remove_models)
@@ -69,12 +78,14 @@ def _set(
     device: DeviceOption = "",
     least: LeastOption = None,
     most: MostOption = None,
+    probe: ProbeOption = None,
     dry_run: DryRun = False,
     address: Address = ADDRESS,
     output: Output = Format.TABLE,
 ) -> None:
     """Give a model another version while it runs: the new one loads, takes the new tasks, and the old one goes."""
     with edge(output) as out:
+        from inferd.cli.rollout import read_probe
         from inferd.cli.versions import set_model
         from inferd.cli.wanted import Wanted
 
@@ -85,6 +96,7 @@ def _set(
             source=Wanted(name=source) if source else None,
             unset=unset or (),
             bounds={"min_instances": least, "max_instances": most},
+            terms={"probe": read_probe(probe)},
             data_dir=data_dir,
             dry_run=dry_run,
         )
@@ -106,12 +118,14 @@ def _rollback(
         int | None, typer.Argument(help="Default: the one that served before.", min=1, metavar="VERSION")
     ] = None,
     *,
+    probe: ProbeOption = None,
     dry_run: DryRun = False,
     address: Address = ADDRESS,
     output: Output = Format.TABLE,
 ) -> None:
     """Roll out a version of a model again that is kept; its files must be as they were."""
     with edge(output) as out:
+        from inferd.cli.rollout import read_probe
         from inferd.cli.versions import rollback
 
-        rollback(out, address, model, version, dry_run=dry_run)
+        rollback(out, address, model, version, terms={"probe": read_probe(probe)}, dry_run=dry_run)

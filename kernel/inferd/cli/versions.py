@@ -45,6 +45,7 @@ def set_model(
     source: Wanted | None,
     unset: Sequence[str],
     bounds: Mapping[str, int | None],
+    terms: Mapping[str, Any],
     data_dir: Callable[[], Path],
     dry_run: bool,
 ) -> None:
@@ -67,10 +68,12 @@ def set_model(
         if dry_run:
             _tell_plan(output, client, wanted.name, changes)
         else:
-            _update(output, client, wanted.name, changes)
+            _update(output, client, wanted.name, {**changes, **terms})
 
 
-def rollback(output: Output, address: str, name: str, number: int | None, *, dry_run: bool) -> None:
+def rollback(
+    output: Output, address: str, name: str, number: int | None, *, terms: Mapping[str, Any], dry_run: bool
+) -> None:
     """Roll out the version that served before again, or a given one.
 
     Raises:
@@ -83,7 +86,7 @@ def rollback(output: Output, address: str, name: str, number: int | None, *, dry
         if dry_run:
             _tell_plan(output, client, name, {"version": number})
         else:
-            _update(output, client, name, {"version": number})
+            _update(output, client, name, {"version": number, **terms})
 
 
 def list_versions(output: Output, address: str, name: str) -> None:

@@ -75,6 +75,14 @@ class SendTask:
 
 
 @dataclass(frozen=True, slots=True)
+class AskProbe:
+    """Hand a prompt of a probe to an instance that runs no task; what it answers is told by `ProbeAnswered`."""
+
+    instance_id: InstanceId
+    spec: TaskSpec
+
+
+@dataclass(frozen=True, slots=True)
 class DropTask:
     """Have an instance forget a task; its place counts as free from now on. It may be sent `again`."""
 
@@ -111,7 +119,9 @@ class TellQueued:
 
 
 # What workers are to do, and what people are told besides what changes.
-Order = StartWorker | StopWorker | EndWorker | AbandonWorker | ProceedLoad | HoldCapacity | SendTask | DropTask
+Order = (
+    StartWorker | StopWorker | EndWorker | AbandonWorker | ProceedLoad | HoldCapacity | SendTask | DropTask | AskProbe
+)
 News = TellQueued | TellGrowth
 
 Command = Order | News

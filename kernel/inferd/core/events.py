@@ -7,6 +7,7 @@ from inferd.core.host import LOCAL_HOST
 from inferd.core.ids import DEFAULT_TENANT, NO_LEASE, DeviceId, HostId, InstanceId, LeaseId, ModelName, TaskId, Tenant
 from inferd.core.lease import LeaseSpec
 from inferd.core.model import InstanceFacts, ModelSpec
+from inferd.core.probe import Probe, ProbeAnswer
 from inferd.core.quota import Quota
 from inferd.core.resources import DeviceCapacity, MemoryNeed
 from inferd.core.restored import RestoredLease, RestoredShare, RestoredTask, RestoredUse, RestoredVersion
@@ -38,12 +39,14 @@ class UpdateModel:
         spec: What the new one is.
         number: The one that is kept; None for a new one.
         by: Who asks, for people.
+        probe: What the new one has to answer before it takes a task; None for nothing.
     """
 
     name: ModelName
     spec: ModelSpec
     number: int | None = None
     by: str = ""
+    probe: Probe | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,6 +328,15 @@ class TaskEnded:
 
 
 @dataclass(frozen=True, slots=True)
+class ProbeAnswered:
+    """An instance has answered a prompt of a probe, or could not."""
+
+    instance_id: InstanceId
+    task_id: TaskId
+    answer: ProbeAnswer
+
+
+@dataclass(frozen=True, slots=True)
 class TaskAlone:
     """A worker lets a task that it was sent for that run alone in its batch, from now on."""
 
@@ -405,6 +417,7 @@ Event = (
     | InstanceRefused
     | WorkerExited
     | TaskEnded
+    | ProbeAnswered
     | TaskAlone
     | TaskPassed
     | TaskUsed

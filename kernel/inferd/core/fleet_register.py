@@ -184,7 +184,7 @@ class FleetRegister:
 
 def _restored(before: RestoredVersion) -> Version:
     state, error = before.state, before.error
-    if state is VersionState.ROLLING:
+    if state.under_way:
         why = f"the kernel ended while version {before.number} of model {before.spec.name!r} was being rolled out"
         state, error = VersionState.FAILED, ShuttingDownError(f"{why}; ask for it again")
     return Version(

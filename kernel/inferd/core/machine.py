@@ -83,7 +83,7 @@ class KernelMachine:
         self.quotas = Quotas(limits.quotas, books=limits.quota_books, out=out)
         self.leases = Leases(limits.leases, self.quotas, out)
         self._capacity = Capacity(self.broker, self.fleet, self.leases, limits.elastic.drain_s, out)
-        self._rollouts = Rollouts(limits.rollouts, self.fleet, self._capacity, broker=self.broker, owner=self)
+        self._rollouts = Rollouts(limits.rollouts, self.fleet, self._capacity, broker=self.broker, owner=self, out=out)
         self._growth = Growth(limits.growth, self.broker, self.fleet, out)
         self._elastic = Elastic(limits.elastic, self.fleet)
         self.tasks = Tasks(limits.tasks, self.fleet, self.leases, self._elastic, quotas=self.quotas, out=out)
@@ -148,6 +148,8 @@ class KernelMachine:
                 self._submit(event.spec)
             case events.TaskEnded():
                 self._task_ended(event)
+            case events.ProbeAnswered():
+                self._rollouts.answered(event)
             case events.TaskAlone():
                 self.tasks.began_alone(event.task_id, event.attempt)
             case events.TaskPassed():

@@ -13,6 +13,7 @@ from inferd.core.events import RestoreUses, SetQuotas, TaskUsed
 from inferd.core.lease import LIVING, Lease, LeaseSpec, MemoryClaim
 from inferd.core.policy import matches
 from inferd.core.principal import ANY
+from inferd.core.probe import PROBE_TENANT
 from inferd.core.quota import Quota, QuotaUse
 from inferd.core.window import Window
 from inferd.errors import QuotaExceededError
@@ -312,7 +313,7 @@ class Quotas:
 
     def _of(self, tenant: Tenant, model: ModelName | None) -> tuple[Quota, ...]:
         """The quotas about a tenant and a model; about none: those about all."""
-        if not self._quotas:
+        if not self._quotas or tenant == PROBE_TENANT:
             return ()
         if (found := self._about.get((tenant, model))) is None:
             if len(self._about) >= MOST_PAIRS:

@@ -8,10 +8,12 @@ from typing import Protocol
 from inferd.core.alarms import Alarms
 from inferd.core.broker import Broker
 from inferd.core.capacity import Capacity
-from inferd.core.events import UpdateModel
+from inferd.core.commands import Reply
+from inferd.core.events import ProbeAnswered, UpdateModel
 from inferd.core.fleet import Fleet
 from inferd.core.ids import NO_LEASE, DeviceId, ModelName
 from inferd.core.model import Instance, InstanceState, Model
+from inferd.core.proofs import Proofs, answers
 from inferd.core.resources import MemoryNeed
 from inferd.core.version import Rollout, Version, VersionChange, VersionState
 from inferd.errors import InferdError, InvalidFieldError, ModelBusyError, ModelLoadError
@@ -24,6 +26,10 @@ class RolloutLimits:
     versions: int = 10
     most_s: float = 600.0
     trial_s: float = 60.0
+    probe_s: float = 60.0
+    probe_prompts: int = 32
+    probe_bytes: int = 65536
+    probe_tokens: int = 256
 
 
 class RolloutWay(Enum):
@@ -55,13 +61,21 @@ class Rollouts:
         capacity: Who gets memory.
         broker: Devices.
         owner: Of tasks.
+        out: Where is told what is to be done.
 
     Attributes:
         alarms: Of what is due at some time.
     """
 
     def __init__(
-        self, limits: RolloutLimits, fleet: Fleet, capacity: Capacity, *, broker: Broker, owner: Owner
+        self,
+        limits: RolloutLimits,
+        fleet: Fleet,
+        capacity: Capacity,
+        *,
+        broker: Broker,
+        owner: Owner,
+        out: list[Reply],
     ) -> None:
         self._limits = limits
         self._fleet = fleet
@@ -71,7 +85,8 @@ class Rollouts:
         self._under_way: dict[ModelName, None] = {}
         self._late = Alarms[ModelName]()
         self._trials = Alarms[ModelName]()
-        self.alarms = (self._late, self._trials)
+        self._proofs = Proofs(limits.probe_s, out)
+        self.alarms = (self._late, self._trials, self._proofs.alarms)
 
     def begin(self, model: Model, event: UpdateModel, now: float) -> None:
         """Have another version take a model's tasks; nothing to do where that serves which is asked for.
@@ -82,6 +97,7 @@ class Rollouts:
             LimitExceededError: As many versions are kept as may be, and all of them have instances.
         """
         _check_alone(model, now)
+        _check_compared(model, event)
         version = model.serving
         if event.number is not None:
             version = self._kept(model, event.number)
@@ -117,7 +133,7 @@ class Rollouts:
         if version.state is not VersionState.ROLLING:
             self._fleet.register.move_version(model, version, VersionChange.ROLL)
         self.end_trial(model)
-        model.rollout = Rollout(version=version, by=event.by, began=now)
+        model.rollout = Rollout(version=version, by=event.by, began=now, probe=event.probe)
         self._under_way[model.spec.name] = None
         self._late.set(model.spec.name, now + self._limits.most_s)
         self._fleet.refresh(model)
@@ -140,8 +156,41 @@ class Rollouts:
                 self._fleet.leave(each)
         self._capacity.instance_needs(instance, need, now, may_wait=True)
 
+    def answered(self, event: ProbeAnswered) -> None:
+        """A version on its way has answered a prompt of its probe."""
+        instance = self._fleet.instances.get(event.instance_id)
+        if instance is not None:
+            self._proofs.answered(self._fleet.models[instance.model], event)
+
     def settle(self, now: float) -> None:
         """See what has become of the versions that are on their way."""
+        self._ring(now)
+        for name in tuple(self._under_way):
+            model = self._fleet.models[name]
+            if (rollout := model.rollout) is not None:
+                self._settle(model, rollout, now)
+
+    def _settle(self, model: Model, rollout: Rollout, now: float) -> None:
+        """See whether a version serves from now on, proves itself first, or has FAILED."""
+        own = [i for i in model.instances.values() if model.is_rolling(i) and i.living]
+        own = [i for i in own if not i.lease_id and not i.leaving]
+        ready = next((instance for instance in own if instance.state is InstanceState.READY), None)
+        proof = rollout.proof
+        if not own or (proof is not None and (rollout.version.error is not None or not answers(model, proof))):
+            self._fail(model, rollout)
+        elif ready is None:
+            return
+        elif rollout.probe is None or (proof is not None and proof.over):
+            self._serve(model, rollout, now)
+        elif proof is None:
+            self._fleet.register.move_version(model, rollout.version, VersionChange.PROVE)
+            self._fleet.register.touch_model(model)
+            self._proofs.begin(model, rollout, ready, now)
+
+    def _ring(self, now: float) -> None:
+        while (slow := self._proofs.alarms.pop_due(now)) is not None:
+            if (model := self._fleet.models.get(slow)) is not None:
+                self._proofs.late(model)
         while (late := self._late.pop_due(now)) is not None:
             if (model := self._fleet.models.get(late)) is not None and (rollout := model.rollout) is not None:
                 rollout.version.error = ModelLoadError(
@@ -153,21 +202,12 @@ class Rollouts:
         while (proved := self._trials.pop_due(now)) is not None:
             if (model := self._fleet.models.get(proved)) is not None:
                 self.end_trial(model)
-        for name in tuple(self._under_way):
-            model = self._fleet.models[name]
-            if (rollout := model.rollout) is None:
-                continue
-            own = [i for i in model.instances.values() if model.is_rolling(i) and i.living]
-            own = [i for i in own if not i.lease_id and not i.leaving]
-            if any(instance.state is InstanceState.READY for instance in own):
-                self._serve(model, rollout, now)
-            elif not own:
-                self._fail(model, rollout)
 
     def _end(self, model: Model) -> None:
         model.rollout = None
         del self._under_way[model.spec.name]
         self._late.cancel(model.spec.name)
+        self._proofs.end(model)
 
     def _serve(self, model: Model, rollout: Rollout, now: float) -> None:
         """The new version takes the tasks; the instances of the one before end those they have, and go."""
@@ -258,3 +298,14 @@ def _check_alone(model: Model, now: float) -> None:
         " (`inferd models versions`), or unload the model to give it up",
         metadata={"version": str(number), "by": rollout.by, "since_s": f"{since_s:.1f}"},
     )
+
+
+def _check_compared(model: Model, event: UpdateModel) -> None:
+    """Refuse a probe that compares with another version than the one that serves."""
+    compared = None if event.probe is None else event.probe.compared
+    if compared not in (None, model.serving.number):
+        raise ModelBusyError(
+            f"version {model.serving.number} of model {model.spec.name!r} has come to serve in place of version"
+            f" {compared}, which had answered the probe; try again",
+            metadata={"version": str(model.serving.number)},
+        )

@@ -9,6 +9,8 @@ instances. `UpdateModel` makes a version and rolls it out; an update to one that
   is known what the new one needs: they end those they have and go, and new tasks wait.
 - Once that instance is READY the new version is SERVING and the old one RETIRED, with one event. Tasks that run finish
   where they are: the old instances take none any more, but those of leases that hold a part of them, and go.
+- If it was given a probe, that instance answers it first, and the version is PROVING meanwhile: it takes no task before
+  each answer is as it must be (`core.probe`).
 - Whatever hinders it makes the new version FAILED, with the error, and nothing else: the old one serves on, or again.
   No task ends for it.
 
@@ -20,16 +22,24 @@ whoever needs their memory.
 A kernel that ends meanwhile leaves the old version to the next one, and tells of the new one that it FAILED.
 """
 
-from collections.abc import Mapping
+from __future__ import annotations
+
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import TYPE_CHECKING
 
-from inferd.core.ids import DeviceId
-from inferd.core.lifecycle import Table
-from inferd.core.model import ModelSpec
 from inferd.core.resources import MemoryNeed
 from inferd.core.sampling_defaults import NO_DEFAULTS, SamplingDefaults
-from inferd.errors import InferdError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from inferd.core.ids import DeviceId
+    from inferd.core.lifecycle import Table
+    from inferd.core.model import ModelSpec
+    from inferd.core.probe import Probe
+    from inferd.core.proofs import Proof
+    from inferd.errors import InferdError
 
 
 class VersionState(Enum):
@@ -39,6 +49,12 @@ class VersionState(Enum):
     SERVING = 2
     RETIRED = 3
     FAILED = 4
+    PROVING = 5
+
+    @property
+    def under_way(self) -> bool:
+        """Whether it is on its way to serve."""
+        return self in {VersionState.ROLLING, VersionState.PROVING}
 
 
 class VersionChange(Enum):
@@ -49,10 +65,16 @@ class VersionChange(Enum):
     RETIRE = 3  # another one does
     FAIL = 4
     RETURN = 5  # the one behind it has failed on its trial
+    PROVE = 6  # it answers its probe
 
 
 VERSION_TABLE: Table[VersionState, VersionChange] = {
     VersionState.ROLLING: {
+        VersionChange.PROVE: VersionState.PROVING,
+        VersionChange.SERVE: VersionState.SERVING,
+        VersionChange.FAIL: VersionState.FAILED,
+    },
+    VersionState.PROVING: {
         VersionChange.SERVE: VersionState.SERVING,
         VersionChange.FAIL: VersionState.FAILED,
     },
@@ -115,9 +137,13 @@ class Rollout:
         by: Who asked for it, for people.
         began: When, on the kernel's clock in seconds.
         drains: Whether the old version's instances have to go before the new one fits.
+        probe: What it has to answer before it takes a task; None for nothing.
+        proof: How far it has come with that; None where it has not begun.
     """
 
     version: Version
     by: str
     began: float
     drains: bool = False
+    probe: Probe | None = None
+    proof: Proof | None = None

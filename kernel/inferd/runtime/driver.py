@@ -16,7 +16,7 @@ from inferd.core.model import Model, ModelSpec
 from inferd.core.plan import LoadPlan
 from inferd.core.resources import DeviceCapacity
 from inferd.core.restored import RestoredVersion
-from inferd.core.task import SuspendReason, TaskSpec
+from inferd.core.task import Outcome, SuspendReason, TaskSpec
 from inferd.errors import (
     InferdError,
     InvalidFieldError,
@@ -41,8 +41,9 @@ from inferd.runtime.local_launcher import LocalLauncher
 from inferd.runtime.metrics import Metrics
 from inferd.runtime.orders import Orders
 from inferd.runtime.placement import advise
+from inferd.runtime.probes import ProbeStream
 from inferd.runtime.queries import Asker, Queries
-from inferd.runtime.relay import Relay
+from inferd.runtime.relay import Dispatched, Relay
 from inferd.runtime.stream import TaskStream
 from inferd.runtime.streams import Streams
 from inferd.runtime.supervisor import Supervisor
@@ -92,11 +93,11 @@ class Driver:
         self.attendance = Attendance(cancel=self.cancel, detach=self.detach)
         self.metrics = Metrics(self.machine)
         self._relay = Relay(self.clock, output_bytes=limits.output_bytes)
-        self._orders = Orders(self.supervisor, self._relay, self.streams, limits.engine)
+        self._orders = Orders(self.supervisor, self._relay, self.streams, limits.engine, clock=self.clock)
         self._inspections = Inspections(self.supervisor)
         self._queries = Queries(limit=limits.queries, share=core.tasks.tenant_share, timeout_s=limits.query_timeout_s)
         self._engine_limits = limits.engine
-        self.loading = Loading(self._apply, self.views, self.watchers.models, self.supervisor)
+        self.loading = Loading(self._apply, self.views, self.watchers.models, self.supervisor, limits=core.rollouts)
         self._loads = LoadProgress(self.views, self.streams, self.watchers.models)
         self._drained = asyncio.Event()
         self._alarm = Alarm(lambda: self._apply(events.Tick()))
@@ -395,9 +396,15 @@ class Driver:
         for ended in step.ended:
             if (done := self._relay.find(instance_id, ended.handle)) is not None:
                 outcome = read_outcome(ended, self._log_of(instance_id))
-                self._apply(events.TaskEnded(done.task_id, done.attempt, outcome))
+                self._ended(instance_id, done, outcome)
                 if self._relay.find(instance_id, ended.handle) is not None:  # else its deadline came first
                     self._relay.drop(instance_id, done.task_id)
+
+    def _ended(self, instance_id: InstanceId, done: Dispatched, outcome: Outcome) -> None:
+        if isinstance(done.stream, ProbeStream):
+            self._apply(done.stream.answered(instance_id, done.task_id, outcome, self.clock.now()))
+        else:
+            self._apply(events.TaskEnded(done.task_id, done.attempt, outcome))
 
     # The core.
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from inferd.core.ids import InstanceId, LeaseId, ModelName, Tenant
+    from inferd.core.rollouts import RolloutLimits
     from inferd.core.views import Views
     from inferd.runtime.signal import Signals
     from inferd.runtime.supervisor import Supervisor
@@ -28,6 +29,10 @@ class Loading:
         views: What may be read of it.
         changes: Of models, by name.
         supervisor: The workers.
+        limits: Bounds of rollouts.
+
+    Attributes:
+        limits: As given.
     """
 
     def __init__(
@@ -36,7 +41,10 @@ class Loading:
         views: Views,
         changes: Signals[ModelName],
         supervisor: Supervisor,
+        *,
+        limits: RolloutLimits,
     ) -> None:
+        self.limits = limits
         self._tell = tell
         self._views = views
         self._changes = changes
@@ -72,7 +80,7 @@ class Loading:
         model = self._views.model(event.name)
         if (rollout := model.rollout) is not None:
             with self._changes.watch(event.name) as changed:
-                while rollout.version.state is VersionState.ROLLING:
+                while rollout.version.state.under_way:
                     await changed.wait(changed.version)
             if rollout.version.state is VersionState.FAILED and rollout.version.error is not None:
                 raise rollout.version.error

@@ -42,7 +42,7 @@ def _write_version(version: Version, clock: Clock) -> dict[str, Any]:
     return {
         "number": version.number,
         "spec": write_spec(version.spec),
-        "state": version.state.value,
+        "state": (VersionState.ROLLING if version.state.under_way else version.state).value,  # older kernels know it
         "by": version.by,
         "created": wall_of(version.created, clock),
         "served": wall_of(version.served, clock),

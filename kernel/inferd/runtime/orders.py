@@ -8,6 +8,7 @@ from inferd.core import commands
 from inferd.core.host import host_of
 from inferd.errors import present
 from inferd.runtime.frames import hold_frame, load_frame, memories_of, submit_frame
+from inferd.runtime.probes import ProbeStream
 from inferd_api.worker.v1 import load_pb2, task_pb2
 from inferd_api.worker.v1 import worker_pb2 as wire
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from inferd.core.ids import InstanceId
+    from inferd.runtime.clock import Clock
     from inferd.runtime.relay import Dispatched, Relay
     from inferd.runtime.streams import Streams
     from inferd.runtime.supervisor import Supervisor
@@ -34,19 +36,30 @@ class Orders:
     """
 
     def __init__(
-        self, supervisor: Supervisor, relay: Relay, streams: Streams, engine_limits: load_pb2.EngineLimits
+        self,
+        supervisor: Supervisor,
+        relay: Relay,
+        streams: Streams,
+        engine_limits: load_pb2.EngineLimits,
+        *,
+        clock: Clock,
     ) -> None:
         self.group: asyncio.TaskGroup | None = None
         self._supervisor = supervisor
         self._relay = relay
         self._streams = streams
         self._engine_limits = engine_limits
+        self._clock = clock
 
     def obey(self, command: commands.Order) -> None:
         """Carry out what concerns a worker."""
         match command:
             case commands.SendTask():
                 self._submit(command)
+            case commands.AskProbe():
+                order = commands.SendTask(command.instance_id, command.spec, attempt=1)
+                handle = self._relay.add(order, ProbeStream(self._clock.now()))
+                self._send_frame(command.instance_id, submit_frame(handle, order))
             case commands.DropTask():
                 handle = self._relay.drop(command.instance_id, command.task_id)
                 cancel = task_pb2.Cancel(handle=handle, again=command.again)

@@ -12,6 +12,7 @@ from inferd.errors import BackendFailedError
 from inferd.runtime.clock import Clock
 from inferd.runtime.frames import read_logprobs, read_prompt, read_tensors
 from inferd.runtime.link import Arrived
+from inferd.runtime.probes import ProbeStream
 from inferd.runtime.rate import Rate
 from inferd.runtime.stream import TaskStream
 from inferd.shared import MemoryRefusedError
@@ -20,11 +21,11 @@ from inferd_api.worker.v1 import step_pb2
 
 @dataclass(slots=True)
 class Dispatched:
-    """A task on its worker: where its output goes."""
+    """A task on its worker, or a prompt of a probe: where its output goes."""
 
     task_id: TaskId
     attempt: int
-    stream: TaskStream
+    stream: TaskStream | ProbeStream
     silent: set[int] = field(default_factory=set)  # of one that runs alone: samples that have told nothing new
 
 
@@ -68,7 +69,7 @@ class Relay:
         self._links[instance_id].tasks.clear()
         self._links[instance_id].handles.clear()
 
-    def add(self, order: SendTask, stream: TaskStream) -> int:
+    def add(self, order: SendTask, stream: TaskStream | ProbeStream) -> int:
         """A task goes to a worker; its handle there."""
         link, task_id = self._links[order.instance_id], order.spec.task_id
         handle = link.next_handle

@@ -3,13 +3,14 @@
 from inferd.core.model import Instance, Model
 from inferd.core.plan import LoadPlan
 from inferd.core.resources import MemoryNeed
-from inferd.core.rollouts import RolloutWay
+from inferd.core.rollouts import RolloutLimits, RolloutWay
 from inferd.core.version import Version
 from inferd.errors import InvalidFieldError
 from inferd.runtime.front.models import Models
 from inferd.runtime.front.versions import Other, RolloutPlan
 from inferd.sampling import ENGINE_DEFAULTS
 from inferd.services.insight import inside
+from inferd.services.rollout_values import read_probe
 from inferd.services.sampling_values import read_sampling_defaults, write_sampling_defaults
 from inferd.services.status import status_of
 from inferd.services.times import duration, timestamp
@@ -17,6 +18,7 @@ from inferd_api.v1 import model_pb2 as pb
 from inferd_api.v1 import model_service_pb2 as ms
 
 MOST_INSTANCES = 64
+BESIDE_VERSION = {"name", "version", "validate_only", "probe"}  # of an update to a version that is kept
 
 
 def read_bounds(model: pb.Model) -> tuple[int, int]:
@@ -38,14 +40,15 @@ def read_bounds(model: pb.Model) -> tuple[int, int]:
     return fewest, most
 
 
-def read_other(request: ms.UpdateModelRequest) -> Other:
+def read_other(request: ms.UpdateModelRequest, limits: RolloutLimits) -> Other:
     """What is to be otherwise of a model.
 
     Raises:
         InvalidFieldError: A bound is out of its range, or something else is given beside a version.
     """
+    probe = read_probe(request.probe, limits, request.name) if request.HasField("probe") else None
     if request.version:
-        besides = {field.name for field, _ in request.ListFields()} - {"name", "version", "validate_only"}
+        besides = {field.name for field, _ in request.ListFields()} - BESIDE_VERSION
         if besides:
             fields = ", ".join(sorted(besides))
             raise InvalidFieldError(
@@ -53,7 +56,7 @@ def read_other(request: ms.UpdateModelRequest) -> Other:
                 " one of them out",
                 field="version",
             )
-        return Other(number=request.version)
+        return Other(number=request.version, probe=probe)
     most = request.max_instances
     if request.HasField("max_instances") and not 1 <= most <= MOST_INSTANCES:
         message = f"max_instances is {most}; it must be from 1 to {MOST_INSTANCES}"
@@ -66,6 +69,7 @@ def read_other(request: ms.UpdateModelRequest) -> Other:
         min_instances=request.min_instances if request.HasField("min_instances") else None,
         max_instances=most if request.HasField("max_instances") else None,
         sampling=read_sampling_defaults(request.sampling_defaults) if request.HasField("sampling_defaults") else None,
+        probe=probe,
     )
 
 

@@ -120,7 +120,7 @@ class Models:
         _check_settings(request.settings, "settings")
         if request.source:
             _check_source(request.source, "source")
-        other = read_other(request)
+        other = read_other(request, self._models.versions.limits)
         if request.validate_only:
             model, plan = await self._models.versions.plan(request.name, other, call.caller, sees=call.admission.reads)
             return ms.UpdateModelResponse(model=self._write(model), plan=write_rollout_plan(plan, model))

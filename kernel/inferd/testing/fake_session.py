@@ -39,6 +39,7 @@ class Faults:
 
     Attributes:
         step_s: How long a step takes, in seconds.
+        mute: It predicts the end of every text at once.
         fail_step: This step raises, counted from 1; 0 for none.
         fail_on_token: A step with this token raises.
         refuse_token: A step with this token is refused: a ValueError, which changes nothing.
@@ -50,6 +51,7 @@ class Faults:
     """
 
     step_s: float = 0.0
+    mute: bool = False
     fail_step: int = 0
     fail_on_token: int = _NOTHING
     refuse_token: int = _NOTHING
@@ -168,7 +170,8 @@ class FakeSession:
         owners, cells, positions = (column[batch.logit_rows] for column in (owners, cells, batch.positions))
         source = self._source[cells]
         predicted = self._at(batch, owners, source, positions)
-        predicted = np.where((source > positions) | (predicted >= BYTES), END, predicted)
+        ends = (source > positions) | (predicted >= BYTES) | self._faults.mute
+        predicted = np.where(ends, END, predicted)
         logits = np.zeros((len(predicted), self.limits.vocabulary_size), np.float32)
         logits[np.arange(len(predicted)), predicted] = PEAK
         return logits

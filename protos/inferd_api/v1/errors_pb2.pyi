@@ -133,6 +133,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_QUOTA_NOT_FOUND: _ErrorReason.ValueType  # 71
     """No quota of this id was made by a call (NOT_FOUND). Metadata: `quota_id`."""
+    ERROR_REASON_PROBE_FAILED: _ErrorReason.ValueType  # 80
+    """A new version of a model did not answer its probe as it must, and was not rolled out (FAILED_PRECONDITION). Metadata:
+    `version`, `prompt` (its number, from 1), `property`, `wanted` and `found`.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call or a task failed. Every error of the kernel is a `google.rpc.Status` that carries one
@@ -251,4 +255,8 @@ out where there never will be. QuotaFailure has the tenant as its subject. Metad
 """
 ERROR_REASON_QUOTA_NOT_FOUND: ErrorReason.ValueType  # 71
 """No quota of this id was made by a call (NOT_FOUND). Metadata: `quota_id`."""
+ERROR_REASON_PROBE_FAILED: ErrorReason.ValueType  # 80
+"""A new version of a model did not answer its probe as it must, and was not rolled out (FAILED_PRECONDITION). Metadata:
+`version`, `prompt` (its number, from 1), `property`, `wanted` and `found`.
+"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

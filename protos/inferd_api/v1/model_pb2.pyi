@@ -124,6 +124,8 @@ class _VersionStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_VersionS
     """It did; its instances end the tasks that they have, and go."""
     VERSION_STATE_FAILED: _VersionState.ValueType  # 4
     """It could not be rolled out, see `ModelVersion.error`, or the kernel ended meanwhile."""
+    VERSION_STATE_PROVING: _VersionState.ValueType  # 5
+    """An instance of it is loaded and answers its probe; it takes no task yet."""
 
 class VersionState(_VersionState, metaclass=_VersionStateEnumTypeWrapper):
     """Where a version of a model stands."""
@@ -138,6 +140,8 @@ VERSION_STATE_RETIRED: VersionState.ValueType  # 3
 """It did; its instances end the tasks that they have, and go."""
 VERSION_STATE_FAILED: VersionState.ValueType  # 4
 """It could not be rolled out, see `ModelVersion.error`, or the kernel ended meanwhile."""
+VERSION_STATE_PROVING: VersionState.ValueType  # 5
+"""An instance of it is loaded and answers its probe; it takes no task yet."""
 Global___VersionState: _TypeAlias = VersionState  # noqa: Y015
 
 class _RolloutWay:

@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from inferd_api.v1 import model_pb2 as _model_pb2
+from inferd_api.v1 import rollout_pb2 as _rollout_pb2
 from inferd_api.v1 import sampling_pb2 as _sampling_pb2
 from inferd_api.v1 import task_pb2 as _task_pb2
 from inferd_api.v1 import tensor_pb2 as _tensor_pb2
@@ -702,6 +703,7 @@ class UpdateModelRequest(_message.Message):
     SAMPLING_DEFAULTS_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    PROBE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name. Required."""
     source: _builtins.str
@@ -728,6 +730,10 @@ class UpdateModelRequest(_message.Message):
     def sampling_defaults(self) -> _sampling_pb2.SamplingDefaults:
         """New defaults, in place of all that were given before."""
 
+    @_builtins.property
+    def probe(self) -> _rollout_pb2.Probe:
+        """What the new version has to answer before it takes any task. Default: nothing."""
+
     def __init__(
         self,
         *,
@@ -741,10 +747,11 @@ class UpdateModelRequest(_message.Message):
         sampling_defaults: _sampling_pb2.SamplingDefaults | None = ...,
         version: _builtins.int = ...,
         validate_only: _builtins.bool = ...,
+        probe: _rollout_pb2.Probe | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_instances", b"_max_instances", "_min_instances", b"_min_instances", "max_instances", b"max_instances", "min_instances", b"min_instances", "sampling_defaults", b"sampling_defaults"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_instances", b"_max_instances", "_min_instances", b"_min_instances", "max_instances", b"max_instances", "min_instances", b"min_instances", "probe", b"probe", "sampling_defaults", b"sampling_defaults"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_instances", b"_max_instances", "_min_instances", b"_min_instances", "backend", b"backend", "device", b"device", "max_instances", b"max_instances", "min_instances", b"min_instances", "name", b"name", "sampling_defaults", b"sampling_defaults", "settings", b"settings", "source", b"source", "validate_only", b"validate_only", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_instances", b"_max_instances", "_min_instances", b"_min_instances", "backend", b"backend", "device", b"device", "max_instances", b"max_instances", "min_instances", b"min_instances", "name", b"name", "probe", b"probe", "sampling_defaults", b"sampling_defaults", "settings", b"settings", "source", b"source", "validate_only", b"validate_only", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_instances: _TypeAlias = _typing.Literal["max_instances"]  # noqa: Y015
     _WhichOneofArgType__max_instances: _TypeAlias = _typing.Literal["_max_instances", b"_max_instances"]  # noqa: Y015

@@ -190,11 +190,13 @@ class ModelServiceServicer:
         leases that hold a part of the old one; running tasks end where they are. If it cannot be loaded, or not within
         `rollouts.most_s` of the configuration, nothing has changed but that `ListModelVersions` tells of it, and this returns
         the reason; no task ends for it. If a worker of it dies, or its backend raises, before it has done its first task, and
-        not later than `rollouts.trial_s`, the version before serves again, and these tasks go on with it. A call that is given
-        up gives no rollout up. An update to what serves changes nothing; one of bounds alone (`min_instances`,
+        not later than `rollouts.trial_s`, the version before serves again, and these tasks go on with it. With a `probe` the
+        new version answers that first, within `rollouts.probe_s`; if it does so otherwise than it must, it takes no task, and
+        this is PROBE_FAILED. A call that is given up gives no rollout up. An update to what serves changes nothing; one of bounds alone (`min_instances`,
         `max_instances`, the setting `queued_tasks`) holds at once, and makes no version.
         Errors: MODEL_NOT_FOUND, MODEL_BUSY while another version is on its way (its metadata have `version` and `by`) or no
-        host takes instances, NO_MEMORY, MODEL_LOAD_FAILED, WORKER_DIED, LIMIT_EXCEEDED, and those of `CreateModel`.
+        host takes instances, NO_MEMORY, MODEL_LOAD_FAILED, WORKER_DIED, PROBE_FAILED, LIMIT_EXCEEDED, and those of
+        `CreateModel`; and those of a task, where the version that serves cannot answer a probe that asks for agreement.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

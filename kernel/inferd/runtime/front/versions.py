@@ -10,7 +10,8 @@ from inferd.core.events import UpdateModel
 from inferd.core.ids import ModelName
 from inferd.core.model import Model, ModelSpec
 from inferd.core.plan import LoadPlan
-from inferd.core.rollouts import RolloutWay
+from inferd.core.probe import Probe
+from inferd.core.rollouts import RolloutLimits, RolloutWay
 from inferd.core.sampling_defaults import SamplingDefaults
 from inferd.core.version import Version
 from inferd.errors import InvalidFieldError
@@ -19,6 +20,7 @@ from inferd.runtime.driver import Driver
 from inferd.runtime.front.caller import Caller
 from inferd.runtime.front.plans import shown
 from inferd.runtime.plugins import Plugins
+from inferd.runtime.probes import with_references
 from inferd.runtime.shelf import Shelf
 from inferd.runtime.sources import Roots
 
@@ -35,6 +37,7 @@ class Other:
     Attributes:
         settings: Those that change; an empty value takes one away.
         number: The version that it is to be again; all else stays then.
+        probe: What the new version has to answer before it takes a task; None for nothing.
     """
 
     source: str = ""
@@ -45,6 +48,7 @@ class Other:
     max_instances: int | None = None
     sampling: SamplingDefaults | None = None
     number: int | None = None
+    probe: Probe | None = None
 
 
 def otherwise(spec: ModelSpec, other: Other) -> dict[str, Any]:
@@ -111,6 +115,11 @@ class Versions:
         self._plugins = plugins
         self._shelf = shelf
 
+    @property
+    def limits(self) -> RolloutLimits:
+        """Bounds of rollouts."""
+        return self._driver.loading.limits
+
     async def list(self, name: str) -> Sequence[Version]:
         """The versions of a model that are kept, the latest first.
 
@@ -133,7 +142,8 @@ class Versions:
             keeper.check()  # first, so that what is refused has not begun
         async with self._wanted(name, other, caller) as spec:
             by, before = caller.principal.name, self._driver.views.model(spec.name).spec
-            model = await self._driver.loading.update(UpdateModel(spec.name, spec, other.number, by))
+            probe = await with_references(self._driver, spec.name, other.probe)
+            model = await self._driver.loading.update(UpdateModel(spec.name, spec, other.number, by, probe))
         if keeper is not None and model.spec.wanted != before.wanted:
             await keeper.keep_model(model.spec)
         elif keeper is not None:

@@ -1,0 +1,110 @@
+"""What a new version of a model has to show, from the wire: checked."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import re2
+
+from inferd.core.probe import Pattern, Probe, ProbePrompt
+from inferd.core.task import FinishReason
+from inferd.errors import InvalidFieldError, LimitExceededError
+from inferd.sampling import greedy
+from inferd.services.work_values import read_work
+from inferd_api.v1 import task_pb2 as tp
+
+if TYPE_CHECKING:
+    from google.protobuf.duration_pb2 import Duration
+
+    from inferd.core.rollouts import RolloutLimits
+    from inferd_api.v1 import rollout_pb2 as pb
+
+USUAL_TOKENS = 64  # of an answer to a prompt that does not say how many
+MOST_TEXTS = 64  # that one answer must contain
+PATTERN_BYTES = 1 << 20  # of memory that matching a pattern may take
+
+PROPERTIES = (
+    "contains", "pattern", "not_empty", "finish_reason", "most_first_token", "most_time", "agreement",
+)  # fmt: skip
+
+
+def read_probe(probe: pb.Probe, limits: RolloutLimits, name: str) -> Probe:
+    """What a new version of the model of this name has to answer.
+
+    Raises:
+        InvalidFieldError: A prompt asks for nothing, or for what cannot be.
+        LimitExceededError: It has more prompts, texts or tokens than a probe may have.
+    """
+    if not probe.prompts:
+        raise InvalidFieldError("probe.prompts is empty; give one at least", field="probe.prompts")
+    _check(len(probe.prompts), limits.probe_prompts, "prompts", "rollouts.probe_prompts")
+    _check(probe.ByteSize(), limits.probe_bytes, "bytes", "rollouts.probe_bytes")
+    return Probe(tuple(_read_prompt(each, limits, name, f"probe.prompts[{n}]") for n, each in enumerate(probe.prompts)))
+
+
+def _check(value: int, limit: int, what: str, bound: str) -> None:
+    if value > limit:
+        raise LimitExceededError(
+            f"the probe has {value} {what} and {bound} is {limit}",
+            metadata={"bound": bound, "value": str(value), "limit": str(limit)},
+        )
+
+
+def _read_prompt(given: pb.ProbePrompt, limits: RolloutLimits, name: str, at: str) -> ProbePrompt:
+    if not {field.name for field, _ in given.ListFields()}.intersection(PROPERTIES):
+        wanted = ", ".join(PROPERTIES)
+        raise InvalidFieldError(f"{at} says nothing of its answer; set one of {wanted}", field=at)
+    if not 0 <= given.agreement <= 1:
+        message = f"{at}.agreement is {given.agreement:g}; it must be from 0 to 1"
+        raise InvalidFieldError(message, field=f"{at}.agreement")
+    if len(given.contains) > MOST_TEXTS:
+        message = f"{at}.contains has {len(given.contains)} texts; at most {MOST_TEXTS}"
+        raise InvalidFieldError(message, field=f"{at}.contains")
+    tokens = given.most_tokens or min(USUAL_TOKENS, limits.probe_tokens)
+    if tokens > limits.probe_tokens:
+        message = f"{at}.most_tokens is {tokens} and rollouts.probe_tokens is {limits.probe_tokens}"
+        raise InvalidFieldError(message, field=f"{at}.most_tokens")
+    task = tp.TaskSpec(model=name, prefix_cache=False)
+    for parameter, value in greedy(tokens).items():
+        setattr(task.sampling, parameter, value)
+    match given.WhichOneof("input"):
+        case "prompt":
+            task.prompt = given.prompt
+        case "chat":
+            task.chat.CopyFrom(given.chat)
+    try:
+        work, demand = read_work(task, limits.probe_bytes)
+    except InvalidFieldError as error:  # it is known as the input of a task
+        field = error.field.replace("spec", at, 1)
+        raise InvalidFieldError(f"{at}: {error.message}", metadata=error.metadata, field=field) from None
+    return ProbePrompt(
+        work=work,
+        demand=demand,
+        contains=tuple(given.contains),
+        pattern=_read_pattern(given.pattern, f"{at}.pattern") if given.pattern else None,
+        not_empty=given.not_empty,
+        reason=FinishReason(given.finish_reason) if given.finish_reason else None,
+        first_s=_read_time(given.most_first_token, f"{at}.most_first_token")
+        if given.HasField("most_first_token")
+        else None,
+        whole_s=_read_time(given.most_time, f"{at}.most_time") if given.HasField("most_time") else None,
+        agreement=given.agreement,
+    )
+
+
+def _read_pattern(pattern: str, at: str) -> Pattern:
+    options = re2.Options()
+    options.log_errors, options.max_mem = False, PATTERN_BYTES
+    try:
+        compiled: Pattern = re2.compile(pattern, options)
+    except re2.error as error:
+        why = error.args[0].decode(errors="replace") if isinstance(error.args[0], bytes) else str(error)
+        raise InvalidFieldError(f"{at} is no pattern of RE2: {why}", field=at) from None
+    return compiled
+
+
+def _read_time(time: Duration, at: str) -> float:
+    seconds = time.seconds + time.nanos / 1e9
+    if seconds <= 0:
+        raise InvalidFieldError(f"{at} is {seconds:g} s; it must be more than 0", field=at)
+    return seconds
