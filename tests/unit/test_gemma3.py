@@ -15,15 +15,14 @@ from inferd.plugin import LoadRequest, TokenSession
 from inferd.plugin.backend import read_settings
 from inferd.testing.batches import Part, compute
 from inferd_cpu.backend import CpuBackend
-from inferd_cpu.native import Native
 from inferd_cpu.plugin import SPEC
 from inferd_cpu.vocabulary import read_vocabulary
 from inferd_weights.gguf import GgufFile
 
 pytestmark = [pytest.mark.model, pytest.mark.timeout(600)]  # seconds on free cores, minutes when they are shared
 NEAR_TIE = 1e-3  # of logits in fp32
-SLIGHT = 0.25  # of logits in int8: what 8 bits of activations may turn round
-SLIGHT_AVX2 = 0.75  # where one of 80 tokens, of a margin of 0.70, is another
+SLIGHT = 0.75  # of logits in int8: what 8 bits may turn round, whichever way their last places fall, see below
+SPREAD = 0.25  # root mean square of what 8 bits change a margin by: 0.13 to 0.20 were measured
 LOSS = 0.02  # nats: of so few tokens
 CASES: dict[str, Any] = json.loads(
     Path(tiny_models.__file__).with_name("gemma3_greedy.json").read_text(encoding="utf-8")
@@ -46,17 +45,22 @@ def read_on(session: TokenSession) -> Iterator[tuple[str, dict[str, Any], Any]]:
         yield name, case, logits
 
 
-def check(session: TokenSession, *, margin: float) -> list[float]:
-    """Each id of an output is the best one unless its margin is small; how far the loss of each case is off."""
-    off = []
+def check(session: TokenSession, *, margin: float, spread: float) -> list[float]:
+    """Each id of an output is the best one unless its margin is small; how far the loss of each case is off.
+
+    Margins are those of the reference but for `spread`, the root mean square of what they are off.
+    """
+    off, changes = [], []
     for name, case, logits in read_on(session):
-        chosen = logits[len(case["prompt"]) - 1 : -1].argmax(axis=1)
-        for step, (got, wanted) in enumerate(zip(chosen, case["output"], strict=True)):
-            assert got == wanted or case["margins"][step] < margin, (name, step)
+        for step, (row, wanted) in enumerate(zip(logits[len(case["prompt"]) - 1 : -1], case["output"], strict=True)):
+            found = row[wanted] - np.delete(row, wanted).max()
+            assert found >= 0 or case["margins"][step] < margin, (name, step)
+            changes.append(found - case["margins"][step])
         shifted = logits[:-1] - logits[:-1].max(axis=1, keepdims=True)
         targets = np.array((case["prompt"] + case["output"])[1:])
         losses = np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(targets)), targets]
         off.append(float(losses.mean()) - case["loss"])
+    assert np.sqrt(np.mean(np.square(changes))) < spread
     return off
 
 
@@ -74,13 +78,17 @@ def test_tokens_are_those_of_the_reference(gemma3: Path) -> None:
 def test_fp32_continues_as_the_reference(gemma3: Path) -> None:
     """In fp32 greedy ids and losses are those of the reference."""
     session = load(gemma3, "exact")
-    assert np.abs(check(session, margin=NEAR_TIE)).max() < 1e-4
+    assert np.abs(check(session, margin=NEAR_TIE, spread=NEAR_TIE)).max() < 1e-4
     session.close()
 
 
 def test_the_library_continues_as_the_reference(gemma3: Path) -> None:
-    """The library's greedy ids are those of the reference but for what 8 bits change, and so is the mean loss."""
+    """The library's greedy ids and margins are those of the reference but for what 8 bits change, and so is the loss.
+
+    One margin of 0.70 is 0.20 in 8 bits, with a deviation of 0.1 among models whose epsilon is a thousandth more or
+    less, with plain products as with AVX2, whose last places differ where plain code has no fused sums: which of them
+    turns the token round is chance.
+    """
     session = load(gemma3, "native")
-    margin = SLIGHT_AVX2 if Native().isa == "avx2" else SLIGHT
-    assert abs(np.mean(check(session, margin=margin))) < LOSS
+    assert abs(np.mean(check(session, margin=SLIGHT, spread=SPREAD))) < LOSS
     session.close()

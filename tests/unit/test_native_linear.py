@@ -230,6 +230,27 @@ def test_extreme_quants_are_exact(isa: str) -> None:
         np.testing.assert_array_equal(out, multiply_exactly(isa, W8, x, weights, tensor)[0])
 
 
+@pytest.mark.parametrize(("number", "weight"), MULTIPLIED, ids=str)
+def test_the_largest_sums_are_those_of_plain_products(isa: str, number: int, weight: int) -> None:
+    """Where inputs and quants are all as large as can be no sum overflows: its bits are those of plain products.
+
+    Inputs of a block are of one sign or of both, its quants of one code or of the ends of their range.
+    """
+    tensor = make_tensor(number, 32, round_up(number, 256))
+    fills = np.array([0x00, 0xFF, 0x0F, 0xF0, 0x7F, 0x80, 0x88, 0x77], np.uint8)
+    blocks = tensor.raw.reshape(-1, tensor.form.block_bytes)
+    blocks[:] = fills[np.arange(len(blocks)) % len(fills), None]
+    put_scales(number, blocks, lambda count: np.full(count, 1 / 64, np.float32))
+    signs = np.array([[1, 1, 1, 1], [-1, -1, -1, -1], [1, -1, 1, -1], [1, 1, -1, -1]], np.float32)
+    x = np.tile(signs * 127, (2, tensor.k // 4))  # eight rows: more than AVX2 works on at once
+    out, weights = multiply(isa, weight, tensor, x)
+    expected, sizes = multiply_exactly(isa, weight, x, weights, tensor)
+    np.testing.assert_array_less(np.abs(out - expected), 2e-6 * sizes + 1e-9)
+    if isa != "amx":
+        plain, _ = multiply("plain", weight, tensor, x)
+        np.testing.assert_array_equal(out.view(np.uint32), plain.view(np.uint32))
+
+
 def test_what_cannot_be_packed_is_told() -> None:
     """Inputs that are not a multiple of 32, and types that are not read, give an error instead of a product."""
     lib, nothing = library(), ctypes.POINTER(c_float)()
