@@ -21,7 +21,7 @@ from urllib.parse import quote
 
 import structlog
 
-from inferd.errors import InvalidFieldError
+from inferd.errors import InvalidFieldError, words_of
 from inferd.places import prepare_folder
 from inferd.sharing import Sharing
 
@@ -142,7 +142,7 @@ def listening(
             try:
                 bound.append(held.enter_context(_listening_in_file(besides, add_port, sharing, tickets_at)))
             except (OSError, InvalidFieldError) as error:
-                log.info("there is no socket besides", why=str(error))
+                log.info("there is no socket besides", why=words_of(error))
         yield tuple(bound)
 
 

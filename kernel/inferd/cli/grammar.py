@@ -5,6 +5,7 @@ from pathlib import Path
 
 import typer
 
+from inferd.errors import words_of
 from inferd_api.v1.sampling_pb2 import Choice, Grammar
 
 
@@ -20,7 +21,7 @@ def read_grammar(*, json_schema: str, regex: str, choice: Sequence[str]) -> Gram
         try:
             json_schema = Path(json_schema[1:]).expanduser().read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise typer.BadParameter(str(error), param_hint="--json-schema") from None
+            raise typer.BadParameter(words_of(error), param_hint="--json-schema") from None
     if json_schema:
         return Grammar(json_schema=json_schema)
     if regex:

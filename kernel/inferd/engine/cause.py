@@ -6,13 +6,16 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from inferd.errors import words_of
+
 _LONGEST = 1000
 _MACHINERY = ("<", str(Path(__file__).parents[1]), str(Path(importlib.__file__).parent))
 
 
 def last_line(error: BaseException) -> str:
     """The last line of the exception's traceback, for example "ValueError: token 9 is outside the vocabulary"."""
-    return traceback.format_exception_only(error)[-1].strip()[:_LONGEST]
+    line = traceback.format_exception_only(error)[-1].strip()
+    return line.replace(str(error), words_of(error), 1)[:_LONGEST] if isinstance(error, OSError) else line[:_LONGEST]
 
 
 def placed_line(error: BaseException, owner: Any) -> str:

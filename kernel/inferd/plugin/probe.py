@@ -24,7 +24,7 @@ from typing import Any
 
 import pluggy
 
-from inferd.errors import is_failure, suggestion
+from inferd.errors import is_failure, suggestion, words_of
 from inferd.plugin import hookspecs
 from inferd.plugin.backend import BackendSpec, BackendUnavailable, DeviceInfo, Probe, read_settings
 from inferd.plugin.checks import check_backend, check_probe, import_loader
@@ -159,7 +159,7 @@ def probe(spec: BackendSpec) -> Document:
 
 def exception_line(error: BaseException) -> str:
     """The kind of an exception, the first line of its message, and the file and line that it came from."""
-    lines = (error.msg if isinstance(error, SyntaxError) else str(error)).splitlines()
+    lines = (error.msg if isinstance(error, SyntaxError) else words_of(error)).splitlines()
     line = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
     place = _place(error)
     return f"{line} ({place})" if place else line

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from inferd.errors import suggestion
+from inferd.errors import suggestion, words_of
 from inferd.plugin.backend import LoadError
 from inferd.plugin.names import is_file_name
 from inferd.plugin.recipe import (
@@ -237,7 +237,7 @@ class _Table:
                 return text.removesuffix("\n").split("\n")
             content = json.loads(text)
         except (OSError, ValueError, RecursionError) as error:
-            raise self.error("labels", f"names {name!r}, which cannot be read: {error}") from None
+            raise self.error("labels", f"names {name!r}, which cannot be read: {words_of(error)}") from None
         return _by_number(content.get(key) if key and isinstance(content, dict) else content)
 
 

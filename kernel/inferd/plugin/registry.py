@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import quote
 
 from inferd.core.resources import HOST_DEVICE
-from inferd.errors import BackendNotFoundError, BackendUnavailableError, suggestion
+from inferd.errors import BackendNotFoundError, BackendUnavailableError, suggestion, words_of
 from inferd.plugin import child
 from inferd.plugin.backend import BackendSpec, DeviceInfo, Setting
 from inferd.plugin.hookspecs import ENTRY_POINT_GROUP
@@ -266,7 +266,7 @@ def _installed() -> tuple[list[_Plugin], list[BackendReport]]:
         try:
             points = distribution.entry_points.select(group=ENTRY_POINT_GROUP)
         except Exception as error:  # noqa: BLE001 - the edge to a plugin: its metadata may be anything
-            why = f"its entry points cannot be read: {error}"
+            why = f"its entry points cannot be read: {words_of(error)}"
             broken.append(BackendReport(name=name, state=BackendState.FAILED, why=why, package=name))
             continue
         # Of two copies of a distribution, the first on the path is the one that is imported.

@@ -8,7 +8,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
-from inferd.errors import LimitExceededError
+from inferd.errors import LimitExceededError, words_of
 from inferd.runtime.elements import Held
 from inferd.shared import Memory, Part
 
@@ -94,7 +94,7 @@ class BlobMemories:
             memory.seal()
         except (OSError, AttributeError) as error:
             raise LimitExceededError(
-                f"there is no memory for {part.size_bytes} bytes of blob sha256:{part.digest}: {error}",
+                f"there is no memory for {part.size_bytes} bytes of blob sha256:{part.digest}: {words_of(error)}",
                 metadata={"value": str(part.size_bytes)},
             ) from None
         return memory

@@ -19,7 +19,7 @@ import structlog
 
 from inferd.core.policy import matches
 from inferd.core.principal import Principal
-from inferd.errors import InferdError, InvalidFieldError, UnauthenticatedError
+from inferd.errors import InferdError, InvalidFieldError, UnauthenticatedError, words_of
 from inferd.runtime.stamps import stamp_of
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ class Certificates:
         except InferdError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever the library makes of files that it does not understand
-            message = f"the files of tls cannot be read: {type(error).__name__}: {error}"
+            message = f"the files of tls cannot be read: {type(error).__name__}: {words_of(error)}"
             raise InvalidFieldError(message, field="tls.cert_file") from None
 
     def _look(self) -> tuple[object, ...]:

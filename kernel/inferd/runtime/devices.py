@@ -12,7 +12,7 @@ import structlog
 from inferd.config import Devices
 from inferd.core.ids import DeviceId
 from inferd.core.resources import HOST_DEVICE, DeviceCapacity
-from inferd.errors import suggestion
+from inferd.errors import suggestion, words_of
 from inferd.plugin.backend import DeviceInfo
 from inferd.plugin.host import count_cores, read_memory
 from inferd.plugin.patience import patience
@@ -148,7 +148,7 @@ class DeviceMeter:
             try:
                 await self.measure()
             except Exception as error:  # noqa: BLE001 - what dies here would never be missed, and devices be given twice
-                self._note(dict.fromkeys(self._gauges, f"measuring failed: {type(error).__name__}: {error}"))
+                self._note(dict.fromkeys(self._gauges, f"measuring failed: {type(error).__name__}: {words_of(error)}"))
 
     async def measure(self) -> None:
         """Measure every device once, beside the event loop: a driver may take its time, or never come back."""
@@ -197,7 +197,7 @@ def _read_one(gauge: Gauge, pids: Collection[int]) -> Reading | str:
     except GaugeError as error:
         return str(error)
     except Exception as error:  # noqa: BLE001 - an edge to the library of a driver
-        return f"{type(error).__name__}: {error}"
+        return f"{type(error).__name__}: {words_of(error)}"
 
 
 def _start_beside(work: Callable[[], Readings]) -> asyncio.Future[Readings]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from inferd.errors import InferdError, StoreUnavailableError
+from inferd.errors import InferdError, StoreUnavailableError, words_of
 from inferd.runtime.shared_work import SharedWork
 
 if TYPE_CHECKING:
@@ -230,5 +230,5 @@ def typed(error: BaseException) -> InferdError:
     """What clients are told of a write that failed."""
     if isinstance(error, InferdError):
         return error
-    cause = f"{type(error).__name__}: {error}"
+    cause = f"{type(error).__name__}: {words_of(error)}"
     return StoreUnavailableError(f"the store cannot be written: {cause}", metadata={"cause": cause})

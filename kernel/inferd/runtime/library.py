@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from inferd.errors import InvalidFieldError
+from inferd.errors import InvalidFieldError, words_of
 
 MANIFEST = "manifest.json"
 MANIFEST_BYTES = 1 << 20
@@ -201,7 +201,7 @@ class Library:
         except FileNotFoundError as error:
             return BrokenManifest(path=path, why=f"{error.filename} is missing")
         except (OSError, ValueError, RecursionError, InvalidFieldError) as error:
-            return BrokenManifest(path=path, why=str(error))
+            return BrokenManifest(path=path, why=words_of(error))
         if folder != path.parent:
             return BrokenManifest(path=path, why=f"its name {manifest.name!r} belongs into {folder}")
         if size_bytes != manifest.size_bytes:

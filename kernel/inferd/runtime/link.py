@@ -13,6 +13,7 @@ from typing import Protocol
 
 from google.protobuf.message import DecodeError
 
+from inferd.errors import words_of
 from inferd.runtime.step_runs import is_plain, merged
 from inferd.shared import ANCILLARY_BYTES, Arrivals, Memory, MemoryRefusedError, ancillary
 from inferd_api.worker.v1 import worker_pb2 as wire
@@ -107,7 +108,7 @@ class LocalLink:
         except (BlockingIOError, InterruptedError):
             pass
         except OSError as error:
-            self._close(f"the worker closed its link: {error}")
+            self._close(f"the worker closed its link: {words_of(error)}")
             return
         if self._blocked is not bool(self._outgoing):
             self._blocked = not self._blocked
@@ -136,7 +137,7 @@ class LocalLink:
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
-            self._close(f"the worker closed its link: {error}")
+            self._close(f"the worker closed its link: {words_of(error)}")
             return
         if not count:
             self._close("the worker closed its link")

@@ -14,6 +14,7 @@ from inferd.errors import (
     InvalidFieldError,
     StoreUnavailableError,
     UnreadableEventsError,
+    words_of,
 )
 from inferd.runtime.blob_entry import not_found
 from inferd.runtime.blob_memories import BlobPart
@@ -169,7 +170,7 @@ def _missing(after: int, first: int) -> EventsDroppedError:
 
 
 def _unreadable(after: int, until: int, error: Exception) -> UnreadableEventsError:
-    why = error.message if isinstance(error, InferdError) else f"{type(error).__name__}: {error}"
+    why = error.message if isinstance(error, InferdError) else f"{type(error).__name__}: {words_of(error)}"
     return UnreadableEventsError(
         f"events {after + 1} to {until} cannot be read: {why}; the first one behind them is {until + 1}",
         metadata={"first_sequence": str(until + 1), "cause": why},

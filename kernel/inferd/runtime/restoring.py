@@ -19,7 +19,7 @@ from inferd.core.ids import ModelName
 from inferd.core.lease import ModelClaim
 from inferd.core.task_events import Finished, Output
 from inferd.core.version import VersionState
-from inferd.errors import InferdError, LimitExceededError, present
+from inferd.errors import InferdError, LimitExceededError, present, words_of
 from inferd.runtime.collector import collector_paused
 from inferd.runtime.continuation import Continuation
 from inferd.runtime.event_log import MissingEventsError, Numbered, in_order
@@ -428,7 +428,7 @@ async def _with_blobs(blobs: Blobs | None, tasks: Sequence[Found]) -> list[Found
 
 
 def _leave_out(what: str, tenant: str, key: str, error: Exception) -> None:
-    why = error.message if isinstance(error, InferdError) else f"{type(error).__name__}: {error}"
+    why = error.message if isinstance(error, InferdError) else f"{type(error).__name__}: {words_of(error)}"
     log.error(
         "what was kept cannot be read: it is left out, and stays in the store",
         what=what,

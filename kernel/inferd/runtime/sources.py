@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from inferd.errors import InvalidFieldError, PermissionDeniedError
+from inferd.errors import InvalidFieldError, PermissionDeniedError, words_of
 from inferd.plugin.recipe_file import find_recipe
 from inferd.runtime.formats import INNER_MARKS, folder_format, lacks, part_names
 
@@ -51,7 +51,7 @@ def find_source(source: str, roots: Roots | None = None) -> Path:
                 if not _is_within(file.resolve(), roots):
                     raise _outside(source, roots)
     except (OSError, ValueError, RuntimeError) as error:
-        raise InvalidFieldError(f"source {source[:200]!r} is no path: {error}", field=FIELD) from None
+        raise InvalidFieldError(f"source {source[:200]!r} is no path: {words_of(error)}", field=FIELD) from None
     return path
 
 

@@ -8,6 +8,7 @@ from inferd import __version__
 from inferd.core.ids import HostId, InstanceId
 from inferd.core.resources import HOST_DEVICE
 from inferd.core.vigil import Vigil, WorkerTimes
+from inferd.errors import words_of
 from inferd.runtime.frames import proceed_frame, read_pulse
 from inferd.runtime.launcher import Launcher, WorkerLink
 from inferd.runtime.link import Arrived
@@ -101,7 +102,7 @@ class Worker:
         try:
             link = await self._launcher.launch(self.instance_id, on_frame=self._receive, on_closed=self._note_closed)
         except OSError as error:
-            return f"it could not be started: {error}"
+            return f"it could not be started: {words_of(error)}"
         self._link = link
         why, went, how = "the kernel gave it up", False, ""
         try:

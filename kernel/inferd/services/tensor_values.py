@@ -7,7 +7,7 @@ from math import prod
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
-from inferd.errors import InvalidFieldError, LimitExceededError
+from inferd.errors import InvalidFieldError, LimitExceededError, words_of
 from inferd.plugin.tensor import ElementType, size_bytes
 from inferd.runtime.blob_memories import BlobPart
 from inferd.services.named import Named
@@ -140,7 +140,7 @@ def _share(large: Mapping[int, bytes], *, lasting: bool) -> tuple[dict[int, Part
     try:
         memory = Memory.of(*large.values())
     except OSError as error:
-        message = f"there is no memory for inputs of {sum(map(len, large.values()))} bytes: {error}"
+        message = f"there is no memory for inputs of {sum(map(len, large.values()))} bytes: {words_of(error)}"
         raise LimitExceededError(message, field=f"{AT}.inputs") from None
     parts, start = {}, 0
     for number, data in large.items():

@@ -7,6 +7,7 @@ import time
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Final
 
+from inferd.errors import words_of
 from inferd.plugin import (
     DeviceInfo,
     LoadedModel,
@@ -183,6 +184,6 @@ def _read(request: LoadRequest) -> FakeModel:
             raise ValueError(f"tensor is {model.tensor!r}; it must be one of {', '.join(KINDS)}")  # noqa: TRY301
     except (OSError, ValueError, TypeError) as error:
         known = ", ".join(field.name for field in fields(FakeModel))
-        raise LoadError(f"{request.path}: {error}; a .fake file is a JSON object of: {known}") from error
+        raise LoadError(f"{request.path}: {words_of(error)}; a .fake file is a JSON object of: {known}") from error
     chosen: dict[str, Any] = {name: value for name, value in request.settings.items() if value is not None}
     return FakeModel(**(asdict(model) | chosen))

@@ -11,7 +11,7 @@ from inferd.core.ids import Tenant
 from inferd.engine.recipe.limits import RecipeLimits
 from inferd.engine.tensor.request import Request, SequenceStep, TensorLimits
 from inferd.engine.token.output import Ended
-from inferd.errors import InferdError, InvalidFieldError, LimitExceededError, UnsupportedInputError
+from inferd.errors import InferdError, InvalidFieldError, LimitExceededError, UnsupportedInputError, words_of
 from inferd.plugin import ElementType, Tensor
 from inferd.plugin.tensor import BITS, NUMPY
 from inferd.shared import LEAST_BYTES, MOST_AT_ONCE, Memory, aligned, can_share
@@ -195,7 +195,7 @@ def share(outputs: Mapping[str, Tensor]) -> Shared | None:
     try:
         return Shared(Memory.of(*flat.values()), places)
     except OSError as error:
-        raise LimitExceededError(f"there is no memory for outputs of {end} bytes: {error}") from None
+        raise LimitExceededError(f"there is no memory for outputs of {end} bytes: {words_of(error)}") from None
 
 
 def _write_outputs(outputs: Mapping[str, Tensor], elsewhere: Container[int]) -> bytes:

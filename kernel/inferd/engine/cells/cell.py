@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from inferd.engine.cause import last_line
 from inferd.engine.cells.channel import Channel, ClosedError, LateError
 from inferd.engine.cells.parcel import pack_vocabulary
+from inferd.errors import words_of
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -93,7 +94,7 @@ class Cells:
         try:
             ours, theirs = socket.socketpair()
         except OSError as error:  # the stem is not to blame
-            raise CellError(f"there is no channel to it: {error}") from error
+            raise CellError(f"there is no channel to it: {words_of(error)}") from error
         try:
             with theirs:
                 process, pid = self._started().fork(role, (theirs.fileno(), *descriptors), self.memory_bytes)
@@ -113,7 +114,7 @@ class Cells:
             try:
                 self._stem = _Stem(self._vocabulary, self._size)
             except OSError as error:
-                raise CellError(f"a process beside the worker cannot be started: {error}") from error
+                raise CellError(f"a process beside the worker cannot be started: {words_of(error)}") from error
         return self._stem
 
     def _reap(self, pid: int) -> int | None:

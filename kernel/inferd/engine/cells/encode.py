@@ -6,7 +6,7 @@ from array import array
 from typing import TYPE_CHECKING, Any
 
 from inferd.engine.text.control import Prompt
-from inferd.errors import InferdError
+from inferd.errors import InferdError, words_of
 
 if TYPE_CHECKING:
     from inferd.engine.cells.channel import Channel
@@ -41,5 +41,5 @@ class Encoder:
         except MemoryError:
             return {"memory": True}, b""
         except BaseException as error:  # noqa: BLE001 - a panic of Rust code is no Exception
-            return {"cause": f"{type(error).__name__}: {error}"}, b""
+            return {"cause": f"{type(error).__name__}: {words_of(error)}"}, b""
         return {}, array("i", ids).tobytes()

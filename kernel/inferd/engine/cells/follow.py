@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
 from inferd.engine.cells.board import BOARD_BYTES, Board
+from inferd.errors import words_of
 
 if TYPE_CHECKING:
     from llguidance._lib import JsonCompileOptions
@@ -95,7 +96,7 @@ class _Output:
 
 
 def _say(error: BaseException) -> str:
-    return f"the grammar library failed: {error}"
+    return f"the grammar library failed: {words_of(error)}"
 
 
 def _compile(tokenizer: LLTokenizer, message: Any) -> tuple[LLMatcher | None, str]:
@@ -105,7 +106,7 @@ def _compile(tokenizer: LLTokenizer, message: Any) -> tuple[LLMatcher | None, st
         limits = LLParserLimits(**message["limits"], verbose_errors=False)
         matcher = LLMatcher(tokenizer, source, log_level=0, limits=limits)
     except Exception as error:  # noqa: BLE001 - foreign code, which says so what is wrong with the grammar
-        return None, str(error)
+        return None, words_of(error)
     except BaseException as error:  # noqa: BLE001 - a panic of Rust code is no Exception
         return None, _say(error)
     return (None, matcher.get_error()) if matcher.is_error() else (matcher, "")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from inferd.engine.text.rendering import Renderer, TemplateTexts
 from inferd.engine.text.sandbox import make_environment
 from inferd.engine.work import ChatInput, Message
-from inferd.errors import InferdError
+from inferd.errors import InferdError, words_of
 
 if TYPE_CHECKING:
     from inferd.engine.cells.channel import Channel
@@ -44,5 +44,5 @@ def _render(renderer: Renderer, chat: Any) -> dict[str, Any]:
     except MemoryError:
         return {"memory": True}
     except Exception as error:  # noqa: BLE001 - the template is foreign code: whatever it raises is its error
-        return {"cause": f"{type(error).__name__}: {error}", "message": str(error)}
+        return {"cause": f"{type(error).__name__}: {words_of(error)}", "message": words_of(error)}
     return {"text": prompt.text, "own": prompt.own, "plain": sorted(prompt.plain)}

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from inferd.engine.cells.channel import Channel, ClosedError
 from inferd.engine.cells.parcel import unpack_vocabulary
+from inferd.errors import words_of
 from inferd.plugin.cores import forbid_cores
 
 if TYPE_CHECKING:
@@ -61,10 +62,10 @@ class Stem:
             serve = self._prepare(message["role"])
         except Exception as error:  # noqa: BLE001 - foreign libraries; told to the worker
             traceback.print_exc()
-            self._channel.send({"error": f"{type(error).__name__}: {error}"})
+            self._channel.send({"error": f"{type(error).__name__}: {words_of(error)}"})
         except BaseException as error:  # noqa: BLE001 - a panic of Rust code is no Exception
             traceback.print_exc()
-            self._channel.send({"error": f"{error}"})
+            self._channel.send({"error": words_of(error)})
         else:
             self._fork(serve, descriptors, memory_bytes=message["memory_bytes"])
 

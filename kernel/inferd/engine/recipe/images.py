@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from inferd.engine.recipe.limits import PIXEL_BYTES
-from inferd.errors import is_failure
+from inferd.errors import is_failure, words_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -223,4 +223,4 @@ def _cause(error: BaseException) -> str:
     """What a library says, in one line, without the address of what it was given."""
     if type(error).__name__ == "UnidentifiedImageError":
         return "its first bytes are of none of them"
-    return (" ".join(str(error).split()) or type(error).__name__)[:200]
+    return " ".join(words_of(error).split())[:200]

@@ -18,7 +18,7 @@ import numpy as np
 from inferd.engine.recipe.lengths import UNKNOWN, mend_flac, mend_mp3
 from inferd.engine.recipe.limits import COUNTED_RATE, SAMPLE_BYTES
 from inferd.engine.recipe.mels import Mels
-from inferd.errors import is_failure
+from inferd.errors import is_failure, words_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -190,7 +190,7 @@ def _lacking(content: bytes) -> str:
 
 def _cause(error: BaseException) -> str:
     """What soundfile says, in one line, without the address of what it was given."""
-    return " ".join(str(getattr(error, "error_string", "") or error).split())[:200]
+    return " ".join((getattr(error, "error_string", "") or words_of(error)).split())[:200]
 
 
 def _mix(samples: Floats) -> Floats:

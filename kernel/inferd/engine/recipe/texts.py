@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from tokenizers import Tokenizer
 
-from inferd.errors import is_failure
+from inferd.errors import is_failure, words_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,7 +36,7 @@ class Tokens:
         except BaseException as error:  # the library raises bare exceptions, and panics
             if not is_failure(error):
                 raise
-            raise ValueError(f"{step.tokenizer} is no tokenizer: {error}") from None
+            raise ValueError(f"{step.tokenizer} is no tokenizer: {words_of(error)}") from None
         self._inner.no_truncation()
         self._inner.no_padding()
 

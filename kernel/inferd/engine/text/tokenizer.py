@@ -19,7 +19,7 @@ from inferd.engine.text.guarded import Guarded
 from inferd.engine.text.quickness import quick_bytes
 from inferd.engine.text.splitting import composes, merges_whole_words, splitter
 from inferd.engine.text.token_pieces import defined_pieces
-from inferd.errors import ModelLoadError, is_failure
+from inferd.errors import ModelLoadError, is_failure, words_of
 from inferd.plugin.vocabulary import TokenKind, Vocabulary
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class Tokenizer:
         except BaseException as error:  # `tokenizers` raises bare exceptions, and panics
             if not is_failure(error):
                 raise
-            cause = f"{type(error).__name__}: {error}"
+            cause = f"{type(error).__name__}: {words_of(error)}"
             raise ModelLoadError(
                 f"the tokenizer cannot be built from the model's vocabulary: {cause}", metadata={"cause": cause}
             ) from error

@@ -11,7 +11,7 @@ from inferd.engine.cells.board import BOARD_BYTES
 from inferd.engine.cells.cell import OUT_OF_MEMORY, Cell, CellError
 from inferd.engine.cells.channel import ClosedError, LateError
 from inferd.engine.cells.shared import SharedMemory
-from inferd.errors import BackendFailedError, InferdError, InvalidFieldError, LimitExceededError, present
+from inferd.errors import BackendFailedError, InferdError, InvalidFieldError, LimitExceededError, present, words_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -361,7 +361,7 @@ class Room:
             self._cell = self._cells.spawn("grammar", (self._memory.descriptor,))
         except (CellError, OSError) as error:
             raise BackendFailedError(
-                f"the grammar cannot be followed: {error}", metadata={"cause": str(error)}
+                f"the grammar cannot be followed: {words_of(error)}", metadata={"cause": words_of(error)}
             ) from None
         if self._abandoned:
             self._cell.kill()

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager
 from hashlib import sha256
 
-from inferd.errors import InvalidFieldError, LimitExceededError, UploadNotFoundError
+from inferd.errors import InvalidFieldError, LimitExceededError, UploadNotFoundError, words_of
 from inferd.runtime.driver import Driver
 from inferd.runtime.front.bounds import ByteBound
 from inferd.runtime.front.caller import Caller
@@ -178,6 +178,6 @@ def _make(size_bytes: int) -> Upload:
             return Upload(size_bytes)
         cause = "this system has no memfd_create"
     except OSError as error:
-        cause = str(error)
+        cause = words_of(error)
     message = f"there is no memory for an upload of {size_bytes} bytes: {cause}"
     raise LimitExceededError(message, metadata={"value": str(size_bytes)}, field=SIZE_FIELD)
