@@ -156,6 +156,11 @@ class Memory:
             count = os.pwrite(self._fd, view, start)
             view, start = view[count:], start + count
 
+    def shorten(self, size_bytes: int) -> None:
+        """Give back what is behind so many bytes. Must not be sealed yet."""
+        os.ftruncate(self._fd, size_bytes)
+        self.size_bytes = size_bytes
+
     def seal(self) -> None:
         """Let nobody change it from now on, in whatever process."""
         fcntl.fcntl(self._fd, F_ADD_SEALS, SEALS)

@@ -2,13 +2,13 @@
 
 import ctypes
 from collections.abc import Mapping, Sequence
-from ctypes import c_float
+from ctypes import c_float, c_ubyte
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from inferd.plugin import LoadError, StepResult, TokenBatch, TokenLimits
+from inferd.plugin import KvLayout, LoadError, StepResult, TokenBatch, TokenLimits
 from inferd_cpu.capacity import KvBytes
 from inferd_cpu.native import ACTIVATIONS, GATINGS, HEAD_NORMS, KV_FORMATS, MAX_ROPES, LayerKind, Native, Shape, Step
 from inferd_cpu.plan import check_batch, check_beyond, check_pairs
@@ -21,6 +21,8 @@ _SCALARS = (
 )
 UNUSED_WIDTH = 32  # of feed-forward parts in a network that has experts in all layers
 _PADDING = 16  # floats between rows of logits: rows a multiple of a page apart would share their cache lines
+SIZES = frozenset({"context_tokens", "kv_tokens", "max_sequences", "max_step_tokens", "threads", "pre_tokenizer"})
+"""Settings that change no byte of a KV block."""
 _MULTIPLIES_BYTES = ("avx512", "amx")  # with one instruction
 _SAMPLING = {
     "temperatures": np.float32,
@@ -146,6 +148,13 @@ class NativeSession:
         )
         if self.model is None:
             raise LoadError("the operating system gives no memory for weights, KV pool and workspace")
+        form = next(name for name, number in KV_FORMATS.items() if number == shape.kv_format)
+        self._kv_layout = KvLayout(
+            form=f"{native.isa} {form}",
+            block_bytes=self._library.inferd_block_bytes(ctypes.byref(shape), 0),
+            window_block_bytes=self._library.inferd_block_bytes(ctypes.byref(shape), 1),
+            sizes=SIZES,
+        )
         self._step = Step()
         self._logits = _make_logits(limits.max_sequences, limits)
 
@@ -193,6 +202,39 @@ class NativeSession:
         check_pairs(pairs, self._limits)
         flat = np.array(pairs, np.int32)
         self._library.inferd_copy_blocks(self.model, flat.ctypes.data, len(pairs))
+
+    @property
+    def kv_layout(self) -> KvLayout:
+        """What a block is outside of the session."""
+        return self._kv_layout
+
+    def export_block(self, block: int) -> memoryview:
+        """The bytes of a block, where they are.
+
+        Raises:
+            ValueError: It is outside the pool.
+        """
+        address, size_bytes = self._find_block(block)
+        return memoryview((c_ubyte * size_bytes).from_address(address)).cast("B")
+
+    def import_block(self, block: int, data: bytes) -> None:
+        """Have a block hold the bytes of another.
+
+        Raises:
+            ValueError: It is outside the pool, or there are not as many bytes as it has. Nothing has changed.
+        """
+        address, size_bytes = self._find_block(block)
+        if len(data) != size_bytes:
+            raise ValueError(f"block {block} has {size_bytes} bytes, and {len(data)} were given")
+        ctypes.memmove(address, data, size_bytes)
+
+    def _find_block(self, block: int) -> tuple[int, int]:
+        """Where a block begins, and how many bytes it has."""
+        check_pairs([(block, block)], self._limits)
+        layout = self._kv_layout
+        size_bytes = layout.block_bytes if block < self._limits.blocks else layout.window_block_bytes
+        address: int = self._library.inferd_block(self.model, block)
+        return address, size_bytes
 
     def close(self) -> None:
         """End the threads and give the memory back."""

@@ -57,6 +57,8 @@ from inferd.plugin.recipe_file import read_recipe
 from inferd.plugin.sampling import read_gguf_sampling, read_hf_sampling
 from inferd.plugin.session import (
     DeviceSampling,
+    KeepingSession,
+    KvLayout,
     SourcedSession,
     StepResult,
     TokenBatch,
@@ -91,6 +93,8 @@ __all__ = [
     "EmbeddingDefaults",
     "Fill",
     "ImageInput",
+    "KeepingSession",
+    "KvLayout",
     "LabelOutput",
     "LoadError",
     "LoadRequest",

@@ -206,3 +206,44 @@ class SourcedSession(TokenSession, Protocol):
     def forget(self, number: int) -> None:
         """Keep it no longer; nothing to do for one that was not read."""
         ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KvLayout:
+    """What a KV block is outside of its session.
+
+    A session takes a block that another one gave where both are of the same backend, files, settings but `sizes`,
+    `TokenLimits.block_tokens`, `window_tokens` and `border_tokens`, and of equal layouts.
+
+    Attributes:
+        form: What else decides the bytes of a block: the format of numbers, say, and the instructions that made them.
+        block_bytes: How many a block has, over all layers of the pool.
+        window_block_bytes: How many one of layers with a window has; 0 where they have no pool of their own.
+        sizes: Names of the backend's settings that change no byte of a block, but how many there are, or how fast.
+    """
+
+    form: str
+    block_bytes: int
+    window_block_bytes: int = 0
+    sizes: frozenset[str] = frozenset()
+
+
+@runtime_checkable
+class KeepingSession(TokenSession, Protocol):
+    """A session whose KV blocks can be taken out and put into another one: its prefix cache outlives it.
+
+    Blocks of the pool of layers with a window are numbered from `TokenLimits.blocks` on. Called between steps.
+    """
+
+    @property
+    def kv_layout(self) -> KvLayout:
+        """What a block is outside of it; does not change."""
+        ...
+
+    def export_block(self, block: int) -> bytes | memoryview:
+        """The bytes of a block; valid until the next call of any method."""
+        ...
+
+    def import_block(self, block: int, data: bytes) -> None:
+        """Have a block hold what `export_block` gave for one of the same pool."""
+        ...

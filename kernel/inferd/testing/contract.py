@@ -19,7 +19,7 @@ import pytest
 from inferd.engine.text.tokenizer import Tokenizer
 from inferd.engine.token.limits import Bounds, EngineLimits
 from inferd.engine.token.sampler import Sampler
-from inferd.plugin import Backend, LoadedModel, LoadRequest, TokenSession
+from inferd.plugin import Backend, KeepingSession, LoadedModel, LoadRequest, TokenSession
 from inferd.plugin.checks import check_language_model
 from inferd.plugin.session import TokenLimits
 from inferd.sampling import Sampling
@@ -175,6 +175,37 @@ class BackendContract(LoadingContract):
         compute(session, Part(token_ids=found.decoy, blocks=old, wanted=[]))
         gone_on = compute(session, Part(token_ids=found.text[found.half :], begin=found.half, blocks=new))[0]
         self._same(gone_on, found.expected, "TokenSession.step after copy_blocks")
+
+    def test_kept_blocks_go_on_in_another_session(
+        self, backend: Backend, load_request: LoadRequest, session: TokenSession, texts: list[list[int]]
+    ) -> None:
+        """A sequence goes on in a session that was loaded anew, from blocks that were taken out of the one before."""
+        if not isinstance(session, KeepingSession):
+            pytest.skip("the session's blocks cannot be taken out of it")
+        text, half = texts[0], session.limits.block_tokens
+        blocks = _Blocks(session.limits)
+        old, rest = blocks.take(half), blocks.take(len(text) - half)
+        expected = self._alone(session, text, first=old[0])[half:]
+        layout, windows = session.kv_layout, session.limits.window_blocks > 0
+        pools = [(0, layout.block_bytes), *([(session.limits.blocks, layout.window_block_bytes)] if windows else [])]
+        kept = [(first, bytes(session.export_block(first + old[0]))) for first, _ in pools]
+        for (_, size_bytes), (_, data) in zip(pools, kept, strict=True):
+            expect(
+                len(data) == size_bytes,
+                f"KeepingSession.export_block gave {len(data)} bytes; kv_layout says {size_bytes}",
+            )
+        other = check_language_model(backend.load(load_request, lambda _: None)).session
+        expect(
+            isinstance(other, KeepingSession) and other.kv_layout == layout,
+            "KeepingSession.kv_layout of a session that was loaded anew differs from that of the one before",
+        )
+        if isinstance(other, KeepingSession):
+            new = rest[-1] + 1 if rest[-1] + 1 < other.limits.blocks else old[0]  # where it was not before
+            for first, data in kept:
+                other.import_block(first + new, data)
+            gone_on = compute(other, Part(token_ids=text[half:], begin=half, blocks=[new, *rest]))[0]
+            self._same(gone_on, expected, "TokenSession.step after import_block")
+        other.close()
 
     def test_steps_do_not_add_up_in_memory(self, session: TokenSession, texts: list[list[int]]) -> None:
         """The same steps and copies, over and over, do not make the process larger and larger."""

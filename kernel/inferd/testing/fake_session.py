@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from inferd.plugin import StepResult
+from inferd.plugin import KvLayout, StepResult
 from inferd.testing.hangs import hang
 
 if TYPE_CHECKING:
@@ -122,13 +122,37 @@ class FakeSession:
         """Copy cells."""
         self._faults.hang("copy")
         for source, target in pairs:
-            if source >= self.limits.blocks:
-                seen = self._seen.reshape(self.limits.window_blocks, -1)
-                seen[target - self.limits.blocks] = seen[source - self.limits.blocks]
-                continue
-            for column in (self._token, self._position, self._start, self._source):
-                blocks = column.reshape(-1, self.limits.block_tokens)
-                blocks[target] = blocks[source]
+            for given, taken in zip(self._cells_of(source), self._cells_of(target), strict=True):
+                taken[:] = given
+
+    @property
+    def kv_layout(self) -> KvLayout:
+        """Four numbers for each cell, two for one of a window."""
+        cell_bytes = self.limits.block_tokens * self._token.itemsize
+        return KvLayout(
+            form="cells",
+            block_bytes=4 * cell_bytes,
+            window_block_bytes=2 * cell_bytes if self.limits.window_blocks else 0,
+            sizes=frozenset({"context_tokens", "weights_bytes", "kv_bytes"}),
+        )
+
+    def export_block(self, block: int) -> bytes:
+        """The cells of a block."""
+        return b"".join(some.tobytes() for some in self._cells_of(block))
+
+    def import_block(self, block: int, data: bytes) -> None:
+        """Have a block hold the cells of another."""
+        columns = self._cells_of(block)
+        given = np.frombuffer(data, np.int32).reshape(len(columns), -1)
+        for some, numbers in zip(columns, given, strict=True):
+            some[...] = numbers.reshape(some.shape)
+
+    def _cells_of(self, block: int) -> list[NDArray[np.int32]]:
+        """What is kept of the cells of a block, by columns; or of one of a window."""
+        if block >= self.limits.blocks:
+            return [self._seen.reshape(self.limits.window_blocks, -1)[block - self.limits.blocks]]
+        columns = (self._token, self._position, self._start, self._source)
+        return [column.reshape(-1, self.limits.block_tokens)[block] for column in columns]
 
     def close(self) -> None:
         """Give the cells back."""

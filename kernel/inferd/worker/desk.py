@@ -12,10 +12,11 @@ from inferd.engine.recipe.engine import RecipeEngine
 from inferd.engine.recipe.preparation import Preparation
 from inferd.engine.tensor.loop import TensorLoop
 from inferd.engine.tensor.request import TensorResult
+from inferd.engine.token.keeping import Kept
 from inferd.engine.token.loop import Loop
 from inferd.engine.token.output import Ended, StepOutput
 from inferd.errors import InferdError, InternalError, UnsupportedInputError, is_failure
-from inferd.plugin import LoadedTensorModel, LoadError
+from inferd.plugin import KeepingSession, LoadedTensorModel, LoadError
 from inferd.plugin.host import count_cores
 from inferd.plugin.recipe import Recipe
 from inferd.plugin.recipe_file import find_recipe, read_recipe
@@ -27,7 +28,7 @@ from inferd.worker.tensor_frames import (
     tensor_step_frames,
     write_signature,
 )
-from inferd_api.worker.v1 import load_pb2, task_pb2
+from inferd_api.worker.v1 import load_pb2, prefix_pb2, task_pb2
 from inferd_api.worker.v1 import worker_pb2 as wire
 
 if TYPE_CHECKING:
@@ -38,9 +39,11 @@ if TYPE_CHECKING:
     from inferd.engine.token.intake import Intake
     from inferd.plugin import LoadedModel
     from inferd.shared import Memory
+    from inferd.worker.identity import Identity
     from inferd.worker.link import Link
 
 PREPARING: Final = 4  # threads that prepare requests, at most
+NO_IDENTITY: Final = Kept(why_not="the backend gives no KV blocks out of its sessions, or the files cannot be seen")
 TOKENIZER: Final = "tokenizer.json"
 _log = logging.getLogger(__name__)
 
@@ -63,9 +66,22 @@ class Desk(Protocol):
         """What the engine can do."""
         ...
 
+    def keep(self, stop: wire.Stop) -> None:
+        """Keep what of the model outlives the worker, which has computed its last step."""
 
-def make_desk(model: LoadedModel | LoadedTensorModel, load: load_pb2.Load, link: Link, activity: Activity) -> Desk:
-    """An engine for a model, and who translates for it.
+    def adopt(self, memories: Sequence[Memory]) -> None:
+        """Have what another worker of the model kept found again."""
+
+
+def make_desk(
+    model: LoadedModel | LoadedTensorModel,
+    load: load_pb2.Load,
+    link: Link,
+    activity: Activity,
+    *,
+    identity: Identity | None = None,
+) -> Desk:
+    """An engine for a model, and who translates for it. Without its `identity` its prefix cache is not kept.
 
     Raises:
         LoadError: The recipe beside it is wrong, or for another kind of model.
@@ -76,16 +92,21 @@ def make_desk(model: LoadedModel | LoadedTensorModel, load: load_pb2.Load, link:
         return TensorDesk(model, load, link, activity)
     if (recipe := find_recipe(Path(load.path))).is_file():
         raise LoadError(f"{recipe} is for models of tensors, and this one reads text; move the recipe away")
-    return TokenDesk(model, load, link, activity)
+    return TokenDesk(model, load, link, activity, identity)
 
 
 class TokenDesk:
     """For a language model."""
 
-    def __init__(self, model: LoadedModel, load: load_pb2.Load, link: Link, activity: Activity) -> None:
+    def __init__(
+        self, model: LoadedModel, load: load_pb2.Load, link: Link, activity: Activity, identity: Identity | None
+    ) -> None:
         _, limits = read_load(load)
         self._link = link
         self._model = model
+        self._key = None
+        if identity is not None and isinstance(model.session, KeepingSession):
+            self._key = identity.key(model.session.kv_layout, model.session.limits)
         self._defaults = read_defaults(load, model.sampling)
         self.engine = Loop(model, limits, self._deliver, activity=activity)
 
@@ -111,6 +132,25 @@ class TokenDesk:
             kv_tokens=bounds.kv_tokens,
             sampling_defaults=self._model.sampling.numbers,
         )
+
+    def keep(self, stop: wire.Stop) -> None:
+        """Keep the prefix cache, as far as it may be."""
+        kept = NO_IDENTITY
+        if self._key is not None:
+            kept = self.engine.keeping.export(self._key, most_bytes=stop.keep_bytes, most_s=stop.keep_seconds)
+        frame = wire.WorkerFrame(kept=prefix_pb2.Kept(tokens=kept.tokens, why_not=kept.why_not))
+        self._link.send(frame, () if kept.memory is None else (kept.memory,))
+
+    def adopt(self, memories: Sequence[Memory]) -> None:
+        """Have the prefix cache found again that is in the only memory."""
+        (memory,) = memories
+        if self._key is None:
+            self._tell_adopted(NO_IDENTITY)
+        else:
+            self.engine.adopt(memory, self._key, self._tell_adopted)
+
+    def _tell_adopted(self, found: Kept) -> None:
+        self._link.send(wire.WorkerFrame(adopted=prefix_pb2.Adopted(tokens=found.tokens, why_not=found.why_not)))
 
     def _answer(self, query: task_pb2.Query, intake: Intake) -> None:
         self._link.send(answer_frame(intake, query))
@@ -173,6 +213,12 @@ class TensorDesk:
         """What the engine can do."""
         signature = write_signature(self._signature, most_batch=self._most_batch, delay_s=self._delay_s)
         return load_pb2.Loaded(max_tasks=self._places, signature=signature)
+
+    def keep(self, stop: wire.Stop) -> None:
+        """There is no prefix cache."""
+
+    def adopt(self, memories: Sequence[Memory]) -> None:
+        """There is no prefix cache."""
 
     def _refuse(self, handle: int, error: InferdError) -> None:
         self._deliver(TensorResult(ended=[Ended(handle=handle, error=error)]))

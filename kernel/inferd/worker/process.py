@@ -22,6 +22,7 @@ from inferd.plugin import LoadError, UnsupportedModelError
 from inferd.plugin.checks import check_model, check_need, import_loader
 from inferd.worker.desk import make_desk
 from inferd.worker.frames import failure, needs_frame, pong_frame, read_load
+from inferd.worker.identity import Identity
 from inferd.worker.link import Link
 from inferd_api.worker.v1 import load_pb2
 from inferd_api.worker.v1 import worker_pb2 as wire
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Sequence
 
-    from inferd.plugin import Backend, LoadedModel, LoadedTensorModel, ModelDescription
+    from inferd.plugin import Backend, LoadedModel, LoadedTensorModel, LoadRequest, ModelDescription
     from inferd.shared import Memory
     from inferd.worker.desk import Desk
 
@@ -63,6 +64,7 @@ class Worker:
         self._link = Link(sock, frame_limit_bytes=frame_limit_bytes)
         self._loads: queue.SimpleQueue[load_pb2.Load] = queue.SimpleQueue()
         self._reserved = threading.Event()  # what the model needs: it may be loaded
+        self._stop = wire.Stop()
         self._desk: Desk | None = None
         self._activity = Activity()
         self._reported_at = 0.0
@@ -83,12 +85,15 @@ class Worker:
                 threading.excepthook = _die
                 self._desk.engine.run()
                 self._activity.begin(Doing.CLOSE)
+                if self._stop.keep_bytes:
+                    self._desk.keep(self._stop)
                 model.session.close()
 
     def _load(self, load: load_pb2.Load) -> LoadedModel | LoadedTensorModel | None:
         backend: Backend | None = None
         try:
             request, _ = read_load(load)
+            identity = _identify(request, load.loader)
             self._activity.begin(Doing.IMPORT)
             backend = import_loader(load.loader)()
             self._activity.begin(Doing.MEASURE)
@@ -99,7 +104,7 @@ class Worker:
             self._activity.begin(Doing.LOAD)
             model = check_model(backend.load(request, self._report))
             self._activity.begin(Doing.PREPARE)
-            self._desk = make_desk(model, load, self._link, self._activity)
+            self._desk = make_desk(model, load, self._link, self._activity, identity=identity)
         except BaseException as error:
             if not is_failure(error):
                 raise
@@ -147,6 +152,7 @@ class Worker:
                 pulse = self._activity.pulse(0) if self._desk is None else self._desk.engine.pulse()
                 self._link.send(pong_frame(frame.ping.nonce, _resident_bytes(), pulse))
             case "stop" if self._desk is not None:
+                self._stop = frame.stop
                 self._desk.engine.stop()
             case "stop":
                 os._exit(0)  # nothing is loaded that would have to be closed
@@ -167,6 +173,8 @@ class Worker:
             case "hold":
                 hold = frame.hold
                 desk.engine.hold(hold.lease_id, hold.fencing_token, sequences=hold.sequences, kv_tokens=hold.kv_tokens)
+            case "adopt":
+                desk.adopt(memories)
             case kind:
                 raise ValueError(f"the kernel sent {kind}, which is no order")
 
@@ -190,6 +198,14 @@ def _load_error(error: BaseException, doing: Doing, backend: Backend | None) -> 
     foreign = doing in (Doing.IMPORT, Doing.MEASURE, Doing.LOAD)
     cause = placed_line(error, backend) if foreign else last_line(error)
     return ModelLoadError(f"{_FAILED[doing]} failed: {cause}", metadata={"cause": cause})
+
+
+def _identify(request: LoadRequest, loader: str) -> Identity | None:
+    """What the prefix cache is found again by; None where the files cannot be seen: whoever loads them says why."""
+    try:
+        return Identity(request, loader)
+    except OSError:
+        return None
 
 
 def _describe(model: ModelDescription) -> str:

@@ -12,7 +12,7 @@ using namespace inferd;
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
 // Changes with every change of a function or struct below: a library of another build is not used.
-constexpr int kInterface = 11;
+constexpr int kInterface = 12;
 
 EXPORT int inferd_interface() { return kInterface; }
 
@@ -70,6 +70,8 @@ EXPORT int inferd_step(void* model, const Step* step) {
   m.compute(*step);
   return 0;
 }
+EXPORT size_t inferd_block_bytes(const Shape* shape, int windows) { return Model::block_bytes(*shape, windows != 0); }
+EXPORT void* inferd_block(void* model, int number) { return static_cast<Model*>(model)->block(number); }
 EXPORT void inferd_copy_blocks(void* model, const int32_t* pairs, int count) {
   static_cast<Model*>(model)->copy_blocks(pairs, count);
 }

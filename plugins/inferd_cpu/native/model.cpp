@@ -21,7 +21,7 @@ AttentionShape shape_attention(const Shape& s) {
 bool is_apart(const Shape& s, int layer) { return s.window_blocks > 0 && s.kinds[layer].window > 0; }
 
 // Bytes of a block of one of the two pools, over the layers that are in it.
-size_t block_bytes(const Shape& s, bool windows) {
+size_t bytes_of_block(const Shape& s, bool windows) {
   int layers = windows ? 0 : s.layers;
   for (int layer = 0; s.window_blocks > 0 && layer < s.layers; layer++)
     if (is_apart(s, layer)) layers += windows ? 1 : -1;
@@ -44,8 +44,8 @@ Model::Model(const Shape& shape, const Kernels& kernels)
       attention_shape_(shape_attention(shape)),
       attends_rows_(attention_.attend_rows && attention_shape_.format == KvFormat::i8),
       fine_(norms_.subtract != nullptr),
-      block_bytes_(block_bytes(shape, false)),
-      window_block_bytes_(block_bytes(shape, true)),
+      block_bytes_(bytes_of_block(shape, false)),
+      window_block_bytes_(bytes_of_block(shape, true)),
       layers_(shape.layers),
       own_width_rows_(shape.threads),
       own_fine_rows_(shape.threads),
@@ -99,7 +99,7 @@ Matrix& Model::matrix(int part, int layer) {
 }
 
 size_t Model::pool_bytes(const Shape& s) {
-  return block_bytes(s, false) * s.blocks + block_bytes(s, true) * s.window_blocks;
+  return bytes_of_block(s, false) * s.blocks + bytes_of_block(s, true) * s.window_blocks;
 }
 
 size_t Model::workspace_bytes(const Shape& shape, const Kernels& kernels) {
@@ -336,16 +336,19 @@ bool Model::sees_windows(const Step& s, int sequence) const {
 }
 
 void Model::copy_blocks(const int32_t* pairs, int count) {
-  uint8_t* windows = pool_memory_.data() + block_bytes_ * shape_.blocks;
   for (int i = 0; i < count; i++) {
-    const bool apart = pairs[2 * i] >= shape_.blocks;
-    const size_t source = pairs[2 * i] - (apart ? shape_.blocks : 0);
-    const size_t target = pairs[2 * i + 1] - (apart ? shape_.blocks : 0);
-    uint8_t* pool = apart ? windows : pool_memory_.data();
-    const size_t bytes = apart ? window_block_bytes_ : block_bytes_;
-    if (source != target) memcpy(pool + target * bytes, pool + source * bytes, bytes);
+    const int source = pairs[2 * i], target = pairs[2 * i + 1];
+    const size_t bytes = source >= shape_.blocks ? window_block_bytes_ : block_bytes_;
+    if (source != target) memcpy(block(target), block(source), bytes);
   }
 }
+
+uint8_t* Model::block(int number) const {
+  const size_t whole = std::min(number, shape_.blocks), windows = static_cast<size_t>(number) - whole;
+  return pool_memory_.data() + whole * block_bytes_ + windows * window_block_bytes_;
+}
+
+size_t Model::block_bytes(const Shape& shape, bool windows) { return bytes_of_block(shape, windows); }
 
 void Model::plan(const Step& s) {
   single_ = s.tokens == s.sequences;

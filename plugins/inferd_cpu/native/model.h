@@ -233,6 +233,10 @@ class Model {
   void compute(const Step& step);
   void copy_blocks(const int32_t* pairs, int count);
 
+  // The bytes of a block, those of layers with a window numbered behind the others; they are the block itself.
+  uint8_t* block(int number) const;
+  static size_t block_bytes(const Shape& shape, bool windows);
+
  private:
   friend class Forward;
 

@@ -34,6 +34,11 @@ class BlockPool:
         """Blocks that nobody holds and that can still be found."""
         return len(self._idle)
 
+    @property
+    def unused(self) -> int:
+        """Blocks that nobody holds and in which nothing can be found."""
+        return len(self._unused)
+
     def blocks_for(self, tokens: int) -> int:
         """Blocks that hold this many tokens."""
         return -(-tokens // self.block_tokens)
@@ -97,6 +102,10 @@ class BlockPool:
                 break
             blocks.append(block)
         return blocks
+
+    def findable(self) -> list[tuple[int, bytes]]:
+        """The blocks that nobody holds and that can be found, with their digests, those that would go last first."""
+        return [(block, self._digests[block]) for block in reversed(self._idle)]
 
     def idle(self, blocks: Iterable[int]) -> int:
         """How many of `blocks` nobody holds."""

@@ -19,6 +19,7 @@ from inferd.engine.token.batcher import Batcher
 from inferd.engine.token.forward import Forward
 from inferd.engine.token.grammar import Following, Grammars, why_stuck
 from inferd.engine.token.intake import Intake
+from inferd.engine.token.keeping import Keeping
 from inferd.engine.token.limits import Bounds
 from inferd.engine.token.output import Ended, PrefillProgress, SampleEnd, StepOutput
 from inferd.engine.token.pace import Pace
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from inferd.core.task import FinishReason
     from inferd.core.task_events import Logprobs
     from inferd.core.vigil import Pulse
+    from inferd.engine.token.keeping import Kept
     from inferd.engine.token.limits import EngineLimits
     from inferd.engine.token.room import Constraint
     from inferd.engine.token.samples import Samples
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from inferd.engine.token.step import Step
     from inferd.engine.token.submission import Submission
     from inferd.plugin import LoadedModel
+    from inferd.shared import Memory
 
 _log = logging.getLogger(__name__)
 
@@ -62,6 +65,7 @@ class Loop:
     Attributes:
         bounds: What the model can do under these limits.
         steps: Steps computed so far.
+        keeping: Takes the prefix cache out of the session, and into it.
 
     Raises:
         ModelLoadError: No tokenizer can be built from the model's vocabulary.
@@ -93,13 +97,9 @@ class Loop:
         self._aside = Aside(self._grammars, following, self._places, command=self._command, go_on=self._go_on)
         self._sources = sources = Sources(model.session, self._activity)
         self._forward = Forward(
-            model.session,
-            self.bounds,
-            sampler=sampler,
-            following=following,
-            activity=self._activity,
-            sources=sources,
+            model.session, self.bounds, sampler=sampler, following=following, activity=self._activity, sources=sources
         )
+        self.keeping = Keeping(model.session, self._places, self._activity)
         self._suspects = Suspects(self._batcher, self._aside)
         self._alone: int | None = None  # the task that was last told to run alone; None since a step for all
         intake = Intake(model.vocabulary, self.bounds, cells=self._cells, limits=limits, embedding=model.embedding)
@@ -149,6 +149,10 @@ class Loop:
         blocks = self._places.pool.blocks_for(kv_tokens)
         self._command(partial(self._places.holds.change, lease_id, fencing_token, rows=sequences, blocks=blocks))
 
+    def adopt(self, memory: Memory, key: bytes, told: Callable[[Kept], None]) -> None:
+        """Have the prefix cache of a session before this one found again, see `Keeping.take_in`."""
+        self._command(partial(self.keeping.take_in, memory, key, told))
+
     def consult(self, query: Callable[[Intake], None]) -> None:
         """Have `query` called where tasks are prepared, in turn with them; no step waits for it."""
         self._reception.consult(query)
@@ -183,18 +187,17 @@ class Loop:
             self._commands.popleft()()
         if self._stopping:
             return
+        self.keeping.read()
         if self._sources.waiting:
             self._read_source()
-        pace = self._pace
-        most = pace.prompt_tokens if self._places.decoding else None
-        step = self._suspects.schedule(
-            partial(self._batcher.schedule, prompt_tokens=most, alone_tokens=pace.alone_tokens)
-        )
+        most = self._pace.prompt_tokens if self._places.decoding else None
+        schedule = partial(self._batcher.schedule, prompt_tokens=most, alone_tokens=self._pace.alone_tokens)
+        step = self._suspects.schedule(schedule)
         if step is not None:
             self._step(step)
         elif self._refused:
             self._send(StepOutput())
-        elif not self._sources.waiting:
+        elif not self._sources.waiting and not self.keeping.pending:
             self._activity.begin(Doing.IDLE)
             self._wake.wait()
 

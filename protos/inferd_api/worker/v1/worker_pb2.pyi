@@ -11,6 +11,7 @@ the kernel has reserved that much (`Proceed`); after `Loaded` tasks may be submi
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from inferd_api.worker.v1 import load_pb2 as _load_pb2
+from inferd_api.worker.v1 import prefix_pb2 as _prefix_pb2
 from inferd_api.worker.v1 import step_pb2 as _step_pb2
 from inferd_api.worker.v1 import task_pb2 as _task_pb2
 import builtins as _builtins
@@ -38,6 +39,7 @@ class KernelFrame(_message.Message):
     QUERY_FIELD_NUMBER: _builtins.int
     PROCEED_FIELD_NUMBER: _builtins.int
     HOLD_FIELD_NUMBER: _builtins.int
+    ADOPT_FIELD_NUMBER: _builtins.int
     MEMORIES_FIELD_NUMBER: _builtins.int
     memories: _builtins.int
     """Memories whose descriptors go with this frame, by SCM_RIGHTS of its first byte."""
@@ -73,6 +75,10 @@ class KernelFrame(_message.Message):
     def hold(self) -> _task_pb2.Hold:
         """Hold capacity for the tasks of a lease, or give it back."""
 
+    @_builtins.property
+    def adopt(self) -> _prefix_pb2.Adopt:
+        """Find a prefix cache again."""
+
     def __init__(
         self,
         *,
@@ -84,13 +90,14 @@ class KernelFrame(_message.Message):
         query: _task_pb2.Query | None = ...,
         proceed: _load_pb2.Proceed | None = ...,
         hold: _task_pb2.Hold | None = ...,
+        adopt: _prefix_pb2.Adopt | None = ...,
         memories: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "hold", b"hold", "kind", b"kind", "load", b"load", "ping", b"ping", "proceed", b"proceed", "query", b"query", "stop", b"stop", "submit", b"submit"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["adopt", b"adopt", "cancel", b"cancel", "hold", b"hold", "kind", b"kind", "load", b"load", "ping", b"ping", "proceed", b"proceed", "query", b"query", "stop", b"stop", "submit", b"submit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "hold", b"hold", "kind", b"kind", "load", b"load", "memories", b"memories", "ping", b"ping", "proceed", b"proceed", "query", b"query", "stop", b"stop", "submit", b"submit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adopt", b"adopt", "cancel", b"cancel", "hold", b"hold", "kind", b"kind", "load", b"load", "memories", b"memories", "ping", b"ping", "proceed", b"proceed", "query", b"query", "stop", b"stop", "submit", b"submit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["load", "submit", "cancel", "ping", "stop", "query", "proceed", "hold"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["load", "submit", "cancel", "ping", "stop", "query", "proceed", "hold", "adopt"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -110,6 +117,8 @@ class WorkerFrame(_message.Message):
     PONG_FIELD_NUMBER: _builtins.int
     ANSWER_FIELD_NUMBER: _builtins.int
     NEEDS_FIELD_NUMBER: _builtins.int
+    KEPT_FIELD_NUMBER: _builtins.int
+    ADOPTED_FIELD_NUMBER: _builtins.int
     MEMORIES_FIELD_NUMBER: _builtins.int
     memories: _builtins.int
     """As in `KernelFrame`."""
@@ -145,6 +154,14 @@ class WorkerFrame(_message.Message):
     def needs(self) -> _load_pb2.Needs:
         """What the model needs; the worker waits for `Proceed`."""
 
+    @_builtins.property
+    def kept(self) -> _prefix_pb2.Kept:
+        """What is kept of the prefix cache; the last frame of a worker that ends in order."""
+
+    @_builtins.property
+    def adopted(self) -> _prefix_pb2.Adopted:
+        """What was found again of a prefix cache."""
+
     def __init__(
         self,
         *,
@@ -156,13 +173,15 @@ class WorkerFrame(_message.Message):
         pong: Global___Pong | None = ...,
         answer: _task_pb2.Answer | None = ...,
         needs: _load_pb2.Needs | None = ...,
+        kept: _prefix_pb2.Kept | None = ...,
+        adopted: _prefix_pb2.Adopted | None = ...,
         memories: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "hello", b"hello", "kind", b"kind", "load_failed", b"load_failed", "load_progress", b"load_progress", "loaded", b"loaded", "needs", b"needs", "pong", b"pong", "step", b"step"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["adopted", b"adopted", "answer", b"answer", "hello", b"hello", "kept", b"kept", "kind", b"kind", "load_failed", b"load_failed", "load_progress", b"load_progress", "loaded", b"loaded", "needs", b"needs", "pong", b"pong", "step", b"step"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "hello", b"hello", "kind", b"kind", "load_failed", b"load_failed", "load_progress", b"load_progress", "loaded", b"loaded", "memories", b"memories", "needs", b"needs", "pong", b"pong", "step", b"step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adopted", b"adopted", "answer", b"answer", "hello", b"hello", "kept", b"kept", "kind", b"kind", "load_failed", b"load_failed", "load_progress", b"load_progress", "loaded", b"loaded", "memories", b"memories", "needs", b"needs", "pong", b"pong", "step", b"step"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["hello", "load_progress", "loaded", "load_failed", "step", "pong", "answer", "needs"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["hello", "load_progress", "loaded", "load_failed", "step", "pong", "answer", "needs", "kept", "adopted"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -196,12 +215,21 @@ class Stop(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    KEEP_BYTES_FIELD_NUMBER: _builtins.int
+    KEEP_SECONDS_FIELD_NUMBER: _builtins.int
+    keep_bytes: _builtins.int
+    """Most bytes in which to keep the prefix cache for the next worker of the model; 0 to keep nothing."""
+    keep_seconds: _builtins.float
+    """How long that may take, in seconds."""
     def __init__(
         self,
+        *,
+        keep_bytes: _builtins.int = ...,
+        keep_seconds: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["keep_bytes", b"keep_bytes", "keep_seconds", b"keep_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
