@@ -22,6 +22,20 @@ class Elastic(BaseModel):
     )
 
 
+class Prefix(BaseModel):
+    """What becomes of the prefix cache of a model that is unloaded."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    keep_bytes: int = Field(
+        0,
+        ge=0,
+        description="most bytes of host memory in which prefix caches of unloaded models are kept until they are loaded"
+        " again, within what is free; a model may have less (its setting prefix_keep_bytes). 0: an unload gives all"
+        " memory back",
+    )
+
+
 class Rollouts(BaseModel):
     """How a model is given another version."""
 

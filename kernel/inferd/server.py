@@ -313,6 +313,7 @@ def _driver(settings: Settings, store: Store | None, clock: Clock | None = None)
                 stored_bytes=settings.store.bytes,
                 tenant_share=settings.scheduler.tenant_share,
             ),
+            prefix_keep_bytes=settings.prefix.keep_bytes,
         ),
         log_dir=settings.state_dir / "workers",
         store=store,
@@ -321,12 +322,12 @@ def _driver(settings: Settings, store: Store | None, clock: Clock | None = None)
 
 
 def _meter(settings: Settings, driver: Driver, reports: tuple[BackendReport, ...]) -> DeviceMeter:
-    devices = driver.views.devices
+    devices, kept = driver.views.devices, driver.prefixes
     return DeviceMeter(
         reports,
         settings.devices,
         pids=driver.supervisor.pids,
-        leased_bytes=lambda name: devices[name].lease_bytes - devices[name].drawn_bytes,
+        leased_bytes=lambda name: devices[name].lease_bytes - devices[name].drawn_bytes + kept.held_on(name),
         instance_bytes=lambda name: devices[name].instance_bytes + devices[name].drawn_bytes,
         tell=driver.measure_foreign,
     )

@@ -175,7 +175,9 @@ def unload(output: Output, address: str, name: str, *, instance_id: str | None, 
     if output.json:
         output.document(plain(answer))
     else:
-        output.text(f"{instance_id or name} is unloaded; {size(answer.returned_bytes)} are given back")
+        kept = answer.kept_prefix_bytes
+        less = f", but {size(kept)} of its prefix cache, which stay until it is loaded again" if kept else ""
+        output.text(f"{instance_id or name} is unloaded; {size(answer.returned_bytes)} are given back{less}")
 
 
 async def _load(output: Output, address: str, tenant: str, name: str, lease: str) -> Model:

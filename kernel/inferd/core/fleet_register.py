@@ -126,6 +126,7 @@ class FleetRegister:
                 max_instances=spec.max_instances,
                 queued_tasks=spec.queued_tasks,
                 idle_s=spec.idle_s,
+                prefix_keep_bytes=spec.prefix_keep_bytes,
             )
         model.serving.spec = replace(model.serving.spec, settings=spec.settings)
         self._tell_version(model, model.serving, None)

@@ -127,7 +127,7 @@ INSTANCE_TABLE: Table[InstanceState, InstanceChange] = {
 }
 
 
-BOUNDS = ("queued_tasks", "idle_s")  # settings that hold for a model, whichever version serves
+BOUNDS = ("queued_tasks", "idle_s", "prefix_keep_bytes")  # settings that hold for a model, whichever version serves
 LIVING = (InstanceState.READY, InstanceState.STARTING, InstanceState.WAITING, InstanceState.LOADING)
 
 
@@ -152,6 +152,7 @@ class ModelSpec:
         draft_tokens: Most tokens that the engine guesses in a step; None for the kernel's default.
         queued_tasks: Most tasks that wait for it; None for the kernel's bound, which holds in any case.
         idle_s: An instance that had nothing to do for so long goes, in seconds; 0 for never, None for the kernel's.
+        prefix_keep_bytes: Bytes of its prefix cache that are kept when it is unloaded; None for the kernel's bound.
         min_instances: Fewest instances that stay loaded.
         max_instances: Most instances.
         sampling: Defaults of its tasks that go before those of its file.
@@ -176,6 +177,7 @@ class ModelSpec:
     draft_tokens: int | None = None
     queued_tasks: int | None = None
     idle_s: int | None = None
+    prefix_keep_bytes: int | None = None
     min_instances: int = 0
     max_instances: int = 1
     sampling: SamplingDefaults = NO_DEFAULTS
@@ -191,7 +193,8 @@ class ModelSpec:
     @property
     def wanted(self) -> tuple[object, ...]:
         """What its client asked for: what the file is, and why its backend was chosen, may change under it."""
-        return (*self.loaded, self.queued_tasks, self.idle_s, self.min_instances, self.max_instances)
+        bounds = (self.queued_tasks, self.idle_s, self.prefix_keep_bytes, self.min_instances, self.max_instances)
+        return (*self.loaded, *bounds)
 
     @property
     def loaded(self) -> tuple[object, ...]:

@@ -107,7 +107,8 @@ class DeviceMeter:
         reports: As for `find_devices`.
         settings: As for `find_devices`.
         pids: The processes of the workers.
-        leased_bytes: What leases reserve on a device, less what instances that were loaded under them draw of it.
+        leased_bytes: What leases reserve on a device, less what instances that were loaded under them draw of it; and
+            what is kept there of prefix caches.
         instance_bytes: What is reserved for instances on a device; taken for what they hold where it does not tell.
         tell: Called with a device and what strangers hold there, when that has changed by `TOLD_STEP_BYTES`.
 

@@ -41,6 +41,7 @@ from inferd.runtime.local_launcher import LocalLauncher
 from inferd.runtime.metrics import Metrics
 from inferd.runtime.orders import Orders
 from inferd.runtime.placement import advise
+from inferd.runtime.prefixes import Prefixes
 from inferd.runtime.probes import ProbeStream
 from inferd.runtime.queries import Asker, Queries
 from inferd.runtime.relay import Dispatched, Relay
@@ -69,6 +70,7 @@ class Driver:
         closing: Ends what would wait for longer than the kernel lives.
         keeper: Keeps what outlives the kernel; None where nothing does.
         loading: Has models loaded, unloaded and given other versions.
+        prefixes: Prefix caches of models that were unloaded.
     """
 
     def __init__(
@@ -94,6 +96,9 @@ class Driver:
         self.metrics = Metrics(self.machine)
         self._relay = Relay(self.clock, output_bytes=limits.output_bytes)
         self._orders = Orders(self.supervisor, self._relay, self.streams, limits.engine, clock=self.clock)
+        keep_bytes, stop_s = limits.prefix_keep_bytes, limits.times.stop_timeout_s
+        self.prefixes = Prefixes(self.views, self.supervisor, most_bytes=keep_bytes, stop_timeout_s=stop_s)
+        self._orders = Orders(self.supervisor, self._relay, self.streams, limits.engine, stop=self.prefixes.stop)
         self._inspections = Inspections(self.supervisor)
         self._queries = Queries(limit=limits.queries, share=core.tasks.tenant_share, timeout_s=limits.query_timeout_s)
         self._engine_limits = limits.engine
@@ -132,6 +137,7 @@ class Driver:
         """End every task, stop every worker and accept nothing more; again changes nothing."""
         if self.keeper is not None:
             self.keeper.stop()
+        self.prefixes.close()
         self._apply(events.Shutdown(keeps_leases=self.keeper is not None))
         self.watchers.close()
         self.closing.close()
@@ -355,7 +361,12 @@ class Driver:
                 self._apply(events.InstanceNeeds(instance_id, read_needs(frame.needs)))
             case "load_progress":
                 self._loads.tell(instance_id, frame.load_progress.fraction)
+            case "kept":
+                self.prefixes.keep(instance_id, frame.kept, memories)
+            case "adopted":
+                self.prefixes.adopted(instance_id, frame.adopted)
             case "loaded":
+                self.prefixes.give(instance_id)  # before the first task that may look for it
                 self._apply(events.InstanceLoaded(instance_id, read_facts(frame.loaded)))
             case "load_failed":
                 error = read_failure(frame.load_failed.failure, self._log_of(instance_id))
@@ -431,6 +442,7 @@ class Driver:
                 self.watchers.tell(command)
             else:
                 self._orders.obey(command)
+        self.prefixes.settle(changed)
         for change in changed:
             self.metrics.count_change(change)
             self.watchers.wake(change)

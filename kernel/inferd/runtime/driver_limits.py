@@ -21,3 +21,4 @@ class DriverLimits:
     engine: load_pb2.EngineLimits
     times: WorkerTimes
     keeper: KeeperTimes
+    prefix_keep_bytes: int = 0

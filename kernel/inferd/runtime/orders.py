@@ -14,7 +14,7 @@ from inferd_api.worker.v1 import worker_pb2 as wire
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from inferd.core.ids import InstanceId
     from inferd.runtime.clock import Clock
@@ -31,6 +31,13 @@ class Orders:
 
     An order for a worker that has ended by itself is of no effect: the core hears of its end only after what is due.
 
+    Args:
+        supervisor: The workers.
+        relay: Who tells what of tasks.
+        streams: Their events.
+        engine_limits: Bounds of all engines.
+        stop: What an instance is told when it is to end.
+
     Attributes:
         group: Where the lives of workers are tasks of; None while the driver does not run.
     """
@@ -43,6 +50,7 @@ class Orders:
         engine_limits: load_pb2.EngineLimits,
         *,
         clock: Clock,
+        stop: Callable[[InstanceId], wire.Stop] = lambda _: wire.Stop(),
     ) -> None:
         self.group: asyncio.TaskGroup | None = None
         self._supervisor = supervisor
@@ -50,6 +58,7 @@ class Orders:
         self._streams = streams
         self._engine_limits = engine_limits
         self._clock = clock
+        self._stop = stop
 
     def obey(self, command: commands.Order) -> None:
         """Carry out what concerns a worker."""
@@ -84,7 +93,7 @@ class Orders:
             case commands.ProceedLoad():
                 worker.proceed()
             case commands.StopWorker():
-                worker.stop()
+                worker.stop(self._stop(command.instance_id))
             case commands.EndWorker() | commands.AbandonWorker():
                 worker.end(command.why)
 

@@ -38,6 +38,14 @@ ENGINE_SETTINGS = (  # those that any model takes besides its backend's, because
         maximum=1_000_000,
         description="seconds without a task until it is unloaded; 0: never, default: elastic.idle_s of the kernel",
     ),
+    Setting(
+        name="prefix_keep_bytes",
+        kind="int",
+        minimum=0,
+        maximum=1 << 50,
+        description="bytes of its prefix cache that are kept when it is unloaded; default and most:"
+        " prefix.keep_bytes of the kernel",
+    ),
 )
 
 
@@ -88,7 +96,7 @@ def place(
         for each in spec.settings:
             if each.names_file and (value := values[each.name]) and (accepted or {}).get(each.name) != value:
                 check_setting(each.name, str(value), roots)
-    drafts, queued, idle_s = (values.pop(setting.name) for setting in ENGINE_SETTINGS)
+    drafts, queued, idle_s, keep_bytes = (values.pop(setting.name) for setting in ENGINE_SETTINGS)
     size_bytes, version = _stat(path)
     others = alternatives(reports, choice, format=kind)
     return ModelSpec(
@@ -108,6 +116,7 @@ def place(
         draft_tokens=None if drafts is None else int(drafts),
         queued_tasks=None if queued is None else int(queued),
         idle_s=None if idle_s is None else int(idle_s),
+        prefix_keep_bytes=None if keep_bytes is None else int(keep_bytes),
         min_instances=min_instances,
         max_instances=max_instances,
         sampling=sampling,

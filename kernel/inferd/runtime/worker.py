@@ -63,6 +63,7 @@ class Worker:
         self._closed = ""  # why, once it is
         self._ended = ""  # why it is to end at once
         self._stopping = False
+        self._order = wire.Stop()
         self._signal = Signal()  # of the three above
         self._vigil = Vigil(times, 0.0)  # begins when the process runs
         self._hangs = False
@@ -87,8 +88,10 @@ class Worker:
         self._allow_silence(self._times.load_silence_s)
         self.send(proceed_frame())
 
-    def stop(self) -> None:
-        """Have it end: in order, by force after `stop_timeout_s`."""
+    def stop(self, order: wire.Stop | None = None) -> None:
+        """Have it end: in order, by force after `stop_timeout_s`; the first order counts."""
+        if order is not None and not self._stopping:
+            self._order = order
         self._stopping = True
         self._signal.notify()
 
@@ -125,7 +128,7 @@ class Worker:
             self.send(wire.KernelFrame(ping=wire.Ping(nonce=self._pings)))
         if self._ended and not self._closed:
             return self._ended
-        self.send(wire.KernelFrame(stop=wire.Stop()))
+        self.send(wire.KernelFrame(stop=self._order))
         deadline = loop.time() + self._times.stop_timeout_s
         while not self._closed and not self._ended and loop.time() < deadline:
             await self._wait(deadline - loop.time())

@@ -75,7 +75,7 @@ def read_other(request: ms.UpdateModelRequest, limits: RolloutLimits) -> Other:
 
 def write_model(model: Model, models: Models) -> pb.Model:
     """A model with its living instances."""
-    spec = model.spec
+    spec, kept = model.spec, models.kept_prefix(model)
     return pb.Model(
         name=spec.name,
         source=spec.source,
@@ -95,6 +95,8 @@ def write_model(model: Model, models: Models) -> pb.Model:
         effective_sampling_defaults=write_sampling_defaults(model.effective_sampling.over(ENGINE_DEFAULTS)),
         version=model.serving.number,
         rolling=write_version(model.rollout.version, models) if model.rollout is not None else None,
+        kept_prefix_tokens=kept.tokens if kept is not None else 0,
+        kept_prefix_bytes=kept.memory.size_bytes if kept is not None else 0,
     )
 
 

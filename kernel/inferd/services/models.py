@@ -113,7 +113,10 @@ class Models:
         model, returned_bytes = await self._models.unload(
             request.name, force=request.force, instance_id=request.instance_id
         )
-        return ms.UnloadModelResponse(model=self._write(model), returned_bytes=returned_bytes)
+        message = self._write(model)
+        return ms.UnloadModelResponse(
+            model=message, returned_bytes=returned_bytes, kept_prefix_bytes=message.kept_prefix_bytes
+        )
 
     async def UpdateModel(self, request: ms.UpdateModelRequest, call: Call) -> ms.UpdateModelResponse:  # noqa: N802 - the wire's name
         """Give a model another version."""

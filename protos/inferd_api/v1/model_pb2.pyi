@@ -351,6 +351,8 @@ class Model(_message.Message):
     DEVICES_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     ROLLING_FIELD_NUMBER: _builtins.int
+    KEPT_PREFIX_TOKENS_FIELD_NUMBER: _builtins.int
+    KEPT_PREFIX_BYTES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name: 1 to 128 of letters, digits, `.`, `_`, `-`, `:` and `/`. Required."""
     source: _builtins.str
@@ -375,6 +377,12 @@ class Model(_message.Message):
     """Most instances, each in a worker of its own. Default 1; at most 64."""
     version: _builtins.int
     """Number of the version that takes its tasks, and that the fields above are of. Output only."""
+    kept_prefix_tokens: _builtins.int
+    """Tokens of its prefix cache that are kept in host memory until it is loaded again; see `prefix.keep_bytes` of the
+    configuration and the setting `prefix_keep_bytes`. Output only.
+    """
+    kept_prefix_bytes: _builtins.int
+    """What these take, in bytes. Output only."""
     @_builtins.property
     def settings(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Settings of the backend, for example `context_tokens`; unknown names are errors. See `Backend.settings`."""
@@ -438,10 +446,12 @@ class Model(_message.Message):
         devices: _abc.Iterable[_builtins.str] | None = ...,
         version: _builtins.int = ...,
         rolling: Global___ModelVersion | None = ...,
+        kept_prefix_tokens: _builtins.int = ...,
+        kept_prefix_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_max_instances", b"_max_instances", "_min_instances", b"_min_instances", "create_time", b"create_time", "effective_sampling_defaults", b"effective_sampling_defaults", "error", b"error", "max_instances", b"max_instances", "min_instances", b"min_instances", "rolling", b"rolling", "sampling_defaults", b"sampling_defaults"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_instances", b"_max_instances", "_min_instances", b"_min_instances", "adapters", b"adapters", "backend", b"backend", "backend_reason", b"backend_reason", "create_time", b"create_time", "device", b"device", "devices", b"devices", "effective_sampling_defaults", b"effective_sampling_defaults", "error", b"error", "instances", b"instances", "max_instances", b"max_instances", "min_instances", b"min_instances", "name", b"name", "rolling", b"rolling", "sampling_defaults", b"sampling_defaults", "settings", b"settings", "size_bytes", b"size_bytes", "source", b"source", "state", b"state", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_instances", b"_max_instances", "_min_instances", b"_min_instances", "adapters", b"adapters", "backend", b"backend", "backend_reason", b"backend_reason", "create_time", b"create_time", "device", b"device", "devices", b"devices", "effective_sampling_defaults", b"effective_sampling_defaults", "error", b"error", "instances", b"instances", "kept_prefix_bytes", b"kept_prefix_bytes", "kept_prefix_tokens", b"kept_prefix_tokens", "max_instances", b"max_instances", "min_instances", b"min_instances", "name", b"name", "rolling", b"rolling", "sampling_defaults", b"sampling_defaults", "settings", b"settings", "size_bytes", b"size_bytes", "source", b"source", "state", b"state", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_instances: _TypeAlias = _typing.Literal["max_instances"]  # noqa: Y015
     _WhichOneofArgType__max_instances: _TypeAlias = _typing.Literal["_max_instances", b"_max_instances"]  # noqa: Y015

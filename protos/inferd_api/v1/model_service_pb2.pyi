@@ -647,8 +647,11 @@ class UnloadModelResponse(_message.Message):
 
     MODEL_FIELD_NUMBER: _builtins.int
     RETURNED_BYTES_FIELD_NUMBER: _builtins.int
+    KEPT_PREFIX_BYTES_FIELD_NUMBER: _builtins.int
     returned_bytes: _builtins.int
     """Resident memory of its workers just before they ended, in bytes: what the host has back."""
+    kept_prefix_bytes: _builtins.int
+    """What the host has not back of that, in bytes: the prefix cache that is kept until the model is loaded again."""
     @_builtins.property
     def model(self) -> _model_pb2.Model:
         """As it stands."""
@@ -658,10 +661,11 @@ class UnloadModelResponse(_message.Message):
         *,
         model: _model_pb2.Model | None = ...,
         returned_bytes: _builtins.int = ...,
+        kept_prefix_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "returned_bytes", b"returned_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kept_prefix_bytes", b"kept_prefix_bytes", "model", b"model", "returned_bytes", b"returned_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

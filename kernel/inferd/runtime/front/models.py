@@ -19,6 +19,7 @@ from inferd.runtime.front.plans import shown
 from inferd.runtime.front.versions import Other, Versions, otherwise
 from inferd.runtime.model_files import SOURCE, ModelFile, write_list
 from inferd.runtime.plugins import Plugins
+from inferd.runtime.prefixes import KeptPrefix
 from inferd.runtime.shelf import Shelf
 from inferd.runtime.sources import Roots
 from inferd.runtime.worker import Worker
@@ -222,6 +223,10 @@ class Models:
     def worker(self, instance: Instance) -> Worker | None:
         """The worker of an instance, as long as it lives."""
         return self._driver.supervisor.workers.get(instance.instance_id)
+
+    def kept_prefix(self, model: Model) -> KeptPrefix | None:
+        """What is kept of the prefix cache of a model that was unloaded."""
+        return self._driver.prefixes.of(model.spec.name)
 
     def reserved_bytes(self, instance: Instance) -> int:
         """What is reserved for an instance."""

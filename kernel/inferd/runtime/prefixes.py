@@ -1,0 +1,170 @@
+"""Prefix caches of models that were unloaded, in memory of this host, until their models are loaded again."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import structlog
+
+from inferd.core.changes import ModelChanged, ModelForgotten
+from inferd.core.host import LOCAL_HOST, host_of
+from inferd.core.ids import NO_LEASE
+from inferd.core.resources import HOST_DEVICE
+from inferd.runtime.instances import answering
+from inferd.shared import Memory
+from inferd_api.worker.v1 import prefix_pb2
+from inferd_api.worker.v1 import worker_pb2 as wire
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from inferd.core.changes import Change
+    from inferd.core.ids import DeviceId, InstanceId, ModelName
+    from inferd.core.model import Instance, Model
+    from inferd.core.views import Views
+    from inferd.runtime.link import Arrived
+    from inferd.runtime.supervisor import Supervisor
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class KeptPrefix:
+    """What is kept of a model.
+
+    Attributes:
+        memory: Its blocks. The kernel does not read it.
+        tokens: So many of them.
+    """
+
+    memory: Memory
+    tokens: int
+
+
+class Prefixes:
+    """Takes what workers keep as they end, and gives it to the next ones of their models. One writer: the driver.
+
+    It lies in what the broker has given to nobody, and goes as soon as that is given: the model that was kept first
+    goes first. Nothing of it is written to a disk, and nothing is left of it when the kernel has ended.
+
+    Args:
+        views: What may be read of the core.
+        supervisor: The workers.
+        most_bytes: Of all models; 0 to keep nothing.
+        stop_timeout_s: How long a worker may take to end in order: half of it to write what is kept.
+    """
+
+    def __init__(self, views: Views, supervisor: Supervisor, *, most_bytes: int, stop_timeout_s: float) -> None:
+        self._views = views
+        self._supervisor = supervisor
+        self._most_bytes = most_bytes
+        self._most_s = stop_timeout_s / 2
+        self._kept: OrderedDict[ModelName, KeptPrefix] = OrderedDict()  # kept first, first
+
+    @property
+    def held_bytes(self) -> int:
+        """What all of it takes of the host."""
+        return sum(kept.memory.held_bytes for kept in self._kept.values())
+
+    def held_on(self, device_id: DeviceId) -> int:
+        """What all of it takes of a device: no stranger has it, though no process maps it."""
+        return self.held_bytes if device_id == HOST_DEVICE else 0
+
+    def of(self, name: ModelName) -> KeptPrefix | None:
+        """What is kept of a model."""
+        return self._kept.get(name)
+
+    def close(self) -> None:
+        """Keep nothing from now on: there is no next worker."""
+        self._most_bytes = 0
+        self._kept.clear()
+
+    def stop(self, instance_id: InstanceId) -> wire.Stop:
+        """The order to end for a worker, with what it may keep."""
+        instance = self._views.find_instance(instance_id)
+        if instance is None or not self._most_bytes or not _is_ours(instance):
+            return wire.Stop()
+        model = self._views.model(instance.model)
+        if model.going:
+            return wire.Stop()
+        keep_bytes = min(self._bound(model), self._spare_bytes())
+        return wire.Stop(keep_bytes=keep_bytes, keep_seconds=self._most_s)
+
+    def keep(self, instance_id: InstanceId, told: prefix_pb2.Kept, memories: Arrived) -> None:
+        """A worker that ends has kept what it could; another instance of its model that is ready gets it at once."""
+        instance = self._views.find_instance(instance_id)
+        if instance is None:
+            return
+        name = instance.model
+        memory = memories[0] if memories else None
+        if not isinstance(memory, Memory):
+            why = told.why_not if memory is None else str(memory)
+            log.info("no prefix cache is kept", model=name, instance_id=instance_id, why=why)
+            return
+        before = self._kept.get(name)
+        if before is not None and before.tokens > told.tokens:
+            log.info("a smaller prefix cache of the same model is not kept", model=name, instance_id=instance_id)
+            return
+        self.forget(name)
+        self._kept[name] = KeptPrefix(memory, told.tokens)
+        lacking = {"lacking": told.why_not} if told.why_not else {}
+        log.info("prefix cache kept", model=name, tokens=told.tokens, bytes=memory.size_bytes, **lacking)
+        self._fit(self._most_bytes)
+        if (other := answering(self._views.model(name), NO_LEASE)) is not None:
+            self.give(other.instance_id)
+
+    def give(self, instance_id: InstanceId) -> None:
+        """An instance is loaded: it finds what was kept of its model, which is kept here no longer."""
+        instance = self._views.find_instance(instance_id)
+        if instance is None or instance.model not in self._kept or not instance.living or not _is_ours(instance):
+            return
+        worker = self._supervisor.workers.get(instance_id)
+        if worker is not None:
+            kept = self._kept.pop(instance.model)
+            worker.send(wire.KernelFrame(adopt=prefix_pb2.Adopt()), (kept.memory,))
+
+    def adopted(self, instance_id: InstanceId, told: prefix_pb2.Adopted) -> None:
+        """A worker has found again what it could."""
+        if told.why_not:
+            log.warning("prefix cache dropped", instance_id=instance_id, tokens_found=told.tokens, why=told.why_not)
+        else:
+            log.info("prefix cache found again", instance_id=instance_id, tokens=told.tokens)
+
+    def settle(self, changes: Iterable[Change]) -> None:
+        """The core has done something: forget what is kept of models that are gone, or for which there is no room."""
+        if not self._kept:
+            return
+        for change in changes:
+            if isinstance(change, ModelForgotten):
+                self.forget(change.name)
+            elif isinstance(change, ModelChanged) and (kept := self._kept.get(change.name)) is not None:
+                model = self._views.model(change.name)
+                if model.going or kept.memory.size_bytes > self._bound(model):
+                    self.forget(change.name)
+        self._fit(self._spare_bytes())
+
+    def forget(self, name: ModelName) -> None:
+        """Keep nothing of a model."""
+        self._kept.pop(name, None)
+
+    def _fit(self, most_bytes: int) -> None:
+        """Forget what was kept first, until so many bytes are enough."""
+        while self._kept and self.held_bytes > most_bytes:
+            name, kept = self._kept.popitem(last=False)
+            log.info("prefix cache dropped for want of room", model=name, tokens=kept.tokens, most_bytes=most_bytes)
+
+    def _bound(self, model: Model) -> int:
+        own = model.spec.prefix_keep_bytes
+        return self._most_bytes if own is None else min(own, self._most_bytes)
+
+    def _spare_bytes(self) -> int:
+        """Of the host, what nobody was given."""
+        account = self._views.devices.get(HOST_DEVICE)
+        return 0 if account is None else account.spare_bytes
+
+
+def _is_ours(instance: Instance) -> bool:
+    """Whether an instance serves its model on this host, and not a lease."""
+    return not instance.lease_id and host_of(instance.device_id) == LOCAL_HOST
