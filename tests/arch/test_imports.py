@@ -1,11 +1,14 @@
 """Who imports whom, and what importing a package loads."""
 
+import ast
 import subprocess
 import sys
-from importlib import metadata
+from importlib import import_module, metadata
 from pathlib import Path
 
 import pytest
+
+import inferd.plugin
 
 ROOT = Path(__file__).parents[2]
 FRAMEWORKS = ("torch", "onnxruntime", "transformers")
@@ -28,15 +31,26 @@ def test_contracts() -> None:
         ("inferd.cli.main", (*FRAMEWORKS, *MODEL_LIBRARIES)),
         ("inferd.server", (*FRAMEWORKS, *MODEL_LIBRARIES)),
         ("inferd.testing.plugin", (*FRAMEWORKS, *MODEL_LIBRARIES)),
+        ("inferd.engine.cells.render", (*FRAMEWORKS, "numpy", "tokenizers", "inferd.plugin.backend", "pluggy")),
         *((plugin, (*FRAMEWORKS, *MODEL_LIBRARIES)) for plugin in PLUGINS),
     ],
 )
 def test_import_is_light(module: str, unwanted: tuple[str, ...]) -> None:
-    """Importing the wire, the client, the kernel or a plugin loads no framework and no library that computes."""
+    """The wire, the client, the kernel and plugins load no framework and no library that computes; nor do cells."""
     code = f"import sys, {module}; print(*(set(sys.modules) & set({unwanted})))"
     result = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert not result.stdout.strip(), f"importing {module} loads {result.stdout}"
+
+
+def test_the_interface_of_backends_is_what_type_checkers_see() -> None:
+    """Each public name is that of the module which it is imported from for type checkers."""
+    tree = ast.parse(Path(inferd.plugin.__file__).read_text())
+    imports = [each for each in ast.walk(tree) if isinstance(each, ast.ImportFrom)]
+    seen = {alias.name: f"{each.module}" for each in imports for alias in each.names if "inferd" in f"{each.module}"}
+    assert sorted(seen) == sorted(inferd.plugin.__all__)
+    for name, module in seen.items():
+        assert getattr(inferd.plugin, name) is getattr(import_module(module), name)
 
 
 def test_services_read_through_views() -> None:

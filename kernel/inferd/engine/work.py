@@ -1,9 +1,14 @@
 """What a task is given, as the engine reads it."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from __future__ import annotations
 
-from inferd.plugin.backend import Pooling
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from inferd.plugin.backend import Pooling
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The public interface for backend authors. See plugins/README.md for how to write a backend."""
+"""The public interface for backend authors. See plugins/README.md for how to write a backend.
 
 from inferd.core.resources import MemoryNeed
 from inferd.core.sampling_defaults import SamplingDefaults
@@ -76,6 +76,87 @@ from inferd.plugin.tensor import (
     TensorState,
 )
 from inferd.plugin.vocabulary import TokenKind, Vocabulary
+A name is imported when it is first asked for: processes that need few of them start sooner, such as cells.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from inferd.core.resources import MemoryNeed
+    from inferd.core.sampling_defaults import SamplingDefaults
+    from inferd.plugin.backend import (
+        Backend,
+        BackendSpec,
+        BackendUnavailable,
+        DeviceInfo,
+        EmbeddingDefaults,
+        LoadedModel,
+        LoadedTensorModel,
+        LoadError,
+        LoadRequest,
+        ModelDescription,
+        Pooling,
+        Probe,
+        RankHead,
+        ReportProgress,
+        Setting,
+        UnsupportedModelError,
+        naming,
+    )
+    from inferd.plugin.batch_settings import BATCH_SETTINGS, read_batching
+    from inferd.plugin.batching import Batching, Cut, Fill, Padding
+    from inferd.plugin.gguf import (
+        GGUF_BOS_RULES,
+        read_gguf_embedding,
+        read_gguf_endings,
+        read_gguf_splitting,
+        read_gguf_strips,
+        refuse_ignored,
+        refuse_no_model,
+    )
+    from inferd.plugin.hf import (
+        list_hf_weights,
+        read_hf_json,
+        read_hf_pooling,
+        read_hf_separator,
+        read_hf_type,
+        read_hf_vocabulary,
+    )
+    from inferd.plugin.hookspecs import hookimpl, hookspec
+    from inferd.plugin.recipe import (
+        AudioInput,
+        BytesInput,
+        ImageInput,
+        LabelOutput,
+        PlainOutput,
+        Recipe,
+        SpelledOutput,
+        TextInput,
+        VectorOutput,
+        WrittenOutput,
+    )
+    from inferd.plugin.recipe_file import read_recipe
+    from inferd.plugin.sampling import read_gguf_sampling, read_hf_sampling
+    from inferd.plugin.session import (
+        DeviceSampling,
+        SourcedSession,
+        StepResult,
+        TokenBatch,
+        TokenLimits,
+        TokenSession,
+        least_window_blocks,
+    )
+    from inferd.plugin.tensor import (
+        ElementType,
+        Signature,
+        StoppableSession,
+        Tensor,
+        TensorInfo,
+        TensorSession,
+        TensorState,
+    )
+    from inferd.plugin.vocabulary import TokenKind, Vocabulary
 
 __all__ = [
     "BATCH_SETTINGS",
@@ -150,3 +231,91 @@ __all__ = [
     "refuse_ignored",
     "refuse_no_model",
 ]
+
+_PLACES: Final = {
+    "inferd.core.resources": ("MemoryNeed",),
+    "inferd.core.sampling_defaults": ("SamplingDefaults",),
+    "inferd.plugin.backend": (
+        "Backend",
+        "BackendSpec",
+        "BackendUnavailable",
+        "DeviceInfo",
+        "EmbeddingDefaults",
+        "LoadError",
+        "LoadRequest",
+        "LoadedModel",
+        "LoadedTensorModel",
+        "ModelDescription",
+        "Pooling",
+        "Probe",
+        "RankHead",
+        "ReportProgress",
+        "Setting",
+        "UnsupportedModelError",
+        "naming",
+    ),
+    "inferd.plugin.batch_settings": ("BATCH_SETTINGS", "read_batching"),
+    "inferd.plugin.batching": ("Batching", "Cut", "Fill", "Padding"),
+    "inferd.plugin.gguf": (
+        "GGUF_BOS_RULES",
+        "read_gguf_embedding",
+        "read_gguf_endings",
+        "read_gguf_splitting",
+        "read_gguf_strips",
+        "refuse_ignored",
+        "refuse_no_model",
+    ),
+    "inferd.plugin.hf": (
+        "list_hf_weights",
+        "read_hf_json",
+        "read_hf_pooling",
+        "read_hf_separator",
+        "read_hf_type",
+        "read_hf_vocabulary",
+    ),
+    "inferd.plugin.hookspecs": ("hookimpl", "hookspec"),
+    "inferd.plugin.recipe": (
+        "AudioInput",
+        "BytesInput",
+        "ImageInput",
+        "LabelOutput",
+        "PlainOutput",
+        "Recipe",
+        "SpelledOutput",
+        "TextInput",
+        "VectorOutput",
+        "WrittenOutput",
+    ),
+    "inferd.plugin.recipe_file": ("read_recipe",),
+    "inferd.plugin.sampling": ("read_gguf_sampling", "read_hf_sampling"),
+    "inferd.plugin.session": (
+        "DeviceSampling",
+        "SourcedSession",
+        "StepResult",
+        "TokenBatch",
+        "TokenLimits",
+        "TokenSession",
+        "least_window_blocks",
+    ),
+    "inferd.plugin.tensor": (
+        "ElementType",
+        "Signature",
+        "StoppableSession",
+        "Tensor",
+        "TensorInfo",
+        "TensorSession",
+        "TensorState",
+    ),
+    "inferd.plugin.vocabulary": ("TokenKind", "Vocabulary"),
+}
+"""Where the names are, as above: the module of each is imported with the first of them."""
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name of the interface."""
+    for module, names in _PLACES.items():
+        if name in names:
+            found = import_module(module)
+            globals().update({each: getattr(found, each) for each in names})
+            return globals()[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
