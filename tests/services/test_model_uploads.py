@@ -72,12 +72,14 @@ async def test_a_file_that_is_given_is_a_model(tmp_path: Path) -> None:
 async def test_the_digest_pins_all_files_and_their_names(tmp_path: Path) -> None:
     """The source of a model is another one for any other byte, name or file, and CreateModel takes it as it is."""
     file = given_folder(tmp_path / "mine")
-    (tmp_path / "mine" / "weights.toml").write_text("# beside it\n")
+    for ending in (".toml", ".recipe.toml"):
+        file.with_suffix(ending).write_text("# beside it\n")
     async with kernel(tmp_path) as (connection, client):
         source = (await client.upload_model("a", file)).source
         other = file.rename(file.with_name("other.fake"))
         assert (await client.upload_model("b", other)).source != source
-        assert {path.name for path in links(tmp_path)} == {"weights.fake", "weights.toml", "other.fake"}
+        beside = {"weights.toml", "weights.recipe.toml"}
+        assert {path.name for path in links(tmp_path)} == {"weights.fake", *beside, "other.fake"}
         assert (await client.create_model("c", source)).source == source
         with pytest.raises(InferdError) as caught:
             await client.create_model("a", (await client.get_model("b")).source)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     FileProgress = Callable[[str, int, int], None]
     """Is told the name of a file, how many bytes of it the kernel has, and how many there are."""
 
-ENDING: Final = ".toml"  # of a recipe, which lies beside a model's file under its name
+ENDINGS: Final = (".recipe.toml", ".toml")  # of what lies beside a model's file under its name: its recipe
 
 
 def model_files(path: str | PathLike[str]) -> list[Path]:
@@ -39,8 +39,7 @@ def model_files(path: str | PathLike[str]) -> list[Path]:
     """
     path = Path(path)
     if path.is_file():
-        beside = path.with_suffix(ENDING)
-        return [path, beside] if beside.is_file() else [path]
+        return [path, *(beside for ending in ENDINGS if (beside := path.with_suffix(ending)).is_file())]
     if not path.is_dir():
         raise ValueError(f"there is no file and no folder {path}")
     files = sorted(each for each in path.iterdir() if not each.name.startswith("."))
