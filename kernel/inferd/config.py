@@ -20,7 +20,7 @@ from pydantic_settings import (
 from inferd.auth_settings import Auth
 from inferd.blob_settings import Blobs
 from inferd.environment import Environment
-from inferd.model_settings import Elastic, Prefix, Rollouts
+from inferd.model_settings import Elastic, Optimize, Prefix, Rollouts
 from inferd.quota_settings import QuotaSettings
 from inferd.sharing import Sharing, sharing_of
 from inferd.source_settings import Sources
@@ -320,6 +320,7 @@ class Settings(BaseSettings):
     elastic: Elastic = Elastic()
     rollouts: Rollouts = Rollouts()
     prefix: Prefix = Prefix()
+    optimize: Optimize = Optimize()
     store: Store = Store()
     blobs: Blobs = Blobs()
     auth: Auth = Auth()

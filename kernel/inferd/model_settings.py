@@ -50,3 +50,19 @@ class Rollouts(BaseModel):
     probe_prompts: int = Field(32, ge=1, le=1000, description="most prompts of a probe")
     probe_bytes: int = Field(65536, ge=1, le=1 << 20, description="most of all texts of a probe")
     probe_tokens: int = Field(256, ge=1, le=65536, description="most tokens of an answer to a prompt of a probe")
+
+
+class Optimize(BaseModel):
+    """How the settings of a model are tried by `OptimizeModel`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    at_once: int = Field(1, ge=1, le=16, description="models that are optimised at once; they disturb each other")
+    trials: int = Field(24, ge=2, le=1000, description="most trials of one model")
+    finalists: int = Field(
+        2, ge=0, le=16, description="trials that are measured again at the end, beside the model as it is; 0: none"
+    )
+    final_rounds: int = Field(3, ge=1, le=100, description="how often each of those is measured")
+    most_s: Seconds = Field(1800.0, gt=0, description="most that the trials of one model take")
+    trial_s: Seconds = Field(180.0, gt=0, description="most that one trial takes, its load too")
+    text_tokens: int = Field(4096, ge=64, le=1 << 20, description="tokens of the text on which quality is measured")

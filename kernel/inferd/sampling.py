@@ -314,6 +314,18 @@ def defaults_of(numbers: Mapping[str, float]) -> SamplingDefaults:
     )
 
 
+def trial_sampling(output_tokens: int, *, tells_prompt: bool) -> Mapping[str, Any]:
+    """What a model is measured by: greedy, whatever its defaults are, and so many tokens, whichever they are.
+
+    Args:
+        output_tokens: How many.
+        tells_prompt: Whether it is told how likely the prompt's tokens were, and the likeliest one in place of each.
+    """
+    neutral = {each.name: each.default for each in fields(Sampling) if each.name in NAMES}
+    told = {"prompt_logprobs": 1} if tells_prompt else {}
+    return {**neutral, **GREEDY, "max_tokens": output_tokens, "ignore_eos": True, **told}
+
+
 def check_lengths(given: Mapping[str, Any]) -> None:
     """Refuse what asks for more tokens at least than at most.
 

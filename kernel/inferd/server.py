@@ -33,7 +33,7 @@ from inferd.runtime.driver import Driver
 from inferd.runtime.driver_limits import DriverLimits
 from inferd.runtime.failing import failing_store, make_fail
 from inferd.runtime.failpoints import Failpoints
-from inferd.runtime.front import blobs, health, hosts, leases, models, quotas, tasks, uploads
+from inferd.runtime.front import blobs, health, hosts, leases, models, optimizing, quotas, tasks, uploads
 from inferd.runtime.front.authority import Authority
 from inferd.runtime.front.bounds import Bound, ByteBound, Calls, SharedBound
 from inferd.runtime.front.front import Front
@@ -380,6 +380,12 @@ def _front(
 
     uploaded = ByteBound("limits.upload_bytes", limits.upload_bytes, scheduler.tenant_share, "upload")
     giving = "streams that give or read blobs"
+    run_tasks = tasks.Tasks(
+        driver,
+        shelf,
+        streams=Bound("scheduler.tenant_streams", scheduler.tenant_streams, "streams of tasks"),
+        requests=ByteBound("limits.request_bytes", limits.request_bytes, scheduler.tenant_share, "request"),
+    )
 
     def watchers(name: str, limit: int, what: str) -> SharedBound:
         return SharedBound(name, limit, scheduler.tenant_share, f"streams that {what}")
@@ -395,12 +401,8 @@ def _front(
             else "",
         ),
         clock=driver.clock,
-        tasks=tasks.Tasks(
-            driver,
-            shelf,
-            streams=Bound("scheduler.tenant_streams", scheduler.tenant_streams, "streams of tasks"),
-            requests=ByteBound("limits.request_bytes", limits.request_bytes, scheduler.tenant_share, "request"),
-        ),
+        tasks=run_tasks,
+        optimizing=optimizing.Optimizing(driver, plugins, shelf, run_tasks, settings),
         uploads=uploads.Uploads(
             driver,
             count_open=ByteBound("limits.uploads", limits.uploads, scheduler.tenant_share, "upload", "descriptor"),

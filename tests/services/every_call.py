@@ -31,6 +31,7 @@ from inferd_api.v1 import upload_service_pb2 as us
 from inferd_api.v1.auth_service_pb2_grpc import AuthServiceStub
 from inferd_api.v1.blob_service_pb2_grpc import BlobServiceStub
 from inferd_api.v1.model_service_pb2_grpc import ModelServiceStub
+from inferd_api.v1.optimize_pb2 import OptimizeModelRequest
 from inferd_api.v1.quota_service_pb2_grpc import QuotaServiceStub
 from inferd_api.v1.upload_service_pb2_grpc import UploadServiceStub
 
@@ -253,6 +254,9 @@ CALLS: dict[str, Callable[[Client], Awaitable[object]]] = {
     },
     "inferd.v1.ModelService/UpdateModel": lambda c: c.connection.models.UpdateModel(
         ms.UpdateModelRequest(name=MODEL, settings={"draft_tokens": "1"})
+    ),
+    "inferd.v1.ModelService/OptimizeModel": lambda c: first(
+        c.connection.models.OptimizeModel(OptimizeModelRequest(model=MODEL, text="la" * 40))
     ),
     "inferd.v1.ModelService/ListModelVersions": lambda c: c.connection.models.ListModelVersions(
         ms.ListModelVersionsRequest(name=MODEL)

@@ -47,7 +47,7 @@ READ_BY_NAME = frozenset(
     for name in (
         *("TokenPrompt.token_ids", "DetokenizeRequest.token_ids"),  # from here on `limits.prompt_bytes`
         *("TaskSpec.prompt", "TokenizeRequest.prompt", "CountTokensRequest.prompt"),
-        *("ChatPrompt.tools_json", "ContentPart.text", "ImagePart.url"),
+        *("OptimizeModelRequest.text", "ChatPrompt.tools_json", "ContentPart.text", "ImagePart.url"),
         *(f"ChatMessage.{name}" for name in ("role", "content", "name", "reasoning_content")),
         *("ChatMessage.tool_calls_json", "ChatMessage.tool_call_id"),
         *(f"SamplingParams.{name}" for name, each in PARAMETERS.items() if each.characters),  # from here on bounds

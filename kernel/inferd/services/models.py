@@ -10,6 +10,8 @@ from inferd.core.model import Model
 from inferd.errors import InvalidFieldError
 from inferd.runtime.front import models as front
 from inferd.runtime.front.blobs import Blobs
+from inferd.runtime.front.optimization import Told
+from inferd.runtime.front.optimizing import Optimizing
 from inferd.runtime.model_files import ModelFile, check_names
 from inferd.services.calls import Call
 from inferd.services.chunks import Chunks
@@ -23,11 +25,13 @@ from inferd.services.model_values import (
     write_version,
 )
 from inferd.services.named import read_digest
+from inferd.services.optimization_values import read_wanted, write_told
 from inferd.services.pages import name_of, size_of, token_of
 from inferd.services.sampling_values import read_sampling_defaults
 from inferd.services.work_values import read_text, read_token_ids
 from inferd_api.v1 import model_pb2 as mp
 from inferd_api.v1 import model_service_pb2 as ms
+from inferd_api.v1.optimize_pb2 import OptimizeModelRequest
 from inferd_api.v1.tensor_pb2 import ModelSignature
 
 NAME_FORM = re.compile(r"[A-Za-z0-9._:/-]{1,128}")
@@ -41,6 +45,7 @@ class Models:
         self,
         models: front.Models,
         blobs: Blobs,
+        optimizing: Optimizing,
         *,
         prompt_limit_bytes: int,
         message_limit_bytes: int,
@@ -48,6 +53,7 @@ class Models:
     ) -> None:
         self._models = models
         self._blobs = blobs
+        self._optimizing = optimizing
         self._prompt_limit_bytes = prompt_limit_bytes
         self._chunks = Chunks(blobs, extents, message_limit_bytes=message_limit_bytes)
 
@@ -129,6 +135,15 @@ class Models:
             return ms.UpdateModelResponse(model=self._write(model), plan=write_rollout_plan(plan, model))
         model = await self._models.versions.update(request.name, other, call.caller)
         return ms.UpdateModelResponse(model=self._write(model))
+
+    async def OptimizeModel(self, request: OptimizeModelRequest, call: Call) -> None:  # noqa: N802 - the wire's name
+        """Try settings of a model, and tell which serve a target best."""
+
+        async def tell(told: Told) -> None:
+            await call.write(write_told(told))
+
+        wanted = read_wanted(request, prompt_limit_bytes=self._prompt_limit_bytes)
+        await self._optimizing.run(wanted, call.caller, tell, sees=call.admission.reads)
 
     async def ListModelVersions(self, request: ms.ListModelVersionsRequest, call: Call) -> ms.ListModelVersionsResponse:  # noqa: ARG002, N802 - the wire's name
         """List the versions of a model."""

@@ -66,6 +66,7 @@ def offer_services(
         model_service_pb2: Models(
             front.models,
             front.blobs,
+            front.optimizing,
             prompt_limit_bytes=prompt_limit_bytes,
             message_limit_bytes=limits.message_bytes,
             extents=extents,

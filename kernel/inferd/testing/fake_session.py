@@ -30,6 +30,11 @@ END: Final = 259
 PEAK: Final = 20.0
 """Logit of the token that is predicted; the others are 0."""
 
+FLAT: Final = 6.0
+"""The same where weights have 4 bits."""
+SHARES: Final = {"auto": 1.0, "8bit": 2 / 3, "4bit": 0.5}
+"""What a step takes of its time, by the bits of weights."""
+
 _NOTHING: Final = -1
 
 
@@ -40,6 +45,7 @@ class Faults:
     Attributes:
         step_s: How long a step takes, in seconds.
         mute: It predicts the end of every text at once.
+        quantization: "8bit" takes two thirds of that, "4bit" half, and its logits are flat.
         fail_step: This step raises, counted from 1; 0 for none.
         fail_on_token: A step with this token raises.
         refuse_token: A step with this token is refused: a ValueError, which changes nothing.
@@ -52,6 +58,7 @@ class Faults:
 
     step_s: float = 0.0
     mute: bool = False
+    quantization: str = "auto"
     fail_step: int = 0
     fail_on_token: int = _NOTHING
     refuse_token: int = _NOTHING
@@ -197,7 +204,7 @@ class FakeSession:
         ends = (source > positions) | (predicted >= BYTES) | self._faults.mute
         predicted = np.where(ends, END, predicted)
         logits = np.zeros((len(predicted), self.limits.vocabulary_size), np.float32)
-        logits[np.arange(len(predicted)), predicted] = PEAK
+        logits[np.arange(len(predicted)), predicted] = FLAT if self._faults.quantization == "4bit" else PEAK
         return logits
 
     def _at(self, batch: TokenBatch, owners: Ints, source: Ints, newest: Ints) -> Ints:
@@ -223,7 +230,7 @@ class FakeSession:
         faults.hang("step")
         self._kept.append(b"x" * faults.grow_bytes)
         if faults.step_s:
-            time.sleep(faults.step_s)  # stands for the time that a device takes
+            time.sleep(faults.step_s * SHARES[faults.quantization])  # stands for the time that a device takes
         if self._steps == faults.fail_step:
             raise RuntimeError(f"step {self._steps} fails, as the model's file asks")
         if not self._acting.intersection(batch.token_ids.tolist()):

@@ -14,6 +14,13 @@ FAKE = BackendSpec(
             name="context_tokens", kind="int", description="tokens of one sequence; default: the file's", minimum=1
         ),
         Setting(name="weights_bytes", kind="int", description="what it needs; default: the file's", minimum=0),
+        Setting(
+            name="quantization",
+            kind="str",
+            default="auto",
+            choices=("auto", "8bit", "4bit"),
+            description="8bit: steps take two thirds of the time; 4bit: half, and it is unsure of what it says",
+        ),
         Setting(name="kv_bytes", kind="int", description="what it needs besides; default: the file's", minimum=0),
     ),
 )

@@ -4,6 +4,7 @@ import grpc
 import warnings
 
 from inferd_api.v1 import model_service_pb2 as inferd__api_dot_v1_dot_model__service__pb2
+from inferd_api.v1 import optimize_pb2 as inferd__api_dot_v1_dot_optimize__pb2
 
 GRPC_GENERATED_VERSION = '1.81.1'
 GRPC_VERSION = grpc.__version__
@@ -74,6 +75,11 @@ class ModelServiceStub:
                 '/inferd.v1.ModelService/UpdateModel',
                 request_serializer=inferd__api_dot_v1_dot_model__service__pb2.UpdateModelRequest.SerializeToString,
                 response_deserializer=inferd__api_dot_v1_dot_model__service__pb2.UpdateModelResponse.FromString,
+                _registered_method=True)
+        self.OptimizeModel = channel.unary_stream(
+                '/inferd.v1.ModelService/OptimizeModel',
+                request_serializer=inferd__api_dot_v1_dot_optimize__pb2.OptimizeModelRequest.SerializeToString,
+                response_deserializer=inferd__api_dot_v1_dot_optimize__pb2.OptimizeModelResponse.FromString,
                 _registered_method=True)
         self.ListModelVersions = channel.unary_unary(
                 '/inferd.v1.ModelService/ListModelVersions',
@@ -202,6 +208,22 @@ class ModelServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def OptimizeModel(self, request, context):
+        """Try settings of a model on this host, and tell which serve a target best within a bound on quality.
+
+        Each trial is loaded beside the model, as one of its own by the name `OptimizationPlan.trial_model`, where that is free
+        of memory and cores that others hold, leases too, and nothing has to be evicted for it; it gives way when others need
+        what it holds. It is measured by tasks of class LOW, of the caller's tenant. The model itself is not changed: give
+        `OptimizationReport.settings` to `UpdateModel`. It ends with the call, and nothing of it stays. One at a time, see
+        `optimize.at_once` of the configuration.
+        Errors: MODEL_NOT_FOUND, INVALID_FIELD (nothing can be varied, the text is too short or the call is under a lease),
+        LIMIT_EXCEEDED, NO_MEMORY when the model as it is finds no room beside itself, MODEL_BUSY when it had to give way,
+        UNSUPPORTED_INPUT, and those of loading the model as it is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListModelVersions(self, request, context):
         """List the versions of a model that are kept (`rollouts.versions` of the configuration), the latest first.
         Errors: MODEL_NOT_FOUND.
@@ -307,6 +329,11 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     servicer.UpdateModel,
                     request_deserializer=inferd__api_dot_v1_dot_model__service__pb2.UpdateModelRequest.FromString,
                     response_serializer=inferd__api_dot_v1_dot_model__service__pb2.UpdateModelResponse.SerializeToString,
+            ),
+            'OptimizeModel': grpc.unary_stream_rpc_method_handler(
+                    servicer.OptimizeModel,
+                    request_deserializer=inferd__api_dot_v1_dot_optimize__pb2.OptimizeModelRequest.FromString,
+                    response_serializer=inferd__api_dot_v1_dot_optimize__pb2.OptimizeModelResponse.SerializeToString,
             ),
             'ListModelVersions': grpc.unary_unary_rpc_method_handler(
                     servicer.ListModelVersions,
@@ -544,6 +571,33 @@ class ModelService:
             '/inferd.v1.ModelService/UpdateModel',
             inferd__api_dot_v1_dot_model__service__pb2.UpdateModelRequest.SerializeToString,
             inferd__api_dot_v1_dot_model__service__pb2.UpdateModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def OptimizeModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/inferd.v1.ModelService/OptimizeModel',
+            inferd__api_dot_v1_dot_optimize__pb2.OptimizeModelRequest.SerializeToString,
+            inferd__api_dot_v1_dot_optimize__pb2.OptimizeModelResponse.FromString,
             options,
             channel_credentials,
             insecure,

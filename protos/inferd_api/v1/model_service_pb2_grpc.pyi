@@ -6,6 +6,7 @@ isort:skip_file
 from collections import abc as _abc
 from grpc import aio as _aio
 from inferd_api.v1 import model_service_pb2 as _model_service_pb2
+from inferd_api.v1 import optimize_pb2 as _optimize_pb2
 import abc as _abc_1
 import grpc as _grpc
 import sys
@@ -84,6 +85,18 @@ class ModelServiceStub:
     Errors: MODEL_NOT_FOUND, MODEL_BUSY while another version is on its way (its metadata have `version` and `by`) or no
     host takes instances, NO_MEMORY, MODEL_LOAD_FAILED, WORKER_DIED, PROBE_FAILED, LIMIT_EXCEEDED, and those of
     `CreateModel`; and those of a task, where the version that serves cannot answer a probe that asks for agreement.
+    """
+    OptimizeModel: _grpc.UnaryStreamMultiCallable[_optimize_pb2.OptimizeModelRequest, _optimize_pb2.OptimizeModelResponse]
+    """Try settings of a model on this host, and tell which serve a target best within a bound on quality.
+
+    Each trial is loaded beside the model, as one of its own by the name `OptimizationPlan.trial_model`, where that is free
+    of memory and cores that others hold, leases too, and nothing has to be evicted for it; it gives way when others need
+    what it holds. It is measured by tasks of class LOW, of the caller's tenant. The model itself is not changed: give
+    `OptimizationReport.settings` to `UpdateModel`. It ends with the call, and nothing of it stays. One at a time, see
+    `optimize.at_once` of the configuration.
+    Errors: MODEL_NOT_FOUND, INVALID_FIELD (nothing can be varied, the text is too short or the call is under a lease),
+    LIMIT_EXCEEDED, NO_MEMORY when the model as it is finds no room beside itself, MODEL_BUSY when it had to give way,
+    UNSUPPORTED_INPUT, and those of loading the model as it is.
     """
     ListModelVersions: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.ListModelVersionsRequest, _model_service_pb2.ListModelVersionsResponse]
     """List the versions of a model that are kept (`rollouts.versions` of the configuration), the latest first.
@@ -177,6 +190,18 @@ class ModelServiceAsyncStub(ModelServiceStub):
     Errors: MODEL_NOT_FOUND, MODEL_BUSY while another version is on its way (its metadata have `version` and `by`) or no
     host takes instances, NO_MEMORY, MODEL_LOAD_FAILED, WORKER_DIED, PROBE_FAILED, LIMIT_EXCEEDED, and those of
     `CreateModel`; and those of a task, where the version that serves cannot answer a probe that asks for agreement.
+    """
+    OptimizeModel: _aio.UnaryStreamMultiCallable[_optimize_pb2.OptimizeModelRequest, _optimize_pb2.OptimizeModelResponse]  # type: ignore[assignment]
+    """Try settings of a model on this host, and tell which serve a target best within a bound on quality.
+
+    Each trial is loaded beside the model, as one of its own by the name `OptimizationPlan.trial_model`, where that is free
+    of memory and cores that others hold, leases too, and nothing has to be evicted for it; it gives way when others need
+    what it holds. It is measured by tasks of class LOW, of the caller's tenant. The model itself is not changed: give
+    `OptimizationReport.settings` to `UpdateModel`. It ends with the call, and nothing of it stays. One at a time, see
+    `optimize.at_once` of the configuration.
+    Errors: MODEL_NOT_FOUND, INVALID_FIELD (nothing can be varied, the text is too short or the call is under a lease),
+    LIMIT_EXCEEDED, NO_MEMORY when the model as it is finds no room beside itself, MODEL_BUSY when it had to give way,
+    UNSUPPORTED_INPUT, and those of loading the model as it is.
     """
     ListModelVersions: _aio.UnaryUnaryMultiCallable[_model_service_pb2.ListModelVersionsRequest, _model_service_pb2.ListModelVersionsResponse]  # type: ignore[assignment]
     """List the versions of a model that are kept (`rollouts.versions` of the configuration), the latest first.
@@ -309,6 +334,24 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         Errors: MODEL_NOT_FOUND, MODEL_BUSY while another version is on its way (its metadata have `version` and `by`) or no
         host takes instances, NO_MEMORY, MODEL_LOAD_FAILED, WORKER_DIED, PROBE_FAILED, LIMIT_EXCEEDED, and those of
         `CreateModel`; and those of a task, where the version that serves cannot answer a probe that asks for agreement.
+        """
+
+    @_abc_1.abstractmethod
+    def OptimizeModel(
+        self,
+        request: _optimize_pb2.OptimizeModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_optimize_pb2.OptimizeModelResponse], _abc.AsyncIterator[_optimize_pb2.OptimizeModelResponse]]:
+        """Try settings of a model on this host, and tell which serve a target best within a bound on quality.
+
+        Each trial is loaded beside the model, as one of its own by the name `OptimizationPlan.trial_model`, where that is free
+        of memory and cores that others hold, leases too, and nothing has to be evicted for it; it gives way when others need
+        what it holds. It is measured by tasks of class LOW, of the caller's tenant. The model itself is not changed: give
+        `OptimizationReport.settings` to `UpdateModel`. It ends with the call, and nothing of it stays. One at a time, see
+        `optimize.at_once` of the configuration.
+        Errors: MODEL_NOT_FOUND, INVALID_FIELD (nothing can be varied, the text is too short or the call is under a lease),
+        LIMIT_EXCEEDED, NO_MEMORY when the model as it is finds no room beside itself, MODEL_BUSY when it had to give way,
+        UNSUPPORTED_INPUT, and those of loading the model as it is.
         """
 
     @_abc_1.abstractmethod

@@ -11,6 +11,7 @@ from inferd.runtime.front.health import Health
 from inferd.runtime.front.hosts import Hosts
 from inferd.runtime.front.leases import Leases
 from inferd.runtime.front.models import Models
+from inferd.runtime.front.optimizing import Optimizing
 from inferd.runtime.front.quotas import Quotas
 from inferd.runtime.front.tasks import Tasks
 from inferd.runtime.front.uploads import Uploads
@@ -34,6 +35,7 @@ class Front:
     uploads: Uploads
     blobs: Blobs
     models: Models
+    optimizing: Optimizing
     leases: Leases
     hosts: Hosts
     quotas: Quotas
