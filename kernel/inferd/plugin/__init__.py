@@ -1,81 +1,5 @@
 """The public interface for backend authors. See plugins/README.md for how to write a backend.
 
-from inferd.core.resources import MemoryNeed
-from inferd.core.sampling_defaults import SamplingDefaults
-from inferd.plugin.backend import (
-    Backend,
-    BackendSpec,
-    BackendUnavailable,
-    DeviceInfo,
-    EmbeddingDefaults,
-    LoadedModel,
-    LoadedTensorModel,
-    LoadError,
-    LoadRequest,
-    ModelDescription,
-    Pooling,
-    Probe,
-    RankHead,
-    ReportProgress,
-    Setting,
-    UnsupportedModelError,
-    naming,
-)
-from inferd.plugin.batch_settings import BATCH_SETTINGS, read_batching
-from inferd.plugin.batching import Batching, Cut, Fill, Padding
-from inferd.plugin.gguf import (
-    GGUF_BOS_RULES,
-    read_gguf_embedding,
-    read_gguf_endings,
-    read_gguf_splitting,
-    read_gguf_strips,
-    refuse_ignored,
-    refuse_no_model,
-)
-from inferd.plugin.hf import (
-    list_hf_weights,
-    read_hf_json,
-    read_hf_pooling,
-    read_hf_separator,
-    read_hf_type,
-    read_hf_vocabulary,
-)
-from inferd.plugin.hookspecs import hookimpl, hookspec
-from inferd.plugin.recipe import (
-    AudioInput,
-    BytesInput,
-    ImageInput,
-    LabelOutput,
-    PlainOutput,
-    Recipe,
-    SpelledOutput,
-    TextInput,
-    VectorOutput,
-    WrittenOutput,
-)
-from inferd.plugin.recipe_file import read_recipe
-from inferd.plugin.sampling import read_gguf_sampling, read_hf_sampling
-from inferd.plugin.session import (
-    DeviceSampling,
-    KeepingSession,
-    KvLayout,
-    SourcedSession,
-    StepResult,
-    TokenBatch,
-    TokenLimits,
-    TokenSession,
-    least_window_blocks,
-)
-from inferd.plugin.tensor import (
-    ElementType,
-    Signature,
-    StoppableSession,
-    Tensor,
-    TensorInfo,
-    TensorSession,
-    TensorState,
-)
-from inferd.plugin.vocabulary import TokenKind, Vocabulary
 A name is imported when it is first asked for: processes that need few of them start sooner, such as cells.
 """
 
@@ -140,6 +64,8 @@ if TYPE_CHECKING:
     from inferd.plugin.sampling import read_gguf_sampling, read_hf_sampling
     from inferd.plugin.session import (
         DeviceSampling,
+        KeepingSession,
+        KvLayout,
         SourcedSession,
         StepResult,
         TokenBatch,
@@ -290,6 +216,8 @@ _PLACES: Final = {
     "inferd.plugin.sampling": ("read_gguf_sampling", "read_hf_sampling"),
     "inferd.plugin.session": (
         "DeviceSampling",
+        "KeepingSession",
+        "KvLayout",
         "SourcedSession",
         "StepResult",
         "TokenBatch",

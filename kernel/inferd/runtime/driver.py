@@ -95,10 +95,11 @@ class Driver:
         self.attendance = Attendance(cancel=self.cancel, detach=self.detach)
         self.metrics = Metrics(self.machine)
         self._relay = Relay(self.clock, output_bytes=limits.output_bytes)
-        self._orders = Orders(self.supervisor, self._relay, self.streams, limits.engine, clock=self.clock)
         keep_bytes, stop_s = limits.prefix_keep_bytes, limits.times.stop_timeout_s
         self.prefixes = Prefixes(self.views, self.supervisor, most_bytes=keep_bytes, stop_timeout_s=stop_s)
-        self._orders = Orders(self.supervisor, self._relay, self.streams, limits.engine, stop=self.prefixes.stop)
+        self._orders = Orders(
+            self.supervisor, self._relay, self.streams, limits.engine, clock=self.clock, stop=self.prefixes.stop
+        )
         self._inspections = Inspections(self.supervisor)
         self._queries = Queries(limit=limits.queries, share=core.tasks.tenant_share, timeout_s=limits.query_timeout_s)
         self._engine_limits = limits.engine
