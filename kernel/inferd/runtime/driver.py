@@ -9,10 +9,10 @@ from inferd.core import commands, events
 from inferd.core.admission import check_stranded
 from inferd.core.changes import Change
 from inferd.core.host import LOCAL_HOST
-from inferd.core.ids import NO_LEASE, DeviceId, InstanceId, LeaseId, ModelName, TaskId, Tenant
+from inferd.core.ids import DeviceId, InstanceId, LeaseId, ModelName, TaskId, Tenant
 from inferd.core.lease import Lease, LeaseSpec
 from inferd.core.machine import CoreLimits, KernelMachine
-from inferd.core.model import Model, ModelSpec
+from inferd.core.model import Instance, Model, ModelSpec
 from inferd.core.plan import LoadPlan
 from inferd.core.resources import DeviceCapacity
 from inferd.core.restored import RestoredVersion
@@ -22,7 +22,6 @@ from inferd.errors import (
     InvalidFieldError,
     LeaseNotFoundError,
     ModelBusyError,
-    UnsupportedInputError,
     WorkerDiedError,
 )
 from inferd.runtime.alarm import Alarm
@@ -43,15 +42,15 @@ from inferd.runtime.orders import Orders
 from inferd.runtime.placement import advise
 from inferd.runtime.prefixes import Prefixes
 from inferd.runtime.probes import ProbeStream
-from inferd.runtime.queries import Asker, Queries
+from inferd.runtime.queries import Queries
+from inferd.runtime.questions import Questions
 from inferd.runtime.relay import Dispatched, Relay
 from inferd.runtime.stream import TaskStream
 from inferd.runtime.streams import Streams
 from inferd.runtime.supervisor import Supervisor
 from inferd.runtime.watchers import Watchers
-from inferd.runtime.worker import Worker
 from inferd.store.store import Store
-from inferd_api.worker.v1 import step_pb2, task_pb2
+from inferd_api.worker.v1 import step_pb2
 from inferd_api.worker.v1 import worker_pb2 as wire
 
 
@@ -71,6 +70,7 @@ class Driver:
         keeper: Keeps what outlives the kernel; None where nothing does.
         loading: Has models loaded, unloaded and given other versions.
         prefixes: Prefix caches of models that were unloaded.
+        questions: Asks loaded models what is no task.
     """
 
     def __init__(
@@ -102,6 +102,7 @@ class Driver:
         )
         self._inspections = Inspections(self.supervisor)
         self._queries = Queries(limit=limits.queries, share=core.tasks.tenant_share, timeout_s=limits.query_timeout_s)
+        self.questions = Questions(self._queries, self.supervisor, self._asked)
         self._engine_limits = limits.engine
         self.loading = Loading(self._apply, self.views, self.watchers.models, self.supervisor, limits=core.rollouts)
         self._loads = LoadProgress(self.views, self.streams, self.watchers.models)
@@ -309,33 +310,8 @@ class Driver:
         """
         self._apply(events.DeleteModel(name, drain, force))
 
-    async def query(
-        self, name: ModelName, given: object, *, tenant: Tenant, lease_id: LeaseId = NO_LEASE
-    ) -> task_pb2.Answer:
-        """The tokens of a text or a conversation, or the text of tokens; loads the model if need be.
-
-        An instance that was loaded under a lease answers calls under that lease only.
-
-        Raises:
-            InferdError: Loading failed, the model cannot take the input, or the answer did not come.
-        """
-        worker = await self._answering(name, lease_id)
-        return await self._queries.ask(worker, given, Asker(tenant, name))
-
-    async def signature(self, name: ModelName, *, lease_id: LeaseId = NO_LEASE) -> bytes:
-        """What a model of tensors takes and gives, as its worker wrote it; loads it if need be.
-
-        Raises:
-            InferdError: Loading failed, or it is a language model.
-        """
-        worker = await self._answering(name, lease_id)
-        if not worker.signature:
-            message = f"model {name!r} reads text and has no signature; give it a prompt, a chat or tokens"
-            raise UnsupportedInputError(message, field="model")
-        return worker.signature
-
-    async def _answering(self, name: ModelName, lease_id: LeaseId) -> Worker:
-        """A worker that answers questions about a model, which is loaded for that if need be."""
+    async def _asked(self, name: ModelName, lease_id: LeaseId) -> Instance:
+        """An instance that answers questions about a model, which is loaded for that if need be."""
         model = self.views.model(name)
         while (instance := answering(model, lease_id)) is None:
             self._apply(events.AskModel(name))
@@ -345,7 +321,7 @@ class Driver:
             self.check_open()
             if not model.shared:
                 raise model.error or ModelBusyError(f"model {name!r} was unloaded while it was being loaded")
-        return self.supervisor.workers[instance.instance_id]
+        return instance
 
     # For the supervisor.
 

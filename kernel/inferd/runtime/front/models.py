@@ -198,7 +198,8 @@ class Models:
             InferdError: Loading failed, the model cannot take the input, or the answer did not come.
         """
         await self._shelf.look_for(name)
-        answer = await self._driver.query(ModelName(name), given, tenant=caller.tenant, lease_id=caller.lease_id)
+        asked = self._driver.questions
+        answer = await asked.query(ModelName(name), given, tenant=caller.tenant, lease_id=caller.lease_id)
         return answer.token_ids
 
     async def detokenize(self, name: str, given: object, caller: Caller) -> str:
@@ -208,7 +209,8 @@ class Models:
             InferdError: As `tokenize`.
         """
         await self._shelf.look_for(name)
-        answer = await self._driver.query(ModelName(name), given, tenant=caller.tenant, lease_id=caller.lease_id)
+        asked = self._driver.questions
+        answer = await asked.query(ModelName(name), given, tenant=caller.tenant, lease_id=caller.lease_id)
         return answer.text
 
     async def signature(self, name: str, caller: Caller) -> bytes:
@@ -218,7 +220,7 @@ class Models:
             InferdError: Loading failed, or it is a language model.
         """
         await self._shelf.look_for(name)
-        return await self._driver.signature(ModelName(name), lease_id=caller.lease_id)
+        return await self._driver.questions.signature(ModelName(name), lease_id=caller.lease_id)
 
     def worker(self, instance: Instance) -> Worker | None:
         """The worker of an instance, as long as it lives."""

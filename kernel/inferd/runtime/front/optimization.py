@@ -284,7 +284,7 @@ class Run:
         """What trials are given, of the tokens that the model as it is makes of the text."""
         most, wanted = self.limits.text_tokens, self.wanted
         text = text_input(wanted.text[: most * CHARACTERS_PER_TOKEN])
-        answer = await self.driver.query(self.name, text, tenant=self.caller.tenant)
+        answer = await self.driver.questions.query(self.name, text, tenant=self.caller.tenant)
         return make_workload(
             list(answer.token_ids)[:most],
             context_tokens=present(instance.facts).context_tokens,
