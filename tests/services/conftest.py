@@ -1,13 +1,17 @@
 """A kernel in this process and a connection to it."""
 
 from collections.abc import AsyncIterator, Iterator
+from contextlib import closing
+from functools import partialmethod
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 from connection import Connection
+from forked_workers import EXEC, Stem, fork
 
 from inferd.plugin import child
+from inferd.runtime.local_launcher import LocalLauncher
 from inferd.testing.kernel import FAKE_PLUGIN, kernel_here
 
 KNOWN = frozenset({FAKE_PLUGIN, "inferd_cpu.plugin"})
@@ -35,6 +39,27 @@ def _fake_backend(looked_at: dict[str, child.Ending]) -> Iterator[None]:
         patch.setenv("INFERD_BACKENDS", "[]")
         patch.setattr(child, "run", look_once)
         yield
+
+
+@pytest.fixture(scope="session")
+def stem() -> Iterator[Stem]:
+    """What workers are forked from."""
+    with closing(Stem()) as made:
+        yield made
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forked_workers(stem: Stem) -> Iterator[None]:
+    """The workers of kernels in this process are forked from one that has imported what they need."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LocalLauncher, "_exec", partialmethod(fork, stem))
+        yield
+
+
+@pytest.fixture
+def _started_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of this test are started by `exec`, as a kernel does it."""
+    monkeypatch.setattr(LocalLauncher, "_exec", EXEC)
 
 
 @pytest.fixture

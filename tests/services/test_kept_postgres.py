@@ -99,6 +99,7 @@ async def test_a_kernel_whose_store_was_taken_over_says_so(tmp_path: Path, store
         assert set(after.kept()) == before
 
 
+@pytest.mark.usefixtures("_started_workers")
 async def test_processes_with_backends_are_not_told_how_the_store_is_opened(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
