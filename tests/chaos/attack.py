@@ -163,7 +163,8 @@ def attack(kernel: KernelProcess, kind: str, seconds: float, credential: str) ->
 def attacked(folder: Path, environment: Mapping[str, str] | None = None) -> Iterator[tuple[KernelProcess, str]]:
     """A kernel on a port, with a model of which slow readers ask output, and the key of one who may."""
     unix = f"unix:{folder / 's'}"
-    with kernel_process(folder, environment=environment, listen=PORT, besides=(unix,)) as kernel:
+    settings = {"INFERD_BACKENDS": "[]", **(environment or {})}
+    with kernel_process(folder, environment=settings, listen=PORT, besides=(unix,)) as kernel:
         with Client(unix) as client, grpc.insecure_channel(unix) as channel:
             client.create_model("fake", source=str(write_fake_model(folder, context_tokens=4096)))
             list(client.run("fake", "la", max_tokens=1))

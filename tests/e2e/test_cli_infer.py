@@ -21,7 +21,7 @@ Commands = Callable[..., Result]
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KernelProcess]:
     """A kernel that knows a model of each kind by its name."""
     folder = tmp_path_factory.mktemp("kernel")
-    with kernel_process(folder) as kernel, Client(kernel.address) as client:
+    with kernel_process(folder, environment={"INFERD_BACKENDS": "[]"}) as kernel, Client(kernel.address) as client:
         for name in ("add", "accumulate", "repeat", "types"):
             client.create_model(name, source=str(write_fake_model(folder, name, tensor=name)))
         path = write_fake_model(folder, "stretch", tensor="stretch", most_batch=8)

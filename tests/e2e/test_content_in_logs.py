@@ -256,6 +256,7 @@ def test_the_canary_is_nowhere(tmp_path: Path, tmp_path_factory: pytest.TempPath
     temporary = tmp_path_factory.mktemp("tmp")
     port = free_port()
     environment = LOUD | {
+        "INFERD_BACKENDS": "[]",
         "INFERD_AUTH__REQUIRED": "true",
         "INFERD_METRICS_LISTEN": f"127.0.0.1:{port}",
         "INFERD_STORE__URL": f"sqlite:{tmp_path / 'state' / 'kernel.sqlite'}",

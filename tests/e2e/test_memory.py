@@ -18,7 +18,7 @@ MEASURES = 300  # most that a test waits for, ten a second
 
 @pytest.fixture
 def kernel(tmp_path: Path) -> Iterator[KernelProcess]:
-    environment = {"INFERD_DEVICES__MEASURE_S": "0.1", "INFERD_WORKERS__HEARTBEAT_S": "0.1"}
+    environment = {"INFERD_BACKENDS": "cpu", "INFERD_DEVICES__MEASURE_S": "0.1", "INFERD_WORKERS__HEARTBEAT_S": "0.1"}
     with kernel_process(tmp_path, environment=environment) as one:
         yield one
 

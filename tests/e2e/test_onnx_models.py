@@ -47,7 +47,7 @@ EXAMPLES = Path(file_types.__file__).parent
 @pytest.fixture(scope="module")
 def onnx_kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KernelProcess]:
     """A kernel that has the backend, whether or not its entry point is installed."""
-    environment = {"INFERD_PLUGIN_MODULES": json.dumps(["inferd_onnx.plugin"])}
+    environment = {"INFERD_BACKENDS": "[]", "INFERD_PLUGIN_MODULES": json.dumps(["inferd_onnx.plugin"])}
     with kernel_process(tmp_path_factory.mktemp("kernel"), environment=environment) as process:
         yield process
 

@@ -45,7 +45,7 @@ begin_suppress = {whisper.BEGIN_SUPPRESS}
 def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KernelProcess]:
     """A kernel that has the backend, whether or not its entry point is installed, and a model "heard"."""
     folder = tmp_path_factory.mktemp("kernel")
-    environment = {"INFERD_PLUGIN_MODULES": json.dumps(["inferd_onnx.plugin"])}
+    environment = {"INFERD_BACKENDS": "[]", "INFERD_PLUGIN_MODULES": json.dumps(["inferd_onnx.plugin"])}
     with kernel_process(folder, environment=environment) as process, Client(process.address) as client:
         client.create_model("heard", source=str(whisper.write_folder(folder / "whisper")))
         yield process

@@ -31,7 +31,10 @@ def test_documents_come_in_the_order_of_their_scores(tmp_path: Path) -> None:
         with torch.inference_mode():
             expected.append(float(network(given["input_ids"], token_type_ids=given["token_type_ids"]).logits))
     order = sorted(range(len(DOCUMENTS)), key=lambda index: -expected[index])
-    with kernel_process(tmp_path / "kernel") as kernel, Client(kernel.address) as client:
+    with (
+        kernel_process(tmp_path / "kernel", environment={"INFERD_BACKENDS": "cpu"}) as kernel,
+        Client(kernel.address) as client,
+    ):
         client.create_model("ranker", source=str(tmp_path / "bert"))
         ranked = client.rerank("ranker", "who makes wet", DOCUMENTS)
         assert [each.index for each in ranked] == order

@@ -27,7 +27,10 @@ NEAR_TIE = 1e-4  # of a logit: arithmetic in another order may decide such a ste
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Iterator[KernelProcess]:
     """A kernel that has SmolLM2 loaded."""
-    with kernel_process(tmp_path_factory.mktemp("kernel")) as kernel, Client(kernel.address) as client:
+    with (
+        kernel_process(tmp_path_factory.mktemp("kernel"), environment={"INFERD_BACKENDS": "cpu"}) as kernel,
+        Client(kernel.address) as client,
+    ):
         client.create_model("smollm2", source=str(smollm2))
         client.load_model("smollm2")
         yield kernel

@@ -35,7 +35,10 @@ NUMBER: /[0-9]{1,2}/
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Iterator[KernelProcess]:
     """A kernel that knows SmolLM2."""
-    with kernel_process(tmp_path_factory.mktemp("kernel")) as kernel, Client(kernel.address) as client:
+    with (
+        kernel_process(tmp_path_factory.mktemp("kernel"), environment={"INFERD_BACKENDS": "cpu"}) as kernel,
+        Client(kernel.address) as client,
+    ):
         client.create_model("smollm2", source=str(smollm2))
         yield kernel
 

@@ -39,6 +39,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A kernel with 10 GiB, a model, and leases as short as one likes."""
     folder = tmp_path_factory.mktemp("kernel")
     environment = {
+        "INFERD_BACKENDS": "cpu",
         "INFERD_DEVICES__MEMORY_BYTES": json.dumps({"cpu:0": 10 * GIB, "fake:0": GIB}),
         "INFERD_LEASES__MIN_TTL_S": "0.05",
     }

@@ -17,7 +17,7 @@ from inferd_client.errors import QuotaExceededError
 @pytest.mark.e2e
 def test_quotas_are_made_listed_and_deleted(tmp_path: Path) -> None:
     """For people and as JSON; a lease beyond one is refused with what to do, and an id may be cut."""
-    with kernel_process(tmp_path) as kernel:
+    with kernel_process(tmp_path, environment={"INFERD_BACKENDS": "[]"}) as kernel:
 
         def inferd(*words: object) -> Result:
             return CliRunner().invoke(app, ["quotas", *map(str, words), "--address", kernel.address])
