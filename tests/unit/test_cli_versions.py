@@ -145,3 +145,23 @@ def test_a_setting_without_a_value_speaks_of_what_the_command_takes(inferd: Comm
     """`models set` has no --set."""
     done = inferd("set", "echo", "threads")
     assert (done.exit_code, "--set" in done.stderr, "NAME=VALUE" in done.stderr) == (2, False, True)
+
+
+def test_an_alias_is_told_given_and_taken_away(scripted: Any, inferd: Commands) -> None:
+    """The command says what the name stood for, and asks for one change of one model."""
+    assert inferd("alias", "echo").stdout == "echo\n"
+    done = inferd("alias", "prod", "echo")
+    assert done.stdout == "prod stands for echo from now on\n", done.output
+    assert list(scripted.requests[-1].add_aliases) == ["prod"]
+    assert "no alias" in inferd("alias", "echo", "--rm").stderr
+    assert inferd("alias", "prod", "echo", "--rm").exit_code == 2
+
+
+def test_labels_and_pins_reach_the_kernel(scripted: Any, inferd: Commands) -> None:
+    """What is given of them is asked for, an empty label too, and what is not given is not."""
+    assert inferd("set", "echo", "-l", "team=a", "-l", "old=", "--no-pin").exit_code == 0
+    asked = scripted.requests[-1]
+    assert (dict(asked.labels), asked.pin) == ({"team": "a", "old": ""}, False)
+    assert (asked.HasField("pin"), asked.HasField("warm")) == (True, False)
+    assert inferd("ls", "-l", "team=a").exit_code == 0
+    assert dict(scripted.requests[-1].labels) == {"team": "a"}

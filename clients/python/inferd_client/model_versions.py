@@ -12,7 +12,7 @@ from inferd_client.options import strict
 from inferd_client.values import setting_texts
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from inferd_api.v1.model_pb2 import Model, ModelVersion
     from inferd_api.v1.model_service_pb2 import RolloutPlan
@@ -43,6 +43,11 @@ class ModelVersions(Connection):
         sampling_defaults: SamplingDefaults | None = None,
         version: int | None = None,
         probe: Probe | None = None,
+        labels: Mapping[str, str] | None = None,
+        add_aliases: Sequence[str] = (),
+        remove_aliases: Sequence[str] = (),
+        pin: bool | None = None,
+        warm: bool | None = None,
         timeout_s: float | None = None,
     ) -> Model:
         """Give a model another version; returns when that takes its new tasks. What is left out stays.
@@ -58,8 +63,13 @@ class ModelVersions(Connection):
             min_instances: As for `create_model`.
             max_instances: As for `create_model`.
             sampling_defaults: In place of all that were given before.
-            version: Roll out this version again, which is kept, and change nothing else.
+            version: Roll out this version again, which is kept; nothing above is changed besides.
             probe: What the new version has to answer, and how, before it takes any task.
+            labels: Those that are to be otherwise; an empty text takes one away.
+            add_aliases: Names that stand for it from now on, wherever they stood before.
+            remove_aliases: Those of its aliases that are to stand for nothing.
+            pin: As for `create_model`.
+            warm: As for `create_model`.
             timeout_s: How long to wait, in seconds; default: as long as it takes.
 
         Raises:
@@ -69,6 +79,11 @@ class ModelVersions(Connection):
         """
         request = _request(
             name, source, backend, device, settings, min_instances, max_instances, sampling_defaults, version, probe
+        )
+        request.MergeFrom(
+            UpdateModelRequest(
+                labels=labels, add_aliases=add_aliases, remove_aliases=remove_aliases, pin=pin, warm=warm
+            )
         )
         return self._wait(self._versions.UpdateModel, request, timeout_s).model
 
@@ -125,11 +140,21 @@ class AsyncModelVersions(AsyncConnection):
         sampling_defaults: SamplingDefaults | None = None,
         version: int | None = None,
         probe: Probe | None = None,
+        labels: Mapping[str, str] | None = None,
+        add_aliases: Sequence[str] = (),
+        remove_aliases: Sequence[str] = (),
+        pin: bool | None = None,
+        warm: bool | None = None,
         timeout_s: float | None = None,
     ) -> Model:
         """Give a model another version; returns when that takes its new tasks. As `update_model` of `ModelVersions`."""
         request = _request(
             name, source, backend, device, settings, min_instances, max_instances, sampling_defaults, version, probe
+        )
+        request.MergeFrom(
+            UpdateModelRequest(
+                labels=labels, add_aliases=add_aliases, remove_aliases=remove_aliases, pin=pin, warm=warm
+            )
         )
         return (await self._wait(self._versions.UpdateModel, request, timeout_s)).model
 

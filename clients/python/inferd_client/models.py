@@ -60,12 +60,17 @@ class Models(Connection):
         min_instances: int | None = None,
         max_instances: int | None = None,
         sampling_defaults: SamplingDefaults | None = None,
+        labels: Mapping[str, str] | None = None,
+        aliases: Sequence[str] = (),
+        pin: bool = False,
+        warm: bool = False,
     ) -> Model:
         """Make the file at `source` (an absolute path or `file:///…`) known as `name`; the same again returns it.
 
         Without `backend` and `device` the kernel chooses and says why in `backend_reason`. At least `min_instances`
         (default 0) stay loaded, and there are at most `max_instances` (default 1). `sampling_defaults` are what its
-        tasks take for what they leave out.
+        tasks take for what they leave out. `aliases` are other names of it, which calls may use; one with `pin` stays
+        loaded once it is, and one with `warm` is loaded at the start of the kernel.
 
         Raises:
             InferdError: InvalidFieldError, ModelExistsError, BackendNotFoundError, BackendUnavailableError.
@@ -79,6 +84,10 @@ class Models(Connection):
             min_instances=min_instances,
             max_instances=max_instances,
             sampling_defaults=sampling_defaults,
+            labels=labels,
+            aliases=aliases,
+            pin=pin,
+            warm=warm,
         )
         return self._call(self._models.CreateModel, CreateModelRequest(model=model)).model
 
@@ -86,9 +95,9 @@ class Models(Connection):
         """Read a model. Raises ModelNotFoundError."""
         return self._call(self._models.GetModel, GetModelRequest(name=name)).model
 
-    def list_models(self) -> Generator[Model]:
-        """All models by name."""
-        for page in self._pages(self._models.ListModels, ListModelsRequest()):
+    def list_models(self, *, labels: Mapping[str, str] | None = None) -> Generator[Model]:
+        """All models by name, or those that have these labels with these values."""
+        for page in self._pages(self._models.ListModels, ListModelsRequest(labels=labels)):
             yield from page.models
 
     def load_model(self, name: str, *, lease: LeaseRef | None = None, timeout_s: float | None = None) -> Model:
@@ -223,12 +232,17 @@ class AsyncModels(AsyncConnection):
         min_instances: int | None = None,
         max_instances: int | None = None,
         sampling_defaults: SamplingDefaults | None = None,
+        labels: Mapping[str, str] | None = None,
+        aliases: Sequence[str] = (),
+        pin: bool = False,
+        warm: bool = False,
     ) -> Model:
         """Make the file at `source` (an absolute path or `file:///…`) known as `name`; the same again returns it.
 
         Without `backend` and `device` the kernel chooses and says why in `backend_reason`. At least `min_instances`
         (default 0) stay loaded, and there are at most `max_instances` (default 1). `sampling_defaults` are what its
-        tasks take for what they leave out.
+        tasks take for what they leave out. `aliases` are other names of it, which calls may use; one with `pin` stays
+        loaded once it is, and one with `warm` is loaded at the start of the kernel.
 
         Raises:
             InferdError: InvalidFieldError, ModelExistsError, BackendNotFoundError, BackendUnavailableError.
@@ -242,6 +256,10 @@ class AsyncModels(AsyncConnection):
             min_instances=min_instances,
             max_instances=max_instances,
             sampling_defaults=sampling_defaults,
+            labels=labels,
+            aliases=aliases,
+            pin=pin,
+            warm=warm,
         )
         return (await self._call(self._models.CreateModel, CreateModelRequest(model=model))).model
 
@@ -249,9 +267,9 @@ class AsyncModels(AsyncConnection):
         """Read a model. Raises ModelNotFoundError."""
         return (await self._call(self._models.GetModel, GetModelRequest(name=name))).model
 
-    async def list_models(self) -> AsyncGenerator[Model]:
-        """All models by name."""
-        async for page in self._pages(self._models.ListModels, ListModelsRequest()):
+    async def list_models(self, *, labels: Mapping[str, str] | None = None) -> AsyncGenerator[Model]:
+        """All models by name, or those that have these labels with these values."""
+        async for page in self._pages(self._models.ListModels, ListModelsRequest(labels=labels)):
             for model in page.models:
                 yield model
 

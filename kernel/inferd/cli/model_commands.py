@@ -75,13 +75,22 @@ def _models(
             list_models(out, address, data_dir(), with_catalogue=everything)
 
 
+@models_app.command("ls", hidden=True)
 @models_app.command("list")
-def _list(*, address: Address = ADDRESS, output: Output = Format.TABLE) -> None:
+def _list(
+    *,
+    label: Annotated[
+        list[str] | None,
+        typer.Option("--label", "-l", help="Only models that have it; may be repeated.", metavar="KEY=VALUE"),
+    ] = None,
+    address: Address = ADDRESS,
+    output: Output = Format.TABLE,
+) -> None:
     """List the models that are known, as `inferd models` does."""
     with edge(output) as out:
         from inferd.cli.models import list_models
 
-        list_models(out, address, data_dir(), with_catalogue=False)
+        list_models(out, address, data_dir(), with_catalogue=False, labels=read_pairs(label, "--label"))
 
 
 @models_app.command("upload")

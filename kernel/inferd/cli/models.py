@@ -45,21 +45,33 @@ class Row(NamedTuple):
     origin: str
     model: Model | None
 
+    @property
+    def shown(self) -> str:
+        """Its name, with its aliases behind it."""
+        aliases = ", ".join(self.model.aliases) if self.model is not None else ""
+        return f"{self.name} ({aliases})" if aliases else self.name
 
-def list_models(output: Output, address: str, data_dir: Path, *, with_catalogue: bool) -> None:
-    """List the models of the kernel, where one runs, and of the library; `with_catalogue` adds those not pulled."""
+
+def list_models(
+    output: Output, address: str, data_dir: Path, *, with_catalogue: bool, labels: Mapping[str, str] | None = None
+) -> None:
+    """List the models of the kernel, where one runs, and of the library; `with_catalogue` adds those not pulled.
+
+    With `labels` only those that the kernel knows with them.
+    """
     with connected(address) as client:
         running = reachable(client)
-        rows = known_models(client if running else None, Library(data_dir), with_catalogue=with_catalogue)
+        library = Library(data_dir)
+        rows = known_models(client if running else None, library, with_catalogue=with_catalogue, labels=labels)
     if output.json:
-        output.document(document(rows, Library(data_dir), kernel=client.address if running else None))
+        output.document(document(rows, library, kernel=client.address if running else None))
         return
     if not running:
         output.note(f"no kernel answers at {client.address}; these are the models of the library")
     output.table(
         ("NAME", "STATE", "SIZE", "BACKEND", "SETTINGS", "FROM"),
         (
-            (row.name, row.state.lower(), size(row.size_bytes), row.backend, pairs(row.settings), row.origin)
+            (row.shown, row.state.lower(), size(row.size_bytes), row.backend, pairs(row.settings), row.origin)
             for row in rows
         ),
         gives_way="FROM",
@@ -86,20 +98,24 @@ def _written(entry: Manifest | CatalogueEntry) -> dict[str, Any]:
     return asdict(entry) | {"size_bytes": str(entry.size_bytes)}
 
 
-def known_models(client: Client | None, library: Library, *, with_catalogue: bool) -> list[Row]:
+def known_models(
+    client: Client | None, library: Library, *, with_catalogue: bool, labels: Mapping[str, str] | None = None
+) -> list[Row]:
     """Every model that is known, by name; a kernel's words win over the library's, those over the catalogue's.
+
+    With `labels` only those that the kernel knows with them.
 
     A pulled file and another file that the kernel knows by the same name are two models.
     """
     pulled = {manifest.name: manifest for manifest in library.manifests()}
     rows = []
-    for model in client.list_models() if client else ():
+    for model in client.list_models(labels=labels) if client else ():
         origin, manifest = model.source, pulled.get(model.name)
         if manifest is not None and is_pulled(model, manifest, library):
             origin = pulled.pop(model.name).source
         settings = dict(model.settings)
         rows.append(Row(model.name, _state(model), model.size_bytes, model.backend, settings, origin, model))
-    for name, manifest in pulled.items():
+    for name, manifest in pulled.items() if not labels else ():
         settings = dict(manifest.settings)
         rows.append(Row(name, "PULLED", manifest.size_bytes, manifest.backend, settings, manifest.source, None))
     known = {row.name for row in rows}

@@ -40,6 +40,7 @@ MOST_JSON_BYTES = 64 << 20  # of a file beside the weights
 OURS = "the kernel"
 BLOB_SCHEME = "blob:"  # of the source of a model that was uploaded
 TEMPLATE_KEY = "tokenizer.chat_template"
+KEEPING = {"pin": "stays loaded once it is", "warm": "loaded at the start of the kernel"}
 
 
 def show(output: Output, address: str, wanted: Wanted, data_dir: Path, *, hashed: bool) -> None:
@@ -266,6 +267,9 @@ def _rows(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         facts |= {
             "state": f"{state}: {why}" if why else state,
             "backend": f"{model['backend']} on {devices}: {model['backend_reason']}",
+            "aliases": ", ".join(model["aliases"]),
+            "labels": pairs(model["labels"]),
+            "keeping": ", ".join(said for trait, said in KEEPING.items() if model[trait]),
         }
     yield from ((name, fact) for name, fact in facts.items() if fact)
 

@@ -15,6 +15,7 @@ from inferd.cli.options import (
     Output,
     SetOption,
     data_dir,
+    read_pairs,
     read_wanted,
     text_option,
 )
@@ -22,6 +23,14 @@ from inferd.cli.output import Format, edge
 
 LeastOption = Annotated[int | None, typer.Option("--min", help="Fewest instances that stay loaded.", min=0, max=64)]
 MostOption = Annotated[int | None, typer.Option("--max", help="Most instances.", min=1, max=64)]
+LabelOption = Annotated[
+    list[str] | None,
+    typer.Option("--label", "-l", help="A label; may be repeated. For `set`, KEY= takes it away.", metavar="KEY=VALUE"),
+]
+AliasOption = Annotated[
+    list[str] | None, typer.Option("--alias", help="Another name of it; may be repeated.", metavar="NAME")
+]
+PIN, WARM = "Once loaded it stays, whoever needs its memory.", "Load it at the start of the kernel."
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Tell how it would go, and change nothing; 1: no room.")]
 
 ProbeOption = Annotated[
@@ -50,6 +59,10 @@ def _add(
     device: DeviceOption = "",
     least: LeastOption = None,
     most: MostOption = None,
+    label: LabelOption = None,
+    alias: AliasOption = None,
+    pin: Annotated[bool, typer.Option("--pin", help=PIN)] = False,
+    warm: Annotated[bool, typer.Option("--warm", help=WARM)] = False,
     address: Address = ADDRESS,
     output: Output = Format.TABLE,
 ) -> None:
@@ -58,7 +71,9 @@ def _add(
         from inferd.cli.versions import add
 
         wanted = read_wanted(str(path), backend=backend, device=device, settings=setting)
-        add(out, address, wanted, name=name, bounds={"min_instances": least, "max_instances": most})
+        bounds = {"min_instances": least, "max_instances": most}
+        traits = {"labels": read_pairs(label, "--label"), "aliases": alias or (), "pin": pin, "warm": warm}
+        add(out, address, wanted, name=name, bounds=bounds, traits=traits)
 
 
 @version_app.command("set")
@@ -79,6 +94,9 @@ def _set(
     least: LeastOption = None,
     most: MostOption = None,
     probe: ProbeOption = None,
+    label: LabelOption = None,
+    pin: Annotated[bool | None, typer.Option("--pin/--no-pin", help=PIN)] = None,
+    warm: Annotated[bool | None, typer.Option("--warm/--no-warm", help=WARM)] = None,
     dry_run: DryRun = False,
     address: Address = ADDRESS,
     output: Output = Format.TABLE,
@@ -97,9 +115,33 @@ def _set(
             unset=unset or (),
             bounds={"min_instances": least, "max_instances": most},
             terms={"probe": read_probe(probe)},
+            traits={"labels": read_pairs(label, "--label"), "pin": pin, "warm": warm},
             data_dir=data_dir,
             dry_run=dry_run,
         )
+
+
+@version_app.command("alias")
+def _alias(
+    name: Annotated[str, typer.Argument(help="The other name.", metavar="ALIAS")],
+    model: Annotated[str, typer.Argument(help="The model that it is to stand for.", metavar="[MODEL]")] = "",
+    *,
+    remove: Annotated[bool, typer.Option("--rm", help="Have it stand for nothing.")] = False,
+    address: Address = ADDRESS,
+    output: Output = Format.TABLE,
+) -> None:
+    """Have another name stand for a model, at once, wherever it stood before; without MODEL tell what it stands for."""
+    if remove and model:
+        raise typer.BadParameter("--rm takes the alias away; leave the model out", param_hint="MODEL")
+    with edge(output) as out:
+        from inferd.cli.versions import give_alias, remove_alias, tell_alias
+
+        if remove:
+            remove_alias(out, address, name)
+        elif model:
+            give_alias(out, address, name, model)
+        else:
+            tell_alias(out, address, name)
 
 
 @version_app.command("versions")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from inferd_api.v1.model_pb2 import Model
     from inferd_client import Client
 
+SAID = {"pin": "pinned", "warm": "loaded at the start"}
 WAYS = {ROLLOUT_WAY_BESIDE: "beside what serves", ROLLOUT_WAY_DRAINS: "after draining"}
 
 
@@ -46,6 +48,7 @@ def set_model(
     unset: Sequence[str],
     bounds: Mapping[str, int | None],
     terms: Mapping[str, Any],
+    traits: Mapping[str, Any],
     data_dir: Callable[[], Path],
     dry_run: bool,
 ) -> None:
@@ -62,13 +65,52 @@ def set_model(
         "settings": {**wanted.settings, **dict.fromkeys(unset, "")},
         **bounds,
     }
-    if not any(changes.values()) and all(bound is None for bound in bounds.values()):
+    given = [*bounds.values(), *(value or None for value in changes.values()), *traits.values()]
+    if all(value in (None, {}) for value in given):
         raise typer.BadParameter("nothing is to be otherwise; give NAME=VALUE, --source, or another option")
     with connected(address) as client:
         if dry_run:
             _tell_plan(output, client, wanted.name, changes)
         else:
-            _update(output, client, wanted.name, {**changes, **terms})
+            _update(output, client, wanted.name, {**changes, **terms, **traits})
+
+
+def give_alias(output: Output, address: str, alias: str, name: str) -> None:
+    """Have another name stand for a model."""
+    with connected(address) as client:
+        before = _stood_for(client, alias)
+        model = client.update_model(name, add_aliases=[alias])
+    moved = f", no longer for {before}" if before not in (None, model.name) else ""
+    _tell(output, model, f"{alias} stands for {model.name} from now on{moved}")
+
+
+def remove_alias(output: Output, address: str, alias: str) -> None:
+    """Have another name stand for nothing.
+
+    Raises:
+        CommandError: It is no alias.
+    """
+    with connected(address) as client:
+        name = client.get_model(alias).name
+        if name == alias:
+            raise CommandError(f"{alias} is the name of a model, and no alias", reason="MODEL_EXISTS")
+        model = client.update_model(name, remove_aliases=[alias])
+    _tell(output, model, f"{alias} stands for nothing any more; it stood for {name}")
+
+
+def tell_alias(output: Output, address: str, alias: str) -> None:
+    """Tell which model a name stands for."""
+    with connected(address) as client:
+        model = client.get_model(alias)
+    _tell(output, model, model.name)
+
+
+def _stood_for(client: Client, alias: str) -> str | None:
+    """The model that an alias stands for; None for a name that is none."""
+    with suppress(ModelNotFoundError):
+        model = client.get_model(alias)
+        return model.name if model.name != alias else None
+    return None
 
 
 def rollback(
@@ -116,7 +158,15 @@ def list_versions(output: Output, address: str, name: str) -> None:
     )
 
 
-def add(output: Output, address: str, wanted: Wanted, *, name: str, bounds: Mapping[str, int | None]) -> None:
+def add(
+    output: Output,
+    address: str,
+    wanted: Wanted,
+    *,
+    name: str,
+    bounds: Mapping[str, int | None],
+    traits: Mapping[str, Any],
+) -> None:
     """Make a file or a folder of the kernel's host known to it.
 
     Raises:
@@ -134,6 +184,7 @@ def add(output: Output, address: str, wanted: Wanted, *, name: str, bounds: Mapp
             settings=wanted.settings,
             min_instances=bounds["min_instances"],
             max_instances=bounds["max_instances"],
+            **traits,
         )
     _tell(output, model, f"{model.name} is known; it loads at its first task, or with: inferd load {model.name}")
 
@@ -180,6 +231,11 @@ def _told_changes(before: Model, after: Model) -> str:
     ]
     bounds = [(bound, getattr(before, bound), getattr(after, bound)) for bound in ("min_instances", "max_instances")]
     changed += [f"{bound}={value}" for bound, old, value in bounds if value != old]
+    if after.labels != before.labels:
+        changed.append(f"labels {pairs(after.labels) or 'none'}")
+    for each, said in SAID.items():
+        if (now_is := getattr(after, each)) != getattr(before, each):
+            changed.append(said if now_is else f"not {said}")
     if not changed:
         return f"nothing changes; version {after.version} is that already"
     return f"{', '.join(changed)}, no new version needed"

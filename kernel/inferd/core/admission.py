@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from inferd.core.lease import ModelClaim
@@ -22,12 +23,13 @@ if TYPE_CHECKING:
     from inferd.core.leases import Leases
     from inferd.core.model import Model
     from inferd.core.task import TaskSpec
+    from inferd.core.traits import Aliases
 
 RETRY_WHEN_FULL_S = 1.0
 
 
-def find_model(models: Mapping[ModelName, Model], name: ModelName) -> Model:
-    """The model of this name.
+def find_model(models: Mapping[ModelName, Model], name: ModelName, aliases: Aliases = MappingProxyType({})) -> Model:
+    """The model of this name; an alias is none, and only told of.
 
     Raises:
         ModelNotFoundError: There is none; the nearest known name is suggested.
@@ -35,7 +37,13 @@ def find_model(models: Mapping[ModelName, Model], name: ModelName) -> Model:
     model = models.get(name)
     if model is not None:
         return model
-    near = suggestion(name, list(models))
+    if (real := aliases.get(name)) is not None:
+        raise ModelNotFoundError(
+            f"no model {name!r}, which is an alias of model {real!r}; this needs the model's own name",
+            metadata={"suggestion": real},
+            field="model",
+        )
+    near = suggestion(name, [*models, *aliases])
     hint = f"did you mean {near!r}?" if near else "`inferd models` lists the known ones"
     raise ModelNotFoundError(f"no model {name!r}; {hint}", metadata={"suggestion": near} if near else {}, field="model")
 

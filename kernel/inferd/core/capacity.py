@@ -309,7 +309,7 @@ class Capacity:
             wanted = self._wants(instance_id)[line]
             if head is None or instance.state is not InstanceState.WAITING:
                 continue
-            comes_back = self._fleet.models[instance.model].spec.min_instances == 0
+            comes_back = self._fleet.models[instance.model].least == 0
             first = self._wants(head)[line]
             blocked = self._broker.shortfall_bytes(device_id, first) > 0
             left = self._broker.shortfall_bytes(device_id, first + wanted) <= 0

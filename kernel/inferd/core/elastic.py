@@ -91,7 +91,7 @@ class Elastic:
             return
         due = instance.used + idle_s if instance.idle else now + idle_s
         ready = sum(i.state is InstanceState.READY for i in model.shared)
-        if due <= now and ready > model.spec.min_instances and model.rollout is None:
+        if due <= now and ready > model.least and model.rollout is None:
             self._fleet.stop(instance)
         else:
             self._idle.set(instance.instance_id, due if due > now else now + idle_s)

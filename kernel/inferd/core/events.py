@@ -12,6 +12,7 @@ from inferd.core.quota import Quota
 from inferd.core.resources import DeviceCapacity, MemoryNeed
 from inferd.core.restored import RestoredLease, RestoredShare, RestoredTask, RestoredUse, RestoredVersion
 from inferd.core.task import Outcome, SuspendReason, TaskSpec
+from inferd.core.traits import TraitsChange
 from inferd.errors import InferdError
 
 
@@ -47,6 +48,14 @@ class UpdateModel:
     number: int | None = None
     by: str = ""
     probe: Probe | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SetTraits:
+    """A client wants something of a model to be otherwise that is of no version: its aliases, its labels, its pin."""
+
+    name: ModelName
+    change: TraitsChange
 
 
 @dataclass(frozen=True, slots=True)
@@ -395,6 +404,7 @@ Event = (
     | AskModel
     | UnloadModel
     | UpdateModel
+    | SetTraits
     | DeleteModel
     | SubmitTask
     | CancelTask

@@ -400,7 +400,7 @@ class Fleet:
             self.refresh_drain(instance)
 
     def refresh(self, model: Model) -> None:
-        """See anew which instances of a model may be evicted: idle ones, as long as `min_instances` stay.
+        """See anew which instances of a model may be evicted: idle ones, as long as its `least` stay.
 
         Those that leave may go when they are idle, see `let_go`. None goes while another version comes up beside them.
         """
@@ -413,7 +413,7 @@ class Fleet:
                     self.leavers[instance.instance_id] = None
         ready = [i for i in model.shared if i.state is InstanceState.READY]
         beside = model.rollout is not None and not model.rollout.drains
-        spare = 0 if beside else len(ready) - model.spec.min_instances
+        spare = 0 if beside else len(ready) - model.least
         for instance in ready:
             if instance.idle and spare > 0:
                 self._broker.rest(instance.instance_id)

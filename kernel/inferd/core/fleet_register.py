@@ -30,6 +30,7 @@ from inferd.core.model import (
 )
 from inferd.core.restored import RestoredVersion
 from inferd.core.roll import Roll
+from inferd.core.traits import Traits
 from inferd.core.version import VERSION_TABLE, Version, VersionChange, VersionState
 from inferd.errors import InferdError, ShuttingDownError
 
@@ -46,6 +47,7 @@ class FleetRegister:
     Attributes:
         models: Known models.
         instances: Instances whose worker may still live.
+        aliases: Whose alias a name is.
 
     Args:
         hosts: Where instances are.
@@ -55,6 +57,7 @@ class FleetRegister:
     def __init__(self, hosts: Hosts, out: list[Reply]) -> None:
         self.models: dict[ModelName, Model] = {}
         self.instances: dict[InstanceId, Instance] = {}
+        self.aliases: dict[str, ModelName] = {}
         self._by_name: Roll[str, Model] = Roll(attrgetter("spec.name"))
         self._hosts = hosts
         self._out = out
@@ -132,6 +135,14 @@ class FleetRegister:
         self._tell_version(model, model.serving, None)
         self.touch_model(model)
 
+    def give_traits(self, model: Model, traits: Traits) -> None:
+        """A model has these traits from now on."""
+        for alias in model.traits.aliases:
+            del self.aliases[alias]
+        model.traits = traits
+        self.aliases.update(dict.fromkeys(traits.aliases, model.spec.name))
+        self.touch_model(model)
+
     def _tell_version(self, model: Model, version: Version, change: VersionChange | None) -> None:
         self._out.append(VersionChanged(model.spec.name, version.number, change, version.state))
 
@@ -141,7 +152,10 @@ class FleetRegister:
 
     def forget_model(self, name: ModelName) -> None:
         """A model is known no longer; it has no instances."""
-        self._by_name.remove(self.models.pop(name))
+        model = self.models.pop(name)
+        for alias in model.traits.aliases:
+            del self.aliases[alias]
+        self._by_name.remove(model)
         self._out.append(ModelForgotten(name))
 
     def add(self, instance: Instance) -> None:

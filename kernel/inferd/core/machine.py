@@ -22,6 +22,7 @@ from inferd.core.leases import LeaseLimits, Leases
 from inferd.core.line import TaskLimits
 from inferd.core.losses import Losses
 from inferd.core.model import Instance, InstanceState, Model, ModelState
+from inferd.core.naming import Naming
 from inferd.core.quota import Quota
 from inferd.core.quotas import Quotas
 from inferd.core.restoration import Restoration
@@ -87,6 +88,7 @@ class KernelMachine:
         self._growth = Growth(limits.growth, self.broker, self.fleet, out)
         self._elastic = Elastic(limits.elastic, self.fleet)
         self.tasks = Tasks(limits.tasks, self.fleet, self.leases, self._elastic, quotas=self.quotas, out=out)
+        self._naming = Naming(self.fleet)
         self._unloading = Unloading(self.fleet, self.tasks, self._capacity)
         self._losses = Losses(
             *(self.tasks, self.fleet, self.leases, self._capacity),
@@ -196,6 +198,8 @@ class KernelMachine:
                 admission.check_staying(model := self.views.model(event.name))
                 self._rollouts.begin(model, event, self._now)
                 self._elastic.bounded(model, self._now)
+            case events.SetTraits():
+                self._naming.set(event.name, event.change)
             case events.DeleteModel():
                 self._delete(event)
             case events.InstanceNeeds():
@@ -316,6 +320,7 @@ class KernelMachine:
         self.ending.check_taking(self._now)
         if (known := self.fleet.models.get(event.spec.name)) is not None:
             admission.check_staying(known)
+        self._naming.check_name(event.spec.name)
         self.fleet.create(event.spec, self._now, kept=event.kept, lacks=event.lacks, versions=event.versions)
         self.tasks.add_model(event.spec.name)
         self.reconcile(self.fleet.models[event.spec.name])

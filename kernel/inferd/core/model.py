@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from inferd.core.ids import NO_LEASE, DeviceId, InstanceId, LeaseId, ModelName, TaskId
 from inferd.core.sampling_defaults import NO_DEFAULTS, SamplingDefaults
+from inferd.core.traits import NO_TRAITS, Traits
 from inferd.core.victims import Victims
 
 if TYPE_CHECKING:
@@ -335,6 +336,7 @@ class Model:
         rollout: The version that is to take its tasks next; None for none.
         before: The version that serves again if the one that does fails on its trial; None where that is over.
         leases: Leases that claim a part of it, and the instance that keeps that; None while there is none.
+        traits: What holds whichever version serves.
         lacks: Why a model of a kernel before this one cannot be loaded now: its tasks wait; "" where it can.
         going: Whether it takes nothing new, and is forgotten once nothing is left of it.
     """
@@ -355,6 +357,7 @@ class Model:
     leases: dict[LeaseId, InstanceId | None] = field(default_factory=dict)
     asked: bool = False  # something that is no task waits for an instance
     loaded_on_demand: bool = True  # False from a client's LoadModel to the end of that load
+    traits: Traits = NO_TRAITS
     lacks: str = ""
     going: bool = False
 
@@ -372,6 +375,11 @@ class Model:
     def need_on(self, device_id: DeviceId) -> MemoryNeed:
         """What it needs on a device, or elsewhere; see `Version.need_on`."""
         return self.serving.need_on(device_id)
+
+    @property
+    def least(self) -> int:
+        """How many of its instances stay, once they are loaded, whoever wants their memory."""
+        return max(self.spec.min_instances, int(self.traits.pin))
 
     @property
     def lacks_hold(self) -> bool:

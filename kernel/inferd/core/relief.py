@@ -16,7 +16,7 @@ from inferd.core.model import Instance, InstanceState
 class Relief:
     """Has instances drain, and not any more. One writer: `Capacity`.
 
-    An instance does not drain that a lease holds a part of, or that its model's `min_instances` keep.
+    An instance does not drain that a lease holds a part of, or that its model keeps by `least`.
 
     Args:
         drain_s: An instance drains when the first in line has waited, and it has been ready, for so long.
@@ -120,7 +120,7 @@ class Relief:
             return False
         model = self._fleet.models[instance.model]
         ready = sum(each.state is InstanceState.READY for each in model.shared)
-        left = spare.setdefault(instance.model, ready - model.spec.min_instances)
+        left = spare.setdefault(instance.model, ready - model.least)
         if instance.state is InstanceState.READY:
             spare[instance.model] = left - 1
         return left > 0 or instance.state is not InstanceState.READY

@@ -72,9 +72,10 @@ class TaskRegister:
         task_id = self._requests.get((spec.tenant, spec.request_id)) if spec.request_id else spec.task_id
         return None if task_id is None else self.known.get(task_id)
 
-    def knows(self, tenant: Tenant, request_id: str) -> bool:
-        """Whether a submission of the tenant with this `request_id` has made a task that is known."""
-        return bool(request_id) and (tenant, request_id) in self._requests
+    def requested(self, tenant: Tenant, request_id: str) -> Task | None:
+        """The known task that a submission of the tenant with this `request_id` has made; None for none."""
+        task_id = self._requests.get((tenant, request_id)) if request_id else None
+        return None if task_id is None else self.known.get(task_id)
 
     def repeats(self, spec: TaskSpec) -> bool:
         """Whether an earlier submission with the same `request_id` has made this task.

@@ -90,9 +90,9 @@ class Tasks:
         """The task that a submission made, or an earlier one of the tenant with the same `request_id`; else None."""
         return self._register.made_by(spec)
 
-    def knows(self, tenant: Tenant, request_id: str) -> bool:
-        """Whether a submission of the tenant with this `request_id` has made a task that is known."""
-        return self._register.knows(tenant, request_id)
+    def requested(self, tenant: Tenant, request_id: str) -> Task | None:
+        """The known task that a submission of the tenant with this `request_id` has made; None for none."""
+        return self._register.requested(tenant, request_id)
 
     def repeats(self, spec: TaskSpec) -> bool:
         """Whether an earlier submission with the same `request_id` has made this task.

@@ -12,6 +12,7 @@ from inferd.core.index import Page
 from inferd.core.lease import Lease, LeaseSpec, LeaseState
 from inferd.core.leases import Leases
 from inferd.core.model import Instance, Model, ModelSpec
+from inferd.core.naming import check_aliases
 from inferd.core.plan import LoadPlan
 from inferd.core.quota import Quota, QuotaUse
 from inferd.core.quotas import Quotas
@@ -19,6 +20,7 @@ from inferd.core.resources import MemoryNeed
 from inferd.core.rollouts import RolloutWay, find_way, own_instances
 from inferd.core.task import Task, TaskSpec, TaskState
 from inferd.core.tasks import Tasks
+from inferd.core.traits import Aliases, TraitsChange
 from inferd.errors import present
 
 
@@ -54,7 +56,12 @@ class Views:
 
     def knows_request(self, tenant: Tenant, request_id: str) -> bool:
         """Whether a submission of the tenant with this `request_id` has made a task that is known."""
-        return self._tasks.knows(tenant, request_id)
+        return self._tasks.requested(tenant, request_id) is not None
+
+    def model_requested(self, tenant: Tenant, request_id: str) -> ModelName | None:
+        """The model of the known task that a submission of the tenant with this `request_id` made; None for none."""
+        task = self._tasks.requested(tenant, request_id)
+        return None if task is None else task.spec.model
 
     def check_quotas(self, spec: TaskSpec, now: float) -> None:
         """Refuse what quotas do not allow, before anything is done for it.
@@ -164,7 +171,21 @@ class Views:
         Raises:
             ModelNotFoundError: There is none; the nearest known name is suggested.
         """
-        return admission.find_model(self._fleet.models, name)
+        return admission.find_model(self._fleet.models, name, self.aliases)
+
+    @property
+    def aliases(self) -> Aliases:
+        """The models by their aliases."""
+        return self._fleet.register.aliases
+
+    def check_aliases(self, name: ModelName, change: TraitsChange) -> None:
+        """Refuse aliases that a model, known or not, cannot have.
+
+        Raises:
+            ModelExistsError: One stands for something else.
+            InvalidFieldError: There are too many, or it has none of those that are to go.
+        """
+        check_aliases(self._fleet, name, change)
 
     def find_model(self, name: ModelName) -> Model | None:
         """The model of this name, or None."""

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from inferd.core.ids import InstanceId, LeaseId, ModelName, Tenant
     from inferd.core.rollouts import RolloutLimits
+    from inferd.core.traits import TraitsChange
     from inferd.core.views import Views
     from inferd.runtime.signal import Signals
     from inferd.runtime.supervisor import Supervisor
@@ -85,6 +86,14 @@ class Loading:
             if rollout.version.state is VersionState.FAILED and rollout.version.error is not None:
                 raise rollout.version.error
         return model
+
+    def set_traits(self, name: ModelName, change: TraitsChange) -> None:
+        """Make something of a model otherwise that is of no version.
+
+        Raises:
+            InferdError: It is refused.
+        """
+        self._tell(events.SetTraits(name, change))
 
     async def unload(self, name: ModelName, *, force: bool, instance_id: InstanceId | None) -> int:
         """Have a model or one of its instances unloaded and wait for it.

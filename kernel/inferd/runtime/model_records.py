@@ -6,10 +6,11 @@ A model of one version is written as kernels before versions wrote it, so that t
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from inferd.core.restored import RestoredVersion
+from inferd.core.traits import NO_TRAITS, Traits
 from inferd.core.version import VersionState
 from inferd.runtime.kept_events import read_error, read_json, write_error
 from inferd.runtime.kept_records import read_spec, write_spec
@@ -27,6 +28,7 @@ class KeptModel:
 
     spec: ModelSpec
     versions: tuple[RestoredVersion, ...] = ()
+    traits: Traits = NO_TRAITS
 
 
 def write_model(model: Model, clock: Clock) -> bytes:
@@ -35,6 +37,8 @@ def write_model(model: Model, clock: Clock) -> bytes:
     if model.version_count > 1:
         written["versions"] = [_write_version(version, clock) for version in model.versions.values()]
         written["stamp"] = write_stamp(clock)
+    if model.traits != NO_TRAITS:  # else as kernels before traits wrote it
+        written["traits"] = {**asdict(model.traits), "labels": dict(model.traits.labels)}
     return json.dumps(written, separators=(",", ":")).encode()
 
 
@@ -55,7 +59,12 @@ def read_model(value: bytes, clock: Clock) -> KeptModel:
     written = read_json(value)
     versions, shift_s = written.pop("versions", []), read_shift(written, clock)
     written.pop("stamp", None)
-    return KeptModel(read_spec(written), tuple(_read_version(each, clock, shift_s) for each in versions))
+    traits = _read_traits(written.pop("traits", {}))
+    return KeptModel(read_spec(written), tuple(_read_version(each, clock, shift_s) for each in versions), traits)
+
+
+def _read_traits(written: dict[str, Any]) -> Traits:
+    return Traits(**{**written, "aliases": tuple(written.get("aliases", ()))})
 
 
 def _read_version(written: dict[str, Any], clock: Clock, shift_s: float) -> RestoredVersion:

@@ -18,6 +18,7 @@ from inferd.core.events import RestoreLeases, RestoreTasks, RestoreUses
 from inferd.core.ids import ModelName
 from inferd.core.lease import ModelClaim
 from inferd.core.task_events import Finished, Output
+from inferd.core.traits import NO_TRAITS, whole
 from inferd.core.version import VersionState
 from inferd.errors import InferdError, LimitExceededError, present, words_of
 from inferd.runtime.collector import collector_paused
@@ -199,6 +200,8 @@ def _restore_models(driver: Driver, before: Before) -> None:
             continue  # it could not be read
         try:
             _create(driver, spec, before.lacks.get(spec.name, "") if spec.devices else UNREAD, kept.versions)
+            if kept.traits != NO_TRAITS:
+                driver.loading.set_traits(spec.name, whole(kept.traits))
         except InferdError as error:
             log.warning("a model that was kept is left out", model=spec.name, why=error.message)
         if driver.keeper is not None:

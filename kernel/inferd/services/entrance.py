@@ -15,6 +15,7 @@ from inferd.core.policy import ResourceKind
 from inferd.core.principal import LOCAL
 from inferd.errors import InferdError, InternalError, InvalidFieldError, LimitExceededError
 from inferd.runtime.login import NOBODY
+from inferd.services.aliases import OwnNames
 from inferd.services.calls import Call, Context, caller_of, read_said
 from inferd.services.insight import CALLER, Incidents, Insight
 from inferd.services.rates import Rates
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
     from inferd.runtime.front.access import Admission
+    from inferd.runtime.front.caller import Caller
     from inferd.runtime.front.front import Front
     from inferd.services.extents import Extents
     from inferd.services.logins import Logins
@@ -75,6 +77,7 @@ class Entrance(grpc.aio.ServerInterceptor):
         self._rates = Rates(calls_per_s, time.monotonic)
         self._check_lease = front.leases.check
         self._knows = front.tasks.knows
+        self._names = OwnNames(front.models.traits.aliases, front.tasks.model_made)
         self._extents = extents
         self._message_limit_bytes = message_limit_bytes
         self._handlers: dict[str, Handler] = {}  # by the path of each method that is offered
@@ -153,10 +156,11 @@ class Entrance(grpc.aio.ServerInterceptor):
                         self._check_lease(caller)
                     if single:
                         self._check(request)
+                        self._names.put(request, policy, caller)
                         admission.models = policy.models(request)
                         admission.check_models(admission.models)
                     else:
-                        request = self._each(request, policy, admission)
+                        request = self._each(request, policy, admission, caller)
                     answer = await method(request, Call(caller, context, admission))
                 if isinstance(answer, Message):
                     self._check_size(answer)
@@ -176,10 +180,11 @@ class Entrance(grpc.aio.ServerInterceptor):
         check_required(request)
 
     async def _each(
-        self, requests: AsyncIterator[Message], policy: CallPolicy, admission: Admission
+        self, requests: AsyncIterator[Message], policy: CallPolicy, admission: Admission, caller: Caller
     ) -> AsyncIterator[Message]:
         async for request in requests:
             self._extents.check(request)
+            self._names.put(request, policy, caller)
             admission.check_models(policy.models(request))
             yield request
 

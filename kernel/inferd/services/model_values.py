@@ -1,9 +1,13 @@
 """Models and instances for the wire."""
 
+import re
+from collections.abc import Iterable
+
 from inferd.core.model import Instance, Model
 from inferd.core.plan import LoadPlan
 from inferd.core.resources import MemoryNeed
 from inferd.core.rollouts import RolloutLimits, RolloutWay
+from inferd.core.traits import NO_TRAITS, Traits, TraitsChange
 from inferd.core.version import Version
 from inferd.errors import InvalidFieldError
 from inferd.runtime.front.models import Models
@@ -13,12 +17,15 @@ from inferd.services.insight import inside
 from inferd.services.rollout_values import read_probe
 from inferd.services.sampling_values import read_sampling_defaults, write_sampling_defaults
 from inferd.services.status import status_of
+from inferd.services.task_values import check_labels
 from inferd.services.times import duration, timestamp
 from inferd_api.v1 import model_pb2 as pb
 from inferd_api.v1 import model_service_pb2 as ms
 
 MOST_INSTANCES = 64
-BESIDE_VERSION = {"name", "version", "validate_only", "probe"}  # of an update to a version that is kept
+TRAITS = frozenset({"labels", "add_aliases", "remove_aliases", "pin", "warm"})
+BESIDE_VERSION = {"name", "version", "validate_only", "probe", *TRAITS}  # of an update to a version that is kept
+NAME_FORM = re.compile(r"[A-Za-z0-9._:/-]{1,128}")  # of a model, and of an alias
 
 
 def read_bounds(model: pb.Model) -> tuple[int, int]:
@@ -73,6 +80,47 @@ def read_other(request: ms.UpdateModelRequest, limits: RolloutLimits) -> Other:
     )
 
 
+def read_traits(model: pb.Model, where: str) -> Traits:
+    """What is said of a model that is of no version.
+
+    Raises:
+        InvalidFieldError: A label or an alias is none.
+    """
+    check_labels(model.labels, f"{where}.labels")
+    _check_aliases(model.aliases, f"{where}.aliases")
+    wanted = TraitsChange(pin=model.pin, warm=model.warm, labels=model.labels, aliases=tuple(model.aliases))
+    return wanted.of(NO_TRAITS)
+
+
+def read_traits_change(request: ms.UpdateModelRequest) -> TraitsChange:
+    """What is to be otherwise of a model that is of no version.
+
+    Raises:
+        InvalidFieldError: A label or an alias is none, or an alias is to come and to go.
+    """
+    check_labels(request.labels, "labels")
+    _check_aliases(request.add_aliases, "add_aliases")
+    if both := {*request.add_aliases} & {*request.remove_aliases}:
+        message = f"add_aliases and remove_aliases both have {min(both)!r}; leave it out of one of them"
+        raise InvalidFieldError(message, field="add_aliases")
+    return TraitsChange(
+        pin=request.pin if request.HasField("pin") else None,
+        warm=request.warm if request.HasField("warm") else None,
+        labels=dict(request.labels),
+        aliases=tuple(request.add_aliases),
+        dropped=tuple(request.remove_aliases),
+    )
+
+
+def _check_aliases(aliases: Iterable[str], field: str) -> None:
+    for number, alias in enumerate(aliases):
+        if not NAME_FORM.fullmatch(alias):
+            raise InvalidFieldError(
+                f"{field}[{number}] is {alias[:140]!r}; it must be 1 to 128 of letters, digits and . _ - : /",
+                field=f"{field}[{number}]",
+            )
+
+
 def write_model(model: Model, models: Models) -> pb.Model:
     """A model with its living instances."""
     spec, kept = model.spec, models.kept_prefix(model)
@@ -94,6 +142,10 @@ def write_model(model: Model, models: Models) -> pb.Model:
         sampling_defaults=write_sampling_defaults(spec.sampling),
         effective_sampling_defaults=write_sampling_defaults(model.effective_sampling.over(ENGINE_DEFAULTS)),
         version=model.serving.number,
+        labels=model.traits.labels,
+        aliases=model.traits.aliases,
+        pin=model.traits.pin,
+        warm=model.traits.warm,
         rolling=write_version(model.rollout.version, models) if model.rollout is not None else None,
         kept_prefix_tokens=kept.tokens if kept is not None else 0,
         kept_prefix_bytes=kept.memory.size_bytes if kept is not None else 0,

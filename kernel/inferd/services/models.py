@@ -1,6 +1,5 @@
 """`inferd.v1.ModelService`."""
 
-import re
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from functools import partial
@@ -12,13 +11,17 @@ from inferd.runtime.front import models as front
 from inferd.runtime.front.blobs import Blobs
 from inferd.runtime.front.optimization import Told
 from inferd.runtime.front.optimizing import Optimizing
+from inferd.runtime.front.versions import Other
 from inferd.runtime.model_files import ModelFile, check_names
 from inferd.services.calls import Call
 from inferd.services.chunks import Chunks
 from inferd.services.extents import Extents
 from inferd.services.model_values import (
+    NAME_FORM,
     read_bounds,
     read_other,
+    read_traits,
+    read_traits_change,
     write_model,
     write_plan,
     write_rollout_plan,
@@ -34,7 +37,7 @@ from inferd_api.v1 import model_service_pb2 as ms
 from inferd_api.v1.optimize_pb2 import OptimizeModelRequest
 from inferd_api.v1.tensor_pb2 import ModelSignature
 
-NAME_FORM = re.compile(r"[A-Za-z0-9._:/-]{1,128}")
+UNCHANGED = Other()
 MOST_SETTING = 4096  # characters of a setting, its name, or a source
 
 
@@ -61,7 +64,7 @@ class Models:
         """Make a model known."""
         _check(request.model, "model")
         _check_source(request.model.source, "model.source")
-        model = await self._models.create(call.caller, source=request.model.source, **_read(request.model))
+        model = await self._models.create(call.caller, source=request.model.source, **_read(request.model, "model"))
         return ms.CreateModelResponse(model=self._write(model))
 
     async def UploadModel(self, _: Any, call: Call) -> None:  # noqa: N802 - the wire's name
@@ -77,7 +80,7 @@ class Models:
                 async with self._blobs.giving(call.caller, file.digest, file.size_bytes) as giving:
                     await self._chunks.take(call, giving, partial(self._accepted, file.name))
                     await giving.finish()
-            model = await self._models.upload(call.caller, files, **_read(wanted))
+            model = await self._models.upload(call.caller, files, **_read(wanted, "start.model"))
             complete = ms.UploadModelComplete(model=self._write(model))
             await call.write(ms.UploadModelResponse(complete=complete))
 
@@ -93,7 +96,11 @@ class Models:
         """List models by name: those of a page that the caller may read."""
         page = await self._models.list(after=name_of(request.page_token), size=size_of(request.page_size))
         return ms.ListModelsResponse(
-            models=[self._write(model) for model in page.records if call.admission.sees(model.spec.name)],
+            models=[
+                self._write(model)
+                for model in page.records
+                if call.admission.sees(model.spec.name) and dict(request.labels).items() <= model.traits.labels.items()
+            ],
             next_page_token=token_of(page, lambda model: model.spec.name),
         )
 
@@ -129,11 +136,16 @@ class Models:
         _check_settings(request.settings, "settings")
         if request.source:
             _check_source(request.source, "source")
-        other = read_other(request, self._models.versions.limits)
+        other, change = read_other(request, self._models.versions.limits), read_traits_change(request)
+        traits, may = self._models.traits, call.admission.check_models
+        await traits.check(request.name, change, may=may)
         if request.validate_only:
             model, plan = await self._models.versions.plan(request.name, other, call.caller, sees=call.admission.reads)
             return ms.UpdateModelResponse(model=self._write(model), plan=write_rollout_plan(plan, model))
-        model = await self._models.versions.update(request.name, other, call.caller)
+        if other != UNCHANGED or not change:
+            model = await self._models.versions.update(request.name, other, call.caller)
+        if change:
+            model = await traits.give(request.name, change, may=may)
         return ms.UpdateModelResponse(model=self._write(model))
 
     async def OptimizeModel(self, request: OptimizeModelRequest, call: Call) -> None:  # noqa: N802 - the wire's name
@@ -222,7 +234,7 @@ def _read_file(file: ms.ModelFile, where: str) -> ModelFile:
     return ModelFile(file.name, digest, file.size_bytes)
 
 
-def _read(wanted: mp.Model) -> dict[str, Any]:
+def _read(wanted: mp.Model, where: str) -> dict[str, Any]:
     """What is wanted of a model besides its source."""
     fewest, most = read_bounds(wanted)
     return {
@@ -233,6 +245,7 @@ def _read(wanted: mp.Model) -> dict[str, Any]:
         "min_instances": fewest,
         "max_instances": most,
         "sampling": read_sampling_defaults(wanted.sampling_defaults),
+        "traits": read_traits(wanted, where),
     }
 
 

@@ -43,6 +43,11 @@ class CallPolicy:
         """The models that a request names."""
         return tuple(_named(request, self.fields)) if self.fields else ()
 
+    def rename(self, request: Any, names: Mapping[str, str]) -> None:
+        """Put other names in the place of those of models in a request."""
+        if self.fields:
+            _rename(request, self.fields, names)
+
 
 def read_policies(services: Iterable[ServiceDescriptor]) -> dict[str, CallPolicy]:
     """What each call of the services asks for, and those of health and reflection, by path.
@@ -78,6 +83,15 @@ def _way(method: MethodDescriptor, message: Descriptor | None, names: list[str])
             raise NoPolicyError(f"{method.full_name} has a policy with model_field {'.'.join(names)!r}: no {name!r}")
         yield name, field.is_repeated
         message = field.message_type
+
+
+def _rename(message: Any, fields: tuple[tuple[str, bool], ...], names: Mapping[str, str]) -> None:
+    (name, repeated), rest = fields[0], fields[1:]
+    if rest:
+        for each in getattr(message, name) if repeated else (getattr(message, name),):
+            _rename(each, rest, names)
+    elif (other := names.get(getattr(message, name))) is not None:
+        setattr(message, name, other)
 
 
 def _named(message: Any, fields: tuple[tuple[str, bool], ...]) -> Iterator[str]:

@@ -140,7 +140,7 @@ def read_interval(span: Duration) -> float:
     return interval_s
 
 
-def check_labels(labels: Mapping[str, str]) -> None:
+def check_labels(labels: Mapping[str, str], field: str = "spec.labels") -> None:
     """Refuse labels that are too long.
 
     Raises:
@@ -151,7 +151,7 @@ def check_labels(labels: Mapping[str, str]) -> None:
             raise InvalidFieldError(
                 f"label {key[:80]!r} has {len(key)} and {len(value)} characters; its key may have 1 to "
                 f"{MOST_LABEL_KEY}, its value at most {MOST_LABEL_VALUE}",
-                field="spec.labels",
+                field=field,
             )
 
 

@@ -332,6 +332,26 @@ class Model(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     NAME_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
     BACKEND_FIELD_NUMBER: _builtins.int
@@ -353,6 +373,10 @@ class Model(_message.Message):
     ROLLING_FIELD_NUMBER: _builtins.int
     KEPT_PREFIX_TOKENS_FIELD_NUMBER: _builtins.int
     KEPT_PREFIX_BYTES_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    ALIASES_FIELD_NUMBER: _builtins.int
+    PIN_FIELD_NUMBER: _builtins.int
+    WARM_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name: 1 to 128 of letters, digits, `.`, `_`, `-`, `:` and `/`. Required."""
     source: _builtins.str
@@ -383,6 +407,10 @@ class Model(_message.Message):
     """
     kept_prefix_bytes: _builtins.int
     """What these take, in bytes. Output only."""
+    pin: _builtins.bool
+    """Once it is loaded its last instance stays: it is evicted for no other model, nor for idleness. Default false."""
+    warm: _builtins.bool
+    """Load it at the start of the kernel, where there is room beside what is loaded then. Default false."""
     @_builtins.property
     def settings(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Settings of the backend, for example `context_tokens`; unknown names are errors. See `Backend.settings`."""
@@ -424,6 +452,18 @@ class Model(_message.Message):
     def rolling(self) -> Global___ModelVersion:
         """The version that is being rolled out; unset for none. Output only."""
 
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """For whoever looks for models: at most 16; keys have 1 to 64 characters, values 1 to 256. Of no version, as the next
+        three: they hold whichever serves.
+        """
+
+    @_builtins.property
+    def aliases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Other names of it, as long as `name`, at most 16: wherever a call names a model, but where it makes or deletes one,
+        an alias stands for the model. No two models have one, nor does one have the name of a model.
+        """
+
     def __init__(
         self,
         *,
@@ -448,10 +488,14 @@ class Model(_message.Message):
         rolling: Global___ModelVersion | None = ...,
         kept_prefix_tokens: _builtins.int = ...,
         kept_prefix_bytes: _builtins.int = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        aliases: _abc.Iterable[_builtins.str] | None = ...,
+        pin: _builtins.bool = ...,
+        warm: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_max_instances", b"_max_instances", "_min_instances", b"_min_instances", "create_time", b"create_time", "effective_sampling_defaults", b"effective_sampling_defaults", "error", b"error", "max_instances", b"max_instances", "min_instances", b"min_instances", "rolling", b"rolling", "sampling_defaults", b"sampling_defaults"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_instances", b"_max_instances", "_min_instances", b"_min_instances", "adapters", b"adapters", "backend", b"backend", "backend_reason", b"backend_reason", "create_time", b"create_time", "device", b"device", "devices", b"devices", "effective_sampling_defaults", b"effective_sampling_defaults", "error", b"error", "instances", b"instances", "kept_prefix_bytes", b"kept_prefix_bytes", "kept_prefix_tokens", b"kept_prefix_tokens", "max_instances", b"max_instances", "min_instances", b"min_instances", "name", b"name", "rolling", b"rolling", "sampling_defaults", b"sampling_defaults", "settings", b"settings", "size_bytes", b"size_bytes", "source", b"source", "state", b"state", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_instances", b"_max_instances", "_min_instances", b"_min_instances", "adapters", b"adapters", "aliases", b"aliases", "backend", b"backend", "backend_reason", b"backend_reason", "create_time", b"create_time", "device", b"device", "devices", b"devices", "effective_sampling_defaults", b"effective_sampling_defaults", "error", b"error", "instances", b"instances", "kept_prefix_bytes", b"kept_prefix_bytes", "kept_prefix_tokens", b"kept_prefix_tokens", "labels", b"labels", "max_instances", b"max_instances", "min_instances", b"min_instances", "name", b"name", "pin", b"pin", "rolling", b"rolling", "sampling_defaults", b"sampling_defaults", "settings", b"settings", "size_bytes", b"size_bytes", "source", b"source", "state", b"state", "version", b"version", "warm", b"warm"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_instances: _TypeAlias = _typing.Literal["max_instances"]  # noqa: Y015
     _WhichOneofArgType__max_instances: _TypeAlias = _typing.Literal["_max_instances", b"_max_instances"]  # noqa: Y015

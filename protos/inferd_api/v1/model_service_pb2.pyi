@@ -513,21 +513,47 @@ class ListModelsRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """Most models to return, 1 to 1000; more is taken as 1000. Default 100."""
     page_token: _builtins.str
     """`next_page_token` of the page before. Default: the first page."""
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Only models that have all of these labels with these values; a page may have fewer then. Default: all models."""
+
     def __init__(
         self,
         *,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["labels", b"labels", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -697,6 +723,26 @@ class UpdateModelRequest(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     NAME_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
     BACKEND_FIELD_NUMBER: _builtins.int
@@ -708,6 +754,11 @@ class UpdateModelRequest(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     PROBE_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    ADD_ALIASES_FIELD_NUMBER: _builtins.int
+    REMOVE_ALIASES_FIELD_NUMBER: _builtins.int
+    PIN_FIELD_NUMBER: _builtins.int
+    WARM_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name. Required."""
     source: _builtins.str
@@ -726,6 +777,10 @@ class UpdateModelRequest(_message.Message):
     """
     validate_only: _builtins.bool
     """Check it and tell in `plan` how it would go, and change nothing. Default false."""
+    pin: _builtins.bool
+    """As in `Model`."""
+    warm: _builtins.bool
+    """As in `Model`."""
     @_builtins.property
     def settings(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Settings that are to be otherwise; an empty value takes one away, so that its default holds."""
@@ -737,6 +792,22 @@ class UpdateModelRequest(_message.Message):
     @_builtins.property
     def probe(self) -> _rollout_pb2.Probe:
         """What the new version has to answer before it takes any task. Default: nothing."""
+
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Labels that are to be otherwise; an empty value takes one away. This and the next four make no version and hold at
+        once, behind a rollout that this call asks for besides: not where that fails.
+        """
+
+    @_builtins.property
+    def add_aliases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names that are to stand for it from now on. One that stands for another model comes over at once: each call finds
+        one of the two. The caller needs the same right with the other model.
+        """
+
+    @_builtins.property
+    def remove_aliases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Aliases of it that are to stand for nothing."""
 
     def __init__(
         self,
@@ -752,19 +823,32 @@ class UpdateModelRequest(_message.Message):
         version: _builtins.int = ...,
         validate_only: _builtins.bool = ...,
         probe: _rollout_pb2.Probe | None = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        add_aliases: _abc.Iterable[_builtins.str] | None = ...,
+        remove_aliases: _abc.Iterable[_builtins.str] | None = ...,
+        pin: _builtins.bool | None = ...,
+        warm: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_instances", b"_max_instances", "_min_instances", b"_min_instances", "max_instances", b"max_instances", "min_instances", b"min_instances", "probe", b"probe", "sampling_defaults", b"sampling_defaults"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_instances", b"_max_instances", "_min_instances", b"_min_instances", "_pin", b"_pin", "_warm", b"_warm", "max_instances", b"max_instances", "min_instances", b"min_instances", "pin", b"pin", "probe", b"probe", "sampling_defaults", b"sampling_defaults", "warm", b"warm"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_instances", b"_max_instances", "_min_instances", b"_min_instances", "backend", b"backend", "device", b"device", "max_instances", b"max_instances", "min_instances", b"min_instances", "name", b"name", "probe", b"probe", "sampling_defaults", b"sampling_defaults", "settings", b"settings", "source", b"source", "validate_only", b"validate_only", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_instances", b"_max_instances", "_min_instances", b"_min_instances", "_pin", b"_pin", "_warm", b"_warm", "add_aliases", b"add_aliases", "backend", b"backend", "device", b"device", "labels", b"labels", "max_instances", b"max_instances", "min_instances", b"min_instances", "name", b"name", "pin", b"pin", "probe", b"probe", "remove_aliases", b"remove_aliases", "sampling_defaults", b"sampling_defaults", "settings", b"settings", "source", b"source", "validate_only", b"validate_only", "version", b"version", "warm", b"warm"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_instances: _TypeAlias = _typing.Literal["max_instances"]  # noqa: Y015
     _WhichOneofArgType__max_instances: _TypeAlias = _typing.Literal["_max_instances", b"_max_instances"]  # noqa: Y015
     _WhichOneofReturnType__min_instances: _TypeAlias = _typing.Literal["min_instances"]  # noqa: Y015
     _WhichOneofArgType__min_instances: _TypeAlias = _typing.Literal["_min_instances", b"_min_instances"]  # noqa: Y015
+    _WhichOneofReturnType__pin: _TypeAlias = _typing.Literal["pin"]  # noqa: Y015
+    _WhichOneofArgType__pin: _TypeAlias = _typing.Literal["_pin", b"_pin"]  # noqa: Y015
+    _WhichOneofReturnType__warm: _TypeAlias = _typing.Literal["warm"]  # noqa: Y015
+    _WhichOneofArgType__warm: _TypeAlias = _typing.Literal["_warm", b"_warm"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_instances) -> _WhichOneofReturnType__max_instances | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__min_instances) -> _WhichOneofReturnType__min_instances | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pin) -> _WhichOneofReturnType__pin | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__warm) -> _WhichOneofReturnType__warm | None: ...
 
 Global___UpdateModelRequest: _TypeAlias = UpdateModelRequest  # noqa: Y015
 

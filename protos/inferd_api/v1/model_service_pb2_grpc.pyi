@@ -82,9 +82,10 @@ class ModelServiceStub:
     new version answers that first, within `rollouts.probe_s`; if it does so otherwise than it must, it takes no task, and
     this is PROBE_FAILED. A call that is given up gives no rollout up. An update to what serves changes nothing; one of bounds alone (`min_instances`,
     `max_instances`, the setting `queued_tasks`) holds at once, and makes no version.
-    Errors: MODEL_NOT_FOUND, MODEL_BUSY while another version is on its way (its metadata have `version` and `by`) or no
-    host takes instances, NO_MEMORY, MODEL_LOAD_FAILED, WORKER_DIED, PROBE_FAILED, LIMIT_EXCEEDED, and those of
-    `CreateModel`; and those of a task, where the version that serves cannot answer a probe that asks for agreement.
+    Errors: MODEL_NOT_FOUND, MODEL_EXISTS for an alias that is the name of a model, MODEL_BUSY while another version is on
+    its way (its metadata have `version` and `by`) or no host takes instances, NO_MEMORY, MODEL_LOAD_FAILED, WORKER_DIED,
+    PROBE_FAILED, LIMIT_EXCEEDED, and those of `CreateModel`; and those of a task, where the version that serves cannot
+    answer a probe that asks for agreement.
     """
     OptimizeModel: _grpc.UnaryStreamMultiCallable[_optimize_pb2.OptimizeModelRequest, _optimize_pb2.OptimizeModelResponse]
     """Try settings of a model on this host, and tell which serve a target best within a bound on quality.
@@ -187,9 +188,10 @@ class ModelServiceAsyncStub(ModelServiceStub):
     new version answers that first, within `rollouts.probe_s`; if it does so otherwise than it must, it takes no task, and
     this is PROBE_FAILED. A call that is given up gives no rollout up. An update to what serves changes nothing; one of bounds alone (`min_instances`,
     `max_instances`, the setting `queued_tasks`) holds at once, and makes no version.
-    Errors: MODEL_NOT_FOUND, MODEL_BUSY while another version is on its way (its metadata have `version` and `by`) or no
-    host takes instances, NO_MEMORY, MODEL_LOAD_FAILED, WORKER_DIED, PROBE_FAILED, LIMIT_EXCEEDED, and those of
-    `CreateModel`; and those of a task, where the version that serves cannot answer a probe that asks for agreement.
+    Errors: MODEL_NOT_FOUND, MODEL_EXISTS for an alias that is the name of a model, MODEL_BUSY while another version is on
+    its way (its metadata have `version` and `by`) or no host takes instances, NO_MEMORY, MODEL_LOAD_FAILED, WORKER_DIED,
+    PROBE_FAILED, LIMIT_EXCEEDED, and those of `CreateModel`; and those of a task, where the version that serves cannot
+    answer a probe that asks for agreement.
     """
     OptimizeModel: _aio.UnaryStreamMultiCallable[_optimize_pb2.OptimizeModelRequest, _optimize_pb2.OptimizeModelResponse]  # type: ignore[assignment]
     """Try settings of a model on this host, and tell which serve a target best within a bound on quality.
@@ -331,9 +333,10 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         new version answers that first, within `rollouts.probe_s`; if it does so otherwise than it must, it takes no task, and
         this is PROBE_FAILED. A call that is given up gives no rollout up. An update to what serves changes nothing; one of bounds alone (`min_instances`,
         `max_instances`, the setting `queued_tasks`) holds at once, and makes no version.
-        Errors: MODEL_NOT_FOUND, MODEL_BUSY while another version is on its way (its metadata have `version` and `by`) or no
-        host takes instances, NO_MEMORY, MODEL_LOAD_FAILED, WORKER_DIED, PROBE_FAILED, LIMIT_EXCEEDED, and those of
-        `CreateModel`; and those of a task, where the version that serves cannot answer a probe that asks for agreement.
+        Errors: MODEL_NOT_FOUND, MODEL_EXISTS for an alias that is the name of a model, MODEL_BUSY while another version is on
+        its way (its metadata have `version` and `by`) or no host takes instances, NO_MEMORY, MODEL_LOAD_FAILED, WORKER_DIED,
+        PROBE_FAILED, LIMIT_EXCEEDED, and those of `CreateModel`; and those of a task, where the version that serves cannot
+        answer a probe that asks for agreement.
         """
 
     @_abc_1.abstractmethod

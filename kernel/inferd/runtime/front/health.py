@@ -35,6 +35,7 @@ class Health:
 
     async def read(self, name: ModelName | None, *, sees: Sees) -> bool | None:
         """Whether a model, or the `KERNEL`, serves; None when there is no such model that the caller `sees`."""
+        name = self._own(name)
         await self._look_for(name)
         return self._serves(name, sees)
 
@@ -44,6 +45,7 @@ class Health:
         Raises:
             LimitExceededError: As many watch as may, or the tenant has its share; all strangers are one.
         """
+        name = self._own(name)
         with self._watchers.place(caller.tenant), self._driver.watchers.models.watch(name or KERNEL) as changed:
             await self._look_for(name)
             told: object = self
@@ -55,6 +57,10 @@ class Health:
                 if self._driver.closed:
                     return
                 await changed.wait(seen)
+
+    def _own(self, name: ModelName | None) -> ModelName | None:
+        """The model's own name, where it is an alias now."""
+        return None if name is None else self._driver.views.aliases.get(name, name)
 
     async def _look_for(self, name: ModelName | None) -> None:
         if name == STORE:

@@ -8,7 +8,8 @@ from inferd.core.ids import InstanceId, ModelName
 from inferd.core.index import Page
 from inferd.core.model import Instance, Model, ModelState
 from inferd.core.plan import LoadPlan
-from inferd.errors import StoreUnavailableError
+from inferd.core.traits import NO_TRAITS, Traits, whole
+from inferd.errors import ModelExistsError, StoreUnavailableError
 from inferd.runtime.blob_opening import blobs_of
 from inferd.runtime.blobs import Blobs
 from inferd.runtime.driver import Driver
@@ -16,6 +17,7 @@ from inferd.runtime.elements import Held
 from inferd.runtime.front.bounds import SharedBound
 from inferd.runtime.front.caller import Caller
 from inferd.runtime.front.plans import shown
+from inferd.runtime.front.traits import ModelTraits
 from inferd.runtime.front.versions import Other, Versions, otherwise
 from inferd.runtime.model_files import SOURCE, ModelFile, write_list
 from inferd.runtime.plugins import Plugins
@@ -40,6 +42,7 @@ class Models:
     Attributes:
         clock: The time of all models.
         versions: What may be done with their versions.
+        traits: What holds of them whichever version serves.
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class Models:
         self._shelf = shelf
         self._watchers = watchers
         self.versions = Versions(driver, plugins, shelf, roots=roots)
+        self.traits = ModelTraits(driver, shelf)
         self._roots = roots
 
     async def upload(self, caller: Caller, files: Sequence[ModelFile], **wanted: Any) -> Model:
@@ -84,7 +88,8 @@ class Models:
     async def create(self, caller: Caller, **wanted: Any) -> Model:
         """Make a model known; `wanted` is as for `inferd.runtime.placement.place`, but for what follows from it.
 
-        Where its file has changed, what was loaded of it goes first.
+        Where its file has changed, what was loaded of it goes first. Its `traits` are said besides; none leaves those
+        of one that is known.
 
         Raises:
             PermissionDeniedError: The caller may not name its file.
@@ -99,17 +104,38 @@ class Models:
         finally:
             models.settle(placed, self._driver.views.find_model(ModelName(wanted["name"])))
 
-    async def _create(self, **wanted: Any) -> Model:
+    async def _create(self, traits: Traits = NO_TRAITS, **wanted: Any) -> Model:
         spec, keeper = await self._plugins.place(**wanted), self._driver.keeper
         if keeper is not None:
             keeper.check()  # first, so that a model that is refused is not known
+        self._check_traits(spec.name, traits)
         model = self._driver.create_model(spec)
+        if traits not in (NO_TRAITS, model.traits):
+            self._driver.loading.set_traits(spec.name, whole(traits))
         if keeper is not None:
             await keeper.keep_model(model.spec)
         with self._driver.watchers.models.watch(model.spec.name) as changed:
             while model.state is ModelState.UNLOADING:
                 await changed.wait(changed.version)
         return model
+
+    def _check_traits(self, name: ModelName, traits: Traits) -> None:
+        """Refuse traits of a model that is to be made known, or that has others.
+
+        Raises:
+            ModelExistsError: It has others, or an alias stands for another model.
+            InvalidFieldError: It would have too many aliases.
+        """
+        if traits == NO_TRAITS:
+            return
+        self._driver.views.check_aliases(name, whole(traits))
+        known = self._driver.views.find_model(name)
+        if known is not None and known.traits != traits:
+            raise ModelExistsError(
+                f"model {name!r} exists with other labels, aliases, pin or warm; have them changed with UpdateModel"
+                " (`inferd models set`)",
+                field="model.name",
+            )
 
     async def get(self, name: str) -> Model:
         """The model of this name.

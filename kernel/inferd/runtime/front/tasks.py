@@ -126,6 +126,10 @@ class Tasks:
         """Whether a request of this id has made a task of the tenant: the same again finds it, whatever has passed."""
         return self._driver.views.knows_request(caller.tenant, request_id)
 
+    def model_made(self, caller: Caller, request_id: str) -> str | None:
+        """The model of the task that a request of this id has made; None where it has made none."""
+        return self._driver.views.model_requested(caller.tenant, request_id)
+
     def holding(self, tenant: Tenant, size_bytes: int) -> AbstractContextManager[None]:
         """As long as the block, so much is held of a request.
 

@@ -1,0 +1,84 @@
+"""By which names models are found besides their own, and what else holds of them whichever version serves."""
+
+from inferd.core.admission import check_staying, find_model
+from inferd.core.fleet import Fleet
+from inferd.core.ids import ModelName
+from inferd.core.traits import TraitsChange
+from inferd.errors import InvalidFieldError, ModelExistsError
+
+MOST_ALIASES = 16  # of a model
+
+
+class Naming:
+    """Gives models their traits. One writer: the kernel machine.
+
+    Args:
+        fleet: Models.
+    """
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+
+    def check_name(self, name: ModelName) -> None:
+        """Refuse to make a model known by a name that stands for another one.
+
+        Raises:
+            ModelExistsError: It does.
+        """
+        if (owner := self._fleet.register.aliases.get(name)) is not None:
+            raise ModelExistsError(
+                f"{name!r} is an alias of model {owner!r}; choose another name, or take the alias away first "
+                f"(`inferd models alias --rm {name}`)",
+                metadata={"model": owner},
+                field="model.name",
+            )
+
+    def set(self, name: ModelName, change: TraitsChange) -> None:
+        """Make something of a model otherwise; aliases that it takes from others go with the same event.
+
+        Raises:
+            ModelNotFoundError: There is no such model.
+            ModelBusyError: It is being deleted.
+            ModelExistsError, InvalidFieldError: As `check_aliases`.
+        """
+        model, register = find_model(self._fleet.models, name), self._fleet.register
+        check_staying(model)
+        check_aliases(self._fleet, name, change)
+        for alias in change.aliases:
+            if (owner := register.aliases.get(alias)) not in (None, name):
+                other = self._fleet.models[owner]
+                register.give_traits(other, TraitsChange(dropped=(alias,)).of(other.traits))
+        register.give_traits(model, change.of(model.traits))
+        self._fleet.refresh(model)
+
+
+def check_aliases(fleet: Fleet, name: ModelName, change: TraitsChange) -> None:
+    """Refuse aliases that a model cannot have, or have taken away.
+
+    Raises:
+        ModelExistsError: One is the name of a model, or stands for another one and may not be moved.
+        InvalidFieldError: One that is to go is none of its own, or it would have too many.
+    """
+    model, aliases = fleet.models.get(name), fleet.register.aliases
+    for alias in change.aliases:
+        if alias in fleet.models or alias == name:
+            raise ModelExistsError(
+                f"{alias!r} is the name of a model, and no alias; choose another one",
+                metadata={"model": alias},
+                field="aliases",
+            )
+        if (owner := aliases.get(ModelName(alias), name)) != name and not change.moves:
+            raise ModelExistsError(
+                f"alias {alias!r} stands for model {owner!r}; move it (`inferd models alias {alias} {name}`), or"
+                " choose another one",
+                metadata={"model": owner},
+                field="aliases",
+            )
+    own = () if model is None else model.traits.aliases
+    for alias in change.dropped:
+        if alias not in own:
+            has = ", ".join(own) or "none"
+            raise InvalidFieldError(f"{alias!r} is no alias of model {name!r}; it has {has}", field="remove_aliases")
+    count = len({*own, *change.aliases} - {*change.dropped})
+    if count > MOST_ALIASES:
+        raise InvalidFieldError(f"model {name!r} would have {count} aliases; at most {MOST_ALIASES}", field="aliases")

@@ -1,0 +1,74 @@
+"""What holds of a model whichever version of it serves: by which other names it is found, and when it stays loaded."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from inferd.core.ids import ModelName
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traits:
+    """What somebody has said of a model besides what it is.
+
+    Attributes:
+        pin: Whether its last instance stays loaded once it is: it is evicted for no other, nor for idleness.
+        warm: Whether it is loaded at the start of the kernel.
+        labels: For whoever looks for models.
+        aliases: Other names of it, sorted.
+    """
+
+    pin: bool = False
+    warm: bool = False
+    labels: Mapping[str, str] = field(default_factory=dict)
+    aliases: tuple[str, ...] = ()
+
+
+NO_TRAITS = Traits()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TraitsChange:
+    """What is to be otherwise; None, or nothing, where it stays.
+
+    Attributes:
+        labels: Those that change; an empty value takes one away.
+        aliases: Names that stand for the model from now on, wherever they stood before.
+        dropped: Aliases of it that stand for nothing from now on.
+        moves: Whether aliases of other models come over.
+    """
+
+    pin: bool | None = None
+    warm: bool | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    aliases: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
+    moves: bool = True
+
+    def __bool__(self) -> bool:
+        return self != TraitsChange(moves=self.moves)
+
+    def of(self, before: Traits) -> Traits:
+        """What comes of traits by it."""
+        labels = {**before.labels, **self.labels}
+        return Traits(
+            pin=before.pin if self.pin is None else self.pin,
+            warm=before.warm if self.warm is None else self.warm,
+            labels={key: labels[key] for key in sorted(labels) if labels[key]},
+            aliases=tuple(sorted({*before.aliases, *self.aliases} - {*self.dropped})),
+        )
+
+
+def whole(traits: Traits, before: Traits = NO_TRAITS) -> TraitsChange:
+    """The change that makes a model have these traits and no others."""
+    return TraitsChange(
+        pin=traits.pin,
+        warm=traits.warm,
+        labels={**dict.fromkeys(before.labels, ""), **traits.labels},
+        aliases=traits.aliases,
+        dropped=tuple(alias for alias in before.aliases if alias not in traits.aliases),
+        moves=False,
+    )
+
+
+Aliases = Mapping[str, ModelName]
+"""The models by their aliases."""

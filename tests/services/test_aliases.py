@@ -1,0 +1,127 @@
+"""Models are found by other names, and by labels, and both outlive the kernel."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from connection import Connection, read_all, reason_of, refusal, text_of
+from grpc_health.v1 import health_pb2 as hp
+from grpc_health.v1 import health_pb2_grpc
+from guarded import failing, guarded, refused
+
+from inferd.testing.kernel import kernel_here, write_fake_model
+from inferd_api.v1 import lease_pb2 as lp
+from inferd_api.v1 import model_pb2 as mp
+from inferd_api.v1 import model_service_pb2 as ms
+from inferd_api.v1 import task_pb2 as tp
+from inferd_api.v1 import task_service_pb2 as ts
+
+
+@asynccontextmanager
+async def kept(folder: Path) -> AsyncIterator[Connection]:
+    """A kernel that keeps what it has in this folder; with the same folder again, the one after it."""
+    async with kernel_here(folder, store={"url": f"sqlite:{folder}/kept"}) as made:
+        connection = Connection(made, folder)
+        yield connection
+        await connection.channel.close()
+
+
+async def give(connection: Connection, name: str, **changes: Any) -> mp.Model:
+    model: mp.Model = (await connection.models.UpdateModel(ms.UpdateModelRequest(name=name, **changes))).model
+    return model
+
+
+async def own_name(connection: Connection, name: str) -> str:
+    """The own name of the model that a name stands for."""
+    found: str = (await connection.models.GetModel(ms.GetModelRequest(name=name))).model.name
+    return found
+
+
+async def test_an_alias_stands_for_a_model_wherever_a_call_names_one(connection: Connection) -> None:
+    """A task, a lease, health and an update go to the model itself, which they tell; two calls need its name."""
+    await connection.create("v1")
+    await give(connection, "v1", add_aliases=["prod"])
+    told = await read_all(connection.chat("hello", model="prod"))
+    assert text_of(told) == "hello"
+    listed = (await connection.tasks.ListTasks(ts.ListTasksRequest())).tasks
+    assert [task.model for task in listed] == ["v1"]
+    lease = await connection.claim(lp.Claim(model=lp.ModelClaim(model="prod", sequences=1)))
+    assert lease.spec.claims[0].model.model == "v1"
+    health: Any = health_pb2_grpc.HealthStub(connection.channel)
+    assert (await health.Check(hp.HealthCheckRequest(service="model:prod"))).status == hp.HealthCheckResponse.SERVING
+    assert (await give(connection, "prod", labels={"a": "b"})).name == "v1"
+    reason, facts = await refusal(connection.models.DeleteModel(ms.DeleteModelRequest(name="prod", force=True)))
+    assert (reason, facts["suggestion"]) == ("MODEL_NOT_FOUND", "v1")
+    again = mp.Model(name="prod", source=str(write_fake_model(connection.folder, "other")))
+    reason, facts = await refusal(connection.models.CreateModel(ms.CreateModelRequest(model=again)))
+    assert (reason, facts["model"]) == ("MODEL_EXISTS", "v1")
+
+
+async def test_a_task_that_is_asked_for_again_is_found_though_its_alias_has_moved(connection: Connection) -> None:
+    """The same `request_id` and alias find what they made; a new request goes to where the alias stands now."""
+    for name in ("v1", "v2"):
+        await connection.create(name)
+    await give(connection, "v1", add_aliases=["prod"])
+    spec = tp.TaskSpec(model="prod", chat=tp.ChatPrompt(messages=[tp.ChatMessage(role="user", content="a")]))
+    made = (await connection.tasks.CreateTask(ts.CreateTaskRequest(spec=spec, request_id="one"))).task
+    assert (await give(connection, "v2", add_aliases=["prod"])).aliases == ["prod"]
+    again = (await connection.tasks.CreateTask(ts.CreateTaskRequest(spec=spec, request_id="one"))).task
+    other = (await connection.tasks.CreateTask(ts.CreateTaskRequest(spec=spec, request_id="two"))).task
+    assert (again.task_id, again.model, other.model) == (made.task_id, "v1", "v2")
+
+
+async def test_rules_judge_the_model_itself(tmp_path: Path) -> None:
+    """An alias of a model that one may not run helps nobody, and is taken from a model only by who may change that."""
+    async with guarded(tmp_path) as opened:
+        for name in ("secret", "mine-a"):
+            await opened.owner.create(name)
+        await give(opened.owner, "secret", add_aliases=["open"])
+        await opened.rule("role:user", models="secret")
+        kinds, verbs = ["RESOURCE_KIND_MODEL"], ["VERB_UPDATE"]
+        await opened.rule("role:user", allow=True, kinds=kinds, verbs=verbs, models="mine-*")
+        user = await opened.login("user")
+        spec = tp.TaskSpec(model="open", prompt="la")
+        reason, facts = await refused(opened.tcp.tasks.CreateTask(ts.CreateTaskRequest(spec=spec), metadata=user))
+        assert (reason, facts["model"]) == ("PERMISSION_DENIED", "secret")
+        take = ms.UpdateModelRequest(name="mine-a", add_aliases=["open"])
+        reason, facts = await refused(opened.tcp.models.UpdateModel(take, metadata=user))
+        assert (reason, facts["model"]) == ("PERMISSION_DENIED", "secret")
+        assert await own_name(opened.owner, "open") == "secret"
+        take = ms.UpdateModelRequest(name="mine-a", add_aliases=["free"], pin=True)
+        assert (await opened.tcp.models.UpdateModel(take, metadata=user)).model.aliases == ["free"]
+
+
+async def test_traits_outlive_the_kernel_and_make_no_version(tmp_path: Path) -> None:
+    """Labels, aliases, pin and warm are there again, those of a model as it was created and as it was changed."""
+    async with kept(tmp_path) as connection:
+        path = str(write_fake_model(tmp_path, "v1"))
+        made = mp.Model(name="v1", source=path, labels={"team": "a", "tier": "1"}, aliases=["prod", "x"], warm=True)
+        await connection.models.CreateModel(ms.CreateModelRequest(model=made))
+        await connection.create("v2")
+        await give(connection, "v1", labels={"tier": "", "stage": "b"}, remove_aliases=["x"])
+        await give(connection, "v2", pin=True, add_aliases=["prod"])
+    async with kept(tmp_path) as connection:
+        first, second = (await connection.models.ListModels(ms.ListModelsRequest())).models
+        assert (dict(first.labels), first.aliases, first.warm, first.pin) == (
+            {"team": "a", "stage": "b"}, [], True, False
+        )  # fmt: skip
+        assert (second.aliases, second.pin, second.version) == (["prod"], True, 1)
+        page = await connection.models.ListModels(ms.ListModelsRequest(labels={"stage": "b", "team": "a"}))
+        assert [model.name for model in page.models] == ["v1"]
+        assert not (await connection.models.ListModels(ms.ListModelsRequest(labels={"stage": "c"}))).models
+        assert await own_name(connection, "prod") == "v2"
+
+
+async def test_wrong_traits_are_refused_by_their_field(connection: Connection) -> None:
+    """A label that is too long, an alias that is none, or one that is to come and to go."""
+    await connection.create("v1")
+    for changes, field in (
+        ({"labels": {"k" * 65: "v"}}, "labels"),
+        ({"add_aliases": ["ok", "no good"]}, "add_aliases[1]"),
+        ({"add_aliases": ["x"], "remove_aliases": ["x"]}, "add_aliases"),
+        ({"remove_aliases": ["x"]}, "remove_aliases"),
+    ):
+        error = await failing(connection.models.UpdateModel(ms.UpdateModelRequest(name="v1", **changes)))
+        reason, facts = reason_of(error)
+        assert (reason, facts.get("field", field)) == ("INVALID_FIELD", field), error.details()
