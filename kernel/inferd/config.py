@@ -6,7 +6,7 @@ A nested name is joined by two underscores: `INFERD_LIMITS__QUEUED_TASKS=50`. Un
 
 import os
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 import platformdirs
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -326,6 +326,9 @@ class Settings(BaseSettings):
     auth: Auth = Auth()
     sources: Sources = Sources()
     tls: Tls = Tls()
+    models: tuple[Any, ...] = Field(
+        (), description="models that are declared, each as `inferd.model_declarations` says; a wrong one is left out"
+    )
     quotas: QuotaSettings = Field((), description="how much tenants may use")
 
     @property

@@ -9,7 +9,7 @@ import grpc
 
 from inferd import descriptors
 from inferd.addresses import loopback_port
-from inferd.config import Settings
+from inferd.config import Settings, config_path
 from inferd.core.backoff import Backoff
 from inferd.core.elastic import ElasticTimes
 from inferd.core.growth import GrowthLimits
@@ -23,12 +23,14 @@ from inferd.core.rollouts import RolloutLimits
 from inferd.core.vigil import WorkerTimes
 from inferd.doors import Doors, opened_doors
 from inferd.exposing import exposing
+from inferd.finding import found_meter, found_plugins
 from inferd.listeners import check_listeners, has_tls
 from inferd.plugin.registry import BackendReport
 from inferd.runtime.blob_opening import blobs_of, opened_blobs
 from inferd.runtime.certificates import Certificates
 from inferd.runtime.clock import Clock
-from inferd.runtime.devices import DeviceMeter, find_devices
+from inferd.runtime.declaring import Declarations, Declaring
+from inferd.runtime.devices import DeviceMeter
 from inferd.runtime.driver import Driver
 from inferd.runtime.driver_limits import DriverLimits
 from inferd.runtime.failing import failing_store, make_fail
@@ -66,6 +68,7 @@ class Kernel:
         socket_needs_login: Whether calls over sockets in files do, too.
         has_key_makers: Whether anybody may make keys.
         driver: Its runtime.
+        declaring: Has models be as they are declared.
         reports: Its backends.
     """
 
@@ -75,6 +78,7 @@ class Kernel:
     socket_needs_login: bool
     has_key_makers: bool
     driver: Driver
+    declaring: Declaring
     reports: tuple[BackendReport, ...]
 
 
@@ -107,6 +111,7 @@ async def running_kernel(settings: Settings) -> AsyncIterator[Kernel]:
                     socket_needs_login=not settings.auth.local_roles,
                     has_key_makers=built.authority.has_key_makers(settings.auth, doors.addresses),
                     driver=built.driver,
+                    declaring=built.declaring,
                     reports=built.plugins.reports,
                 )
         finally:
@@ -127,6 +132,7 @@ async def _serving(
         async with driver.running():
             restore(driver, before)  # what it holds of blobs is not swept
             del before  # it is as much again
+            await built.declaring.make_known()
             async with _beside(built), built.authority.running():
                 doorway.open(entrance)
                 try:
@@ -150,11 +156,12 @@ async def running_front(settings: Settings) -> AsyncIterator[Front]:
         async with built.driver.running():
             restore(built.driver, before)
             del before
+            await built.declaring.make_known()
             async with _beside(built):
                 yield built.front
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class _Built:
     """A kernel that does not run yet."""
 
@@ -164,6 +171,7 @@ class _Built:
     front: Front
     shelf: Shelf
     authority: Authority
+    declaring: Declaring
 
 
 @asynccontextmanager
@@ -186,11 +194,12 @@ async def _built(settings: Settings, certificates: Certificates) -> AsyncIterato
 
 @asynccontextmanager
 async def _built_around(settings: Settings, driver: Driver, certificates: Certificates) -> AsyncIterator[_Built]:
-    plugins = _plugins(settings, driver)
+    plugins = found_plugins(settings, driver)
     await plugins.refresh()
-    shelf = Shelf(Library(settings.data_dir), plugins, driver)
+    library, declarations = Library(settings.data_dir), Declarations(str(config_path()), settings.models)
+    shelf = Shelf(library, plugins, driver, declarations)
     await shelf.read(but=await kept_names(driver))
-    meter = _meter(settings, driver, plugins.reports)
+    meter = found_meter(settings, driver, plugins.reports)
     authority = await Authority.made(
         settings.auth, driver.keeper, certificates, pepper_path=settings.state_dir / "pepper"
     )
@@ -205,7 +214,8 @@ async def _built_around(settings: Settings, driver: Driver, certificates: Certif
             authority=authority,
         )
         await front.quotas.adopt()
-        yield _Built(driver=driver, plugins=plugins, meter=meter, front=front, shelf=shelf, authority=authority)
+        declaring = Declaring(declarations, driver, plugins, library)
+        yield _Built(driver, plugins, meter, front, shelf, authority, declaring)
 
 
 def _core_limits(settings: Settings, *, has_store: bool) -> CoreLimits:
@@ -321,22 +331,13 @@ def _driver(settings: Settings, store: Store | None, clock: Clock | None = None)
     )
 
 
-def _meter(settings: Settings, driver: Driver, reports: tuple[BackendReport, ...]) -> DeviceMeter:
-    devices, kept = driver.views.devices, driver.prefixes
-    return DeviceMeter(
-        reports,
-        settings.devices,
-        pids=driver.supervisor.pids,
-        leased_bytes=lambda name: devices[name].lease_bytes - devices[name].drawn_bytes + kept.held_on(name),
-        instance_bytes=lambda name: devices[name].instance_bytes + devices[name].drawn_bytes,
-        tell=driver.measure_foreign,
-    )
-
-
 @asynccontextmanager
 async def _beside(built: _Built) -> AsyncIterator[None]:
-    """Measure what other programs hold of the devices, and sweep blobs, until the block ends."""
-    running = [asyncio.create_task(built.meter.run(), name="device meter")]
+    """Measure what other programs hold, have models be as declared and warm, and sweep blobs, until the block ends."""
+    running = [
+        asyncio.create_task(built.meter.run(), name="device meter"),
+        asyncio.create_task(built.declaring.settle(), name="declared models"),
+    ]
     if (blobs := blobs_of(built.driver.keeper)) is not None:
         running.append(asyncio.create_task(blobs.run(), name="sweep of blobs"))
     try:
@@ -347,23 +348,6 @@ async def _beside(built: _Built) -> AsyncIterator[None]:
         for each in running:
             with suppress(asyncio.CancelledError):
                 await each
-
-
-def _plugins(settings: Settings, driver: Driver) -> Plugins:
-    """The plugins, whose devices the core hears of when they are found first."""
-
-    async def tell(reports: tuple[BackendReport, ...]) -> None:
-        found = await asyncio.to_thread(find_devices, reports, settings.devices)
-        known = driver.views.devices
-        driver.find_devices(tuple(device for device in found if device.device_id not in known))
-
-    return Plugins(
-        allow=settings.backends,
-        modules=settings.plugin_modules,
-        timeout_s=settings.plugin_timeout_s,
-        log_dir=settings.state_dir / "plugins",
-        found=tell,
-    )
 
 
 def _front(
@@ -422,6 +406,7 @@ def _front(
             driver,
             plugins,
             shelf,
+            declarations=shelf.declarations,
             watchers=watchers("limits.model_watchers", limits.model_watchers, "watch models"),
             roots=NamedFiles(shelf.folder, settings, authority.access).roots,
         ),

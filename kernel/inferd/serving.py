@@ -1,6 +1,7 @@
 """A kernel in the foreground, from its start to the signal that ends it."""
 
 import asyncio
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from inferd.config import Settings
 from inferd.plugin.cores import forbid_cores
 from inferd.runtime.allocator import give_large_back
 from inferd.runtime.collector import spare_collector
+from inferd.runtime.declaring import Declaring
 from inferd.runtime.driver import Driver
 from inferd.server import Kernel, running_kernel
 
@@ -43,9 +45,51 @@ async def serve(settings: Settings, *, ready: Callable[[Kernel], None]) -> None:
         if (keeper := kernel.driver.keeper) is not None:
             ends.hurry = keeper.hurry
         ready(kernel)
+        reading = Reading(kernel.declaring)
+        if not os.isatty(0):  # a terminal that is closed sends it, too, and then it ends the kernel
+            loop.add_signal_handler(signal.SIGHUP, reading.signalled)
         await ends.asked.wait()
+        await reading.end()
         if not ends.at_once.is_set():
             await _drain(kernel.driver, settings.drain_s, ends.at_once)
+
+
+class Reading:
+    """Reads the declared models of the configuration anew, once for each SIGHUP or for several that come together."""
+
+    def __init__(self, declaring: Declaring) -> None:
+        self._declaring = declaring
+        self._task: asyncio.Task[None] | None = None
+        self._again = False
+
+    def signalled(self) -> None:
+        """SIGHUP has come."""
+        self._again = True
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._read(), name="configuration")
+
+    async def _read(self) -> None:
+        while self._again:
+            self._again = False
+            try:
+                given = (await asyncio.to_thread(Settings)).models
+            except (ValueError, OSError) as error:  # pydantic's, TOML's and its own are ValueErrors
+                log.warning("the configuration cannot be read: the models stay as they are", why=str(error))
+                continue
+            await self._declaring.read_again(given)
+            faults = len(self._declaring.declarations.faults)
+            log.info("the declared models were read again; other settings are as at the start", faults=faults)
+
+    async def done(self) -> None:
+        """Wait until what was asked for is read."""
+        if self._task is not None:
+            await self._task
+
+    async def end(self) -> None:
+        """Leave what is being read."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
 
 
 class _Ends:

@@ -9,6 +9,7 @@ from inferd_api.v1.model_pb2 import Model
 from inferd_api.v1.model_service_pb2 import (
     CountTokensRequest,
     CreateModelRequest,
+    DeclarationFault,
     DeleteModelRequest,
     DetokenizeRequest,
     GetModelRequest,
@@ -99,6 +100,10 @@ class Models(Connection):
         """All models by name, or those that have these labels with these values."""
         for page in self._pages(self._models.ListModels, ListModelsRequest(labels=labels)):
             yield from page.models
+
+    def declaration_faults(self) -> list[DeclarationFault]:
+        """Why models that the kernel's configuration declares are left out."""
+        return list(self._call(self._models.ListModels, ListModelsRequest(page_size=1)).faults)
 
     def load_model(self, name: str, *, lease: LeaseRef | None = None, timeout_s: float | None = None) -> Model:
         """Load a model; returns when it is READY. Under a lease, one instance more that ends with it.
@@ -272,6 +277,10 @@ class AsyncModels(AsyncConnection):
         async for page in self._pages(self._models.ListModels, ListModelsRequest(labels=labels)):
             for model in page.models:
                 yield model
+
+    async def declaration_faults(self) -> list[DeclarationFault]:
+        """Why models that the kernel's configuration declares are left out."""
+        return list((await self._call(self._models.ListModels, ListModelsRequest(page_size=1))).faults)
 
     async def load_model(self, name: str, *, lease: LeaseRef | None = None, timeout_s: float | None = None) -> Model:
         """Load a model; returns when it is READY. Under a lease, one instance more that ends with it.

@@ -61,11 +61,16 @@ def list_models(
     """
     with connected(address) as client:
         running = reachable(client)
+        faults = client.declaration_faults() if running else []
         library = Library(data_dir)
         rows = known_models(client if running else None, library, with_catalogue=with_catalogue, labels=labels)
     if output.json:
-        output.document(document(rows, library, kernel=client.address if running else None))
+        found = document(rows, library, kernel=client.address if running else None)
+        output.document({**found, "faults": [plain(fault) for fault in faults]})
         return
+    for fault in faults:
+        of = f", {fault.field}" if fault.field else ""
+        output.note(f"a declared model is left out: {fault.where or fault.name}{of}: {fault.why or 'see its log'}")
     if not running:
         output.note(f"no kernel answers at {client.address}; these are the models of the library")
     output.table(

@@ -267,6 +267,7 @@ def _rows(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         facts |= {
             "state": f"{state}: {why}" if why else state,
             "backend": f"{model['backend']} on {devices}: {model['backend_reason']}",
+            "declared": model["declared"],
             "aliases": ", ".join(model["aliases"]),
             "labels": pairs(model["labels"]),
             "keeping": ", ".join(said for trait, said in KEEPING.items() if model[trait]),

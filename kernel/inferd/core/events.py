@@ -41,6 +41,7 @@ class UpdateModel:
         number: The one that is kept; None for a new one.
         by: Who asks, for people.
         probe: What the new one has to answer before it takes a task; None for nothing.
+        rests: Whether a new one serves at once where nothing of the model is loaded, and is loaded on demand.
     """
 
     name: ModelName
@@ -48,6 +49,7 @@ class UpdateModel:
     number: int | None = None
     by: str = ""
     probe: Probe | None = None
+    rests: bool = False
 
 
 @dataclass(frozen=True, slots=True)

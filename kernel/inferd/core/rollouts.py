@@ -108,7 +108,9 @@ class Rollouts:
         elif event.spec.wanted != version.spec.wanted:
             self._fleet.register.bound(model, event.spec)
             self._owner.reconcile(model)
-        if version is not model.serving:
+        if version is not model.serving and event.rests and not model.instances:
+            self._put(model, version, now)
+        elif version is not model.serving:
             self._roll(model, version, event, now)
 
     def _kept(self, model: Model, number: int) -> Version:
@@ -202,6 +204,12 @@ class Rollouts:
         while (proved := self._trials.pop_due(now)) is not None:
             if (model := self._fleet.models.get(proved)) is not None:
                 self.end_trial(model)
+
+    def _put(self, model: Model, version: Version, now: float) -> None:
+        """Have a version serve for which nothing has to be loaded, as nothing is of the one before."""
+        model.error, model.lacks, model.failures, model.failed_loads, model.retry_at = None, "", 0, 0, 0.0
+        self._fleet.register.serve(model, version, now)
+        self._owner.reconcile(model)
 
     def _end(self, model: Model) -> None:
         model.rollout = None

@@ -58,7 +58,7 @@ class TraitsChange:
         )
 
 
-def whole(traits: Traits, before: Traits = NO_TRAITS) -> TraitsChange:
+def whole(traits: Traits, before: Traits = NO_TRAITS, *, moves: bool = False) -> TraitsChange:
     """The change that makes a model have these traits and no others."""
     return TraitsChange(
         pin=traits.pin,
@@ -66,7 +66,7 @@ def whole(traits: Traits, before: Traits = NO_TRAITS) -> TraitsChange:
         labels={**dict.fromkeys(before.labels, ""), **traits.labels},
         aliases=traits.aliases,
         dropped=tuple(alias for alias in before.aliases if alias not in traits.aliases),
-        moves=False,
+        moves=moves,
     )
 
 

@@ -180,6 +180,11 @@ class Keeper:
         self._soon()
         await self.settled_model(spec.name)
 
+    def keep_model_soon(self, name: ModelName) -> None:
+        """As `keep_model`, for whom nobody waits."""
+        if not self._closing and self.models.put(name):
+            self._soon()
+
     async def settled_model(self, name: ModelName) -> None:
         """Wait until what has become of a model is kept; at once for one that is not to be kept.
 

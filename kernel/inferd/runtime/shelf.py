@@ -9,6 +9,7 @@ import structlog
 from inferd.core.ids import ModelName
 from inferd.core.model import BOUNDS
 from inferd.errors import BrokenModelError, InferdError, InvalidFieldError, ModelBusyError
+from inferd.runtime.declaring import Declarations
 from inferd.runtime.driver import Driver
 from inferd.runtime.lacking import Lacking
 from inferd.runtime.library import BrokenManifest, Library, Manifest
@@ -24,15 +25,18 @@ class Shelf:
         library: Where they lie.
         plugins: Who may load them.
         driver: Is told of them.
+        declarations: What the configuration says of models.
 
     Attributes:
         lacking: What models that were known before lack now.
         folder: Where the library is.
+        declarations: The configuration goes before the library: models of the same name are left to that.
     """
 
-    def __init__(self, library: Library, plugins: Plugins, driver: Driver) -> None:
+    def __init__(self, library: Library, plugins: Plugins, driver: Driver, declarations: Declarations) -> None:
         self.lacking = Lacking(driver, plugins, library)
         self.folder = library.root
+        self.declarations = declarations
         self._library = library
         self._plugins = plugins
         self._driver = driver
@@ -54,6 +58,8 @@ class Shelf:
             self._seen = seen
             self._warn((str(folder.path), folder.why) for folder in broken)
             for manifest in manifests:
+                if manifest.name in self.declarations.entries:
+                    continue
                 if manifest.name in but:
                     self._seen = None
                     continue
@@ -68,7 +74,7 @@ class Shelf:
         """Make a model known that was pulled since; one that never was is no error here.
 
         Raises:
-            BrokenModelError: It was pulled, and its folder cannot be used; says why.
+            BrokenModelError: It was pulled or is declared, and cannot be used; says why.
             InferdError: It was pulled, and cannot be placed.
         """
         known = self._driver.views.find_model(ModelName(name))
@@ -86,6 +92,8 @@ class Shelf:
                 raise BrokenModelError(message, metadata={"cause": entry.why}, field="model")
             if entry is not None:
                 await self._make_known(entry)
+            else:
+                self.declarations.check(name)
 
     async def _make_known(self, manifest: Manifest) -> None:
         known = self._driver.views.find_model(ModelName(manifest.name))

@@ -10,6 +10,7 @@ from inferd.core.rollouts import RolloutLimits, RolloutWay
 from inferd.core.traits import NO_TRAITS, Traits, TraitsChange
 from inferd.core.version import Version
 from inferd.errors import InvalidFieldError
+from inferd.model_declarations import Fault
 from inferd.runtime.front.models import Models
 from inferd.runtime.front.versions import Other, RolloutPlan
 from inferd.sampling import ENGINE_DEFAULTS
@@ -146,10 +147,17 @@ def write_model(model: Model, models: Models) -> pb.Model:
         aliases=model.traits.aliases,
         pin=model.traits.pin,
         warm=model.traits.warm,
+        declared=inside(models.declarations.where(spec.name), spec.name),
         rolling=write_version(model.rollout.version, models) if model.rollout is not None else None,
         kept_prefix_tokens=kept.tokens if kept is not None else 0,
         kept_prefix_bytes=kept.memory.size_bytes if kept is not None else 0,
     )
+
+
+def write_fault(fault: Fault) -> ms.DeclarationFault:
+    """Why an entry of the configuration is left out."""
+    where, field, why = (inside(text, fault.name or None) for text in (fault.where, fault.field, fault.why))
+    return ms.DeclarationFault(where=where, field=field, why=why, name=fault.name)
 
 
 def write_version(version: Version, models: Models) -> pb.ModelVersion:

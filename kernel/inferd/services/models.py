@@ -22,6 +22,7 @@ from inferd.services.model_values import (
     read_other,
     read_traits,
     read_traits_change,
+    write_fault,
     write_model,
     write_plan,
     write_rollout_plan,
@@ -102,6 +103,12 @@ class Models:
                 if call.admission.sees(model.spec.name) and dict(request.labels).items() <= model.traits.labels.items()
             ],
             next_page_token=token_of(page, lambda model: model.spec.name),
+            faults=[
+                write_fault(fault)
+                for fault in self._models.declarations.faults
+                if not request.page_token
+                and (call.admission.sees(fault.name) if fault.name else call.admission.grant.whole)
+            ],
         )
 
     async def LoadModel(self, request: ms.LoadModelRequest, call: Call) -> ms.LoadModelResponse:  # noqa: N802 - the wire's name

@@ -377,6 +377,7 @@ class Model(_message.Message):
     ALIASES_FIELD_NUMBER: _builtins.int
     PIN_FIELD_NUMBER: _builtins.int
     WARM_FIELD_NUMBER: _builtins.int
+    DECLARED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name: 1 to 128 of letters, digits, `.`, `_`, `-`, `:` and `/`. Required."""
     source: _builtins.str
@@ -411,6 +412,10 @@ class Model(_message.Message):
     """Once it is loaded its last instance stays: it is evicted for no other model, nor for idleness. Default false."""
     warm: _builtins.bool
     """Load it at the start of the kernel, where there is room beside what is loaded then. Default false."""
+    declared: _builtins.str
+    """Where the configuration declares it, for those who may change it: what calls make otherwise holds until that is read
+    again. Output only.
+    """
     @_builtins.property
     def settings(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Settings of the backend, for example `context_tokens`; unknown names are errors. See `Backend.settings`."""
@@ -492,10 +497,11 @@ class Model(_message.Message):
         aliases: _abc.Iterable[_builtins.str] | None = ...,
         pin: _builtins.bool = ...,
         warm: _builtins.bool = ...,
+        declared: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_max_instances", b"_max_instances", "_min_instances", b"_min_instances", "create_time", b"create_time", "effective_sampling_defaults", b"effective_sampling_defaults", "error", b"error", "max_instances", b"max_instances", "min_instances", b"min_instances", "rolling", b"rolling", "sampling_defaults", b"sampling_defaults"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_instances", b"_max_instances", "_min_instances", b"_min_instances", "adapters", b"adapters", "aliases", b"aliases", "backend", b"backend", "backend_reason", b"backend_reason", "create_time", b"create_time", "device", b"device", "devices", b"devices", "effective_sampling_defaults", b"effective_sampling_defaults", "error", b"error", "instances", b"instances", "kept_prefix_bytes", b"kept_prefix_bytes", "kept_prefix_tokens", b"kept_prefix_tokens", "labels", b"labels", "max_instances", b"max_instances", "min_instances", b"min_instances", "name", b"name", "pin", b"pin", "rolling", b"rolling", "sampling_defaults", b"sampling_defaults", "settings", b"settings", "size_bytes", b"size_bytes", "source", b"source", "state", b"state", "version", b"version", "warm", b"warm"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_instances", b"_max_instances", "_min_instances", b"_min_instances", "adapters", b"adapters", "aliases", b"aliases", "backend", b"backend", "backend_reason", b"backend_reason", "create_time", b"create_time", "declared", b"declared", "device", b"device", "devices", b"devices", "effective_sampling_defaults", b"effective_sampling_defaults", "error", b"error", "instances", b"instances", "kept_prefix_bytes", b"kept_prefix_bytes", "kept_prefix_tokens", b"kept_prefix_tokens", "labels", b"labels", "max_instances", b"max_instances", "min_instances", b"min_instances", "name", b"name", "pin", b"pin", "rolling", b"rolling", "sampling_defaults", b"sampling_defaults", "settings", b"settings", "size_bytes", b"size_bytes", "source", b"source", "state", b"state", "version", b"version", "warm", b"warm"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_instances: _TypeAlias = _typing.Literal["max_instances"]  # noqa: Y015
     _WhichOneofArgType__max_instances: _TypeAlias = _typing.Literal["_max_instances", b"_max_instances"]  # noqa: Y015

@@ -567,21 +567,29 @@ class ListModelsResponse(_message.Message):
 
     MODELS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    FAULTS_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
     """Token of the next page; empty on the last one."""
     @_builtins.property
     def models(self) -> _containers.RepeatedCompositeFieldContainer[_model_pb2.Model]:
         """By name."""
 
+    @_builtins.property
+    def faults(self) -> _containers.RepeatedCompositeFieldContainer[Global___DeclarationFault]:
+        """With the first page: models that the configuration declares and that cannot be used as it says, of those that the
+        caller may read; of an entry without a name those are told who may read all.
+        """
+
     def __init__(
         self,
         *,
         models: _abc.Iterable[_model_pb2.Model] | None = ...,
         next_page_token: _builtins.str = ...,
+        faults: _abc.Iterable[Global___DeclarationFault] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["models", b"models", "next_page_token", b"next_page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["faults", b"faults", "models", b"models", "next_page_token", b"next_page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1200,3 +1208,37 @@ class LoadPlan(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___LoadPlan: _TypeAlias = LoadPlan  # noqa: Y015
+
+@_typing.final
+class DeclarationFault(_message.Message):
+    """Why an entry of `[[models]]` of the configuration is left out; a model of its name stays as it is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WHERE_FIELD_NUMBER: _builtins.int
+    FIELD_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    where: _builtins.str
+    """The entry, for people: its file and its place there. Empty for those who may not change the model, as the next two."""
+    field: _builtins.str
+    """What is wrong of it; empty for the whole."""
+    why: _builtins.str
+    """For people."""
+    name: _builtins.str
+    """Name of its model; empty where it has none."""
+    def __init__(
+        self,
+        *,
+        where: _builtins.str = ...,
+        field: _builtins.str = ...,
+        why: _builtins.str = ...,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["field", b"field", "name", b"name", "where", b"where", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeclarationFault: _TypeAlias = DeclarationFault  # noqa: Y015

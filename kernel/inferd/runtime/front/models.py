@@ -12,6 +12,7 @@ from inferd.core.traits import NO_TRAITS, Traits, whole
 from inferd.errors import ModelExistsError, StoreUnavailableError
 from inferd.runtime.blob_opening import blobs_of
 from inferd.runtime.blobs import Blobs
+from inferd.runtime.declaring import Declarations
 from inferd.runtime.driver import Driver
 from inferd.runtime.elements import Held
 from inferd.runtime.front.bounds import SharedBound
@@ -38,8 +39,10 @@ class Models:
         shelf: Where models are that were pulled.
         watchers: Bounds the streams that watch models.
         roots: Within which a caller may name files; None for anywhere.
+        declarations: What the configuration says of models.
 
     Attributes:
+        declarations: See there.
         clock: The time of all models.
         versions: What may be done with their versions.
         traits: What holds of them whichever version serves.
@@ -53,8 +56,10 @@ class Models:
         *,
         watchers: SharedBound,
         roots: Callable[[Caller], Roots | None],
+        declarations: Declarations,
     ) -> None:
         self.clock = driver.clock
+        self.declarations = declarations
         self._driver = driver
         self._plugins = plugins
         self._shelf = shelf

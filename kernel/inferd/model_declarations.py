@@ -1,0 +1,123 @@
+"""What `[[models]]` of the configuration may say of a model. Each entry is read by itself: a wrong one is left out."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+NAME_FORM = r"^[A-Za-z0-9._:/-]{1,128}$"
+MOST_INSTANCES = 64
+
+
+def _text(value: Any) -> Any:
+    """A setting as its text: numbers and booleans of TOML are written as they are there."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value) if isinstance(value, int | float) else value
+
+
+Name = Annotated[str, Field(pattern=NAME_FORM)]
+Text = Annotated[str, BeforeValidator(_text), Field(max_length=4096)]
+
+
+class DeclaredModel(BaseModel):
+    """A model of the configuration."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Name = Field(description="1 to 128 of letters, digits and . _ - : /")
+    source: str = Field(
+        min_length=1,
+        max_length=4096,
+        description="absolute path or file:// URL of its file or folder; or the name of a model that was pulled",
+    )
+    backend: str = Field("", description="backend that must load it; default: the kernel chooses")
+    device: str = Field("", description="device to load on; default: the first one of the backend, or one like it")
+    settings: dict[str, Text] = Field({}, description="settings of the backend, and those that every model has")
+    min_instances: int = Field(0, ge=0, le=MOST_INSTANCES, description="fewest instances that stay loaded")
+    max_instances: int = Field(1, ge=1, le=MOST_INSTANCES, description="most instances")
+    aliases: tuple[Name, ...] = Field((), max_length=16, description="other names of it")
+    labels: dict[
+        Annotated[str, Field(min_length=1, max_length=64)], Annotated[str, Field(min_length=1, max_length=256)]
+    ] = Field({}, max_length=16, description="for whoever looks for models")
+    warm: bool = Field(False, description="load it at the start, where there is room")
+    pin: bool = Field(False, description="once loaded it is evicted for no other, nor for idleness")
+
+    @model_validator(mode="after")
+    def _check_bounds(self) -> "DeclaredModel":
+        if self.min_instances > self.max_instances:
+            raise ValueError(
+                f"min_instances is {self.min_instances} and max_instances is {self.max_instances}; the first must be"
+                " at most the second"
+            )
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Why an entry is left out.
+
+    Attributes:
+        where: The entry, for people: its file and its place there.
+        name: Of its model; "" where it has none.
+        field: What is wrong of it; "" for the whole.
+        why: For people.
+    """
+
+    where: str
+    name: str
+    field: str
+    why: str
+
+    def __str__(self) -> str:
+        of = f", {self.field}" if self.field else ""
+        return f"{self.where}{of}: {self.why}"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An entry that can be read."""
+
+    where: str
+    model: DeclaredModel
+
+
+def read_entries(file: str, given: Sequence[Any]) -> tuple[list[Entry], list[Fault]]:
+    """The entries of a configuration that can be read, and what is wrong with the others.
+
+    Args:
+        file: Where they are, for people.
+        given: The entries as they were written.
+    """
+    entries, faults = list[Entry](), list[Fault]()
+    taken = dict[str, str]()  # names and aliases, each with where
+    for number, each in enumerate(given, start=1):
+        where = f"{file}, [[models]] {number}"
+        name = str(each.get("name", ""))[:140] if isinstance(each, Mapping) else ""
+        where = f"{where} ({name})" if name else where
+        try:
+            model = DeclaredModel.model_validate(each)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            field = ".".join(map(str, problem["loc"]))
+            faults.append(Fault(where, name, field, _why(problem["type"], problem["msg"], field)))
+            continue
+        twice = next((n for n in (model.name, *model.aliases) if n in taken), None)
+        if twice is not None:
+            field = "name" if twice == model.name else "aliases"
+            faults.append(
+                Fault(where, name, field, f"{twice!r} is a name in {taken[twice]} already; choose another one")
+            )
+            continue
+        taken |= dict.fromkeys((model.name, *model.aliases), where)
+        entries.append(Entry(where, model))
+    return entries, faults
+
+
+def _why(kind: str, message: str, field: str) -> str:
+    if kind == "extra_forbidden":
+        return f"there is no field {field!r}; known are {', '.join(DeclaredModel.model_fields)}"
+    if kind == "missing":
+        return "it is missing"
+    return message.removeprefix("Value error, ")

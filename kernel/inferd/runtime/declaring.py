@@ -1,0 +1,220 @@
+"""The models that the configuration declares, and those that are to be loaded at the start.
+
+A declaration wins: a model of its name that is otherwise is given a new version, or other traits, and the log tells of
+it. What is changed by calls holds until the declarations are read again. An entry that cannot be used is left out: a
+model of its name stays as it is, and whoever lists models is told why. Taking an entry out forgets no model.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from inferd.core.events import UpdateModel
+from inferd.core.ids import DEFAULT_TENANT, NO_LEASE
+from inferd.core.traits import Traits, TraitsChange, whole
+from inferd.errors import BrokenModelError, InferdError, InvalidFieldError
+from inferd.model_declarations import Fault, read_entries
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from inferd.core.ids import ModelName
+    from inferd.core.model import Model, ModelSpec
+    from inferd.model_declarations import DeclaredModel, Entry
+    from inferd.runtime.driver import Driver
+    from inferd.runtime.library import Library
+    from inferd.runtime.plugins import Plugins
+
+BY = "the configuration"  # who asked for a version, for people
+
+log = structlog.get_logger()
+
+
+class Declarations:
+    """What the configuration says of models. One writer: `Declaring`.
+
+    Attributes:
+        file: Where, for people.
+        entries: Those that can be used.
+        faults: Why the others cannot.
+    """
+
+    def __init__(self, file: str, given: Sequence[Any]) -> None:
+        self.file = file
+        self.entries: dict[str, Entry] = {}
+        self.faults: list[Fault] = []
+        self.read(given)
+
+    def read(self, given: Sequence[Any]) -> None:
+        """Other entries take the place of all before."""
+        entries, self.faults = read_entries(self.file, given)
+        self.entries = {entry.model.name: entry for entry in entries}
+        for fault in self.faults:
+            _tell(fault)
+
+    def leave_out(self, entry: Entry, error: InferdError) -> None:
+        """An entry cannot be used."""
+        self.entries.pop(entry.model.name, None)
+        fault = Fault(entry.where, entry.model.name, error.field.removeprefix("model."), error.message)
+        self.faults.append(fault)
+        _tell(fault)
+
+    def note(self, entry: Entry, error: InferdError) -> None:
+        """An entry was used, and what it says does not serve: its model is as it was before."""
+        fault = Fault(entry.where, entry.model.name, "", f"its new version does not serve: {error.message}")
+        self.faults.append(fault)
+        _tell(fault)
+
+    def where(self, name: str) -> str:
+        """Where a model is declared, for people; "" for nowhere."""
+        return entry.where if (entry := self.entries.get(name)) is not None else ""
+
+    def check(self, name: str) -> None:
+        """Refuse a model that is declared and cannot be used; one that is not declared is no error here.
+
+        Raises:
+            BrokenModelError: It is; says why.
+        """
+        for fault in self.faults:
+            if name and fault.name == name:
+                message = f"model {name!r} is declared and cannot be used: {fault}"
+                raise BrokenModelError(message, metadata={"cause": str(fault)}, field="model")
+
+
+def _tell(fault: Fault) -> None:
+    log.warning("a declared model is left out", where=fault.where, field=fault.field, why=fault.why)
+
+
+class Declaring:
+    """Has models be as they are declared, and loads those that are to be warm. One writer: the loop of the kernel.
+
+    Args:
+        declarations: Say how.
+        driver: Is told.
+        plugins: Who may load models.
+        library: Where models are that were pulled.
+
+    Attributes:
+        declarations: See there.
+        settled: Set when all was done at the start that there was to do.
+    """
+
+    def __init__(self, declarations: Declarations, driver: Driver, plugins: Plugins, library: Library) -> None:
+        self.declarations = declarations
+        self._driver = driver
+        self._plugins = plugins
+        self._library = library
+        self.settled = asyncio.Event()
+        self._later: list[tuple[Entry, ModelSpec]] = []
+
+    async def make_known(self) -> None:
+        """Make all known that are declared. What needs a rollout, because it is loaded, is left to `settle`."""
+        for entry in tuple(self.declarations.entries.values()):
+            try:
+                await self._declare(entry)
+            except InferdError as error:
+                self.declarations.leave_out(entry, error)
+
+    async def settle(self) -> None:
+        """Roll out what is otherwise than what is loaded, and load what is to be warm; what fails is told."""
+        later, self._later = self._later, []
+        for entry, spec in later:
+            try:
+                await self._driver.loading.update(UpdateModel(spec.name, spec, by=BY, rests=True))
+            except InferdError as error:
+                self.declarations.note(entry, error)
+        for name in self._driver.views.model_names():
+            model = self._driver.views.find_model(name)
+            if model is not None and model.traits.warm and not model.shared:
+                await self._warm(model)
+        self.settled.set()
+
+    async def read_again(self, given: Sequence[Any]) -> None:
+        """Have models be as they are declared now."""
+        self.declarations.read(given)
+        await self.make_known()
+        await self.settle()
+
+    async def _declare(self, entry: Entry) -> None:
+        spec = await self._place(entry.model)
+        name, traits = spec.name, _traits_of(entry.model)
+        known = self._driver.views.find_model(name)
+        before = known.traits if known is not None else Traits()
+        change = whole(traits, before, moves=True)
+        self._driver.views.check_aliases(name, change)
+        if known is None:
+            self._driver.create_model(spec)
+        elif known.lacks and known.spec.wanted == spec.wanted:
+            self._driver.create_model(spec)  # it can be loaded again
+        elif (known.spec.wanted, known.spec.file_version) != (spec.wanted, spec.file_version):
+            log.warning(
+                "a model is otherwise than it is declared: the declaration wins, as a new version where one is needed",
+                model=name,
+                where=entry.where,
+                version=known.serving.number,
+            )
+            await self._change(entry, known, spec)
+        if before != traits:
+            for alias in (alias for alias in traits.aliases if alias not in before.aliases):
+                if (owner := self._driver.views.aliases.get(alias)) is not None:
+                    log.warning("an alias goes to the model that declares it", alias=alias, model=name, before=owner)
+                    self._keep(owner)
+            self._driver.loading.set_traits(name, change)
+        if known is None or before != traits:
+            self._keep(name)
+
+    async def _change(self, entry: Entry, known: Model, spec: ModelSpec) -> None:
+        if known.instances or known.rollout is not None:
+            self._later.append((entry, spec))
+            return
+        await self._driver.loading.update(UpdateModel(spec.name, spec, by=BY, rests=True))
+        self._keep(spec.name)
+
+    def _keep(self, name: ModelName) -> None:
+        if (keeper := self._driver.keeper) is not None:
+            keeper.keep_model_soon(name)
+
+    async def _place(self, model: DeclaredModel) -> ModelSpec:
+        source, backend, settings = model.source, model.backend, dict(model.settings)
+        if source.startswith("blob:"):
+            raise InvalidFieldError("it is of blobs, which belong to a tenant; name a file or a folder", field="source")
+        if not source.startswith(("/", "file:")):
+            manifest = await asyncio.to_thread(self._library.find, source)
+            if manifest is None:
+                raise InvalidFieldError(
+                    f"{source!r} is neither an absolute path nor the name of a model that was pulled; get that with:"
+                    f" inferd pull {source}",
+                    field="source",
+                )
+            source, backend = str(self._library.path(manifest)), backend or manifest.backend
+            settings = {**manifest.settings, **settings}
+        return await self._plugins.place(
+            name=model.name,
+            source=source,
+            backend=backend,
+            device=model.device,
+            settings=settings,
+            min_instances=model.min_instances,
+            max_instances=model.max_instances,
+        )
+
+    async def _warm(self, model: Model) -> None:
+        """Load a model if there is room beside what is loaded; why it is not loaded is told, and ends nothing."""
+        name, loading = model.spec.name, self._driver.loading
+        try:
+            if any(account.held_by for account in self._driver.views.devices.values()):  # else it can evict nothing
+                plan = await self._driver.plan_load(model.spec)
+                if not plan.fits or plan.evicted:
+                    log.warning("a model that is to be warm is not loaded: it has no room", model=name, why=plan.reason)
+                    return
+            await loading.load(name, DEFAULT_TENANT, NO_LEASE)
+        except InferdError as error:
+            log.warning("a model that is to be warm is not loaded", model=name, why=error.message)
+
+
+def _traits_of(model: DeclaredModel) -> Traits:
+    wanted = TraitsChange(pin=model.pin, warm=model.warm, labels=model.labels, aliases=model.aliases)
+    return wanted.of(Traits())

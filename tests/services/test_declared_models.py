@@ -1,0 +1,144 @@
+"""Models that the configuration declares are known when the kernel serves, and loaded if they are to be warm."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from connection import Connection, read_all, read_until, refusal, text_of
+
+from inferd.testing.kernel import kernel_here, write_fake_model
+from inferd_api.v1 import model_pb2 as mp
+from inferd_api.v1 import model_service_pb2 as ms
+
+GIB = 1 << 30  # all that the device of the FakeBackend has
+
+
+@asynccontextmanager
+async def declared(folder: Path, *entries: Any, kept: bool = False) -> AsyncIterator[Connection]:
+    """A kernel whose configuration declares these models."""
+    settings = {"store": {"url": f"sqlite:{folder}/kept"}} if kept else {}
+    async with kernel_here(folder, models=entries, workers={"restart_backoff_s": 0.01}, **settings) as made:
+        connection = Connection(made, folder)
+        yield connection
+        await connection.channel.close()
+
+
+def entry(folder: Path, name: str = "m", behaviour: Any = None, **more: Any) -> dict[str, Any]:
+    return {"name": name, "source": str(write_fake_model(folder, name, **(behaviour or {}))), **more}
+
+
+async def listed(connection: Connection) -> ms.ListModelsResponse:
+    answer: ms.ListModelsResponse = await connection.models.ListModels(ms.ListModelsRequest())
+    return answer
+
+
+async def get(connection: Connection, name: str = "m") -> mp.Model:
+    model: mp.Model = (await connection.models.GetModel(ms.GetModelRequest(name=name))).model
+    return model
+
+
+async def until(connection: Connection, name: str, state: int) -> mp.Model:
+    """A model once it is in a state."""
+    watched = connection.models.WatchModel(ms.WatchModelRequest(name=name), timeout=60)
+    async for response in watched:
+        if response.model.state == state:
+            watched.cancel()
+            found: mp.Model = response.model
+            return found
+    raise AssertionError
+
+
+async def test_a_wrong_entry_hinders_no_other(tmp_path: Path) -> None:
+    """Each is told with its place, its field and why; who asks for its model is told, too, and the others serve."""
+    wrong = [
+        {"source": "/nowhere"},
+        {"name": "typo", "source": "/nowhere", "min_instance": 1},
+        {"name": "gone", "source": str(tmp_path / "gone.fake")},
+        {"name": "pulled", "source": "smollm9"},
+        {"name": "bounds", "source": "/x", "min_instances": 3, "max_instances": 2},
+        {"name": "set", **{k: v for k, v in entry(tmp_path, "set").items() if k != "name"}, "settings": {"nosuch": 1}},
+        entry(tmp_path, "good"),
+        "no table",
+    ]
+    good = entry(tmp_path, "good", aliases=["prod"], labels={"team": "a"}, pin=True, settings={"idle_s": 60})
+    async with declared(tmp_path, good, *wrong) as connection:
+        assert text_of(await read_all(connection.chat("hello", model="prod"))) == "hello"
+        answer = await listed(connection)
+        (model,) = answer.models
+        assert (model.name, model.aliases, dict(model.labels), model.pin, dict(model.settings)) == (
+            "good", ["prod"], {"team": "a"}, True, {"idle_s": "60"},
+        )  # fmt: skip
+        assert model.declared.endswith("[[models]] 1 (good)")
+        told = {fault.where.partition("[[models]] ")[2]: (fault.field, fault.why) for fault in answer.faults}
+        assert sorted(told) == [
+            "2", "3 (typo)", "4 (gone)", "5 (pulled)", "6 (bounds)", "7 (set)", "8 (good)", "9",
+        ]  # fmt: skip
+        assert told["2"] == ("name", "it is missing")
+        assert told["3 (typo)"][0] == "min_instance"
+        assert "min_instances" in told["3 (typo)"][1]
+        assert (told["4 (gone)"][0], told["5 (pulled)"][0], told["7 (set)"][0]) == ("source", "source", "settings")
+        assert "inferd pull smollm9" in told["5 (pulled)"][1]
+        assert "min_instances is 3" in told["6 (bounds)"][1]
+        assert told["8 (good)"][0] == "name"
+        reason, facts = await refusal(connection.models.GetModel(ms.GetModelRequest(name="gone")))
+        assert (reason, "4 (gone), source" in facts["cause"]) == ("MODEL_NOT_FOUND", True)
+
+
+async def test_the_declaration_wins_over_what_was_kept(tmp_path: Path) -> None:
+    """What is otherwise becomes a new version without being loaded; a second start with the same changes nothing."""
+    first = entry(tmp_path, aliases=["prod"], labels={"a": "1"})
+    async with declared(tmp_path, first, kept=True) as connection:
+        await connection.models.UpdateModel(
+            ms.UpdateModelRequest(name="m", labels={"a": "2"}, settings={"context_tokens": "256"})
+        )
+        await connection.create("other")
+        await connection.models.UpdateModel(ms.UpdateModelRequest(name="other", add_aliases=["prod"]))
+    for _ in range(2):
+        async with declared(tmp_path, first, kept=True) as connection:
+            model = await get(connection, "prod")
+            assert (model.name, model.version, dict(model.labels), dict(model.settings)) == ("m", 3, {"a": "1"}, {})
+            assert (model.state, len(model.instances)) == (mp.MODEL_STATE_UNLOADED, 0)
+            versions = (await connection.models.ListModelVersions(ms.ListModelVersionsRequest(name="m"))).versions
+            assert [each.number for each in versions] == [3, 2, 1]
+            assert versions[0].requested_by == "the configuration"
+            assert not (await get(connection, "other")).aliases
+    async with declared(tmp_path, kept=True) as connection:
+        assert (await get(connection)).version == 3  # what is declared no more stays
+
+
+async def test_declarations_are_read_again_while_the_model_runs(tmp_path: Path) -> None:
+    """The new version is rolled out beside the old; one that cannot be loaded is told, and the old one serves on."""
+    old = entry(tmp_path, behaviour={"step_s": 0.002})
+    async with declared(tmp_path, old) as connection:
+        running = connection.endless(model="m", tokens=200)
+        before = await read_until(running, "output")
+        await connection.kernel.declaring.read_again([{**entry(tmp_path, "new"), "name": "m"}])
+        model = await get(connection)
+        assert (model.version, model.state) == (2, mp.MODEL_STATE_READY)
+        assert text_of(before + await read_all(running)) == "la" * 100
+        broken = entry(tmp_path, "broken", behaviour={"load_error": "bad tensor"})
+        await connection.kernel.declaring.read_again([{**broken, "name": "m"}])
+        assert (await get(connection)).version == 2
+        (fault,) = (await listed(connection)).faults
+        assert "bad tensor" in fault.why
+        await connection.kernel.declaring.read_again([{**entry(tmp_path, "new"), "name": "m"}, entry(tmp_path, "n")])
+        answer = await listed(connection)
+        assert ([model.name for model in answer.models], len(answer.faults)) == (["m", "n"], 0)
+
+
+async def test_warm_models_are_loaded_at_the_start_where_there_is_room(tmp_path: Path) -> None:
+    """One is; one that fails ends nothing, and one that would have another evicted is not loaded."""
+    half = {"weights_bytes": int(0.6 * GIB)}
+    entries = (
+        entry(tmp_path, "a", behaviour={"load_error": "bad tensor"}, warm=True),
+        entry(tmp_path, "b", behaviour=half, warm=True),
+        entry(tmp_path, "c", behaviour=half, warm=True),
+    )
+    async with declared(tmp_path, *entries) as connection:
+        assert "bad tensor" in (await until(connection, "a", mp.MODEL_STATE_FAILED)).error.message
+        ready = await until(connection, "b", mp.MODEL_STATE_READY)
+        await asyncio.wait_for(connection.kernel.declaring.settled.wait(), 60)
+        assert (await get(connection, "c")).state == mp.MODEL_STATE_UNLOADED
+        assert (await get(connection, "b")).instances[0].pid == ready.instances[0].pid

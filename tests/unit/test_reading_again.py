@@ -1,0 +1,37 @@
+"""SIGHUP: the declared models of the configuration are read again."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from inferd.runtime.declaring import Declarations
+from inferd.serving import Reading
+
+
+class Declaring:
+    """Notes what it is given."""
+
+    def __init__(self) -> None:
+        self.declarations = Declarations("config.toml", ())
+        self.given: list[Any] = []
+
+    async def read_again(self, given: Any) -> None:
+        self.given.append([each["name"] for each in given])
+
+
+async def test_what_comes_together_is_read_once_and_what_cannot_be_read_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two signals at once read what is there now; a file that is no TOML or is wrong leaves all as it is."""
+    config = tmp_path / "config.toml"
+    monkeypatch.setenv("INFERD_CONFIG", str(config))
+    declaring = Declaring()
+    reading = Reading(declaring)  # type: ignore[arg-type] # what it needs of one
+    for text in ('[[models]]\nname = "a"\n', "[[models", "nosuch = 1", '[[models]]\nname = "b"\n'):
+        config.write_text(text, encoding="utf-8")
+        reading.signalled()
+        reading.signalled()
+        await reading.done()
+    assert declaring.given == [["a"], ["b"]]
+    await reading.end()
