@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: rollouts probes attack optimized models-table onnx-cases chaos storm property sim demo test bench fuzz sanitize native lint types rules stubs clean
+.PHONY: rollouts swaps probes attack optimized models-table onnx-cases chaos storm property sim demo test bench fuzz sanitize native lint types rules stubs clean
 
 demo: .venv/.base .venv/.native
 	@$(BIN)/inferd pull smollm2
@@ -52,6 +52,10 @@ probes: .venv/.dev
 # So many ROLLOUTS of one model under constant load, of them BROKEN in different ways: no task may fail.
 rollouts: .venv/.dev
 	@$(BIN)/python tests/chaos/rollouts.py --rollouts $(or $(ROLLOUTS),50) --broken $(or $(BROKEN),10) --clients $(or $(CLIENTS),4)
+
+# Three models of which two fit serve a random mix of TASKS (MODEL=path NEEDS_MIB=n: of that file): none may fail, nor take more memory than there is.
+swaps: .venv/.dev .venv/.native
+	@$(BIN)/python tests/chaos/swaps.py --tasks $(or $(TASKS),500) --clients $(or $(CLIENTS),4) --seed $(or $(SEED),1) $(if $(MODEL),--model $(MODEL) --needs-mib $(NEEDS_MIB))
 
 # So many KEYS, each sent so often by CONNECTIONS until it is answered TIMES times, while RESTARTS kernels are killed: one task for each.
 storm: .venv/.dev .venv/.native

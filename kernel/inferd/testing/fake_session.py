@@ -51,6 +51,7 @@ class Faults:
         refuse_token: A step with this token is refused: a ValueError, which changes nothing.
         die_on_token: A step with this token kills the process.
         hang_on_token: A step with this token hangs, as a driver does that never comes back.
+        take_bytes: So many bytes are taken with the load, and kept.
         grow_bytes: Each step takes so many bytes more, and keeps them.
         hang_at: Where it hangs as well: "measure", "load", "step", "copy" or "close".
         hang_by: How it hangs, see `inferd.testing.hangs`.
@@ -64,6 +65,7 @@ class Faults:
     refuse_token: int = _NOTHING
     die_on_token: int = _NOTHING
     hang_on_token: int = _NOTHING
+    take_bytes: int = 0
     grow_bytes: int = 0
     hang_at: str = ""
     hang_by: str = "stop"
@@ -94,7 +96,7 @@ class FakeSession:
             _NOTHING
         }
         self._steps = 0
-        self._kept: list[bytes] = []
+        self._kept: list[bytes] = [b"\1" * faults.take_bytes]  # written, so that it is there
         size = limits.blocks * limits.block_tokens
         self._token, self._position, self._start, self._source = (np.full(size, _NOTHING, np.int32) for _ in range(4))
         self._seen = np.full((limits.window_blocks * limits.block_tokens, 2), _NOTHING, np.int32)
