@@ -63,6 +63,6 @@ class Optimize(BaseModel):
         2, ge=0, le=16, description="trials that are measured again at the end, beside the model as it is; 0: none"
     )
     final_rounds: int = Field(3, ge=1, le=100, description="how often each of those is measured")
-    most_s: Seconds = Field(1800.0, gt=0, description="most that the trials of one model take")
-    trial_s: Seconds = Field(180.0, gt=0, description="most that one trial takes, its load too")
-    text_tokens: int = Field(4096, ge=64, le=1 << 20, description="tokens of the text on which quality is measured")
+    most_s: Seconds = Field(3600.0, gt=0, description="most that the trials of one model take")
+    trial_s: Seconds = Field(600.0, gt=0, description="most that one trial takes, its load too")
+    text_tokens: int = Field(4096, ge=64, le=1 << 20, description="most tokens of a text on which quality is measured")

@@ -22,6 +22,7 @@ import limits
 import loads
 import mixed
 import onnx_decoder
+import optimize
 import overhead
 import overload
 import perplexity
@@ -35,7 +36,19 @@ from limits import Figure
 
 REAL = (
     *("served.", "served8.", "gathered.", "engine.b", "engine.prefill", "ttft.", "itl.", "rss."),
-    *("kept.outputs", "large.", "mixed.", "prefix.", "gap.", "speculation.", "native.", "fair.", "experts.", "onnx."),
+    *(
+        "kept.outputs",
+        "large.",
+        "mixed.",
+        "prefix.",
+        "gap.",
+        "speculation.",
+        "native.",
+        "fair.",
+        "experts.",
+        "onnx.",
+        "optimize.",
+    ),
 )
 
 
@@ -67,6 +80,7 @@ def figures(only: str) -> Iterator[Figure]:
         yield from loads.figures(weights, only=only)
         yield from large.figures(weights, only=only)
         yield from perplexity.figures(weights, only=only)
+        yield from optimize.figures(weights, only=only)
 
 
 def smollm2() -> Path:

@@ -63,7 +63,7 @@ async def test_settings_are_tried_and_what_costs_too_much_quality_is_rejected(br
     Nothing of the trials stays.
     """
     await brief.create()
-    told = [response async for response in optimize(brief, settings=["quantization"], trials=2, seed=FIRST_4BIT)]
+    told = [response async for response in optimize(brief, vary=["quantization"], trials=2, seed=FIRST_4BIT)]
     plan, trials, report = told[0].plan, [each.trial for each in told[1:-1]], told[-1].report
     assert [(knob.setting, [*knob.values]) for knob in plan.knobs] == [("quantization", ["8bit", "4bit"])]
     assert plan.trial_model == TRIAL
@@ -130,7 +130,8 @@ async def test_a_trial_takes_nothing_that_others_hold_and_gives_way_to_them(tmp_
 
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
-    "settings": ({"settings": ["context_tokens"]}, "is not varied"),
+    "vary": ({"vary": ["context_tokens"]}, "is not varied"),
+    "text_tokens": ({"text_tokens": 63}, "optimize.text_tokens, which is 4096"),
     "trials": ({"trials": 1}, "optimize.trials, which is 24"),
     "most_loss": ({"most_loss": float("nan")}, "from 0 to 10"),
     "least_agreement": ({"least_agreement": 2.0}, "from 0 to 1"),

@@ -28,6 +28,7 @@ from inferd_api.v1 import (
     task_service_pb2_grpc,
 )
 from inferd_api.v1 import model_pb2 as mp
+from inferd_api.v1 import optimize_pb2 as op
 from inferd_api.v1 import task_pb2 as tp
 
 ANSWER = ("The capital", " of France", " is Paris", " 🗼.")
@@ -272,6 +273,11 @@ class ScriptedModels(model_service_pb2_grpc.ModelServiceServicer):
         self.found(request.name, context)
         return model_service_pb2.ListModelVersionsResponse(versions=self.kernel.versions)
 
+    def OptimizeModel(self, request: Any, context: Any) -> Iterator[Any]:
+        self.kernel.note(request, context)
+        self.found(request.model, context)
+        yield from self.kernel.tried
+
     def DeleteModel(self, request: Any, context: Any) -> Any:
         if self.found(request.name, context).instances:
             abort(context, status(grpc.StatusCode.FAILED_PRECONDITION, "MODEL_BUSY", "it has 1 instances"))
@@ -333,6 +339,7 @@ class ScriptedKernel:
         address: Where it listens.
         models: Models by name.
         versions: Versions of whichever model.
+        tried: What is told of an optimisation of whichever model.
         requests: Every request, in order.
         tenants: The tenant of each request.
         timeouts_s: Time left to each call when it came, None without a deadline.
@@ -357,6 +364,7 @@ class ScriptedKernel:
         names = ("endless", "silent", "broken", "plain", "hostile", "hostile-error")
         self.models = {name: mp.Model(name=name, source=f"/m/{name}", state=mp.MODEL_STATE_UNLOADED) for name in names}
         self.versions: list[mp.ModelVersion] = []
+        self.tried: list[op.OptimizeModelResponse] = []
         self.next_version = 1  # how much an update adds
         self.models["echo"] = mp.Model(
             name="echo", source="/m/echo", state=mp.MODEL_STATE_READY, backend="cpu", instances=[ready], size_bytes=98

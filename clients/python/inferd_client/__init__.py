@@ -23,6 +23,7 @@ from inferd_client.leases import AsyncLeases, Leases
 from inferd_client.model_uploads import AsyncModelUploads, ModelUploads
 from inferd_client.model_versions import AsyncModelVersions, ModelVersions
 from inferd_client.models import AsyncModels, Models
+from inferd_client.optimizations import AsyncOptimizations, Optimizations
 from inferd_client.options import ChatOptions, DefaultLimitWarning, InferOptions, RunOptions, TaskOptions
 from inferd_client.prompts import Message, Prompt
 from inferd_client.quotas import AsyncQuotas, Quotas
@@ -58,11 +59,19 @@ __all__ = [
 ]
 
 
-class Client(Inferences, Models, ModelVersions, Leases, Hosts, ModelUploads, Keys, Quotas):
+class Client(Inferences, Models, ModelVersions, Leases, Hosts, ModelUploads, Keys, Quotas, Optimizations):
     """A synchronous client; safe to use from several threads. Close it, or use it in a `with` statement."""
 
 
 class AsyncClient(
-    AsyncInferences, AsyncModels, AsyncModelVersions, AsyncLeases, AsyncHosts, AsyncModelUploads, AsyncKeys, AsyncQuotas
+    AsyncInferences,
+    AsyncModels,
+    AsyncModelVersions,
+    AsyncLeases,
+    AsyncHosts,
+    AsyncModelUploads,
+    AsyncKeys,
+    AsyncQuotas,
+    AsyncOptimizations,
 ):
     """An asynchronous client of one event loop. Close it, or use it in an `async with` statement."""

@@ -25,6 +25,7 @@ from inferd_client.holding import HeldLease
 MOST_32: Final = (1 << 32) - 1
 MOST_64: Final = (1 << 64) - 1
 LAST_MOMENT: Final = 253_402_300_800  # year 10000, from which on no timestamp is
+TARGETS: Final = ("throughput", "latency", "memory")
 CLASSES: Final = ("low", "normal", "high")
 SHOWN_TEXT: Final = 40  # characters of one that cannot be sent
 
@@ -229,6 +230,13 @@ OPTIONS: Final[Mapping[str, Kind | Several | Pairs]] = {
     "states": STATES,
     "claims": Several(_message(Claim, "inferd_client.claims makes them"), "claims"),
     "priority": CLASS,
+    "target": Kind(
+        '"throughput", "latency" or "memory"', lambda value: isinstance(value, str), lambda value: value in TARGETS
+    ),
+    **dict.fromkeys(("most_loss", "least_agreement"), NUMBER),
+    **dict.fromkeys(("trials", "in_flight", "prompt_tokens", "output_tokens", "text_tokens"), WHOLE),
+    "text": TEXT,
+    "vary": TEXTS,
     "embedding": _message(EmbeddingParams),
     "inputs": Pairs(TEXT, ANYTHING, '{"x": array}'),
     "outputs": TEXTS,

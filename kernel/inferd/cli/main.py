@@ -13,6 +13,7 @@ from inferd.cli.cert_commands import cert_app
 from inferd.cli.key_commands import key_app
 from inferd.cli.lease_commands import lease_app
 from inferd.cli.model_commands import model_app, models_app
+from inferd.cli.optimize_commands import optimize_app
 from inferd.cli.options import (
     ADDRESS,
     SHOWN,
@@ -340,4 +341,5 @@ def _doctor(*, address: Address = ADDRESS, output: Output = Format.TABLE) -> Non
 
 
 app.registered_commands += model_app.registered_commands
+app.registered_commands += optimize_app.registered_commands
 models_app.registered_commands += version_app.registered_commands

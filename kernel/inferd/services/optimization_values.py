@@ -46,12 +46,13 @@ def read_wanted(request: pb.OptimizeModelRequest, *, prompt_limit_bytes: int) ->
         target=OptimizationTarget(request.target) if request.target else OptimizationTarget.THROUGHPUT,
         text=request.text,
         bound=QualityBound(loss=given["most_loss"], agreement=given["least_agreement"]),
-        only=tuple(request.settings),
+        only=tuple(request.vary),
         trials=request.trials if request.HasField("trials") else None,
         in_flight=given["in_flight"],
         prompt_tokens=given["prompt_tokens"],
         output_tokens=given["output_tokens"],
         seed=request.seed,
+        text_tokens=request.text_tokens if request.HasField("text_tokens") else None,
     )
 
 

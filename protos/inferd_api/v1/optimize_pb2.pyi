@@ -100,19 +100,20 @@ class OptimizeModelRequest(_message.Message):
     TEXT_FIELD_NUMBER: _builtins.int
     MOST_LOSS_FIELD_NUMBER: _builtins.int
     LEAST_AGREEMENT_FIELD_NUMBER: _builtins.int
-    SETTINGS_FIELD_NUMBER: _builtins.int
+    VARY_FIELD_NUMBER: _builtins.int
     TRIALS_FIELD_NUMBER: _builtins.int
     IN_FLIGHT_FIELD_NUMBER: _builtins.int
     PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
+    TEXT_TOKENS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model: a language model that can tell how likely the tokens of a prompt are. Required."""
     target: Global___OptimizationTarget.ValueType
     """What is to become better. Default: THROUGHPUT."""
     text: _builtins.str
-    """A text like those that the model is used with: quality is measured on its first `optimize.text_tokens` tokens
-    (configuration, 4096), and tasks are made of parts of it. At least 64 tokens, at most `limits.prompt_bytes`. Required.
+    """A text like those that the model is used with: quality is measured on its first `text_tokens` tokens, and tasks are
+    made of parts of them. At least 64 tokens, at most `limits.prompt_bytes`. Required.
     """
     most_loss: _builtins.float
     """Most part by which the perplexity of the text may be higher than with the model's settings as they are: 0.01 is one
@@ -132,8 +133,12 @@ class OptimizeModelRequest(_message.Message):
     """Tokens that each gives, 2 to 4096. Default: 64."""
     seed: _builtins.int
     """In which order the values of a setting are tried. Default: 0."""
+    text_tokens: _builtins.int
+    """On how many tokens of the text quality is measured, 64 to `optimize.text_tokens` of the configuration, which is the
+    default: fewer take less time, and tell less.
+    """
     @_builtins.property
-    def settings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+    def vary(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The settings that are varied, of those that the backend has and that `OptimizationPlan.knobs` can name. Default: all."""
 
     def __init__(
@@ -144,16 +149,17 @@ class OptimizeModelRequest(_message.Message):
         text: _builtins.str = ...,
         most_loss: _builtins.float | None = ...,
         least_agreement: _builtins.float | None = ...,
-        settings: _abc.Iterable[_builtins.str] | None = ...,
+        vary: _abc.Iterable[_builtins.str] | None = ...,
         trials: _builtins.int | None = ...,
         in_flight: _builtins.int | None = ...,
         prompt_tokens: _builtins.int | None = ...,
         output_tokens: _builtins.int | None = ...,
         seed: _builtins.int = ...,
+        text_tokens: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_in_flight", b"_in_flight", "_least_agreement", b"_least_agreement", "_most_loss", b"_most_loss", "_output_tokens", b"_output_tokens", "_prompt_tokens", b"_prompt_tokens", "_trials", b"_trials", "in_flight", b"in_flight", "least_agreement", b"least_agreement", "most_loss", b"most_loss", "output_tokens", b"output_tokens", "prompt_tokens", b"prompt_tokens", "trials", b"trials"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_in_flight", b"_in_flight", "_least_agreement", b"_least_agreement", "_most_loss", b"_most_loss", "_output_tokens", b"_output_tokens", "_prompt_tokens", b"_prompt_tokens", "_text_tokens", b"_text_tokens", "_trials", b"_trials", "in_flight", b"in_flight", "least_agreement", b"least_agreement", "most_loss", b"most_loss", "output_tokens", b"output_tokens", "prompt_tokens", b"prompt_tokens", "text_tokens", b"text_tokens", "trials", b"trials"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_in_flight", b"_in_flight", "_least_agreement", b"_least_agreement", "_most_loss", b"_most_loss", "_output_tokens", b"_output_tokens", "_prompt_tokens", b"_prompt_tokens", "_trials", b"_trials", "in_flight", b"in_flight", "least_agreement", b"least_agreement", "model", b"model", "most_loss", b"most_loss", "output_tokens", b"output_tokens", "prompt_tokens", b"prompt_tokens", "seed", b"seed", "settings", b"settings", "target", b"target", "text", b"text", "trials", b"trials"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_in_flight", b"_in_flight", "_least_agreement", b"_least_agreement", "_most_loss", b"_most_loss", "_output_tokens", b"_output_tokens", "_prompt_tokens", b"_prompt_tokens", "_text_tokens", b"_text_tokens", "_trials", b"_trials", "in_flight", b"in_flight", "least_agreement", b"least_agreement", "model", b"model", "most_loss", b"most_loss", "output_tokens", b"output_tokens", "prompt_tokens", b"prompt_tokens", "seed", b"seed", "target", b"target", "text", b"text", "text_tokens", b"text_tokens", "trials", b"trials", "vary", b"vary"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__in_flight: _TypeAlias = _typing.Literal["in_flight"]  # noqa: Y015
     _WhichOneofArgType__in_flight: _TypeAlias = _typing.Literal["_in_flight", b"_in_flight"]  # noqa: Y015
@@ -165,6 +171,8 @@ class OptimizeModelRequest(_message.Message):
     _WhichOneofArgType__output_tokens: _TypeAlias = _typing.Literal["_output_tokens", b"_output_tokens"]  # noqa: Y015
     _WhichOneofReturnType__prompt_tokens: _TypeAlias = _typing.Literal["prompt_tokens"]  # noqa: Y015
     _WhichOneofArgType__prompt_tokens: _TypeAlias = _typing.Literal["_prompt_tokens", b"_prompt_tokens"]  # noqa: Y015
+    _WhichOneofReturnType__text_tokens: _TypeAlias = _typing.Literal["text_tokens"]  # noqa: Y015
+    _WhichOneofArgType__text_tokens: _TypeAlias = _typing.Literal["_text_tokens", b"_text_tokens"]  # noqa: Y015
     _WhichOneofReturnType__trials: _TypeAlias = _typing.Literal["trials"]  # noqa: Y015
     _WhichOneofArgType__trials: _TypeAlias = _typing.Literal["_trials", b"_trials"]  # noqa: Y015
     @_typing.overload
@@ -177,6 +185,8 @@ class OptimizeModelRequest(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__output_tokens) -> _WhichOneofReturnType__output_tokens | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__prompt_tokens) -> _WhichOneofReturnType__prompt_tokens | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__text_tokens) -> _WhichOneofReturnType__text_tokens | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__trials) -> _WhichOneofReturnType__trials | None: ...
 

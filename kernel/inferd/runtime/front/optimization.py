@@ -72,6 +72,7 @@ class Wanted:
         prompt_tokens: Of the prompt of each.
         output_tokens: That each gives.
         seed: In which order values are tried.
+        text_tokens: On how many tokens of the text quality is measured; None for as many as may be.
     """
 
     model: str
@@ -84,6 +85,7 @@ class Wanted:
     prompt_tokens: int = 128
     output_tokens: int = 64
     seed: int = 0
+    text_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -282,7 +284,8 @@ class Run:
 
     async def _make_workload(self, instance: Instance) -> Workload:
         """What trials are given, of the tokens that the model as it is makes of the text."""
-        most, wanted = self.limits.text_tokens, self.wanted
+        wanted = self.wanted
+        most = self.limits.text_tokens if wanted.text_tokens is None else wanted.text_tokens
         text = text_input(wanted.text[: most * CHARACTERS_PER_TOKEN])
         answer = await self.driver.questions.query(self.name, text, tenant=self.caller.tenant)
         return make_workload(

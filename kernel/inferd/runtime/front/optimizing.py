@@ -10,6 +10,7 @@ from inferd.errors import InvalidFieldError, ModelBusyError
 from inferd.runtime.driver import Driver
 from inferd.runtime.front.bounds import Bound
 from inferd.runtime.front.caller import Caller
+from inferd.runtime.front.measuring import LEAST_TEXT_TOKENS
 from inferd.runtime.front.optimization import OptimizeLimits, Run, Tell, Wanted
 from inferd.runtime.front.tasks import Tasks
 from inferd.runtime.plugins import Plugins
@@ -68,6 +69,13 @@ class Optimizing:
                 f"trials is {wanted.trials}; it must be from {LEAST_TRIALS} to optimize.trials, which is {most}",
                 field="trials",
             )
+        most = self._limits.text_tokens
+        if wanted.text_tokens is not None and not LEAST_TEXT_TOKENS <= wanted.text_tokens <= most:
+            raise InvalidFieldError(
+                f"text_tokens is {wanted.text_tokens}; it must be from {LEAST_TEXT_TOKENS} to optimize.text_tokens,"
+                f" which is {most}",
+                field="text_tokens",
+            )
         with self._open_runs.place():
             await self._shelf.look_for(wanted.model)
             model = self._driver.views.model(ModelName(wanted.model)).spec
@@ -103,16 +111,16 @@ class Optimizing:
         for setting in wanted.only:
             if setting not in known:
                 raise InvalidFieldError(
-                    f"settings names {setting[:80]!r}, which is not varied; of backend {model.backend!r} it may be "
+                    f"vary names {setting[:80]!r}, which is not varied; of backend {model.backend!r} it may be "
                     f"{', '.join(known)}",
-                    field="settings",
+                    field="vary",
                 )
         knobs = find_knobs(choices, now, target=wanted.target, cores=cores, only=wanted.only)
         if not knobs:
             raise InvalidFieldError(
                 f"of model {model.name!r} nothing can be varied for this target; backend {model.backend!r} has "
                 f"{', '.join(known)}",
-                field="settings",
+                field="vary",
             )
         return knobs
 
