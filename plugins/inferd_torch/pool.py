@@ -46,6 +46,40 @@ class Pool:
             for shape in shapes
         ]
 
+    @property
+    def block_bytes(self) -> int:
+        """Bytes of a block, over all layers."""
+        return sum(each[0].nbytes for layer in self.layers for each in layer)
+
+    def read(self, block: int) -> Tensor:
+        """The bytes of a block, on the host: those of keys, then those of values, layer by layer.
+
+        Raises:
+            ValueError: It is outside the pool.
+        """
+        return torch.cat(self._bytes_of(block)).cpu()
+
+    def write(self, block: int, data: bytes) -> None:
+        """Have a block hold the bytes of another.
+
+        Raises:
+            ValueError: It is outside the pool, or there are not as many bytes as it has. Nothing has changed.
+        """
+        parts = self._bytes_of(block)
+        if len(data) != self.block_bytes:
+            raise ValueError(f"block {block} has {self.block_bytes} bytes, and {len(data)} were given")
+        given = torch.frombuffer(bytearray(data), dtype=torch.uint8).to(parts[0].device)
+        begin = 0
+        for part in parts:
+            part.copy_(given[begin : begin + part.nbytes])
+            begin += part.nbytes
+
+    def _bytes_of(self, block: int) -> list[Tensor]:
+        """Keys and values of a block, layer by layer, as bytes where they are."""
+        if not 0 <= block < self.blocks:
+            raise ValueError(f"bad block: {block}; it must be from 0 to {self.blocks - 1}")
+        return [each[block].reshape(-1).view(torch.uint8) for layer in self.layers for each in layer]
+
     def copy(self, pairs: Sequence[tuple[int, int]]) -> None:
         """Copy blocks, each pair from its first to its second; in order.
 

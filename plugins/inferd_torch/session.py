@@ -7,13 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from inferd.plugin import StepResult, TokenBatch, TokenLimits
+from inferd.plugin import KvLayout, StepResult, TokenBatch, TokenLimits
 from inferd_torch.attention import AttendRows, PagedAttention, install
 from inferd_torch.plan import Plan, check_batch, make_plan
 from inferd_torch.pool import LayerShape, Pool
 from inferd_torch.sampling import choose
 from inferd_torch.split import attend_split
 from inferd_torch.survey import watch_hidden
+
+SIZES = frozenset({"kv_tokens", "max_sequences", "max_step_tokens", "cuda_graphs", "pre_tokenizer"})
+"""Settings that change no byte of a KV block."""
 
 
 class TorchSession:
@@ -43,6 +46,7 @@ class TorchSession:
         self._network = network
         self._limits = limits
         self._device = device
+        self._dtype = dtype
         self._by_tables = attend_rows is not None
         with torch.inference_mode():
             self._pool = Pool(
@@ -87,6 +91,30 @@ class TorchSession:
         """
         with torch.inference_mode():
             self._pool.copy(pairs)
+
+    @property
+    def kv_layout(self) -> KvLayout:
+        """What a block is outside of the session."""
+        form = f"{self._dtype} on {self._device.type}, torch {torch.__version__}"
+        return KvLayout(form=form, block_bytes=self._pool.block_bytes, sizes=SIZES)
+
+    def export_block(self, block: int) -> memoryview:
+        """The bytes of a block, on the host.
+
+        Raises:
+            ValueError: It is outside the pool.
+        """
+        with torch.inference_mode():
+            return self._pool.read(block).numpy().data
+
+    def import_block(self, block: int, data: bytes) -> None:
+        """Have a block hold the bytes of another.
+
+        Raises:
+            ValueError: It is outside the pool, or there are not as many bytes as it has. Nothing has changed.
+        """
+        with torch.inference_mode():
+            self._pool.write(block, data)
 
     def close(self) -> None:
         """Give the memory back."""
