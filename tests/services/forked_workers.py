@@ -1,8 +1,9 @@
 """Workers that are forked from one process, which has imported once what each of them would take half a second for.
 
 What they run is the entry of `inferd.worker`, in a session of its own, with the variables, the log and the socket that
-the launcher would give it. That the launcher's own `exec` does so is proven by the tests of worker processes and by all
-that start whole kernels.
+the launcher would give it; the process beside it, which cells are forked from, is forked with it and runs what its
+entry runs. That the launcher's own `exec` does so is proven by the tests of worker processes and by all that start
+whole kernels.
 """
 
 import asyncio
@@ -17,7 +18,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from inferd.engine.cells import cell
 from inferd.engine.cells.channel import Channel, ClosedError
+from inferd.engine.cells.stem import Stem as CellStem
 from inferd.engine.cells.stem import die_with
 from inferd.plugin.child import environment
 from inferd.runtime.local_launcher import LocalLauncher
@@ -99,6 +102,40 @@ async def fork(launcher: LocalLauncher, stem: Stem, log_path: Path) -> tuple[Any
         return stem.fork(theirs, log.fileno(), frame_bytes=launcher._frame_limit_bytes), ours
 
 
+class Beside:
+    """The process beside a worker, forked with it, which idles until it is wanted: as `subprocess` would start it."""
+
+    DEVNULL = subprocess.DEVNULL
+
+    def __init__(self, link: int) -> None:
+        worker = os.getpid()
+        self._ours, theirs = socket.socketpair()
+        self._pid = os.fork()
+        if self._pid == 0:
+            die_with(worker)
+            os.close(link)
+            self._ours.close()
+            _, descriptors, _, _ = socket.recv_fds(theirs, 1, 1)
+            if descriptors:
+                os.environ["TOKENIZERS_PARALLELISM"] = "false"
+                CellStem(Channel(socket.socket(fileno=descriptors[0]))).serve()
+            os._exit(0)
+        theirs.close()
+
+    def Popen(self, words: list[str], *, pass_fds: tuple[int], stdin: int) -> Any:  # noqa: N802 - as there
+        if self._ours.fileno() < 0:  # the first one has ended
+            return subprocess.Popen(words, pass_fds=pass_fds, stdin=stdin)
+        socket.send_fds(self._ours, [b"d"], pass_fds)
+        self._ours.close()
+        return self
+
+    def kill(self) -> None:
+        os.kill(self._pid, signal.SIGKILL)
+
+    def wait(self) -> None:
+        os.waitpid(self._pid, 0)
+
+
 def serve(channel: Channel) -> None:
     """Fork one for each message. Returns in each of them, to run it; ends with the one who asks."""
     with contextlib.suppress(ClosedError):
@@ -115,6 +152,7 @@ def serve(channel: Channel) -> None:
             if pid == 0:
                 channel.sock.close()
                 _become(message, link, log, stem=stem)
+                cell.subprocess = Beside(link)
                 return
             os.close(link)
             os.close(log)
@@ -142,7 +180,8 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for the tests
     for name in THREAD_VARIABLES:  # as a worker does before it imports numpy
         os.environ.setdefault(name, str(len(os.sched_getaffinity(0))))
-    from inferd.testing import fake  # noqa: F401 - what a worker of the FakeBackend loads
+    from inferd.engine.cells import render  # noqa: F401 - what the process beside it loads
+    from inferd.testing import fake, fake_session, fake_tensor  # noqa: F401 - what a worker of the FakeBackend loads
     from inferd.worker import process  # noqa: F401 - what each worker loads
 
     serve(Channel(socket.socket(fileno=int(sys.argv[1]))))
