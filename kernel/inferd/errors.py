@@ -122,6 +122,13 @@ class ProbeFailedError(InferdError):
     code = "FAILED_PRECONDITION"
 
 
+class CanaryFailedError(InferdError):
+    """A new version of a model was worse than its steps allow; `metadata` has the bound and both values."""
+
+    reason = "CANARY_FAILED"
+    code = "FAILED_PRECONDITION"
+
+
 class BrokenModelError(ModelNotFoundError):
     """A model of this name was pulled and cannot be used; `metadata["cause"]` says why."""
 

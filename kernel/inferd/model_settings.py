@@ -49,6 +49,10 @@ class Rollouts(BaseModel):
     probe_s: Seconds = Field(60.0, gt=0, description="most that a new version takes to answer its probe")
     probe_prompts: int = Field(32, ge=1, le=1000, description="most prompts of a probe")
     probe_bytes: int = Field(65536, ge=1, le=1 << 20, description="most of all texts of a probe")
+    canary_steps: int = Field(16, ge=1, le=1000, description="most steps by which a new version takes tasks")
+    canary_s: Seconds = Field(
+        86_400.0, gt=0, description="most that these steps take; then the old version has all tasks again"
+    )
     probe_tokens: int = Field(256, ge=1, le=65536, description="most tokens of an answer to a prompt of a probe")
 
 

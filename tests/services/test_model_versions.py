@@ -122,6 +122,35 @@ async def test_a_version_that_is_worse_by_its_probe_is_not_rolled_out(connection
     assert not listed.tasks
 
 
+async def test_a_version_that_is_slower_than_its_steps_allow_is_taken_back(connection: Connection) -> None:
+    """`UpdateModel` says with which numbers, the list has them too, and no task fails; a good one comes to serve."""
+    await connection.create()
+    for _ in range(3):
+        await read_all(connection.chat("hello"))
+    slow = str(write_fake_model(connection.folder, "slow", step_s=0.05))
+    canary = rp.Canary(steps=[rp.CanaryStep(share=0.5, least_tasks=2)], most_token={"nanos": 25_000_000})
+    updating = asyncio.ensure_future(update(connection, source=slow, canary=canary))
+    began = list[int]()
+    while not updating.done():
+        told = await read_all(connection.chat("hello"))
+        began.append(started(told))
+        assert text_of(told) == "hello"
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await updating
+    reason, facts = reason_of(caught.value)
+    assert (reason, facts["bound"], facts["step"], facts["failed"]) == ("CANARY_FAILED", "most_token", "1", "0")
+    assert {1, 2} == {*began}
+    found = (await versions(connection))[0]
+    assert (found.state, found.canary.step, found.canary.tasks) == (FAILED, 1, int(facts["tasks"]))
+    assert found.canary.token.ToMilliseconds() >= 25
+    assert found.canary.HasField("old_token")
+    good = str(write_fake_model(connection.folder, "good"))
+    updating = asyncio.ensure_future(update(connection, source=good, canary=rp.Canary(steps=canary.steps)))
+    while not updating.done():
+        assert text_of(await read_all(connection.chat("hello"))) == "hello"
+    assert (await updating).model.version == 3
+
+
 async def test_a_version_that_dies_of_its_first_task_is_taken_back(connection: Connection) -> None:
     """The task goes on with the version before, whose worker stood by, and succeeds; both are told which served it."""
     await connection.create()

@@ -23,7 +23,6 @@ from inferd.core.model import Instance
 from inferd.core.plan import LoadPlan
 from inferd.core.resources import MemoryNeed
 from inferd.core.task import SuspendReason, TaskSpec
-from inferd.core.version import VersionState
 
 
 class Mirror:
@@ -148,8 +147,8 @@ class Mirror:
                 self.tasks.stopped(command.task_id, reason, now)
             case commands.DropTask():
                 self.tasks.dropped(command)
-            case changes.VersionChanged(state=VersionState.SERVING):
-                self.versions.serving[command.name] = command.number
+            case changes.VersionChanged():
+                self.versions.changed(command)
                 self.tasks.touched[command.name] = None
             case changes.TaskChanged(end=changes.TaskEnd() as end):
                 self.versions.check_end(command.task_id, end)
@@ -385,7 +384,9 @@ class Mirror:
     def _is_to_drain(self, place: Place, since: float, now: float) -> bool:
         """Whether an instance is to drain for one that waits since then, should it be in the way."""
         held = self.devices.holdings.get(place.instance_id)
-        if held is None or held.lease_id or place.holds or self.tasks.models[place.model].spec.min_instances:
+        if held is None or held.lease_id or place.holds or place.model in self.versions.trying:
+            return False
+        if self.tasks.models[place.model].spec.min_instances:
             return False
         if held.since <= since and now < max(since, place.ready_at or now) + self._drain_s:
             return False

@@ -18,6 +18,7 @@ class VersionBook:
     """The versions that serve, by model. One writer: the mirror."""
 
     serving: dict[ModelName, int] = field(default_factory=dict)
+    trying: dict[ModelName, int] = field(default_factory=dict)  # versions that come by steps
     _trials: dict[ModelName, int] = field(default_factory=dict)  # versions that have yet to prove themselves
     _blamed: list[InferdError] = field(default_factory=list)
 
@@ -25,24 +26,36 @@ class VersionBook:
         """Which versions are on trial when the next event comes."""
         models = machine.fleet.models.items()
         self._trials = {name: model.serving.number for name, model in models if model.before is not None}
+        self._trials |= self.trying
 
     def is_on_trial(self, place: Place) -> bool:
         """Whether an instance that takes tasks is of a version that is on trial: no task is to blame for its end."""
         on_trial = self._trials.get(place.model) == place.version
         return on_trial and place.ready and not place.lease_id
 
+    def changed(self, change: changes.VersionChanged) -> None:
+        """A version has come to another state."""
+        if self.trying.get(change.name) == change.number:
+            del self.trying[change.name]
+        if change.state is VersionState.CANARY:
+            self.trying[change.name] = change.number
+        if change.state is VersionState.SERVING:
+            self.serving[change.name] = change.number
+
     def serves(self, place: Place) -> bool:
         """Whether an instance is of the version that serves."""
         return place.version == self.serving[place.model]
 
     def lost(self, place: Place | None, error: InferdError) -> None:
-        """An instance is lost, or cannot be loaded: if its version does not serve, that is nobody's concern."""
-        if place is not None and not self.serves(place):
+        """An instance is lost, or cannot be loaded: if its version does not serve, it concerns its lease at most."""
+        if place is not None and not place.lease_id and not self.serves(place):
             self._blamed.append(error)
 
     def check_sent(self, home: Place | None, command: SendTask) -> None:
-        """A task goes to the version that serves, or to where its lease holds a place."""
-        if home is not None and not command.spec.lease_id and not self.serves(home):
+        """A task goes to the version that serves, a new one also to one that comes by steps, or where its lease is."""
+        if home is None or command.spec.lease_id or self.serves(home):
+            return
+        if self.trying.get(home.model) != home.version or command.attempt > 1:
             text = f"{command.spec.task_id} goes to version {home.version}, and {self.serving[home.model]} serves"
             raise BrokenRuleError(Rule.VERSION, text)
 

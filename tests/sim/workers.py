@@ -6,6 +6,7 @@ from world import World
 
 from inferd.core import commands, events
 from inferd.core.ids import InstanceId, ModelName, TaskId
+from inferd.core.probe import ProbeAnswer
 from inferd.core.resources import MemoryNeed
 from inferd.core.task import Outcome, TaskState, Usage
 from inferd.errors import ModelLoadError, WorkerDiedError
@@ -54,6 +55,8 @@ class Workers:
                 later(0.2, lambda: self._load(command.instance_id))
             case commands.SendTask():
                 self._compute(command)
+            case commands.AskProbe():
+                later(0.3, lambda: self._answer(command))
             case commands.DropTask():
                 self._forget(command.instance_id, command.task_id)
             case _:
@@ -159,6 +162,12 @@ class Workers:
     def _computes(self, instance_id: InstanceId, task_id: TaskId, attempt: int, turn: int) -> bool:
         worker = self._workers.get(instance_id)
         return worker is not None and worker.tasks.get(task_id) == (attempt, turn)
+
+    def _answer(self, command: commands.AskProbe) -> None:
+        """A prompt of a probe is answered, one of ten otherwise than it must be."""
+        if self._speaks(command.instance_id):
+            text = "yes" if self._world.random.random() < 0.9 else "no"
+            self._world.tell(events.ProbeAnswered(command.instance_id, command.spec.task_id, ProbeAnswer(text=text)))
 
     def _forget(self, instance_id: InstanceId, task_id: TaskId) -> None:
         """A worker stops a task, unless its end is on its way already: that then arrives late."""

@@ -12,6 +12,7 @@ from typer.testing import CliRunner, Result
 
 from inferd.cli import main
 from inferd_api.v1 import model_pb2 as mp
+from inferd_api.v1 import rollout_pb2 as rp
 
 Commands = Callable[..., Result]
 
@@ -74,6 +75,22 @@ def test_a_probe_is_read_from_a_file(scripted: Any, inferd: Commands, tmp_path: 
     probe.write_text("[[prompts]]\nanswer = 1")
     done = inferd("set", "echo", "a=b", "--probe", str(probe))
     assert (done.exit_code, "probe.toml" in done.output, "answer" in done.output) == (2, True, True)
+
+
+def test_steps_are_shares_or_a_file(scripted: Any, inferd: Commands, tmp_path: Path) -> None:
+    """Shares in percent, or all of `Canary` as TOML, reach the kernel; `versions` tells how far they have come."""
+    assert inferd("set", "echo", "a=b", "--canary", "5%, 25%,1").exit_code == 0
+    assert [step.share for step in scripted.requests[-1].canary.steps] == [0.05, 0.25, 1.0]
+    file = tmp_path / "canary.toml"
+    file.write_text("token_ratio = 1.5\n[[steps]]\nshare = 0.5\nleast_time = '60s'")
+    assert inferd("rollback", "echo", "1", "--canary", str(file)).exit_code == 0
+    asked = scripted.requests[-1]
+    assert (asked.version, asked.canary.token_ratio, asked.canary.steps[0].least_time.seconds) == (1, 1.5, 60)
+    assert inferd("set", "echo", "a=b", "--canary", "much").exit_code == 2
+    progress = rp.CanaryProgress(step=1, steps=3, share=0.05, tasks=3, least_tasks=20, failed_tasks=1)
+    scripted.versions.insert(0, mp.ModelVersion(number=4, state=mp.VERSION_STATE_CANARY, canary=progress))
+    told = " ".join(inferd("versions", "echo").stdout.split())
+    assert "step 1 of 3: 0.05 of new tasks, 3 of 20 done, 1 failed" in told
 
 
 def test_a_dry_run_tells_the_way_and_changes_nothing(scripted: Any, inferd: Commands, tmp_path: Path) -> None:

@@ -149,12 +149,16 @@ class ModelLoadError(InferdError):
 
 
 class ProbeFailedError(InferdError):
-    """A new version of a model did not answer its probe as it must, and was not rolled out.
-
-    `metadata` has `version`, `prompt` (its number, from 1), `property`, `wanted` and `found`.
-    """
+    """A version did not answer its probe: `metadata` has `version`, `prompt`, `property`, `wanted` and `found`."""
 
     reason = "PROBE_FAILED"
+    code = "FAILED_PRECONDITION"
+
+
+class CanaryFailedError(InferdError):
+    """A version was worse than its steps allow: `metadata` has `version`, `step`, `bound`, `limit` and `found`."""
+
+    reason = "CANARY_FAILED"
     code = "FAILED_PRECONDITION"
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from inferd_api.v1.model_pb2 import Model, ModelVersion
     from inferd_api.v1.model_service_pb2 import RolloutPlan
     from inferd_api.v1.model_service_pb2_grpc import ModelServiceAsyncStub
-    from inferd_api.v1.rollout_pb2 import Probe
+    from inferd_api.v1.rollout_pb2 import Canary, Probe
     from inferd_api.v1.sampling_pb2 import SamplingDefaults
     from inferd_client.values import Setting
 
@@ -48,6 +48,7 @@ class ModelVersions(Connection):
         remove_aliases: Sequence[str] = (),
         pin: bool | None = None,
         warm: bool | None = None,
+        canary: Canary | None = None,
         timeout_s: float | None = None,
     ) -> Model:
         """Give a model another version; returns when that takes its new tasks. What is left out stays.
@@ -70,15 +71,19 @@ class ModelVersions(Connection):
             remove_aliases: Those of its aliases that are to stand for nothing.
             pin: As for `create_model`.
             warm: As for `create_model`.
+            canary: By which steps it comes to take the tasks, and what must hold meanwhile; this returns behind the
+                last of them. Default: all tasks at once.
             timeout_s: How long to wait, in seconds; default: as long as it takes.
 
         Raises:
             InferdError: ModelNotFoundError; ModelBusyError while another version is on its way; NoMemoryError,
-                ModelLoadError, ProbeFailedError or WorkerDiedError when it could not be rolled out: then the model is
-                as it was; InvalidFieldError, BackendNotFoundError, BackendUnavailableError, LimitExceededError.
+                ModelLoadError, ProbeFailedError, CanaryFailedError or WorkerDiedError when it could not be rolled out:
+                then the model is as it was; InvalidFieldError, BackendNotFoundError, BackendUnavailableError,
+                LimitExceededError.
         """
         request = _request(
-            name, source, backend, device, settings, min_instances, max_instances, sampling_defaults, version, probe
+            *(name, source, backend, device, settings, min_instances, max_instances, sampling_defaults),
+            *(version, probe, canary),
         )
         request.MergeFrom(
             UpdateModelRequest(
@@ -100,6 +105,7 @@ class ModelVersions(Connection):
         sampling_defaults: SamplingDefaults | None = None,
         version: int | None = None,
         probe: Probe | None = None,
+        canary: Canary | None = None,
         timeout_s: float | None = None,
     ) -> RolloutPlan:
         """How `update_model` would go: beside the old version, after it has drained, or not at all; nothing changes.
@@ -109,7 +115,8 @@ class ModelVersions(Connection):
                 ModelLoadError.
         """
         request = _request(
-            name, source, backend, device, settings, min_instances, max_instances, sampling_defaults, version, probe
+            *(name, source, backend, device, settings, min_instances, max_instances, sampling_defaults),
+            *(version, probe, canary),
         )
         request.validate_only = True
         return self._wait(self._versions.UpdateModel, request, timeout_s).plan
@@ -145,11 +152,13 @@ class AsyncModelVersions(AsyncConnection):
         remove_aliases: Sequence[str] = (),
         pin: bool | None = None,
         warm: bool | None = None,
+        canary: Canary | None = None,
         timeout_s: float | None = None,
     ) -> Model:
         """Give a model another version; returns when that takes its new tasks. As `update_model` of `ModelVersions`."""
         request = _request(
-            name, source, backend, device, settings, min_instances, max_instances, sampling_defaults, version, probe
+            *(name, source, backend, device, settings, min_instances, max_instances, sampling_defaults),
+            *(version, probe, canary),
         )
         request.MergeFrom(
             UpdateModelRequest(
@@ -171,11 +180,13 @@ class AsyncModelVersions(AsyncConnection):
         sampling_defaults: SamplingDefaults | None = None,
         version: int | None = None,
         probe: Probe | None = None,
+        canary: Canary | None = None,
         timeout_s: float | None = None,
     ) -> RolloutPlan:
         """How `update_model` would go; nothing changes. As `plan_update` of `ModelVersions`."""
         request = _request(
-            name, source, backend, device, settings, min_instances, max_instances, sampling_defaults, version, probe
+            *(name, source, backend, device, settings, min_instances, max_instances, sampling_defaults),
+            *(version, probe, canary),
         )
         request.validate_only = True
         return (await self._wait(self._versions.UpdateModel, request, timeout_s)).plan
@@ -196,6 +207,7 @@ def _request(  # noqa: PLR0917 - as the methods, of each its keyword
     sampling_defaults: SamplingDefaults | None,
     version: int | None,
     probe: Probe | None,
+    canary: Canary | None,
 ) -> UpdateModelRequest:
     if version is not None and version < 1:
         raise ValueError(f"version is {version}; versions count from 1")
@@ -210,4 +222,5 @@ def _request(  # noqa: PLR0917 - as the methods, of each its keyword
         sampling_defaults=sampling_defaults,
         version=version or 0,
         probe=probe,
+        canary=canary,
     )

@@ -16,7 +16,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from inferd_api.v1.auth_pb2 import Rule
 from inferd_api.v1.lease_pb2 import Claim, Lease
 from inferd_api.v1.quota_pb2 import Quota
-from inferd_api.v1.rollout_pb2 import Probe
+from inferd_api.v1.rollout_pb2 import Canary, Probe
 from inferd_api.v1.sampling_pb2 import Grammar, SamplingDefaults, SamplingParams
 from inferd_api.v1.task_pb2 import EmbeddingParams
 from inferd_api.v1.tensor_pb2 import InferSequence
@@ -243,6 +243,7 @@ OPTIONS: Final[Mapping[str, Kind | Several | Pairs]] = {
     "sequence": _message(InferSequence, 'write InferSequence(id="…", start=True)'),
     "sampling_defaults": _message(SamplingDefaults),
     "probe": _message(Probe),
+    "canary": _message(Canary),
     "lease": LEASE,
 }
 """What each option is; those that stand in several methods mean the same in all of them."""

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import tomllib
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import typer
 from google.protobuf.json_format import ParseDict, ParseError
 
-from inferd_api.v1.rollout_pb2 import Probe
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from inferd_api.v1.rollout_pb2 import Canary, CanaryStep, Probe
 
 MOST_BYTES = 1 << 20  # of a file: as much as any kernel takes
 REASON = "FINISH_REASON_"
@@ -33,6 +31,31 @@ def read_probe(path: Path | None) -> Probe | None:
         return ParseDict(given, Probe())
     except ParseError as error:
         raise typer.BadParameter(f"{path}: {error}", param_hint="--probe") from None
+
+
+def read_canary(text: str) -> Canary | None:
+    """Steps as shares, "5%,25%,100%", or a TOML file with the fields of `inferd.v1.Canary`; None for none.
+
+    Raises:
+        typer.BadParameter: It is neither.
+    """
+    if not text:
+        return None
+    if text.endswith(".toml"):
+        try:
+            return ParseDict(_read_toml(Path(text), "--canary"), Canary())
+        except ParseError as error:
+            raise typer.BadParameter(f"{text}: {error}", param_hint="--canary") from None
+    try:
+        shares = [_share(each.strip()) for each in text.split(",")]
+    except ValueError:
+        message = f"{text!r} is neither a FILE.toml nor shares as 5%,25%,100%"
+        raise typer.BadParameter(message, param_hint="--canary") from None
+    return Canary(steps=[CanaryStep(share=share) for share in shares])
+
+
+def _share(text: str) -> float:
+    return float(text.removesuffix("%")) / 100 if text.endswith("%") else float(text)
 
 
 def _read_toml(path: Path, option: str) -> dict[str, Any]:

@@ -41,6 +41,14 @@ ProbeOption = Annotated[
         metavar="FILE.toml",
     ),
 ]
+CanaryOption = Annotated[
+    str,
+    text_option(
+        "--canary",
+        help="Shares of the new tasks that the new version takes first, or TOML with the fields of inferd.v1.Canary.",
+        metavar="5%,25%,100%|FILE.toml",
+    ),
+]
 
 version_app = typer.Typer()
 version_app.command("show")(show_model)
@@ -97,13 +105,14 @@ def _set(
     label: LabelOption = None,
     pin: Annotated[bool | None, typer.Option("--pin/--no-pin", help=PIN)] = None,
     warm: Annotated[bool | None, typer.Option("--warm/--no-warm", help=WARM)] = None,
+    canary: CanaryOption = "",
     dry_run: DryRun = False,
     address: Address = ADDRESS,
     output: Output = Format.TABLE,
 ) -> None:
     """Give a model another version while it runs: the new one loads, takes the new tasks, and the old one goes."""
     with edge(output) as out:
-        from inferd.cli.rollout import read_probe
+        from inferd.cli.rollout import read_canary, read_probe
         from inferd.cli.versions import set_model
         from inferd.cli.wanted import Wanted
 
@@ -114,8 +123,8 @@ def _set(
             source=Wanted(name=source) if source else None,
             unset=unset or (),
             bounds={"min_instances": least, "max_instances": most},
-            terms={"probe": read_probe(probe)},
             traits={"labels": read_pairs(label, "--label"), "pin": pin, "warm": warm},
+            terms={"probe": read_probe(probe), "canary": read_canary(canary)},
             data_dir=data_dir,
             dry_run=dry_run,
         )
@@ -161,13 +170,21 @@ def _rollback(
     ] = None,
     *,
     probe: ProbeOption = None,
+    canary: CanaryOption = "",
     dry_run: DryRun = False,
     address: Address = ADDRESS,
     output: Output = Format.TABLE,
 ) -> None:
     """Roll out a version of a model again that is kept; its files must be as they were."""
     with edge(output) as out:
-        from inferd.cli.rollout import read_probe
+        from inferd.cli.rollout import read_canary, read_probe
         from inferd.cli.versions import rollback
 
-        rollback(out, address, model, version, terms={"probe": read_probe(probe)}, dry_run=dry_run)
+        rollback(
+            out,
+            address,
+            model,
+            version,
+            terms={"probe": read_probe(probe), "canary": read_canary(canary)},
+            dry_run=dry_run,
+        )

@@ -20,6 +20,7 @@ from inferd_api.v1.model_pb2 import (
     ROLLOUT_WAY_BESIDE,
     ROLLOUT_WAY_DRAINS,
     ROLLOUT_WAY_NO_ROOM,
+    VERSION_STATE_CANARY,
     VERSION_STATE_RETIRED,
     ModelVersion,
     VersionState,
@@ -70,7 +71,7 @@ def set_model(
         raise typer.BadParameter("nothing is to be otherwise; give NAME=VALUE, --source, or another option")
     with connected(address) as client:
         if dry_run:
-            _tell_plan(output, client, wanted.name, changes)
+            _tell_plan(output, client, wanted.name, {**changes, **terms})
         else:
             _update(output, client, wanted.name, {**changes, **terms, **traits})
 
@@ -126,7 +127,7 @@ def rollback(
         if number is None:
             number = _before(name, client.list_model_versions(name))
         if dry_run:
-            _tell_plan(output, client, name, {"version": number})
+            _tell_plan(output, client, name, {"version": number, **terms})
         else:
             _update(output, client, name, {"version": number, **terms})
 
@@ -149,13 +150,22 @@ def list_versions(output: Output, address: str, name: str) -> None:
                 pairs(each.settings),
                 f"{span(max(0.0, time.time() - each.create_time.ToSeconds()))} ago",
                 each.requested_by,
-                each.error.message,
+                each.error.message or _told_steps(each),
             )
             for each in versions
         ),
         gives_way="WHY",
         empty=f"{name} has no versions",
     )
+
+
+def _told_steps(version: ModelVersion) -> str:
+    """How far a version has come by steps; "" where it is not about to."""
+    at = version.canary
+    if version.state != VERSION_STATE_CANARY:
+        return ""
+    failed = f", {at.failed_tasks} failed" if at.failed_tasks else ""
+    return f"step {at.step} of {at.steps}: {at.share:.4g} of new tasks, {at.tasks} of {at.least_tasks} done{failed}"
 
 
 def add(

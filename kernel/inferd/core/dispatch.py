@@ -88,7 +88,7 @@ class Dispatcher:
             return False
         if line.suspects and self._dispatch_suspect(line, model, now):
             return True
-        shared = model.shared
+        shared = self._takers(line, model, now)
         free = sum([max(0, instance.open_places) for instance in shared])
         may = free or choose_victim(shared, Priority.HIGH) is not None
         priority = line.shared.priority(now) if may else None
@@ -109,8 +109,24 @@ class Dispatcher:
         chosen = present(choose_instance(shared, preferred, sticky=sticky))  # one has a free place
         if len(shared) > 1 and not sticky:  # else whoever runs it does so
             line.affinity.remember(task.spec, chosen.instance_id)
+        if model.rollout is not None and (steps := model.rollout.steps) is not None:
+            steps.count_sent(new=model.is_rolling(chosen))
         self._owner.run(task, chosen, now)
         return True
+
+    def _takers(self, line: Line, model: Model, now: float) -> list[Instance]:
+        """Who may take the next task: the version that serves, or one that comes by steps, if it is its turn.
+
+        One that is to have all new tasks has them wait for it; a smaller share is taken while there is a place.
+        """
+        if model.rollout is None or (steps := model.rollout.steps) is None or not steps.due:
+            return model.shared
+        next_id, trying = line.shared.peek(now), model.trying
+        task = None if next_id is None else self._known[next_id]
+        if task is None or task.attempt or task.spec.demand.sticky:
+            return model.shared
+        takes = steps.takes_all or any(instance.open_places > 0 for instance in trying)
+        return trying if takes else model.shared
 
     def _dispatch_suspect(self, line: Line, model: Model, now: float) -> bool:
         """Hand a task that is to run alone in its batch to an instance where no other one is; whether one could go."""

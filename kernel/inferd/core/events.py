@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from inferd.core.canary import NO_PACE, Canary, Pace
 from inferd.core.host import LOCAL_HOST
 from inferd.core.ids import DEFAULT_TENANT, NO_LEASE, DeviceId, HostId, InstanceId, LeaseId, ModelName, TaskId, Tenant
 from inferd.core.lease import LeaseSpec
@@ -41,6 +42,7 @@ class UpdateModel:
         number: The one that is kept; None for a new one.
         by: Who asks, for people.
         probe: What the new one has to answer before it takes a task; None for nothing.
+        canary: By which steps it comes to serve; None for at once.
         rests: Whether a new one serves at once where nothing of the model is loaded, and is loaded on demand.
     """
 
@@ -49,6 +51,7 @@ class UpdateModel:
     number: int | None = None
     by: str = ""
     probe: Probe | None = None
+    canary: Canary | None = None
     rests: bool = False
 
 
@@ -331,11 +334,12 @@ class WorkerExited:
 
 @dataclass(frozen=True, slots=True)
 class TaskEnded:
-    """A worker has ended an attempt of a task."""
+    """A worker has ended an attempt of a task, which came so fast."""
 
     task_id: TaskId
     attempt: int
     outcome: Outcome
+    pace: Pace = NO_PACE
 
 
 @dataclass(frozen=True, slots=True)

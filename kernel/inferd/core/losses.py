@@ -5,7 +5,7 @@ from typing import Protocol
 from inferd.core.capacity import Capacity
 from inferd.core.events import TaskEnded
 from inferd.core.fleet import Fleet
-from inferd.core.ids import ModelName
+from inferd.core.ids import ModelName, TaskId
 from inferd.core.lease import LeaseState
 from inferd.core.leases import Leases
 from inferd.core.model import Instance, InstanceState, Model, ModelState
@@ -93,7 +93,7 @@ class Losses:
         """A worker is gone, asked for or not."""
         was_ready = instance.state is InstanceState.READY
         before = self._before(instance)
-        if before is not None:
+        if before is not None or self._fleet.models[instance.model].is_tried(instance):
             self._tasks.interrupt(instance.running, SuspendReason.WORKER_DIED, now)
         self._end_running(instance, error, now)
         told = instance.error is not None
@@ -122,9 +122,20 @@ class Losses:
         if instance is None or not isinstance(event.outcome.error, BackendFailedError):
             return False
         if (before := self._before(instance)) is None:
-            return False
+            return self._goes_on_with_the_old(instance, event.task_id, now)
         self._tasks.interrupt(tuple(instance.running), SuspendReason.UNLOADED, now)
         self._rollouts.fall_back(self._fleet.models[instance.model], before, event.outcome.error, now)
+        return True
+
+    def _goes_on_with_the_old(self, instance: Instance, task_id: TaskId, now: float) -> bool:
+        """Whether a task that a backend failed is of a version that comes by steps: it counts, and goes on."""
+        model = self._fleet.models[instance.model]
+        steps = None if model.rollout is None else model.rollout.steps
+        if steps is None or not model.is_tried(instance):
+            return False
+        steps.new.count(failed=True)
+        self._tasks.interrupt((task_id,), SuspendReason.UNLOADED, now)
+        self._owner.free(instance.model)
         return True
 
     def _replace_leased(self, instance: Instance, model: Model, now: float) -> None:

@@ -27,16 +27,11 @@ from inferd.core.quota import Quota
 from inferd.core.quotas import Quotas
 from inferd.core.restoration import Restoration
 from inferd.core.rollouts import RolloutLimits, Rollouts
-from inferd.core.task import TaskSpec, TaskState, cancelled
+from inferd.core.task import SuspendReason, TaskSpec, TaskState, cancelled
 from inferd.core.tasks import Tasks
 from inferd.core.unloading import Unloading
 from inferd.core.views import Views
-from inferd.errors import (
-    InferdError,
-    InvalidFieldError,
-    LeaseUnavailableError,
-    ModelBusyError,
-)
+from inferd.errors import InferdError, InvalidFieldError, LeaseUnavailableError, ModelBusyError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -283,8 +278,11 @@ class KernelMachine:
         if self._losses.falls_back(event, self._now):
             return
         task = self.tasks.end_attempt(event.task_id, event.attempt, event.outcome, self._now)
-        if task is not None and task.state is TaskState.SUCCEEDED:
-            model = self.fleet.models[task.spec.model]
+        if task is None:
+            return
+        model = self.fleet.models[task.spec.model]
+        self._rollouts.task_ended(model, task, event.pace)
+        if task.state is TaskState.SUCCEEDED:
             model.failures = 0
             if model.before is not None and task.version == model.serving.number:
                 self._rollouts.end_trial(model)
@@ -440,6 +438,10 @@ class KernelMachine:
     def lose(self, instance: Instance, error: InferdError) -> None:
         """An instance is gone with its host."""
         self._losses.lose(instance, error, self._now)
+
+    def move_off(self, instance: Instance) -> None:
+        """Have the tasks of an instance go on elsewhere."""
+        self.tasks.interrupt(tuple(instance.running), SuspendReason.UNLOADED, self._now)
 
     def free(self, name: ModelName) -> None:
         """A model may have places to give."""

@@ -395,6 +395,16 @@ class Model:
         """Whether an instance is of the version that is to take its tasks next."""
         return self.rollout is not None and instance.version == self.rollout.version.number
 
+    @property
+    def trying(self) -> list[Instance]:
+        """The instances that take a share of its new tasks, as a step of a rollout."""
+        return [i for i in self.instances.values() if self.is_tried(i) and i.living]
+
+    def is_tried(self, instance: Instance) -> bool:
+        """Whether an instance is one of those, or was."""
+        steps = None if self.rollout is None else self.rollout.steps
+        return steps is not None and self.is_rolling(instance) and not (instance.lease_id or instance.leaving)
+
     def is_on_trial(self, instance: Instance) -> bool:
         """Whether an instance is of the version that serves, and has yet to prove itself."""
         return self.before is not None and instance.version == self.serving.number and not instance.lease_id

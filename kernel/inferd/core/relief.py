@@ -119,6 +119,8 @@ class Relief:
         if not instance.living or instance.holds or instance.leaving:
             return False
         model = self._fleet.models[instance.model]
+        if model.rollout is not None and model.rollout.steps is not None:
+            return False  # its tasks are shared by two versions, and both are needed for that
         ready = sum(each.state is InstanceState.READY for each in model.shared)
         left = spare.setdefault(instance.model, ready - model.least)
         if instance.state is InstanceState.READY:

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from inferd.core.alarms import Alarms
 from inferd.core.broker import Broker
+from inferd.core.canary import Pace, Passed, Steps, canary_failed, find_passed
 from inferd.core.capacity import Capacity
 from inferd.core.commands import Reply
 from inferd.core.events import ProbeAnswered, UpdateModel
@@ -15,8 +16,9 @@ from inferd.core.ids import NO_LEASE, DeviceId, ModelName
 from inferd.core.model import Instance, InstanceState, Model
 from inferd.core.proofs import Proofs, answers
 from inferd.core.resources import MemoryNeed
+from inferd.core.task import Task, TaskState
 from inferd.core.version import Rollout, Version, VersionChange, VersionState
-from inferd.errors import InferdError, InvalidFieldError, ModelBusyError, ModelLoadError
+from inferd.errors import InferdError, InvalidFieldError, ModelBusyError, ModelLoadError, NoMemoryError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +32,8 @@ class RolloutLimits:
     probe_prompts: int = 32
     probe_bytes: int = 65536
     probe_tokens: int = 256
+    canary_steps: int = 16
+    canary_s: float = 86_400.0
 
 
 class RolloutWay(Enum):
@@ -50,6 +54,9 @@ class Owner(Protocol):
 
     def free(self, name: ModelName) -> None:
         """A model may have places to give."""
+
+    def move_off(self, instance: Instance) -> None:
+        """Have the tasks of an instance go on elsewhere."""
 
 
 class Rollouts:
@@ -85,8 +92,9 @@ class Rollouts:
         self._under_way: dict[ModelName, None] = {}
         self._late = Alarms[ModelName]()
         self._trials = Alarms[ModelName]()
+        self._steps = Alarms[ModelName]()
         self._proofs = Proofs(limits.probe_s, out)
-        self.alarms = (self._late, self._trials, self._proofs.alarms)
+        self.alarms = (self._late, self._trials, self._steps, self._proofs.alarms)
 
     def begin(self, model: Model, event: UpdateModel, now: float) -> None:
         """Have another version take a model's tasks; nothing to do where that serves which is asked for.
@@ -135,7 +143,7 @@ class Rollouts:
         if version.state is not VersionState.ROLLING:
             self._fleet.register.move_version(model, version, VersionChange.ROLL)
         self.end_trial(model)
-        model.rollout = Rollout(version=version, by=event.by, began=now, probe=event.probe)
+        model.rollout = Rollout(version=version, by=event.by, began=now, probe=event.probe, canary=event.canary)
         self._under_way[model.spec.name] = None
         self._late.set(model.spec.name, now + self._limits.most_s)
         self._fleet.refresh(model)
@@ -151,6 +159,10 @@ class Rollouts:
         fit = find_way(self._broker, model, instance.device_id, need, but=instance)
         if fit is RolloutWay.NO_ROOM:
             self._capacity.refuse_load(instance, now)
+            return
+        if fit is RolloutWay.DRAINS and rollout.canary is not None:
+            rollout.version.error = no_room_for_steps(model, rollout.version, instance.device_id)
+            self._fail(model, rollout)
             return
         if fit is RolloutWay.DRAINS:
             rollout.drains = True
@@ -182,24 +194,74 @@ class Rollouts:
             self._fail(model, rollout)
         elif ready is None:
             return
+        elif rollout.steps is not None:
+            self._judge(model, rollout, rollout.steps, now)
         elif rollout.probe is None or (proof is not None and proof.over):
-            self._serve(model, rollout, now)
+            self._take_tasks(model, rollout, now)
         elif proof is None:
             self._fleet.register.move_version(model, rollout.version, VersionChange.PROVE)
             self._fleet.register.touch_model(model)
             self._proofs.begin(model, rollout, ready, now)
 
+    def _take_tasks(self, model: Model, rollout: Rollout, now: float) -> None:
+        """The new version takes the tasks, or a first share of them."""
+        if rollout.canary is None:
+            self._serve(model, rollout, now)
+            return
+        rollout.version.steps = steps = Steps(terms=rollout.canary, began=now)
+        self._fleet.register.move_version(model, rollout.version, VersionChange.TRY)
+        self._late.set(model.spec.name, now + self._limits.canary_s)
+        self._begin_step(model, steps)
+        self._refresh_drains(model)
+
+    def _refresh_drains(self, model: Model) -> None:
+        """No instance of a model that comes by steps gives way to others; from its end on each may again."""
+        for instance in model.instances.values():
+            self._fleet.refresh_drain(instance)
+
+    def _begin_step(self, model: Model, steps: Steps) -> None:
+        if steps.step.least_s:
+            self._steps.set(model.spec.name, steps.began + steps.step.least_s)
+        self._fleet.register.touch_model(model)
+        self._owner.free(model.spec.name)
+
+    def _judge(self, model: Model, rollout: Rollout, steps: Steps, now: float) -> None:
+        """See whether a version is worse than its step allows, or has come to the end of it."""
+        over = steps.is_over(now)
+        if (passed := find_passed(steps, model.serving.paces, over=over)) is not None:
+            rollout.version.error = canary_failed(model.spec.name, rollout.version, steps, passed)
+            self._fail(model, rollout)
+        elif over and steps.move_on(now):
+            self._begin_step(model, steps)
+        elif over:
+            self._serve(model, rollout, now)
+
+    def task_ended(self, model: Model, task: Task, pace: Pace) -> None:
+        """A task of a version has ended, which came so fast."""
+        if (version := model.versions.get(task.version)) is None:
+            return
+        well = task.state is TaskState.SUCCEEDED
+        error = None if task.outcome is None else task.outcome.error
+        failed = error is not None and error.code != "INVALID_ARGUMENT"  # that is the client's fault, with any version
+        if well:
+            version.paces.append(pace)
+        if model.rollout is None or (steps := model.rollout.steps) is None:
+            return
+        if version is model.rollout.version:
+            steps.new.count(failed=failed)
+            steps.paces += (pace,) if well else ()
+        elif version is model.serving:
+            steps.old.count(failed=failed)
+
     def _ring(self, now: float) -> None:
+        while self._steps.pop_due(now) is not None:
+            pass  # the step may be over now, which is seen next
         while (slow := self._proofs.alarms.pop_due(now)) is not None:
             if (model := self._fleet.models.get(slow)) is not None:
                 self._proofs.late(model)
         while (late := self._late.pop_due(now)) is not None:
             if (model := self._fleet.models.get(late)) is not None and (rollout := model.rollout) is not None:
-                rollout.version.error = ModelLoadError(
-                    f"version {rollout.version.number} of model {late!r} could not serve within"
-                    f" {self._limits.most_s:g} s (rollouts.most_s)",
-                    metadata={"limit_s": f"{self._limits.most_s:g}"},
-                )
+                rollout.version.error = self._too_late(late, rollout)
                 self._fail(model, rollout)
         while (proved := self._trials.pop_due(now)) is not None:
             if (model := self._fleet.models.get(proved)) is not None:
@@ -211,11 +273,24 @@ class Rollouts:
         self._fleet.register.serve(model, version, now)
         self._owner.reconcile(model)
 
+    def _too_late(self, name: ModelName, rollout: Rollout) -> InferdError:
+        if (steps := rollout.steps) is not None:
+            found = f"{steps.new.tasks} of {steps.step.tasks} tasks of the step"
+            passed = Passed("canary_s", f"{self._limits.canary_s:g} s (rollouts.canary_s)", found)
+            return canary_failed(name, rollout.version, steps, passed)
+        return ModelLoadError(
+            f"version {rollout.version.number} of model {name!r} could not serve within"
+            f" {self._limits.most_s:g} s (rollouts.most_s)",
+            metadata={"limit_s": f"{self._limits.most_s:g}"},
+        )
+
     def _end(self, model: Model) -> None:
         model.rollout = None
         del self._under_way[model.spec.name]
         self._late.cancel(model.spec.name)
+        self._steps.cancel(model.spec.name)
         self._proofs.end(model)
+        self._refresh_drains(model)
 
     def _serve(self, model: Model, rollout: Rollout, now: float) -> None:
         """The new version takes the tasks; the instances of the one before end those they have, and go."""
@@ -263,6 +338,7 @@ class Rollouts:
         self._fleet.register.move_version(model, version, VersionChange.FAIL, error)
         for instance in tuple(model.instances.values()):
             if instance.version == version.number:
+                self._owner.move_off(instance)  # what is worse than it may be is not to end them
                 self._fleet.leave(instance)
             elif instance.version == model.serving.number:
                 self._fleet.stay(instance)
@@ -286,6 +362,15 @@ def find_way(
     freed_bytes = sum(broker.reserved_bytes(i.instance_id) for i in own if i.instance_id in busy)
     lacking_bytes = broker.shortfall_bytes(device_id, need.total_bytes) - freed_bytes
     return RolloutWay.DRAINS if lacking_bytes <= 0 and broker.devices[device_id].open else RolloutWay.NO_ROOM
+
+
+def no_room_for_steps(model: Model, version: Version, device_id: DeviceId) -> NoMemoryError:
+    """Why a version does not come by steps: both of them would have to be loaded."""
+    return NoMemoryError(
+        f"version {version.number} of model {model.spec.name!r} cannot take a part of the tasks: {device_id} has no"
+        f" room for it beside version {model.serving.number}; leave canary out, and the old version goes first",
+        metadata={"device": device_id},
+    )
 
 
 def own_instances(model: Model, device_id: DeviceId, *, but: Instance | None = None) -> Iterable[Instance]:

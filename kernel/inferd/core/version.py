@@ -11,6 +11,9 @@ instances. `UpdateModel` makes a version and rolls it out; an update to one that
   where they are: the old instances take none any more, but those of leases that hold a part of them, and go.
 - If it was given a probe, that instance answers it first, and the version is PROVING meanwhile: it takes no task before
   each answer is as it must be (`core.probe`).
+- If it is to come by steps, it is in CANARY then: a rising share of the new tasks is for it, and it fails if it is
+  worse than the steps allow (`core.canary`), or if its worker dies. Whatever it runs then goes on with the old version,
+  and so does a task at which its backend raises.
 - Whatever hinders it makes the new version FAILED, with the error, and nothing else: the old one serves on, or again.
   No task ends for it.
 
@@ -24,16 +27,19 @@ A kernel that ends meanwhile leaves the old version to the next one, and tells o
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from inferd.core.canary import MOST_PACES
 from inferd.core.resources import MemoryNeed
 from inferd.core.sampling_defaults import NO_DEFAULTS, SamplingDefaults
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from inferd.core.canary import Canary, Pace, Steps
     from inferd.core.ids import DeviceId
     from inferd.core.lifecycle import Table
     from inferd.core.model import ModelSpec
@@ -50,11 +56,12 @@ class VersionState(Enum):
     RETIRED = 3
     FAILED = 4
     PROVING = 5
+    CANARY = 6
 
     @property
     def under_way(self) -> bool:
         """Whether it is on its way to serve."""
-        return self in {VersionState.ROLLING, VersionState.PROVING}
+        return self in {VersionState.ROLLING, VersionState.PROVING, VersionState.CANARY}
 
 
 class VersionChange(Enum):
@@ -66,15 +73,22 @@ class VersionChange(Enum):
     FAIL = 4
     RETURN = 5  # the one behind it has failed on its trial
     PROVE = 6  # it answers its probe
+    TRY = 7  # a share of the new tasks is for it
 
 
 VERSION_TABLE: Table[VersionState, VersionChange] = {
     VersionState.ROLLING: {
         VersionChange.PROVE: VersionState.PROVING,
+        VersionChange.TRY: VersionState.CANARY,
         VersionChange.SERVE: VersionState.SERVING,
         VersionChange.FAIL: VersionState.FAILED,
     },
     VersionState.PROVING: {
+        VersionChange.TRY: VersionState.CANARY,
+        VersionChange.SERVE: VersionState.SERVING,
+        VersionChange.FAIL: VersionState.FAILED,
+    },
+    VersionState.CANARY: {
         VersionChange.SERVE: VersionState.SERVING,
         VersionChange.FAIL: VersionState.FAILED,
     },
@@ -103,6 +117,8 @@ class Version:
         error: Why it is FAILED.
         needs: What it needs, by device; the one that was measured last is the last.
         file_sampling: Defaults of its tasks that its file names; known from its first load on.
+        paces: How fast its last tasks came that ended well.
+        steps: How far it came by steps when it was rolled out last; None where it was not.
     """
 
     number: int
@@ -114,6 +130,8 @@ class Version:
     error: InferdError | None = None
     needs: dict[DeviceId, MemoryNeed] = field(default_factory=dict)
     file_sampling: SamplingDefaults = NO_DEFAULTS
+    paces: deque[Pace] = field(default_factory=lambda: deque(maxlen=MOST_PACES))
+    steps: Steps | None = None
 
     def need_on(self, device_id: DeviceId) -> MemoryNeed:
         """What it needs on a device, or elsewhere; before anything was measured, as much as its file has."""
@@ -139,6 +157,7 @@ class Rollout:
         drains: Whether the old version's instances have to go before the new one fits.
         probe: What it has to answer before it takes a task; None for nothing.
         proof: How far it has come with that; None where it has not begun.
+        canary: By which steps it comes to serve; None for at once.
     """
 
     version: Version
@@ -147,3 +166,9 @@ class Rollout:
     drains: bool = False
     probe: Probe | None = None
     proof: Proof | None = None
+    canary: Canary | None = None
+
+    @property
+    def steps(self) -> Steps | None:
+        """How far the version has come by steps; None where no task is for it yet."""
+        return self.version.steps if self.version.state is VersionState.CANARY else None

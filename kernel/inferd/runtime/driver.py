@@ -389,10 +389,12 @@ class Driver:
                     self._relay.drop(instance_id, done.task_id)
 
     def _ended(self, instance_id: InstanceId, done: Dispatched, outcome: Outcome) -> None:
+        now = self.clock.now()
         if isinstance(done.stream, ProbeStream):
-            self._apply(done.stream.answered(instance_id, done.task_id, outcome, self.clock.now()))
+            self._apply(done.stream.answered(instance_id, done.task_id, outcome, now))
         else:
-            self._apply(events.TaskEnded(done.task_id, done.attempt, outcome))
+            pace = done.pace(outcome.usage.output_tokens, now)
+            self._apply(events.TaskEnded(done.task_id, done.attempt, outcome, pace))
 
     # The core.
 

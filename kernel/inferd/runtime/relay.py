@@ -4,6 +4,7 @@ from array import array
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from inferd.core.canary import NO_PACE, Pace
 from inferd.core.commands import SendTask
 from inferd.core.ids import InstanceId, TaskId
 from inferd.core.task import FinishReason, Outcome, TaskState
@@ -26,7 +27,14 @@ class Dispatched:
     task_id: TaskId
     attempt: int
     stream: TaskStream | ProbeStream
+    sent: float
     silent: set[int] = field(default_factory=set)  # of one that runs alone: samples that have told nothing new
+
+    def pace(self, output_tokens: int, now: float) -> Pace:
+        """How fast it came, if it ends now with so many tokens; nothing is said of one that was stopped."""
+        if self.attempt > 1 or (first := self.stream.first_output_at) is None:
+            return NO_PACE
+        return Pace(first - self.sent, (now - first) / (output_tokens - 1) if output_tokens > 1 else None)
 
 
 @dataclass(slots=True)
@@ -74,7 +82,7 @@ class Relay:
         link, task_id = self._links[order.instance_id], order.spec.task_id
         handle = link.next_handle
         link.next_handle += 1
-        dispatched = link.tasks[handle] = Dispatched(task_id, order.attempt, stream)
+        dispatched = link.tasks[handle] = Dispatched(task_id, order.attempt, stream, self._clock.now())
         if order.alone:
             dispatched.silent = stream.continuation.unfinished(order.spec.demand.samples)
         link.handles[task_id] = handle

@@ -15,7 +15,7 @@ from inferd.runtime.front.models import Models
 from inferd.runtime.front.versions import Other, RolloutPlan
 from inferd.sampling import ENGINE_DEFAULTS
 from inferd.services.insight import inside
-from inferd.services.rollout_values import read_probe
+from inferd.services.rollout_values import read_canary, read_probe, write_progress
 from inferd.services.sampling_values import read_sampling_defaults, write_sampling_defaults
 from inferd.services.status import status_of
 from inferd.services.task_values import check_labels
@@ -25,7 +25,14 @@ from inferd_api.v1 import model_service_pb2 as ms
 
 MOST_INSTANCES = 64
 TRAITS = frozenset({"labels", "add_aliases", "remove_aliases", "pin", "warm"})
-BESIDE_VERSION = {"name", "version", "validate_only", "probe", *TRAITS}  # of an update to a version that is kept
+BESIDE_VERSION = {
+    "name",
+    "version",
+    "validate_only",
+    "probe",
+    "canary",
+    *TRAITS,
+}  # of an update to a version that is kept
 NAME_FORM = re.compile(r"[A-Za-z0-9._:/-]{1,128}")  # of a model, and of an alias
 
 
@@ -55,6 +62,7 @@ def read_other(request: ms.UpdateModelRequest, limits: RolloutLimits) -> Other:
         InvalidFieldError: A bound is out of its range, or something else is given beside a version.
     """
     probe = read_probe(request.probe, limits, request.name) if request.HasField("probe") else None
+    canary = read_canary(request.canary, limits) if request.HasField("canary") else None
     if request.version:
         besides = {field.name for field, _ in request.ListFields()} - BESIDE_VERSION
         if besides:
@@ -64,7 +72,7 @@ def read_other(request: ms.UpdateModelRequest, limits: RolloutLimits) -> Other:
                 " one of them out",
                 field="version",
             )
-        return Other(number=request.version, probe=probe)
+        return Other(number=request.version, probe=probe, canary=canary)
     most = request.max_instances
     if request.HasField("max_instances") and not 1 <= most <= MOST_INSTANCES:
         message = f"max_instances is {most}; it must be from 1 to {MOST_INSTANCES}"
@@ -78,6 +86,7 @@ def read_other(request: ms.UpdateModelRequest, limits: RolloutLimits) -> Other:
         max_instances=most if request.HasField("max_instances") else None,
         sampling=read_sampling_defaults(request.sampling_defaults) if request.HasField("sampling_defaults") else None,
         probe=probe,
+        canary=canary,
     )
 
 
@@ -148,7 +157,7 @@ def write_model(model: Model, models: Models) -> pb.Model:
         pin=model.traits.pin,
         warm=model.traits.warm,
         declared=inside(models.declarations.where(spec.name), spec.name),
-        rolling=write_version(model.rollout.version, models) if model.rollout is not None else None,
+        rolling=write_version(model.rollout.version, models, model.serving) if model.rollout is not None else None,
         kept_prefix_tokens=kept.tokens if kept is not None else 0,
         kept_prefix_bytes=kept.memory.size_bytes if kept is not None else 0,
     )
@@ -160,8 +169,8 @@ def write_fault(fault: Fault) -> ms.DeclarationFault:
     return ms.DeclarationFault(where=where, field=field, why=why, name=fault.name)
 
 
-def write_version(version: Version, models: Models) -> pb.ModelVersion:
-    """A version of a model."""
+def write_version(version: Version, models: Models, serving: Version | None = None) -> pb.ModelVersion:
+    """A version of a model, beside the one that serves where that is given."""
     spec = version.spec
     return pb.ModelVersion(
         number=version.number,
@@ -178,6 +187,7 @@ def write_version(version: Version, models: Models) -> pb.ModelVersion:
         serve_time=timestamp(models.clock, version.served),
         requested_by=inside(version.by, spec.name),
         error=status_of(version.error, spec.name) if version.error is not None else None,
+        canary=write_progress(version, serving or version, models.clock),
     )
 
 
@@ -189,6 +199,10 @@ def write_rollout_plan(plan: RolloutPlan, model: Model) -> ms.RolloutPlan:
         what = "only bounds change, at once" if plan.way is RolloutWay.BOUNDS else "that is what serves"
         return ms.RolloutPlan(way=way, reason=f"{what}: {serving}")
     reason = plan.load.reason
+    if plan.apart:
+        reason = (
+            f"{reason}; and both versions have to be loaded for steps (canary): without them the old one goes first"
+        )
     if plan.way is RolloutWay.DRAINS:
         reason = (
             f"{serving} takes no new tasks on {plan.load.device_id}, ends those that it has and goes first; new tasks"

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 from inferd.core.model import Model
+from inferd.core.version import VersionState
 from inferd.errors import InvalidFieldError
 from inferd.runtime.front import models as front
 from inferd.runtime.front.blobs import Blobs
@@ -167,7 +168,8 @@ class Models:
     async def ListModelVersions(self, request: ms.ListModelVersionsRequest, call: Call) -> ms.ListModelVersionsResponse:  # noqa: ARG002, N802 - the wire's name
         """List the versions of a model."""
         versions = await self._models.versions.list(request.name)
-        return ms.ListModelVersionsResponse(versions=[write_version(each, self._models) for each in versions])
+        serving = next(each for each in versions if each.state is VersionState.SERVING)
+        return ms.ListModelVersionsResponse(versions=[write_version(each, self._models, serving) for each in versions])
 
     async def DeleteModel(self, request: ms.DeleteModelRequest, call: Call) -> ms.DeleteModelResponse:  # noqa: ARG002, N802 - the wire's name
         """Forget a model."""

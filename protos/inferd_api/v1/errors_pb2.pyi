@@ -137,6 +137,11 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """A new version of a model did not answer its probe as it must, and was not rolled out (FAILED_PRECONDITION). Metadata:
     `version`, `prompt` (its number, from 1), `property`, `wanted` and `found`.
     """
+    ERROR_REASON_CANARY_FAILED: _ErrorReason.ValueType  # 81
+    """A new version of a model was worse than the steps by which it came allow, and was taken back (FAILED_PRECONDITION).
+    Metadata: `version`, `step`, `share`, `bound` (a field of `Canary`, or `canary_s`), `limit`, `found`, `tasks` and
+    `failed`.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call or a task failed. Every error of the kernel is a `google.rpc.Status` that carries one
@@ -258,5 +263,10 @@ ERROR_REASON_QUOTA_NOT_FOUND: ErrorReason.ValueType  # 71
 ERROR_REASON_PROBE_FAILED: ErrorReason.ValueType  # 80
 """A new version of a model did not answer its probe as it must, and was not rolled out (FAILED_PRECONDITION). Metadata:
 `version`, `prompt` (its number, from 1), `property`, `wanted` and `found`.
+"""
+ERROR_REASON_CANARY_FAILED: ErrorReason.ValueType  # 81
+"""A new version of a model was worse than the steps by which it came allow, and was taken back (FAILED_PRECONDITION).
+Metadata: `version`, `step`, `share`, `bound` (a field of `Canary`, or `canary_s`), `limit`, `found`, `tasks` and
+`failed`.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -11,6 +11,7 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.rpc import status_pb2 as _status_pb2
+from inferd_api.v1 import rollout_pb2 as _rollout_pb2
 from inferd_api.v1 import sampling_pb2 as _sampling_pb2
 import builtins as _builtins
 import sys
@@ -126,6 +127,8 @@ class _VersionStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_VersionS
     """It could not be rolled out, see `ModelVersion.error`, or the kernel ended meanwhile."""
     VERSION_STATE_PROVING: _VersionState.ValueType  # 5
     """An instance of it is loaded and answers its probe; it takes no task yet."""
+    VERSION_STATE_CANARY: _VersionState.ValueType  # 6
+    """A share of the new tasks is for it, see `ModelVersion.canary`."""
 
 class VersionState(_VersionState, metaclass=_VersionStateEnumTypeWrapper):
     """Where a version of a model stands."""
@@ -142,6 +145,8 @@ VERSION_STATE_FAILED: VersionState.ValueType  # 4
 """It could not be rolled out, see `ModelVersion.error`, or the kernel ended meanwhile."""
 VERSION_STATE_PROVING: VersionState.ValueType  # 5
 """An instance of it is loaded and answers its probe; it takes no task yet."""
+VERSION_STATE_CANARY: VersionState.ValueType  # 6
+"""A share of the new tasks is for it, see `ModelVersion.canary`."""
 Global___VersionState: _TypeAlias = VersionState  # noqa: Y015
 
 class _RolloutWay:
@@ -220,6 +225,7 @@ class ModelVersion(_message.Message):
     SERVE_TIME_FIELD_NUMBER: _builtins.int
     REQUESTED_BY_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    CANARY_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """From 1, rising with each version of the model."""
     state: Global___VersionState.ValueType
@@ -260,6 +266,10 @@ class ModelVersion(_message.Message):
     def error(self) -> _status_pb2.Status:
         """Why it is FAILED; unset otherwise."""
 
+    @_builtins.property
+    def canary(self) -> _rollout_pb2.CanaryProgress:
+        """How far it has come by steps, or had come when it was last rolled out by this kernel; unset where it was not by steps."""
+
     def __init__(
         self,
         *,
@@ -277,10 +287,11 @@ class ModelVersion(_message.Message):
         serve_time: _timestamp_pb2.Timestamp | None = ...,
         requested_by: _builtins.str = ...,
         error: _status_pb2.Status | None = ...,
+        canary: _rollout_pb2.CanaryProgress | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "error", b"error", "sampling_defaults", b"sampling_defaults", "serve_time", b"serve_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["canary", b"canary", "create_time", b"create_time", "error", b"error", "sampling_defaults", b"sampling_defaults", "serve_time", b"serve_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "backend_reason", b"backend_reason", "create_time", b"create_time", "device", b"device", "devices", b"devices", "error", b"error", "number", b"number", "requested_by", b"requested_by", "sampling_defaults", b"sampling_defaults", "serve_time", b"serve_time", "settings", b"settings", "size_bytes", b"size_bytes", "source", b"source", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "backend_reason", b"backend_reason", "canary", b"canary", "create_time", b"create_time", "device", b"device", "devices", b"devices", "error", b"error", "number", b"number", "requested_by", b"requested_by", "sampling_defaults", b"sampling_defaults", "serve_time", b"serve_time", "settings", b"settings", "size_bytes", b"size_bytes", "source", b"source", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -762,6 +762,7 @@ class UpdateModelRequest(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     PROBE_FIELD_NUMBER: _builtins.int
+    CANARY_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     ADD_ALIASES_FIELD_NUMBER: _builtins.int
     REMOVE_ALIASES_FIELD_NUMBER: _builtins.int
@@ -802,6 +803,10 @@ class UpdateModelRequest(_message.Message):
         """What the new version has to answer before it takes any task. Default: nothing."""
 
     @_builtins.property
+    def canary(self) -> _rollout_pb2.Canary:
+        """By which steps the new version comes to take the tasks. Default: all of them at once."""
+
+    @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Labels that are to be otherwise; an empty value takes one away. This and the next four make no version and hold at
         once, behind a rollout that this call asks for besides: not where that fails.
@@ -831,15 +836,16 @@ class UpdateModelRequest(_message.Message):
         version: _builtins.int = ...,
         validate_only: _builtins.bool = ...,
         probe: _rollout_pb2.Probe | None = ...,
+        canary: _rollout_pb2.Canary | None = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         add_aliases: _abc.Iterable[_builtins.str] | None = ...,
         remove_aliases: _abc.Iterable[_builtins.str] | None = ...,
         pin: _builtins.bool | None = ...,
         warm: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_instances", b"_max_instances", "_min_instances", b"_min_instances", "_pin", b"_pin", "_warm", b"_warm", "max_instances", b"max_instances", "min_instances", b"min_instances", "pin", b"pin", "probe", b"probe", "sampling_defaults", b"sampling_defaults", "warm", b"warm"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_instances", b"_max_instances", "_min_instances", b"_min_instances", "_pin", b"_pin", "_warm", b"_warm", "canary", b"canary", "max_instances", b"max_instances", "min_instances", b"min_instances", "pin", b"pin", "probe", b"probe", "sampling_defaults", b"sampling_defaults", "warm", b"warm"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_instances", b"_max_instances", "_min_instances", b"_min_instances", "_pin", b"_pin", "_warm", b"_warm", "add_aliases", b"add_aliases", "backend", b"backend", "device", b"device", "labels", b"labels", "max_instances", b"max_instances", "min_instances", b"min_instances", "name", b"name", "pin", b"pin", "probe", b"probe", "remove_aliases", b"remove_aliases", "sampling_defaults", b"sampling_defaults", "settings", b"settings", "source", b"source", "validate_only", b"validate_only", "version", b"version", "warm", b"warm"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_instances", b"_max_instances", "_min_instances", b"_min_instances", "_pin", b"_pin", "_warm", b"_warm", "add_aliases", b"add_aliases", "backend", b"backend", "canary", b"canary", "device", b"device", "labels", b"labels", "max_instances", b"max_instances", "min_instances", b"min_instances", "name", b"name", "pin", b"pin", "probe", b"probe", "remove_aliases", b"remove_aliases", "sampling_defaults", b"sampling_defaults", "settings", b"settings", "source", b"source", "validate_only", b"validate_only", "version", b"version", "warm", b"warm"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_instances: _TypeAlias = _typing.Literal["max_instances"]  # noqa: Y015
     _WhichOneofArgType__max_instances: _TypeAlias = _typing.Literal["_max_instances", b"_max_instances"]  # noqa: Y015

@@ -198,12 +198,14 @@ class ModelServiceServicer:
         the reason; no task ends for it. If a worker of it dies, or its backend raises, before it has done its first task, and
         not later than `rollouts.trial_s`, the version before serves again, and these tasks go on with it. With a `probe` the
         new version answers that first, within `rollouts.probe_s`; if it does so otherwise than it must, it takes no task, and
-        this is PROBE_FAILED. A call that is given up gives no rollout up. An update to what serves changes nothing; one of bounds alone (`min_instances`,
-        `max_instances`, the setting `queued_tasks`) holds at once, and makes no version.
+        this is PROBE_FAILED. With `canary` it takes a rising share of the new tasks then, and this returns behind the last
+        step, or when it was taken back; within `rollouts.canary_s`. A call that is given up gives no rollout up. An update to
+        what serves changes nothing; one of bounds alone (`min_instances`, `max_instances`, the setting `queued_tasks`) holds
+        at once, and makes no version.
         Errors: MODEL_NOT_FOUND, MODEL_EXISTS for an alias that is the name of a model, MODEL_BUSY while another version is on
         its way (its metadata have `version` and `by`) or no host takes instances, NO_MEMORY, MODEL_LOAD_FAILED, WORKER_DIED,
-        PROBE_FAILED, LIMIT_EXCEEDED, and those of `CreateModel`; and those of a task, where the version that serves cannot
-        answer a probe that asks for agreement.
+        PROBE_FAILED, CANARY_FAILED, LIMIT_EXCEEDED, and those of `CreateModel`; and those of a task, where the version that
+        serves cannot answer a probe that asks for agreement.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

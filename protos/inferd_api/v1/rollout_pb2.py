@@ -24,10 +24,11 @@ _sym_db = _symbol_database.Default()
 
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from inferd_api.v1 import task_pb2 as inferd__api_dot_v1_dot_task__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1binferd_api/v1/rollout.proto\x12\tinferd.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x18inferd_api/v1/task.proto\"6\n\x05Probe\x12-\n\x07prompts\x18\x01 \x03(\x0b\x32\x16.inferd.v1.ProbePromptB\x04\xe2\x41\x01\x02\"\xf0\x02\n\x0bProbePrompt\x12\x10\n\x06prompt\x18\x01 \x01(\tH\x00\x12%\n\x04\x63hat\x18\x02 \x01(\x0b\x32\x15.inferd.v1.ChatPromptH\x00\x12\x19\n\x0bmost_tokens\x18\x03 \x01(\rB\x04\xe2\x41\x01\x01\x12\x16\n\x08\x63ontains\x18\x04 \x03(\tB\x04\xe2\x41\x01\x01\x12\x15\n\x07pattern\x18\x05 \x01(\tB\x04\xe2\x41\x01\x01\x12\x17\n\tnot_empty\x18\x06 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12\x34\n\rfinish_reason\x18\x07 \x01(\x0e\x32\x17.inferd.v1.FinishReasonB\x04\xe2\x41\x01\x01\x12\x39\n\x10most_first_token\x18\x08 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01\x12\x32\n\tmost_time\x18\t \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01\x12\x17\n\tagreement\x18\n \x01(\x01\x42\x04\xe2\x41\x01\x01\x42\x07\n\x05inputB%\n\tinferd.v1P\x01Z\x16inferd_api/v1;inferdv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1binferd_api/v1/rollout.proto\x12\tinferd.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18inferd_api/v1/task.proto\"6\n\x05Probe\x12-\n\x07prompts\x18\x01 \x03(\x0b\x32\x16.inferd.v1.ProbePromptB\x04\xe2\x41\x01\x02\"\xf0\x02\n\x0bProbePrompt\x12\x10\n\x06prompt\x18\x01 \x01(\tH\x00\x12%\n\x04\x63hat\x18\x02 \x01(\x0b\x32\x15.inferd.v1.ChatPromptH\x00\x12\x19\n\x0bmost_tokens\x18\x03 \x01(\rB\x04\xe2\x41\x01\x01\x12\x16\n\x08\x63ontains\x18\x04 \x03(\tB\x04\xe2\x41\x01\x01\x12\x15\n\x07pattern\x18\x05 \x01(\tB\x04\xe2\x41\x01\x01\x12\x17\n\tnot_empty\x18\x06 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12\x34\n\rfinish_reason\x18\x07 \x01(\x0e\x32\x17.inferd.v1.FinishReasonB\x04\xe2\x41\x01\x01\x12\x39\n\x10most_first_token\x18\x08 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01\x12\x32\n\tmost_time\x18\t \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01\x12\x17\n\tagreement\x18\n \x01(\x01\x42\x04\xe2\x41\x01\x01\x42\x07\n\x05input\"\xfb\x01\n\x06\x43\x61nary\x12*\n\x05steps\x18\x01 \x03(\x0b\x32\x15.inferd.v1.CanaryStepB\x04\xe2\x41\x01\x02\x12\x19\n\x0bmost_failed\x18\x02 \x01(\x01\x42\x04\xe2\x41\x01\x01\x12\x1f\n\x11\x66irst_token_ratio\x18\x03 \x01(\x01\x42\x04\xe2\x41\x01\x01\x12\x39\n\x10most_first_token\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01\x12\x19\n\x0btoken_ratio\x18\x05 \x01(\x01\x42\x04\xe2\x41\x01\x01\x12\x33\n\nmost_token\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01\"\x86\x01\n\nCanaryStep\x12\x13\n\x05share\x18\x01 \x01(\x01\x42\x04\xe2\x41\x01\x02\x12\x1e\n\x0bleast_tasks\x18\x02 \x01(\rB\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12\x33\n\nleast_time\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01\x42\x0e\n\x0c_least_tasks\"\x8e\x03\n\x0e\x43\x61naryProgress\x12\x0c\n\x04step\x18\x01 \x01(\r\x12\r\n\x05steps\x18\x02 \x01(\r\x12\r\n\x05share\x18\x03 \x01(\x01\x12-\n\tstep_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05tasks\x18\x05 \x01(\x04\x12\x13\n\x0bleast_tasks\x18\x06 \x01(\x04\x12\x14\n\x0c\x66\x61iled_tasks\x18\x07 \x01(\x04\x12\x11\n\told_tasks\x18\x08 \x01(\x04\x12\x18\n\x10old_failed_tasks\x18\t \x01(\x04\x12.\n\x0b\x66irst_token\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x32\n\x0fold_first_token\x18\x0b \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05token\x18\x0c \x01(\x0b\x32\x19.google.protobuf.Duration\x12,\n\told_token\x18\r \x01(\x0b\x32\x19.google.protobuf.DurationB%\n\tinferd.v1P\x01Z\x16inferd_api/v1;inferdv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -53,8 +54,32 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PROBEPROMPT'].fields_by_name['most_time']._serialized_options = b'\342A\001\001'
   _globals['_PROBEPROMPT'].fields_by_name['agreement']._loaded_options = None
   _globals['_PROBEPROMPT'].fields_by_name['agreement']._serialized_options = b'\342A\001\001'
-  _globals['_PROBE']._serialized_start=133
-  _globals['_PROBE']._serialized_end=187
-  _globals['_PROBEPROMPT']._serialized_start=190
-  _globals['_PROBEPROMPT']._serialized_end=558
+  _globals['_CANARY'].fields_by_name['steps']._loaded_options = None
+  _globals['_CANARY'].fields_by_name['steps']._serialized_options = b'\342A\001\002'
+  _globals['_CANARY'].fields_by_name['most_failed']._loaded_options = None
+  _globals['_CANARY'].fields_by_name['most_failed']._serialized_options = b'\342A\001\001'
+  _globals['_CANARY'].fields_by_name['first_token_ratio']._loaded_options = None
+  _globals['_CANARY'].fields_by_name['first_token_ratio']._serialized_options = b'\342A\001\001'
+  _globals['_CANARY'].fields_by_name['most_first_token']._loaded_options = None
+  _globals['_CANARY'].fields_by_name['most_first_token']._serialized_options = b'\342A\001\001'
+  _globals['_CANARY'].fields_by_name['token_ratio']._loaded_options = None
+  _globals['_CANARY'].fields_by_name['token_ratio']._serialized_options = b'\342A\001\001'
+  _globals['_CANARY'].fields_by_name['most_token']._loaded_options = None
+  _globals['_CANARY'].fields_by_name['most_token']._serialized_options = b'\342A\001\001'
+  _globals['_CANARYSTEP'].fields_by_name['share']._loaded_options = None
+  _globals['_CANARYSTEP'].fields_by_name['share']._serialized_options = b'\342A\001\002'
+  _globals['_CANARYSTEP'].fields_by_name['least_tasks']._loaded_options = None
+  _globals['_CANARYSTEP'].fields_by_name['least_tasks']._serialized_options = b'\342A\001\001'
+  _globals['_CANARYSTEP'].fields_by_name['least_time']._loaded_options = None
+  _globals['_CANARYSTEP'].fields_by_name['least_time']._serialized_options = b'\342A\001\001'
+  _globals['_PROBE']._serialized_start=166
+  _globals['_PROBE']._serialized_end=220
+  _globals['_PROBEPROMPT']._serialized_start=223
+  _globals['_PROBEPROMPT']._serialized_end=591
+  _globals['_CANARY']._serialized_start=594
+  _globals['_CANARY']._serialized_end=845
+  _globals['_CANARYSTEP']._serialized_start=848
+  _globals['_CANARYSTEP']._serialized_end=982
+  _globals['_CANARYPROGRESS']._serialized_start=985
+  _globals['_CANARYPROGRESS']._serialized_end=1383
 # @@protoc_insertion_point(module_scope)

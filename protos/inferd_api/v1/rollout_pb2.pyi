@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from inferd_api.v1 import task_pb2 as _task_pb2
 import builtins as _builtins
@@ -115,3 +116,178 @@ class ProbePrompt(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_input) -> _WhichOneofReturnType_input | None: ...
 
 Global___ProbePrompt: _TypeAlias = ProbePrompt  # noqa: Y015
+
+@_typing.final
+class Canary(_message.Message):
+    """How a new version of a model comes to take its tasks: a rising share of them first. Both versions have to have room, and
+    stay loaded until it is over.
+    Tasks that go on, those of sequences and those under leases stay with the old version. When a bound is passed, all is as
+    before: what runs on the new version goes on with the old one, and the new one is FAILED (CANARY_FAILED). It is passed
+    as soon as the step could not hold it any more, by the number of its tasks, 20 at least before its end.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEPS_FIELD_NUMBER: _builtins.int
+    MOST_FAILED_FIELD_NUMBER: _builtins.int
+    FIRST_TOKEN_RATIO_FIELD_NUMBER: _builtins.int
+    MOST_FIRST_TOKEN_FIELD_NUMBER: _builtins.int
+    TOKEN_RATIO_FIELD_NUMBER: _builtins.int
+    MOST_TOKEN_FIELD_NUMBER: _builtins.int
+    most_failed: _builtins.float
+    """Most of its tasks that fail, as a fraction: 0 (default) to below 1. A task at which its backend raises counts, and
+    goes on with the old version; what is refused for what it was given does not count.
+    """
+    first_token_ratio: _builtins.float
+    """Most time from when a task is handed to it to the first token, 95th percentile, as a multiple of that of the old
+    version: of its last 256 tasks. Default: any.
+    """
+    token_ratio: _builtins.float
+    """Most time between two tokens, in the mean of a task, 95th percentile, as a multiple of that of the old version.
+    Default: any.
+    """
+    @_builtins.property
+    def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___CanaryStep]:
+        """1 to `rollouts.canary_steps` of the configuration, of rising shares. Behind the last one it serves. Required."""
+
+    @_builtins.property
+    def most_first_token(self) -> _duration_pb2.Duration:
+        """The same as a time. Default: any."""
+
+    @_builtins.property
+    def most_token(self) -> _duration_pb2.Duration:
+        """The same as a time. Default: any."""
+
+    def __init__(
+        self,
+        *,
+        steps: _abc.Iterable[Global___CanaryStep] | None = ...,
+        most_failed: _builtins.float = ...,
+        first_token_ratio: _builtins.float = ...,
+        most_first_token: _duration_pb2.Duration | None = ...,
+        token_ratio: _builtins.float = ...,
+        most_token: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["most_first_token", b"most_first_token", "most_token", b"most_token"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_token_ratio", b"first_token_ratio", "most_failed", b"most_failed", "most_first_token", b"most_first_token", "most_token", b"most_token", "steps", b"steps", "token_ratio", b"token_ratio"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Canary: _TypeAlias = Canary  # noqa: Y015
+
+@_typing.final
+class CanaryStep(_message.Message):
+    """A step. It is over when both have been reached."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHARE_FIELD_NUMBER: _builtins.int
+    LEAST_TASKS_FIELD_NUMBER: _builtins.int
+    LEAST_TIME_FIELD_NUMBER: _builtins.int
+    share: _builtins.float
+    """Fraction of new tasks that the new version takes while it has a place: above 0, to 1. With 1 all of them wait for it.
+    Required.
+    """
+    least_tasks: _builtins.int
+    """Fewest tasks that end on the new version, to 1,000,000. Default: 20, or none where `least_time` is set."""
+    @_builtins.property
+    def least_time(self) -> _duration_pb2.Duration:
+        """Least time. Default: none."""
+
+    def __init__(
+        self,
+        *,
+        share: _builtins.float = ...,
+        least_tasks: _builtins.int | None = ...,
+        least_time: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_least_tasks", b"_least_tasks", "least_tasks", b"least_tasks", "least_time", b"least_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_least_tasks", b"_least_tasks", "least_tasks", b"least_tasks", "least_time", b"least_time", "share", b"share"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__least_tasks: _TypeAlias = _typing.Literal["least_tasks"]  # noqa: Y015
+    _WhichOneofArgType__least_tasks: _TypeAlias = _typing.Literal["_least_tasks", b"_least_tasks"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__least_tasks) -> _WhichOneofReturnType__least_tasks | None: ...
+
+Global___CanaryStep: _TypeAlias = CanaryStep  # noqa: Y015
+
+@_typing.final
+class CanaryProgress(_message.Message):
+    """How far a version has come by steps. Times are 95th percentiles, as in `Canary`; unset where nothing is known."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEP_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    SHARE_FIELD_NUMBER: _builtins.int
+    STEP_TIME_FIELD_NUMBER: _builtins.int
+    TASKS_FIELD_NUMBER: _builtins.int
+    LEAST_TASKS_FIELD_NUMBER: _builtins.int
+    FAILED_TASKS_FIELD_NUMBER: _builtins.int
+    OLD_TASKS_FIELD_NUMBER: _builtins.int
+    OLD_FAILED_TASKS_FIELD_NUMBER: _builtins.int
+    FIRST_TOKEN_FIELD_NUMBER: _builtins.int
+    OLD_FIRST_TOKEN_FIELD_NUMBER: _builtins.int
+    TOKEN_FIELD_NUMBER: _builtins.int
+    OLD_TOKEN_FIELD_NUMBER: _builtins.int
+    step: _builtins.int
+    """Number of the step, from 1."""
+    steps: _builtins.int
+    """How many there are."""
+    share: _builtins.float
+    """Its share."""
+    tasks: _builtins.int
+    """Tasks of this step that ended on the new version."""
+    least_tasks: _builtins.int
+    """Fewest of them before the next step."""
+    failed_tasks: _builtins.int
+    """Of them those that failed, or went on with the old version."""
+    old_tasks: _builtins.int
+    """Tasks that ended on the old version meanwhile."""
+    old_failed_tasks: _builtins.int
+    """Of them those that failed."""
+    @_builtins.property
+    def step_time(self) -> _timestamp_pb2.Timestamp:
+        """When it began."""
+
+    @_builtins.property
+    def first_token(self) -> _duration_pb2.Duration:
+        """Time to the first token of the new version, in this step."""
+
+    @_builtins.property
+    def old_first_token(self) -> _duration_pb2.Duration:
+        """The same of the old version, of its last tasks."""
+
+    @_builtins.property
+    def token(self) -> _duration_pb2.Duration:
+        """Time between two tokens of the new version, in this step."""
+
+    @_builtins.property
+    def old_token(self) -> _duration_pb2.Duration:
+        """The same of the old version, of its last tasks."""
+
+    def __init__(
+        self,
+        *,
+        step: _builtins.int = ...,
+        steps: _builtins.int = ...,
+        share: _builtins.float = ...,
+        step_time: _timestamp_pb2.Timestamp | None = ...,
+        tasks: _builtins.int = ...,
+        least_tasks: _builtins.int = ...,
+        failed_tasks: _builtins.int = ...,
+        old_tasks: _builtins.int = ...,
+        old_failed_tasks: _builtins.int = ...,
+        first_token: _duration_pb2.Duration | None = ...,
+        old_first_token: _duration_pb2.Duration | None = ...,
+        token: _duration_pb2.Duration | None = ...,
+        old_token: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["first_token", b"first_token", "old_first_token", b"old_first_token", "old_token", b"old_token", "step_time", b"step_time", "token", b"token"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failed_tasks", b"failed_tasks", "first_token", b"first_token", "least_tasks", b"least_tasks", "old_failed_tasks", b"old_failed_tasks", "old_first_token", b"old_first_token", "old_tasks", b"old_tasks", "old_token", b"old_token", "share", b"share", "step", b"step", "step_time", b"step_time", "steps", b"steps", "tasks", b"tasks", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CanaryProgress: _TypeAlias = CanaryProgress  # noqa: Y015

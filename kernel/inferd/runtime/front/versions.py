@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from inferd.core.canary import Canary
 from inferd.core.events import UpdateModel
 from inferd.core.ids import ModelName
 from inferd.core.model import Model, ModelSpec
@@ -38,6 +39,7 @@ class Other:
         settings: Those that change; an empty value takes one away.
         number: The version that it is to be again; all else stays then.
         probe: What the new version has to answer before it takes a task; None for nothing.
+        canary: By which steps it comes to take the tasks; None for all at once.
     """
 
     source: str = ""
@@ -49,6 +51,7 @@ class Other:
     sampling: SamplingDefaults | None = None
     number: int | None = None
     probe: Probe | None = None
+    canary: Canary | None = None
 
 
 def otherwise(spec: ModelSpec, other: Other) -> dict[str, Any]:
@@ -91,10 +94,12 @@ class RolloutPlan:
     Attributes:
         way: How the new version finds its place.
         load: What loading it would take; None where none is loaded.
+        apart: Whether there is no room because it is to come by steps, for which the old one has to stay.
     """
 
     way: RolloutWay
     load: LoadPlan | None = None
+    apart: bool = False
 
 
 class Versions:
@@ -143,7 +148,8 @@ class Versions:
         async with self._wanted(name, other, caller) as spec:
             by, before = caller.principal.name, self._driver.views.model(spec.name).spec
             probe = await with_references(self._driver, spec.name, other.probe)
-            model = await self._driver.loading.update(UpdateModel(spec.name, spec, other.number, by, probe))
+            event = UpdateModel(spec.name, spec, other.number, by, probe, other.canary)
+            model = await self._driver.loading.update(event)
         if keeper is not None and model.spec.wanted != before.wanted:
             await keeper.keep_model(model.spec)
         elif keeper is not None:
@@ -166,7 +172,9 @@ class Versions:
                 bounds = other.number is None and spec.wanted != now.wanted
                 return model, RolloutPlan(RolloutWay.BOUNDS if bounds else RolloutWay.UNCHANGED)
             way, load = self._driver.views.fit(spec.name, await self._driver.plan_load(spec))
-            return model, RolloutPlan(way, shown(load, self._driver.views, caller, sees=sees))
+            apart = way is RolloutWay.DRAINS and other.canary is not None
+            way = RolloutWay.NO_ROOM if apart else way
+            return model, RolloutPlan(way, shown(load, self._driver.views, caller, sees=sees), apart)
 
     @asynccontextmanager
     async def _wanted(self, name: str, other: Other, caller: Caller) -> "AsyncIterator[ModelSpec]":
