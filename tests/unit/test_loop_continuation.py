@@ -123,3 +123,20 @@ def test_samples_that_have_told_nothing_share_the_prompt_when_they_go_on(tmp_pat
     for _ in range(3):
         engine.step()
     assert [sequence.sample for sequence in engine.places.rows] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("kind", ["stop", "grammar", "samples"])
+def test_one_that_has_told_its_last_token_ends_where_it_is_moved_to(tmp_path: Path, kind: str) -> None:
+    """The kernel may move a task of whose end it has not heard yet: it ends again, and the engine goes on."""
+    engine = make_engine(tmp_path)
+    engine.submit(1, TASKS[kind])
+    engine.finish()
+    other = make_engine(tmp_path)
+    engine.stopped.append(1)
+    engine.move(1, other)
+    other.step()
+    told, again = engine.ended[1], other.ended[1]
+    assert (again.reason, again.usage.output_tokens) == (told.reason, told.usage.output_tokens)
+    other.submit(2, greedy((97, 98), max_tokens=3))
+    other.finish()
+    assert other.outputs[2, 0] == [97, 98, 97]

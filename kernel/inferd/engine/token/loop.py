@@ -10,7 +10,7 @@ from functools import partial
 from itertools import compress
 from typing import TYPE_CHECKING
 
-from inferd.core.vigil import Doing
+from inferd.core.vigil import Doing, Pulse
 from inferd.engine.activity import Activity
 from inferd.engine.cause import placed_line
 from inferd.engine.cells.cell import Cells
@@ -19,24 +19,21 @@ from inferd.engine.token.batcher import Batcher
 from inferd.engine.token.forward import Forward
 from inferd.engine.token.grammar import Following, Grammars, why_stuck
 from inferd.engine.token.intake import Intake
-from inferd.engine.token.keeping import Keeping
-from inferd.engine.token.limits import Bounds
+from inferd.engine.token.keeping import Keeping, Kept
+from inferd.engine.token.limits import Bounds, EngineLimits
 from inferd.engine.token.output import Ended, PrefillProgress, SampleEnd, StepOutput
 from inferd.engine.token.pace import Pace
 from inferd.engine.token.reception import Reception
 from inferd.engine.token.sampler import BAD_ROW, NOTHING_LEFT, Sampler
 from inferd.engine.token.sources import Sources
 from inferd.engine.token.suspects import Suspects
-from inferd.errors import BackendFailedError, InferdError, is_failure
+from inferd.errors import BackendFailedError, InferdError, is_failure, present
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from inferd.core.task import FinishReason
     from inferd.core.task_events import Logprobs
-    from inferd.core.vigil import Pulse
-    from inferd.engine.token.keeping import Kept
-    from inferd.engine.token.limits import EngineLimits
     from inferd.engine.token.room import Constraint
     from inferd.engine.token.samples import Samples
     from inferd.engine.token.sequence import Sequence
@@ -426,6 +423,9 @@ class Loop:
             self._refused.append(Ended(handle=handle, error=error))
             for sequence in () if isinstance(task, InferdError) else task.living:
                 self._aside.forget(sequence)
+            return
+        if not task.living:  # it had told its last token when it was moved, and the kernel not heard of its end
+            self._refused.append(Ended(handle=handle, reason=present(task.reason), usage=task.usage))
             return
         self._tasks[handle] = task
         self._places.join(task.living, task.share, hold=hold)

@@ -214,7 +214,7 @@ class Reception:
             return
         task = self._try_to_accept(submission, leash)
         grammar = submission.sampling.grammar
-        if grammar is None or isinstance(task, InferdError):
+        if grammar is None or isinstance(task, InferdError) or not task.living:
             self._pass_on(submission, task)
             return
         take = partial(self._constrain, submission, task)
