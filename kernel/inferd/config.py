@@ -19,6 +19,7 @@ from pydantic_settings import (
 
 from inferd.auth_settings import Auth
 from inferd.blob_settings import Blobs
+from inferd.bundle_settings import Bundles
 from inferd.environment import Environment
 from inferd.model_settings import Elastic, Optimize, Prefix, Rollouts
 from inferd.quota_settings import QuotaSettings
@@ -323,6 +324,7 @@ class Settings(BaseSettings):
     optimize: Optimize = Optimize()
     store: Store = Store()
     blobs: Blobs = Blobs()
+    bundles: Bundles = Bundles()
     auth: Auth = Auth()
     sources: Sources = Sources()
     tls: Tls = Tls()

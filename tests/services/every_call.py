@@ -17,6 +17,7 @@ from inferd.testing.kernel import write_fake_model
 from inferd_api.v1 import auth_pb2 as ap
 from inferd_api.v1 import auth_service_pb2 as asp
 from inferd_api.v1 import blob_service_pb2 as bs
+from inferd_api.v1 import bundle_pb2 as bp
 from inferd_api.v1 import host_service_pb2 as hs
 from inferd_api.v1 import lease_pb2 as lp
 from inferd_api.v1 import lease_service_pb2 as ls
@@ -165,6 +166,12 @@ class Client:
             pass
 
 
+async def read_whole(call: Any) -> None:
+    """All messages of a stream that ends."""
+    while await call.read() is not grpc.aio.EOF:
+        pass
+
+
 async def first(call: Any) -> None:
     """The first message of a stream that would go on."""
     await call.read()
@@ -257,6 +264,9 @@ CALLS: dict[str, Callable[[Client], Awaitable[object]]] = {
     ),
     "inferd.v1.ModelService/OptimizeModel": lambda c: first(
         c.connection.models.OptimizeModel(OptimizeModelRequest(model=MODEL, text="la" * 40))
+    ),
+    "inferd.v1.ModelService/ExportModel": lambda c: read_whole(
+        c.connection.models.ExportModel(bp.ExportModelRequest(name=MODEL))
     ),
     "inferd.v1.ModelService/ListModelVersions": lambda c: c.connection.models.ListModelVersions(
         ms.ListModelVersionsRequest(name=MODEL)

@@ -93,6 +93,7 @@ NAMED = {"Model", "GetModelRequest", "LoadModelRequest", "UnloadModelRequest", "
     "PlanLoadRequest",
     "UpdateModelRequest",
     "ListModelVersionsRequest",
+    "ExportModelRequest",
 }
 
 

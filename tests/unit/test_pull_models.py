@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 
 from inferd.cli.main import app
 from inferd.runtime.library import Library, Manifest, digest
-from inferd.runtime.placement import _stat
+from inferd.runtime.placement import stat_files
 
 Pull = Callable[..., Result]
 PARTS = tuple(f"big-0000{number}-of-00003.gguf" for number in (1, 2, 3))
@@ -139,11 +139,11 @@ def test_all_parts_are_counted(tmp_path: Path, data: Path, command: Pull) -> Non
     assert listed["size_bytes"] == str(whole)
     shown = json.loads(command("show", "big", "--digest", "-o", "json").stdout)
     assert (shown["size_bytes"], shown["sha256"]) == (str(whole), listed["sha256"])
-    size_bytes, version = _stat(data / "models/big" / PARTS[0])
+    size_bytes, version = stat_files(data / "models/big" / PARTS[0])
     assert size_bytes == whole
     last = data / "models/big" / PARTS[2]
     os.utime(last, (1, 1))
-    assert _stat(data / "models/big" / PARTS[0])[1] != version
+    assert stat_files(data / "models/big" / PARTS[0])[1] != version
     last.rename(tmp_path / "away")
     assert Library(data).find("big") is None
     (tmp_path / "away").rename(last)

@@ -20,6 +20,7 @@ from inferd_client.hosts import AsyncHosts, Hosts
 from inferd_client.inferences import AsyncInferences, Inferences
 from inferd_client.keys import AsyncKeys, Keys, NewKey
 from inferd_client.leases import AsyncLeases, Leases
+from inferd_client.model_exports import AsyncModelExports, ModelExports
 from inferd_client.model_uploads import AsyncModelUploads, ModelUploads
 from inferd_client.model_versions import AsyncModelVersions, ModelVersions
 from inferd_client.models import AsyncModels, Models
@@ -59,7 +60,7 @@ __all__ = [
 ]
 
 
-class Client(Inferences, Models, ModelVersions, Leases, Hosts, ModelUploads, Keys, Quotas, Optimizations):
+class Client(Inferences, Models, ModelVersions, ModelExports, Leases, Hosts, ModelUploads, Keys, Quotas, Optimizations):
     """A synchronous client; safe to use from several threads. Close it, or use it in a `with` statement."""
 
 
@@ -67,6 +68,7 @@ class AsyncClient(
     AsyncInferences,
     AsyncModels,
     AsyncModelVersions,
+    AsyncModelExports,
     AsyncLeases,
     AsyncHosts,
     AsyncModelUploads,

@@ -32,7 +32,7 @@ from inferd_client.options import strict
 from inferd_client.patience import PAUSE_S, Patience
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Generator, Iterator
+    from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator
     from os import PathLike
 
     from inferd_api.v1.blob_pb2 import Blob
@@ -89,6 +89,37 @@ class Given:
                 yield chunk
 
 
+class Chunked:
+    """What is given as it comes: its bytes once, from the first on. Its iterator is used on another thread.
+
+    Attributes:
+        error: What was raised where they come from; the kernel hears of an end that is too early only.
+    """
+
+    def __init__(self, digest: str, size_bytes: int, chunks: Iterable[bytes]) -> None:
+        self.size_bytes = size_bytes
+        self.start = PutBlobRequest(start=PutBlobStart(digest=digest, size_bytes=size_bytes))
+        self.error: Exception | None = None
+        self._chunks = iter(chunks)
+
+    def rest(self, response: PutBlobResponse) -> Iterator[PutBlobRequest]:
+        """What follows, when the kernel has said what it has."""
+        skip, most = response.accepted.offset_bytes, response.accepted.chunk_bytes
+        try:
+            for chunk in self._chunks:
+                passed = min(skip, len(chunk))
+                skip -= passed
+                for at in range(passed, len(chunk), most):
+                    yield PutBlobRequest(chunk=bytes(chunk[at : at + most]))
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is raised where they are given
+            self.error = error
+
+    def check(self) -> None:
+        """Raise what was raised where they come from."""
+        if self.error is not None:
+            raise self.error
+
+
 @strict
 class Blobs(Connection):
     """The blobs of a synchronous client."""
@@ -112,7 +143,24 @@ class Blobs(Connection):
                 patience.check(error)
                 time.sleep(PAUSE_S)
 
-    def _put(self, given: Given, patience: Patience, progress: Progress | None) -> Blob:
+    def put_chunks(
+        self, digest: str, size_bytes: int, chunks: Iterable[bytes], *, progress: Progress | None = None
+    ) -> Blob:
+        """Give bytes as they come, whose digest is known: those that the kernel has are passed over; the blob.
+
+        None of `chunks` is taken where the kernel has all of it. What broke is not taken up again by itself.
+
+        Raises:
+            InferdError: It is refused, or the kernel was gone; given again from the start it goes on.
+            Exception: Whatever `chunks` raises.
+        """
+        given = Chunked(digest, size_bytes, chunks)
+        try:
+            return self._put(given, Patience(), progress)
+        finally:
+            given.check()
+
+    def _put(self, given: Given | Chunked, patience: Patience, progress: Progress | None) -> Blob:
         outbox: queue.SimpleQueue[Iterator[PutBlobRequest] | None] = queue.SimpleQueue()
         outbox.put(iter([given.start]))
         requests = chain.from_iterable(iter(outbox.get, None))
@@ -184,7 +232,17 @@ class AsyncBlobs(AsyncConnection):
                 patience.check(error)
                 await asyncio.sleep(PAUSE_S)
 
-    async def _put(self, given: Given, patience: Patience, progress: Progress | None) -> Blob:
+    async def put_chunks(
+        self, digest: str, size_bytes: int, chunks: Iterable[bytes], *, progress: Progress | None = None
+    ) -> Blob:
+        """Give bytes as they come, whose digest is known; `chunks` is gone through on threads."""
+        given = Chunked(digest, size_bytes, chunks)
+        try:
+            return await self._put(given, Patience(), progress)
+        finally:
+            given.check()
+
+    async def _put(self, given: Given | Chunked, patience: Patience, progress: Progress | None) -> Blob:
         call = self._blobs.PutBlob(metadata=self._metadata_of(None))
         giving: asyncio.Task[None] | None = None
         try:
@@ -243,7 +301,7 @@ class AsyncBlobs(AsyncConnection):
 
 
 async def _give(
-    call: grpc.aio.StreamStreamCall[PutBlobRequest, PutBlobResponse], given: Given, response: PutBlobResponse
+    call: grpc.aio.StreamStreamCall[PutBlobRequest, PutBlobResponse], given: Given | Chunked, response: PutBlobResponse
 ) -> None:
     """Send all that follows; a call that is over says why where it is read."""
     rest = given.rest(response)

@@ -213,6 +213,8 @@ OPTIONS: Final[Mapping[str, Kind | Several | Pairs]] = {
     "quota": _message(Quota),
     "expire_time": MOMENT,
     "progress": Kind("a function", callable),
+    "had_pieces": Kind("bytes", lambda value: isinstance(value, bytes)),
+    "chunks": Kind("parts of bytes", lambda value: hasattr(value, "__iter__") and not isinstance(value, str | bytes)),
     **dict.fromkeys(("prefix_cache", "detach_on_disconnect"), FLAG),
     **dict.fromkeys(("add_generation_prompt", "continue_final_message", "parse_control_tokens"), FLAG),
     **dict.fromkeys(("wait", "force", "drain", "mean", "normalize", "replace"), FLAG),

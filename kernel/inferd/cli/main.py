@@ -9,6 +9,7 @@ import typer
 
 from inferd import __version__
 from inferd.cli.blob_commands import blob_app
+from inferd.cli.bundle_commands import bundle_app
 from inferd.cli.cert_commands import cert_app
 from inferd.cli.key_commands import key_app
 from inferd.cli.lease_commands import lease_app
@@ -342,4 +343,4 @@ def _doctor(*, address: Address = ADDRESS, output: Output = Format.TABLE) -> Non
 
 app.registered_commands += model_app.registered_commands
 app.registered_commands += optimize_app.registered_commands
-models_app.registered_commands += version_app.registered_commands
+models_app.registered_commands += version_app.registered_commands + bundle_app.registered_commands

@@ -97,7 +97,7 @@ def place(
             if each.names_file and (value := values[each.name]) and (accepted or {}).get(each.name) != value:
                 check_setting(each.name, str(value), roots)
     drafts, queued, idle_s, keep_bytes = (values.pop(setting.name) for setting in ENGINE_SETTINGS)
-    size_bytes, version = _stat(path)
+    size_bytes, version = stat_files(path)
     others = alternatives(reports, choice, format=kind)
     return ModelSpec(
         name=ModelName(name),
@@ -157,8 +157,12 @@ def _format(path: Path) -> str:
         raise InvalidFieldError(f"{path} cannot be read: {error.strerror}", field="model.source") from None
 
 
-def _stat(path: Path) -> tuple[int, str]:
-    """The size of a file, or of a folder's files, in bytes, and what differs once any of them has changed."""
+def stat_files(path: Path) -> tuple[int, str]:
+    """The size of a file, or of a folder's files, in bytes, and what differs once any of them has changed.
+
+    Raises:
+        InvalidFieldError: One cannot be read.
+    """
     try:
         facts = [(file.name, file.stat()) for file in files_of(path)]
         recipe = [] if path.is_dir() or not (beside := find_recipe(path)).is_file() else [(beside.name, beside.stat())]

@@ -16,6 +16,7 @@ from inferd.runtime.front.versions import Other
 from inferd.runtime.model_files import ModelFile, check_names
 from inferd.services.calls import Call
 from inferd.services.chunks import Chunks
+from inferd.services.export_values import read_had, write_file, write_start
 from inferd.services.extents import Extents
 from inferd.services.model_values import (
     NAME_FORM,
@@ -34,6 +35,7 @@ from inferd.services.optimization_values import read_wanted, write_told
 from inferd.services.pages import name_of, size_of, token_of
 from inferd.services.sampling_values import read_sampling_defaults
 from inferd.services.work_values import read_text, read_token_ids
+from inferd_api.v1 import bundle_pb2 as bp
 from inferd_api.v1 import model_pb2 as mp
 from inferd_api.v1 import model_service_pb2 as ms
 from inferd_api.v1.optimize_pb2 import OptimizeModelRequest
@@ -203,6 +205,18 @@ class Models:
         """What a model of tensors takes and gives."""
         written = await self._models.signature(request.model, call.caller)
         return ms.GetModelSignatureResponse(signature=ModelSignature.FromString(written))
+
+    async def ExportModel(self, request: bp.ExportModelRequest, call: Call) -> None:  # noqa: N802 - the wire's name
+        """Read a model with all its files."""
+        exports, had = self._models.exports, read_had(request.had_pieces)
+        async with exports.cut_short(), exports.open(request.name, call.caller) as export:
+            await call.write(write_start(export, self._write(export.model)))
+            for file in export.files:
+                await call.write(write_file(file))
+            async with aclosing(exports.pieces(export, had)) as pieces:
+                async for piece in pieces:
+                    for at in range(0, len(piece), self._chunks.most_bytes):
+                        await call.write(bp.ExportModelResponse(chunk=piece[at : at + self._chunks.most_bytes]))
 
     async def WatchModel(self, request: ms.WatchModelRequest, call: Call) -> None:  # noqa: N802 - the wire's name
         """Watch a model; what changes while a message is under way is merged into the next one."""

@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from inferd_api.v1 import bundle_pb2 as inferd__api_dot_v1_dot_bundle__pb2
 from inferd_api.v1 import model_service_pb2 as inferd__api_dot_v1_dot_model__service__pb2
 from inferd_api.v1 import optimize_pb2 as inferd__api_dot_v1_dot_optimize__pb2
 
@@ -120,6 +121,11 @@ class ModelServiceStub:
                 '/inferd.v1.ModelService/GetModelSignature',
                 request_serializer=inferd__api_dot_v1_dot_model__service__pb2.GetModelSignatureRequest.SerializeToString,
                 response_deserializer=inferd__api_dot_v1_dot_model__service__pb2.GetModelSignatureResponse.FromString,
+                _registered_method=True)
+        self.ExportModel = channel.unary_stream(
+                '/inferd.v1.ModelService/ExportModel',
+                request_serializer=inferd__api_dot_v1_dot_bundle__pb2.ExportModelRequest.SerializeToString,
+                response_deserializer=inferd__api_dot_v1_dot_bundle__pb2.ExportModelResponse.FromString,
                 _registered_method=True)
 
 
@@ -295,6 +301,16 @@ class ModelServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExportModel(self, request, context):
+        """Read a model with all its files, and the adapter that its settings name, as of the version that serves: what the
+        kernel after this one, or one elsewhere, is given to have the same. Each byte is checked as it is read.
+        Errors: MODEL_NOT_FOUND, PERMISSION_DENIED for a file that the caller may not name, INVALID_FIELD for one whose name is
+        no label, MODEL_BUSY when one changes meanwhile, BLOB_DAMAGED, LIMIT_EXCEEDED (`bundles.exports` of the configuration).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ModelServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -377,6 +393,11 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     servicer.GetModelSignature,
                     request_deserializer=inferd__api_dot_v1_dot_model__service__pb2.GetModelSignatureRequest.FromString,
                     response_serializer=inferd__api_dot_v1_dot_model__service__pb2.GetModelSignatureResponse.SerializeToString,
+            ),
+            'ExportModel': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExportModel,
+                    request_deserializer=inferd__api_dot_v1_dot_bundle__pb2.ExportModelRequest.FromString,
+                    response_serializer=inferd__api_dot_v1_dot_bundle__pb2.ExportModelResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -817,6 +838,33 @@ class ModelService:
             '/inferd.v1.ModelService/GetModelSignature',
             inferd__api_dot_v1_dot_model__service__pb2.GetModelSignatureRequest.SerializeToString,
             inferd__api_dot_v1_dot_model__service__pb2.GetModelSignatureResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/inferd.v1.ModelService/ExportModel',
+            inferd__api_dot_v1_dot_bundle__pb2.ExportModelRequest.SerializeToString,
+            inferd__api_dot_v1_dot_bundle__pb2.ExportModelResponse.FromString,
             options,
             channel_credentials,
             insecure,

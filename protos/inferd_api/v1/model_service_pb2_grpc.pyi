@@ -5,6 +5,7 @@ isort:skip_file
 
 from collections import abc as _abc
 from grpc import aio as _aio
+from inferd_api.v1 import bundle_pb2 as _bundle_pb2
 from inferd_api.v1 import model_service_pb2 as _model_service_pb2
 from inferd_api.v1 import optimize_pb2 as _optimize_pb2
 import abc as _abc_1
@@ -136,6 +137,12 @@ class ModelServiceStub:
     """What a model of tensors takes and gives: names, types, shapes, batching and state; loads the model if need be.
     Errors: MODEL_NOT_FOUND, UNSUPPORTED_INPUT for a model that reads text, and those of loading.
     """
+    ExportModel: _grpc.UnaryStreamMultiCallable[_bundle_pb2.ExportModelRequest, _bundle_pb2.ExportModelResponse]
+    """Read a model with all its files, and the adapter that its settings name, as of the version that serves: what the
+    kernel after this one, or one elsewhere, is given to have the same. Each byte is checked as it is read.
+    Errors: MODEL_NOT_FOUND, PERMISSION_DENIED for a file that the caller may not name, INVALID_FIELD for one whose name is
+    no label, MODEL_BUSY when one changes meanwhile, BLOB_DAMAGED, LIMIT_EXCEEDED (`bundles.exports` of the configuration).
+    """
 
 @_typing.type_check_only
 class ModelServiceAsyncStub(ModelServiceStub):
@@ -243,6 +250,12 @@ class ModelServiceAsyncStub(ModelServiceStub):
     GetModelSignature: _aio.UnaryUnaryMultiCallable[_model_service_pb2.GetModelSignatureRequest, _model_service_pb2.GetModelSignatureResponse]  # type: ignore[assignment]
     """What a model of tensors takes and gives: names, types, shapes, batching and state; loads the model if need be.
     Errors: MODEL_NOT_FOUND, UNSUPPORTED_INPUT for a model that reads text, and those of loading.
+    """
+    ExportModel: _aio.UnaryStreamMultiCallable[_bundle_pb2.ExportModelRequest, _bundle_pb2.ExportModelResponse]  # type: ignore[assignment]
+    """Read a model with all its files, and the adapter that its settings name, as of the version that serves: what the
+    kernel after this one, or one elsewhere, is given to have the same. Each byte is checked as it is read.
+    Errors: MODEL_NOT_FOUND, PERMISSION_DENIED for a file that the caller may not name, INVALID_FIELD for one whose name is
+    no label, MODEL_BUSY when one changes meanwhile, BLOB_DAMAGED, LIMIT_EXCEEDED (`bundles.exports` of the configuration).
     """
 
 class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -444,6 +457,18 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_model_service_pb2.GetModelSignatureResponse, _abc.Awaitable[_model_service_pb2.GetModelSignatureResponse]]:
         """What a model of tensors takes and gives: names, types, shapes, batching and state; loads the model if need be.
         Errors: MODEL_NOT_FOUND, UNSUPPORTED_INPUT for a model that reads text, and those of loading.
+        """
+
+    @_abc_1.abstractmethod
+    def ExportModel(
+        self,
+        request: _bundle_pb2.ExportModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_bundle_pb2.ExportModelResponse], _abc.AsyncIterator[_bundle_pb2.ExportModelResponse]]:
+        """Read a model with all its files, and the adapter that its settings name, as of the version that serves: what the
+        kernel after this one, or one elsewhere, is given to have the same. Each byte is checked as it is read.
+        Errors: MODEL_NOT_FOUND, PERMISSION_DENIED for a file that the caller may not name, INVALID_FIELD for one whose name is
+        no label, MODEL_BUSY when one changes meanwhile, BLOB_DAMAGED, LIMIT_EXCEEDED (`bundles.exports` of the configuration).
         """
 
 def add_ModelServiceServicer_to_server(servicer: ModelServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -15,8 +15,9 @@ from inferd.runtime.blobs import Blobs
 from inferd.runtime.declaring import Declarations
 from inferd.runtime.driver import Driver
 from inferd.runtime.elements import Held
-from inferd.runtime.front.bounds import SharedBound
+from inferd.runtime.front.bounds import Bound, SharedBound
 from inferd.runtime.front.caller import Caller
+from inferd.runtime.front.exports import Exports
 from inferd.runtime.front.plans import shown
 from inferd.runtime.front.traits import ModelTraits
 from inferd.runtime.front.versions import Other, Versions, otherwise
@@ -38,12 +39,14 @@ class Models:
         plugins: Who may load models.
         shelf: Where models are that were pulled.
         watchers: Bounds the streams that watch models.
+        exports: Bounds the calls that read models.
         roots: Within which a caller may name files; None for anywhere.
         declarations: What the configuration says of models.
 
     Attributes:
         declarations: See there.
         clock: The time of all models.
+        exports: Reads them with their files.
         versions: What may be done with their versions.
         traits: What holds of them whichever version serves.
     """
@@ -55,6 +58,7 @@ class Models:
         shelf: Shelf,
         *,
         watchers: SharedBound,
+        exports: Bound,
         roots: Callable[[Caller], Roots | None],
         declarations: Declarations,
     ) -> None:
@@ -66,6 +70,7 @@ class Models:
         self._watchers = watchers
         self.versions = Versions(driver, plugins, shelf, roots=roots)
         self.traits = ModelTraits(driver, shelf)
+        self.exports = Exports(driver, plugins, shelf, bound=exports, roots=roots)
         self._roots = roots
 
     async def upload(self, caller: Caller, files: Sequence[ModelFile], **wanted: Any) -> Model:

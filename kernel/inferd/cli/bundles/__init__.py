@@ -1,0 +1,1 @@
+"""Bundles: a model as one signed file, for where there is no network."""

@@ -1,0 +1,263 @@
+"""Models with all their files, read for whoever takes them elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Final
+
+from inferd.core.ids import ModelName
+from inferd.errors import BlobDamagedError, InvalidFieldError, ModelBusyError, PermissionDeniedError
+from inferd.plugin.recipe_file import find_recipe
+from inferd.runtime.blob_opening import blobs_of
+from inferd.runtime.model_files import SOURCE, check_names, read_list
+from inferd.runtime.placement import stat_files
+from inferd.runtime.sources import check_setting, files_of, find_source
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Container, Sequence
+    from contextlib import AbstractAsyncContextManager
+
+    from inferd.core.model import Model, ModelSpec
+    from inferd.runtime.driver import Driver
+    from inferd.runtime.front.bounds import Bound
+    from inferd.runtime.front.caller import Caller
+    from inferd.runtime.plugins import Plugins
+    from inferd.runtime.shelf import Shelf
+    from inferd.runtime.sources import Roots
+
+PIECE_BYTES: Final = 4 << 20  # of a file that is left out or taken as a whole
+ADAPTER: Final = "adapter"  # the setting whose files go with the model
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportedFile:
+    """A file of a model.
+
+    Attributes:
+        name: Its name, without a folder.
+        path: Where it is.
+        setting: The setting that names it or its folder; "" for the model's own.
+        digest: SHA-256 of all its bytes, in hexadecimal.
+        size_bytes: How many bytes it has.
+        pieces: SHA-256 of each of its pieces.
+    """
+
+    name: str
+    path: Path
+    setting: str
+    digest: str
+    size_bytes: int
+    pieces: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Export:
+    """A model and its files.
+
+    Attributes:
+        model: As it stands.
+        files: Its own first, then those of its adapter.
+        path_settings: Settings whose values are paths of this host.
+    """
+
+    model: Model
+    files: Sequence[ExportedFile]
+    path_settings: Sequence[str]
+
+
+class Exports:
+    """Reads models. Files are read on threads, a piece at a time.
+
+    Args:
+        driver: Of the kernel.
+        plugins: Say which settings name files.
+        shelf: Where models are that were pulled.
+        bound: Of those that are read at once.
+        roots: Within which a caller may name files; None for anywhere.
+    """
+
+    def __init__(
+        self,
+        driver: Driver,
+        plugins: Plugins,
+        shelf: Shelf,
+        *,
+        bound: Bound,
+        roots: Callable[[Caller], Roots | None],
+    ) -> None:
+        self._driver = driver
+        self._plugins = plugins
+        self._shelf = shelf
+        self._bound = bound
+        self._roots = roots
+
+    @asynccontextmanager
+    async def open(self, name: str, caller: Caller) -> AsyncIterator[Export]:
+        """A model whose files have been gone through once; in the block, their bytes may be read.
+
+        Raises:
+            ModelNotFoundError: There is none.
+            PermissionDeniedError: The caller may not read its files.
+            InvalidFieldError: One has a name that a model elsewhere cannot have.
+            ModelBusyError: They have changed since the model was made of them, or change now.
+            BlobDamagedError: One is not what was given.
+            LimitExceededError: As many are read as may be.
+        """
+        self._driver.check_open()
+        await self._shelf.look_for(name)
+        with self._bound.place():
+            model = self._driver.views.model(ModelName(name))
+            spec, roots = model.spec, self._roots(caller)
+            paths = self._path_settings(spec)
+            own = await self._own(spec, caller, roots)
+            adapter = await asyncio.to_thread(_adapter, spec, roots) if ADAPTER in paths else []
+            for files in (own, adapter):
+                _check([path.name for path in files])
+            found = [await _measured(path, "", expected) for path, expected in own.items()]
+            found += [await _measured(path, ADAPTER, None) for path in adapter]
+            yield Export(model=model, files=found, path_settings=paths)
+
+    def _path_settings(self, spec: ModelSpec) -> list[str]:
+        named = {
+            setting.name
+            for report in self._plugins.reports
+            if report.name == spec.backend and report.spec is not None
+            for setting in report.spec.settings
+            if setting.names_file
+        }
+        return sorted(named & spec.settings.keys())
+
+    async def _own(self, spec: ModelSpec, caller: Caller, roots: Roots | None) -> dict[Path, str | None]:
+        """The model's own files, with the digests that they are known to have."""
+        if not spec.source.startswith(SOURCE):
+            return dict.fromkeys(await asyncio.to_thread(_files, spec, roots))
+        if spec.tenant != caller.tenant and not caller.principal.local:
+            raise PermissionDeniedError(
+                f"the files of model {spec.name!r} are blobs of another tenant; ask as that one", field="name"
+            )
+        blobs, digest = blobs_of(self._driver.keeper), spec.source.removeprefix(SOURCE)
+        if blobs is None:
+            raise BlobDamagedError(f"the files of model {spec.name!r} are blobs, and this kernel keeps none")
+        files = read_list(b"".join([piece async for piece in blobs.pieces(spec.tenant, digest)]))
+        folder = blobs.model_folder(spec.tenant, digest)
+        return {folder / file.name: file.digest for file in files}
+
+    async def pieces(self, export: Export, had: Container[bytes]) -> AsyncGenerator[bytes]:
+        """The bytes of the files, a piece at a time, but for pieces whose digests are among those `had`.
+
+        Raises:
+            ModelBusyError: A file is not what it was.
+        """
+        for file in export.files:
+            async with _opened(file.path) as opened:
+                for number, wanted in enumerate(file.pieces):
+                    if wanted in had:
+                        continue
+                    data = await asyncio.to_thread(_read_at, opened, number * PIECE_BYTES)
+                    if await asyncio.to_thread(_digest, data) != wanted:
+                        raise _changed(file.path)
+                    yield data
+
+    def cut_short(self) -> AbstractAsyncContextManager[None]:
+        """Whatever the block waits for, it ends when the kernel closes.
+
+        Raises:
+            ShuttingDownError: It did.
+        """
+        return self._driver.closing.cut_short()
+
+
+def _files(spec: ModelSpec, roots: Roots | None) -> list[Path]:
+    """The files of a model that is of no blobs, which are as they were when it was made of them."""
+    path = Path(spec.path) if roots is None else find_source(spec.path, roots)
+    if stat_files(path)[1] != spec.file_version:
+        raise ModelBusyError(
+            f"the files of model {spec.name!r} at {path} have changed since it was made of them; give it a version of"
+            f" them first: inferd models set {spec.name} --source {path}"
+        )
+    beside = find_recipe(path)
+    files = [*files_of(path), *([beside] if path.is_file() and beside.is_file() else [])]
+    return [file for file in files if not file.name.startswith(".")]
+
+
+def _adapter(spec: ModelSpec, roots: Roots | None) -> list[Path]:
+    value = spec.settings[ADAPTER]
+    if roots is not None:
+        check_setting(ADAPTER, value, roots)
+    path = Path(value)
+    files = [path] if path.is_file() else sorted(path.iterdir()) if path.is_dir() else []
+    found = [file for file in files if file.is_file() and not file.name.startswith(".")]
+    if not found:
+        raise InvalidFieldError(f"the adapter of model {spec.name!r}, {path}, has no files", field="name")
+    return found
+
+
+def _check(names: Sequence[str]) -> None:
+    """Refuse names that a model elsewhere could not have."""
+    try:
+        check_names(names or ["none"])
+    except InvalidFieldError as error:
+        field = error.field.removeprefix("start.")
+        number = int(field[len("files[") : field.index("]")]) if "[" in field else None
+        what = "the model's files" if number is None else f"the file {names[number][:200]!r}"
+        raise InvalidFieldError(
+            f"{what} cannot be given elsewhere, where files have labels and no paths: {error}; rename it, or move it"
+            " out of the model's folder",
+            field="name",
+        ) from None
+
+
+async def _measured(path: Path, setting: str, expected: str | None) -> ExportedFile:
+    """What a file is, by reading all of it."""
+    digest, pieces, size_bytes = sha256(), [], 0
+    async with _opened(path) as opened:
+        while data := await asyncio.to_thread(_read_at, opened, size_bytes):
+            pieces.append(await asyncio.to_thread(_digest, data))
+            await asyncio.to_thread(digest.update, data)
+            size_bytes += len(data)
+    found = digest.hexdigest()
+    if expected not in (None, found):
+        raise BlobDamagedError(
+            f"{path} has digest sha256:{found} and was given with sha256:{expected}: give the model again",
+            metadata={"digest": f"sha256:{expected}", "cause": f"its digest is sha256:{found}"},
+        )
+    return ExportedFile(
+        name=path.name, path=path, setting=setting, digest=found, size_bytes=size_bytes, pieces=tuple(pieces)
+    )
+
+
+@asynccontextmanager
+async def _opened(path: Path) -> AsyncIterator[BinaryIO]:
+    try:
+        opened = await asyncio.to_thread(path.open, "rb")
+    except OSError:
+        raise _changed(path) from None
+    try:
+        yield opened
+    finally:
+        opened.close()
+
+
+def _read_at(opened: BinaryIO, start: int) -> bytes:
+    """The piece that begins there; b"" at the end.
+
+    Raises:
+        ModelBusyError: It cannot be read.
+    """
+    try:
+        opened.seek(start)
+        return opened.read(PIECE_BYTES)
+    except OSError:
+        raise _changed(Path(opened.name)) from None
+
+
+def _digest(data: bytes) -> bytes:
+    return sha256(data).digest()
+
+
+def _changed(path: Path) -> ModelBusyError:
+    return ModelBusyError(f"{path} changed, or went, while it was read; try again when nobody writes it")

@@ -1,0 +1,89 @@
+"""Models with all their files, read over the wire."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+from guarded import guarded
+
+from inferd.runtime.front import exports
+from inferd.testing.kernel import kernel_here, write_fake_model
+from inferd_api.v1.bundle_pb2 import ExportModelResponse
+from inferd_client import AsyncClient
+from inferd_client.errors import InferdError, InvalidFieldError, ModelBusyError
+
+PIECE_BYTES = 64
+
+
+@asynccontextmanager
+async def client_of(folder: Path, **settings: Any) -> AsyncIterator[AsyncClient]:
+    async with (
+        kernel_here(folder, store={"url": f"sqlite:{folder}/kept/store"}, **settings) as made,
+        AsyncClient(made.addresses[0]) as client,
+    ):
+        yield client
+
+
+async def told(client: AsyncClient, name: str, **more: Any) -> list[ExportModelResponse]:
+    return [each async for each in client.export_model(name, **more)]
+
+
+def bytes_of(messages: list[ExportModelResponse]) -> bytes:
+    return b"".join(each.chunk for each in messages)
+
+
+async def test_all_of_a_model_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files by path, and the blobs that they become, with pieces by digest; those that one has are left out."""
+    monkeypatch.setattr(exports, "PIECE_BYTES", PIECE_BYTES)
+    file = write_fake_model(tmp_path, "model", vocab=[f"word{n}" for n in range(20)])
+    file.with_suffix(".recipe.toml").write_text("# beside it\n")
+    data, beside = file.read_bytes(), file.with_suffix(".recipe.toml").read_bytes()
+    async with client_of(tmp_path) as client:
+        await client.create_model("file", str(file), settings={"context_tokens": 512})
+        await client.upload_model("blobs", file)
+        for name in ("file", "blobs"):
+            messages = await told(client, name)
+            start, files = messages[0].start, [each.file for each in messages if each.HasField("file")]
+            assert (start.model.name, start.files) == (name, 2)
+            assert {each.name: each.digest for each in files} == {
+                "model.fake": f"sha256:{sha256(data).hexdigest()}",
+                "model.recipe.toml": f"sha256:{sha256(beside).hexdigest()}",
+            }
+            assert bytes_of(messages) == data + beside
+        digests = files[0].piece_digests
+        assert len(digests) == 32 * -(-len(data) // PIECE_BYTES)
+        assert bytes_of(await told(client, "file", had_pieces=digests[32:])) == data[:PIECE_BYTES] + beside
+        with pytest.raises(InvalidFieldError, match="had_pieces has 5 bytes"):
+            await told(client, "file", had_pieces=b"12345")
+
+
+async def test_what_changes_is_not_passed_on(tmp_path: Path) -> None:
+    """A file that is another one since the model was made of it, or while it is read, is MODEL_BUSY."""
+    file = write_fake_model(tmp_path, "model")
+    async with client_of(tmp_path) as client:
+        await client.create_model("model", str(file))
+        reading = client.export_model("model")
+        assert (await anext(reading)).start.files == 1
+        await reading.aclose()
+        file.write_text("{} ")
+        with pytest.raises(ModelBusyError, match="have changed since"):
+            await told(client, "model")
+
+
+async def test_who_may_change_a_model_reads_files_within_roots(tmp_path: Path) -> None:
+    """An operator exports what it could name, and nothing else."""
+    inside, outside = tmp_path / "roots", tmp_path / "elsewhere"
+    async with guarded(tmp_path, sources={"roots": [str(inside)]}) as kernel:
+        made = (await kernel.key(roles=["operator"])).credential
+        async with AsyncClient(kernel.kernel.addresses[0]) as owner:
+            for folder in (inside, outside):
+                folder.mkdir()
+                await owner.create_model(folder.name, str(write_fake_model(folder, folder.name)))
+        async with AsyncClient(kernel.kernel.addresses[1], credential=made) as operator:
+            assert bytes_of(await told(operator, "roots"))
+            with pytest.raises(InferdError) as caught:
+                await told(operator, "elsewhere")
+            assert caught.value.reason == "PERMISSION_DENIED"
