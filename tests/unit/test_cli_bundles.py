@@ -20,7 +20,8 @@ def inferd(*words: object) -> dict[str, Any]:
     said = CliRunner().invoke(app, [*map(str, words), "-o", "json"])
     told: dict[str, Any] = json.loads(said.stdout)
     assert said.exit_code == (1 if "error" in told else 0)
-    return told.get("error", told)
+    failed: dict[str, Any] = told.get("error", told)
+    return failed
 
 
 @pytest.fixture(scope="module")
@@ -33,38 +34,60 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield kernel.address
 
 
+def bundle_of_changes(address: str, tmp_path: Path, key: dict[str, Any], base: Path) -> None:
+    """What follows has what the base has not, and nobody reads it without the key."""
+    seal, passphrase, changes = (
+        inferd("models", "keygen", tmp_path / "seal", "--sealing"),
+        tmp_path / "p",
+        tmp_path / "c",
+    )
+    passphrase.write_text("a b c\n")
+    words = ("models", "export", "model", "--key", key["key"], "--since", base, "--replace", "--address", address)
+    there = ("--trust", key["public_key"], "--address", address, "--tenant")
+    told = inferd(*words, "-f", changes, "--seal-to", seal["public_key"])
+    assert (told["given_bytes"], told["base"]["name"]) == ("0", "model")
+    assert changes.read_bytes().startswith(b"inferd sealed 1\n")
+    assert inferd("models", "import", changes, *there, "there")["reason"] == "BUNDLE_SEALED"
+    assert inferd("models", "import", changes, *there, "there", "--unseal", key["key"])["reason"] == "KEY_INVALID"
+    lacking = inferd("models", "import", changes, *there, "elsewhere", "--unseal", seal["key"])
+    assert (lacking["reason"], lacking["metadata"]["file"]) == ("BUNDLE_BASE_MISSING", "model.fake")
+    inferd(*words, "-f", changes, "--passphrase-file", passphrase)
+    made = inferd("models", "import", changes, *there, "there", "--name", "copy", "--passphrase-file", passphrase)
+    assert (made["version_before"], made["model"]["version"]) == (1, 2)
+    assert made["model"]["settings"] == {"context_tokens": "256"}
+
+
 @pytest.mark.e2e
 def test_a_model_goes_where_there_is_no_network_and_is_updated_there(address: str, tmp_path: Path) -> None:
     """One file has model, settings, defaults and card; it runs elsewhere; the next one of it is a rollout there."""
     key = inferd("models", "keygen", tmp_path / "mine")
-    other = inferd("models", "keygen", tmp_path / "other")
     file, bundle, card = write_fake_model(tmp_path, "model"), tmp_path / "model.inferd", tmp_path / "README.md"
     card.write_text("It says la.\n")
     words = ("models", "export", "model", "--key", key["key"], "--card", card, "-f", bundle, "--address", address)
     there = ("--trust", key["public_key"], "--address", address, "--tenant", "there", "--name", "copy")
     with Client(address) as client:
-        client.create_model(
-            "model", str(file), settings={"context_tokens": 512}, sampling_defaults=SamplingDefaults(top_k=7)
-        )
+        defaults = SamplingDefaults(top_k=7)
+        client.create_model("model", str(file), settings={"context_tokens": 512}, sampling_defaults=defaults)
         told = inferd(*words)
         assert [each["name"] for each in told["files"]] == ["model.fake", "README.md"]
         assert inferd(*words)["reason"] == "FILE_EXISTS"
         with tarfile.open(bundle) as tar:
             assert tar.getnames() == ["manifest.json", "manifest.sig", "files/model.fake", "files/README.md"]
-        file.unlink()
         made = inferd("models", "import", bundle, *there)
-        assert (made["version_before"], made["model"]["version"]) == (0, 1)
-        assert made["model"]["settings"] == {"context_tokens": "512"}
+        assert (made["version_before"], made["model"]["settings"]) == (0, {"context_tokens": "512"})
         assert made["model"]["sampling_defaults"]["top_k"] == 7
+        client.delete_model("model")
+        client.create_model("model", str(file), settings={"context_tokens": 256})
+        bundle_of_changes(address, tmp_path, key, bundle)
+        file.unlink()
         assert client.generate("copy", "la", max_tokens=1).text
-        write_fake_model(tmp_path, "model", step_s=0.001)
-        client.update_model("model", source=str(file), settings={"context_tokens": 256})
-        inferd(*words, "--replace")
-        again = inferd("models", "import", bundle, *there)
-        assert (again["version_before"], again["model"]["version"]) == (1, 2)
-        assert again["model"]["settings"] == {"context_tokens": "256"}
-    check = ("models", "import", bundle, "--check", "--trust")
-    assert inferd(*check, key["public_key"])["signer"] == key["fingerprint"]
-    refused = inferd(*check, other["public_key"])
-    assert (refused["reason"], refused["metadata"]["signer"]) == ("BUNDLE_NOT_TRUSTED", key["fingerprint"])
+
+
+def test_what_is_not_trusted_is_told(tmp_path: Path) -> None:
+    """A file that is no bundle, and a key that is none, are refused by reason; no key is replaced."""
+    key = inferd("models", "keygen", tmp_path / "mine")
+    assert inferd("models", "keygen", tmp_path / "mine")["reason"] == "KEY_EXISTS"
+    assert (tmp_path / "mine.pem").stat().st_mode & 0o777 == 0o600
+    check = ("models", "import", key["key"], "--check", "--trust")
+    assert inferd(*check, key["public_key"])["reason"] == "BUNDLE_UNKNOWN"
     assert inferd(*check, key["key"])["reason"] == "KEY_INVALID"

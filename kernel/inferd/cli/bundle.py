@@ -15,6 +15,7 @@ from inferd_client.errors import ModelNotFoundError
 
 try:
     from inferd.cli.bundles import archive, exporting, importing, opening, signing
+    from inferd.cli.bundles.sealing import Opener, Sealer
 except ImportError as error:
     if (error.name or "").partition(".")[0] != "cryptography":
         raise
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 ENDING = ".inferd"
 CARD_BYTES = 1 << 20
+PASSPHRASE_BYTES = 1 << 10
 HERE = ("unix:", "127.0.0.1:", "localhost:", "[::1]:")  # kernels that read the files of this host
 
 
@@ -45,14 +47,51 @@ class Wish(NamedTuple):
     settings: Mapping[str, str]
 
 
-def keygen(output: Output, path: Path) -> None:
-    """Make a key and its public half."""
-    private, public = signing.make_pair(path, signing.SIGNING)
-    finger = signing.fingerprint(signing.read_trusted(public))
+class Sealing(NamedTuple):
+    """Files by which a bundle is sealed, or opened: keys, and a passphrase."""
+
+    keys: Sequence[Path] = ()
+    passphrase: Path | None = None
+
+    def sealer(self) -> Sealer | None:
+        """What seals; None for nothing.
+
+        Raises:
+            CommandError: Both do, or one is not what it should be.
+        """
+        if self.keys and self.passphrase:
+            raise CommandError("a bundle is sealed for a key or by a passphrase; leave one out", reason="USAGE")
+        if not self.keys and self.passphrase is None:
+            return None
+        return Sealer(signing.read_sealing(self.keys[0]) if self.keys else None, self._read())
+
+    def opener(self) -> Opener:
+        """What opens.
+
+        Raises:
+            CommandError: A file is not what it should be.
+        """
+        return Opener([signing.read_unsealing(path) for path in self.keys], self._read())
+
+    def _read(self) -> bytes | None:
+        if self.passphrase is None:
+            return None
+        with self.passphrase.open("rb") as file:
+            read = file.read(PASSPHRASE_BYTES + 1).rstrip(b"\r\n")
+        if not 1 <= len(read) <= PASSPHRASE_BYTES:
+            raise CommandError(f"{self.passphrase} has no passphrase of 1 to {PASSPHRASE_BYTES} bytes", reason="USAGE")
+        return read
+
+
+def keygen(output: Output, path: Path, *, sealing: bool) -> None:
+    """Make a key and its public half: for signing, or for sealing."""
+    private, public = signing.make_pair(path, signing.SEALING if sealing else signing.SIGNING)
+    finger = signing.fingerprint(signing.read_sealing(public) if sealing else signing.read_trusted(public))
     if output.json:
         output.document({"key": str(private), "public_key": str(public), "fingerprint": finger})
         return
-    output.text(f"{private} signs (keep it from everybody else); {public} is what others trust: {finger}")
+    does = "opens what is sealed for" if sealing else "signs what is trusted by"
+    output.text(f"{private} {does} {public} ({finger}); keep the first from everybody else")
 
 
 def export(
@@ -64,20 +103,24 @@ def export(
     file: Path | None,
     key: Path,
     card: Path | None,
+    since: Path | None,
+    manifest_file: Path | None,
+    sealing: Sealing,
     replace: bool,
 ) -> None:
-    """Write a bundle.
+    """Write a bundle; with `since`, only what is not in that one, or in the one with that manifest.
 
     Raises:
         CommandError: A file is there already or is none of what it is to be, or the kernel refuses the model.
     """
     file = file or Path(name.translate(str.maketrans("/:", "=+")) + ENDING)
     signer, described = signing.read_signing(key), None if card is None else (card.name, _read_card(card))
+    against, sealer = exporting.read_base(since, signer.public_key()) if since else None, sealing.sealer()
     with connected(address, tenant) as client, output.status(f"reading {name}") as say:
-        messages = client.export_model(name)
+        messages = client.export_model(name, had_pieces=against.had if against else b"")
         told = exporting.hear(messages)
-        manifest = exporting.manifest_of(told, described, None)
-        with opening.written(file, replace=replace) as target:
+        manifest = exporting.manifest_of(told, described, against)
+        with opening.written(file, sealer, replace=replace) as target:
             exporting.write_bundle(
                 target,
                 manifest,
@@ -86,6 +129,8 @@ def export(
                 card=described[1] if described else b"",
                 progress=lambda each, done: say(f"writing {each}: {size(done)}"),
             )
+    if manifest_file is not None:
+        manifest_file.write_bytes(manifest.write())
     if str(file) != opening.STANDARD:
         _tell_export(output, file, manifest, signing.fingerprint(signer.public_key()))
 
@@ -95,7 +140,8 @@ def _tell_export(output: Output, file: Path, manifest: Manifest, signer: str) ->
         document = {"file": str(file), "size_bytes": str(file.stat().st_size), "signer": signer}
         output.document(document | _facts(manifest))
         return
-    output.text(f"{file} has {manifest.model.name} in {size(file.stat().st_size)}, signed by {signer}")
+    what = manifest.model.name if manifest.base is None else f"what changed of {manifest.model.name}"
+    output.text(f"{file} has {what} in {size(file.stat().st_size)}, signed by {signer}")
     _note_left_out(output, manifest)
 
 
@@ -111,7 +157,10 @@ def _facts(manifest: Manifest) -> dict[str, Any]:
         for file in manifest.files
     ]
     facts = {"name": model.name, "version": model.version, "backend": model.backend, "settings": dict(model.settings)}
-    return {**facts, "card": model.card, "left_out": list(model.left_out), "files": files}
+    given_bytes = sum(file.given_bytes(manifest.piece_bytes) for file in manifest.files)
+    base = None if manifest.base is None else {"name": manifest.base.name, "manifest": manifest.base.manifest}
+    facts |= {"card": model.card, "left_out": list(model.left_out), "files": files}
+    return {**facts, "given_bytes": str(given_bytes), "base": base}
 
 
 def _read_card(card: Path) -> bytes:
@@ -121,19 +170,19 @@ def _read_card(card: Path) -> bytes:
 
 
 @contextmanager
-def _reading(file: Path, trust: Sequence[Path]) -> Iterator[BundleReader]:
+def _reading(file: Path, trust: Sequence[Path], sealing: Sealing) -> Iterator[BundleReader]:
     keys = [signing.read_trusted(path) for path in trust]
-    with opening.opened(file) as source:
+    with opening.opened(file, sealing.opener()) as source:
         yield archive.BundleReader(source, keys, read_settings().bundles)
 
 
-def check_bundle(output: Output, file: Path, trust: Sequence[Path]) -> None:
+def check_bundle(output: Output, file: Path, trust: Sequence[Path], *, sealing: Sealing) -> None:
     """Read all of a bundle, and tell what is in it.
 
     Raises:
         CommandError: It is not signed by who is trusted, or damaged.
     """
-    with _reading(file, trust) as reader, output.status(f"reading {file}"):
+    with _reading(file, trust, sealing) as reader, output.status(f"reading {file}"):
         importing.check_all(reader)
     if output.json:
         output.document({"signer": reader.signer, **_facts(reader.manifest)})
@@ -143,14 +192,22 @@ def check_bundle(output: Output, file: Path, trust: Sequence[Path]) -> None:
 
 
 def import_bundle(
-    output: Output, address: str, tenant: str, file: Path, trust: Sequence[Path], *, wish: Wish, adapters: Path
+    output: Output,
+    address: str,
+    tenant: str,
+    file: Path,
+    trust: Sequence[Path],
+    *,
+    sealing: Sealing,
+    wish: Wish,
+    adapters: Path,
 ) -> None:
     """Give a kernel the model of a bundle.
 
     Raises:
         CommandError: It is not signed by who is trusted, or damaged, or the kernel refuses it.
     """
-    with _reading(file, trust) as reader, connected(address, tenant) as client:
+    with _reading(file, trust, sealing) as reader, connected(address, tenant) as client:
         manifest = reader.manifest
         name = wish.name or manifest.model.name
         if manifest.own("adapter") and "adapter" not in wish.settings and not client.address.startswith(HERE):

@@ -21,6 +21,9 @@ from inferd.cli.options import (
 from inferd.cli.output import Format, edge
 
 Replace = Annotated[bool, typer.Option("--replace", help="Replace the file that is there.")]
+Passphrase = Annotated[
+    Path | None, typer.Option("--passphrase-file", help="A file with the passphrase that seals it.", metavar="FILE")
+]
 
 bundle_app = typer.Typer()
 
@@ -29,13 +32,14 @@ bundle_app = typer.Typer()
 def _keygen(
     path: Annotated[Path, typer.Argument(help="Makes PATH.pem, the key, and PATH.pub.", metavar="PATH")],
     *,
+    sealing: Annotated[bool, typer.Option("--sealing", help="For who opens sealed bundles, not who signs.")] = False,
     output: Output = Format.TABLE,
 ) -> None:
     """Make a key that signs bundles, and its public half, which those trust who import them."""
     with edge(output) as out:
         from inferd.cli.bundle import keygen
 
-        keygen(out, path)
+        keygen(out, path, sealing=sealing)
 
 
 @bundle_app.command("export")
@@ -47,6 +51,17 @@ def _export(
         Path | None, typer.Option("--file", "-f", help="Default: NAME.inferd; - for stdout.", metavar="FILE")
     ] = None,
     card: Annotated[Path | None, typer.Option(help="A text that tells of the model.", metavar="FILE")] = None,
+    since: Annotated[
+        Path | None,
+        typer.Option(help="Only what is not in this bundle, or the one of this manifest.", metavar="BUNDLE|MANIFEST"),
+    ] = None,
+    manifest: Annotated[
+        Path | None, typer.Option(help="Write the manifest here, too, for --since later.", metavar="FILE")
+    ] = None,
+    seal_to: Annotated[
+        Path | None, typer.Option(help="Only the key of this public half opens it.", metavar="KEY.pub")
+    ] = None,
+    passphrase: Passphrase = None,
     replace: Replace = False,
     address: Address = ADDRESS,
     tenant: Tenant = "",
@@ -54,9 +69,21 @@ def _export(
 ) -> None:
     """Write a model with its files, settings and adapter as one signed file."""
     with edge(output, errors=str(file) == "-") as out:
-        from inferd.cli.bundle import export
+        from inferd.cli.bundle import Sealing, export
 
-        export(out, address, tenant, model, file=file, key=key, card=card, replace=replace)
+        export(
+            out,
+            address,
+            tenant,
+            model,
+            file=file,
+            key=key,
+            card=card,
+            since=since,
+            manifest_file=manifest,
+            sealing=Sealing([seal_to] if seal_to else [], passphrase),
+            replace=replace,
+        )
 
 
 @bundle_app.command("import")
@@ -70,6 +97,10 @@ def _import(
     setting: SetOption = None,
     backend: BackendOption = "",
     device: DeviceOption = "",
+    unseal: Annotated[
+        list[Path] | None, typer.Option(help="A key that opens a sealed bundle; may be repeated.", metavar="KEY.pem")
+    ] = None,
+    passphrase: Passphrase = None,
     check: Annotated[bool, typer.Option("--check", help="Only check it, all of it; no kernel is needed.")] = False,
     address: Address = ADDRESS,
     tenant: Tenant = "",
@@ -77,10 +108,12 @@ def _import(
 ) -> None:
     """Give a kernel the model of a bundle; where it has one of this name, the bundle becomes a version of that."""
     with edge(output) as out:
-        from inferd.cli.bundle import Wish, check_bundle, import_bundle
+        from inferd.cli.bundle import Sealing, Wish, check_bundle, import_bundle
 
+        sealing = Sealing(unseal or [], passphrase)
         if check:
-            check_bundle(out, file, trust)
+            check_bundle(out, file, trust, sealing=sealing)
             return
         wish = Wish(name=name, backend=backend, device=device, settings=read_pairs(setting, "--set"))
-        import_bundle(out, address, tenant, file, trust, wish=wish, adapters=data_dir() / "adapters")
+        adapters = data_dir() / "adapters"
+        import_bundle(out, address, tenant, file, trust, sealing=sealing, wish=wish, adapters=adapters)

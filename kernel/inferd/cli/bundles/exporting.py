@@ -10,8 +10,9 @@ from google.protobuf.json_format import MessageToDict
 
 from inferd.bundle_settings import Bundles
 from inferd.cli.bundles.archive import BundleReader, BundleWriter
-from inferd.cli.bundles.manifest import ADAPTER, Base, BundleFile, Facts, Manifest, Run
-from inferd.cli.bundles.opening import opened
+from inferd.cli.bundles.manifest import ADAPTER, Base, BundleFile, Facts, Manifest, Run, read_manifest
+from inferd.cli.bundles.opening import Begun, opened
+from inferd.cli.bundles.sealing import Opener
 from inferd.cli.bundles.signing import sign
 from inferd.cli.output import CommandError
 from inferd.runtime.model_files import check_names
@@ -49,16 +50,22 @@ class Against(NamedTuple):
 
 
 def read_base(path: Path, trusted: Ed25519PublicKey) -> Against:
-    """The bundle that another is to be the change of; one's own, and so signed with the same key.
+    """The bundle that another is to be the change of, signed with the same key, or its manifest alone.
 
     Raises:
-        CommandError: It is none.
+        CommandError: It is neither.
     """
-    with opened(path) as source:
-        reader = BundleReader(source, [trusted], Bundles())
-    manifest = reader.manifest
+    bounds = Bundles()
+    with opened(path, Opener()) as source:
+        first = source.read(1)
+        if first == b"{":
+            data = first + source.read(bounds.manifest_bytes)
+            manifest, digest = read_manifest(data, bounds), sha256(data).hexdigest()
+        else:
+            reader = BundleReader(Begun(first, source), [trusted], bounds)
+            manifest, digest = reader.manifest, reader.digest
     pieces = {piece: (digest, number) for piece, digest, number in manifest.places()}
-    return Against(Base(name=manifest.model.name, manifest=reader.digest), manifest.piece_bytes, pieces)
+    return Against(Base(name=manifest.model.name, manifest=digest), manifest.piece_bytes, pieces)
 
 
 def hear(messages: Iterator[ExportModelResponse]) -> Told:

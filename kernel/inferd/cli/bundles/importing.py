@@ -77,7 +77,7 @@ def give(
         digest, far = f"sha256:{file.sha256}", partial(_tell, progress, file.name)
         client.put_chunks(digest, file.size_bytes, pieces, progress=far)
         _pass(pieces)  # another client may have given it meanwhile
-    adapter = _unpack(reader, adapters) if manifest.own(ADAPTER) else None
+    adapter = _unpack(client, reader, adapters) if manifest.own(ADAPTER) else None
     reader.end()
     listed = write_list([ModelFile(file.name, file.sha256, file.size_bytes) for file in manifest.own()])
     client.put_blob(listed)
@@ -102,11 +102,11 @@ def _look(client: Client, manifest: Manifest) -> frozenset[str]:
     Raises:
         CommandError: It does not.
     """
-    own, base = manifest.own(), manifest.base
-    whole = frozenset(file.sha256 for file in own if _has(client, file.sha256))
-    for file in own:
+    base = manifest.base
+    whole = frozenset(file.sha256 for file in manifest.own() if _has(client, file.sha256))
+    for file in manifest.files:
         for digest in sorted({run.sha256 for run in file.from_base} - whole):
-            if base is None or file.sha256 in whole or _has(client, digest):
+            if base is None or (file.sha256 in whole and not file.setting) or _has(client, digest):
                 continue
             raise lacks_base(
                 f"the bundle has only what changed since another one of model {base.name!r} (its manifest is"
@@ -170,11 +170,11 @@ def _cut(chunks: Iterable[bytes], sizes: Iterable[int]) -> Iterator[bytes]:
         yield whole[:size]
 
 
-def _unpack(reader: BundleReader, folder: Path) -> Path:
+def _unpack(client: Client, reader: BundleReader, folder: Path) -> Path:
     """The adapter of a bundle as files of this host, in a folder by their digests; the file, or the folder.
 
     Raises:
-        CommandError: It is damaged, or is a change of another one, which no kernel keeps.
+        CommandError: It is damaged.
     """
     files = reader.manifest.own(ADAPTER)
     listed = write_list([ModelFile(file.name, file.sha256, file.size_bytes) for file in files])
@@ -183,7 +183,7 @@ def _unpack(reader: BundleReader, folder: Path) -> Path:
     with tempfile.TemporaryDirectory(dir=folder, prefix=".part-") as part:
         for file in files:
             with (Path(part) / file.name).open("xb") as into:
-                for _, data in reader.pieces(file):
+                for data in _merged(client, reader, file):
                     into.write(data)
         if not kept.is_dir():
             Path(part).chmod(0o755)

@@ -151,8 +151,8 @@ class Manifest:
         return tuple(file for file in self.files if file.setting == setting)
 
     def places(self) -> Iterator[tuple[str, str, int]]:
-        """Each piece: its digest, the digest of its file, and its number."""
-        return ((piece, file.sha256, number) for file in self.files for number, piece in enumerate(file.pieces))
+        """Each piece that a kernel keeps: its digest, the digest of its file, and its number."""
+        return ((piece, file.sha256, number) for file in self.own() for number, piece in enumerate(file.pieces))
 
 
 def read_manifest(data: bytes, bounds: Bundles) -> Manifest:

@@ -7,6 +7,7 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
+from inferd.cli.bundles.sealing import MAGIC, SealedReader, SealedWriter
 from inferd.cli.output import CommandError
 
 if TYPE_CHECKING:
@@ -14,16 +15,41 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import BinaryIO
 
+    from inferd.cli.bundles.archive import Source, Target
+    from inferd.cli.bundles.sealing import Opener, Sealer
+
 STANDARD: Final = "-"
 
 
+class Begun:
+    """Something whose first bytes were looked at."""
+
+    def __init__(self, first: bytes, rest: Source) -> None:
+        self._first = first
+        self._rest = rest
+
+    def read(self, size: int) -> bytes:
+        """At most so many of the next bytes; b"" at the end."""
+        if not self._first:
+            return self._rest.read(size)
+        data, self._first = self._first[:size], self._first[size:]
+        return data
+
+
 @contextmanager
-def opened(path: Path) -> Iterator[BinaryIO]:
-    """A file that is read, or standard input for "-".
+def opened(path: Path, opener: Opener) -> Iterator[Source]:
+    """A bundle that is read, standard input for "-"; opened where it is sealed.
 
     Raises:
-        CommandError: There is none.
+        CommandError: There is no file, or it opens with nothing that was given.
     """
+    with _opened(path) as file:
+        first = file.read(len(MAGIC))
+        yield SealedReader(file, opener) if first == MAGIC else Begun(first, file)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
     if str(path) == STANDARD:
         yield sys.stdin.buffer
         return
@@ -34,12 +60,23 @@ def opened(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def written(path: Path, *, replace: bool) -> Iterator[BinaryIO]:
-    """A file that has its name when the block has ended well, or standard output for "-".
+def written(path: Path, sealer: Sealer | None, *, replace: bool) -> Iterator[Target]:
+    """A bundle that has its name when the block has ended well, or standard output for "-"; sealed where it is to be.
 
     Raises:
         CommandError: There is one of this name, and it is not to be replaced.
     """
+    with _written(path, replace=replace) as file:
+        if sealer is None:
+            yield file
+            return
+        writer = SealedWriter(file, sealer)
+        yield writer
+        writer.end()
+
+
+@contextmanager
+def _written(path: Path, *, replace: bool) -> Iterator[BinaryIO]:
     if str(path) == STANDARD:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
