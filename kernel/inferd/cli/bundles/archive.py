@@ -13,11 +13,12 @@ from __future__ import annotations
 
 from hashlib import sha256
 from tarfile import BLOCKSIZE, GNU_FORMAT, NUL, TarInfo
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from inferd.cli.bundles.faults import damaged, not_trusted, too_much, unknown
 from inferd.cli.bundles.manifest import Manifest, read_manifest
 from inferd.cli.bundles.signing import SIGNATURE_BYTES, verify
+from inferd.cli.bundles.streams import read_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -26,25 +27,12 @@ if TYPE_CHECKING:
 
     from inferd.bundle_settings import Bundles
     from inferd.cli.bundles.manifest import BundleFile
+    from inferd.cli.bundles.streams import Source, Target
 
 MANIFEST: Final = "manifest.json"
 SIGNATURE: Final = "manifest.sig"
 END: Final = 2 * BLOCKSIZE  # zeros
 SIZE: Final = slice(124, 136)  # of a header: digits in octal
-
-
-class Source(Protocol):
-    """Where a bundle is read."""
-
-    def read(self, size: int, /) -> bytes:
-        """At most so many of the next bytes; b"" at the end."""
-
-
-class Target(Protocol):
-    """Where a bundle is written."""
-
-    def write(self, data: bytes, /) -> object:
-        """Write all of it."""
 
 
 def header(name: str, size_bytes: int) -> bytes:
@@ -117,7 +105,8 @@ class BundleReader:
         self.digest = sha256(data).hexdigest()
 
     def _read_first(self, bounds: Bundles) -> bytes:
-        first = self._source_all(BLOCKSIZE)
+        first = read_all(self._source, BLOCKSIZE)
+        self._at = len(first)
         if not first.startswith(MANIFEST.encode() + NUL):
             raise unknown(f"the file is no bundle: it does not begin with {MANIFEST}", part=MANIFEST)
         try:
@@ -179,16 +168,8 @@ class BundleReader:
             raise damaged(f"at byte {before}, behind {part}, there is something", part=part, offset_bytes=before)
 
     def _take(self, size: int, part: str) -> bytes:
-        data = self._source_all(size)
+        data = read_all(self._source, size)
+        self._at += len(data)
         if len(data) < size:
             raise damaged(f"it ends at byte {self._at}, within {part}", part=part, offset_bytes=self._at)
         return data
-
-    def _source_all(self, size: int) -> bytes:
-        """So many bytes; fewer at the end."""
-        taken = []
-        while size and (data := self._source.read(size)):
-            taken.append(data)
-            size -= len(data)
-            self._at += len(data)
-        return b"".join(taken)

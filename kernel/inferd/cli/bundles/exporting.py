@@ -14,6 +14,7 @@ from inferd.cli.bundles.manifest import ADAPTER, Base, BundleFile, Facts, Manife
 from inferd.cli.bundles.opening import Begun, opened
 from inferd.cli.bundles.sealing import Opener
 from inferd.cli.bundles.signing import sign
+from inferd.cli.bundles.streams import read_all
 from inferd.cli.output import CommandError
 from inferd.runtime.model_files import check_names
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-    from inferd.cli.bundles.archive import Target
+    from inferd.cli.bundles.streams import Target
     from inferd_api.v1.bundle_pb2 import ExportedFile, ExportModelResponse, ExportModelStart
 
 DIGEST_BYTES = 32
@@ -59,7 +60,7 @@ def read_base(path: Path, trusted: Ed25519PublicKey) -> Against:
     with opened(path, Opener()) as source:
         first = source.read(1)
         if first == b"{":
-            data = first + source.read(bounds.manifest_bytes)
+            data = read_all(Begun(first, source), bounds.manifest_bytes)
             manifest, digest = read_manifest(data, bounds), sha256(data).hexdigest()
         else:
             reader = BundleReader(Begun(first, source), [trusted], bounds)

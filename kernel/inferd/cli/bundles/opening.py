@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import BinaryIO
 
-    from inferd.cli.bundles.archive import Source, Target
     from inferd.cli.bundles.sealing import Opener, Sealer
+    from inferd.cli.bundles.streams import Source, Target
 
 STANDARD: Final = "-"
 

@@ -23,11 +23,12 @@ from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
 from inferd.cli.bundles.faults import damaged, sealed
 from inferd.cli.bundles.signing import RAW
+from inferd.cli.bundles.streams import read_all
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from inferd.cli.bundles.archive import Source, Target
+    from inferd.cli.bundles.streams import Source, Target
 
 MAGIC: Final = b"inferd sealed 1\n"
 FOR_KEY, BY_PASSPHRASE = b"X", b"P"
@@ -121,12 +122,12 @@ class SealedReader:
         self._source = source
         self._number = 0
         self._open = memoryview(b"")
-        rest = self._take(HEADER_BYTES - len(MAGIC))
+        rest = read_all(source, HEADER_BYTES - len(MAGIC))
         if len(rest) < HEADER_BYTES - len(MAGIC):
             raise damaged(f"it ends at byte {len(MAGIC) + len(rest)}, within its seal", part="seal")
         kind, own, check = rest[:1], rest[1 : 1 + OWN_BYTES], rest[1 + OWN_BYTES :]
         self._cipher = ChaCha20Poly1305(_find_key(kind, own, check, opener))
-        self._ahead = self._take(PART_BYTES + TAG_BYTES)
+        self._ahead = read_all(source, PART_BYTES + TAG_BYTES)
 
     def read(self, size: int) -> bytes:
         """At most so many of the next bytes; b"" at the end.
@@ -141,7 +142,7 @@ class SealedReader:
         return data
 
     def _next(self) -> bytes:
-        part, self._ahead = self._ahead, self._take(PART_BYTES + TAG_BYTES)
+        part, self._ahead = self._ahead, read_all(self._source, PART_BYTES + TAG_BYTES)
         try:
             data = self._cipher.decrypt(_nonce(self._number, last=not self._ahead), part, None)
         except InvalidTag:
@@ -150,13 +151,6 @@ class SealedReader:
             raise damaged(f"it is not what was sealed, {where}", part="seal", offset_bytes=before) from None
         self._number += 1
         return data
-
-    def _take(self, size: int) -> bytes:
-        taken = []
-        while size and (data := self._source.read(size)):
-            taken.append(data)
-            size -= len(data)
-        return b"".join(taken)
 
 
 def _find_key(kind: bytes, own: bytes, check: bytes, opener: Opener) -> bytes:
