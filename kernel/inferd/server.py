@@ -32,7 +32,7 @@ from inferd.runtime.clock import Clock
 from inferd.runtime.declaring import Declarations, Declaring
 from inferd.runtime.devices import DeviceMeter
 from inferd.runtime.driver import Driver
-from inferd.runtime.driver_limits import DriverLimits
+from inferd.runtime.driver_limits import DriverLimits, look_limits
 from inferd.runtime.failing import failing_store, make_fail
 from inferd.runtime.failpoints import Failpoints
 from inferd.runtime.front import blobs, health, hosts, leases, models, optimizing, quotas, tasks, uploads
@@ -306,6 +306,7 @@ def _driver(settings: Settings, store: Store | None, clock: Clock | None = None)
                     wait_s=workers.grammar_wait_s,
                     most=workers.grammars,
                 ),
+                look=look_limits(workers),
             ),
             times=WorkerTimes(
                 start_timeout_s=workers.start_timeout_s,

@@ -12,6 +12,17 @@ class Workers(BaseModel):
 
     start_timeout_s: Seconds = Field(20.0, gt=0, description="from the start of the process to its first frame")
     load_silence_s: Seconds = Field(60.0, gt=0, description="longest time without progress while a model loads")
+    look_memory_bytes: int = Field(
+        4 << 30,
+        ge=64 << 20,
+        le=1 << 62,
+        description="most memory that looking at a model's file may take before it is loaded, in bytes; on the"
+        " processor no more than may be given of it",
+    )
+    look_cpu_s: Seconds = Field(300.0, ge=1, description="most processor time that looking at a model's file may take")
+    look_descriptors: int = Field(
+        4096, ge=64, le=1 << 20, description="most descriptors that a worker has open while it looks at a model's file"
+    )
     heartbeat_s: Seconds = Field(1.0, gt=0, description="time between heartbeats")
     heartbeat_timeout_s: Seconds = Field(10.0, gt=0, description="a worker silent for longer is killed")
     step_floor_s: Seconds = Field(

@@ -139,6 +139,31 @@ async def test_a_worker_that_the_system_ends(
 
 
 @pytest.mark.parametrize(
+    ("behaviour", "kind", "why"),
+    [
+        (
+            {"measure_takes": "memory"},
+            ModelLoadError,
+            r"memory than it may, 67108864 bytes \(workers.look_memory_b",
+        ),
+        ({"measure_takes": "descriptors"}, ModelLoadError, r"more files than it may, 64 \(workers.look_descriptors\)"),
+        ({"hang_at": "measure", "hang_by": "spin"}, WorkerDiedError, r"than workers.look_cpu_s allows \(SIGXCPU\)"),
+    ],
+    ids=["memory", "descriptors", "processor"],
+)
+async def test_a_file_that_takes_too_much_to_look_at(
+    tmp_path: Path, made: list[Worker], behaviour: dict[str, str], kind: type[Exception], why: str
+) -> None:
+    """A file that has a backend take memory, files or time without end costs its own worker alone, and is told why."""
+    limits = load_pb2.EngineLimits(look=load_pb2.LookLimits(memory_bytes=64 << 20, cpu_s=1, descriptors=64))
+    supervisor = supervise(tmp_path)
+    spec = make_spec(write_fake_model(tmp_path, **behaviour))
+    with pytest.raises(kind, match=why):
+        await Inspections(supervisor).inspect(spec, FAKE, limits=limits, capacity_bytes=1 << 30)
+    expect_gone(supervisor, made)
+
+
+@pytest.mark.parametrize(
     ("times", "why"),
     [
         ({"load_silence_s": 1.0}, "longer than the 1 s that it may be"),

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from inferd.core.vigil import WorkerTimes
 from inferd.runtime.keeper_times import KeeperTimes
+from inferd.worker_settings import Workers
 from inferd_api.worker.v1 import load_pb2
 
 
@@ -22,3 +23,10 @@ class DriverLimits:
     times: WorkerTimes
     keeper: KeeperTimes
     prefix_keep_bytes: int = 0
+
+
+def look_limits(workers: Workers) -> load_pb2.LookLimits:
+    """Bounds of looking at a model's file."""
+    return load_pb2.LookLimits(
+        memory_bytes=workers.look_memory_bytes, cpu_s=workers.look_cpu_s, descriptors=workers.look_descriptors
+    )

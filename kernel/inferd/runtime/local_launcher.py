@@ -172,6 +172,8 @@ def _close(group: MemoryGroup) -> str:
 
 
 def _ending(returncode: int) -> str:
+    if returncode == -signal.SIGXCPU:
+        return "it took more processor time to look at the model's file than workers.look_cpu_s allows (SIGXCPU)"
     if returncode < 0:
         return f"it was ended by signal {-returncode} ({signal.Signals(-returncode).name})"
     return f"it exited with status {returncode}" if returncode else ""

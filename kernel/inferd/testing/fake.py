@@ -26,6 +26,7 @@ from inferd.plugin.vocabulary import TokenKind
 from inferd.sampling import defaults_of
 from inferd.testing.fake_session import BYTES, END, FakeSession, Faults
 from inferd.testing.fake_tensor import KINDS, make_tensor_session
+from inferd.testing.hangs import take
 
 SPECIALS: Final = ("<|user|>", "<|assistant|>", "<|system|>", "<|end|>")
 TEMPLATE: Final = (
@@ -78,6 +79,7 @@ class FakeModel(Faults):
         load_s: How long loading takes, in seconds.
         measure_error: Measuring ends with this error.
         die_in_measure: Measuring kills the process.
+        measure_takes: What measuring takes without end: "memory" or "descriptors"; "" for nothing.
         load_error: Loading ends with this error.
         unsupported: Measuring ends with this error, and another backend may load it.
         sampling: How it advises to sample, by the names of `SamplingDefaults`.
@@ -102,6 +104,7 @@ class FakeModel(Faults):
     kv_share: float = 0.0
     measure_error: str = ""
     die_in_measure: bool = False
+    measure_takes: str = ""
     load_s: float = 0.0
     load_error: str = ""
     unsupported: str = ""
@@ -133,6 +136,7 @@ class FakeBackend:
         if model.die_in_measure:
             os.kill(os.getpid(), signal.SIGKILL)
         model.hang("measure")
+        take(model.measure_takes)
         if model.unsupported:
             raise UnsupportedModelError(model.unsupported)
         if model.measure_error:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 MUTEX_BYTES: Final = 64  # more than a pthread_mutex_t has; zeros are one that is not locked
+TAKEN_BYTES, MOST_TAKEN = 1 << 20, 4096
 FOREVER_S: Final = 10.0**6
 
 
@@ -60,6 +61,14 @@ MANNERS: Final[Mapping[str, Callable[[], None]]] = {
     "deadlock_with_gil": _deadlock_with_gil,
     "stop": _stop,
 }
+
+
+def take(what: str) -> None:
+    """Take ever more "memory" or "descriptors", up to far more than a test should let it have; "" does nothing."""
+    if what == "memory":
+        _ = [bytearray(TAKEN_BYTES) for _ in range(MOST_TAKEN)]
+    elif what == "descriptors":
+        _ = [os.open(os.devnull, os.O_RDONLY) for _ in range(MOST_TAKEN)]
 
 
 def hang(manner: str) -> None:

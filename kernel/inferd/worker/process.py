@@ -24,6 +24,7 @@ from inferd.worker.desk import make_desk
 from inferd.worker.frames import failure, needs_frame, pong_frame, read_load
 from inferd.worker.identity import Identity
 from inferd.worker.link import Link
+from inferd.worker.looking import bounded_look
 from inferd_api.worker.v1 import load_pb2
 from inferd_api.worker.v1 import worker_pb2 as wire
 
@@ -97,7 +98,8 @@ class Worker:
             self._activity.begin(Doing.IMPORT)
             backend = import_loader(load.loader)()
             self._activity.begin(Doing.MEASURE)
-            need = check_need(backend.measure(request))
+            with bounded_look(load):
+                need = check_need(backend.measure(request))
             self._activity.begin(Doing.WAITING)
             self._link.send(needs_frame(need, request.device))
             self._reserved.wait()

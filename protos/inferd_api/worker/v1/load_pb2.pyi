@@ -197,6 +197,7 @@ class EngineLimits(_message.Message):
     GRAMMAR_FIELD_NUMBER: _builtins.int
     TEXT_TIMEOUT_S_FIELD_NUMBER: _builtins.int
     TENSOR_FIELD_NUMBER: _builtins.int
+    LOOK_FIELD_NUMBER: _builtins.int
     step_tokens: _builtins.int
     """Most tokens that one step computes."""
     template_timeout_s: _builtins.float
@@ -219,6 +220,10 @@ class EngineLimits(_message.Message):
     def tensor(self) -> Global___TensorLimits:
         """Bounds of models of tensors."""
 
+    @_builtins.property
+    def look(self) -> Global___LookLimits:
+        """Bounds of finding out what a model needs; unset for none."""
+
     def __init__(
         self,
         *,
@@ -231,14 +236,45 @@ class EngineLimits(_message.Message):
         grammar: Global___GrammarLimits | None = ...,
         text_timeout_s: _builtins.float = ...,
         tensor: Global___TensorLimits | None = ...,
+        look: Global___LookLimits | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["grammar", b"grammar", "tensor", b"tensor"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["grammar", b"grammar", "look", b"look", "tensor", b"tensor"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cell_memory_bytes", b"cell_memory_bytes", "draft_tokens", b"draft_tokens", "gap_s", b"gap_s", "grammar", b"grammar", "max_output_tokens", b"max_output_tokens", "step_tokens", b"step_tokens", "template_timeout_s", b"template_timeout_s", "tensor", b"tensor", "text_timeout_s", b"text_timeout_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cell_memory_bytes", b"cell_memory_bytes", "draft_tokens", b"draft_tokens", "gap_s", b"gap_s", "grammar", b"grammar", "look", b"look", "max_output_tokens", b"max_output_tokens", "step_tokens", b"step_tokens", "template_timeout_s", b"template_timeout_s", "tensor", b"tensor", "text_timeout_s", b"text_timeout_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___EngineLimits: _TypeAlias = EngineLimits  # noqa: Y015
+
+@_typing.final
+class LookLimits(_message.Message):
+    """Bounds of finding out what a model needs, which is a look at its file."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    CPU_S_FIELD_NUMBER: _builtins.int
+    DESCRIPTORS_FIELD_NUMBER: _builtins.int
+    memory_bytes: _builtins.int
+    """Most memory that it takes beyond what the process has, in bytes."""
+    cpu_s: _builtins.float
+    """Most seconds of a processor."""
+    descriptors: _builtins.int
+    """Most files that the process has open."""
+    def __init__(
+        self,
+        *,
+        memory_bytes: _builtins.int = ...,
+        cpu_s: _builtins.float = ...,
+        descriptors: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_s", b"cpu_s", "descriptors", b"descriptors", "memory_bytes", b"memory_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LookLimits: _TypeAlias = LookLimits  # noqa: Y015
 
 @_typing.final
 class TensorLimits(_message.Message):
