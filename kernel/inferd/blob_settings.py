@@ -34,6 +34,12 @@ class Blobs(BaseModel):
         gt=0,
         description="a call of which no bytes come for so long is ended; what it gave stays, to be gone on with",
     )
+    room_s: Days = Field(
+        600.0,
+        gt=0,
+        description="room for what is left of a blob is kept for so long without more of it; what came counts until "
+        "`upload_s`, and who goes on with it then needs room for the rest anew",
+    )
     upload_s: Days = Field(86_400.0, gt=0, description="a blob of which no more bytes came for so long is forgotten")
     retention_s: Days = Field(
         604_800.0, gt=0, description="a blob that nobody holds is forgotten when it was not used for so long"

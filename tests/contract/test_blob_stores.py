@@ -279,6 +279,36 @@ async def test_abandoned_and_unused_ones_go_by_their_settings(tmp_path: Path, st
     assert files(tmp_path) == []
 
 
+async def test_room_for_what_does_not_come_is_given_to_others(tmp_path: Path, stores: Stores) -> None:
+    """A blob of which one byte came keeps its room for `room_s`, also over a restart; to go on it needs room anew."""
+    clock, bounds = Clock(), {"room_s": 10, "tenant_bytes": len(DATA) + 1}
+    async with opened(stores, tmp_path, clock=clock, **bounds) as (blobs, _):
+        async with blobs.receiving("t", "0" * 64, len(DATA)) as entry:
+            await blobs.add(entry, b"1")
+        clock.now += 9
+        await blobs.sweep()
+        with pytest.raises(LimitExceededError, match=r"blobs\.tenant_bytes"):
+            await give(blobs, DATA)
+    clock.now += 2
+    async with opened(stores, tmp_path, clock=clock, **bounds) as (blobs, _):
+        await blobs.sweep()
+        await give(blobs, DATA)
+        with pytest.raises(LimitExceededError, match=f"{len(DATA)} and the {len(DATA)} that there are"):
+            async with blobs.receiving("t", "0" * 64, len(DATA)):
+                pass
+        assert blobs.get("t", "0" * 64).size_bytes == len(DATA)
+        await blobs.remove("t", DIGEST)
+        async with blobs.receiving("t", "0" * 64, len(DATA)) as entry:
+            assert entry.received_bytes == 1
+            await blobs.sweep()
+        with pytest.raises(LimitExceededError, match=r"blobs\.tenant_bytes"):
+            await give(blobs, DATA)
+        clock.now += 11
+        await blobs.sweep()
+        await blobs.remove("t", "0" * 64)
+        await give(blobs, DATA)
+
+
 @pytest.mark.parametrize("how", ["changed", "short", "gone", "link"])
 async def test_what_is_damaged_is_never_told(tmp_path: Path, stores: Stores, how: str) -> None:
     """Of a file that was changed, cut, removed or replaced no wrong byte is told; the pieces before are."""

@@ -7,13 +7,15 @@ from heapq import nsmallest
 from typing import TYPE_CHECKING
 
 from inferd.core.index import Page
-from inferd.runtime.blob_bounds import Held
+from inferd.errors import InvalidFieldError
+from inferd.runtime.blob_bounds import Held, check_room
 from inferd.runtime.blob_entry import Own, not_found
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from inferd.core.blob import Blob
+    from inferd.runtime.blob_bounds import BlobBounds
     from inferd.runtime.blob_entry import Entry, Key
 
 
@@ -35,8 +37,8 @@ class BlobBook:
         self.entries[entry.key] = entry
         own = self._tenants.setdefault(entry.tenant, Own())
         own.entries[entry.digest] = entry
-        own.size_bytes += entry.size_bytes
-        self._bytes += entry.size_bytes
+        own.size_bytes += entry.room_bytes
+        self._bytes += entry.room_bytes
 
     def forget(self, entry: Entry) -> None:
         """It is known no longer."""
@@ -44,15 +46,45 @@ class BlobBook:
         del self.entries[entry.key]
         own = self._tenants[entry.tenant]
         del own.entries[entry.digest]
-        own.size_bytes -= entry.size_bytes
+        own.size_bytes -= entry.room_bytes
         if not own.entries:
             del self._tenants[entry.tenant]
-        self._bytes -= entry.size_bytes
+        self._bytes -= entry.room_bytes
 
-    def held(self, tenant: str) -> Held:
-        """What there is, of all and of a tenant."""
+    def take_up(self, entry: Entry, size_bytes: int, bounds: BlobBounds) -> None:
+        """Keep room for all of one that is given, or gone on with.
+
+        Raises:
+            InvalidFieldError: Another size was announced for it before.
+            LimitExceededError: Room was kept for it no longer, and others have it.
+        """
+        if entry.size_bytes != size_bytes:
+            raise InvalidFieldError(
+                f"start.size_bytes is {size_bytes} and was {entry.size_bytes} when the blob was announced: one of both"
+                " is not how many it has; delete it, or give it as it was announced",
+                field="start.size_bytes",
+            )
+        if not entry.whole and entry.room_bytes < size_bytes:
+            check_room(bounds, size_bytes, self.held(entry.tenant, without=entry))
+            self.keep_room(entry, size_bytes)
+
+    def keep_room(self, entry: Entry, room_bytes: int) -> None:
+        """So much room is kept for one from now on."""
+        more = room_bytes - entry.room_bytes
+        entry.room_bytes = room_bytes
+        self._tenants[entry.tenant].size_bytes += more
+        self._bytes += more
+
+    def held(self, tenant: str, *, without: Entry | None = None) -> Held:
+        """What there is, of all and of a tenant, `without` one of its blobs."""
         theirs = self._tenants.get(tenant, Own())
-        return Held(self._bytes, len(self.entries), theirs.size_bytes, len(theirs.entries))
+        count, size_bytes = (1, without.room_bytes) if without is not None else (0, 0)
+        return Held(
+            self._bytes - size_bytes,
+            len(self.entries) - count,
+            theirs.size_bytes - size_bytes,
+            len(theirs.entries) - count,
+        )
 
     def find(self, tenant: str, digest: str) -> Entry:
         """A blob, whole or not.

@@ -41,6 +41,10 @@ class BlobBounds(Protocol):
         """How long one stays of which nothing comes."""
 
     @property
+    def room_s(self) -> float:
+        """How long room is kept for what does not come."""
+
+    @property
     def retention_s(self) -> float:
         """How long one stays that nobody uses."""
 

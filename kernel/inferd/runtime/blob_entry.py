@@ -44,6 +44,7 @@ class Entry:
         own: Whether it is the kernel's own: then it is forgotten when nobody holds it.
         received_bytes: How many bytes have come.
         holders: Who holds it, and how often.
+        room_bytes: How much room is kept for it; fewer than it will have where no more of it came for long.
         arrival: What its bytes go to; None until some come to this kernel.
         lock: Of who gives it bytes.
     """
@@ -59,9 +60,14 @@ class Entry:
     gone: bool = False
     own: bool = False
     received_bytes: int = 0
+    room_bytes: int = field(init=False)
     holders: Counter[str] = field(default_factory=Counter)
     arrival: Arrival | None = None
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def __post_init__(self) -> None:
+        """Room is kept for all of it."""
+        self.room_bytes = self.size_bytes
 
     @property
     def key(self) -> Key:

@@ -150,19 +150,13 @@ class Blobs:
         While another call gives it, this one waits for that. `own` is whether the kernel gives it itself.
 
         Raises:
-            InvalidFieldError: It has no bytes, or another size was announced for it before.
-            LimitExceededError: It is too large, or the tenant, or all, would have too much.
+            InvalidFieldError, LimitExceededError: As `BlobBook.take_up` and `check_room`.
             StoreUnavailableError: It cannot be kept now.
         """
         entry = self._book.entries.get((tenant, digest)) or self._announce(tenant, digest, size_bytes, own=own)
         if entry.own and not own:  # a client gives it, too: so it is that one's, as the next sweep writes
             entry.own, entry.written_use = False, 0.0
-        if entry.size_bytes != size_bytes:
-            raise InvalidFieldError(
-                f"start.size_bytes is {size_bytes} and was {entry.size_bytes} when the blob was announced: one of both"
-                " is not how many it has; delete it, or give it as it was announced",
-                field="start.size_bytes",
-            )
+        self._book.take_up(entry, size_bytes, self._bounds)
         try:
             with entry.held("the call that gives it"):
                 async with entry.lock:
@@ -183,8 +177,7 @@ class Blobs:
     def _announce(self, tenant: str, digest: str, size_bytes: int, *, own: bool) -> Entry:
         check_room(self._bounds, size_bytes, self._book.held(tenant))
         now = self._wall()
-        entry = Entry(tenant=tenant, digest=digest, size_bytes=size_bytes, created=now, used=now, own=own)
-        self._add(entry)
+        self._add(entry := Entry(tenant=tenant, digest=digest, size_bytes=size_bytes, created=now, used=now, own=own))
         return entry
 
     async def _take_up(self, entry: Entry) -> None:
@@ -306,10 +299,8 @@ class Blobs:
         try:
             sums: bytes = await self._rows(read)
         except DamagedError as error:
-            raise BlobDamagedError(
-                f"blob sha256:{entry.digest} cannot be checked: {error.message}",
-                metadata={"digest": f"sha256:{entry.digest}", "cause": error.message},
-            ) from None
+            why, facts = error.message, {"digest": f"sha256:{entry.digest}", "cause": error.message}
+            raise BlobDamagedError(f"blob sha256:{entry.digest} cannot be checked: {why}", metadata=facts) from None
         return sums
 
     def get(self, tenant: str, digest: str) -> Blob:
@@ -413,10 +404,19 @@ class Blobs:
             some = [entry for entry in entries[at : at + LOOK] if not entry.gone]
             old = [e for e in some if e.own or now - e.used > (bounds.retention_s if e.whole else bounds.upload_s)]
             await self._remove_free(old)
+            await self._give_room([e for e in some if not e.whole and now - e.used > bounds.room_s])
             used = [e for e in some if e.kept and not e.gone and e.used - e.written_use > TOUCH_S]
             if used:
                 await self._write([entry.row(whole=entry.whole) for entry in used])
             await asyncio.sleep(0)
+
+    async def _give_room(self, entries: Sequence[Entry]) -> None:
+        """Keep no room for what does not come."""
+        waiting = [e for e in entries if e.room_bytes == e.size_bytes and not e.holders and not e.gone]
+        sizes = await self._do(self._files.sizes, [self._files.partial(*entry.key) for entry in waiting])
+        for entry, size_bytes in zip(waiting, sizes, strict=True):
+            if not entry.holders and not entry.gone:  # nor since the look
+                self._book.keep_room(entry, min(size_bytes or 0, entry.size_bytes))
 
     async def _remove_free(self, entries: Sequence[Entry]) -> None:
         for at in range(0, len(entries), STEP):
