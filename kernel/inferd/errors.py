@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from functools import lru_cache
 from heapq import nlargest
-from typing import TypeVar
+from typing import Self, TypeVar
 
 T = TypeVar("T")
 
@@ -45,6 +45,13 @@ class InferdError(Exception):
         self.metadata = dict(metadata or {})
         self.field = field
         self.retry_after_s = retry_after_s
+
+    def about(self, model: str) -> Self:
+        """This error with the name of the model that it is about among its facts, unless it names one."""
+        if not model or "model" in self.metadata:
+            return self
+        facts = {**self.metadata, "model": model}
+        return type(self)(self.message, metadata=facts, field=self.field, retry_after_s=self.retry_after_s)
 
     @property
     def subject(self) -> str:

@@ -60,7 +60,7 @@ async def test_nothing_that_is_used_is_taken_away(connection: Connection) -> Non
     write_fake_model(connection.folder, context_tokens=64)
     again = CreateModelRequest(model=Model(name="fake", source=str(path)))
     reason, facts = await refusal(connection.models.CreateModel(again))
-    assert (reason, facts) == ("MODEL_BUSY", {"running": "1", "instances": "1"})
+    assert (reason, facts) == ("MODEL_BUSY", {"running": "1", "instances": "1", "model": "fake"})
     assert (await connection.models.GetModel(GetModelRequest(name="fake"))).model.state == MODEL_STATE_READY
     await connection.models.UnloadModel(UnloadModelRequest(name="fake", force=True))
     await create(connection, path)

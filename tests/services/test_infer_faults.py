@@ -180,6 +180,7 @@ async def test_outputs_that_are_too_large(tmp_path: Path) -> None:
                 "bound": "limits.output_bytes",
                 "value": str(1_024_000),
                 "limit": str(1_000_000),
+                "model": "m",
             } | {k: v for k, v in caught.value.metadata.items() if k == "log"}
             assert (await client.infer("m", {"a": X, "b": X}))["rows"].tolist() == [2, 2]
         await connection.channel.close()

@@ -4,13 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from connection import read_failing, reason_of
+from connection import info_of, read_failing, reason_of, refusal
 from guarded import Metadata, guarded
 
 from inferd.testing.kernel import write_fake_model
 from inferd_api.v1 import host_service_pb2 as hs
 from inferd_api.v1 import model_pb2 as mp
 from inferd_api.v1 import model_service_pb2 as ms
+from inferd_api.v1 import task_pb2 as tp
 from inferd_api.v1 import task_service_pb2 as ts
 
 
@@ -54,3 +55,26 @@ async def test_words_of_the_inside_are_for_those_who_change_models(
         assert [bool(each.model.instances[0].log_path) for each in seen] == [True, False]
         backends = await kernel.tcp.hosts.ListBackends(hs.ListBackendsRequest(), metadata=user)
         assert not any(each.log_path for each in backends.backends)
+
+
+async def test_errors_about_a_model_name_it(tmp_path: Path) -> None:
+    """The error of a call that names a model, of an order among several, and of a task that is read later name it."""
+    async with guarded(tmp_path) as kernel:
+        await kernel.owner.create("fake", fail_on_token=ord("~"))
+        user = await kernel.login("user")
+        call = kernel.tcp.models.GetModel(ms.GetModelRequest(name="none"), metadata=user)
+        assert (await refusal(call))[1]["model"] == "none"
+        orders = kernel.tcp.tasks.RunTasks(metadata=user)
+        for tag, model in enumerate(("fake", "none")):
+            spec = tp.TaskSpec(model=model, prompt="~")
+            run = ts.RunOrder(request=ts.RunTaskRequest(spec=spec))
+            await orders.write(ts.RunTasksRequest(orders=[ts.TaskOrder(tag=tag, run=run)]))
+        await orders.done_writing()
+        updates = [update async for response in orders for update in response.updates]
+        ended = next(update.event for update in updates if update.event.HasField("finished"))
+        assert info_of(ended.finished.error)[1]["model"] == "fake"
+        (refused,) = (update.error for update in updates if update.HasField("error"))
+        assert info_of(refused)[1]["model"] == "none"
+        task_id = next(update.event.task_id for update in updates if update.event.task_id)
+        later = await kernel.tcp.tasks.GetTask(ts.GetTaskRequest(task_id=task_id), metadata=user)
+        assert info_of(later.task.finished.error)[1]["model"] == "fake"

@@ -168,7 +168,7 @@ async def test_an_unknown_model_is_not_found_with_a_suggestion(connection: Conne
     events, error = await read_failing(connection.chat("x", model="fak"))
     assert events == []
     assert error.code() is grpc.StatusCode.NOT_FOUND
-    assert reason_of(error) == ("MODEL_NOT_FOUND", {"suggestion": "fake"})
+    assert reason_of(error) == ("MODEL_NOT_FOUND", {"suggestion": "fake", "model": "fak"})
 
 
 async def test_an_error_about_something_huge_arrives_whole(connection: Connection) -> None:

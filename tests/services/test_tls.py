@@ -83,8 +83,10 @@ async def test_without_a_certificate_nobody_is_let_in(kernel: TlsKernel) -> None
 
 
 async def test_a_call_with_tls_still_needs_a_login(kernel: TlsKernel) -> None:
-    """On an address without certificates of clients a call is nobody's until it says whose."""
-    assert (await refused(who(kernel.connect(scheme="tls:"))))[0] == "UNAUTHENTICATED"
+    """Where no certificates of clients count a call is nobody's until it says whose; the error says where they do."""
+    error = await failing(who(kernel.connect(scheme="tls:")))
+    assert error.code() is grpc.StatusCode.UNAUTHENTICATED
+    assert "a client's certificate counts at an mtls: address only" in str(error.details())
 
 
 async def test_revoked_certificates_end_their_streams(kernel: TlsKernel) -> None:

@@ -1,6 +1,7 @@
 """`inferd certs`: an authority of one's own, and commands with TLS."""
 
 import json
+import re
 import ssl
 import stat
 import sys
@@ -37,7 +38,7 @@ def said(done: Result) -> Any:
 
 def test_certificates_are_issued_listed_and_revoked(certs: Certs, tmp_path: Path) -> None:
     """A server has hosts and a client a URI; both are listed with what became of them; a list has who is revoked."""
-    certs("init")
+    assert re.search(r"ends \d{4}-\d\d-\d\d \d\d:\d\d UTC", certs("init").stdout)
     hosts = ("--host", "k.example.org", "--host", "::1")
     server = said(certs("issue", "kernel", *hosts, "--out", str(tmp_path), "-o", "json"))
     client = said(certs("issue", "anna", "--out", str(tmp_path), "--days", "2", "-o", "json"))

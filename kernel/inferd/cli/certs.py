@@ -27,7 +27,8 @@ def init(output: Output, folder: Path | None, *, name: str, days: float) -> None
     if output.json:
         output.document({"folder": str(made.folder), "name": name, "end_time": ends.isoformat()})
         return
-    output.note(f"an authority in {made.folder}, until {ends:%Y-%m-%d}; keep its key, ca.key, from everybody else")
+    output.note(f"an authority in {made.folder}; keep its key, ca.key, from everybody else")
+    output.text(f"it, and all that it issues, ends {ends:%Y-%m-%d %H:%M} UTC (--days); then make another")
     output.text(f"of a kernel: tls.client_ca_file = {made.folder / 'ca.pem'}, tls.crl_file = {made.folder / 'crl.pem'}")
     output.text(f"of clients: --ca-file {made.folder / 'ca.pem'}")
 

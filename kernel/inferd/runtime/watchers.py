@@ -97,6 +97,8 @@ class Watchers:
             outcome = replace(outcome, usage=Usage(output_tokens=stream.output_tokens))
         if self._views.quotas and end.started is not None and end.outcome.usage == NO_USAGE:
             self.used.append(events.TaskUsed(change.task_id, stream.output_tokens))
+        if outcome.error is not None:
+            outcome = replace(outcome, error=outcome.error.about(change.model))
         worker = self._supervisor.workers.get(change.instance_id) if change.instance_id is not None else None
         spec = self._views.find_spec(change.model, end.version)  # none, of a task of a kernel that knew it
         receipt = write_receipt(

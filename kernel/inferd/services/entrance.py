@@ -168,7 +168,7 @@ class Entrance(grpc.aio.ServerInterceptor):
             finally:
                 self._calls.give_back(counted)
         except InferdError as error:  # it may be kept with a task: without its frames, which hold the request
-            await _abort(context, error.with_traceback(None))
+            await _abort(context, error.with_traceback(None).about(_model_of(request, policy)))
         except grpc.aio.BaseError:
             raise
         except Exception as error:
@@ -209,6 +209,12 @@ def _read(read: Callable[[bytes], Message] | None, request: Any) -> Any:
         return read(request)
     except DecodeError:
         raise InvalidFieldError("what was sent is no message of this call, or has a text that is no UTF-8") from None
+
+
+def _model_of(request: Any, policy: CallPolicy) -> str:
+    """The model that a call is about; "" for none, several, or what could not be read."""
+    models = policy.models(request) if isinstance(request, Message) else ()
+    return models[0] if len(models) == 1 else ""
 
 
 async def _abort(context: Context, error: InferdError) -> NoReturn:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 INSIDER = Policy(Verb.UPDATE, ResourceKind.MODEL)
 """Who may do this is told all."""
-KEPT_FACTS = frozenset({"bound", "value", "limit", "digest", "first_sequence", "unsupported", "deaths"})
+KEPT_FACTS = frozenset({"bound", "value", "limit", "digest", "first_sequence", "unsupported", "deaths", "model"})
 REMEMBERED = 1000  # errors that were told and are in the log; for one more the oldest would be logged again
 NUMBER_BYTES = 6
 

@@ -69,9 +69,14 @@ class Logins:
         """
         certified = self._secure.certified(peer, security)
         login = self._found(authorization, peer, policy, request, certified)
+        if login is None:
+            asks_none = certified is None and self._secure.asks_none(peer, security)
+            raise self._nobody(certified, on_socket=peer.startswith(UNIX), asks_none=asks_none)
         return login if certified is None else certified.bind(login)
 
-    def _found(self, authorization: str, peer: str, policy: Policy, request: Any, certified: Certified | None) -> Login:
+    def _found(
+        self, authorization: str, peer: str, policy: Policy, request: Any, certified: Certified | None
+    ) -> Login | None:
         if authorization:
             return self._verified(authorization, peer)
         if certified is not None and certified.principal is not None:
@@ -79,11 +84,9 @@ class Logins:
         on_socket = peer.startswith(UNIX)
         if self._has_local and not (self._is_shared if on_socket else self._required):
             return self._local
-        if _is_open(policy.kind, peer, request):
-            return NOBODY
-        raise self._nobody(certified, on_socket=on_socket)
+        return NOBODY if _is_open(policy.kind, peer, request) else None
 
-    def _nobody(self, certified: Certified | None, *, on_socket: bool) -> UnauthenticatedError:
+    def _nobody(self, certified: Certified | None, *, on_socket: bool, asks_none: bool) -> UnauthenticatedError:
         if certified is not None:
             names = ", ".join(repr(name[:80]) for name in certified.certificate.names[:5]) or "none"
             return UnauthenticatedError(
@@ -97,10 +100,11 @@ class Logins:
                 ".id, see docs/security.md), or a key"
             )
         by_port = self._has_local and not on_socket
+        hint = "; a client's certificate counts at an mtls: address only, and this is a tls: one" if asks_none else ""
         return UnauthenticatedError(
             f"this call needs a login{', as all over TCP' if by_port else ''}: have a key made on the kernel's host "
             "(inferd keys create NAME --role user --write FILE) and give it to the client "
-            "(INFERD_CREDENTIAL_FILE, --credential-file)"
+            f"(INFERD_CREDENTIAL_FILE, --credential-file){hint}"
         )
 
     def _verified(self, authorization: str, peer: str) -> Login:

@@ -100,6 +100,12 @@ class Secure:
         pem = _first(said, "x509_pem_cert")
         return self._certificates.certified(pem, _first(said, "x509_pem_cert_chain")) if pem else None
 
+    def asks_none(self, peer: str, security: Security) -> bool:
+        """Whether a connection without a certificate is one with TLS: its port does not ask for any. As `certified`."""
+        if peer.startswith(UNIX) or not self._certificates.used:
+            return False
+        return _first(security(), "transport_security_type") not in PLAIN
+
 
 def _first(said: Mapping[str, Iterable[bytes]], name: str) -> bytes:
     return next(iter(said.get(name, ())), b"")

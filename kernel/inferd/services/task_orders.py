@@ -141,7 +141,8 @@ class TaskOrders:
             try:
                 await (self._run(tag, order.run) if kind == "run" else self._watch(tag, order.watch))
             except InferdError as error:
-                refused[tag] = error.with_traceback(None)  # whose frames hold what the client has sent
+                model = order.run.request.spec.model  # "" of one that watches
+                refused[tag] = error.with_traceback(None).about(model)  # whose frames hold what the client has sent
 
     async def _run(self, tag: int, order: ts.RunOrder) -> None:
         interval_s, linger_s = read_interval(self._request_of(order).output_interval), _read_linger(order)

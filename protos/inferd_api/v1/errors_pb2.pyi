@@ -146,7 +146,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call or a task failed. Every error of the kernel is a `google.rpc.Status` that carries one
     `google.rpc.ErrorInfo` with `domain` "inferd" and `reason` set to one of these names without the
-    `ERROR_REASON_` prefix. Clients branch on the reason; the message is for people.
+    `ERROR_REASON_` prefix. Clients branch on the reason; the message is for people. Metadata has `model`, its name, where
+    the error is that of a task, or of a call about one model.
     """
 
 ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
