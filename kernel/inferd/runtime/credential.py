@@ -7,6 +7,8 @@ import secrets
 FORM = re.compile(r"ik_([0-9a-f]{16})_([0-9a-f]{64})")
 """`ik_<id>_<secret>`: 64 bits by which the key is found, and 256 by which its holder is known."""
 ID_BYTES, SECRET_BYTES = 8, 32
+ID = slice(3, 3 + 2 * ID_BYTES)
+"""Where the id stands in a credential."""
 
 
 def new_id() -> str:

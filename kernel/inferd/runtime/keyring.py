@@ -7,19 +7,19 @@ import hmac
 import time
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import structlog
 
 from inferd.core.key import Key, KeyState, Secret
 from inferd.errors import InferdError, KeyNotFoundError, LimitExceededError, UnauthenticatedError
-from inferd.runtime.credential import FORM, digest_of, new_credential, new_id
+from inferd.runtime.credential import FORM, ID, digest_of, new_credential, new_id
 from inferd.runtime.kept_keys import write_key
-from inferd.runtime.login import Login
+from inferd.runtime.login import NOBODY, Login
 from inferd.store.store import NO_TENANT, Drop, Kind, Put
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
     from inferd.auth_settings import Auth
     from inferd.core.principal import Principal
@@ -30,6 +30,26 @@ if TYPE_CHECKING:
 NO_DIGEST: Final = bytes(32)  # of an unknown key: it is compared with like any other
 
 log = structlog.get_logger()
+
+
+class Known(NamedTuple):
+    """The login that a key came to last, so that the next call need not work it out."""
+
+    key: Key
+    digest: bytes
+    login: Login
+
+    def holds(self, keys: Mapping[str, Key], digest: bytes, now: float) -> bool:
+        """Whether a credential of this digest comes to the same: the key has not changed, and nothing has ended."""
+        return (
+            hmac.compare_digest(self.digest, digest)
+            and keys.get(self.key.key_id) is self.key
+            and (self.login.expires is None or self.login.expires > now)
+        )
+
+
+UNKNOWN = Known(Key(key_id="", principal=NOBODY.principal, created=0.0), NO_DIGEST, NOBODY)
+"""Is compared with where no login is known, so that this takes no less time."""
 
 
 class Keyring:
@@ -52,6 +72,7 @@ class Keyring:
         self._keys: dict[str, Key] = {}
         self._names: dict[str, set[str]] = {}  # of principals, by tenant
         self._used: dict[str, float] = {}
+        self._known: dict[str, Known] = {}  # by the id of their key
         self._unkept: set[str] = set()  # whose last use is not kept yet
         self._changing = asyncio.Lock()
 
@@ -76,9 +97,14 @@ class Keyring:
         Raises:
             UnauthenticatedError: Nobody, or nobody any more.
         """
-        form, now = FORM.fullmatch(credential), self._wall()
+        now, digest = self._wall(), digest_of(self._pepper, credential)
+        known = self._known.get(credential[ID], UNKNOWN)
+        if known.holds(self._keys, digest, now):
+            self._used[known.key.key_id] = now
+            self._unkept.add(known.key.key_id)
+            return known.login
+        form = FORM.fullmatch(credential)
         key = None if form is None else self._keys.get(form[1])
-        digest = digest_of(self._pepper, credential)
         for secret in (Secret(0, NO_DIGEST),) if key is None else key.secrets:
             same = hmac.compare_digest(secret.digest, digest)
             if same and key is not None and key.state(now) is KeyState.ACTIVE:
@@ -86,7 +112,9 @@ class Keyring:
                     break
                 self._used[key.key_id] = now
                 self._unkept.add(key.key_id)
-                return self._login(key, secret)
+                login = self._login(key, secret)
+                self._known[key.key_id] = Known(key, secret.digest, login)
+                return login
         raise UnauthenticatedError("this login is not known, or holds no longer; ask an administrator for a key")
 
     def _login(self, key: Key, secret: Secret) -> Login:
@@ -197,6 +225,7 @@ class Keyring:
             if ended is not None and ended + self._settings.retention_s <= now:
                 del self._keys[key_id]
                 self._used.pop(key_id, None)
+                self._known.pop(key_id, None)
                 self._unkept.add(key_id)
                 self._names.clear()
         if not self._names:
