@@ -53,7 +53,7 @@ def test_an_order_for_a_worker_that_has_ended_is_of_no_effect(order: commands.Or
     """What fell due just before a worker's exit was told may still ask something of it, whatever that is."""
     supervisor = Supervisor(times=TIMES, launchers={}, listener=NoListener())
     relay, streams = Relay(Clock(), output_bytes=1), Streams(stream_bytes=1000, retained_bytes=1000, events_bytes=1000)
-    orders = Orders(supervisor, relay, streams, load_pb2.EngineLimits())
+    orders = Orders(supervisor, relay, streams, load_pb2.EngineLimits(), clock=Clock())
     relay.open(GONE)
     stream = streams.open(TASK)
     relay.add(commands.SendTask(GONE, SPEC, 1), stream)
