@@ -24,8 +24,7 @@ from inferd.plugin import (
 from inferd.plugin.backend import ReportProgress
 from inferd.plugin.vocabulary import TokenKind
 from inferd.sampling import defaults_of
-from inferd.testing.fake_session import BYTES, END, FakeSession, Faults
-from inferd.testing.fake_tensor import KINDS, make_tensor_session
+from inferd.testing.fake_faults import BYTES, END, Faults
 from inferd.testing.hangs import take
 
 SPECIALS: Final = ("<|user|>", "<|assistant|>", "<|system|>", "<|end|>")
@@ -159,8 +158,10 @@ class FakeBackend:
             raise LoadError(model.load_error)
         progress(1.0)
         description = ModelDescription(architecture="fake", parameters=0, weight_format="none", compute_format="none")
+        from inferd.testing import fake_session, fake_tensor  # noqa: PLC0415 - numpy, which only who loads needs
+
         if model.tensor:
-            return LoadedTensorModel(session=make_tensor_session(model), description=description)
+            return LoadedTensorModel(session=fake_tensor.make_tensor_session(model), description=description)
         limits = TokenLimits(
             vocabulary_size=BYTES + len(SPECIALS),
             context_tokens=model.context_tokens,
@@ -173,7 +174,7 @@ class FakeBackend:
             window_blocks=model.window_blocks,
         )
         return LoadedModel(
-            session=FakeSession(limits, model),
+            session=fake_session.FakeSession(limits, model),
             vocabulary=VOCABULARY,
             description=description,
             sampling=defaults_of(model.sampling),
@@ -184,10 +185,17 @@ def _read(request: LoadRequest) -> FakeModel:
     try:
         given = json.loads(request.path.read_text())
         model = FakeModel(**given)
-        if model.tensor not in ("", *KINDS):
-            raise ValueError(f"tensor is {model.tensor!r}; it must be one of {', '.join(KINDS)}")  # noqa: TRY301
+        if model.tensor:
+            _check_kind(model.tensor)
     except (OSError, ValueError, TypeError) as error:
         known = ", ".join(field.name for field in fields(FakeModel))
         raise LoadError(f"{request.path}: {words_of(error)}; a .fake file is a JSON object of: {known}") from error
     chosen: dict[str, Any] = {name: value for name, value in request.settings.items() if value is not None}
     return FakeModel(**(asdict(model) | chosen))
+
+
+def _check_kind(name: str) -> None:
+    from inferd.testing.fake_tensor import KINDS  # noqa: PLC0415 - as above
+
+    if name not in KINDS:
+        raise ValueError(f"tensor is {name!r}; it must be one of {', '.join(KINDS)}")

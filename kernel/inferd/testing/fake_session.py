@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from inferd.plugin import KvLayout, StepResult
+from inferd.testing.fake_faults import BYTES, END, NOTHING, USER
 from inferd.testing.hangs import hang
 
 if TYPE_CHECKING:
@@ -21,12 +21,10 @@ if TYPE_CHECKING:
 
     from inferd.plugin import TokenBatch, TokenLimits
     from inferd.plugin.session import Float32Array
+    from inferd.testing.fake_faults import Faults
 
     Ints = NDArray[np.signedinteger[Any]]
 
-BYTES: Final = 256
-USER: Final = 256
-END: Final = 259
 PEAK: Final = 20.0
 """Logit of the token that is predicted; the others are 0."""
 
@@ -34,46 +32,6 @@ FLAT: Final = 6.0
 """The same where weights have 4 bits."""
 SHARES: Final = {"auto": 1.0, "8bit": 2 / 3, "4bit": 0.5}
 """What a step takes of its time, by the bits of weights."""
-
-_NOTHING: Final = -1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Faults:
-    """What goes wrong, and when. A token acts when a step computes it, a number when it is in an input.
-
-    Attributes:
-        step_s: How long a step takes, in seconds.
-        mute: It predicts the end of every text at once.
-        quantization: "8bit" takes two thirds of that, "4bit" half, and its logits are flat.
-        fail_step: This step raises, counted from 1; 0 for none.
-        fail_on_token: A step with this token raises.
-        refuse_token: A step with this token is refused: a ValueError, which changes nothing.
-        die_on_token: A step with this token kills the process.
-        hang_on_token: A step with this token hangs, as a driver does that never comes back.
-        take_bytes: So many bytes are taken with the load, and kept.
-        grow_bytes: Each step takes so many bytes more, and keeps them.
-        hang_at: Where it hangs as well: "measure", "load", "step", "copy" or "close".
-        hang_by: How it hangs, see `inferd.testing.hangs`.
-    """
-
-    step_s: float = 0.0
-    mute: bool = False
-    quantization: str = "auto"
-    fail_step: int = 0
-    fail_on_token: int = _NOTHING
-    refuse_token: int = _NOTHING
-    die_on_token: int = _NOTHING
-    hang_on_token: int = _NOTHING
-    take_bytes: int = 0
-    grow_bytes: int = 0
-    hang_at: str = ""
-    hang_by: str = "stop"
-
-    def hang(self, place: str) -> None:
-        """Hang, if it is here."""
-        if place == self.hang_at:
-            hang(self.hang_by)
 
 
 class FakeSession:
@@ -93,13 +51,13 @@ class FakeSession:
         self.limits = limits
         self._faults = faults
         self._acting = {faults.fail_on_token, faults.refuse_token, faults.die_on_token, faults.hang_on_token} - {
-            _NOTHING
+            NOTHING
         }
         self._steps = 0
         self._kept: list[bytes] = [b"\1" * faults.take_bytes]  # written, so that it is there
         size = limits.blocks * limits.block_tokens
-        self._token, self._position, self._start, self._source = (np.full(size, _NOTHING, np.int32) for _ in range(4))
-        self._seen = np.full((limits.window_blocks * limits.block_tokens, 2), _NOTHING, np.int32)
+        self._token, self._position, self._start, self._source = (np.full(size, NOTHING, np.int32) for _ in range(4))
+        self._seen = np.full((limits.window_blocks * limits.block_tokens, 2), NOTHING, np.int32)
 
     def step(self, batch: TokenBatch) -> StepResult:
         """Compute one step.
