@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+import simulation
 from rules import BrokenRuleError, Rule
 from sabotage import SABOTAGES, SEEDS
 from simulation import Simulation
 
-from inferd.core import changes
+from inferd.core import changes, commands, events
 from inferd.core.changes import Change
 from inferd.core.commands import Command
 from inferd.core.lease import LeaseState
@@ -58,9 +59,9 @@ class Met:
 @cache
 def run(seed: int) -> Met:
     """Run a seed to its end; what it met, not the run, is kept for who asks again."""
-    simulation = Simulation(seed, tasks=400, leases=400).run()
-    ends = simulation.mirror.tasks.ends, simulation.mirror.leases.ends
-    return Met(simulation.refusals, simulation.seen, *map(Counter, ends))
+    one = Simulation(seed, tasks=400, leases=400).run()
+    ends = one.mirror.tasks.ends, one.mirror.leases.ends
+    return Met(one.refusals, one.seen, *map(Counter, ends))
 
 
 @pytest.mark.parametrize("seed", [*range(24), 34, 46])  # the last two found something once; `make sim` runs many more
@@ -69,18 +70,41 @@ def test_rules_hold(seed: int) -> None:
     run(seed)
 
 
-@pytest.mark.parametrize(("seed", "tasks"), [(5, 1000), (13, 1000), (57, 8000), (94, 8000)])
-def test_what_was_due_is_judged_by_what_held_before_the_event(seed: int, tasks: int) -> None:
-    """What a late event finds due is given by what was free, on hosts and workers that were there, before the event."""
-    Simulation(seed, tasks=tasks, leases=2000).run()
+def count_due(seed: int, kind: type[events.Event], monkeypatch: pytest.MonkeyPatch) -> int:
+    """How many events of a kind in a run the machine takes while something is due."""
+    handle, found = Simulation._handle, 0
+
+    def look(self: Simulation, event: events.Event) -> tuple[commands.Reply, ...]:
+        nonlocal found
+        alarm = self.machine.next_alarm()
+        found += isinstance(event, kind) and alarm is not None and alarm <= self.now
+        return handle(self, event)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Simulation, "_handle", look)
+        Simulation(seed, tasks=200, leases=200).run()
+    return found
+
+
+@pytest.mark.parametrize(
+    ("kind", "first"),
+    [(events.TaskEnded, 0), (events.ForeignMeasured, 4), (events.HostLeft, 5), (events.WorkerExited, 12)],
+)
+def test_what_is_due_comes_apart_from_what_takes_something_away(
+    kind: type[events.Event], first: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An event that takes something away finds nothing due any more, which it would if the two were not told apart."""
+    assert count_due(first, kind, monkeypatch) == 0
+    monkeypatch.setattr(simulation, "APART", tuple(each for each in simulation.APART if each is not kind))
+    assert any(count_due(seed, kind, monkeypatch) for seed in (first, *range(30)))
 
 
 @pytest.mark.parametrize(("seed", "count"), [(104, 1000), (141, 4400)])
 def test_what_was_due_comes_to_a_host_before_it_is_lost_or_leaves(seed: int, count: int) -> None:
     """Tasks and leases that are due when a host is found to be gone come to it first, and then go with it."""
-    simulation = Simulation(seed, tasks=8000, leases=2000)
-    simulation.run_first(count)
-    assert simulation.events >= count
+    one = Simulation(seed, tasks=8000, leases=2000)
+    one.run_first(count)
+    assert one.events >= count
 
 
 def test_the_seeds_reach_everything() -> None:
