@@ -5,7 +5,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from connection import read_all, text_of
+from connection import Connection, read_all, reason_of, text_of
 from test_kept_tasks import _place, kernel  # noqa: F401 - a fixture of these tests, too
 from test_latecomers import pull
 from test_model_versions import FAILED, RETIRED, SERVING, model_of, started, update, versions
@@ -13,6 +13,7 @@ from test_model_versions import FAILED, RETIRED, SERVING, model_of, started, upd
 from inferd.testing.kernel import write_fake_model
 from inferd_api.v1 import model_pb2 as mp
 from inferd_api.v1 import model_service_pb2 as ms
+from inferd_api.v1 import task_service_pb2 as ts
 
 
 async def test_versions_outlive_the_kernel(tmp_path: Path) -> None:
@@ -70,3 +71,35 @@ async def test_bounds_of_a_pulled_model_outlive_the_kernel(tmp_path: Path) -> No
     async with kernel(tmp_path) as connection:
         await connection.models.ListModels(ms.ListModelsRequest())
         assert [(each.number, each.state) for each in await versions(connection)] == [(2, SERVING), (1, RETIRED)]
+
+
+async def test_a_deletion_that_drains_goes_on_with_the_next_kernel(tmp_path: Path) -> None:
+    """What the model has is brought to its end there, nothing new is taken, and then no kernel knows it any more."""
+    async with kernel(tmp_path) as connection:
+        await connection.create()
+        call = connection.endless(detach_on_disconnect=True)
+        task_id = (await anext(aiter(call))).event.task_id
+        await connection.tasks.SuspendTask(ts.SuspendTaskRequest(task_id=task_id))
+        deleting = asyncio.ensure_future(connection.models.DeleteModel(ms.DeleteModelRequest(name="fake", drain=True)))
+        async with asyncio.timeout(30):
+            while await refused(connection) != "MODEL_BUSY":
+                pass
+        deleting.cancel()
+    async with kernel(tmp_path) as connection:
+        assert await refused(connection) == "MODEL_BUSY"
+        watch = connection.models.WatchModel(ms.WatchModelRequest(name="fake"))
+        await anext(aiter(watch))
+        await connection.tasks.CancelTask(ts.CancelTaskRequest(task_id=task_id))
+        with pytest.raises(grpc.aio.AioRpcError, match="no model"):
+            await read_all(watch)
+    async with kernel(tmp_path) as connection:
+        assert await refused(connection) == "MODEL_NOT_FOUND"
+
+
+async def refused(connection: Connection) -> str:
+    """Why a load of the model is refused; "" where it is not."""
+    try:
+        await connection.models.LoadModel(ms.LoadModelRequest(name="fake"))
+    except grpc.aio.AioRpcError as error:
+        return str(reason_of(error)[0])
+    return ""

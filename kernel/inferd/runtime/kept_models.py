@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from inferd.core.changes import ModelForgotten, VersionChanged, VersionForgotten
+from inferd.core.changes import ModelChanged, ModelForgotten, VersionChanged, VersionForgotten
 from inferd.runtime.model_records import write_model
 from inferd.store.store import NO_TENANT, Drop, Kind, Put
 
@@ -71,6 +71,8 @@ class KeptModels:
             case VersionForgotten(name) if blobs is not None and (model := self._views.find_model(name)) is not None:
                 blobs.models.keep_listed(model)
                 return self._put_if_kept(name)
+            case ModelChanged(name) if name in self._known:  # one that is to go is so for the next kernel, too
+                return (model := self._views.find_model(name)) is not None and model.going and self.put(name)
             case VersionChanged(name) | VersionForgotten(name):
                 return self._put_if_kept(name)
         return False

@@ -24,11 +24,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class KeptModel:
-    """A model of a kernel before this one; it had only the version that served where `versions` are none."""
+    """A model of a kernel before this one; it had only the version that served where `versions` are none.
+
+    Attributes:
+        going: It was to be forgotten once nothing was left of it.
+    """
 
     spec: ModelSpec
     versions: tuple[RestoredVersion, ...] = ()
     traits: Traits = NO_TRAITS
+    going: bool = False
 
 
 def write_model(model: Model, clock: Clock) -> bytes:
@@ -39,6 +44,8 @@ def write_model(model: Model, clock: Clock) -> bytes:
         written["stamp"] = write_stamp(clock)
     if model.traits != NO_TRAITS:  # else as kernels before traits wrote it
         written["traits"] = {**asdict(model.traits), "labels": dict(model.traits.labels)}
+    if model.going:
+        written["going"] = True
     return json.dumps(written, separators=(",", ":")).encode()
 
 
@@ -59,8 +66,9 @@ def read_model(value: bytes, clock: Clock) -> KeptModel:
     written = read_json(value)
     versions, shift_s = written.pop("versions", []), read_shift(written, clock)
     written.pop("stamp", None)
-    traits = _read_traits(written.pop("traits", {}))
-    return KeptModel(read_spec(written), tuple(_read_version(each, clock, shift_s) for each in versions), traits)
+    traits, going = _read_traits(written.pop("traits", {})), written.pop("going", False)
+    versions = tuple(_read_version(each, clock, shift_s) for each in versions)
+    return KeptModel(read_spec(written), versions, traits, going)
 
 
 def _read_traits(written: dict[str, Any]) -> Traits:

@@ -186,6 +186,9 @@ def _restore(driver: Driver, before: Before) -> None:
     driver.restore(RestoreUses(tuple(before.uses)))
     if before.tasks or before.shares:
         _go_on(driver, before)
+    for kept in before.kept:  # behind the tasks and leases that they are to bring to their end
+        if kept.going and driver.views.find_model(kept.spec.name) is not None:
+            driver.delete_model(kept.spec.name, drain=True)
 
 
 def _restore_models(driver: Driver, before: Before) -> None:

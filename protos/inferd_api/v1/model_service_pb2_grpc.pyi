@@ -110,7 +110,8 @@ class ModelServiceStub:
     """Forget a model: its name is free again, its file stays. A model of the library is known again after a restart.
     The answer comes when the kernel after this one does not know it either.
     With `drain` or `force` the answer comes when nothing is left of it; what comes to it until then is MODEL_BUSY. A call
-    that is given up ends that no more, but the end of the kernel does: the model is known again then.
+    that is given up ends that no more; one that the end of the kernel cuts off goes on with the next kernel, if the model
+    was kept.
     Errors: MODEL_NOT_FOUND, MODEL_BUSY while it has an instance, a task that has not ended, or a lease on it,
     STORE_UNAVAILABLE when the store takes nothing: asked for again it is MODEL_NOT_FOUND once it is gone for good.
     """
@@ -224,7 +225,8 @@ class ModelServiceAsyncStub(ModelServiceStub):
     """Forget a model: its name is free again, its file stays. A model of the library is known again after a restart.
     The answer comes when the kernel after this one does not know it either.
     With `drain` or `force` the answer comes when nothing is left of it; what comes to it until then is MODEL_BUSY. A call
-    that is given up ends that no more, but the end of the kernel does: the model is known again then.
+    that is given up ends that no more; one that the end of the kernel cuts off goes on with the next kernel, if the model
+    was kept.
     Errors: MODEL_NOT_FOUND, MODEL_BUSY while it has an instance, a task that has not ended, or a lease on it,
     STORE_UNAVAILABLE when the store takes nothing: asked for again it is MODEL_NOT_FOUND once it is gone for good.
     """
@@ -395,7 +397,8 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         """Forget a model: its name is free again, its file stays. A model of the library is known again after a restart.
         The answer comes when the kernel after this one does not know it either.
         With `drain` or `force` the answer comes when nothing is left of it; what comes to it until then is MODEL_BUSY. A call
-        that is given up ends that no more, but the end of the kernel does: the model is known again then.
+        that is given up ends that no more; one that the end of the kernel cuts off goes on with the next kernel, if the model
+        was kept.
         Errors: MODEL_NOT_FOUND, MODEL_BUSY while it has an instance, a task that has not ended, or a lease on it,
         STORE_UNAVAILABLE when the store takes nothing: asked for again it is MODEL_NOT_FOUND once it is gone for good.
         """
