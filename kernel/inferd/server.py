@@ -322,6 +322,7 @@ def _driver(settings: Settings, store: Store | None, clock: Clock | None = None)
                 retry_s=settings.store.retry_s,
                 most_output_tokens=limits.max_output_tokens,
                 stored_bytes=settings.store.bytes,
+                held_tasks=settings.store.held_tasks,
                 tenant_share=settings.scheduler.tenant_share,
             ),
             prefix_keep_bytes=settings.prefix.keep_bytes,

@@ -39,6 +39,12 @@ class Store(BaseModel):
     retention_s: Days = Field(
         86_400.0, ge=0, description="how long they can be read, in seconds, in place of `limits.retention_s`"
     )
+    held_tasks: int = Field(
+        1000,
+        ge=1,
+        description="ended tasks of kernels before this one whose records are held once they were asked for; others "
+        "are read from the store",
+    )
     bytes: int = Field(
         64 << 30,
         ge=1,

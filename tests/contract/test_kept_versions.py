@@ -74,6 +74,7 @@ async def test_a_kernel_goes_on_from_it(left: Path, tmp_path: Path) -> None:
         views = front.tasks._driver.views
         for line in said:
             if line["kind"] == "task":
+                await front.tasks._driver.archive.recall(Tenant("default"), [TaskId(line["id"])])
                 task = views.task(TaskId(line["id"]), Tenant("default"))
                 assert task.state is TaskState(line["progress"]["state"])
                 assert task.spec.labels == line["labels"]

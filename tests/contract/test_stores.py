@@ -57,6 +57,20 @@ def test_pieces_are_read_from_any_number_on(store: Store) -> None:
     assert held(store) == {}
 
 
+def test_records_are_read_by_their_names_and_but_for_those_of_another_kind(store: Store) -> None:
+    """Those that there are of the names that are asked for; all of a kind but those that another one has, too."""
+    names = [(tenant, f"{number}") for tenant in ("a", "b") for number in range(300)]  # more than a page
+    store.write([Put(*name[:1], Kind.TASK, name[1], name[1].encode()) for name in names])
+    store.write([Put("a", Kind.PAST, "7", b"past"), Put("b", Kind.MODEL, "8", b"not asked for")])
+    found = store.some(Kind.TASK, [*names[5:290], ("a", "none"), ("c", "1"), ("b", "7")])
+    assert sorted((each.tenant, each.key, each.value) for each in found) == sorted(
+        (tenant, key, key.encode()) for tenant, key in [*names[5:290], ("b", "7")]
+    )
+    assert not list(store.some(Kind.TASK, []))
+    left = [(each.tenant, each.key) for each in store.records(Kind.TASK, unless=Kind.PAST)]
+    assert left == sorted(set(names) - {("a", "7")})
+
+
 def test_tenants_and_kinds_have_keys_of_their_own(store: Store) -> None:
     """The same key of another tenant, or of another kind, is another record, and is not dropped with it."""
     keys = [("a", Kind.TASK), ("b", Kind.TASK), ("a", Kind.PROGRESS)]

@@ -23,7 +23,7 @@ from inferd.errors import LeaseEndedError, LeaseNotFoundError, LeaseUnavailableE
 from inferd.runtime.clock import Boot, Clock
 from inferd.runtime.front.leases import Leases
 from inferd.runtime.restoring import read_kept, restore
-from inferd.store.store import Append, Damaged, Drop, Kind, Put, Record, Write
+from inferd.store.store import Append, Damaged, Drop, Kind, Name, Put, Record, Write
 
 TENANT, CPU = Tenant("a"), DeviceId("cpu:0")
 CAPACITY = 1000
@@ -48,9 +48,13 @@ class Disk:
             elif isinstance(write, Drop):
                 self.records_.pop(key, None)
 
-    def records(self, kind: Kind, damaged: Damaged | None = None) -> Iterator[Record]:
-        del damaged
+    def records(self, kind: Kind, damaged: Damaged | None = None, *, unless: Kind | None = None) -> Iterator[Record]:
+        del damaged, unless  # there are no tasks
         return iter([Record(t, key, value) for (of, t, key), value in self.records_.items() if of == kind.value])
+
+    def some(self, kind: Kind, names: Sequence[Name], damaged: Damaged | None = None) -> Iterator[Record]:
+        del damaged
+        return (each for each in self.records(kind) if (each.tenant, each.key) in names)
 
     def pieces(self, tenant: str, kind: Kind, key: str) -> Iterator[bytes]:
         raise NotImplementedError

@@ -7,6 +7,7 @@ from connection import read_all, refusal, text_of
 from test_kept_tasks import _place, get, kernel, wanted, watch  # noqa: F401 - the fixture gives kernels their stores
 
 from inferd.store.store import Kind
+from inferd_api.v1 import task_pb2 as tp
 from inferd_api.v1 import task_service_pb2 as ts
 
 
@@ -22,10 +23,20 @@ async def test_a_lower_bound_is_for_new_tasks(tmp_path: Path) -> None:
         assert end.finished.error.message == "max_tokens is 51; it must be from 1 to 50"
 
 
-async def test_ended_tasks_are_looked_up_when_somebody_asks(tmp_path: Path) -> None:
-    """Of tasks that ended before its start a kernel has no stream until one is asked for; all of them can be read.
+def said(*tasks: tp.Task) -> list[tp.Task]:
+    """What is said of tasks, but for instants, which are told by another clock."""
+    said = [tp.Task.FromString(task.SerializeToString()) for task in tasks]
+    for each in said:
+        for name in ("create_time", "start_time", "finish_time", "expire_time"):
+            each.ClearField(name)  # type: ignore[arg-type] # these are fields
+    return said
 
-    Those that nobody asked for go from the store with their retention as others do, and so do the others.
+
+async def test_ended_tasks_are_read_when_somebody_asks(tmp_path: Path) -> None:
+    """Of tasks that ended before its start a kernel holds no record until one is asked for, and then a bounded number.
+
+    All of them can be read, listed and watched, again and again; what is asked of them is answered as of others. Those
+    that nobody asked for go from the store with their retention as others do, and so do the others.
     """
     async with kernel(tmp_path) as connection:
         await connection.create()
@@ -33,17 +44,33 @@ async def test_ended_tasks_are_looked_up_when_somebody_asks(tmp_path: Path) -> N
         for task_id in ids:
             await read_all(watch(connection, task_id))
         before = [await get(connection, task_id) for task_id in ids]
-    async with kernel(tmp_path) as connection:
-        driver = connection.kernel.driver
-        listed = (await connection.tasks.ListTasks(ts.ListTasksRequest())).tasks
-        assert [(task.task_id, task.finished) for task in listed] == [(t.task_id, t.finished) for t in reversed(before)]
-        assert not driver.streams._streams
+    async with kernel(tmp_path, store={"held_tasks": 2}) as connection:
+        driver, known = connection.kernel.driver, connection.kernel.driver.machine.tasks.known
+        assert (dict(known), driver.streams._streams) == ({}, {})
+        watched = connection.tasks.WatchTasks(ts.WatchTasksRequest())
+        for _ in range(2):
+            listed = (await connection.tasks.ListTasks(ts.ListTasksRequest())).tasks
+            assert said(*listed) == said(*before[::-1])
+            assert len(known) == len(driver.streams._streams) == 2
+        page = await connection.tasks.ListTasks(ts.ListTasksRequest(page_size=3, states=[before[0].state]))
+        rest = ts.ListTasksRequest(page_size=3, states=[before[0].state], page_token=page.next_page_token)
+        assert said(*page.tasks, *(await connection.tasks.ListTasks(rest)).tasks) == said(*before[::-1])
+        assert said(*(await watched.read()).tasks) == said(*before[::-1])
         assert text_of(await read_all(watch(connection, ids[1]))) == "la" * 4
-        assert (await connection.tasks.CreateTask(wanted(8, request_id="c"))).task.task_id == ids[2]
-        assert sorted(driver.streams._streams) == sorted(ids[1:3])
+        for name, task in zip("cbad", (before[2], before[1], before[0], before[3]), strict=True):
+            assert (await connection.tasks.CreateTask(wanted(8, request_id=name))).task.task_id == task.task_id
+            assert (await refusal(connection.tasks.CreateTask(wanted(9, request_id=name))))[0] == "REQUEST_CONFLICT"
+            cancelled = (await connection.tasks.CancelTask(ts.CancelTaskRequest(task_id=task.task_id))).task
+            assert said(cancelled) == said(task)
+            suspended = connection.tasks.SuspendTask(ts.SuspendTaskRequest(task_id=task.task_id))
+            assert (await refusal(suspended))[0] == "TASK_STATE"
+        assert len(known) == len(driver.streams._streams) == 2
         assert driver.keeper is not None
-        before_bytes = driver.keeper.tasks.room.all_bytes
-        assert before_bytes > 4 * 500
+        assert driver.keeper.tasks.room.all_bytes > 4 * 500
+        (newer,) = [(await connection.tasks.CreateTask(wanted(2, request_id="e"))).task.task_id]
+        await read_all(watch(connection, newer))
+        listed = (await connection.tasks.ListTasks(ts.ListTasksRequest())).tasks
+        assert [task.task_id for task in listed] == [newer, *ids[::-1]]
     async with kernel(tmp_path, store={"retention_s": 0.0}) as connection:
         keeper = connection.kernel.driver.keeper
         assert keeper is not None

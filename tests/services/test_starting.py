@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 
 from inferd import server
 from inferd.errors import StoreUnavailableError
-from inferd.runtime import restoring
+from inferd.runtime import ended
 from inferd.store import sqlite_file
 from inferd.store.sqlite import SqliteStore
 from inferd.store.store import Kind, Put
@@ -121,12 +121,12 @@ async def test_a_long_opening_is_told_in_the_log(tmp_path: Path, monkeypatch: py
         store.write([Put("a", Kind.PROGRESS, str(n), b"{}") for n in range(3)])
         store.write([Put("a", Kind.TASK, str(n), bytes(5000)) for n in range(3)])
     (tmp_path / "store.suspect").touch()
-    monkeypatch.setattr(restoring, "TELL_S", 0.0)
+    monkeypatch.setattr(ended, "TELL_S", 0.0)
     monkeypatch.setattr(sqlite_file, "TELL_S", 0.0)
     monkeypatch.setattr(sqlite_file, "CHECK_STEPS", 1)
     with capture_logs() as logs:
         async with front_here(tmp_path, store={"url": f"sqlite:{path}"}):
             pass
     told = [line for line in logs if line["event"] == "what was kept is being read"]
-    assert [(line["tasks"], line["of"]) for line in told] == [(0, 3)] * 3
+    assert [(line["tasks"], line["of"]) for line in told] == [(0, 3), (1, 3), (2, 3)]
     assert any(line["event"].startswith("damage was met in the store") for line in logs)

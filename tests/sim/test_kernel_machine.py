@@ -32,6 +32,7 @@ CHANGES = {name for name, kind in vars(changes).items() if isinstance(kind, type
     "Change",
     "LeaseRestored",
     "ModelForgotten",
+    "PastForgotten",
     "ShareChanged",
     "TaskRestored",
 }  # no client of the simulation deletes a model, and its kernel is the first and keeps nothing

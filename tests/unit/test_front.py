@@ -97,7 +97,7 @@ async def test_a_task_runs_as_long_as_its_block(front: Front) -> None:
         async for batch in stream.follow(0):
             events += [numbered.event for numbered in batch]
     assert sum(len(event.token_ids) for event in events if isinstance(event, Output)) == 20
-    assert front.tasks.get(stream.task_id, ANYONE).state is TaskState.SUCCEEDED
+    assert (await front.tasks.get(stream.task_id, ANYONE)).state is TaskState.SUCCEEDED
 
 
 async def test_leaving_the_block_ends_the_task(front: Front) -> None:
@@ -107,8 +107,8 @@ async def test_leaving_the_block_ends_the_task(front: Front) -> None:
     assert await state_of(stream) is TaskState.CANCELLED
     async with front.tasks.run(spec(detached=True), size_bytes=1) as stream:
         await begun(stream)
-    assert front.tasks.get(stream.task_id, ANYONE).state is TaskState.RUNNING
-    assert front.tasks.cancel(stream.task_id, ANYONE).state is TaskState.CANCELLED
+    assert (await front.tasks.get(stream.task_id, ANYONE)).state is TaskState.RUNNING
+    assert (await front.tasks.cancel(stream.task_id, ANYONE)).state is TaskState.CANCELLED
 
 
 async def test_the_last_block_decides(front: Front) -> None:
@@ -117,7 +117,7 @@ async def test_the_last_block_decides(front: Front) -> None:
         async with front.tasks.run(spec(request_id="same", fingerprint=b"1"), size_bytes=1) as second:
             await begun(first)
         assert second is first
-        assert front.tasks.get(first.task_id, ANYONE).state is TaskState.RUNNING
+        assert (await front.tasks.get(first.task_id, ANYONE)).state is TaskState.RUNNING
     assert await state_of(first) is TaskState.CANCELLED
 
 
@@ -138,16 +138,16 @@ async def test_streams_of_a_tenant_are_bounded(front: Front) -> None:
     """Blocks that run, blocks that watch and tags take the same places, and give them back."""
     open_tasks = OpenTasks(front.tasks, ANYONE)
     async with front.tasks.run(spec(), size_bytes=1) as stream:
-        with front.tasks.watch(stream.task_id, ANYONE, after=0):
+        async with front.tasks.watch(stream.task_id, ANYONE, after=0):
             for tag in range(STREAMS - 2):
                 await open_tasks.run(tag, spec(), interval_s=0, linger_s=0)
             with pytest.raises(LimitExceededError, match=r"scheduler\.tenant_streams"):
-                open_tasks.watch(9, stream.task_id, after=0, interval_s=0)
+                await open_tasks.watch(9, stream.task_id, after=0, interval_s=0)
             with pytest.raises(LimitExceededError):
                 async with front.tasks.run(spec(), size_bytes=1):
                     pass
             open_tasks.close()
-            open_tasks.watch(9, stream.task_id, after=0, interval_s=0)
+            await open_tasks.watch(9, stream.task_id, after=0, interval_s=0)
         open_tasks.close()
     assert not front.tasks.streams._open
 
@@ -157,19 +157,21 @@ async def test_tasks_are_their_tenant_s_alone(front: Front) -> None:
     async with front.tasks.run(spec(), size_bytes=1) as stream:
         for do in (front.tasks.get, front.tasks.cancel, front.tasks.suspend, front.tasks.resume):
             with pytest.raises(TaskNotFoundError):
-                do(stream.task_id, OTHER)
-        with pytest.raises(TaskNotFoundError), front.tasks.watch(stream.task_id, OTHER, after=0):
-            pass
-        assert not front.tasks.list(OTHER, (), after=None, size=9).records
-        assert front.tasks.list(ANYONE, (), after=None, size=1).records[0].spec.task_id == stream.task_id
+                await do(stream.task_id, OTHER)
+        with pytest.raises(TaskNotFoundError):
+            async with front.tasks.watch(stream.task_id, OTHER, after=0):
+                pass
+        assert not (await front.tasks.list(OTHER, (), after=None, size=9)).records
+        (own,) = (await front.tasks.list(ANYONE, (), after=None, size=1)).records
+        assert own.spec.task_id == stream.task_id
 
 
 async def test_a_task_stops_and_goes_on(front: Front) -> None:
     """A suspended task holds still until it is resumed; then it comes to its end."""
     async with front.tasks.run(spec(100), size_bytes=1) as stream:
         await begun(stream)
-        assert front.tasks.suspend(stream.task_id, ANYONE).state is TaskState.SUSPENDED
-        assert front.tasks.resume(stream.task_id, ANYONE).state is not TaskState.SUSPENDED
+        assert (await front.tasks.suspend(stream.task_id, ANYONE)).state is TaskState.SUSPENDED
+        assert (await front.tasks.resume(stream.task_id, ANYONE)).state is not TaskState.SUSPENDED
         assert await state_of(stream) is TaskState.SUCCEEDED
 
 
@@ -177,8 +179,8 @@ async def test_tags_run_and_watch(front: Front) -> None:
     """Two tags follow one task, each to its end; the first word of each names the task, and both are free then."""
     open_tasks = OpenTasks(front.tasks, ANYONE)
     await open_tasks.run(1, spec(20), interval_s=0, linger_s=0)
-    (task,) = front.tasks.list(ANYONE, (), after=None, size=1).records
-    open_tasks.watch(2, task.spec.task_id, after=0, interval_s=0)
+    (task,) = (await front.tasks.list(ANYONE, (), after=None, size=1)).records
+    await open_tasks.watch(2, task.spec.task_id, after=0, interval_s=0)
     named: list[tuple[int, str | None]] = []
     ends = 0
     while open_tasks.left():

@@ -6,15 +6,18 @@ import pytest
 
 from inferd.core import changes, commands, events
 from inferd.core.demand import NO_DEMAND, Demand
+from inferd.core.events import SubmitTask
 from inferd.core.ids import DeviceId, InstanceId, LeaseId, ModelName, TaskId, Tenant
 from inferd.core.line import TaskLimits
 from inferd.core.machine import CoreLimits, KernelMachine
 from inferd.core.model import InstanceFacts, ModelSpec
+from inferd.core.past_events import LosePast, RecallTasks, ReleaseTasks, RestorePast
+from inferd.core.past_tasks import PastTask
 from inferd.core.priority import Priority
 from inferd.core.resources import DeviceCapacity, MemoryNeed
 from inferd.core.restored import RestoredTask
 from inferd.core.task import Outcome, TaskSpec, TaskState
-from inferd.errors import ModelNotFoundError, RequestConflictError
+from inferd.errors import ModelNotFoundError, RequestConflictError, StoreUnavailableError
 
 TENANT, MODEL, FIRST = Tenant("a"), ModelName("m"), InstanceId("m-1")
 DONE = Outcome(state=TaskState.SUCCEEDED)
@@ -58,6 +61,30 @@ def restore(machine: KernelMachine, *tasks: RestoredTask) -> tuple[commands.Repl
     return machine.handle(events.RestoreTasks(tasks), 100.0)
 
 
+PAST_GONE = changes.PastForgotten
+
+
+def ended(name: str, number: int, at: float, **changed: Any) -> RestoredTask:
+    return kept(name, number, state=TaskState.SUCCEEDED, attempt=1, finished=at, outcome=DONE, **changed)
+
+
+def past(name: str, number: int, *, retained: float, request_id: str = "") -> PastTask:
+    """A task that had ended."""
+    return PastTask(
+        task_id=TaskId(name),
+        tenant=TENANT,
+        model=MODEL,
+        number=number,
+        state=TaskState.SUCCEEDED,
+        retained=retained,
+        request_id=request_id,
+    )
+
+
+def restore_past(machine: KernelMachine, *tasks: PastTask) -> None:
+    machine.handle(RestorePast(tasks), 100.0)
+
+
 def sent(machine: KernelMachine, *, places: int) -> list[tuple[TaskId, int]]:
     """Which tasks are sent when the model has been loaded, in their order, with their attempt."""
     machine.handle(events.InstanceNeeds(FIRST, MemoryNeed(weights_bytes=100)), 101.0)
@@ -96,17 +123,50 @@ def test_a_model_that_nobody_waits_for_is_not_loaded(machine: KernelMachine) -> 
 def test_ended_tasks_are_forgotten_in_the_order_of_their_ends(machine: KernelMachine) -> None:
     """Retention goes on from the end of a task, not from the start of the kernel; the bound counts them all."""
     ends = {"a": 95.0, "b": 50.0, "c": 90.0}
-    restore(
-        machine,
-        *(
-            kept(name, number, state=TaskState.SUCCEEDED, attempt=1, finished=at, outcome=DONE)
-            for number, (name, at) in enumerate(ends.items())
-        ),
-    )
-    assert [task for task, at in ends.items() if machine.views.task(TaskId(task), TENANT).finished == at] == list(ends)
+    restore_past(machine, *(past(name, number, retained=at) for number, (name, at) in enumerate(ends.items())))
+    machine.handle(RecallTasks((ended("b", 1, 50.0), ended("gone", 9, 50.0))), 100.0)
+    assert machine.views.task(TaskId("b"), TENANT).finished == 50.0
     assert machine.next_alarm() == 110.0
-    for now, name in ((110.0, "b"), (150.0, "c"), (155.0, "a")):
-        assert changes.TaskForgotten(TaskId(name), TENANT) in machine.handle(events.Tick(), now)
+    for now, name, kind in ((110.0, "b", changes.TaskForgotten), (150.0, "c", PAST_GONE), (155.0, "a", PAST_GONE)):
+        assert kind(TaskId(name), TENANT) in machine.handle(events.Tick(), now)
+    assert not machine.views.tasks(TENANT, size=9).records
+
+
+def test_the_oldest_make_room_for_those_that_end_now(machine: KernelMachine) -> None:
+    """Ended tasks of the kernel before count with those of this one, and are forgotten before them."""
+    restore_past(machine, *(past(name, number, retained=90.0 + number) for number, name in enumerate("abc")))
+    machine.handle(events.SubmitTask(TaskSpec(task_id=TaskId("d"), tenant=TENANT, model=MODEL, detached=True)), 100.0)
+    said = machine.handle(events.CancelTask(TaskId("d"), TENANT), 100.0)
+    assert [each for each in said if isinstance(each, PAST_GONE)] == [PAST_GONE(TaskId("a"), TENANT)]
+    assert [task.spec.task_id for task in machine.views.tasks(TENANT, size=9).records] == ["d", "c", "b"]
+
+
+def test_a_record_is_known_from_recall_to_release(machine: KernelMachine) -> None:
+    """Before and after it nobody is told that there is no such task, and its request makes no other one.
+
+    What was estimated when the kernel began stays: its place in lists, and until when it is known.
+    """
+    restore_past(machine, past("a", 7, retained=90.0, request_id="r"))
+    again = TaskSpec(task_id=TaskId("b"), tenant=TENANT, model=MODEL, request_id="r", fingerprint=b"1")
+    spec = {"request_id": "r", "fingerprint": b"1"}
+    for _ in range(2):
+        for ask in (lambda: machine.views.task(TaskId("a"), TENANT), lambda: machine.handle(SubmitTask(again), 100.0)):
+            with pytest.raises(StoreUnavailableError):
+                ask()
+        assert machine.views.find_past(TaskId("a"), Tenant("other")) is None
+        assert machine.views.knows_request(TENANT, "r")
+        assert machine.views.model_requested(TENANT, "r") == MODEL
+        assert [task.number for task in machine.views.tasks(TENANT, (TaskState.SUCCEEDED,), size=9).records] == [7]
+        machine.handle(RecallTasks((ended("a", 7, 50.0, **spec),)), 100.0)
+        assert machine.views.task(TaskId("a"), TENANT).retained == 90.0
+        machine.handle(SubmitTask(again), 100.0)
+        assert machine.views.submitted(again).spec.task_id == "a"
+        machine.handle(ReleaseTasks((TaskId("a"),)), 100.0)
+    machine.handle(LosePast(TaskId("a")), 100.0)
+    assert not machine.views.knows_request(TENANT, "r")
+    assert machine.next_alarm() is None
+    machine.handle(SubmitTask(again), 100.0)
+    assert machine.views.submitted(again).number == 8
 
 
 def test_detached_tasks_have_a_retention_of_their_own(machine: KernelMachine) -> None:

@@ -103,6 +103,14 @@ class TaskForgotten(Change):
 
 
 @dataclass(frozen=True, slots=True)
+class PastForgotten(Change):
+    """An ended task of a kernel before this one, whose record was not held, is known no longer."""
+
+    task_id: TaskId
+    tenant: Tenant
+
+
+@dataclass(frozen=True, slots=True)
 class ShareChanged(Change):
     """What a tenant was served of a model has changed, or is known no longer; see `core.queue.FairQueue`.
 

@@ -8,6 +8,7 @@ from inferd.core.host import LOCAL_HOST
 from inferd.core.ids import DEFAULT_TENANT, NO_LEASE, DeviceId, HostId, InstanceId, LeaseId, ModelName, TaskId, Tenant
 from inferd.core.lease import LeaseSpec
 from inferd.core.model import InstanceFacts, ModelSpec
+from inferd.core.past_events import PastEvent
 from inferd.core.probe import Probe, ProbeAnswer
 from inferd.core.quota import Quota
 from inferd.core.resources import DeviceCapacity, MemoryNeed
@@ -165,7 +166,7 @@ class RestoreLeases:
     granted: int = 0
 
 
-Heritage = RestoreTasks | RestoreLeases | RestoreUses
+Heritage = RestoreTasks | RestoreLeases | RestoreUses | PastEvent
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from inferd.core.line import TaskLimits
 from inferd.core.losses import Losses
 from inferd.core.model import Instance, InstanceState, Model, ModelState
 from inferd.core.naming import Naming
+from inferd.core.past_events import PastEvent
 from inferd.core.quota import Quota
 from inferd.core.quotas import Quotas
 from inferd.core.restoration import Restoration
@@ -153,10 +154,8 @@ class KernelMachine:
                 self.tasks.passed(event.task_id, event.attempt, self._now)
             case events.CancelTask() | events.WithdrawTask():
                 self._cancel(event)
-            case events.RestoreTasks():
-                self._restoration.tasks(event, self._now)
-            case events.RestoreLeases():
-                self._restoration.leases(event, self._now)
+            case events.RestoreTasks() | events.RestoreLeases() | PastEvent():
+                self._restoration.take(event, self._now)
             case events.RestoreUses() | events.SetQuotas() | events.TaskUsed():
                 self.quotas.take(event, self.tasks.known, self.leases.known, self._now)
             case events.SuspendTask():

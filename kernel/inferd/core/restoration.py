@@ -9,6 +9,7 @@ from inferd.core.ids import ModelName
 from inferd.core.lease import CoresClaim, Lease, LeaseChange, MemoryClaim, ModelClaim
 from inferd.core.leases import Leases
 from inferd.core.model import Model
+from inferd.core.past_events import LosePast, PastEvent, RecallTasks, ReleaseTasks, RestorePast
 from inferd.core.restored import RestoredLease
 from inferd.core.tasks import Tasks
 from inferd.errors import LeaseUnavailableError
@@ -31,12 +32,37 @@ class Restoration:
         self._broker = broker
         self._owner = owner
 
-    def tasks(self, event: RestoreTasks, now: float) -> None:
+    def take(self, event: RestoreTasks | RestoreLeases | PastEvent, now: float) -> None:
+        """Carry it out."""
+        match event:
+            case RestoreTasks():
+                self._take_tasks(event, now)
+            case RestoreLeases():
+                self._take_leases(event, now)
+            case PastEvent():
+                self._take_past(event)
+
+    def _take_tasks(self, event: RestoreTasks, now: float) -> None:
         """Tasks wait, and their models are loaded."""
         for name in self._tasks.restore(event.tasks, event.shares, now):
             self._owner.reconcile(self._fleet.models[name])
 
-    def leases(self, event: RestoreLeases, now: float) -> None:
+    def _take_past(self, event: PastEvent) -> None:
+        """What is known of tasks that had ended, and which of their records are held; others are left as they are."""
+        past = self._tasks.past
+        match event:
+            case RestorePast(tasks):
+                past.restore(tasks)
+            case RecallTasks(tasks=kept):
+                for each in kept:
+                    past.recall(each)
+            case ReleaseTasks(task_ids):
+                for task_id in task_ids:
+                    past.release(self._tasks.known[task_id])
+            case LosePast(task_id) if task_id in past.entries:
+                past.lose(task_id)
+
+    def _take_leases(self, event: RestoreLeases, now: float) -> None:
         """Leases hold what they held, for as long as they have left, even where there is less to give by now.
 
         One whose time is over ends, and so does one of whose device or model nothing is known any more.

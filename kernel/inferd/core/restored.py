@@ -1,11 +1,12 @@
 """Tasks and leases of a kernel before this one, as they were kept."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from inferd.core.demand import NO_DEMAND
 from inferd.core.ids import DeviceId, InstanceId, ModelName, Tenant
 from inferd.core.lease import LeaseSpec
 from inferd.core.model import ModelSpec
-from inferd.core.task import Outcome, TaskSpec, TaskState
+from inferd.core.task import Outcome, Task, TaskSpec, TaskState
 from inferd.core.version import VersionState
 from inferd.errors import InferdError
 
@@ -42,6 +43,28 @@ class RestoredTask:
     def retained_from(self) -> float:
         """From when on the retention of one that has ended counts."""
         return self.retained if self.retained is not None else self.finished or 0.0
+
+    def task(self) -> Task:
+        """The record of it."""
+        return Task(
+            spec=self.spec if self.outcome is None else replace(self.spec, work=None, demand=NO_DEMAND),
+            number=self.number,
+            state=self.state,
+            attempt=self.attempt,
+            deaths=self.deaths,
+            created=self.created,
+            started=self.started,
+            finished=self.finished,
+            retained=None if self.finished is None else self.retained_from,
+            expires=self.expires,
+            detached=True,
+            instance_id=self.instance_id,
+            device_id=self.device_id,
+            outcome=self.outcome,
+            expected_tokens=self.expected_tokens,
+            charged_tokens=self.charged_tokens,
+            device_s=self.device_s,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -67,10 +67,10 @@ class Room:
         self.all_bytes += size_bytes
         self._most_first.put(tenant, -taken.ended_bytes)
 
-    def drop(self, task_id: TaskId, tenant: Tenant) -> None:
-        """Nothing is stored of a task any more, or nothing that could give way; again changes nothing."""
+    def drop(self, task_id: TaskId, tenant: Tenant) -> int:
+        """Nothing is stored of a task any more, or nothing that could give way; what it took. Again changes nothing."""
         if (taken := self._of.get(tenant)) is None:
-            return
+            return 0
         if (living := self._living.pop(task_id, None)) is not None:
             taken.living_bytes -= living
             self.living_bytes -= living
@@ -84,6 +84,7 @@ class Room:
             self._most_first.drop(tenant)
             if not taken.living_bytes:
                 del self._of[tenant]
+        return (living or 0) + (ended or 0)
 
     def excess(self) -> tuple[TaskId, Tenant] | None:
         """The ended task whose outputs are to go as too much is stored; None when it is not, or there is none."""

@@ -11,6 +11,7 @@ from inferd.core.demand import NO_DEMAND
 from inferd.core.ids import TaskId, Tenant
 from inferd.core.index import Index, Page
 from inferd.core.lifecycle import advance
+from inferd.core.past_tasks import Listed, PastTasks, away
 from inferd.core.quotas import Quotas
 from inferd.core.restored import RestoredTask
 from inferd.core.retention import Retention
@@ -32,9 +33,10 @@ class TaskRegister:
     One writer: `Tasks`.
 
     Attributes:
-        known: All tasks by id, in the order of their creation.
+        known: All tasks by id, but for `past`.
         census: How many wait and run.
         dues: Each says when the next one is to be forgotten.
+        past: Ended tasks of kernels before this one whose records are not held.
 
     Args:
         retention: Of ended tasks.
@@ -52,17 +54,21 @@ class TaskRegister:
         self.dues = (retention.next_due, detached.next_due)
         self._quotas = quotas
         self._out = out
-        self._index: Index[Task] = Index()
+        self._index: Index[Listed] = Index()
         self._accepted = 0
         self._requests: dict[tuple[Tenant, str], TaskId] = {}
+        self.past = PastTasks(self.known, self._requests, index=self._index, retention=detached, out=out)
 
     def get(self, task_id: TaskId, tenant: Tenant) -> Task:
         """The tenant's task of this id.
 
         Raises:
             TaskNotFoundError: There is none, or it is another tenant's.
+            StoreUnavailableError: Its record is not held, and was not asked for.
         """
         task = self.known.get(task_id)
+        if task is None and (past := self.past.entries.get(task_id)) is not None and past.tenant == tenant:
+            raise away(task_id)
         if task is None or task.spec.tenant != tenant:
             raise TaskNotFoundError(f"no task {task_id!r}; it never was, or its retention ended", field="task_id")
         return task
@@ -72,17 +78,20 @@ class TaskRegister:
         task_id = self._requests.get((spec.tenant, spec.request_id)) if spec.request_id else spec.task_id
         return None if task_id is None else self.known.get(task_id)
 
-    def requested(self, tenant: Tenant, request_id: str) -> Task | None:
+    def requested(self, tenant: Tenant, request_id: str) -> Listed | None:
         """The known task that a submission of the tenant with this `request_id` has made; None for none."""
         task_id = self._requests.get((tenant, request_id)) if request_id else None
-        return None if task_id is None else self.known.get(task_id)
+        return None if task_id is None else self.known.get(task_id) or self.past.entries.get(task_id)
 
     def repeats(self, spec: TaskSpec) -> bool:
         """Whether an earlier submission with the same `request_id` has made this task.
 
         Raises:
             RequestConflictError: That one had other contents.
+            StoreUnavailableError: Its record is not held, and was not asked for.
         """
+        if (past := self.past.made_by(spec.tenant, spec.request_id)) is not None:
+            raise away(past.task_id)
         task = self.made_by(spec) if spec.request_id else None
         if task is None:
             return False
@@ -94,13 +103,13 @@ class TaskRegister:
             )
         return True
 
-    def page(self, tenant: Tenant, states: Collection[TaskState], *, after: int | None, size: int) -> Page[Task]:
+    def page(self, tenant: Tenant, states: Collection[TaskState], *, after: int | None, size: int) -> Page[Listed]:
         """The tenant's tasks in one of these states, none for all, newest first, behind the one of number `after`."""
         return self._index.page(tenant, states, after=after, size=size, newest_first=True)
 
     def add(self, spec: TaskSpec, now: float, *, tokens: float) -> Task:
         """A task is accepted: QUEUED; it is expected to read and write so many tokens."""
-        self._accepted += 1
+        self._accepted = max(self._accepted, self.past.newest) + 1
         task = self.known[spec.task_id] = Task(
             spec=spec,
             number=self._accepted,
@@ -119,37 +128,16 @@ class TaskRegister:
         return task
 
     def restore(self, kept: RestoredTask, now: float) -> Task:
-        """A task of a kernel before this one is known again; one that ran waits."""
-        spec, ended = kept.spec, kept.outcome is not None
+        """A task of a kernel before this one, which has not ended, is known again; one that ran waits."""
+        spec = kept.spec
         self._accepted = max(self._accepted, kept.number)
-        task = self.known[spec.task_id] = Task(
-            spec=replace(spec, work=None, demand=NO_DEMAND) if ended else spec,
-            number=kept.number,
-            state=kept.state,
-            attempt=kept.attempt,
-            deaths=kept.deaths,
-            created=kept.created,
-            started=kept.started,
-            finished=kept.finished,
-            expires=kept.expires,
-            detached=True,
-            instance_id=kept.instance_id,
-            device_id=kept.device_id,
-            outcome=kept.outcome,
-            expected_tokens=kept.expected_tokens,
-            charged_tokens=kept.charged_tokens,
-            device_s=kept.device_s,
-        )
+        task = self.known[spec.task_id] = kept.task()
         if spec.request_id:
             self._requests[spec.tenant, spec.request_id] = spec.task_id
         self._index.add(task)
-        if kept.finished is not None:
-            task.retained = kept.retained_from
-            self._retentions[True].add(spec.task_id, spec.tenant, task.retained)
-        else:
-            self.census.add(task)
-            self.census.detach(task)
-            self._quotas.take_up(task, now)
+        self.census.add(task)
+        self.census.detach(task)
+        self._quotas.take_up(task, now)
         self._out.append(TaskRestored(spec.task_id, spec.tenant, kept.estimated))
         if task.state is TaskState.RUNNING:
             self.move(task, TaskChange.INTERRUPT, reason=SuspendReason.WORKER_DIED)
@@ -216,13 +204,19 @@ class TaskRegister:
         task.retained, retention = now, self._retentions[task.detached]
         retention.add(task.spec.task_id, task.spec.tenant, now)
         while (first := retention.excess()) is not None:
-            self.drop(self.known[first])
+            self._drop_first(first)
 
     def forget(self, now: float) -> None:
         """Forget what was retained for long enough."""
         for retention in self._retentions.values():
             while (first := retention.due(now)) is not None:
-                self.drop(self.known[first])
+                self._drop_first(first)
+
+    def _drop_first(self, task_id: TaskId) -> None:
+        if task_id in self.past.entries:
+            self.past.forget(task_id)
+        else:
+            self.drop(self.known[task_id])
 
     def drop(self, task: Task) -> None:
         """Forget an ended task now."""

@@ -15,6 +15,7 @@ from inferd.core.leases import Leases
 from inferd.core.lifecycle import terminal
 from inferd.core.line import TaskLimits
 from inferd.core.model import Instance
+from inferd.core.past_tasks import Listed
 from inferd.core.poison import Poisons
 from inferd.core.queues import Queues
 from inferd.core.quotas import Quotas
@@ -36,7 +37,8 @@ class Tasks:
     """Waiting, running, suspended and retained tasks. One writer: the kernel machine.
 
     Attributes:
-        known: All of them by id, in the order of their creation; to be read.
+        known: All of them by id, but for `past`; to be read.
+        past: Ended ones of kernels before this one whose records are not held.
         census: How many wait and run; to be read.
         bounds: How many may.
         alarms: Of what is due at some time.
@@ -60,6 +62,7 @@ class Tasks:
             out=out,
         )
         self.known: Mapping[TaskId, Task] = self._register.known
+        self.past = self._register.past
         self.census = self._register.census
         self._limits, self._quotas = limits, quotas
         self.bounds = TaskBounds(limits, self.census)
@@ -82,7 +85,7 @@ class Tasks:
         """
         return self._register.get(task_id, tenant)
 
-    def page(self, tenant: Tenant, states: Collection[TaskState], *, after: int | None, size: int) -> Page[Task]:
+    def page(self, tenant: Tenant, states: Collection[TaskState], *, after: int | None, size: int) -> Page[Listed]:
         """The tenant's tasks in one of these states, none for all, newest first, behind the one of number `after`."""
         return self._register.page(tenant, states, after=after, size=size)
 
@@ -90,7 +93,7 @@ class Tasks:
         """The task that a submission made, or an earlier one of the tenant with the same `request_id`; else None."""
         return self._register.made_by(spec)
 
-    def requested(self, tenant: Tenant, request_id: str) -> Task | None:
+    def requested(self, tenant: Tenant, request_id: str) -> Listed | None:
         """The known task that a submission of the tenant with this `request_id` has made; None for none."""
         return self._register.requested(tenant, request_id)
 
@@ -172,16 +175,12 @@ class Tasks:
     def restore(
         self, kept: Iterable[RestoredTask], shares: Iterable[RestoredShare], now: float
     ) -> tuple[ModelName, ...]:
-        """Go on with the tasks of a kernel before this one; the models that they wait for.
+        """Go on with tasks of a kernel before this one that had not ended; the models that they wait for.
 
         Those that ran wait before those that did not, each in the order in which they came. What a task needs and is
         not there any more, its model or its lease, ends it.
         """
-        kept = tuple(kept)
-        ended = sorted((each for each in kept if each.finished is not None), key=lambda each: each.retained_from)
-        for each in ended:
-            self._register.restore(each, now)  # in the order in which they are to be forgotten
-        living = sorted((each for each in kept if each.finished is None), key=lambda each: each.number)
+        living = sorted(kept, key=lambda each: each.number)
         tasks = [task for each in living if self._is_left_alone(task := self._register.restore(each, now), now)]
         for task in tasks:
             if not task.expected_tokens and not task.attempt:

@@ -13,6 +13,7 @@ from inferd.core.lease import Lease, LeaseSpec, LeaseState
 from inferd.core.leases import Leases
 from inferd.core.model import Instance, Model, ModelSpec
 from inferd.core.naming import check_aliases
+from inferd.core.past_tasks import Listed, PastTask
 from inferd.core.plan import LoadPlan
 from inferd.core.quota import Quota, QuotaUse
 from inferd.core.quotas import Quotas
@@ -41,16 +42,26 @@ class Views:
 
         Raises:
             TaskNotFoundError: There is none, or it is another tenant's.
+            StoreUnavailableError: It is `find_past`, and was not asked for.
         """
         return self._tasks.get(task_id, tenant)
 
+    def find_past(self, task_id: TaskId, tenant: Tenant) -> PastTask | None:
+        """The tenant's task of this id, where it is one whose record is not held; else None."""
+        past = self._tasks.past.entries.get(task_id)
+        return past if past is not None and past.tenant == tenant else None
+
+    def past_of(self, tenant: Tenant, request_id: str) -> PastTask | None:
+        """The task that this request made, where its record is not held; else None."""
+        return self._tasks.past.made_by(tenant, request_id)
+
     def find_task(self, task_id: TaskId) -> Task | None:
-        """The task of this id, or None."""
+        """The task of this id whose record is held, or None."""
         return self._tasks.known.get(task_id)
 
     def tasks(
         self, tenant: Tenant, states: Collection[TaskState] = (), *, after: int | None = None, size: int
-    ) -> Page[Task]:
+    ) -> Page[Listed]:
         """The tenant's tasks in one of these states, none for all, newest first, behind the one of number `after`."""
         return self._tasks.page(tenant, states, after=after, size=size)
 

@@ -25,6 +25,7 @@ from inferd.errors import (
     WorkerDiedError,
 )
 from inferd.runtime.alarm import Alarm
+from inferd.runtime.archive import Archive
 from inferd.runtime.attendance import Attendance
 from inferd.runtime.clock import Clock
 from inferd.runtime.closing import Closing
@@ -68,6 +69,7 @@ class Driver:
         metrics: What it counts of itself.
         closing: Ends what would wait for longer than the kernel lives.
         keeper: Keeps what outlives the kernel; None where nothing does.
+        archive: Reads ended tasks of kernels before this one when somebody asks for them.
         loading: Has models loaded, unloaded and given other versions.
         prefixes: Prefix caches of models that were unloaded.
         questions: Asks loaded models what is no task.
@@ -109,6 +111,7 @@ class Driver:
         self._drained = asyncio.Event()
         self._alarm = Alarm(lambda: self._apply(events.Tick()))
         self.keeper = None if store is None else Keeper(store, limits.keeper, self)
+        self.archive = Archive(self, limits.keeper.held_tasks)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from inferd.runtime.launcher import Launcher, WorkerLink
     from inferd.runtime.link import Arrived, OnClosed, OnFrame
     from inferd.shared import Memory
-    from inferd.store.store import Damaged, Kind, Record, Store, Write
+    from inferd.store.store import Damaged, Kind, Name, Record, Store, Write
     from inferd_api.worker.v1 import worker_pb2 as wire
 
 
@@ -61,10 +61,15 @@ class FailingStore:
         self._points.hit("store.begin")
         self._store.write(writes)
 
-    def records(self, kind: Kind, damaged: Damaged | None = None) -> Iterator[Record]:
+    def records(self, kind: Kind, damaged: Damaged | None = None, *, unless: Kind | None = None) -> Iterator[Record]:
         """As `Store.records`."""
         self._points.hit("store.read")
-        return self._store.records(kind, damaged)
+        return self._store.records(kind, damaged, unless=unless)
+
+    def some(self, kind: Kind, names: Sequence[Name], damaged: Damaged | None = None) -> Iterator[Record]:
+        """As `Store.some`."""
+        self._points.hit("store.read")
+        return self._store.some(kind, names, damaged)
 
     def pieces(self, tenant: str, kind: Kind, key: str, *, after: int = -1) -> Iterator[bytes]:
         """As `Store.pieces`."""

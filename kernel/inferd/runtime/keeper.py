@@ -238,7 +238,7 @@ class Keeper:
         if self._writing is not None or not self._due:
             return
         batch = self.tasks.take(MOST_TASKS)
-        gone = self.tasks.take_gone()
+        gone = self.tasks.past.take(MOST_TASKS)
         if not (batch or gone or self.models or self._leases or self.shares):
             return  # what there was goes into blobs first
         models = self.models.take()
@@ -282,12 +282,12 @@ class Keeper:
     def _settle_rest(self, models: dict[ModelName, DueModel], error: InferdError | None) -> list[ModelName]:
         """That is written; or nobody knows, and it is due again. The models that are to be given up if they can be."""
         if error is None:
-            self.tasks.dropped(done=True)
+            self.tasks.past.settle(done=True)
             self.models.wrote(models)
             self._leases.wrote()
             self.shares.wrote()
             return []
-        self.tasks.dropped(done=False)
+        self.tasks.past.settle(done=False)
         fresh = self.models.failed(models)
         self.shares.failed()
         leases, waiting_for_leases = self._leases.failed()

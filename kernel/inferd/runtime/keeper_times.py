@@ -12,6 +12,7 @@ class KeeperTimes:
         retry_s: Time from a write that failed to the next one.
         most_output_tokens: Of a task that is accepted.
         stored_bytes: What may be stored of tasks.
+        held_tasks: How many records of ended tasks are held that were read from the store.
         tenant_share: Of what is free of that, how many times as much the living tasks of a tenant may take.
     """
 
@@ -19,4 +20,5 @@ class KeeperTimes:
     retry_s: float = 0.5
     most_output_tokens: int = 0
     stored_bytes: int = 64 << 30
+    held_tasks: int = 1000
     tenant_share: float = 1.0

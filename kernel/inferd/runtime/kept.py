@@ -13,8 +13,9 @@ from inferd.runtime.shared_work import SharedWork
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+    from inferd.core.ids import TaskId, Tenant
     from inferd.core.task import Task, TaskState
     from inferd.runtime.blobs import Blobs
     from inferd.runtime.event_log import Entry
@@ -185,17 +186,9 @@ class Kept:
             self.held += (part.digest,)
 
     def hold_outputs(self, blobs: Blobs | None, outputs: Mapping[str, int]) -> None:
-        """Hold the blobs in which its outputs are; of one that is not there, reading tells."""
+        """Hold the blobs in which its outputs are."""
         spec = self.task.spec
-        if blobs is None:
-            return
-        for digest, size_bytes in outputs.items():
-            try:
-                blobs.hold(spec.tenant, digest, f"task {spec.task_id}")
-            except InferdError as error:
-                log.warning("outputs of a task are lost", task=spec.task_id, tenant=spec.tenant, why=error.message)
-            else:
-                self.outputs[digest] = size_bytes
+        self.outputs |= hold_outputs(blobs, spec.tenant, spec.task_id, outputs)
 
     def let_go(self, blobs: Blobs | None) -> None:
         """Hold none any more."""
@@ -208,9 +201,29 @@ class Kept:
     def let_go_outputs(self, blobs: Blobs | None) -> None:
         """Hold none of those in which its outputs are."""
         outputs, self.outputs = self.outputs, {}
-        if blobs is not None:
-            for digest in outputs:
-                blobs.let_go(self.task.spec.tenant, digest, f"task {self.task.spec.task_id}")
+        let_go_outputs(blobs, self.task.spec.tenant, self.task.spec.task_id, outputs)
+
+
+def hold_outputs(blobs: Blobs | None, tenant: Tenant, task_id: TaskId, outputs: Mapping[str, int]) -> dict[str, int]:
+    """Have a task hold the blobs in which its outputs are; which it holds. Of one that is not there, reading tells."""
+    held: dict[str, int] = {}
+    if blobs is None:
+        return held
+    for digest, size_bytes in outputs.items():
+        try:
+            blobs.hold(tenant, digest, f"task {task_id}")
+        except InferdError as error:
+            log.warning("outputs of a task are lost", task=task_id, tenant=tenant, why=error.message)
+        else:
+            held[digest] = size_bytes
+    return held
+
+
+def let_go_outputs(blobs: Blobs | None, tenant: Tenant, task_id: TaskId, outputs: Iterable[str]) -> None:
+    """A task holds these no more."""
+    if blobs is not None:
+        for digest in outputs:
+            blobs.let_go(tenant, digest, f"task {task_id}")
 
 
 def show(stream: TaskStream, state: TaskState) -> bool:

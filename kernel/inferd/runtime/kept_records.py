@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from inferd.core.demand import NO_DEMAND, Demand
 from inferd.core.ids import DeviceId, InstanceId, LeaseId, ModelName, TaskId, Tenant
 from inferd.core.model import ModelSpec
+from inferd.core.past_tasks import PastTask
 from inferd.core.priority import Priority
 from inferd.core.restored import RestoredTask
 from inferd.core.sampling_defaults import SamplingDefaults
@@ -29,8 +30,10 @@ from inferd_api.worker.v1 import task_pb2
 if TYPE_CHECKING:
     from inferd.runtime.clock import Clock
     from inferd.runtime.continuation import Continuation
+    from inferd.store.store import Record
 
 END = b"\0"  # of the JSON, which has none
+STATES = {state.value: state for state in TaskState}  # which is quicker than to ask the class
 UNREADABLE = (DamagedError, ValueError, TypeError, KeyError, AttributeError, IndexError)
 """What reading something may raise that is damaged, or that another version has written."""
 
@@ -127,9 +130,40 @@ def write_progress(
     )
 
 
-def with_bytes(progress: bytes, record_bytes: int, pieces_bytes: int) -> bytes:
+def with_bytes(written: bytes, record_bytes: int, pieces_bytes: int) -> bytes:
     """The same, which also says what the record of the task takes of the store, and what it has told."""
-    return b'%s,"bytes":[%d,%d]}' % (progress[:-1], record_bytes, pieces_bytes)
+    return b'%s,"bytes":[%d,%d]}' % (written[:-1], record_bytes, pieces_bytes)
+
+
+def write_past(task: Task | PastTask, clock: Clock) -> bytes:
+    """What is known of an ended task without what it is to do and where it stands; `with_bytes` goes with it."""
+    return _json(
+        {
+            "number": task.number,
+            "state": task.state.value,
+            "model": task.spec.model,
+            "retained": wall_of(task.retained, clock),
+            "stamp": write_stamp(clock),
+            "request": task.spec.request_id,
+        }
+    )
+
+
+def read_past(record: Record, clock: Clock) -> tuple[PastTask, tuple[int, int], bool]:
+    """That, with `KeptProgress.sizes`, and whether only the wall clock tells from when on it is retained."""
+    written = read_json(record.value)
+    retained = instant_of(written["retained"], clock, read_shift(written, clock, least=True))
+    past = PastTask(
+        task_id=TaskId(record.key),
+        tenant=Tenant(intern(record.tenant)),
+        model=ModelName(intern(written["model"])),
+        number=written["number"],
+        state=STATES[written["state"]],
+        retained=0.0 if retained is None else retained,
+        request_id=written["request"],
+    )
+    record_bytes, pieces_bytes = written["bytes"]
+    return past, (record_bytes, pieces_bytes), is_estimated(written, clock)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from inferd.core.task_events import Finished
 from inferd.runtime.event_log import Numbered
 from inferd.runtime.kept import Sent, Sizes
 from inferd.runtime.kept_events import InBlob, write_pieces
-from inferd.runtime.kept_records import with_bytes, write_progress, write_task
+from inferd.runtime.kept_records import with_bytes, write_past, write_progress, write_task
 from inferd.store.store import Append, Drop, Kind, Put
 
 if TYPE_CHECKING:
@@ -43,9 +43,8 @@ def send(kept: Kept, clock: Clock) -> Sent:
     )
 
 
-def _deletes(spec: TaskSpec, digests: Sequence[str]) -> list[Write]:
+def deletes(tenant: str, key: str, digests: Sequence[str]) -> list[Write]:
     """What a task has told goes, and that it did is kept."""
-    tenant, key = spec.tenant, spec.task_id
     outputs = [Drop(tenant, Kind.OUTPUT, output_key(key, digest)) for digest in digests]
     told = Put(tenant, Kind.OUTPUT, output_key(key, DELETED), b"0")
     return [Drop(tenant, Kind.TASK, key, record=False), *outputs, told]
@@ -59,7 +58,7 @@ def output_key(task_id: str, digest: str) -> str:
 def drops(tenant: str, key: str, digests: Sequence[str] = ()) -> list[Write]:
     """What a task has of the store goes; outputs in blobs have these digests."""
     outputs = [Drop(tenant, Kind.OUTPUT, output_key(key, digest)) for digest in (*digests, DELETED)]
-    return [Drop(tenant, Kind.TASK, key), Drop(tenant, Kind.PROGRESS, key), *outputs]
+    return [*(Drop(tenant, kind, key) for kind in (Kind.TASK, Kind.PROGRESS, Kind.PAST)), *outputs]
 
 
 def _changes(kept: Kept, sizes: Sizes, clock: Clock) -> Callable[[], list[Write]]:
@@ -80,28 +79,35 @@ def _changes(kept: Kept, sizes: Sizes, clock: Clock) -> Callable[[], list[Write]
     )
     made = partial(write_task, copy(kept.task), clock, names=bool(kept.held)) if anew else None
     written: list[KeptEntry] = [kept.in_blobs.get(each.sequence, each) for each in told] if kept.in_blobs else [*told]
-    deletes = _deletes(kept.task.spec, tuple(kept.outputs)) if kept.deleting else []
-    return partial(_writes, kept.task.spec, made, progress, written, sizes, kept.sizes.pieces, deletes)
+    spec = kept.task.spec
+    gone = deletes(spec.tenant, spec.task_id, tuple(kept.outputs)) if kept.deleting else []
+    past = write_past(kept.task, clock) if ended else b""
+    return partial(_writes, spec, made, (progress, past), written, sizes, kept.sizes.pieces, gone)
 
 
 def _writes(  # noqa: PLR0917 - of one call
     spec: TaskSpec,
     made: Callable[[], bytes] | None,
-    progress: bytes,
+    standing: tuple[bytes, bytes],
     told: Sequence[KeptEntry],
     sizes: Sizes,
     pieces_bytes: int,
-    deletes: Sequence[Write],
+    gone: Sequence[Write],
 ) -> list[Write]:
-    """The record of a task where it is made anew, where it stands, and what it has told; nothing of that changes."""
+    """The record of a task where it is made anew, where it stands, and what it has told; nothing of that changes.
+
+    Of one that has ended `standing` has what is known without those, too; else nothing.
+    """
     tenant, key = spec.tenant, spec.task_id
-    writes: list[Write] = [*deletes]
+    writes: list[Write] = [*gone]
     if made is not None:
         writes.append(Put(tenant, Kind.TASK, key, record := made()))
         sizes.record = len(record)
     pieces = write_pieces(told)
-    sizes.pieces = (0 if deletes else pieces_bytes) + sum(len(value) for _, value in pieces)
-    writes.append(Put(tenant, Kind.PROGRESS, key, with_bytes(progress, sizes.record, sizes.pieces)))
+    sizes.pieces = (0 if gone else pieces_bytes) + sum(len(value) for _, value in pieces)
+    for kind, written in zip((Kind.PROGRESS, Kind.PAST), standing, strict=True):
+        if written:
+            writes.append(Put(tenant, kind, key, with_bytes(written, sizes.record, sizes.pieces)))
     writes += [
         Put(tenant, Kind.OUTPUT, output_key(key, each.digest), str(each.size_bytes).encode())
         for each in told

@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from inferd.core.changes import TaskChanged, TaskDetached, TaskForgotten, TaskRestored
-from inferd.errors import InferdError, present
+from inferd.core.changes import PastForgotten, TaskChanged, TaskDetached, TaskForgotten, TaskRestored
+from inferd.errors import InferdError
 from inferd.runtime.backlog import Backlog
 from inferd.runtime.kept import NOTHING, Kept, Sizes, refuse, show
 from inferd.runtime.kept_outputs import KeptOutputs
-from inferd.runtime.kept_sent import LARGE_BYTES, drops, send
+from inferd.runtime.kept_past import KeptPast, log_deleted
+from inferd.runtime.kept_sent import LARGE_BYTES, send
 from inferd.runtime.past import past_deleted, past_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     from inferd.core.changes import Change
     from inferd.core.ids import TaskId, Tenant
@@ -27,15 +28,17 @@ if TYPE_CHECKING:
     from inferd.core.task import Task
     from inferd.runtime.blobs import Blobs
     from inferd.runtime.driver import Driver
+    from inferd.runtime.ended import Ended
+    from inferd.runtime.found import Found
     from inferd.runtime.kept import Left, Sent
     from inferd.runtime.records import Records
     from inferd.runtime.stream import Past, TaskStream
-    from inferd.store.store import Write
+    from inferd.store.store import Put
 
     Batch = Sequence[tuple[Kept, Sent]]
 
 log = structlog.get_logger()
-CHANGES = frozenset({TaskDetached, TaskRestored, TaskChanged, TaskForgotten})
+CHANGES = frozenset({TaskDetached, TaskRestored, TaskChanged, TaskForgotten, PastForgotten})
 """What changes a task that is kept, or makes it one."""
 
 
@@ -52,6 +55,7 @@ class KeptTasks:
     Attributes:
         room: As given.
         backlog: What they have told that the store does not have.
+        past: Ended ones of kernels before this one, whose records are not held.
         blobs: What is large of their inputs and outputs is in; None for nothing.
     """
 
@@ -71,20 +75,17 @@ class KeptTasks:
         self._known: dict[TaskId, Kept] = {}
         self._dirty: dict[Kept, None] = {}
         self._away: dict[Kept, None] = {}  # outputs of these become blobs; they are dirty after that
-        self._past: dict[TaskId, Left] = {}  # see `expect_past`
-        self._gone: dict[TaskId, Tenant] = {}  # of those, what is to be dropped
-        self._going: dict[TaskId, Tenant] = {}  # is being dropped
-        driver.streams.recalled = self._recall
         self._left: Mapping[TaskId, Left] = {}  # see `expect`
         self._outputs: KeptOutputs | None = None
         self._stopped = False
         self.room = room
         self.blobs: Blobs | None = None
         self.backlog = Backlog(driver)
+        self.past = KeptPast(room, lambda: self.blobs, changed)
 
     def __bool__(self) -> bool:
         """Whether something is to be written, and can be."""
-        return bool(self._dirty or self._gone)
+        return bool(self._dirty or self.past)
 
     def open(self, blobs: Blobs, retry_s: float) -> None:
         """What is large goes into these from now on; what cannot is tried again after so long."""
@@ -95,8 +96,8 @@ class KeptTasks:
     def note(self, change: Change) -> None:
         """A task has changed; most are not kept."""
         kind = type(change)
-        if change.task_id in self._past:  # type: ignore[attr-defined] # all have it
-            self._note_past(change)
+        if kind is PastForgotten:
+            self.past.forget(change.task_id, change.tenant)  # type: ignore[attr-defined] # of this kind
         elif kind is TaskDetached:
             self._begin(change.task_id, change.tenant)  # type: ignore[attr-defined] # of this kind
         elif kind is TaskRestored:
@@ -114,30 +115,30 @@ class KeptTasks:
         """Tasks that are about to be restored have so much in the store."""
         self._left = left
 
-    def expect_past(self, past: dict[TaskId, Left]) -> None:
-        """Of tasks that are about to be restored, those that have ended: known is what they take."""
-        self._past = past
+    def expect_past(self, ended: Collection[Ended], puts: Sequence[Put]) -> None:
+        """These had ended, and are known; what is to be said of some of them anew."""
+        self.past.expect(ended, puts)
+        self._make_room()
 
-    def _note_past(self, change: Change) -> None:
-        task_id, tenant = change.task_id, change.tenant  # type: ignore[attr-defined] # all have them
-        if type(change) is TaskForgotten:
-            del self._past[task_id]
-            self._gone[task_id] = tenant
-            self.room.drop(task_id, tenant)
-            self._changed()
-        elif type(change) is TaskRestored:
-            left = self._past[task_id]
-            self.room.end(task_id, tenant, left.record_bytes + left.pieces_bytes)
-            self._make_room()
-
-    def _recall(self, stream: TaskStream) -> None:
-        """Somebody asks for a task of a kernel before this one."""
-        if (left := self._past.pop(stream.task_id, None)) is None:
-            return
-        task = present(self._driver.views.find_task(stream.task_id))
-        kept = self._known[stream.task_id] = Kept(task, stream, made=True)
-        kept.sizes = Sizes(left.record_bytes, left.pieces_bytes)
+    def recall(self, found: Found, stream: TaskStream) -> None:
+        """An ended task of a kernel before this one is known again, with its record."""
+        spec = found.task.spec
+        task = self._driver.views.task(spec.task_id, spec.tenant)
+        kept = self._known[spec.task_id] = Kept(task, stream, made=True)
+        kept.sizes = Sizes(found.left.record_bytes, found.left.pieces_bytes)
+        kept.outputs, deleted = self.past.recall(spec.task_id)
         stream.past, stream.shown = self._past_of(kept), task.state
+        if deleted:
+            self._tell_deleted(kept)
+
+    def release(self, task_id: TaskId) -> bool:
+        """Its record is held no more, unless something is to be done with it; whether it is not."""
+        kept = self._known[task_id]
+        if kept in self._dirty or kept.away or kept.sent is not None or kept.stream.awaited:
+            return False
+        del self._known[task_id]
+        self.past.release(task_id, kept.outputs, deleted=kept.stream.deleted)
+        return True
 
     def _adopt(self, change: TaskRestored) -> None:
         kept = self._take_up(change.task_id, change.tenant)
@@ -196,19 +197,17 @@ class KeptTasks:
 
     def _make_room(self) -> None:
         while (first := self.room.excess()) is not None:
-            self._driver.streams.get(first[0])  # so that it is known
-            self._delete(self._known[first[0]])
+            if (kept := self._known.get(first[0])) is not None:
+                self._delete(kept)
+            else:
+                self.past.delete(*first)
+                self._driver.watchers.tasks.note(first[1], first[0])
 
     def _delete(self, kept: Kept) -> None:
         """What an ended task has told goes, but its end."""
-        self.room.drop(kept.task.spec.task_id, kept.task.spec.tenant)
-        log.warning(
-            "outputs of a task are deleted, as more is stored than may be",
-            task=kept.task.spec.task_id,
-            tenant=kept.task.spec.tenant,
-            size_bytes=kept.stored_bytes,
-            limit_bytes=self.room.limit_bytes,
-        )
+        spec = kept.task.spec
+        self.room.drop(spec.task_id, spec.tenant)
+        log_deleted(spec.task_id, spec.tenant, kept.stored_bytes, self.room.limit_bytes)
         kept.deleting = True
         self._tell_deleted(kept)
         self._change(kept)
@@ -256,17 +255,6 @@ class KeptTasks:
                 batch.append((kept, self._send(kept)))
         self.backlog.begin(kept for kept, _ in batch)
         return batch
-
-    def take_gone(self) -> list[Write]:
-        """What drops tasks of kernels before this one, of which nothing else is known."""
-        self._going, self._gone = self._gone, {}
-        return [write for task_id, tenant in self._going.items() for write in drops(tenant, task_id)]
-
-    def dropped(self, *, done: bool) -> None:
-        """That is written; or nobody knows."""
-        if not done:
-            self._gone = {**self._going, **self._gone}
-        self._going = {}
 
     def _send(self, kept: Kept) -> Sent:
         """What is to be written of a task: first what was sent and may be there, again as it was."""

@@ -5,11 +5,9 @@ What of it cannot be read is left out, told in the log, and stays in the store: 
 
 from __future__ import annotations
 
-import time
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from math import inf
 from typing import TYPE_CHECKING
 
 import structlog
@@ -17,65 +15,49 @@ import structlog
 from inferd.core.events import RestoreLeases, RestoreTasks, RestoreUses
 from inferd.core.ids import ModelName
 from inferd.core.lease import ModelClaim
-from inferd.core.task_events import Finished, Output
+from inferd.core.past_events import RestorePast
 from inferd.core.traits import NO_TRAITS, whole
 from inferd.core.version import VersionState
-from inferd.errors import InferdError, LimitExceededError, present, words_of
+from inferd.errors import InferdError, LimitExceededError
 from inferd.runtime.collector import collector_paused
-from inferd.runtime.continuation import Continuation
-from inferd.runtime.event_log import MissingEventsError, Numbered, in_order
-from inferd.runtime.kept import NOTHING, Left
-from inferd.runtime.kept_events import InBlob, read_entries
+from inferd.runtime.ended import read_tasks
+from inferd.runtime.found import leave_out
 from inferd.runtime.kept_leases import FENCING, read_token
-from inferd.runtime.kept_records import UNREADABLE, read_progress, read_task
-from inferd.runtime.kept_sent import DELETED
+from inferd.runtime.kept_records import UNREADABLE
 from inferd.runtime.kept_shares import read_share, read_use
 from inferd.runtime.lacking import tell_lacking, unknown_model
 from inferd.runtime.lease_records import read_lease
 from inferd.runtime.model_records import KeptModel, read_model
 from inferd.runtime.shared_work import SharedWork, with_blobs
-from inferd.runtime.stream import ToldBefore
 from inferd.store.store import NO_TENANT, Kind
 from inferd_api.worker.v1 import task_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from inferd.core.ids import ModelName
     from inferd.core.model import ModelSpec
-    from inferd.core.restored import RestoredLease, RestoredShare, RestoredTask, RestoredUse, RestoredVersion
-    from inferd.core.task_events import TaskEvent
+    from inferd.core.restored import RestoredLease, RestoredShare, RestoredUse, RestoredVersion
     from inferd.runtime.blobs import Blobs
     from inferd.runtime.clock import Clock
     from inferd.runtime.driver import Driver
-    from inferd.runtime.kept_events import KeptEntry
+    from inferd.runtime.ended import Ended
+    from inferd.runtime.found import Found
     from inferd.runtime.lacking import Lacking
-    from inferd.store.store import Record, Store
-
-TELL_S = 1.0  # between two lines of the log while what was kept is read
+    from inferd.store.store import Put, Store
 
 log = structlog.get_logger()
 UNREAD = "what was kept of it cannot be read; create it anew, or delete it"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
-    """A task that was kept, and what is known of what it told, which stays in the store."""
-
-    task: RestoredTask
-    told: ToldBefore
-    left: Left = NOTHING
-
-    @property
-    def is_past(self) -> bool:
-        """Whether it has ended, and nothing is to be done about it until somebody asks for it, or it is forgotten."""
-        ended = self.task.finished is not None and self.told.end is not None
-        return ended and not self.task.estimated and not self.left.outputs and not self.left.deleted
-
-
 @dataclass(frozen=True, slots=True)
 class Before:
-    """What the kernel before this one has kept."""
+    """What the kernel before this one has kept.
+
+    Attributes:
+        tasks: Those that go on.
+        ended: Those that do not; of some of them is `anew` what is known of them.
+    """
 
     kept: Sequence[KeptModel] = ()
     tasks: Sequence[Found] = ()
@@ -85,6 +67,8 @@ class Before:
     lacks: Mapping[ModelName, str] = field(default_factory=dict)  # why models cannot be loaded now
     uses: Sequence[RestoredUse] = ()
     pulled: Sequence[ModelSpec] = ()  # those that were pulled, and are known by their names only
+    ended: Sequence[Ended] = ()
+    anew: Sequence[Put] = ()
 
     @property
     def models(self) -> list[ModelSpec]:
@@ -101,13 +85,16 @@ async def read_kept(driver: Driver, lacking: Lacking | None = None) -> Before:
     floor = _token_floor(driver.clock)
     if driver.keeper is None:
         return Before(token=floor)
+    tasks, ended, anew = await driver.keeper.read(lambda store: _tasks(store, driver.clock))
     before = Before(
         await _of_blobs(driver.keeper.blobs, await driver.keeper.read(lambda store: _models(store, driver.clock))),
-        await _with_blobs(driver.keeper.blobs, await driver.keeper.read(lambda store: _tasks(store, driver.clock))),
+        await _with_blobs(driver.keeper.blobs, tasks),
         await driver.keeper.read(lambda store: _leases(store, driver.clock)),
         max(floor, await driver.keeper.read(_token)),
         await driver.keeper.read(_shares),
         uses=await driver.keeper.read(lambda store: _uses(store, driver.clock)),
+        ended=ended,
+        anew=anew,
     )
     return before if lacking is None else await _with_lacks(before, lacking)
 
@@ -139,7 +126,7 @@ async def _with_lacks(before: Before, lacking: Lacking) -> Before:
 
 def _wanted(before: Before) -> set[ModelName]:
     """The models that something waits for."""
-    wanted = {each.task.spec.model for each in before.tasks if each.task.finished is None}
+    wanted = {each.task.spec.model for each in before.tasks}
     for lease in before.leases:
         wanted.update(claim.model for claim in lease.spec.claims if isinstance(claim, ModelClaim))
     return wanted
@@ -149,12 +136,12 @@ def restore(driver: Driver, before: Before) -> None:
     """Make known what was kept, before any client is served: models, then leases, then tasks, which go on."""
     with collector_paused():
         _restore(driver, before)
-    if driver.keeper is not None and (before.tasks or before.leases or before.models):
-        living = [each.task for each in before.tasks if each.task.finished is None]
+    if driver.keeper is not None and (before.tasks or before.ended or before.leases or before.models):
+        living = [each.task for each in before.tasks]
         log.info(
             "what the kernel before this one kept is taken up",
             store=driver.keeper.state.name,
-            tasks=len(before.tasks),
+            tasks=len(before.tasks) + len(before.ended),
             had_run=sum(task.attempt > 0 for task in living),
             had_waited=sum(task.attempt == 0 for task in living),
             leases=len(before.leases),
@@ -166,23 +153,18 @@ def _restore(driver: Driver, before: Before) -> None:
     _restore_models(driver, before)
     driver.restore(RestoreLeases(tuple(before.leases), before.token))
     _tell_of_excess(driver)
-    # In the order in which they ended: the events of the last ones are those that `retained_bytes` leaves.
-    for each in sorted(before.tasks, key=lambda found: inf if found.task.finished is None else found.task.finished):
-        if driver.keeper is not None and each.is_past:
-            driver.streams.keep(each.task.spec.task_id, present(each.told.end))
-            continue
+    driver.restore(RestorePast(tuple(each.entry for each in before.ended)))
+    for each in before.tasks:
         stream = driver.streams.open(each.task.spec.task_id)
         stream.go_on(each.told)
         stream.detached = True
-        if stream.finished is not None:  # at once: its events take nothing from those of tasks that go on
-            driver.streams.ended(stream)
     if driver.keeper is not None:
+        driver.keeper.tasks.expect_past(before.ended, before.anew)
         for share in before.shares:
             driver.keeper.shares.adopt(share)
         for use in before.uses:
             driver.keeper.shares.adopt(use)
-        driver.keeper.tasks.expect({each.task.spec.task_id: each.left for each in before.tasks if not each.is_past})
-        driver.keeper.tasks.expect_past({each.task.spec.task_id: each.left for each in before.tasks if each.is_past})
+        driver.keeper.tasks.expect({each.task.spec.task_id: each.left for each in before.tasks})
     driver.restore(RestoreUses(tuple(before.uses)))
     if before.tasks or before.shares:
         _go_on(driver, before)
@@ -232,7 +214,7 @@ def _models(store: Store, clock: Clock) -> list[KeptModel]:
     models = []
 
     def damaged(tenant: str, key: str, error: Exception) -> None:
-        _leave_out("model", tenant, key, error)
+        leave_out("model", tenant, key, error)
         models.append(KeptModel(unknown_model(key)))  # its tasks wait until it is created anew, or deleted
 
     for record in store.records(Kind.MODEL, damaged):
@@ -245,11 +227,11 @@ def _models(store: Store, clock: Clock) -> list[KeptModel]:
 
 def _leases(store: Store, clock: Clock) -> list[RestoredLease]:
     leases = []
-    for record in store.records(Kind.LEASE, partial(_leave_out, "lease")):
+    for record in store.records(Kind.LEASE, partial(leave_out, "lease")):
         try:
             leases.append(read_lease(record.value, clock))
         except UNREADABLE as error:
-            _leave_out("lease", record.tenant, record.key, error)
+            leave_out("lease", record.tenant, record.key, error)
     return leases
 
 
@@ -263,41 +245,32 @@ def _token_floor(clock: Clock) -> int:
 
 def _token(store: Store) -> int:
     """The highest that was given, as it is kept; it holds where the wall clock was set back."""
-    counts = {record.key: record.value for record in store.records(Kind.COUNT, partial(_leave_out, "count"))}
+    counts = {record.key: record.value for record in store.records(Kind.COUNT, partial(leave_out, "count"))}
     try:
         return read_token(counts)
     except UNREADABLE as error:
-        _leave_out("count", NO_TENANT, FENCING, error)
+        leave_out("count", NO_TENANT, FENCING, error)
         return 0
 
 
 def _shares(store: Store) -> list[RestoredShare]:
     shares = []
-    for record in store.records(Kind.SHARE, partial(_leave_out, "share")):
+    for record in store.records(Kind.SHARE, partial(leave_out, "share")):
         try:
             shares.append(read_share(record))
         except UNREADABLE as error:
-            _leave_out("share", record.tenant, record.key, error)
+            leave_out("share", record.tenant, record.key, error)
     return shares
 
 
 def _uses(store: Store, clock: Clock) -> list[RestoredUse]:
     uses = []
-    for record in store.records(Kind.USE, partial(_leave_out, "use of a quota")):
+    for record in store.records(Kind.USE, partial(leave_out, "use of a quota")):
         try:
             uses.append(read_use(record, clock))
         except UNREADABLE as error:
-            _leave_out("use of a quota", record.tenant, record.key, error)
+            leave_out("use of a quota", record.tenant, record.key, error)
     return uses
-
-
-def _outputs(store: Store) -> dict[tuple[str, str], dict[str, int]]:
-    """The blobs in which outputs of tasks are, and their sizes, by tenant and task."""
-    outputs: dict[tuple[str, str], dict[str, int]] = {}
-    for record in store.records(Kind.OUTPUT, partial(_leave_out, "output")):
-        task_id, _, digest = record.key.partition("/")
-        outputs.setdefault((record.tenant, task_id), {})[digest] = int(record.value)
-    return outputs
 
 
 def _tell_of_excess(driver: Driver) -> None:
@@ -314,83 +287,9 @@ def _tell_of_excess(driver: Driver) -> None:
             )
 
 
-def _tasks(store: Store, clock: Clock) -> list[Found]:
+def _tasks(store: Store, clock: Clock) -> tuple[list[Found], list[Ended], list[Put]]:
     with collector_paused():
-        return _all_tasks(store, clock)
-
-
-def _all_tasks(store: Store, clock: Clock) -> list[Found]:
-    leave_out = partial(_leave_out, "task")
-    progress = {(record.tenant, record.key): record.value for record in store.records(Kind.PROGRESS, leave_out)}
-    outputs = _outputs(store)
-    tasks: list[Found] = []
-    tell_at = time.monotonic() + TELL_S
-    for record in store.records(Kind.TASK, leave_out):
-        if time.monotonic() >= tell_at:
-            log.info("what was kept is being read", tasks=len(tasks), of=len(progress))
-            tell_at += TELL_S
-        try:
-            of = record.tenant, record.key
-            tasks.append(_found(store, record, progress.get(of), outputs.get(of, {}), clock))
-        except UNREADABLE as error:
-            leave_out(record.tenant, record.key, error)
-    return tasks
-
-
-def _found(store: Store, record: Record, progress: bytes | None, outputs: Mapping[str, int], clock: Clock) -> Found:
-    """A task. Its events are read where it goes on from them only, not those of tasks that waited or have ended."""
-    if progress is None:
-        raise ValueError("where it stands is not kept, or damaged")
-    read = read_progress(progress)
-    kept = read_task(record.value, clock, ended=read.ended)
-    if read.end is not None and read.ended:
-        told = ToldBefore(last=read.end.sequence, end=read.end)
-    elif read.last is not None and not read.ended and not read.written["attempt"]:
-        told = ToldBefore(last=read.last)
-    else:
-        told = _told(store, record, last=read.last, ended=read.ended)
-    told.continuation.cached_tokens = None if read.ended else read.cached_tokens
-    told = replace(told, first_output_at=read.first_output_at(clock))
-    blobs = {digest: size_bytes for digest, size_bytes in outputs.items() if digest != DELETED}
-    left = Left(*read.sizes, outputs=blobs, deleted=DELETED in outputs)
-    return Found(task=read.restored(kept, told.end, clock), told=told, left=left)
-
-
-def _told(store: Store, record: Record, *, last: int | None, ended: bool) -> ToldBefore:
-    """What all events of a task say; they are read one piece after the other, and not held."""
-    if ended:
-        return _ended(store, record)
-    continuation, until, output_tokens = Continuation(), 0, 0
-    for entry in in_order(_entries(store, record), 0):
-        until, event = entry.sequence, _event(entry)
-        output_tokens += len(event.token_ids) if isinstance(event, Output) else 0
-        continuation.take(event)
-    if last is not None and until < last:
-        raise MissingEventsError(until, last + 1)
-    return ToldBefore(last=until, output_tokens=output_tokens, continuation=continuation)
-
-
-def _ended(store: Store, record: Record) -> ToldBefore:
-    """The end of a task, where only its events say it; those from before it was kept may lack."""
-    entry: KeptEntry | None = None
-    output_tokens = 0
-    for entry in _entries(store, record):
-        event = _event(entry)
-        output_tokens += len(event.token_ids) if isinstance(event, Output) else 0
-    if not isinstance(entry, Numbered) or not isinstance(entry.event, Finished):
-        raise ValueError("how it ended is not kept, or damaged")  # noqa: TRY004 - of what was read
-    return ToldBefore(last=entry.sequence, end=entry, output_tokens=output_tokens)
-
-
-def _event(entry: KeptEntry) -> TaskEvent:
-    if isinstance(entry, InBlob):
-        return entry.outline()
-    return entry.event if isinstance(entry, Numbered) else entry.whole()
-
-
-def _entries(store: Store, record: Record) -> Iterator[KeptEntry]:
-    for piece in store.pieces(record.tenant, Kind.TASK, record.key):
-        yield from read_entries(piece)
+        return read_tasks(store, clock)
 
 
 async def _of_blobs(blobs: Blobs | None, models: Sequence[KeptModel]) -> list[KeptModel]:
@@ -411,7 +310,7 @@ async def _places(blobs: Blobs, spec: ModelSpec) -> bool:
     try:
         blobs.models.keep(await blobs.models.place(spec.tenant, spec.source, spec.name, checks=False))
     except InferdError as error:
-        _leave_out("model", spec.tenant, spec.name, error)
+        leave_out("model", spec.tenant, spec.name, error)
         return False
     return True
 
@@ -425,20 +324,9 @@ async def _with_blobs(blobs: Blobs | None, tasks: Sequence[Found]) -> list[Found
             try:
                 work = await with_blobs(spec.work, partial(blobs.memories.read, spec.tenant))
             except InferdError as error:
-                _leave_out("task", spec.tenant, spec.task_id, error)
+                leave_out("task", spec.tenant, spec.task_id, error)
                 continue
             if work is not spec.work:
                 task = replace(each, task=replace(each.task, spec=replace(spec, work=work)))
         found.append(task)
     return found
-
-
-def _leave_out(what: str, tenant: str, key: str, error: Exception) -> None:
-    why = error.message if isinstance(error, InferdError) else f"{type(error).__name__}: {words_of(error)}"
-    log.error(
-        "what was kept cannot be read: it is left out, and stays in the store",
-        what=what,
-        key=key,
-        tenant=tenant,
-        why=why,
-    )

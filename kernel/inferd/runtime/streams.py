@@ -8,18 +8,12 @@ from weakref import ref
 
 from inferd.errors import TaskNotFoundError
 from inferd.runtime.event_budget import EventBudget
-from inferd.runtime.stream import TaskStream, ToldBefore
+from inferd.runtime.stream import TaskStream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from inferd.core.ids import TaskId
     from inferd.core.task_events import Finished
-    from inferd.runtime.event_log import Numbered
-
-
-def _nothing(_: TaskStream) -> None:
-    """Nobody keeps tasks."""
+    from inferd.runtime.stream import ToldBefore
 
 
 class Streams:
@@ -32,7 +26,6 @@ class Streams:
 
     Attributes:
         bounds_bytes: As given, of one stream and of those that have not ended.
-        recalled: Called when the stream of a task that was kept is made.
     """
 
     def __init__(self, *, stream_bytes: int, retained_bytes: int, events_bytes: int) -> None:
@@ -45,33 +38,12 @@ class Streams:
         self._ended_bytes = 0
         self._read: dict[TaskId, ref[TaskStream]] = {}  # of them, those that are forgotten and still held
         self._released: deque[TaskId] = deque()  # of those, whom nobody holds any more
-        self._past: dict[TaskId, Numbered] = {}  # the ends of tasks of kernels before this one that nobody asked for
-        self.recalled: Callable[[TaskStream], None] = _nothing
 
-    def keep(self, task_id: TaskId, end: Numbered) -> None:
-        """A task of a kernel before this one has ended so; its stream is made when somebody asks for it."""
-        self._past[task_id] = end
-
-    def look(self, task_id: TaskId) -> TaskStream:
-        """The stream of a task to be looked at, now and no more.
-
-        Raises:
-            TaskNotFoundError: As `get`.
-        """
-        end = self._past.get(task_id)
-        return self.get(task_id) if end is None else self._of(task_id, end)
-
-    def _of(self, task_id: TaskId, end: Numbered) -> TaskStream:
-        stream = TaskStream(task_id, self._stream_bytes, None)
-        stream.go_on(ToldBefore(last=end.sequence, end=end))
-        stream.detached = True
-        return stream
-
-    def _recall(self, task_id: TaskId, end: Numbered) -> TaskStream:
-        del self._past[task_id]
-        stream = self._streams[task_id] = self._of(task_id, end)
-        self.recalled(stream)
-        self.ended(stream)
+    def recall(self, task_id: TaskId, told: ToldBefore) -> TaskStream:
+        """Make the stream of an ended task of a kernel before this one: it holds its end alone, and counts nowhere."""
+        stream = self._streams[task_id] = TaskStream(task_id, self._stream_bytes, None)
+        stream.go_on(told)
+        stream.detached = stream.ended = True
         return stream
 
     def open(self, task_id: TaskId) -> TaskStream:
@@ -88,8 +60,6 @@ class Streams:
         try:
             return self._streams[task_id]
         except KeyError:
-            if (end := self._past.get(task_id)) is not None:
-                return self._recall(task_id, end)
             raise TaskNotFoundError(f"no task {task_id!r}; it never was, or its retention ended") from None
 
     def finish(self, task_id: TaskId, event: Finished) -> None:
@@ -127,8 +97,6 @@ class Streams:
 
     def forget(self, task_id: TaskId) -> None:
         """Drop a stream; those who hold it read to its end, and its events count for as long as they do."""
-        if self._past.pop(task_id, None) is not None:
-            return
         stream = self._streams[task_id]
         if stream.finished is not None:
             self._end(stream)

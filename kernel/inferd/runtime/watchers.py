@@ -65,7 +65,11 @@ class Watchers:
             case changes.TaskChanged():
                 self._tell_task(change)
                 self.tasks.note(change.tenant, change.task_id)
-            case changes.TaskDetached(task_id, tenant) | changes.TaskRestored(task_id, tenant):
+            case (
+                changes.TaskDetached(task_id, tenant)
+                | changes.TaskRestored(task_id, tenant)
+                | changes.PastForgotten(task_id, tenant)
+            ):
                 self.tasks.note(tenant, task_id)
             case changes.TaskForgotten(task_id, tenant):
                 self._streams.forget(task_id)

@@ -125,7 +125,7 @@ class TaskOrders:
     async def _obey(self, order: ts.TaskOrder, refused: dict[int, InferdError]) -> None:
         kind, tag = order.WhichOneof("kind"), order.tag
         if kind == "cancel":
-            self._open.cancel(tag)
+            await self._open.cancel(tag)
         elif kind == "leave":
             refused.pop(tag, None)
             self._open.leave(tag, lingers=False)
@@ -168,7 +168,7 @@ class TaskOrders:
         request = self._request_of(order)
         interval_s, linger_s = read_interval(request.output_interval), _read_linger(order)
         task_id, after = TaskId(request.task_id), request.after_sequence
-        self._open.watch(tag, task_id, after=after, interval_s=interval_s, adopt=order.adopt, linger_s=linger_s)
+        await self._open.watch(tag, task_id, after=after, interval_s=interval_s, adopt=order.adopt, linger_s=linger_s)
 
     def _request_of(self, order: Any) -> Any:
         """The request of an order.

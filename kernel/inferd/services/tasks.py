@@ -73,7 +73,7 @@ class Tasks:
         """Watch a task."""
         interval_s, several = read_interval(request.output_interval), request.several_events
         after = request.after_sequence
-        with self._tasks.watch(TaskId(request.task_id), call.caller, after=after) as stream:
+        async with self._tasks.watch(TaskId(request.task_id), call.caller, after=after) as stream:
             async for batch in stream.follow(after, interval_s, gathers=several):
                 for response in write_responses(
                     request.task_id, batch, self._message_limit_bytes, ts.WatchTaskResponse, several=several
@@ -95,13 +95,13 @@ class Tasks:
 
     async def GetTask(self, request: ts.GetTaskRequest, call: Call) -> ts.GetTaskResponse:  # noqa: N802 - the wire's name
         """Read a task."""
-        return ts.GetTaskResponse(task=self._write(self._tasks.get(TaskId(request.task_id), call.caller)))
+        return ts.GetTaskResponse(task=self._write(await self._tasks.get(TaskId(request.task_id), call.caller)))
 
     async def ListTasks(self, request: ts.ListTasksRequest, call: Call) -> ts.ListTasksResponse:  # noqa: N802 - the wire's name
         """List the tenant's tasks, newest first."""
         states = _read_states(request.states)
         after, size = number_of(request.page_token), size_of(request.page_size)
-        page = self._tasks.list(call.caller, states, after=after, size=size)
+        page = await self._tasks.list(call.caller, states, after=after, size=size)
         return ts.ListTasksResponse(
             tasks=[self._write(task) for task in page.records], next_page_token=token_of(page, lambda task: task.number)
         )
@@ -119,19 +119,19 @@ class Tasks:
 
     async def CancelTask(self, request: ts.CancelTaskRequest, call: Call) -> ts.CancelTaskResponse:  # noqa: N802 - the wire's name
         """End a task."""
-        self._tasks.cancel(TaskId(request.task_id), call.caller)
+        await self._tasks.cancel(TaskId(request.task_id), call.caller)
         task = await self._tasks.settled(TaskId(request.task_id), call.caller)
         return ts.CancelTaskResponse(task=self._write(task))
 
     async def SuspendTask(self, request: ts.SuspendTaskRequest, call: Call) -> ts.SuspendTaskResponse:  # noqa: N802 - the wire's name
         """Stop a task for a while."""
-        self._tasks.suspend(TaskId(request.task_id), call.caller)
+        await self._tasks.suspend(TaskId(request.task_id), call.caller)
         task = await self._tasks.settled(TaskId(request.task_id), call.caller)
         return ts.SuspendTaskResponse(task=self._write(task))
 
     async def ResumeTask(self, request: ts.ResumeTaskRequest, call: Call) -> ts.ResumeTaskResponse:  # noqa: N802 - the wire's name
         """Let a task go on."""
-        self._tasks.resume(TaskId(request.task_id), call.caller)
+        await self._tasks.resume(TaskId(request.task_id), call.caller)
         task = await self._tasks.settled(TaskId(request.task_id), call.caller)
         return ts.ResumeTaskResponse(task=self._write(task))
 

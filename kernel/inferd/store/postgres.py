@@ -18,10 +18,10 @@ from inferd.errors import StoreUnavailableError
 from inferd.store.batch import Batch, batches
 from inferd.store.codec import Codec, PlainCodec
 from inferd.store.postgres_copy import PostgresCopy
-from inferd.store.postgres_rows import PAGE_BYTES, PIECES_BYTES, rows_of
+from inferd.store.postgres_rows import PAGE_BYTES, PAGE_ROWS, PIECES_BYTES, rows_of
 from inferd.store.postgres_schema import NOBODY, TABLES, Found, Marker, find, migrate, newest_schema, set_aside
 from inferd.store.postgres_session import Server, Session
-from inferd.store.store import Append, Damaged, DamagedError, Kind, Put, Record, Write
+from inferd.store.store import Append, Damaged, DamagedError, Kind, Name, Put, Record, Write
 from inferd.store.values import place_of, read_value
 from inferd.store.where import Where
 
@@ -30,6 +30,7 @@ ATTEMPTS = 3  # at a write whose session is lost before its commit
 RECONNECT_S = 0.1
 GONE = ("08", "57P", "25P03")  # https://www.postgresql.org/docs/current/errcodes-appendix.html
 READ_ONLY = "25006"
+RECORD = ("tenant", "key")  # what names one of a kind
 
 log = structlog.get_logger()
 
@@ -296,9 +297,25 @@ class PostgresStore:
 
     # Reading.
 
-    def records(self, kind: Kind, damaged: Damaged | None = None) -> Iterator[Record]:
+    def records(self, kind: Kind, damaged: Damaged | None = None, *, unless: Kind | None = None) -> Iterator[Record]:
         """As `Store.records`."""
-        for tenant, key, value in self._rows("records", ("tenant", "key"), {"kind": kind.value}):
+        table, other = f"{self._schema}.records", "o.tenant = r.tenant AND o.key = r.key AND o.kind ="
+        if unless is not None:
+            lacks = f"NOT EXISTS (SELECT 1 FROM {table} o WHERE {other} '{unless.value}')"  # noqa: S608 - ours
+            table = f"(SELECT r.* FROM {table} r WHERE {lacks}) lacking"  # noqa: S608 - ours
+        yield from self._records(kind, rows_of(self._fetch, table, RECORD, {"kind": kind.value}), damaged)
+
+    def some(self, kind: Kind, names: Sequence[Name], damaged: Damaged | None = None) -> Iterator[Record]:
+        """As `Store.some`."""
+        for start in range(0, len(names), PAGE_ROWS):
+            given = [list(column) for column in zip(*names[start : start + PAGE_ROWS], strict=True)]
+            wanted = "unnest(%s::text[], %s::text[]) wanted (tenant, key) USING (tenant, key)"
+            table = f"(SELECT * FROM {self._schema}.records JOIN {wanted}) found"  # noqa: S608 - ours
+            rows = rows_of(self._fetch, table, RECORD, {"kind": kind.value}, given=given)
+            yield from self._records(kind, rows, damaged)
+
+    def _records(self, kind: Kind, rows: Iterable[tuple[Any, ...]], damaged: Damaged | None) -> Iterator[Record]:
+        for tenant, key, value in rows:
             try:
                 read = self._value(place_of(tenant, kind.value, key), value)
             except DamagedError as error:

@@ -16,12 +16,13 @@ def rows_of(
     names: tuple[str, ...],
     wanted: dict[str, Any],
     *,
+    given: Sequence[Any] = (),
     last: tuple[Any, ...] = (),
     page_bytes: int = PAGE_BYTES,
 ) -> Iterator[tuple[Any, ...]]:
     """The names and the value of each row of a table that has what is wanted, in the order of the names, page by page.
 
-    Those up to the one whose names are `last` are left out, if it is given.
+    Those up to the one whose names are `last` are left out, if it is given. `table` may be a query of `given` values.
     """
     order, after = ", ".join(names), f"({', '.join(names)}) > ({', '.join(['%s'] * len(names))})"
     while True:
@@ -31,7 +32,7 @@ def rows_of(
             f" sum(octet_length(value)) OVER (ORDER BY {order}) - octet_length(value) AS before"
             f" FROM (SELECT {order}, value FROM {table} WHERE {' AND '.join(conditions) or 'true'}"
             f" ORDER BY {order} LIMIT {PAGE_ROWS}) r) p WHERE before < {page_bytes} ORDER BY {order}",
-            (*wanted.values(), *last),
+            (*given, *wanted.values(), *last),
         )
         for row in rows:
             yield row[:-1]

@@ -1,11 +1,11 @@
 """What can still be read of a damaged file: each record by itself, so that a damaged page costs what is on it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
 from inferd.errors import StoreUnavailableError
 from inferd.store.sqlite import NAMES, VALUE, SqliteStore
-from inferd.store.store import Damaged, DamagedError, Kind, Record
+from inferd.store.store import Damaged, DamagedError, Kind, Name, Record
 from inferd.store.values import place_of
 
 
@@ -14,13 +14,18 @@ class SalvagedStore(SqliteStore):
 
     looks = False
 
-    def records(self, kind: Kind, damaged: Damaged | None = None) -> Iterator[Record]:
+    def records(self, kind: Kind, damaged: Damaged | None = None, *, unless: Kind | None = None) -> Iterator[Record]:
         """As `Store.records`; without `damaged` what cannot be read is left out untold."""
-        for tenant, key in self._names(kind):
+        others = set() if unless is None else {*self._names(unless)}
+        yield from self.some(kind, [name for name in self._names(kind) if name not in others], damaged)
+
+    def some(self, kind: Kind, names: Sequence[Name], damaged: Damaged | None = None) -> Iterator[Record]:
+        """As `Store.some`; without `damaged` as `records`."""
+        for tenant, key in names:
             try:
                 where = "kind = ? AND CAST(tenant AS BLOB) = ? AND CAST(key AS BLOB) = ?"
-                names = kind.value, tenant.encode(), key.encode()
-                rows = list(self._read(f"SELECT {VALUE} FROM records WHERE {where}", names))  # noqa: S608 - ours
+                place = kind.value, tenant.encode(), key.encode()
+                rows = list(self._read(f"SELECT {VALUE} FROM records WHERE {where}", place))  # noqa: S608 - ours
                 values = [self._value(place_of(tenant, kind.value, key), value) for (value,) in rows]
             except StoreUnavailableError as error:
                 if damaged is not None:

@@ -7,8 +7,9 @@ The library comes with its wheel: versions before 3.51.3 can damage a file in WA
 """
 
 import os
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from inferd.store.sqlite_file import (
     suspect_of,
     unavailable,
 )
-from inferd.store.store import Append, Damaged, DamagedError, Drop, Kind, Put, Record, Write
+from inferd.store.store import Append, Damaged, DamagedError, Drop, Kind, Name, Put, Record, Write
 from inferd.store.values import place_of as _place
 from inferd.store.values import read_value
 
@@ -157,10 +158,22 @@ class SqliteStore:
                         (kind, tenant, key),
                     )
 
-    def records(self, kind: Kind, damaged: Damaged | None = None) -> Iterator[Record]:
+    def records(self, kind: Kind, damaged: Damaged | None = None, *, unless: Kind | None = None) -> Iterator[Record]:
         """As `Store.records`."""
-        query = f"SELECT {NAMES}, {VALUE} FROM records WHERE kind = ? ORDER BY tenant, key"  # noqa: S608 - ours
-        for *names, value in self._read(query, (kind.value,)):
+        other = "SELECT 1 FROM records o WHERE o.kind = ? AND o.tenant = r.tenant AND o.key = r.key"
+        where = "kind = ?" if unless is None else f"kind = ? AND NOT EXISTS ({other})"
+        query = f"SELECT {NAMES}, {VALUE} FROM records r WHERE {where} ORDER BY tenant, key"  # noqa: S608 - ours
+        kinds = (each.value for each in (kind, unless) if each is not None)
+        yield from self._records(kind, self._read(query, tuple(kinds)), damaged)
+
+    def some(self, kind: Kind, names: Sequence[Name], damaged: Damaged | None = None) -> Iterator[Record]:
+        """As `Store.some`."""
+        query = f"SELECT {NAMES}, {VALUE} FROM records WHERE kind = ? AND tenant = ? AND key = ?"  # noqa: S608 - ours
+        rows = chain.from_iterable(self._read(query, (kind.value, *name)) for name in names)
+        yield from self._records(kind, rows, damaged)
+
+    def _records(self, kind: Kind, rows: Iterable[Any], damaged: Damaged | None) -> Iterator[Record]:
+        for *names, value in rows:
             tenant, key = map(_text, names)
             try:
                 read = self._value(_place(tenant, kind.value, key), value)

@@ -1,6 +1,6 @@
 """What a store is: records by kind and key, pieces of a record in their order, and writes that hold together."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -17,6 +17,7 @@ class Kind(Enum):
 
     TASK = "task"  # what a task is to do; never changes
     PROGRESS = "progress"  # where it stands
+    PAST = "past"  # of one that has ended, what is known without the two above; where it lacks they say it
     OUTPUT = "output"  # that some of what a task has told is in a blob, whose digest ends the key; its size
     MODEL = "model"
     LEASE = "lease"  # one that is held
@@ -98,6 +99,9 @@ class OldSchemaError(StoreUnavailableError):
         )
 
 
+Name = tuple[str, str]
+"""Tenant and key of a record."""
+
 Damaged = Callable[[str, str, DamagedError], None]
 """Told the tenant and the key of a record that is left out, and why."""
 
@@ -142,12 +146,15 @@ class Store(Protocol):
     def write(self, writes: Iterable[Write]) -> None:
         """Do all of it, in its order, or nothing; what was done when this returns survives a loss of power."""
 
-    def records(self, kind: Kind, damaged: Damaged | None = None) -> Iterator[Record]:
-        """All records of a kind, of all tenants, but those that are `damaged`.
+    def records(self, kind: Kind, damaged: Damaged | None = None, *, unless: Kind | None = None) -> Iterator[Record]:
+        """All records of a kind, of all tenants, but those that are `damaged`, and those that are of another one, too.
 
         Raises:
             DamagedError: One is, and there is nobody to be told.
         """
+
+    def some(self, kind: Kind, names: Sequence[Name], damaged: Damaged | None = None) -> Iterator[Record]:
+        """The records of a kind that have one of these names, those that there are, in any order; as `records`."""
 
     def pieces(self, tenant: str, kind: Kind, key: str, *, after: int = -1) -> Iterator[bytes]:
         """The pieces of a record whose numbers are above `after`, in their order; no more is read than is taken.

@@ -79,7 +79,7 @@ class OpenTasks:
             raise
         self._follow(tag, stream, runs=True, interval_s=interval_s)
 
-    def watch(
+    async def watch(
         self, tag: int, task_id: TaskId, *, after: int, interval_s: float, adopt: bool = False, linger_s: float = 0.0
     ) -> None:
         """Follow a task from behind event number `after`; with `adopt` its life hangs on this tag, too.
@@ -87,7 +87,7 @@ class OpenTasks:
         Raises:
             TaskNotFoundError, InvalidFieldError, LimitExceededError: As `Tasks.watch`.
         """
-        stream = self._tasks.find(task_id, self._caller, after=after)
+        stream = await self._tasks.find(task_id, self._caller, after=after)
         self._places.take(self._caller.tenant)
         if adopt:
             self._tasks.adopt(stream, self._caller.tenant, linger_s=linger_s)
@@ -97,10 +97,10 @@ class OpenTasks:
         self._open[tag] = Open(stream=stream, runs=runs)
         self._bundle.follow(Followed(tag=tag, stream=stream, after=after, interval_s=interval_s))
 
-    def cancel(self, tag: int) -> None:
+    async def cancel(self, tag: int) -> None:
         """End the task under a tag, if there is one."""
         if tag in self._bundle:
-            self._tasks.cancel(self._bundle.stream(tag).task_id, self._caller)
+            await self._tasks.cancel(self._bundle.stream(tag).task_id, self._caller)
 
     def stop(self, tag: int, *, stopped: bool) -> None:
         """Tell nothing of a tag for now, or all that there is of it again."""

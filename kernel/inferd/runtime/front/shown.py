@@ -24,22 +24,37 @@ def shown_state(task: Task, stream: TaskStream) -> TaskState:
 
 def is_listed(driver: Driver, task: Task, states: Collection[TaskState]) -> bool:
     """Whether a task is among those in one of these states, none for all."""
-    stream = driver.streams.look(task.spec.task_id)
+    stream = driver.streams.get(task.spec.task_id)
     return not stream.hidden and (not states or shown_state(task, stream) in states)
 
 
-def page_of(
+async def page_of(
     driver: Driver, tenant: Tenant, states: Collection[TaskState], *, after: int | None, size: int
 ) -> Page[Task]:
-    """As `Views.tasks`; tasks whose newest state is not written are where they were."""
+    """As `Views.tasks`, with their records; tasks whose newest state is not written are where they were.
+
+    Raises:
+        StoreUnavailableError: Some of them are in the store, and cannot be read now.
+    """
+    while True:
+        held, more = await _held(driver, tenant, states, after=after, size=size)
+        last = held[-1].number if more else 0
+        found = [*held, *_moved(driver, tenant, states, range(last + 1, MOST if after is None else after))]
+        records = [task for task in found if is_listed(driver, task, states)]
+        if records or not more:
+            return Page(sorted(records, key=lambda task: -task.number), more=more)
+        after = last
+
+
+async def _held(
+    driver: Driver, tenant: Tenant, states: Collection[TaskState], *, after: int | None, size: int
+) -> tuple[list[Task], bool]:
     while True:
         page = driver.views.tasks(tenant, states, after=after, size=size)
-        last = page.records[-1].number if page.more else 0
-        found = [*page.records, *_moved(driver, tenant, states, range(last + 1, MOST if after is None else after))]
-        records = [task for task in found if is_listed(driver, task, states)]
-        if records or not page.more:
-            return Page(sorted(records, key=lambda task: -task.number), more=page.more)
-        after = last
+        held = [record for record in page.records if isinstance(record, Task)]
+        if len(held) == len(page.records):
+            return held, page.more
+        await driver.archive.recall(tenant, [record.spec.task_id for record in page.records])
 
 
 def _moved(driver: Driver, tenant: Tenant, states: Collection[TaskState], numbers: range) -> list[Task]:

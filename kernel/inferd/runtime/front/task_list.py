@@ -1,6 +1,6 @@
 """A tenant's tasks as one list that is followed."""
 
-from collections.abc import AsyncGenerator, Collection, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Collection
 from dataclasses import dataclass, field
 
 from inferd.core.ids import TaskId, Tenant
@@ -45,36 +45,38 @@ class TaskList:
 
         Raises:
             ShuttingDownError: The kernel is shutting down.
+            StoreUnavailableError: Some of them are in the store, and cannot be read now.
         """
         with self._driver.watchers.tasks.watch(self._tenant) as untold:
             while True:
                 self._driver.check_open()
                 seen, changed = untold.version, untold.take()
                 if changed is None:
-                    for part in self._all():
+                    async for part in self._all():
                         yield part
                 elif changed:
                     for start in range(0, len(changed), PART):
-                        part = self._changed(changed[start : start + PART], more=start + PART < len(changed))
+                        part = await self._changed(changed[start : start + PART], more=start + PART < len(changed))
                         if part.tasks or part.forgotten:
                             yield part
                 else:
                     await untold.wait(seen)
 
-    def _all(self) -> Iterator[Part]:
+    async def _all(self) -> AsyncIterator[Part]:
         """The list from its beginning; each part as things stand when it is asked for."""
         self._told.clear()
         anew, after, more = True, None, True
         while more:
-            page = page_of(self._driver, self._tenant, self._states, after=after, size=PART)
+            page = await page_of(self._driver, self._tenant, self._states, after=after, size=PART)
             more = page.more
             self._told.update(task.spec.task_id for task in page.records)
             after = page.records[-1].number if page.records else None
             yield Part(anew=anew, tasks=page.records, more=more)
             anew = False
 
-    def _changed(self, task_ids: list[TaskId], *, more: bool) -> Part:
+    async def _changed(self, task_ids: list[TaskId], *, more: bool) -> Part:
         """Those of some tasks that are in the list, leave it or are forgotten."""
+        await self._driver.archive.recall(self._tenant, task_ids)
         part = Part(more=more)
         for task_id in task_ids:
             task, told = self._driver.views.find_task(task_id), task_id in self._told

@@ -1,13 +1,12 @@
 """What may be done with tasks."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Collection
 from contextlib import (
     AbstractAsyncContextManager,
     AbstractContextManager,
     ExitStack,
     aclosing,
     asynccontextmanager,
-    contextmanager,
 )
 from dataclasses import replace
 
@@ -95,9 +94,9 @@ class Tasks:
             allow_output(spec.work, keeper.most_output_tokens)
         if (blobs := blobs_of(keeper)) is not None and isinstance(spec.work, SharedWork):
             async with _named(blobs, spec, spec.work) as named:
-                stream = self._driver.submit(named)
+                stream = await self._submit(named)
         else:
-            stream = self._driver.submit(spec)
+            stream = await self._submit(spec)
         if keeper is not None:
             if repeated and not stream.detached:
                 keeper.check()
@@ -111,6 +110,11 @@ class Tasks:
                 raise
         return stream
 
+    async def _submit(self, spec: TaskSpec) -> TaskStream:
+        if (past := self._driver.views.past_of(spec.tenant, spec.request_id)) is not None:
+            await self._driver.archive.recall(spec.tenant, (past.task_id,))
+        return self._driver.submit(spec)
+
     async def create(self, spec: TaskSpec) -> Task:
         """Make a detached task, or find the one that the same `request_id` made; it is kept when this returns.
 
@@ -120,7 +124,7 @@ class Tasks:
         tenant = spec.tenant
         stream = await self.begin(spec)
         self.leave(stream, tenant)
-        return self._driver.views.task(stream.task_id, tenant)
+        return await self._get(stream.task_id, tenant)
 
     def knows(self, caller: Caller, request_id: str) -> bool:
         """Whether a request of this id has made a task of the tenant: the same again finds it, whatever has passed."""
@@ -146,7 +150,7 @@ class Tasks:
         """
         if self._driver.keeper is not None:
             await self._driver.keeper.settled(task_id)
-        return self.get(task_id, caller)
+        return await self.get(task_id, caller)
 
     def adopt(self, stream: TaskStream, tenant: Tenant, *, linger_s: float) -> None:
         """Let the life of a task hang on the caller, too, until `leave`."""
@@ -156,8 +160,8 @@ class Tasks:
         """Let the life of a task hang on the caller no longer; the last one ends it with that, or when it lingered."""
         self._driver.attendance.leave(stream, tenant, lingers=lingers)
 
-    @contextmanager
-    def watch(self, task_id: TaskId, caller: Caller, *, after: int) -> Iterator[TaskStream]:
+    @asynccontextmanager
+    async def watch(self, task_id: TaskId, caller: Caller, *, after: int) -> AsyncIterator[TaskStream]:
         """The events of a task, which the block follows from behind number `after`.
 
         Raises:
@@ -165,7 +169,7 @@ class Tasks:
             InvalidFieldError: There is no such event yet.
             LimitExceededError: The tenant has as many streams as it may have.
         """
-        stream = self.find(task_id, caller, after=after)
+        stream = await self.find(task_id, caller, after=after)
         with self.streams.place(caller.tenant):
             yield stream
 
@@ -181,12 +185,13 @@ class Tasks:
                 async for part in parts:
                     yield part
 
-    def find(self, task_id: TaskId, caller: Caller, *, after: int) -> TaskStream:
+    async def find(self, task_id: TaskId, caller: Caller, *, after: int) -> TaskStream:
         """The events of a task, to be read from behind number `after`.
 
         Raises:
             TaskNotFoundError, InvalidFieldError: As `watch`.
         """
+        await self._driver.archive.recall(caller.tenant, (task_id,))
         return self._driver.watch(task_id, caller.tenant, after=after)
 
     def cut_short(self) -> AbstractAsyncContextManager[None]:
@@ -199,55 +204,60 @@ class Tasks:
 
     def stream(self, task: Task) -> TaskStream:
         """The events of a task that was just read, to be looked at."""
-        return self._driver.streams.look(task.spec.task_id)
+        return self._driver.streams.get(task.spec.task_id)
 
-    def get(self, task_id: TaskId, caller: Caller) -> Task:
+    async def get(self, task_id: TaskId, caller: Caller) -> Task:
         """The task of this id.
 
         Raises:
             TaskNotFoundError: The tenant has no such task; so for all that follow.
+            StoreUnavailableError: It had ended before the kernel began, and cannot be read now; so, too.
         """
-        return self._driver.views.task(task_id, caller.tenant)
+        return await self._get(task_id, caller.tenant)
 
-    def list(self, caller: Caller, states: Collection[TaskState], *, after: int | None, size: int) -> Page[Task]:
+    async def _get(self, task_id: TaskId, tenant: Tenant) -> Task:
+        await self._driver.archive.recall(tenant, (task_id,))
+        return self._driver.views.task(task_id, tenant)
+
+    async def list(self, caller: Caller, states: Collection[TaskState], *, after: int | None, size: int) -> Page[Task]:
         """The tenant's tasks in one of these states, none for all, newest first, behind the one of number `after`."""
-        return page_of(self._driver, caller.tenant, states, after=after, size=size)
+        return await page_of(self._driver, caller.tenant, states, after=after, size=size)
 
-    def cancel(self, task_id: TaskId, caller: Caller) -> Task:
+    async def cancel(self, task_id: TaskId, caller: Caller) -> Task:
         """End a task; one that has ended stays as it is.
 
         Raises:
             StoreUnavailableError: It is kept, and nothing can be written now: it goes on.
         """
-        self._check_kept(task_id, caller)
+        await self._check_kept(task_id, caller)
         self._driver.cancel(task_id, caller.tenant)
-        return self.get(task_id, caller)
+        return self._driver.views.task(task_id, caller.tenant)
 
-    def suspend(self, task_id: TaskId, caller: Caller) -> Task:
+    async def suspend(self, task_id: TaskId, caller: Caller) -> Task:
         """Stop a task and give its place back; one that is suspended stays as it is.
 
         Raises:
             TaskStateError: It has ended.
             StoreUnavailableError: As `cancel`.
         """
-        self._check_kept(task_id, caller)
+        await self._check_kept(task_id, caller)
         self._driver.suspend(task_id, caller.tenant)
-        return self.get(task_id, caller)
+        return self._driver.views.task(task_id, caller.tenant)
 
-    def resume(self, task_id: TaskId, caller: Caller) -> Task:
+    async def resume(self, task_id: TaskId, caller: Caller) -> Task:
         """Let a suspended task go on; one that waits or runs stays as it is.
 
         Raises:
             TaskStateError: It has ended.
             StoreUnavailableError: As `cancel`, though it stays suspended.
         """
-        self._check_kept(task_id, caller)
+        await self._check_kept(task_id, caller)
         self._driver.resume(task_id, caller.tenant)
-        return self.get(task_id, caller)
+        return self._driver.views.task(task_id, caller.tenant)
 
-    def _check_kept(self, task_id: TaskId, caller: Caller) -> None:
+    async def _check_kept(self, task_id: TaskId, caller: Caller) -> None:
         """Refuse to change what cannot be kept as it would be then, before it is changed."""
-        if self.get(task_id, caller).finished is None and self._driver.keeper is not None:
+        if (await self.get(task_id, caller)).finished is None and self._driver.keeper is not None:
             self._driver.keeper.check_task(task_id)
 
 
