@@ -7,7 +7,7 @@ import tempfile
 from itertools import cycle, islice
 from pathlib import Path
 
-from clocks import STEPS, library, live
+from clocks import STEPS, Round, library, live
 
 LATE_S = 0.25
 
@@ -30,17 +30,29 @@ def main() -> int:
         for line in found.wrong():
             wrong += 1
             print(f"{name}: {line}", file=sys.stderr)
-    figures = {
+    print(json.dumps(figures(rounds, wrong)), flush=True)
+    return 1 if wrong else 0
+
+
+def figures(rounds: list[Round], wrong: int) -> dict[str, object]:
+    """What there is to say of all rounds; of those in which the kernel did not serve when the time was over apart."""
+    served = [each for each in rounds if not each.unserved_s]
+    unserved = [each for each in rounds if each.unserved_s]
+    return {
         "name": "chaos.clocks",
         "rounds": len(rounds),
         "held": sum(each.held for each in rounds),
         "early": sum(each.early_s > 0 for each in rounds),
-        "late": sum(each.late_s > LATE_S for each in rounds),
-        "late_max_s": round(max(each.late_s for each in rounds), 3),
+        "late": sum(each.late_s > LATE_S for each in served),
+        "late_max_s": round(max((each.late_s for each in served), default=0.0), 3),
+        "not_serving": {
+            "rounds": len(unserved),
+            "for_at_most_s": round(max((each.unserved_s for each in unserved), default=0.0), 3),
+            "late": sum(each.late_s > LATE_S for each in unserved),
+            "late_max_s": round(max((each.late_s for each in unserved), default=0.0), 3),
+        },
         "wrong": wrong,
     }
-    print(json.dumps(figures), flush=True)
-    return 1 if wrong else 0
 
 
 if __name__ == "__main__":

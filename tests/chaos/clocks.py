@@ -29,6 +29,7 @@ class Round:
         bounds_s: What must have been left, from and to; nothing where its time was over.
         early_s: How long before its time what it held was another's; negative when it was after that.
         late_s: How long after its time, or after the kernel served again where that was later.
+        unserved_s: How long after its time no kernel served, so that nobody could have been given what it held.
         tokens: Of it and of the one that follows.
     """
 
@@ -36,6 +37,7 @@ class Round:
     bounds_s: tuple[float, float]
     early_s: float = 0.0
     late_s: float = 0.0
+    unserved_s: float = 0.0
     tokens: tuple[int, int] = (0, 1)
 
     @property
@@ -136,5 +138,6 @@ def live(folder: Path, stepper: Path, step_s: int, ttl_s: float, *, waits: bool)
         bounds_s=bounds_s,
         early_s=asked + ttl_s - at,
         late_s=at - max(granted + ttl_s, serves),
+        unserved_s=max(0.0, serves - granted - ttl_s),
         tokens=(lease.fencing_token, following.fencing_token),
     )
