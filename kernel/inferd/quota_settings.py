@@ -25,6 +25,7 @@ class QuotaSetting(BaseModel):
     lease_bytes: Count | None = Field(
         None, description="memory of devices that leases hold or wait for, in bytes; with models * alone"
     )
+    lease_sequences: Count | None = Field(None, description="sequences of models that leases hold or wait for")
     device_seconds_per_day: Annotated[float, Field(ge=0, le=1e9)] | None = Field(
         None, description="time of devices in any 24 hours; tasks that are computed together have equal parts"
     )

@@ -9,7 +9,7 @@ from rules import BrokenRuleError, Rule
 
 from inferd.core import changes, commands
 from inferd.core.ids import InstanceId, LeaseId, TaskId, Tenant
-from inferd.core.lease import LEASE_TABLE, LeaseSpec, MemoryClaim
+from inferd.core.lease import LEASE_TABLE, LeaseSpec, MemoryClaim, ModelClaim
 from inferd.core.lifecycle import terminal
 from inferd.core.machine import KernelMachine
 from inferd.core.quota import Quota
@@ -98,7 +98,7 @@ class QuotaBook:
         for spec in self._new:
             for quota in [quota for quota in self._quotas if fnmatchcase(spec.tenant, quota.tenants)]:
                 if isinstance(spec, LeaseSpec):
-                    self._check(quota, spec.tenant, now, self._leased(spec.tenant))
+                    self._check(quota, spec.tenant, now, self._leased(quota, spec.tenant))
                 elif fnmatchcase(spec.model, quota.models):
                     self._check(quota, spec.tenant, now, self._used(quota, spec.tenant, now))
         self._new.clear()
@@ -107,13 +107,21 @@ class QuotaBook:
 
     def check_over(self, machine: KernelMachine, now: float) -> None:
         """All has ended: nothing is counted that lives."""
-        held = [use for use in machine.quotas.uses(now) if use.tasks or use.input_bytes or use.lease_bytes]
+        held = [
+            use
+            for use in machine.quotas.uses(now)
+            if use.tasks or use.input_bytes or use.lease_bytes or use.lease_sequences
+        ]
         if held:
             raise BrokenRuleError(Rule.GIVEN_BACK, f"quotas count what has ended: {held[:3]}")
 
-    def _leased(self, tenant: Tenant) -> dict[str, float]:
+    def _leased(self, quota: Quota, tenant: Tenant) -> dict[str, float]:
         claims = [claim for spec in self._leases.values() if spec.tenant == tenant for claim in spec.claims]
-        return {"lease_bytes": sum(claim.memory_bytes for claim in claims if isinstance(claim, MemoryClaim))}
+        own = [each for each in claims if isinstance(each, ModelClaim) and fnmatchcase(each.model, quota.models)]
+        return {
+            "lease_bytes": sum(claim.memory_bytes for claim in claims if isinstance(claim, MemoryClaim)),
+            "lease_sequences": sum(claim.sequences for claim in own),
+        }
 
     def _used(self, quota: Quota, tenant: Tenant, now: float) -> dict[str, float]:
         made = [

@@ -74,7 +74,9 @@ def draw_quotas(seed: int, models: int) -> tuple[Quota, ...]:
         return ()
     rng = random.Random(f"quotas {seed}")
     quotas = (
-        Quota(tenants="a", requests_per_minute=rng.choice([10, 50]), lease_bytes=rng.choice([100, 400])),
+        Quota(
+            tenants="a", requests_per_minute=rng.choice([10, 50]), lease_bytes=rng.choice([100, 400]), lease_sequences=4
+        ),
         Quota(tokens_per_minute=rng.choice([3000, 10_000])),
         Quota(tenants="b", models=f"m{rng.randrange(models)}", tasks=3, input_bytes=4000),
         Quota(tenants="d", device_seconds_per_day=rng.choice([2.0, 10.0])),

@@ -14,7 +14,7 @@ from inferd.config import Settings
 from inferd.core import changes, events
 from inferd.core.demand import Demand
 from inferd.core.ids import DeviceId, InstanceId, LeaseId, ModelName, TaskId, Tenant
-from inferd.core.lease import LeaseSpec, MemoryClaim
+from inferd.core.lease import LeaseSpec, MemoryClaim, ModelClaim
 from inferd.core.machine import CoreLimits, KernelMachine
 from inferd.core.model import InstanceFacts, ModelSpec
 from inferd.core.quota import Quota, QuotaUse
@@ -197,6 +197,34 @@ def test_what_lives_is_bounded_until_it_has_ended() -> None:
         quota=Quota(tasks=2, input_bytes=100, lease_bytes=300), tenant=A, requests_per_minute=3, tokens_per_minute=0,
         tasks=2, input_bytes=100, lease_bytes=300, device_seconds_per_day=0.0,
     )  # fmt: skip
+
+
+def test_leased_sequences_are_bounded_for_the_models_that_are_meant() -> None:
+    """Sequences of a model that leases hold or wait for count until they end, of other models and tenants none."""
+    bench = Bench(Quota(models=SMALL, lease_sequences=3), Quota(lease_sequences=5))
+
+    def claim(name: str, *models: tuple[ModelName, int], tenant: Tenant = A) -> None:
+        claims = tuple(ModelClaim(model=model, sequences=sequences) for model, sequences in models)
+        spec = LeaseSpec(lease_id=LeaseId(name), tenant=tenant, claims=claims, wait=True)
+        bench.tell(events.CreateLease(spec))
+
+    claim("one", (SMALL, 2), (BIG, 1))
+    with pytest.raises(
+        QuotaExceededError, match="has 2 leased sequences of models 'small', and this is 2 more"
+    ) as caught:
+        claim("two", (SMALL, 2))
+    assert caught.value.metadata["quota"] == "lease_sequences"
+    claim("three", (SMALL, 1), (BIG, 1))
+    with pytest.raises(QuotaExceededError, match=r"has 5 leased sequences of models '\*'"):
+        claim("four", (BIG, 1))
+    claim("other", (SMALL, 3), tenant=B)
+    bench.tell(events.ReleaseLease(LeaseId("one"), A))
+    claim("two", (SMALL, 2))
+    quotas = (Quota(models=BIG, lease_sequences=1),)
+    bench.tell(events.SetQuotas(quotas))
+    assert bench.use().lease_sequences == 1
+    bench.tell(events.ReleaseLease(LeaseId("three"), A))
+    assert all(use.tenant != A for use in bench.machine.quotas.uses(bench.now))
 
 
 def test_device_seconds_are_shared_and_told_in_the_receipt() -> None:

@@ -21,6 +21,9 @@ Inputs = Annotated[
 Leased = Annotated[
     int | None, typer.Option(parser=parse_size, help="Memory that leases hold or wait for, as 4GB.", metavar="SIZE")
 ]
+LeasedSequences = Annotated[
+    int | None, typer.Option(help="Sequences of models that leases hold or wait for.", min=0, metavar="N")
+]
 Device = Annotated[float | None, typer.Option(help="Seconds of devices in 24 hours.", min=0, metavar="S")]
 
 quota_app = typer.Typer(
@@ -40,6 +43,7 @@ def _create(
     tasks: Tasks = None,
     input_bytes: Inputs = None,
     lease_bytes: Leased = None,
+    lease_sequences: LeasedSequences = None,
     device_seconds_per_day: Device = None,
     address: Address = ADDRESS,
     output: Output = Format.TABLE,
@@ -51,6 +55,7 @@ def _create(
         "tasks": tasks,
         "input_bytes": input_bytes,
         "lease_bytes": lease_bytes,
+        "lease_sequences": lease_sequences,
         "device_seconds_per_day": device_seconds_per_day,
     }
     with edge(output) as out:

@@ -22,6 +22,7 @@ MEASURES = {
     "tasks": "TASKS",
     "input_bytes": "INPUTS",
     "lease_bytes": "LEASED",
+    "lease_sequences": "LEASED SEQ",
     "device_seconds_per_day": "DEVICE S/DAY",
 }
 """What quotas limit: fields, and how they are headed."""

@@ -16,6 +16,7 @@ MEASURES: Final = (
     "tasks",
     "input_bytes",
     "lease_bytes",
+    "lease_sequences",
     "device_seconds_per_day",
 )
 """What quotas limit, as fields of `Quota` and of `QuotaUse`, settings and fields of the wire."""
@@ -33,6 +34,7 @@ class Quota:
         tasks: Tasks that have not ended.
         input_bytes: What the inputs of those take of memory.
         lease_bytes: Memory that leases hold or wait for; of no model, so that `models` is "*".
+        lease_sequences: Sequences of models that leases hold or wait for.
         device_seconds_per_day: Time of devices; of one that computes several tasks each has its part.
         quota_id: Of one that was made by a call; "" for those of the configuration.
     """
@@ -44,6 +46,7 @@ class Quota:
     tasks: int | None = None
     input_bytes: int | None = None
     lease_bytes: int | None = None
+    lease_sequences: int | None = None
     device_seconds_per_day: float | None = None
     quota_id: str = ""
 
@@ -65,6 +68,7 @@ class QuotaUse:
     input_bytes: int
     lease_bytes: int
     device_seconds_per_day: float
+    lease_sequences: int = 0  # of a kernel that did not count them
 
     @property
     def fullness(self) -> float:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from inferd.core.admission import RETRY_WHEN_FULL_S
 from inferd.core.changes import QuotaUsed
 from inferd.core.events import RestoreUses, SetQuotas, TaskUsed
-from inferd.core.lease import LIVING, Lease, LeaseSpec, MemoryClaim
+from inferd.core.lease import LIVING, Lease, LeaseSpec, MemoryClaim, ModelClaim
 from inferd.core.policy import matches
 from inferd.core.principal import ANY
 from inferd.core.probe import PROBE_TENANT
@@ -19,7 +19,7 @@ from inferd.core.window import Window
 from inferd.errors import QuotaExceededError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
     from inferd.core.commands import Reply
     from inferd.core.ids import LeaseId, ModelName, TaskId, Tenant
@@ -35,6 +35,7 @@ UNITS = {
     "tasks": "tasks that have not ended",
     "input_bytes": "bytes of inputs",
     "lease_bytes": "bytes of leased memory",
+    "lease_sequences": "leased sequences",
     "device_seconds_per_day": "device seconds in a day",
 }
 
@@ -58,11 +59,12 @@ class Book:
     tasks: int = 0
     input_bytes: int = 0
     lease_bytes: int = 0
+    lease_sequences: int = 0
 
     @property
     def holds(self) -> bool:
         """Whether anything that it counts still lives."""
-        return bool(self.tasks or self.lease_bytes)
+        return bool(self.tasks or self.lease_bytes or self.lease_sequences)
 
     def charge_of(self, tokens: float) -> float:
         """What of so many expected tokens is charged first: no guess keeps a tenant out that uses nothing."""
@@ -138,6 +140,7 @@ class Book:
             tasks=self.tasks,
             input_bytes=self.input_bytes,
             lease_bytes=self.lease_bytes,
+            lease_sequences=self.lease_sequences,
             device_seconds_per_day=round(self.device_s.used, 3),
         )
 
@@ -187,10 +190,12 @@ class Quotas:
         Raises:
             QuotaExceededError: It would.
         """
-        wanted = memory_of(spec)
-        for quota in self._of(spec.tenant, None) if wanted else ():
+        for quota, size_bytes, sequences in self._claimed(spec):
             book = self._look(quota, spec.tenant, now)
-            book.check_held("lease_bytes", book.lease_bytes, wanted)
+            if size_bytes:
+                book.check_held("lease_bytes", book.lease_bytes, size_bytes)
+            if sequences:
+                book.check_held("lease_sequences", book.lease_sequences, sequences)
 
     # Tasks.
 
@@ -235,15 +240,31 @@ class Quotas:
 
     def hold_lease(self, spec: LeaseSpec, now: float) -> None:
         """A lease was made; what it waits for counts as well, so that it can be given later."""
-        self._add_lease(spec, memory_of(spec), now)
+        self._add_lease(spec, 1, now)
 
     def end_lease(self, spec: LeaseSpec, now: float) -> None:
         """A lease has ended."""
-        self._add_lease(spec, -memory_of(spec), now)
+        self._add_lease(spec, -1, now)
 
-    def _add_lease(self, spec: LeaseSpec, size_bytes: int, now: float) -> None:
-        for book in self._books_of(spec.tenant, None, now) if size_bytes else ():
-            book.lease_bytes += size_bytes
+    def _add_lease(self, spec: LeaseSpec, sign: int, now: float, *, besides: Collection[str] = ()) -> None:
+        """Count a lease, or take it back; `besides` are quotas that count it already."""
+        for quota, size_bytes, sequences in self._claimed(spec):
+            if quota.key not in besides:
+                book = self._book(quota, spec.tenant, now)
+                book.lease_bytes += sign * size_bytes
+                book.lease_sequences += sign * sequences
+
+    def _claimed(self, spec: LeaseSpec) -> list[tuple[Quota, int, int]]:
+        """The quotas about what a lease claims, and of each how many bytes of memory and how many sequences."""
+        found: dict[str, tuple[Quota, int, int]] = {}
+        if memory_bytes := memory_of(spec):
+            found = {quota.key: (quota, memory_bytes, 0) for quota in self._of(spec.tenant, None)}
+        for claim in spec.claims:
+            if isinstance(claim, ModelClaim) and claim.sequences:
+                for quota in self._of(spec.tenant, claim.model):
+                    _, size_bytes, sequences = found.get(quota.key, (quota, 0, 0))
+                    found[quota.key] = quota, size_bytes, sequences + claim.sequences
+        return list(found.values())
 
     # Quotas.
 
@@ -290,9 +311,7 @@ class Quotas:
                     book.tasks += 1
                     book.input_bytes += task.spec.demand.memory_bytes
         for spec in (lease.spec for lease in leases if lease.state in LIVING):
-            for book in self._books_of(spec.tenant, None, now):
-                if book.quota.key not in stays:
-                    book.lease_bytes += memory_of(spec)
+            self._add_lease(spec, 1, now, besides=stays)
 
     def _restore(self, uses: Iterable[RestoredUse], now: float) -> None:
         """What was used of long windows by tenants of a kernel before this one."""

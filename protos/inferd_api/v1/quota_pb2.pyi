@@ -33,6 +33,7 @@ class Quota(_message.Message):
     INPUT_BYTES_FIELD_NUMBER: _builtins.int
     LEASE_BYTES_FIELD_NUMBER: _builtins.int
     DEVICE_SECONDS_PER_DAY_FIELD_NUMBER: _builtins.int
+    LEASE_SEQUENCES_FIELD_NUMBER: _builtins.int
     quota_id: _builtins.str
     """Output only. Its id; empty for one of the configuration, which no call can change."""
     tenants: _builtins.str
@@ -53,6 +54,8 @@ class Quota(_message.Message):
     """Memory of devices that leases hold or wait for, in bytes; only where `models` is "*". Default: as much as there is."""
     device_seconds_per_day: _builtins.float
     """Seconds of devices in any 24 hours; tasks that are computed together have equal parts. Default: any time."""
+    lease_sequences: _builtins.int
+    """Sequences of models that leases hold or wait for. Default: as many as there are."""
     def __init__(
         self,
         *,
@@ -65,10 +68,11 @@ class Quota(_message.Message):
         input_bytes: _builtins.int | None = ...,
         lease_bytes: _builtins.int | None = ...,
         device_seconds_per_day: _builtins.float | None = ...,
+        lease_sequences: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_device_seconds_per_day", b"_device_seconds_per_day", "_input_bytes", b"_input_bytes", "_lease_bytes", b"_lease_bytes", "_requests_per_minute", b"_requests_per_minute", "_tasks", b"_tasks", "_tokens_per_minute", b"_tokens_per_minute", "device_seconds_per_day", b"device_seconds_per_day", "input_bytes", b"input_bytes", "lease_bytes", b"lease_bytes", "requests_per_minute", b"requests_per_minute", "tasks", b"tasks", "tokens_per_minute", b"tokens_per_minute"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_device_seconds_per_day", b"_device_seconds_per_day", "_input_bytes", b"_input_bytes", "_lease_bytes", b"_lease_bytes", "_lease_sequences", b"_lease_sequences", "_requests_per_minute", b"_requests_per_minute", "_tasks", b"_tasks", "_tokens_per_minute", b"_tokens_per_minute", "device_seconds_per_day", b"device_seconds_per_day", "input_bytes", b"input_bytes", "lease_bytes", b"lease_bytes", "lease_sequences", b"lease_sequences", "requests_per_minute", b"requests_per_minute", "tasks", b"tasks", "tokens_per_minute", b"tokens_per_minute"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_device_seconds_per_day", b"_device_seconds_per_day", "_input_bytes", b"_input_bytes", "_lease_bytes", b"_lease_bytes", "_requests_per_minute", b"_requests_per_minute", "_tasks", b"_tasks", "_tokens_per_minute", b"_tokens_per_minute", "device_seconds_per_day", b"device_seconds_per_day", "input_bytes", b"input_bytes", "lease_bytes", b"lease_bytes", "models", b"models", "quota_id", b"quota_id", "requests_per_minute", b"requests_per_minute", "tasks", b"tasks", "tenants", b"tenants", "tokens_per_minute", b"tokens_per_minute"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_device_seconds_per_day", b"_device_seconds_per_day", "_input_bytes", b"_input_bytes", "_lease_bytes", b"_lease_bytes", "_lease_sequences", b"_lease_sequences", "_requests_per_minute", b"_requests_per_minute", "_tasks", b"_tasks", "_tokens_per_minute", b"_tokens_per_minute", "device_seconds_per_day", b"device_seconds_per_day", "input_bytes", b"input_bytes", "lease_bytes", b"lease_bytes", "lease_sequences", b"lease_sequences", "models", b"models", "quota_id", b"quota_id", "requests_per_minute", b"requests_per_minute", "tasks", b"tasks", "tenants", b"tenants", "tokens_per_minute", b"tokens_per_minute"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__device_seconds_per_day: _TypeAlias = _typing.Literal["device_seconds_per_day"]  # noqa: Y015
     _WhichOneofArgType__device_seconds_per_day: _TypeAlias = _typing.Literal["_device_seconds_per_day", b"_device_seconds_per_day"]  # noqa: Y015
@@ -76,6 +80,8 @@ class Quota(_message.Message):
     _WhichOneofArgType__input_bytes: _TypeAlias = _typing.Literal["_input_bytes", b"_input_bytes"]  # noqa: Y015
     _WhichOneofReturnType__lease_bytes: _TypeAlias = _typing.Literal["lease_bytes"]  # noqa: Y015
     _WhichOneofArgType__lease_bytes: _TypeAlias = _typing.Literal["_lease_bytes", b"_lease_bytes"]  # noqa: Y015
+    _WhichOneofReturnType__lease_sequences: _TypeAlias = _typing.Literal["lease_sequences"]  # noqa: Y015
+    _WhichOneofArgType__lease_sequences: _TypeAlias = _typing.Literal["_lease_sequences", b"_lease_sequences"]  # noqa: Y015
     _WhichOneofReturnType__requests_per_minute: _TypeAlias = _typing.Literal["requests_per_minute"]  # noqa: Y015
     _WhichOneofArgType__requests_per_minute: _TypeAlias = _typing.Literal["_requests_per_minute", b"_requests_per_minute"]  # noqa: Y015
     _WhichOneofReturnType__tasks: _TypeAlias = _typing.Literal["tasks"]  # noqa: Y015
@@ -88,6 +94,8 @@ class Quota(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__input_bytes) -> _WhichOneofReturnType__input_bytes | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__lease_bytes) -> _WhichOneofReturnType__lease_bytes | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__lease_sequences) -> _WhichOneofReturnType__lease_sequences | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__requests_per_minute) -> _WhichOneofReturnType__requests_per_minute | None: ...
     @_typing.overload
@@ -111,6 +119,7 @@ class QuotaUse(_message.Message):
     INPUT_BYTES_FIELD_NUMBER: _builtins.int
     LEASE_BYTES_FIELD_NUMBER: _builtins.int
     DEVICE_SECONDS_PER_DAY_FIELD_NUMBER: _builtins.int
+    LEASE_SEQUENCES_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """The tenant."""
     requests_per_minute: _builtins.int
@@ -127,6 +136,8 @@ class QuotaUse(_message.Message):
     """Seconds of devices in the last 24 hours, of tasks that have been stopped or ended; 0 where the quota does not limit
     them.
     """
+    lease_sequences: _builtins.int
+    """Sequences of models that leases hold or wait for."""
     @_builtins.property
     def quota(self) -> Global___Quota:
         """The quota."""
@@ -142,10 +153,11 @@ class QuotaUse(_message.Message):
         input_bytes: _builtins.int = ...,
         lease_bytes: _builtins.int = ...,
         device_seconds_per_day: _builtins.float = ...,
+        lease_sequences: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["quota", b"quota"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_seconds_per_day", b"device_seconds_per_day", "input_bytes", b"input_bytes", "lease_bytes", b"lease_bytes", "quota", b"quota", "requests_per_minute", b"requests_per_minute", "tasks", b"tasks", "tenant", b"tenant", "tokens_per_minute", b"tokens_per_minute"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_seconds_per_day", b"device_seconds_per_day", "input_bytes", b"input_bytes", "lease_bytes", b"lease_bytes", "lease_sequences", b"lease_sequences", "quota", b"quota", "requests_per_minute", b"requests_per_minute", "tasks", b"tasks", "tenant", b"tenant", "tokens_per_minute", b"tokens_per_minute"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
