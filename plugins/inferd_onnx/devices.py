@@ -11,7 +11,11 @@ from inferd.plugin.host import count_cores, read_memory
 CPU = "cpu:0"
 CUDA = "cuda"
 FRAMEWORK = "onnxruntime"
-DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu")  # of the same module
+DISTRIBUTIONS = {  # of the same module, and what is installed for it; of several the first
+    "onnxruntime-gpu": "inferd[onnx-gpu]",
+    "onnxruntime-openvino": "onnxruntime-openvino",
+    "onnxruntime": "inferd[onnx]",
+}
 CUDA_LIBRARY = "libonnxruntime_providers_cuda.so"  # a build of the runtime for CUDA has it
 NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 DRIVER_LIBRARY = "libcuda.so.1"
@@ -39,8 +43,8 @@ def read_clash() -> tuple[str, str]:
     found = [name for name in DISTRIBUTIONS if any(metadata.distributions(name=name))]
     if len(found) < 2:  # noqa: PLR2004 - one is right
         return "", ""
-    why = f"{' and '.join(found)} are both installed, and each overwrites files of the other"
-    return why, f"pip uninstall -y {' '.join(found)} && pip install 'inferd[onnx-gpu]'"
+    why = f"{' and '.join(found)} are installed beside each other, and each overwrites files of the other"
+    return why, f"pip uninstall -y {' '.join(found)} && pip install '{DISTRIBUTIONS[found[0]]}'"
 
 
 def find_library() -> Path:

@@ -19,6 +19,7 @@ NAMES = {
 OF_PROCESSOR = ("cpu", "openvino")
 BEHIND = {"tensorrt": ("cuda", "cpu"), "cuda": ("cpu",), "openvino": ("cpu",), "cpu": ()}
 """Which compute the operators that a provider does not have; the runtime copies between them."""
+OPENVINO_FIX = "uninstall onnxruntime, then install onnxruntime-openvino, which has the same files"
 SAID_CHARACTERS = 1500
 
 
@@ -35,7 +36,8 @@ def choose_provider(device: str, setting: str, available: Sequence[str]) -> str:
         raise LoadError(f"setting 'provider' is {name!r}, but on device {device!r} it must be {' or '.join(kinds)}")
     if NAMES[name] not in available:
         has = ", ".join(available)
-        raise LoadError(f"provider {name!r}: the installed onnxruntime has no {NAMES[name]}; it has {has}")
+        fix = f"; {OPENVINO_FIX}" if name == "openvino" else ""
+        raise LoadError(f"provider {name!r}: the installed onnxruntime has no {NAMES[name]}; it has {has}{fix}")
     return name
 
 

@@ -23,7 +23,7 @@ from inferd_onnx.backend import OnnxBackend
 from inferd_onnx.plugin import SPEC, inferd_backends
 from inferd_onnx.providers import check_providers, choose_provider, overheard, provider_list
 
-CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+CPU, CUDA, OPENVINO = "CPUExecutionProvider", "CUDAExecutionProvider", "OpenVINOExecutionProvider"
 
 
 @pytest.fixture
@@ -86,17 +86,26 @@ def test_probe() -> None:
     assert processor.cores > 0
 
 
-def test_two_builds_of_the_runtime_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the builds for the processor and for CUDA are both installed, the probe says so and how to mend it."""
+@pytest.mark.parametrize(
+    ("builds", "wanted"),
+    [
+        (("onnxruntime-gpu", "onnxruntime"), "'inferd[onnx-gpu]'"),
+        (("onnxruntime-openvino", "onnxruntime"), "'onnxruntime-openvino'"),
+    ],
+)
+def test_two_builds_of_the_runtime_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, builds: tuple[str, str], wanted: str
+) -> None:
+    """Where the build for the processor is installed beside another one, the probe says so and how to mend it."""
     assert (OnnxBackend().probe().why, OnnxBackend().probe().fix) == ("", "")
-    for name in devices.DISTRIBUTIONS:
+    for name in builds:
         folder = tmp_path / f"{name.replace('-', '_')}-1.0.dist-info"
         folder.mkdir()
         (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     probe = OnnxBackend().probe()
-    assert probe.why.startswith("onnxruntime and onnxruntime-gpu are both installed")
-    assert probe.fix.startswith("pip uninstall -y onnxruntime onnxruntime-gpu && ")
+    assert probe.why.startswith(f"{' and '.join(builds)} are installed beside each other")
+    assert probe.fix == f"pip uninstall -y {' '.join(builds)} && pip install {wanted}"
 
 
 def test_cuda_devices_are_what_the_driver_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -178,6 +187,20 @@ def test_a_provider_that_is_not_there_is_an_error(device: str, setting: str, why
     """What was asked for and cannot be is refused with what there is, never replaced."""
     with pytest.raises(LoadError, match=why):
         choose_provider(device, setting, [CPU])
+
+
+@pytest.mark.skipif(OPENVINO in ort.get_available_providers(), reason="this build of the runtime has OpenVINO")
+def test_openvino_is_asked_for_and_never_replaced(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without OpenVINO a load fails with the way to it; a runtime that has it is asked, and its words are told."""
+
+    def load() -> None:
+        OnnxBackend().load(models.request(path, provider="openvino"), lambda _: None)
+
+    with pytest.raises(LoadError, match=r"has no OpenVINOExecutionProvider.*then install onnxruntime-openvino"):
+        load()
+    monkeypatch.setattr(ort, "get_available_providers", lambda: [OPENVINO, CPU])
+    with pytest.raises(LoadError, match="Specified provider 'OpenVINOExecutionProvider' is not in available"):
+        load()
 
 
 def test_a_provider_that_fails_at_the_load_is_an_error() -> None:
