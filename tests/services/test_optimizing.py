@@ -13,6 +13,7 @@ from inferd.core.ids import InstanceId, ModelName
 from inferd.testing.kernel import kernel_here
 from inferd_api.v1 import model_service_pb2 as ms
 from inferd_api.v1 import optimize_pb2 as op
+from inferd_api.v1.lease_pb2 import Claim, CoresClaim
 from inferd_api.v1.lease_service_pb2 import ReleaseLeaseRequest
 from inferd_api.v1.task_service_pb2 import ListTasksRequest
 
@@ -117,6 +118,10 @@ async def test_a_trial_takes_nothing_that_others_hold_and_gives_way_to_them(tmp_
         lease = await connection.claim(memory(HALF, "fake:0"))
         reason, said = await failure(optimize(connection))
         assert (reason, lease.lease_id in said) == ("NO_MEMORY", True)
+        await connection.leases.ReleaseLease(ReleaseLeaseRequest(lease_id=lease.lease_id))
+        lease = await connection.claim(Claim(cores=CoresClaim(device_id="fake:0", cores=1)))
+        reason, said = await failure(optimize(connection))
+        assert (reason, "leases hold 1 of the 1 cores of fake:0" in said) == ("MODEL_BUSY", True)
         await connection.leases.ReleaseLease(ReleaseLeaseRequest(lease_id=lease.lease_id))
         call = asyncio.ensure_future(failure(optimize(connection, output_tokens=500)))
         await running(connection)

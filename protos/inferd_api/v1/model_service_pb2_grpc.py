@@ -226,8 +226,8 @@ class ModelServiceServicer:
         `OptimizationReport.settings` to `UpdateModel`. It ends with the call, and nothing of it stays. One at a time, see
         `optimize.at_once` of the configuration.
         Errors: MODEL_NOT_FOUND, INVALID_FIELD (nothing can be varied, the text is too short or the call is under a lease),
-        LIMIT_EXCEEDED, NO_MEMORY when the model as it is finds no room beside itself, MODEL_BUSY when it had to give way,
-        UNSUPPORTED_INPUT, and those of loading the model as it is.
+        LIMIT_EXCEEDED, NO_MEMORY when the model as it is finds no room beside itself, MODEL_BUSY when it had to give way or
+        leases hold its cores, UNSUPPORTED_INPUT, and those of loading the model as it is.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -99,8 +99,8 @@ class ModelServiceStub:
     `OptimizationReport.settings` to `UpdateModel`. It ends with the call, and nothing of it stays. One at a time, see
     `optimize.at_once` of the configuration.
     Errors: MODEL_NOT_FOUND, INVALID_FIELD (nothing can be varied, the text is too short or the call is under a lease),
-    LIMIT_EXCEEDED, NO_MEMORY when the model as it is finds no room beside itself, MODEL_BUSY when it had to give way,
-    UNSUPPORTED_INPUT, and those of loading the model as it is.
+    LIMIT_EXCEEDED, NO_MEMORY when the model as it is finds no room beside itself, MODEL_BUSY when it had to give way or
+    leases hold its cores, UNSUPPORTED_INPUT, and those of loading the model as it is.
     """
     ListModelVersions: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.ListModelVersionsRequest, _model_service_pb2.ListModelVersionsResponse]
     """List the versions of a model that are kept (`rollouts.versions` of the configuration), the latest first.
@@ -214,8 +214,8 @@ class ModelServiceAsyncStub(ModelServiceStub):
     `OptimizationReport.settings` to `UpdateModel`. It ends with the call, and nothing of it stays. One at a time, see
     `optimize.at_once` of the configuration.
     Errors: MODEL_NOT_FOUND, INVALID_FIELD (nothing can be varied, the text is too short or the call is under a lease),
-    LIMIT_EXCEEDED, NO_MEMORY when the model as it is finds no room beside itself, MODEL_BUSY when it had to give way,
-    UNSUPPORTED_INPUT, and those of loading the model as it is.
+    LIMIT_EXCEEDED, NO_MEMORY when the model as it is finds no room beside itself, MODEL_BUSY when it had to give way or
+    leases hold its cores, UNSUPPORTED_INPUT, and those of loading the model as it is.
     """
     ListModelVersions: _aio.UnaryUnaryMultiCallable[_model_service_pb2.ListModelVersionsRequest, _model_service_pb2.ListModelVersionsResponse]  # type: ignore[assignment]
     """List the versions of a model that are kept (`rollouts.versions` of the configuration), the latest first.
@@ -374,8 +374,8 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         `OptimizationReport.settings` to `UpdateModel`. It ends with the call, and nothing of it stays. One at a time, see
         `optimize.at_once` of the configuration.
         Errors: MODEL_NOT_FOUND, INVALID_FIELD (nothing can be varied, the text is too short or the call is under a lease),
-        LIMIT_EXCEEDED, NO_MEMORY when the model as it is finds no room beside itself, MODEL_BUSY when it had to give way,
-        UNSUPPORTED_INPUT, and those of loading the model as it is.
+        LIMIT_EXCEEDED, NO_MEMORY when the model as it is finds no room beside itself, MODEL_BUSY when it had to give way or
+        leases hold its cores, UNSUPPORTED_INPUT, and those of loading the model as it is.
         """
 
     @_abc_1.abstractmethod

@@ -35,7 +35,7 @@ from inferd.runtime.front.caller import Caller
 from inferd.runtime.front.measuring import Bench, Reading, Workload, make_workload
 from inferd.runtime.front.plans import shown
 from inferd.runtime.front.tasks import Tasks
-from inferd.runtime.front.trials import GaveWayError, NoRoomError, Trials
+from inferd.runtime.front.trials import GaveWayError, NoCoresError, NoRoomError, Trials
 from inferd.runtime.front.versions import Other, otherwise
 from inferd.runtime.plugins import Plugins
 from inferd.runtime.trial_work import text_input
@@ -234,7 +234,8 @@ class Run:
             raise
         except NoRoomError as why:
             if first:
-                raise NoMemoryError(f"there is no room for a trial of model {self.model.name!r}: {why}") from None
+                kind = ModelBusyError if isinstance(why, NoCoresError) else NoMemoryError
+                raise kind(f"there is no room for a trial of model {self.model.name!r}: {why}") from None
             return Tried(trial=trial, state=TrialState.NO_ROOM, reason=str(why))
         except GaveWayError as why:
             if first:

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from inferd.core.broker import Account
@@ -21,6 +21,10 @@ T = TypeVar("T")
 
 class NoRoomError(Exception):
     """A trial was not loaded: there is no room for it beside what others hold. Says why."""
+
+
+class NoCoresError(NoRoomError):
+    """A trial was not loaded: leases hold the cores on which it would compute. Says which."""
 
 
 class GaveWayError(Exception):
@@ -67,11 +71,12 @@ class Trials:
             measure: Is given its instance, and cut short when others need what that holds.
 
         Raises:
-            NoRoomError: It was not loaded.
+            NoRoomError: It was not loaded; for want of cores a NoCoresError.
             GaveWayError: It was cut short.
             InferdError: It could not be loaded, or what `measure` raises.
         """
         await self.gone(spec.name)
+        spec = self._on_free_cores(spec)
         self._driver.create_model(spec)
         try:
             place = await self._find_place(spec, tell)
@@ -100,10 +105,17 @@ class Trials:
         if not plan.fits or plan.evicted:
             raise NoRoomError(tell(plan))
         account = self._driver.views.devices[plan.device_id]
-        asked, free = asked_cores(spec), account.free_cores
-        if account.cores and not 0 < (asked or 1) <= free:
-            raise NoRoomError(f"it would compute on {asked or 1} cores; {_cores_told(account)}")
-        return Place(plan=plan, cores=(asked or free) if account.cores else 0)
+        return Place(plan=plan, cores=(asked_cores(spec) or account.free_cores) if account.cores else 0)
+
+    def _on_free_cores(self, spec: ModelSpec) -> ModelSpec:
+        """It, on those of its devices of which no lease holds the cores that it would compute on."""
+        devices, asked = self._driver.views.devices, asked_cores(spec) or 1
+        known = [devices[each] for each in spec.devices if each in devices]
+        free = [account.device_id for account in known if not account.cores or asked <= account.free_cores]
+        if known and not free:
+            held = "; ".join(map(_cores_told, known))
+            raise NoCoresError(f"it would compute on {asked} {'core' if asked == 1 else 'cores'}; {held}")
+        return replace(spec, devices=tuple(free)) if free else spec
 
     async def _load(self, name: ModelName, tenant: Tenant) -> Instance:
         model = await self._driver.loading.load(name, tenant, NO_LEASE)
@@ -159,4 +171,4 @@ async def _call(measure: Callable[[Instance], Awaitable[T]], instance: Instance)
 
 
 def _cores_told(account: Account) -> str:
-    return f"leases hold {account.leased_cores} of the {account.cores} of {account.device_id}"
+    return f"leases hold {account.leased_cores} of the {account.cores} cores of {account.device_id}"
