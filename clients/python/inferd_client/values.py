@@ -237,7 +237,6 @@ OPTIONS: Final[Mapping[str, Kind | Several | Pairs]] = {
     ),
     **dict.fromkeys(("most_loss", "least_agreement"), NUMBER),
     **dict.fromkeys(("trials", "in_flight", "prompt_tokens", "output_tokens", "text_tokens"), WHOLE),
-    "text": TEXT,
     "vary": TEXTS,
     "embedding": _message(EmbeddingParams),
     "inputs": Pairs(TEXT, ANYTHING, '{"x": array}'),
