@@ -1,4 +1,4 @@
-"""Capacity that programs hold, with real models and real processes; `inferd lease run` is the holder."""
+"""Capacity that programs hold, with real processes and in part real models; `inferd lease run` is the holder."""
 
 import json
 import os
@@ -23,14 +23,16 @@ pytestmark = pytest.mark.e2e
 GIB = 1 << 30
 TTL_S = 2.0
 LATE_S = 5.0  # what a busy machine may add; that a lease ends at its instant is shown by tests/sim
+NEED_BYTES = GIB  # of each fake model
 SETTINGS = {"kv_tokens": "16384", "context_tokens": "8192"}
 OUTSIDE = "print('held', flush=True); input()"
 
 
 @contextmanager
-def kernel_with(folder: Path, memory_bytes: int) -> Iterator[KernelProcess]:
-    """A kernel that may give so much of the host's memory."""
-    environment = {"INFERD_BACKENDS": "cpu", "INFERD_DEVICES__MEMORY_BYTES": json.dumps({"cpu:0": memory_bytes})}
+def kernel_with(folder: Path, memory_bytes: int, *, fake: bool = False) -> Iterator[KernelProcess]:
+    """A kernel that may give so much of the host's memory, or of the device of the FakeBackend."""
+    device, backends = ("fake:0", "[]") if fake else ("cpu:0", "cpu")
+    environment = {"INFERD_BACKENDS": backends, "INFERD_DEVICES__MEMORY_BYTES": json.dumps({device: memory_bytes})}
     with kernel_process(folder, environment=environment) as kernel:
         yield kernel
 
@@ -39,7 +41,7 @@ def kernel_with(folder: Path, memory_bytes: int) -> Iterator[KernelProcess]:
 def holder_of(address: str, memory: str) -> Iterator[int]:
     """A program outside the kernel that runs while `inferd lease run` holds memory for it; the id of the latter."""
     command = [sys.executable, "-m", "inferd", "lease", "run", "--memory", memory, "--ttl", str(TTL_S), "--wait"]
-    command += ["--address", address, "--", sys.executable, "-c", OUTSIDE]
+    command += ["--device", "fake:0", "--address", address, "--", sys.executable, "-c", OUTSIDE]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
@@ -59,16 +61,15 @@ def ready_models(client: Client) -> set[str]:
     return {m.name for m in client.list_models() if any(i.state == INSTANCE_STATE_READY for i in m.instances)}
 
 
-def test_a_program_outside_holds_memory_and_loses_it_when_it_is_killed(
-    tmp_path: Path, smollm2: Path, need_bytes: int
-) -> None:
+def test_a_program_outside_holds_memory_and_loses_it_when_it_is_killed(tmp_path: Path) -> None:
     """2 GiB for it evict the idle model, not the leased or busy one; killed, they are free when its TTL is over."""
-    capacity_bytes = 3 * need_bytes + 2 * GIB - need_bytes // 2
-    with kernel_with(tmp_path, capacity_bytes) as kernel, Client(kernel.address) as client:
+    capacity_bytes = 3 * NEED_BYTES + 2 * GIB - NEED_BYTES // 2
+    with kernel_with(tmp_path, capacity_bytes, fake=True) as kernel, Client(kernel.address) as client:
         for name in ("leased", "busy", "idle"):
-            client.create_model(name, source=str(smollm2), settings=SETTINGS)
+            path = write_fake_model(kernel.folder, name, weights_bytes=NEED_BYTES, kv_bytes=0, step_s=0.1)
+            client.create_model(name, source=str(path))
             client.load_model(name)
-        running = client.run("busy", "Once upon a time", max_tokens=8000, temperature=0.0, ignore_eos=True)
+        running = client.run("busy", "Once upon a time", max_tokens=900, temperature=0.0, ignore_eos=True)
         next(event for event in running if event.HasField("output"))
         with client.lease(claims.model("leased", sequences=1), ttl_s=60) as kept:
             with holder_of(kernel.address, "2GiB") as pid:
@@ -80,11 +81,11 @@ def test_a_program_outside_holds_memory_and_loses_it_when_it_is_killed(
                 assert all(name.startswith(("leased-", "busy-")) for name in plan.busy_instances)
                 os.kill(pid, signal.SIGKILL)
                 killed = time.monotonic()
-                with client.lease(claims.memory(2 * GIB), wait=True, ttl_s=60):
+                with client.lease(claims.memory(2 * GIB, device_id="fake:0"), wait=True, ttl_s=60):
                     waited_s = time.monotonic() - killed
             assert waited_s <= TTL_S + LATE_S
             assert client.plan_load("idle").fits
-            assert client.load_model("idle").instances[0].reserved_bytes >= need_bytes
+            assert client.load_model("idle").instances[0].reserved_bytes >= NEED_BYTES
         running.close()
 
 
