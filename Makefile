@@ -62,7 +62,7 @@ storm: .venv/.dev .venv/.native
 	@$(BIN)/python tests/chaos/storm_ordeal.py --keys $(or $(KEYS),10000) --times $(or $(TIMES),20) \
 		--connections $(or $(CONNECTIONS),8) --restarts $(or $(RESTARTS),20) --store $(or $(STORE),sqlite)
 
-# Random schedules of the engine and lives of leases, so many as EXAMPLES says; `make test` tries 80.
+# Random schedules of the engine and lives of leases, so many as EXAMPLES says; `make test` tries 50.
 property: .venv/.dev
 	@INFERD_EXAMPLES=$(or $(EXAMPLES),1500) $(BIN)/python -m pytest -q --timeout 7200 tests/property/test_engine.py tests/property/test_kept_lives.py $(ARGS)
 

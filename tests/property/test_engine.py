@@ -101,7 +101,7 @@ engines = st.builds(
 )
 kinds = st.sampled_from(["submit", "step", "step", "step", "preempt", "cancel", "suspend", "resume", "hold"])
 events = st.lists(st.tuples(kinds, st.integers(0, 99)), max_size=80)
-EXAMPLES = int(os.environ.get("INFERD_EXAMPLES", "80"))
+EXAMPLES = int(os.environ.get("INFERD_EXAMPLES", "50"))
 relaxed = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 

@@ -32,10 +32,10 @@ def test_a_sound_folder(tmp_path: Path) -> None:
 
 @pytest.mark.timeout(300)
 def test_damaged_files() -> None:
-    """Of thousands of damaged files, each loads or is refused with a LoadError, in time and little memory."""
-    tally = fuzz(seed=1, cases=3000)
+    """Of many damaged files, each loads or is refused with a LoadError, in time and little memory."""
+    tally = fuzz(seed=1, cases=1500)
     assert not tally.findings, "\n".join(tally.findings)
-    assert tally.cases == 3000
+    assert tally.cases == 1500
     assert 0 < tally.loaded < tally.cases
 
 

@@ -363,8 +363,8 @@ def test_an_operator_that_is_not_known(tmp_path: Path) -> None:
 
 
 def test_damaged_files_in_one_process() -> None:
-    """A thousand damaged files after each other leave a process that still loads: only LoadErrors refuse them."""
-    tally = onnx_fuzz.through_children(seed=16, cases=1000)
+    """Hundreds of damaged files after each other leave a process that still loads: only LoadErrors refuse them."""
+    tally = onnx_fuzz.through_children(seed=16, cases=500)
     assert not tally.findings, "\n".join(tally.findings)
-    assert tally.cases == 1000
-    assert min(tally.outcomes["loaded"], tally.outcomes["refused"]) > 100
+    assert tally.cases == 500
+    assert min(tally.outcomes["loaded"], tally.outcomes["refused"]) > 50
