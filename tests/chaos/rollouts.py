@@ -35,13 +35,13 @@ BROKEN: dict[str, dict[str, Any] | None] = {
     "crashes at the first task": {"die_on_token": ord("q")},
     "raises at the first task": {"fail_step": 1},
     "worse by its probe": {"mute": True},
-    "slower than its bound": {"step_s": 0.02},
+    "slower than its bound": {"step_s": 0.01},
 }
 TAKEN_BACK = ("crashes at the first task", "raises at the first task")  # they load, and serve until then
 CHAT = ChatPrompt(messages=[ChatMessage(role="user", content=WORDS)])
 PROBE = Probe(prompts=[ProbePrompt(chat=CHAT, contains=["quick"], agreement=0.9)])
 STEPS = [CanaryStep(share=0.5, least_tasks=4), CanaryStep(share=1.0, least_tasks=4)]
-BOUND = Canary(steps=[CanaryStep(share=0.5, least_tasks=20)], most_token=Duration(nanos=10_000_000))
+BOUND = Canary(steps=[CanaryStep(share=0.5, least_tasks=20)], most_token=Duration(nanos=5_000_000))
 GOOD: tuple[dict[str, Any], ...] = ({}, {"probe": PROBE}, {"canary": Canary(steps=STEPS)})
 TERMS: dict[str, dict[str, Any]] = {"worse by its probe": {"probe": PROBE}, "slower than its bound": {"canary": BOUND}}
 REASONS = {"worse by its probe": "PROBE_FAILED", "slower than its bound": "CANARY_FAILED", "too big": "NO_MEMORY"}

@@ -120,6 +120,12 @@ async def test_a_version_that_is_worse_by_its_probe_is_not_rolled_out(connection
     assert [each.state for each in await versions(connection)] == [SERVING, FAILED, FAILED, RETIRED]
     listed = await connection.tasks.ListTasks(ts.ListTasksRequest())
     assert not listed.tasks
+    assert (await model_of(connection)).probe == asks(**wanted)  # it is the model's from then on
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await update(connection, source=mute)
+    assert reason_of(caught.value)[0] == "PROBE_FAILED"
+    assert (await update(connection, source=mute, probe=rp.Probe())).model.version == 6
+    assert not (await model_of(connection)).HasField("probe")
 
 
 async def test_a_version_that_is_slower_than_its_steps_allow_is_taken_back(connection: Connection) -> None:

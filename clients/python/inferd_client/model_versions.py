@@ -65,7 +65,8 @@ class ModelVersions(Connection):
             max_instances: As for `create_model`.
             sampling_defaults: In place of all that were given before.
             version: Roll out this version again, which is kept; nothing above is changed besides.
-            probe: What the new version has to answer, and how, before it takes any task.
+            probe: What the new version has to answer, and how, before it takes any task; it stays with the model for
+                those after it, and one without prompts takes it away. Default: the model's, without `version`.
             labels: Those that are to be otherwise; an empty text takes one away.
             add_aliases: Names that stand for it from now on, wherever they stood before.
             remove_aliases: Those of its aliases that are to stand for nothing.

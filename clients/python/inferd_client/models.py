@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from typing import Unpack
 
     from inferd_api.v1.model_service_pb2_grpc import ModelServiceAsyncStub
+    from inferd_api.v1.rollout_pb2 import Probe
     from inferd_api.v1.sampling_pb2 import SamplingDefaults
     from inferd_api.v1.tensor_pb2 import ModelSignature
     from inferd_client.holding import LeaseRef
@@ -64,6 +65,7 @@ class Models(Connection):
         labels: Mapping[str, str] | None = None,
         aliases: Sequence[str] = (),
         pin: bool = False,
+        probe: Probe | None = None,
         warm: bool = False,
     ) -> Model:
         """Make the file at `source` (an absolute path or `file:///…`) known as `name`; the same again returns it.
@@ -71,7 +73,8 @@ class Models(Connection):
         Without `backend` and `device` the kernel chooses and says why in `backend_reason`. At least `min_instances`
         (default 0) stay loaded, and there are at most `max_instances` (default 1). `sampling_defaults` are what its
         tasks take for what they leave out. `aliases` are other names of it, which calls may use; one with `pin` stays
-        loaded once it is, and one with `warm` is loaded at the start of the kernel.
+        loaded once it is, and one with `warm` is loaded at the start of the kernel. Its new versions have to answer
+        `probe` before they take tasks.
 
         Raises:
             InferdError: InvalidFieldError, ModelExistsError, BackendNotFoundError, BackendUnavailableError.
@@ -88,6 +91,7 @@ class Models(Connection):
             labels=labels,
             aliases=aliases,
             pin=pin,
+            probe=probe,
             warm=warm,
         )
         return self._call(self._models.CreateModel, CreateModelRequest(model=model)).model
@@ -240,6 +244,7 @@ class AsyncModels(AsyncConnection):
         labels: Mapping[str, str] | None = None,
         aliases: Sequence[str] = (),
         pin: bool = False,
+        probe: Probe | None = None,
         warm: bool = False,
     ) -> Model:
         """Make the file at `source` (an absolute path or `file:///…`) known as `name`; the same again returns it.
@@ -247,7 +252,8 @@ class AsyncModels(AsyncConnection):
         Without `backend` and `device` the kernel chooses and says why in `backend_reason`. At least `min_instances`
         (default 0) stay loaded, and there are at most `max_instances` (default 1). `sampling_defaults` are what its
         tasks take for what they leave out. `aliases` are other names of it, which calls may use; one with `pin` stays
-        loaded once it is, and one with `warm` is loaded at the start of the kernel.
+        loaded once it is, and one with `warm` is loaded at the start of the kernel. Its new versions have to answer
+        `probe` before they take tasks.
 
         Raises:
             InferdError: InvalidFieldError, ModelExistsError, BackendNotFoundError, BackendUnavailableError.
@@ -264,6 +270,7 @@ class AsyncModels(AsyncConnection):
             labels=labels,
             aliases=aliases,
             pin=pin,
+            probe=probe,
             warm=warm,
         )
         return (await self._call(self._models.CreateModel, CreateModelRequest(model=model))).model

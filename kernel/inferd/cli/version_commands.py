@@ -37,7 +37,8 @@ ProbeOption = Annotated[
     Path | None,
     typer.Option(
         "--probe",
-        help="Prompts that the new version has to answer first, and how: TOML, [[prompts]] as inferd.v1.ProbePrompt.",
+        help="Prompts that new versions have to answer first, and how: TOML, [[prompts]] as inferd.v1.ProbePrompt; it"
+        " stays with the model, and an empty file takes it away.",
         metavar="FILE.toml",
     ),
 ]
@@ -71,17 +72,19 @@ def _add(
     alias: AliasOption = None,
     pin: Annotated[bool, typer.Option("--pin", help=PIN)] = False,
     warm: Annotated[bool, typer.Option("--warm", help=WARM)] = False,
+    probe: ProbeOption = None,
     address: Address = ADDRESS,
     output: Output = Format.TABLE,
 ) -> None:
     """Make a model known to the kernel, where its file is; it is known again after a restart."""
     with edge(output) as out:
+        from inferd.cli.rollout import read_probe
         from inferd.cli.versions import add
 
         wanted = read_wanted(str(path), backend=backend, device=device, settings=setting)
         bounds = {"min_instances": least, "max_instances": most}
         traits = {"labels": read_pairs(label, "--label"), "aliases": alias or (), "pin": pin, "warm": warm}
-        add(out, address, wanted, name=name, bounds=bounds, traits=traits)
+        add(out, address, wanted, name=name, bounds=bounds, traits={**traits, "probe": read_probe(probe)})
 
 
 @version_app.command("set")

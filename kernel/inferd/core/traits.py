@@ -15,12 +15,14 @@ class Traits:
         warm: Whether it is loaded at the start of the kernel.
         labels: For whoever looks for models.
         aliases: Other names of it, sorted.
+        probe: What its new versions have to answer, as it is written; "" for nothing.
     """
 
     pin: bool = False
     warm: bool = False
     labels: Mapping[str, str] = field(default_factory=dict)
     aliases: tuple[str, ...] = ()
+    probe: str = ""
 
 
 NO_TRAITS = Traits()
@@ -35,6 +37,7 @@ class TraitsChange:
         aliases: Names that stand for the model from now on, wherever they stood before.
         dropped: Aliases of it that stand for nothing from now on.
         moves: Whether aliases of other models come over.
+        probe: A new one; "" for none from now on.
     """
 
     pin: bool | None = None
@@ -43,6 +46,7 @@ class TraitsChange:
     aliases: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
     moves: bool = True
+    probe: str | None = None
 
     def __bool__(self) -> bool:
         return self != TraitsChange(moves=self.moves)
@@ -55,6 +59,7 @@ class TraitsChange:
             warm=before.warm if self.warm is None else self.warm,
             labels={key: labels[key] for key in sorted(labels) if labels[key]},
             aliases=tuple(sorted({*before.aliases, *self.aliases} - {*self.dropped})),
+            probe=before.probe if self.probe is None else self.probe,
         )
 
 
@@ -67,6 +72,7 @@ def whole(traits: Traits, before: Traits = NO_TRAITS, *, moves: bool = False) ->
         aliases=traits.aliases,
         dropped=tuple(alias for alias in before.aliases if alias not in traits.aliases),
         moves=moves,
+        probe=traits.probe,
     )
 
 

@@ -8,6 +8,7 @@ model of its name stays as it is, and whoever lists models is told why. Taking a
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -140,9 +141,9 @@ class Declaring:
 
     async def _declare(self, entry: Entry) -> None:
         spec = await self._place(entry.model)
-        name, traits = spec.name, _traits_of(entry.model)
-        known = self._driver.views.find_model(name)
+        name, known = spec.name, self._driver.views.find_model(spec.name)
         before = known.traits if known is not None else Traits()
+        traits = replace(_traits_of(entry.model), probe=before.probe)  # which no declaration has
         change = whole(traits, before, moves=True)
         self._driver.views.check_aliases(name, change)
         if known is None:

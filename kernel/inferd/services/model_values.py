@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 
 from inferd.core.model import Instance, Model
 from inferd.core.plan import LoadPlan
@@ -15,7 +16,7 @@ from inferd.runtime.front.models import Models
 from inferd.runtime.front.versions import Other, RolloutPlan
 from inferd.sampling import ENGINE_DEFAULTS
 from inferd.services.insight import inside
-from inferd.services.rollout_values import read_canary, read_probe, write_progress
+from inferd.services.rollout_values import read_canary, read_probe, write_probe, write_progress
 from inferd.services.sampling_values import read_sampling_defaults, write_sampling_defaults
 from inferd.services.status import status_of
 from inferd.services.task_values import check_labels
@@ -61,7 +62,7 @@ def read_other(request: ms.UpdateModelRequest, limits: RolloutLimits) -> Other:
     Raises:
         InvalidFieldError: A bound is out of its range, or something else is given beside a version.
     """
-    probe = read_probe(request.probe, limits, request.name) if request.HasField("probe") else None
+    probe = read_probe(request.probe, limits, request.name) if request.probe.prompts else None
     canary = read_canary(request.canary, limits) if request.HasField("canary") else None
     if request.version:
         besides = {field.name for field, _ in request.ListFields()} - BESIDE_VERSION
@@ -90,16 +91,19 @@ def read_other(request: ms.UpdateModelRequest, limits: RolloutLimits) -> Other:
     )
 
 
-def read_traits(model: pb.Model, where: str) -> Traits:
+def read_traits(model: pb.Model, where: str, limits: RolloutLimits) -> Traits:
     """What is said of a model that is of no version.
 
     Raises:
-        InvalidFieldError: A label or an alias is none.
+        InvalidFieldError: A label, an alias or a prompt of its probe is none.
+        LimitExceededError: Its probe is larger than one may be.
     """
+    if model.probe.prompts:
+        read_probe(model.probe, limits, model.name)
     check_labels(model.labels, f"{where}.labels")
     _check_aliases(model.aliases, f"{where}.aliases")
     wanted = TraitsChange(pin=model.pin, warm=model.warm, labels=model.labels, aliases=tuple(model.aliases))
-    return wanted.of(NO_TRAITS)
+    return replace(wanted.of(NO_TRAITS), probe=write_probe(model.probe))
 
 
 def read_traits_change(request: ms.UpdateModelRequest) -> TraitsChange:
@@ -119,6 +123,7 @@ def read_traits_change(request: ms.UpdateModelRequest) -> TraitsChange:
         labels=dict(request.labels),
         aliases=tuple(request.add_aliases),
         dropped=tuple(request.remove_aliases),
+        probe=write_probe(request.probe) if request.HasField("probe") else None,
     )
 
 

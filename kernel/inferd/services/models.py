@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -33,6 +34,7 @@ from inferd.services.model_values import (
 from inferd.services.named import read_digest
 from inferd.services.optimization_values import read_wanted, write_told
 from inferd.services.pages import name_of, size_of, token_of
+from inferd.services.rollout_values import kept_probe, read_probe
 from inferd.services.sampling_values import read_sampling_defaults
 from inferd.services.work_values import read_text, read_token_ids
 from inferd_api.v1 import bundle_pb2 as bp
@@ -68,7 +70,9 @@ class Models:
         """Make a model known."""
         _check(request.model, "model")
         _check_source(request.model.source, "model.source")
-        model = await self._models.create(call.caller, source=request.model.source, **_read(request.model, "model"))
+        model = await self._models.create(
+            call.caller, source=request.model.source, **self._read(request.model, "model")
+        )
         return ms.CreateModelResponse(model=self._write(model))
 
     async def UploadModel(self, _: Any, call: Call) -> None:  # noqa: N802 - the wire's name
@@ -84,7 +88,7 @@ class Models:
                 async with self._blobs.giving(call.caller, file.digest, file.size_bytes) as giving:
                     await self._chunks.take(call, giving, partial(self._accepted, file.name))
                     await giving.finish()
-            model = await self._models.upload(call.caller, files, **_read(wanted, "start.model"))
+            model = await self._models.upload(call.caller, files, **self._read(wanted, "start.model"))
             complete = ms.UploadModelComplete(model=self._write(model))
             await call.write(ms.UploadModelResponse(complete=complete))
 
@@ -94,7 +98,11 @@ class Models:
 
     async def GetModel(self, request: ms.GetModelRequest, call: Call) -> ms.GetModelResponse:  # noqa: ARG002, N802 - the wire's name
         """Read a model."""
-        return ms.GetModelResponse(model=self._write(await self._models.get(request.name)))
+        model = await self._models.get(request.name)
+        message = self._write(model)
+        if model.traits.probe:
+            message.probe.CopyFrom(kept_probe(model.traits.probe))
+        return ms.GetModelResponse(model=message)
 
     async def ListModels(self, request: ms.ListModelsRequest, call: Call) -> ms.ListModelsResponse:  # noqa: N802 - the wire's name
         """List models by name: those of a page that the caller may read."""
@@ -152,11 +160,35 @@ class Models:
         if request.validate_only:
             model, plan = await self._models.versions.plan(request.name, other, call.caller, sees=call.admission.reads)
             return ms.UpdateModelResponse(model=self._write(model), plan=write_rollout_plan(plan, model))
+        other = await self._with_probe(request, other)
         if other != UNCHANGED or not change:
             model = await self._models.versions.update(request.name, other, call.caller)
         if change:
             model = await traits.give(request.name, change, may=may)
         return ms.UpdateModelResponse(model=self._write(model))
+
+    def _read(self, wanted: mp.Model, where: str) -> dict[str, Any]:
+        """What is wanted of a model besides its source."""
+        fewest, most = read_bounds(wanted)
+        return {
+            "name": wanted.name,
+            "backend": wanted.backend,
+            "device": wanted.device,
+            "settings": dict(wanted.settings),
+            "min_instances": fewest,
+            "max_instances": most,
+            "sampling": read_sampling_defaults(wanted.sampling_defaults),
+            "traits": read_traits(wanted, where, self._models.versions.limits),
+        }
+
+    async def _with_probe(self, request: ms.UpdateModelRequest, other: Other) -> Other:
+        """An update with the model's own probe, where it says nothing of one, and names no version that is kept."""
+        if other == UNCHANGED or request.HasField("probe") or request.version:
+            return other
+        if not (written := (await self._models.get(request.name)).traits.probe):
+            return other
+        probe = read_probe(kept_probe(written), self._models.versions.limits, request.name)
+        return replace(other, probe=probe)
 
     async def OptimizeModel(self, request: OptimizeModelRequest, call: Call) -> None:  # noqa: N802 - the wire's name
         """Try settings of a model, and tell which serve a target best."""
@@ -255,21 +287,6 @@ def _read_file(file: ms.ModelFile, where: str) -> ModelFile:
     if not file.size_bytes:
         raise InvalidFieldError(f"{where}.size_bytes is 0; it must be 1 or more", field=f"{where}.size_bytes")
     return ModelFile(file.name, digest, file.size_bytes)
-
-
-def _read(wanted: mp.Model, where: str) -> dict[str, Any]:
-    """What is wanted of a model besides its source."""
-    fewest, most = read_bounds(wanted)
-    return {
-        "name": wanted.name,
-        "backend": wanted.backend,
-        "device": wanted.device,
-        "settings": dict(wanted.settings),
-        "min_instances": fewest,
-        "max_instances": most,
-        "sampling": read_sampling_defaults(wanted.sampling_defaults),
-        "traits": read_traits(wanted, where),
-    }
 
 
 def _check_source(source: str, field: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import re2
+from google.protobuf.json_format import MessageToJson, Parse
 
 from inferd.core.canary import Canary, CanaryStep, p95
 from inferd.core.probe import Pattern, Probe, ProbePrompt
@@ -47,6 +48,16 @@ def read_probe(probe: pb.Probe, limits: RolloutLimits, name: str) -> Probe:
     _check(len(probe.prompts), limits.probe_prompts, "prompts", "rollouts.probe_prompts")
     _check(probe.ByteSize(), limits.probe_bytes, "bytes", "rollouts.probe_bytes")
     return Probe(tuple(_read_prompt(each, limits, name, f"probe.prompts[{n}]") for n, each in enumerate(probe.prompts)))
+
+
+def write_probe(probe: pb.Probe) -> str:
+    """A probe as a model keeps it; "" where it has no prompts."""
+    return MessageToJson(probe, indent=None) if probe.prompts else ""
+
+
+def kept_probe(written: str) -> pb.Probe:
+    """A probe that a model kept."""
+    return Parse(written, pb.Probe())
 
 
 def _check(value: int, limit: int, what: str, bound: str) -> None:

@@ -800,7 +800,10 @@ class UpdateModelRequest(_message.Message):
 
     @_builtins.property
     def probe(self) -> _rollout_pb2.Probe:
-        """What the new version has to answer before it takes any task. Default: nothing."""
+        """What the new version has to answer before it takes any task. It is the model's from then on, as `Model.probe`, also
+        where this makes no version, but not where the rollout fails; one without prompts takes that away. Default: the
+        model's; nothing with `version`.
+        """
 
     @_builtins.property
     def canary(self) -> _rollout_pb2.Canary:

@@ -1,6 +1,7 @@
 """What may be done with models."""
 
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from dataclasses import replace
 from hashlib import sha256
 from typing import Any
 
@@ -140,10 +141,10 @@ class Models:
             return
         self._driver.views.check_aliases(name, whole(traits))
         known = self._driver.views.find_model(name)
-        if known is not None and known.traits != traits:
+        if known is not None and replace(traits, probe=traits.probe or known.traits.probe) != known.traits:
             raise ModelExistsError(
-                f"model {name!r} exists with other labels, aliases, pin or warm; have them changed with UpdateModel"
-                " (`inferd models set`)",
+                f"model {name!r} exists with other labels, aliases, pin, warm or probe; have them changed with"
+                " UpdateModel (`inferd models set`)",
                 field="model.name",
             )
 

@@ -147,7 +147,8 @@ class Versions:
             keeper.check()  # first, so that what is refused has not begun
         async with self._wanted(name, other, caller) as spec:
             by, before = caller.principal.name, self._driver.views.model(spec.name).spec
-            probe = await with_references(self._driver, spec.name, other.probe)
+            same = (spec.loaded, spec.file_version, None) == (before.loaded, before.file_version, other.number)
+            probe = None if same else await with_references(self._driver, spec.name, other.probe)
             event = UpdateModel(spec.name, spec, other.number, by, probe, other.canary)
             model = await self._driver.loading.update(event)
         if keeper is not None and model.spec.wanted != before.wanted:
