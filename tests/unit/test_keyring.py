@@ -1,11 +1,16 @@
 """Who a credential stands for, asked again and again."""
 
+import errno
+import os
+from pathlib import Path
+
 import pytest
 
 from inferd.auth_settings import Auth
 from inferd.core.principal import Principal
-from inferd.errors import UnauthenticatedError
+from inferd.errors import StoreUnavailableError, UnauthenticatedError
 from inferd.runtime.keyring import Keyring
+from inferd.runtime.pepper import read_pepper
 
 ANNA = Principal(name="anna", roles=frozenset({"user"}), tenants=("a",))
 
@@ -52,3 +57,18 @@ async def test_an_id_that_is_known_is_no_login() -> None:
     for wrong in (credential[:-1], credential + "0", credential[:20] + "0" * 64, credential.upper(), "", "ik_"):
         with pytest.raises(UnauthenticatedError):
             ring.verify(wrong)
+
+
+def test_a_disk_without_room_for_the_pepper_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A start that cannot make it says where, why and what to do; nothing of it is left, and with room it is made."""
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    path = tmp_path / "state/pepper"
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(StoreUnavailableError, match=rf"keys {path} cannot .* No space .*auth\.pepper_file"):
+            read_pepper(path)
+    assert not list(path.parent.iterdir())
+    assert read_pepper(path) == read_pepper(path)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from inferd.errors import InvalidFieldError
+from inferd.errors import InvalidFieldError, StoreUnavailableError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,10 +26,18 @@ def read_pepper(path: Path) -> bytes:
 
     Raises:
         InvalidFieldError: Others may read it, or it is not what was made.
-        OSError: It can be neither read nor made.
+        StoreUnavailableError: It cannot be made; nothing of it is there.
+        OSError: It cannot be read.
     """
     if not path.exists():
-        _make(path)
+        try:
+            _make(path)
+        except OSError as error:
+            raise StoreUnavailableError(
+                f"the secret of this kernel's keys {path} cannot be made: {error.strerror}; make room there and let"
+                " this user write, or name another place (auth.pepper_file)",
+                metadata={"cause": f"{error.strerror}"},
+            ) from None
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     with os.fdopen(descriptor, "rb") as file:
         found = os.fstat(descriptor)
