@@ -80,6 +80,7 @@ fuzz: .venv/.dev .venv/.native
 	@$(BIN)/python tests/fuzz/gguf_fuzz.py $(or $(SECONDS),60)
 	@$(BIN)/python tests/fuzz/onnx_fuzz.py $(or $(FILES),10000) $(or $(LOADS),300)
 	@$(BIN)/python tests/fuzz/infer_fuzz.py $(or $(REQUESTS),5000)
+	@$(BIN)/python tests/fuzz/bundle_fuzz.py $(or $(BUNDLES),10000)
 sanitize: .venv/.dev
 	@$(BIN)/python tests/fuzz/sanitize.py $(or $(SANITIZERS),address,undefined) $(ARGS)
 
