@@ -8,7 +8,7 @@ class Bundles(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    exports: int = Field(8, ge=1, description="ExportModel calls that are open at once")
+    exports: int = Field(8, ge=1, description="ExportModel streams that are open at once")
     files: int = Field(1000, ge=1, le=1000, description="files of a bundle that is imported")
     manifest_bytes: int = Field(
         32 << 20, ge=1 << 10, le=1 << 30, description="largest manifest of a bundle that is imported, in bytes"

@@ -410,7 +410,7 @@ def _front(
             shelf,
             declarations=shelf.declarations,
             watchers=watchers("limits.model_watchers", limits.model_watchers, "watch models"),
-            exports=Bound("bundles.exports", settings.bundles.exports, "calls that export models"),
+            exports=watchers("bundles.exports", settings.bundles.exports, "export models"),
             roots=NamedFiles(shelf.folder, settings, authority.access).roots,
         ),
         leases=leases.Leases(

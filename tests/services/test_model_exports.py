@@ -1,6 +1,6 @@
 """Models with all their files, read over the wire."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from hashlib import sha256
 from pathlib import Path
@@ -58,6 +58,43 @@ async def test_all_of_a_model_is_told(tmp_path: Path, monkeypatch: pytest.Monkey
         assert bytes_of(await told(client, "file", had_pieces=digests[32:])) == data[:PIECE_BYTES] + beside
         with pytest.raises(InvalidFieldError, match="had_pieces has 5 bytes"):
             await told(client, "file", had_pieces=b"12345")
+
+
+async def test_the_adapter_of_a_model_goes_with_it(tmp_path: Path) -> None:
+    """Files that the setting `adapter` names follow the model's own, and are told apart from them."""
+    (tmp_path / "lora" / "inner").mkdir(parents=True)
+    for name in ("adapter_config.json", ".hidden", "weights.safetensors"):
+        (tmp_path / "lora" / name).write_text(name)
+    async with client_of(tmp_path) as client:
+        file = write_fake_model(tmp_path, "model")
+        await client.create_model("model", str(file), settings={"adapter": str(tmp_path / "lora")})
+        messages = await told(client, "model")
+        assert messages[0].start.path_settings == ["adapter"]
+        files = [(each.file.setting, each.file.name) for each in messages if each.HasField("file")]
+        own = ("", "model.fake")
+        assert files == [own, ("adapter", "adapter_config.json"), ("adapter", "weights.safetensors")]
+        assert bytes_of(messages) == file.read_bytes() + b"adapter_config.jsonweights.safetensors"
+
+
+async def test_bytes_come_as_they_are_made(tmp_path: Path) -> None:
+    """What raises where bytes come from is raised where they are given; given again, what came is not sent twice."""
+    parts = [bytes([number]) * 300_000 for number in range(5)]
+    digest, taken = f"sha256:{sha256(b''.join(parts)).hexdigest()}", []
+
+    def broken() -> Iterator[bytes]:
+        yield from parts[:3]
+        raise OSError("the stick is gone")
+
+    async with client_of(tmp_path) as client:
+        with pytest.raises(OSError, match="the stick is gone"):
+            await client.put_chunks(digest, 1_500_000, broken())
+        assert (await client.get_blob(digest)).received_bytes == 900_000
+        progress: list[int] = []
+        blob = await client.put_chunks(digest, 1_500_000, parts, progress=lambda done, _: progress.append(done))
+        assert (blob.received_bytes, progress[0]) == (1_500_000, 900_000)
+        whole = (taken.append(part) or part for part in parts)
+        await client.put_chunks(digest, 1_500_000, whole)
+        assert taken == []
 
 
 async def test_what_changes_is_not_passed_on(tmp_path: Path) -> None:

@@ -53,13 +53,20 @@ def bundle_of_changes(address: str, tmp_path: Path, key: dict[str, Any], base: P
     assert (lacking["reason"], lacking["metadata"]["file"]) == ("BUNDLE_BASE_MISSING", "model.fake")
     inferd(*words, "-f", changes, "--passphrase-file", passphrase)
     made = inferd("models", "import", changes, *there, "there", "--name", "copy", "--passphrase-file", passphrase)
-    assert (made["version_before"], made["model"]["version"]) == (1, 2)
+    assert (made.get("version_before"), made.get("message")) == (1, None)
+    assert made["model"]["version"] == 2
     assert made["model"]["settings"] == {"context_tokens": "256"}
 
 
 @pytest.mark.e2e
-def test_a_model_goes_where_there_is_no_network_and_is_updated_there(address: str, tmp_path: Path) -> None:
-    """One file has model, settings, defaults and card; it runs elsewhere; the next one of it is a rollout there."""
+def test_a_model_goes_where_there_is_no_network_and_is_updated_there(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One file has model, settings, adapter and card; it runs elsewhere; the next one of it is a rollout there."""
+    monkeypatch.setenv("INFERD_DATA_DIR", str(tmp_path / "there"))
+    (tmp_path / "lora").mkdir()
+    (tmp_path / "lora" / "adapter_config.json").write_text("{}")
+    (tmp_path / "lora" / "adapter_model.safetensors").write_text("thin")
     key = inferd("models", "keygen", tmp_path / "mine")
     file, bundle, card = write_fake_model(tmp_path, "model"), tmp_path / "model.inferd", tmp_path / "README.md"
     card.write_text("It says la.\n")
@@ -67,14 +74,21 @@ def test_a_model_goes_where_there_is_no_network_and_is_updated_there(address: st
     there = ("--trust", key["public_key"], "--address", address, "--tenant", "there", "--name", "copy")
     with Client(address) as client:
         defaults = SamplingDefaults(top_k=7)
-        client.create_model("model", str(file), settings={"context_tokens": 512}, sampling_defaults=defaults)
+        settings: dict[str, str | int] = {"context_tokens": 512, "adapter": str(tmp_path / "lora")}
+        client.create_model("model", str(file), settings=settings, sampling_defaults=defaults)
         told = inferd(*words)
-        assert [each["name"] for each in told["files"]] == ["model.fake", "README.md"]
+        names = ["adapter_config.json", "adapter_model.safetensors"]
+        assert [each["name"] for each in told["files"]] == ["model.fake", "README.md", *names]
         assert inferd(*words)["reason"] == "FILE_EXISTS"
         with tarfile.open(bundle) as tar:
-            assert tar.getnames() == ["manifest.json", "manifest.sig", "files/model.fake", "files/README.md"]
+            adapter = [f"files/adapter/{name}" for name in names]
+            signed = ["manifest.json", "manifest.sig"]
+            assert tar.getnames() == [*signed, "files/model.fake", "files/README.md", *adapter]
         made = inferd("models", "import", bundle, *there)
-        assert (made["version_before"], made["model"]["settings"]) == (0, {"context_tokens": "512"})
+        assert (made["version_before"], made["model"]["settings"]["context_tokens"]) == (0, "512")
+        unpacked = Path(made["model"]["settings"]["adapter"])
+        assert unpacked.parent == tmp_path / "there" / "adapters"
+        assert (unpacked / "adapter_model.safetensors").read_text() == "thin"
         assert made["model"]["sampling_defaults"]["top_k"] == 7
         client.delete_model("model")
         client.create_model("model", str(file), settings={"context_tokens": 256})

@@ -240,7 +240,7 @@ def _make(
     """Make a model known, or give the one of this name another version; and the version that served before."""
     sampling = importing.sampling_of(manifest)
     try:
-        before = client.get_model(name).version
+        known = client.get_model(name)
     except ModelNotFoundError:
         model = client.create_model(
             name,
@@ -251,7 +251,9 @@ def _make(
             sampling_defaults=sampling,
         )
         return model, 0
+    if "adapter" in known.settings:  # which is a part of what a bundle is, or is not in it
+        settings = {"adapter": "", **settings}
     model = client.update_model(
         name, source=source, backend=wish.backend, device=wish.device, settings=settings, sampling_defaults=sampling
     )
-    return model, before
+    return model, known.version

@@ -75,6 +75,7 @@ class FakeModel(Faults):
         kv_bytes: See there.
         workspace_bytes: See there.
         kv_share: How much of what may be given of its device its KV pool needs besides, from 0 to 1.
+        adapter: A path; nothing is made of it.
         load_s: How long loading takes, in seconds.
         measure_error: Measuring ends with this error.
         die_in_measure: Measuring kills the process.
@@ -104,6 +105,7 @@ class FakeModel(Faults):
     measure_error: str = ""
     die_in_measure: bool = False
     measure_takes: str = ""
+    adapter: str = ""
     load_s: float = 0.0
     load_error: str = ""
     unsupported: str = ""

@@ -21,6 +21,7 @@ FAKE = BackendSpec(
             choices=("auto", "8bit", "4bit"),
             description="8bit: steps take two thirds of the time; 4bit: half, and it is unsure of what it says",
         ),
+        Setting(name="adapter", kind="str", names_file=True, description="a path; nothing is made of it"),
         Setting(name="kv_bytes", kind="int", description="what it needs besides; default: the file's", minimum=0),
     ),
 )

@@ -95,10 +95,11 @@ def manifest_of(told: Told, card: tuple[str, bytes] | None, against: Against | N
     if card is not None:
         name, data = card
         check_names([name])
-        if name in [file.name for file in files]:
+        if name.lower() in [file.name.lower() for file in files if not file.setting]:
             raise CommandError(f"the model has a file {name}; give the card another name", reason="USAGE")
         digest = sha256(data).hexdigest()
-        files.append(BundleFile(name=name, sha256=digest, size_bytes=len(data), pieces=(digest,)))
+        own = sum(not file.setting for file in files)
+        files.insert(own, BundleFile(name=name, sha256=digest, size_bytes=len(data), pieces=(digest,)))
     names = [file.name for file in files if not file.setting]
     paths = frozenset(told.start.path_settings)
     facts = Facts(
@@ -161,9 +162,10 @@ def write_bundle(
     """
     data = manifest.write()
     writer = BundleWriter(target, data, sign(data, key))
-    piece_bytes, last = manifest.piece_bytes, manifest.files[-1] if card else None
+    piece_bytes = manifest.piece_bytes
+    described = manifest.own()[-1] if card else None
     for file in manifest.files:
-        source = iter([card]) if file is last else _pieces(messages, file, piece_bytes, progress)
+        source = iter([card]) if file is described else _pieces(messages, file, piece_bytes, progress)
         if size_bytes := file.given_bytes(piece_bytes):
             writer.add(file.entry, size_bytes, source)
     writer.end()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import tempfile
 from functools import partial
 from hashlib import sha256
@@ -12,6 +13,7 @@ from google.protobuf.json_format import ParseDict, ParseError
 
 from inferd.cli.bundles.faults import damaged, lacks_base
 from inferd.cli.bundles.manifest import ADAPTER
+from inferd.cli.output import CommandError
 from inferd.runtime.model_files import SOURCE, ModelFile, write_list
 from inferd_api.v1.blob_pb2 import BlobState
 from inferd_api.v1.sampling_pb2 import SamplingDefaults
@@ -174,19 +176,24 @@ def _unpack(client: Client, reader: BundleReader, folder: Path) -> Path:
     """The adapter of a bundle as files of this host, in a folder by their digests; the file, or the folder.
 
     Raises:
-        CommandError: It is damaged.
+        CommandError: It is damaged, or is there and was changed.
     """
     files = reader.manifest.own(ADAPTER)
     listed = write_list([ModelFile(file.name, file.sha256, file.size_bytes) for file in files])
     kept = folder / sha256(listed).hexdigest()[:32]
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".part-") as part:
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".part-") as made:
+        part = Path(made) / "files"
+        part.mkdir()
         for file in files:
-            with (Path(part) / file.name).open("xb") as into:
+            with (part / file.name).open("xb") as into:
                 for data in _merged(client, reader, file):
                     into.write(data)
         if not kept.is_dir():
-            Path(part).chmod(0o755)
-            Path(part).rename(kept)
-            Path(part).mkdir()  # for the end of the block
+            part.rename(kept)
+        elif not all(filecmp.cmp(part / file.name, kept / file.name, shallow=False) for file in files):
+            raise CommandError(
+                f"the adapter in {kept} is not what it was when it was imported; remove that folder, and import again",
+                reason="CHECKSUM_MISMATCH",
+            )
     return kept / files[0].name if len(files) == 1 else kept

@@ -210,6 +210,7 @@ def _check(manifest: Manifest, bounds: Bundles) -> None:
     for setting in ("", *({ADAPTER} if manifest.own(ADAPTER) else ())):
         check_names([file.name for file in manifest.own(setting)])
     _must(all(file.setting in ("", ADAPTER) for file in manifest.files), "a file is of a setting that has no files")
+    _must((*manifest.own(), *manifest.own(ADAPTER)) == manifest.files, "files of the model come behind its adapter's")
     if (total := sum(file.size_bytes for file in manifest.files)) > bounds.bundle_bytes:
         raise too_much("bundles.bundle_bytes", total, bounds.bundle_bytes, "bytes of files")
 

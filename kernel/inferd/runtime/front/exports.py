@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from inferd.core.model import Model, ModelSpec
     from inferd.runtime.driver import Driver
-    from inferd.runtime.front.bounds import Bound
+    from inferd.runtime.front.bounds import SharedBound
     from inferd.runtime.front.caller import Caller
     from inferd.runtime.plugins import Plugins
     from inferd.runtime.shelf import Shelf
@@ -86,7 +86,7 @@ class Exports:
         plugins: Plugins,
         shelf: Shelf,
         *,
-        bound: Bound,
+        bound: SharedBound,
         roots: Callable[[Caller], Roots | None],
     ) -> None:
         self._driver = driver
@@ -105,11 +105,11 @@ class Exports:
             InvalidFieldError: One has a name that a model elsewhere cannot have.
             ModelBusyError: They have changed since the model was made of them, or change now.
             BlobDamagedError: One is not what was given.
-            LimitExceededError: As many are read as may be.
+            LimitExceededError: As many are read as may be, or the tenant has its share.
         """
         self._driver.check_open()
         await self._shelf.look_for(name)
-        with self._bound.place():
+        with self._bound.place(caller.tenant):
             model = self._driver.views.model(ModelName(name))
             spec, roots = model.spec, self._roots(caller)
             paths = self._path_settings(spec)

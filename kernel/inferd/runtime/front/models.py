@@ -16,7 +16,7 @@ from inferd.runtime.blobs import Blobs
 from inferd.runtime.declaring import Declarations
 from inferd.runtime.driver import Driver
 from inferd.runtime.elements import Held
-from inferd.runtime.front.bounds import Bound, SharedBound
+from inferd.runtime.front.bounds import SharedBound
 from inferd.runtime.front.caller import Caller
 from inferd.runtime.front.exports import Exports
 from inferd.runtime.front.plans import shown
@@ -40,7 +40,7 @@ class Models:
         plugins: Who may load models.
         shelf: Where models are that were pulled.
         watchers: Bounds the streams that watch models.
-        exports: Bounds the calls that read models.
+        exports: Bounds the streams that read models.
         roots: Within which a caller may name files; None for anywhere.
         declarations: What the configuration says of models.
 
@@ -59,7 +59,7 @@ class Models:
         shelf: Shelf,
         *,
         watchers: SharedBound,
-        exports: Bound,
+        exports: SharedBound,
         roots: Callable[[Caller], Roots | None],
         declarations: Declarations,
     ) -> None:
