@@ -84,7 +84,7 @@ class NativeLoad:
             a,
             self.limits,
             settings,
-            threads=settings["threads"] or count_cores(),
+            threads=settings["threads"] or source.request.cores or count_cores(),
             feed_biased=self._weights.feed_biased,
         )
         self.need = MemoryNeed(

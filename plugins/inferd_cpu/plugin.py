@@ -68,7 +68,7 @@ SPEC = BackendSpec(
             kind="int",
             minimum=1,
             maximum=256,
-            description="threads of native products; default: the cores that this process may use",
+            description="threads of native products; default: the cores that no lease held when it was loaded",
         ),
         Setting(
             name="kv_format",

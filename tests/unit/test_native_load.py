@@ -14,6 +14,7 @@ from native_models import find_missing, load, write
 from native_products import FP4
 
 from inferd.plugin import LoadError, LoadRequest, TokenSession
+from inferd.plugin.backend import read_settings
 from inferd_cpu import backend as backend_module
 from inferd_cpu import loads as loads_module
 from inferd_cpu.backend import CpuBackend
@@ -21,6 +22,7 @@ from inferd_cpu.inventory import Inventory
 from inferd_cpu.native import LAYER_PARTS, PARTS, W4, W4M, W8, Native
 from inferd_cpu.native_session import NativeSession
 from inferd_cpu.native_weights import NativeWeights
+from inferd_cpu.plugin import SPEC
 from inferd_cpu.source import read_source
 from inferd_weights.gguf import GgufFile
 from inferd_weights.quants import FORMATS
@@ -154,3 +156,14 @@ def test_a_bad_weight_is_found_by_any_of_many_threads(tmp_path: Path) -> None:
             file.seek(gate.offset + 4 * 64 * row)
             file.write(before)
     load(path, threads="65", quantization="4bit").session.close()
+
+
+def test_threads_are_the_cores_that_no_lease_holds(qwen: Path) -> None:
+    """Where no setting says how many: what a model takes besides its weights follows from them."""
+
+    def workspace(cores: int, **settings: str) -> int:
+        chosen = read_settings(SPEC, settings)
+        request = LoadRequest(path=qwen, device="cpu:0", settings=chosen, capacity_bytes=4 << 30, cores=cores)
+        return CpuBackend().measure(request).workspace_bytes
+
+    assert workspace(1) == workspace(9, threads="1") < workspace(9) == workspace(1, threads="9")
