@@ -1,5 +1,6 @@
 """Which settings a search tries, and which it holds for the best."""
 
+import math
 import random
 from collections.abc import Callable, Mapping
 
@@ -68,6 +69,12 @@ def test_the_original_comes_first_and_the_best_are_measured_again() -> None:
     assert [each.final for each in trials] == sorted(each.final for each in trials)
     assert len([each for each in trials if each.final]) == 3
     assert search.best == (("quantization", "4bit"), ("threads", "2"))
+
+
+def test_few_trials_are_all_for_new_settings() -> None:
+    """With fewer than would be worth it none is kept for the end."""
+    trials = run(Search(KNOBS, OptimizationTarget.THROUGHPUT, SearchLimits(trials=6)), product_of({}))
+    assert (len(trials), [each for each in trials if each.final]) == (6, [])
 
 
 def test_what_is_not_told_is_never_the_best() -> None:
@@ -205,6 +212,11 @@ def test_a_text_that_is_too_short_is_refused(tokens: int, prompt_tokens: int, fi
 
 def test_agreement_is_of_places() -> None:
     """Of the likeliest tokens, how many are the same; the loss is of perplexities."""
-    original, other = Reading(perplexity=10.0, best=[1, 2, 3, 4]), Reading(perplexity=11.0, best=[1, 2, 9, 4])
+    original = Reading(logprobs=[-1.0, -2.0, -3.0, -2.0], best=[1, 2, 3, 4])
+    other = Reading(logprobs=[-1.1, -2.1, -3.1, -2.1], best=[1, 2, 9, 4])
     assert (other.agreement(original), original.agreement(original)) == (0.75, 1.0)
-    assert other.loss(original) == pytest.approx(0.1)
+    assert original.perplexity == pytest.approx(math.exp(2.0))
+    assert other.loss(original) == pytest.approx(math.exp(0.1) - 1)
+    assert other.loss_error(original) == pytest.approx(0.0, abs=1e-9)  # the same everywhere
+    uneven = Reading(logprobs=[-1.0, -2.0, -3.4, -2.0], best=[1, 2, 3, 4])
+    assert uneven.loss_error(original) == pytest.approx(0.1 * math.exp(0.1))

@@ -69,7 +69,7 @@ def row(trial: Trial) -> tuple[str, ...]:
         _milliseconds(m.token_duration) if timed else "",
         _milliseconds(m.answer_duration) if timed else "",
         size(m.memory_bytes) if m.memory_bytes else "",
-        f"{m.loss:+.2%}" if trial.HasField("measurement") else "",
+        _loss(trial) if trial.HasField("measurement") else "",
         f"{m.agreement:.1%}" if trial.HasField("measurement") else "",
         trial.reason or trial.error.message or ("disturbed by other tasks" if m.disturbed else ""),
     )
@@ -86,8 +86,8 @@ def conclusion(report: OptimizationReport) -> list[str]:
         *said,
         f"{words(report.best)}: {was}, {report.gain:.2f} times as good",
         (
-            f"quality: perplexity {best.perplexity:.3f} instead of {original.perplexity:.3f} ({best.loss:+.2%}), the"
-            f" same likeliest token at {best.agreement:.1%} of {report.text_tokens} tokens"
+            f"quality: perplexity {best.perplexity:.3f} instead of {original.perplexity:.3f} ({_loss(report.best)}),"
+            f" the same likeliest token at {best.agreement:.1%} of {report.text_tokens} tokens"
         ),
     ]
 
@@ -196,6 +196,11 @@ def _measured(report: OptimizationReport) -> Sequence[Trial]:
     """The trials that were measured, each of settings that were measured again once: the last time."""
     found = {words(trial): trial for trial in report.trials if trial.state == TRIAL_STATE_MEASURED}
     return [*found.values()]
+
+
+def _loss(trial: Trial) -> str:
+    m = trial.measurement
+    return f"{m.loss:+.2%}" + (f" ±{m.loss_error:.2%}" if m.loss_error else "")
 
 
 def _milliseconds(span: Duration) -> str:

@@ -22,6 +22,10 @@ LEAST_GAIN: Final = 0.01
 """By which another one must be better than the original: less is not told apart from chance."""
 
 
+FEW: Final = 4
+"""Of fewer trials than so many times those at the end none is kept for these."""
+
+
 class OptimizationTarget(Enum):
     """What is to become better; the values are those of `inferd.v1.OptimizationTarget`."""
 
@@ -95,6 +99,7 @@ class Measurement:
         memory_bytes: Resident memory of the worker behind all that.
         perplexity: Of the text.
         loss: By how much of the original's it is higher; below 0 where it is lower.
+        loss_error: Standard error of that, by the differences at all places of the text.
         agreement: At how many places of the text the likeliest token is that of the original, from 0 to 1.
         rounds: How often it was measured; of times the best are told.
         disturbed: Whether tasks of others ran meanwhile.
@@ -107,6 +112,7 @@ class Measurement:
     memory_bytes: int
     perplexity: float
     loss: float = 0.0
+    loss_error: float = 0.0
     agreement: float = 1.0
     rounds: int = 1
     disturbed: bool = False
@@ -243,8 +249,8 @@ class Search:
     def _steps(self) -> Generator[tuple[Settings, bool]]:
         """All that is tried, and whether it is at the end."""
         yield ORIGINAL, False
-        finals = self.limits.finalists + 1 if self.limits.finalists else 0
-        for settings in self._walk(max(2, self.limits.trials - finals)):
+        most, finals = self.limits.trials, self.limits.finalists + 1 if self.limits.finalists else 0
+        for settings in self._walk(most - finals if most >= FEW * finals else most):
             yield settings, False
         ranked = [each for each in self._rank(self._measured) if each != ORIGINAL][: self.limits.finalists]
         if not ranked or self.limits.trials < len(self._tried) + len(ranked) + 1:

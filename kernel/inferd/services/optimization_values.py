@@ -107,6 +107,7 @@ def _write_measurement(measured: Measurement) -> pb.Measurement:
         memory_bytes=measured.memory_bytes,
         perplexity=measured.perplexity,
         loss=measured.loss,
+        loss_error=measured.loss_error,
         agreement=measured.agreement,
         rounds=measured.rounds,
         disturbed=measured.disturbed,

@@ -384,6 +384,7 @@ class Measurement(_message.Message):
     AGREEMENT_FIELD_NUMBER: _builtins.int
     ROUNDS_FIELD_NUMBER: _builtins.int
     DISTURBED_FIELD_NUMBER: _builtins.int
+    LOSS_ERROR_FIELD_NUMBER: _builtins.int
     tokens_per_second: _builtins.float
     """Output tokens a second, of `in_flight` tasks at once, reading their prompts included."""
     memory_bytes: _builtins.int
@@ -398,6 +399,8 @@ class Measurement(_message.Message):
     """How often times and rates were measured."""
     disturbed: _builtins.bool
     """Tasks of others ran meanwhile: times and rates may be too bad."""
+    loss_error: _builtins.float
+    """Standard error of `loss`, by the differences at all places of the text: a longer text makes it smaller."""
     @_builtins.property
     def first_token_duration(self) -> _duration_pb2.Duration:
         """From asking to the first token, of a task alone."""
@@ -423,10 +426,11 @@ class Measurement(_message.Message):
         agreement: _builtins.float = ...,
         rounds: _builtins.int = ...,
         disturbed: _builtins.bool = ...,
+        loss_error: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["answer_duration", b"answer_duration", "first_token_duration", b"first_token_duration", "token_duration", b"token_duration"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agreement", b"agreement", "answer_duration", b"answer_duration", "disturbed", b"disturbed", "first_token_duration", b"first_token_duration", "loss", b"loss", "memory_bytes", b"memory_bytes", "perplexity", b"perplexity", "rounds", b"rounds", "token_duration", b"token_duration", "tokens_per_second", b"tokens_per_second"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agreement", b"agreement", "answer_duration", b"answer_duration", "disturbed", b"disturbed", "first_token_duration", b"first_token_duration", "loss", b"loss", "loss_error", b"loss_error", "memory_bytes", b"memory_bytes", "perplexity", b"perplexity", "rounds", b"rounds", "token_duration", b"token_duration", "tokens_per_second", b"tokens_per_second"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

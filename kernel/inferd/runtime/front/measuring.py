@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice, repeat
 from secrets import token_hex
+from statistics import fmean, stdev
 
 from inferd.core.ids import ModelName, Tenant
 from inferd.core.optimization import Measurement
@@ -19,6 +20,7 @@ from inferd.runtime.trial_work import ID_BYTES, trial_task
 WINDOW_TOKENS = 1024  # of the text, each read by a task of its own
 LEAST_TEXT_TOKENS = 64
 TASK_ID_BYTES = 16
+MOST_NATS = 700.0  # of a perplexity that a float can tell
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,16 +76,27 @@ class Reading:
     """What a trial made of the text.
 
     Attributes:
-        perplexity: Of it.
+        logprobs: Of the token at each place.
         best: The likeliest token at each place.
     """
 
-    perplexity: float
+    logprobs: Sequence[float]
     best: Sequence[int]
+
+    @property
+    def perplexity(self) -> float:
+        """Of the text."""
+        return math.exp(min(-fmean(self.logprobs), MOST_NATS))
 
     def loss(self, original: "Reading") -> float:
         """By which part the perplexity is higher than the original's."""
         return self.perplexity / original.perplexity - 1
+
+    def loss_error(self, original: "Reading") -> float:
+        """The standard error of the loss: how far it may be off because the text has so few places."""
+        changes = [before - now for now, before in zip(self.logprobs, original.logprobs, strict=True)]
+        error = stdev(changes) / math.sqrt(len(changes)) if len(changes) > 1 else math.inf
+        return error * (1 + self.loss(original))
 
     def agreement(self, original: "Reading") -> float:
         """At which part of the places the likeliest token is the original's."""
@@ -146,9 +159,8 @@ class Bench:
             [self._task(window, output_tokens=1, tells_prompt=True) for window in self.workload.windows]
         )
         told = [present(present(each.prompt).logprobs) for each in ran]
-        logprobs = [each for logprobs in told for each in logprobs.logprobs]
         return Reading(
-            perplexity=math.exp(min(-sum(logprobs) / len(logprobs), 700.0)),  # beyond that there is no float
+            logprobs=[each for logprobs in told for each in logprobs.logprobs],
             best=[each for logprobs in told for each in logprobs.top_ids],
         )
 
@@ -169,6 +181,7 @@ class Bench:
             memory_bytes=await self._memory_bytes(),
             perplexity=reading.perplexity,
             loss=reading.loss(original),
+            loss_error=reading.loss_error(original),
             agreement=reading.agreement(original),
             rounds=rounds,
             disturbed=self._disturbed,
