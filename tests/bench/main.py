@@ -26,6 +26,7 @@ import optimize
 import overhead
 import overload
 import perplexity
+import prefixes
 import roofline
 import secured
 import served
@@ -75,6 +76,7 @@ def figures(only: str) -> Iterator[Figure]:
         yield from onnx_decoder.figures(weights, only=only)
         yield from experts.figures(weights, only=only)
         yield from features.figures(weights, only=only)
+        yield from prefixes.figures(weights, only=only)
         yield from mixed.figures(weights, only=only)
         yield from fair.figures(weights, only=only)
         yield from loads.figures(weights, only=only)

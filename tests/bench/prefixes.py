@@ -16,7 +16,7 @@ NAME = "prefix.kept_ratio"
 PREFIX_TOKENS = 4000
 OWN_TOKENS = 16
 PAIRS = 3
-KEEP = {"INFERD_PREFIX__KEEP_BYTES": str(1 << 30)}
+KEEP = {"INFERD_PREFIX__KEEP_BYTES": str(1 << 30), "INFERD_BACKENDS": "cpu"}
 ROOM = {"context_tokens": "8192", "kv_tokens": "8192", "max_sequences": "4"}
 
 

@@ -73,6 +73,24 @@ async def generate_all(address: str, cases: dict[str, Any]) -> dict[str, Generat
     return {name: run.result() for name, run in runs.items()}
 
 
+@pytest.mark.timeout(1200)  # half a minute of processor time, of which there may be little
+def test_a_prefix_outlives_the_worker(tmp_path: Path, smollm2: Path) -> None:
+    """Unloaded and loaded again, 2,000 tokens of a prompt are found, and the same tokens come as from computing it."""
+    prompt = [1000 + 7 * n % 20_000 for n in range(2001)]
+    options: Any = {"temperature": 0.0, "max_tokens": 8, "ignore_eos": True}
+    keep = {"INFERD_PREFIX__KEEP_BYTES": str(1 << 28), "INFERD_BACKENDS": "cpu"}
+    with kernel_process(tmp_path, environment=keep) as kernel, Client(kernel.address) as client:
+        client.create_model("smollm2", source=str(smollm2))
+        computed = client.generate("smollm2", prompt, **options)
+        assert computed.usage.cached_tokens == 0
+        kept = client.unload_model("smollm2")
+        assert kept.kept_prefix_bytes < kept.returned_bytes
+        assert kept.model.kept_prefix_tokens == 2000
+        found = client.generate("smollm2", prompt, **options)
+        assert found.usage.cached_tokens == 2000
+        assert found.token_ids == computed.token_ids
+
+
 def test_each_delta_is_whole_characters(served: KernelProcess) -> None:
     """A streamed answer with emoji and Chinese never has half a character, and its deltas make the whole text."""
     with Client(served.address) as client:
