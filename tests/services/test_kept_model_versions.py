@@ -8,7 +8,7 @@ import pytest
 from connection import Connection, read_all, reason_of, text_of
 from test_kept_tasks import _place, kernel  # noqa: F401 - a fixture of these tests, too
 from test_latecomers import pull
-from test_model_versions import FAILED, RETIRED, SERVING, model_of, started, update, versions
+from test_model_versions import FAILED, RETIRED, SERVING, asks, model_of, started, update, versions
 
 from inferd.testing.kernel import write_fake_model
 from inferd_api.v1 import model_pb2 as mp
@@ -17,10 +17,11 @@ from inferd_api.v1 import task_service_pb2 as ts
 
 
 async def test_versions_outlive_the_kernel(tmp_path: Path) -> None:
-    """The next one serves the version that served, and lists all, with who asked for them and why one failed."""
+    """The next one serves the version that served, and lists all, with who asked and why one failed; so does the probe."""
     async with kernel(tmp_path) as connection:
         await connection.create()
-        await update(connection, source=str(write_fake_model(tmp_path, "new", context_tokens=256)))
+        new = str(write_fake_model(tmp_path, "new", context_tokens=256))
+        await update(connection, source=new, probe=asks(not_empty=True))
         broken = write_fake_model(tmp_path, "broken", load_error="bad tensor")
         with pytest.raises(grpc.aio.AioRpcError):
             await update(connection, source=str(broken))
@@ -28,6 +29,7 @@ async def test_versions_outlive_the_kernel(tmp_path: Path) -> None:
     async with kernel(tmp_path) as connection:
         found = await versions(connection)
         assert [each.state for each in found] == [FAILED, SERVING, RETIRED]
+        assert (await model_of(connection)).probe == asks(not_empty=True)
         for each, before in zip(found, expected, strict=True):
             assert (each.number, each.source, each.requested_by) == (before.number, before.source, before.requested_by)
             assert abs(each.create_time.ToSeconds() - before.create_time.ToSeconds()) <= 1

@@ -12,7 +12,7 @@ from inferd.core.model import InstanceState
 from inferd.core.rollouts import RolloutLimits
 from inferd.core.task import Outcome, TaskState
 from inferd.core.version import VersionState
-from inferd.errors import BackendFailedError, InferdError, UnsupportedInputError
+from inferd.errors import BackendFailedError, InferdError, ModelBusyError, UnsupportedInputError
 
 QUICK, SLOW = Pace(0.1, 0.01), Pace(0.5, 0.01)
 CANARY = [VersionState.SERVING, VersionState.CANARY]
@@ -204,3 +204,13 @@ def test_steps_need_room_for_both() -> None:
     assert (error.reason, "leave canary out" in error.message) == ("NO_MEMORY", True)
     bench.submit("next")
     assert bench.task("next").version == 1
+
+
+def test_a_second_update_is_told_how_to_give_the_first_one_up() -> None:
+    """Unloading the instance of the new version ends the steps at once, and the old version serves on."""
+    bench = CanaryBench(steps(0.5))
+    with pytest.raises(ModelBusyError, match="`inferd unload m --instance m-2`"):
+        bench.update("v3")
+    bench.tell(events.UnloadModel(MODEL, force=False, instance_id=InstanceId("m-2")))
+    assert bench.states == TAKEN_BACK
+    assert bench.do() == 1

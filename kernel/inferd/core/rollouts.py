@@ -388,7 +388,7 @@ def _check_alone(model: Model, now: float) -> None:
     number, since_s = rollout.version.number, now - rollout.began
     raise ModelBusyError(
         f"version {number} of model {model.spec.name!r} is being rolled out since {since_s:.1f} s{by}; wait for it"
-        " (`inferd models versions`), or unload the model to give it up",
+        f" (`inferd models versions`), or give it up: {_give_up(model)}",
         metadata={"version": str(number), "by": rollout.by, "since_s": f"{since_s:.1f}"},
     )
 
@@ -402,3 +402,9 @@ def _check_compared(model: Model, event: UpdateModel) -> None:
             f" {compared}, which had answered the probe; try again",
             metadata={"version": str(model.serving.number)},
         )
+
+
+def _give_up(model: Model) -> str:
+    """How a rollout is given up, while the old version serves on."""
+    own = [i.instance_id for i in model.instances.values() if model.is_rolling(i) and i.living]
+    return f"`inferd unload {model.spec.name} --instance {own[0]}`" if own else f"`inferd unload {model.spec.name}`"
