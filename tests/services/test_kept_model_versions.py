@@ -17,7 +17,7 @@ from inferd_api.v1 import task_service_pb2 as ts
 
 
 async def test_versions_outlive_the_kernel(tmp_path: Path) -> None:
-    """The next one serves the version that served, and lists all, with who asked and why one failed; so does the probe."""
+    """The next one serves the version that served, lists all, with who asked and why one failed, and has the probe."""
     async with kernel(tmp_path) as connection:
         await connection.create()
         new = str(write_fake_model(tmp_path, "new", context_tokens=256))
