@@ -1,16 +1,21 @@
 """What a kernel finds on its host: plugins, and devices with what other programs hold of them."""
 
 import asyncio
+from collections.abc import Mapping
 
 from inferd.config import Settings
+from inferd.core.ids import DeviceId
 from inferd.plugin.registry import BackendReport
+from inferd.runtime.baselines import Baseline, as_before
 from inferd.runtime.devices import DeviceMeter, find_devices
 from inferd.runtime.driver import Driver
 from inferd.runtime.plugins import Plugins
 
 
-def found_meter(settings: Settings, driver: Driver, reports: tuple[BackendReport, ...]) -> DeviceMeter:
-    """Measures what other programs hold of the devices."""
+def found_meter(
+    settings: Settings, driver: Driver, reports: tuple[BackendReport, ...], before: Mapping[DeviceId, Baseline]
+) -> DeviceMeter:
+    """Measures what other programs hold of the devices; some are as they were `before`."""
     devices, kept = driver.views.devices, driver.prefixes
     return DeviceMeter(
         reports,
@@ -19,16 +24,18 @@ def found_meter(settings: Settings, driver: Driver, reports: tuple[BackendReport
         leased_bytes=lambda name: devices[name].lease_bytes - devices[name].drawn_bytes + kept.held_on(name),
         instance_bytes=lambda name: devices[name].instance_bytes + devices[name].drawn_bytes,
         tell=driver.measure_foreign,
+        before={name: baseline.start_bytes for name, baseline in before.items()},
     )
 
 
-def found_plugins(settings: Settings, driver: Driver) -> Plugins:
-    """The plugins, whose devices the core hears of when they are found first."""
+def found_plugins(settings: Settings, driver: Driver, before: Mapping[DeviceId, Baseline]) -> Plugins:
+    """The plugins, whose devices the core hears of when they are found first; some have what they had `before`."""
 
     async def tell(reports: tuple[BackendReport, ...]) -> None:
         found = await asyncio.to_thread(find_devices, reports, settings.devices)
         known = driver.views.devices
-        driver.find_devices(tuple(device for device in found if device.device_id not in known))
+        fresh = (device for device in found if device.device_id not in known)
+        driver.find_devices(tuple(as_before(device, before, settings.devices.memory_bytes) for device in fresh))
 
     return Plugins(
         allow=settings.backends,

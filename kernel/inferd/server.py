@@ -26,6 +26,7 @@ from inferd.exposing import exposing
 from inferd.finding import found_meter, found_plugins
 from inferd.listeners import check_listeners, has_tls
 from inferd.plugin.registry import BackendReport
+from inferd.runtime.baselines import keep_baselines, kept_baselines
 from inferd.runtime.blob_opening import blobs_of, opened_blobs
 from inferd.runtime.certificates import Certificates
 from inferd.runtime.clock import Clock
@@ -194,12 +195,14 @@ async def _built(settings: Settings, certificates: Certificates) -> AsyncIterato
 
 @asynccontextmanager
 async def _built_around(settings: Settings, driver: Driver, certificates: Certificates) -> AsyncIterator[_Built]:
-    plugins = found_plugins(settings, driver)
+    before = await kept_baselines(driver)
+    plugins = found_plugins(settings, driver, before)
     await plugins.refresh()
     library, declarations = Library(settings.data_dir), Declarations(str(config_path()), settings.models)
     shelf = Shelf(library, plugins, driver, declarations)
     await shelf.read(but=await kept_names(driver))
-    meter = found_meter(settings, driver, plugins.reports)
+    meter = found_meter(settings, driver, plugins.reports, before)
+    await keep_baselines(driver, meter, before)
     authority = await Authority.made(
         settings.auth, driver.keeper, certificates, pepper_path=settings.state_dir / "pepper"
     )

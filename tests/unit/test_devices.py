@@ -4,13 +4,17 @@ import asyncio
 import os
 import threading
 from collections.abc import Collection
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import structlog
 
+from inferd import finding
 from inferd.config import Devices
-from inferd.core.ids import DeviceId
+from inferd.core.ids import DeviceId, LeaseId, Tenant
+from inferd.core.lease import LeaseSpec, MemoryClaim
 from inferd.core.resources import DeviceCapacity
 from inferd.plugin.backend import DeviceInfo
 from inferd.plugin.host import Memory
@@ -18,6 +22,7 @@ from inferd.plugin.registry import BackendReport, BackendState
 from inferd.runtime import devices, gauges
 from inferd.runtime.devices import TOLD_STEP_BYTES, DeviceMeter, find_devices
 from inferd.runtime.gauges import GaugeError, Reading
+from inferd.testing.kernel import front_here
 
 GIB = 1 << 30
 HOST, CUDA, FAKE = DeviceId("cpu:0"), DeviceId("cuda:0"), DeviceId("fake:0")
@@ -284,3 +289,45 @@ async def test_nothing_ends_the_meter(host: Device) -> None:
     life.cancel()
     with pytest.raises(asyncio.CancelledError):
         await life
+
+
+async def test_what_a_lessee_holds_is_taken_once_by_the_next_kernel(
+    host: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program that fills its lease, and outlives the kernel, leaves to the others what was left to them before.
+
+    What strangers take meanwhile is seen, and without leases there is what is free when a kernel begins.
+    """
+    named: dict[str, Any] = {
+        "backends": [],
+        "devices": {"reserve": 0.125},
+        "store": {"url": f"sqlite:{tmp_path}/store"},
+        "leases": {"max_ttl_s": 9e6},
+    }
+    meters: list[DeviceMeter] = []
+
+    def noted(*given: Any, **named: Any) -> DeviceMeter:
+        meters.append(DeviceMeter(*given, **named))
+        return meters[-1]
+
+    monkeypatch.setattr(finding, "DeviceMeter", noted)
+    spec = LeaseSpec(lease_id=LeaseId("l"), tenant=Tenant("a"), claims=(MemoryClaim(memory_bytes=4 * GIB),), ttl_s=9e6)
+    async with front_here(tmp_path, **named) as front:
+        driver = front.tasks._driver
+        driver.create_lease(spec)
+        assert driver.keeper is not None
+        await driver.keeper.granted(spec.lease_id)
+        assert driver.views.devices[HOST].free_bytes == 6 * GIB
+    for foreign_bytes in (0, GIB):
+        host.free_bytes = 8 * GIB - foreign_bytes
+        async with front_here(tmp_path, **named) as front:
+            driver, account = front.tasks._driver, front.tasks._driver.views.devices[HOST]
+            await meters[-1].measure()
+            assert (account.capacity_bytes, account.lease_bytes) == (10 * GIB, 4 * GIB)
+            assert (account.foreign_bytes, account.free_bytes) == (foreign_bytes, 6 * GIB - foreign_bytes)
+            if foreign_bytes:
+                driver.release_lease(spec.lease_id, spec.tenant)
+                assert driver.keeper is not None
+                await driver.keeper.drain()
+    async with front_here(tmp_path, **named) as front:
+        assert front.tasks._driver.views.devices[HOST].capacity_bytes == 5 * GIB

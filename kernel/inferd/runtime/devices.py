@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
+from types import MappingProxyType
 
 import structlog
 
@@ -22,6 +23,7 @@ from inferd.runtime.gauges import Gauge, GaugeError, HostGauge, NvmlGauge, Readi
 TOLD_STEP_BYTES = 64 << 20  # a smaller change of what others hold is noise
 ANSWER_S = 10.0  # a driver that takes longer is told of; it is not asked again before it has answered
 
+NOTHING: Mapping[DeviceId, int] = MappingProxyType({})
 Readings = dict[DeviceId, Reading | str]
 
 log = structlog.get_logger()
@@ -111,8 +113,10 @@ class DeviceMeter:
             what is kept there of prefix caches.
         instance_bytes: What is reserved for instances on a device; taken for what they hold where it does not tell.
         tell: Called with a device and what strangers hold there, when that has changed by `TOLD_STEP_BYTES`.
+        before: What others held when an earlier kernel began, where that holds for this one.
 
     Attributes:
+        start_bytes: What others held of each device that is measured at the start.
         failing: Why a device cannot be measured at the moment; what strangers hold there is as it was last.
     """
 
@@ -125,6 +129,7 @@ class DeviceMeter:
         leased_bytes: Callable[[DeviceId], int],
         instance_bytes: Callable[[DeviceId], int],
         tell: Callable[[DeviceId, int], None],
+        before: Mapping[DeviceId, int] = NOTHING,
     ) -> None:
         self._period_s = settings.measure_s
         self._pids: Callable[[], Collection[int]] = lambda: {os.getpid(), *pids()}
@@ -132,14 +137,15 @@ class DeviceMeter:
         self._instance_bytes = instance_bytes
         self._tell = tell
         self._gauges: dict[DeviceId, Gauge] = {}
-        self._start_bytes: dict[DeviceId, int] = {}
+        self.start_bytes: dict[DeviceId, int] = {}
         self._told: dict[DeviceId, int] = {}
         self._reading: asyncio.Future[Readings] | None = None
         self.failing: dict[DeviceId, str] = {}
         for device_id, (gauge, reading) in _find_gauges(_distinct(reports), self._pids()).items():
             if device_id not in settings.memory_bytes:
                 self._gauges[device_id] = gauge
-                self._start_bytes[device_id] = reading.used_bytes - (reading.held_bytes or 0)
+                others_bytes = reading.used_bytes - (reading.held_bytes or 0)
+                self.start_bytes[device_id] = before.get(device_id, others_bytes)
                 self._told[device_id] = 0
 
     async def run(self) -> None:
@@ -168,7 +174,7 @@ class DeviceMeter:
 
     def _judge(self, device_id: DeviceId, reading: Reading) -> None:
         held_bytes = self._instance_bytes(device_id) if reading.held_bytes is None else reading.held_bytes
-        known_bytes = self._start_bytes[device_id] + held_bytes + self._leased_bytes(device_id)
+        known_bytes = self.start_bytes[device_id] + held_bytes + self._leased_bytes(device_id)
         foreign_bytes = max(0, reading.used_bytes - known_bytes)
         told_bytes = self._told[device_id]
         if abs(foreign_bytes - told_bytes) >= TOLD_STEP_BYTES or (told_bytes and not foreign_bytes):

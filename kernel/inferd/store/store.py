@@ -29,6 +29,7 @@ class Kind(Enum):
     COUNT = "count"  # what goes on rising from kernel to kernel
     BLOB = "blob"  # bytes that are in a file; its pieces are the digests of the file's
     UPLOAD = "upload"  # a blob of which not all bytes have come
+    DEVICE = "device"  # what one had to give when a kernel began
     FOLDER = "folder"  # which folder has the files
 
 
