@@ -51,10 +51,14 @@ def bundle_of_changes(address: str, tmp_path: Path, key: dict[str, Any], base: P
     assert inferd("models", "import", changes, *there, "there", "--unseal", key["key"])["reason"] == "KEY_INVALID"
     lacking = inferd("models", "import", changes, *there, "elsewhere", "--unseal", seal["key"])
     assert (lacking["reason"], lacking["metadata"]["file"]) == ("BUNDLE_BASE_MISSING", "model.fake")
+    probe = tmp_path / "probe.toml"
+    probe.write_text('[[prompts]]\nprompt = "la"\nmost_tokens = 1\ncontains = ["zz"]\n')
+    proving = ("there", "--name", "copy", "--unseal", seal["key"], "--probe", probe)
+    assert inferd("models", "import", changes, *there, *proving)["reason"] == "PROBE_FAILED"
     inferd(*words, "-f", changes, "--passphrase-file", passphrase)
     made = inferd("models", "import", changes, *there, "there", "--name", "copy", "--passphrase-file", passphrase)
     assert (made.get("version_before"), made.get("message")) == (1, None)
-    assert made["model"]["version"] == 2
+    assert made["model"]["version"] == 3
     assert made["model"]["settings"] == {"context_tokens": "256"}
 
 

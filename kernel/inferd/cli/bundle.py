@@ -39,12 +39,16 @@ HERE = ("unix:", "127.0.0.1:", "localhost:", "[::1]:")  # kernels that read the 
 
 
 class Wish(NamedTuple):
-    """What is wanted of an imported model; "" and none where the bundle says it, or the kernel."""
+    """What is wanted of an imported model; "" and none where the bundle says it, or the kernel.
+
+    `terms` are what it has to show where it becomes a version of one that is there.
+    """
 
     name: str
     backend: str
     device: str
     settings: Mapping[str, str]
+    terms: Mapping[str, Any]
 
 
 class Sealing(NamedTuple):
@@ -156,7 +160,13 @@ def _facts(manifest: Manifest) -> dict[str, Any]:
         {"name": file.name, "sha256": file.sha256, "size_bytes": str(file.size_bytes), "setting": file.setting}
         for file in manifest.files
     ]
-    facts = {"name": model.name, "version": model.version, "backend": model.backend, "settings": dict(model.settings)}
+    facts = {
+        "name": model.name,
+        "version": model.version,
+        "time": model.time,
+        "backend": model.backend,
+        "settings": dict(model.settings),
+    }
     given_bytes = sum(file.given_bytes(manifest.piece_bytes) for file in manifest.files)
     base = None if manifest.base is None else {"name": manifest.base.name, "manifest": manifest.base.manifest}
     facts |= {"card": model.card, "left_out": list(model.left_out), "files": files}
@@ -229,6 +239,8 @@ def import_bundle(
         document = {"signer": reader.signer, "version_before": before, "model": plain(model)}
         output.document({**document, "left_out": list(manifest.model.left_out)})
         return
+    if not before and any(wish.terms.values()):
+        output.note(f"{name} is new here: there was no version that it had to be as good as")
     what = f"version {model.version} of" if before else ""
     output.text(f"{what} {model.name} is {model.source} ({size(model.size_bytes)}), signed by {reader.signer}".strip())
     _note_left_out(output, manifest)
@@ -254,6 +266,12 @@ def _make(
     if "adapter" in known.settings:  # which is a part of what a bundle is, or is not in it
         settings = {"adapter": "", **settings}
     model = client.update_model(
-        name, source=source, backend=wish.backend, device=wish.device, settings=settings, sampling_defaults=sampling
+        name,
+        source=source,
+        backend=wish.backend,
+        device=wish.device,
+        settings=settings,
+        sampling_defaults=sampling,
+        **wish.terms,
     )
     return model, known.version

@@ -19,6 +19,7 @@ from inferd.cli.options import (
     text_option,
 )
 from inferd.cli.output import Format, edge
+from inferd.cli.version_commands import CanaryOption, ProbeOption
 
 Replace = Annotated[bool, typer.Option("--replace", help="Replace the file that is there.")]
 Passphrase = Annotated[
@@ -101,6 +102,8 @@ def _import(
         list[Path] | None, typer.Option(help="A key that opens a sealed bundle; may be repeated.", metavar="KEY.pem")
     ] = None,
     passphrase: Passphrase = None,
+    probe: ProbeOption = None,
+    canary: CanaryOption = "",
     check: Annotated[bool, typer.Option("--check", help="Only check it, all of it; no kernel is needed.")] = False,
     address: Address = ADDRESS,
     tenant: Tenant = "",
@@ -109,11 +112,18 @@ def _import(
     """Give a kernel the model of a bundle; where it has one of this name, the bundle becomes a version of that."""
     with edge(output) as out:
         from inferd.cli.bundle import Sealing, Wish, check_bundle, import_bundle
+        from inferd.cli.rollout import read_canary, read_probe
 
         sealing = Sealing(unseal or [], passphrase)
         if check:
             check_bundle(out, file, trust, sealing=sealing)
             return
-        wish = Wish(name=name, backend=backend, device=device, settings=read_pairs(setting, "--set"))
+        wish = Wish(
+            name=name,
+            backend=backend,
+            device=device,
+            settings=read_pairs(setting, "--set"),
+            terms={"probe": read_probe(probe), "canary": read_canary(canary)},
+        )
         adapters = data_dir() / "adapters"
         import_bundle(out, address, tenant, file, trust, sealing=sealing, wish=wish, adapters=adapters)
