@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from inferd.core.resources import HOST_DEVICE
 from inferd.plugin import LoadError
-from inferd.plugin.cores import forbid_cores
+from inferd.plugin.cores import NONE_AT_ALL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,7 +37,6 @@ def bounded_look(load: load_pb2.Load) -> Iterator[None]:
     if not look.memory_bytes:
         yield
         return
-    forbid_cores()
     memory_bytes = look.memory_bytes
     if load.device == HOST_DEVICE and load.capacity_bytes:
         memory_bytes = min(memory_bytes, load.capacity_bytes)
@@ -46,6 +45,7 @@ def bounded_look(load: load_pb2.Load) -> Iterator[None]:
         resource.RLIMIT_DATA: _data_bytes() + memory_bytes,
         resource.RLIMIT_CPU: math.ceil(used.ru_utime + used.ru_stime + look.cpu_s),
         resource.RLIMIT_NOFILE: look.descriptors,
+        resource.RLIMIT_CORE: NONE_AT_ALL,
     }
     before = {kind: resource.getrlimit(kind) for kind in bounds}
     for kind, most in bounds.items():
