@@ -10,6 +10,7 @@ import structlog
 
 from inferd import logs
 from inferd.config import Settings
+from inferd.errors import words_of
 from inferd.plugin.cores import forbid_cores
 from inferd.runtime.allocator import give_large_back
 from inferd.runtime.collector import spare_collector
@@ -74,7 +75,7 @@ class Reading:
             try:
                 given = (await asyncio.to_thread(Settings)).models
             except (ValueError, OSError) as error:  # pydantic's, TOML's and its own are ValueErrors
-                log.warning("the configuration cannot be read: the models stay as they are", why=str(error))
+                log.warning("the configuration cannot be read: the models stay as they are", why=words_of(error))
                 continue
             await self._declaring.read_again(given)
             faults = len(self._declaring.declarations.faults)
