@@ -45,9 +45,9 @@ chaos: .venv/.dev .venv/.native
 attack: .venv/.dev
 	@$(BIN)/python tests/chaos/attack.py --seconds $(or $(SECONDS),10) $(addprefix --only ,$(ONLY))
 
-# Can a tenant tell what another one has, by bytes or by time? IDS probes of ids, PROMPTS pairs of prompts; JUDGE=--judge fails by times, too.
+# Can a tenant tell what another one has, by bytes or by time? IDS probes of ids, PROMPTS pairs of prompts; JUDGE=--judge fails by times, too. REPORT=file SECONDS=n: in parts.
 probes: .venv/.dev
-	@$(BIN)/python tests/bench/probes.py --ids $(or $(IDS),100000) --prompts $(or $(PROMPTS),1000) $(JUDGE)
+	@$(BIN)/python tests/bench/probes.py --ids $(or $(IDS),100000) --prompts $(or $(PROMPTS),1000) $(JUDGE) $(if $(REPORT),--report $(REPORT)) $(if $(SECONDS),--seconds $(SECONDS))
 
 # So many ROLLOUTS of one model under constant load, of them BROKEN in different ways: no task may fail.
 rollouts: .venv/.dev

@@ -6,7 +6,9 @@ of the times must lie within 20 us. Prompts: what another tenant has computed, a
 time to the first token no more than an AUC of 0.55 may come; one's own prompts show what there would be to see.
 
 One JSON line for each. It fails where bytes differ, and with `--judge`, for a machine that does nothing else, by times
-too. The model is the fake one, which takes half a millisecond for each 32 tokens that it has to compute.
+too. With `--report FILE` it goes on where the run before it stopped, and `--seconds` ends it: a long measurement is
+made in parts. It returns 2 where pairs are left for the next one. The model is the fake one, which takes half a
+millisecond for each 32 tokens that it has to compute.
 """
 
 import argparse
@@ -16,17 +18,19 @@ import math
 import queue
 import random
 import secrets
-import statistics
 import string
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import grpc
+from probe_report import Part, Report
 
 from inferd.testing.kernel import kernel_process, write_fake_model
 from inferd_api.v1 import auth_service_pb2 as asp
@@ -46,13 +50,13 @@ from inferd_api.v1.tensor_pb2 import BlobElements, ElementType, InferInput, Tens
 from inferd_api.v1.upload_service_pb2_grpc import UploadServiceStub
 from inferd_client import Client
 
-MOST_US = 20.0
-MOST_AUC = 0.55
 TOKENS = (1, 16, 64, 256, 512)
 OWNED = 20  # things of each kind that the other tenant has
 STEP_S = 0.0005
 MODEL = {"step_s": STEP_S, "context_tokens": 2048, "max_step_tokens": 32, "block_tokens": 16, "blocks": 4096}
-WORKED = 8  # pairs before the first that counts
+WORKED = 8  # pairs of a part before the first that counts
+PART = 250  # pairs
+UNFINISHED = 2  # what is returned
 
 Metadata = tuple[tuple[str, str], ...]
 
@@ -203,15 +207,7 @@ def asked(call: Call, thing_id: str) -> tuple[float, bytes]:
     return took, answer.SerializeToString(deterministic=True).replace(thing_id.encode(), b"ID")
 
 
-def interval(values: list[float]) -> tuple[float, float, float]:
-    """The median, and the ends of its 95 % interval: by order, whatever the distribution."""
-    ordered, half = sorted(values), 0.98 * math.sqrt(len(values))
-    low = max(0, math.floor(len(values) / 2 - half))
-    high = min(len(values) - 1, math.ceil(len(values) / 2 + half))
-    return statistics.median(ordered), ordered[low], ordered[high]
-
-
-def probe(call: Call, pairs: int) -> dict[str, Any]:
+def probe(call: Call, pairs: int) -> Part:
     """Ask in pairs."""
     apart: list[float] = []
     differ = 0
@@ -223,20 +219,16 @@ def probe(call: Call, pairs: int) -> dict[str, Any]:
         differ += got[True][1] != got[False][1]
         if number >= WORKED:
             apart.append((got[True][0] - got[False][0]) * 1e6)
-    median, low, high = interval(apart)
-    return {"probe": call.name, "pairs": pairs, "differ": differ, "median_us": median, "low_us": low, "high_us": high}
+    return {"case": call.name, "pairs": pairs, "differ": differ, "apart_us": [round(each, 1) for each in apart]}
 
 
-def auc(less: list[float], more: list[float]) -> float:
-    """How often a value of one kind lies above one of the other, or below, whichever is more."""
-    ordered = sorted([(value, 0) for value in less] + [(value, 1) for value in more])
-    ranks = sum(rank for rank, (_, kind) in enumerate(ordered, start=1) if kind)
-    area = (ranks - len(more) * (len(more) + 1) / 2) / (len(less) * len(more))
-    return max(area, 1 - area)
+def prompts_case(asker: Tenant, owner: Tenant, tokens: int) -> str:
+    """What is measured."""
+    return f"{tokens} tokens {'of one tenant' if asker is owner else 'between tenants'}"
 
 
-def timed_prompts(asker: Tenant, owner: Tenant, tokens: int, pairs: int) -> dict[str, Any]:
-    """The time to the first token of prompts that a tenant has computed and that nobody has."""
+def timed_prompts(asker: Tenant, owner: Tenant, tokens: int, pairs: int) -> Part:
+    """The time to the first token of prompts that a tenant has computed and that nobody has, in microseconds."""
     seen: list[float] = []
     fresh: list[float] = []
     for number in range(pairs + WORKED):
@@ -247,12 +239,14 @@ def timed_prompts(asker: Tenant, owner: Tenant, tokens: int, pairs: int) -> dict
         for prompt, times in order:
             took = asker.first_token_s(prompt)
             if number >= WORKED:
-                times.append(took)
-    return {"tokens": tokens, "pairs": pairs, "auc": round(auc(seen, fresh), 4)}
+                times.append(round(took * 1e6, 1))
+    case = prompts_case(asker, owner, tokens)
+    return {"case": case, "pairs": pairs, "hidden": asker is not owner, "seen_us": seen, "fresh_us": fresh}
 
 
-def measure(ids: int, prompts: int) -> Iterator[tuple[dict[str, Any], bool, bool]]:
-    """Each figure, whether bytes are as they should be, and whether times are."""
+@contextmanager
+def tenants() -> Iterator[tuple[Tenant, Tenant]]:
+    """One who asks and one who has, with a kernel."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         unix = f"unix:{folder / 's'}"
@@ -272,31 +266,56 @@ def measure(ids: int, prompts: int) -> Iterator[tuple[dict[str, Any], bool, bool
                 credential = made.CreateKey(asp.CreateKeyRequest(key=key)).credential
                 return Tenant(channel, (("authorization", f"Bearer {credential}"),))
 
-            owner, asker = tenant("owner"), tenant("asker")
-            found = list(calls(asker, owner))
-            for call in found if ids else ():
-                figure = probe(call, max(1, ids // len(found) // 2))
-                yield figure, figure["differ"] == 0, max(-figure["low_us"], figure["high_us"]) <= MOST_US
-            for call in owner.open:
-                call.cancel()
-            for tokens in TOKENS if prompts else ():
-                figure = timed_prompts(asker, owner, tokens, prompts)
-                yield {"prefix": "between tenants", **figure}, True, figure["auc"] <= MOST_AUC
-                yield {"prefix": "of one tenant", **timed_prompts(owner, owner, tokens, prompts)}, True, True
+            yield tenant("asker"), tenant("owner")
+
+
+def cases(asker: Tenant, owner: Tenant, ids: int, prompts: int) -> Iterator[tuple[str, int, Callable[[int], Part]]]:
+    """Each case by its name, the pairs that it is to have, and what makes a part of so many."""
+    found = list(calls(asker, owner)) if ids else []
+    for call in found:
+        yield call.name, -(-ids // len(found) // 2), partial(probe, call)
+    for tokens in TOKENS if prompts else ():
+        for who in (asker, owner):
+            yield prompts_case(who, owner, tokens), prompts, partial(timed_prompts, who, owner, tokens)
+
+
+def measure(report: Report, ids: int, prompts: int, seconds: float) -> dict[str, int]:
+    """Add parts of each case in turns until all are whole, or time is over; the pairs that each is to have."""
+    until = time.monotonic() + seconds
+    with tenants() as (asker, owner):
+        found = list(cases(asker, owner, ids, prompts))
+        wanted = {case: pairs for case, pairs, _ in found}
+        while left := [each for each in found if report.pairs(each[0]) < each[1] and time.monotonic() < until]:
+            for case, pairs, make in left:
+                if time.monotonic() < until:
+                    report.add(make(min(PART, pairs - report.pairs(case))))
+        for call in owner.open:
+            call.cancel()
+    return wanted
 
 
 def main() -> int:
-    """Print each figure; 1 where one is wrong."""
+    """Print each figure; 1 where one is wrong, 2 where pairs are left."""
     parser = argparse.ArgumentParser(description="Can a tenant tell what another one has?")
     parser.add_argument("--ids", type=int, default=100_000, help="probes of ids, over all calls; 0 for none")
     parser.add_argument("--prompts", type=int, default=1000, help="pairs of prompts of each length; 0 for none")
     parser.add_argument("--judge", action="store_true", help="fail by times, too")
+    parser.add_argument("--report", type=Path, help="file of parts: what it has is not measured again")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="end after so long; needs --report to go on")
     options = parser.parse_args()
-    wrong = 0
-    for figure, same, timely in measure(options.ids, options.prompts):
-        print(json.dumps({**figure, "same_bytes": same, "within": timely}), flush=True)
-        wrong += not same or (options.judge and not timely)
-    return int(wrong > 0)
+    report = Report(options.report)
+    wanted = measure(report, options.ids, options.prompts, options.seconds)
+    wrong = left = 0
+    for case, pairs in wanted.items():
+        left += pairs - report.pairs(case)
+        if report.pairs(case):
+            figure = report.figure(case)
+            same = not figure.get("differ")
+            print(json.dumps({**figure, "same_bytes": same}), flush=True)
+            wrong += not same or (options.judge and not figure["within"])
+    if left:
+        print(json.dumps({"pairs_left": left}), flush=True)
+    return 1 if wrong else UNFINISHED if left else 0
 
 
 if __name__ == "__main__":
