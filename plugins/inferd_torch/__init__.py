@@ -14,5 +14,6 @@ How a model comes to run, file by file:
     plan.py             one batch, checked, and what all layers need to know of it
     session.py          the forward pass
     split.py            attention of single rows over parts of their keys; paged_decode.py does the same on CUDA
+    tensor_session.py   networks from tensors to tensors by the type of their folder; voice_activity.py is one
     decode_inputs.py    the inputs of a pure decode step at fixed addresses, for cuda_graphs.py
 """

@@ -5,8 +5,18 @@ Importing it loads no framework, so that probing does not take the seconds that 
 
 from typing import TYPE_CHECKING
 
-from inferd.plugin import LoadedModel, LoadRequest, MemoryNeed, Probe, ReportProgress, naming, read_hf_type
+from inferd.plugin import (
+    LoadedModel,
+    LoadedTensorModel,
+    LoadRequest,
+    MemoryNeed,
+    Probe,
+    ReportProgress,
+    naming,
+    read_hf_type,
+)
 from inferd_torch.devices import check_device, find_devices
+from inferd_torch.plugin import TENSOR_TYPES
 
 if TYPE_CHECKING:
     from inferd_torch.loading import Examined
@@ -32,22 +42,37 @@ class TorchBackend:
         Raises:
             LoadError: The model is not sound, is none that paged attention can serve, or a setting contradicts it.
         """
+        if _has_tensors(request):
+            from inferd_torch import tensor_session  # noqa: PLC0415 - it imports torch
+
+            check_device(request.device)
+            return tensor_session.measure(request)
         model = _examine(request)
         self._measured = (request, model)
         return model.need
 
-    def load(self, request: LoadRequest, progress: ReportProgress) -> LoadedModel:
+    def load(self, request: LoadRequest, progress: ReportProgress) -> LoadedModel | LoadedTensorModel:
         """Check all that can be checked before memory is taken, then load.
 
         Raises:
             LoadError: As `measure`, or a weight is missing, or there is less memory than it takes.
         """
+        if _has_tensors(request):
+            from inferd_torch import tensor_session  # noqa: PLC0415 - it imports torch
+
+            check_device(request.device)
+            return tensor_session.load(request, progress)
         from inferd_torch.loading import load  # noqa: PLC0415 - it imports torch and transformers
 
         measured, self._measured = self._measured, None
         model = measured[1] if measured is not None and measured[0] == request else _examine(request)
         with naming(lambda: _name_architecture(request)):
             return load(model, request, progress)
+
+
+def _has_tensors(request: LoadRequest) -> bool:
+    """Whether a folder is of a network from tensors to tensors."""
+    return request.path.is_dir() and read_hf_type(request.path) in TENSOR_TYPES
 
 
 def _examine(request: LoadRequest) -> "Examined":

@@ -9,12 +9,15 @@ GGUF_ARCHITECTURES = (  # that transformers 5 reads and whose attention can be o
     *("gemma3", "gemma4", "deci", "minimax-m2"),
 )
 
+TENSOR_TYPES = ("silero_vad",)
+"""Folders of tensors to tensors, by the `model_type` of their config.json."""
+
 SPEC = BackendSpec(
     name="torch",
     loader="inferd_torch.backend:TorchBackend",
     formats=("hf", "gguf"),
     description="Hugging Face folders (safetensors) and GGUF files through transformers, on CUDA or the processor",
-    supported={"GGUF architectures": GGUF_ARCHITECTURES},
+    supported={"GGUF architectures": GGUF_ARCHITECTURES, "networks of tensors, in folders": TENSOR_TYPES},
     settings=(
         Setting(
             name="context_tokens",
