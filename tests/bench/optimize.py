@@ -7,7 +7,6 @@
 
 import asyncio
 import itertools
-import os
 import statistics
 import tempfile
 import time
@@ -18,6 +17,7 @@ from corpus import read_corpus
 from limits import Figure
 from workload import Case
 
+from inferd.plugin.host import count_cores
 from inferd.testing.kernel import kernel_process
 from inferd_api.v1.optimize_pb2 import OptimizationReport
 from inferd_client import AsyncClient, Client
@@ -84,7 +84,7 @@ def _grid() -> Iterator[dict[str, str]]:
     """All settings of the grid."""
     for values in itertools.product(*GRID.values()):
         chosen = dict(zip(GRID, values, strict=True))
-        yield {**chosen, "threads": str(os.cpu_count()) if chosen["threads"] == "all" else chosen["threads"]}
+        yield {**chosen, "threads": str(count_cores()) if chosen["threads"] == "all" else chosen["threads"]}
 
 
 def _rate(address: str, weights: Path, settings: Mapping[str, str]) -> float:

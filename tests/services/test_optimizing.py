@@ -50,6 +50,14 @@ async def failure(call: Any) -> tuple[str, str]:
     return reason_of(caught.value)[0], caught.value.details() or ""
 
 
+async def gone(connection: Connection, name: ModelName) -> None:
+    """Wait until nothing is left of a trial."""
+    driver = connection.kernel.driver
+    with driver.watchers.models.watch(name) as changed:
+        while driver.views.find_model(name) is not None:
+            await changed.wait(changed.version)
+
+
 async def running(connection: Connection) -> None:
     """Wait until tasks of the trial run."""
     driver = connection.kernel.driver
@@ -85,7 +93,7 @@ async def test_settings_are_tried_and_what_costs_too_much_quality_is_rejected(br
 
 
 async def test_a_call_that_is_given_up_leaves_nothing(brief: Connection) -> None:
-    """Its trial goes with its worker and its tasks, and the next call finds its place free."""
+    """Its trial goes with its worker and its tasks, and the next call finds its place free; one that fails, too."""
     await brief.create(step_s=0.05)
     driver = brief.kernel.driver
     async with asyncio.timeout(60):
@@ -96,14 +104,15 @@ async def test_a_call_that_is_given_up_leaves_nothing(brief: Connection) -> None
         pids = driver.supervisor.pids()
         call.cancel()
         await asyncio.gather(reading, return_exceptions=True)
-        with driver.watchers.models.watch(TRIAL) as changed:
-            while driver.views.find_model(TRIAL) is not None:
-                await changed.wait(changed.version)
+        await gone(brief, TRIAL)
     assert pids
     assert not driver.supervisor.workers
     assert not driver.views.census.all.living
     assert await names(brief) == ["fake"]
-    assert await optimize(brief).read()  # its place is free again
+    await brief.create("deadly", die_on_token=ord("a"))
+    assert (await failure(optimize(brief, model="deadly")))[0] == "WORKER_DIED"  # and its place was free again
+    await gone(brief, ModelName("deadly:trial"))
+    assert not driver.supervisor.workers
 
 
 async def test_a_trial_takes_nothing_that_others_hold_and_gives_way_to_them(tmp_path: Path) -> None:
