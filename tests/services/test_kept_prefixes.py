@@ -1,5 +1,6 @@
 """The prefix cache of a model that goes, found again by the next worker of it; with real workers."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -68,11 +69,17 @@ async def test_an_unloaded_model_finds_its_prefixes_again(keeping: Connection) -
     assert (await model_of(keeping)).kept_prefix_tokens == 0
 
 
-async def test_a_new_version_finds_them_if_it_computes_the_same(keeping: Connection) -> None:
-    """One of the same files, with another context, finds what the one before computed; one of another file nothing."""
+async def test_a_new_version_finds_them_if_it_computes_the_same(
+    keeping: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of the same files finds what the one before had, which may still come back; one of another file nothing."""
     await keeping.create()
     await cached(keeping)
-    await swap(keeping, settings={"context_tokens": "512"})
+    adopted = asyncio.Event()
+    monkeypatch.setattr(keeping.kernel.driver.prefixes, "adopted", lambda *_: adopted.set())
+    await update(keeping, settings={"context_tokens": "512"})
+    async with asyncio.timeout(60):
+        await adopted.wait()
     assert await cached(keeping) == len(WORDS) // BLOCK * BLOCK
     await swap(keeping, source=str(write_fake_model(keeping.folder, "other")))
     assert await cached(keeping) == 0

@@ -31,7 +31,7 @@ def adopt(engine: Engine, memory: Memory | None, key: bytes = KEY) -> Kept:
     """What an engine finds again."""
     assert memory is not None
     told: list[Kept] = []
-    engine.loop.adopt(memory, key, told.append)
+    engine.loop.see_to_prefixes(lambda keeping: keeping.take_in(memory, key, told.append))
     while engine.step():
         pass
     (kept,) = told
@@ -130,7 +130,8 @@ def test_tasks_go_on_while_it_is_read(tmp_path: Path, monkeypatch: pytest.Monkey
     after.step()
     told: list[Kept] = []
     assert kept.memory is not None
-    after.loop.adopt(kept.memory, KEY, told.append)
+    memory = kept.memory
+    after.loop.see_to_prefixes(lambda keeping: keeping.take_in(memory, KEY, told.append))
     after.step()
     assert after.places.pool.cached == 1
     after.finish()

@@ -6,9 +6,10 @@ from typing import Any, cast
 
 import pytest
 
-from inferd.core.changes import ModelForgotten
+from inferd.core.changes import ModelForgotten, VersionChanged
 from inferd.core.ids import InstanceId, ModelName
 from inferd.core.model import InstanceState
+from inferd.core.version import VersionChange, VersionState
 from inferd.runtime.prefixes import Prefixes
 from inferd.shared import Memory, MemoryRefusedError
 from inferd_api.worker.v1 import prefix_pb2
@@ -30,7 +31,7 @@ class Kernel:
             spec = SimpleNamespace(prefix_keep_bytes=None)
             instance = SimpleNamespace(
                 instance_id=f"{name}-1", model=name, device_id="cpu:0", lease_id="", living=True, version=1,
-                state=InstanceState.STOPPING,
+                state=InstanceState.STOPPING, running={},
             )  # fmt: skip
             self.models[name] = SimpleNamespace(
                 spec=spec, going=False, instances={f"{name}-1": instance}, serving=SimpleNamespace(number=1),
@@ -56,9 +57,10 @@ class Kernel:
         return self.prefixes.stop(InstanceId(f"{name}-1")).keep_bytes
 
     def _sender(self, instance_id: str) -> Any:
-        def send(frame: Any, memories: Sequence[Memory]) -> None:
-            assert frame.WhichOneof("kind") == "adopt"
-            self.sent.append((instance_id, memories[0].size_bytes))
+        def send(frame: Any, memories: Sequence[Memory] = ()) -> None:
+            kind = frame.WhichOneof("kind")
+            assert kind in ("adopt", "keep")
+            self.sent.append((instance_id, memories[0].size_bytes if kind == "adopt" else frame.keep.keep_bytes))
 
         return send
 
@@ -144,3 +146,23 @@ def test_the_larger_one_of_a_model_stays() -> None:
     assert kept.tokens == 32
     kernel.prefixes.settle([ModelForgotten(A)])
     assert kernel.kept() == []
+
+
+@pytest.mark.parametrize(
+    ("serving", "busy", "change", "sent"),
+    [
+        (2, False, VersionChange.SERVE, [("a-1", 50 * PAGE)]),
+        (2, True, VersionChange.SERVE, []),
+        (1, False, VersionChange.SERVE, []),
+        (2, False, None, []),
+    ],
+)
+def test_a_version_hands_over_what_it_has(
+    *, serving: int, busy: bool, change: VersionChange | None, sent: list[tuple[str, int]]
+) -> None:
+    """When another version serves, one before it that is idle is told to keep what it can; one with tasks goes on."""
+    kernel = Kernel(most_bytes=50 * PAGE)
+    model, instance = kernel.models[A], kernel.models[A].instances["a-1"]
+    model.serving.number, instance.state, instance.running = serving, InstanceState.READY, {"t": None} if busy else {}
+    kernel.prefixes.settle([VersionChanged(A, serving, change, VersionState.SERVING)])
+    assert kernel.sent == sent

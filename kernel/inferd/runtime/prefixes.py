@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from inferd.core.changes import ModelChanged, ModelForgotten
+from inferd.core.changes import ModelChanged, ModelForgotten, VersionChanged
 from inferd.core.host import LOCAL_HOST, host_of
 from inferd.core.ids import NO_LEASE
+from inferd.core.model import InstanceState
 from inferd.core.resources import HOST_DEVICE
+from inferd.core.version import VersionState
 from inferd.runtime.instances import answering
 from inferd.shared import Memory
 from inferd_api.worker.v1 import prefix_pb2
@@ -84,13 +86,8 @@ class Prefixes:
     def stop(self, instance_id: InstanceId) -> wire.Stop:
         """The order to end for a worker, with what it may keep."""
         instance = self._views.find_instance(instance_id)
-        if instance is None or not self._most_bytes or not _is_ours(instance):
-            return wire.Stop()
-        model = self._views.model(instance.model)
-        if model.going:
-            return wire.Stop()
-        keep_bytes = min(self._bound(model), self._spare_bytes())
-        return wire.Stop(keep_bytes=keep_bytes, keep_seconds=self._most_s)
+        keep_bytes = 0 if instance is None else self._allowed_bytes(instance)
+        return wire.Stop(keep_bytes=keep_bytes, keep_seconds=self._most_s if keep_bytes else 0)
 
     def keep(self, instance_id: InstanceId, told: prefix_pb2.Kept, memories: Arrived) -> None:
         """A worker that ends has kept what it could; another instance of its model that is ready gets it at once."""
@@ -133,11 +130,17 @@ class Prefixes:
             log.info("prefix cache found again", instance_id=instance_id, tokens=told.tokens)
 
     def settle(self, changes: Iterable[Change]) -> None:
-        """The core has done something: forget what is kept of models that are gone, or for which there is no room."""
-        if not self._kept:
+        """The core has done something: forget what is kept of models that are gone, or for which there is no room.
+
+        Where another version serves, those before it have nothing more to compute, but may stay while it is on trial.
+        """
+        if not self._most_bytes:
             return
         for change in changes:
-            if isinstance(change, ModelForgotten):
+            if isinstance(change, VersionChanged):
+                if change.state is VersionState.SERVING and change.change is not None:
+                    self._hand_over(change.name)
+            elif isinstance(change, ModelForgotten):
                 self.forget(change.name)
             elif isinstance(change, ModelChanged) and (kept := self._kept.get(change.name)) is not None:
                 model = self._views.model(change.name)
@@ -148,6 +151,22 @@ class Prefixes:
     def forget(self, name: ModelName) -> None:
         """Keep nothing of a model."""
         self._kept.pop(name, None)
+
+    def _hand_over(self, name: ModelName) -> None:
+        """Have the instances of versions that do not serve keep what they can, if they have nothing else to do."""
+        model = self._views.model(name)
+        for instance in model.instances.values():
+            before = instance.version != model.serving.number and instance.state is InstanceState.READY
+            keep_bytes = self._allowed_bytes(instance) if before and not instance.running else 0
+            worker = self._supervisor.workers.get(instance.instance_id)
+            if keep_bytes and worker is not None:
+                order = prefix_pb2.Keep(keep_bytes=keep_bytes, keep_seconds=self._most_s)
+                worker.send(wire.KernelFrame(keep=order))
+
+    def _allowed_bytes(self, instance: Instance) -> int:
+        """What an instance may keep: no more than is free."""
+        model = self._views.model(instance.model)
+        return 0 if model.going or not _is_ours(instance) else min(self._bound(model), self._spare_bytes())
 
     def _fit(self, most_bytes: int) -> None:
         """Forget what was kept first, until so many bytes are enough."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -12,7 +13,7 @@ from inferd.engine.recipe.engine import RecipeEngine
 from inferd.engine.recipe.preparation import Preparation
 from inferd.engine.tensor.loop import TensorLoop
 from inferd.engine.tensor.request import TensorResult
-from inferd.engine.token.keeping import Kept
+from inferd.engine.token.keeping import Keeping, Kept
 from inferd.engine.token.loop import Loop
 from inferd.engine.token.output import Ended, StepOutput
 from inferd.errors import InferdError, InternalError, UnsupportedInputError, is_failure
@@ -66,8 +67,8 @@ class Desk(Protocol):
         """What the engine can do."""
         ...
 
-    def keep(self, stop: wire.Stop) -> None:
-        """Keep what of the model outlives the worker, which has computed its last step."""
+    def keep(self, order: wire.Stop | prefix_pb2.Keep) -> None:
+        """Keep what of the model outlives the worker: at once where that has computed its last step."""
 
     def adopt(self, memories: Sequence[Memory]) -> None:
         """Have what another worker of the model kept found again."""
@@ -133,11 +134,17 @@ class TokenDesk:
             sampling_defaults=self._model.sampling.numbers,
         )
 
-    def keep(self, stop: wire.Stop) -> None:
+    def keep(self, order: wire.Stop | prefix_pb2.Keep) -> None:
         """Keep the prefix cache, as far as it may be."""
+        if isinstance(order, wire.Stop):
+            self._keep(order, self.engine.keeping)
+        else:
+            self.engine.see_to_prefixes(partial(self._keep, order))
+
+    def _keep(self, order: wire.Stop | prefix_pb2.Keep, keeping: Keeping) -> None:
         kept = NO_IDENTITY
         if self._key is not None:
-            kept = self.engine.keeping.export(self._key, most_bytes=stop.keep_bytes, most_s=stop.keep_seconds)
+            kept = keeping.export(self._key, most_bytes=order.keep_bytes, most_s=order.keep_seconds)
         frame = wire.WorkerFrame(kept=prefix_pb2.Kept(tokens=kept.tokens, why_not=kept.why_not))
         self._link.send(frame, () if kept.memory is None else (kept.memory,))
 
@@ -147,7 +154,8 @@ class TokenDesk:
         if self._key is None:
             self._tell_adopted(NO_IDENTITY)
         else:
-            self.engine.adopt(memory, self._key, self._tell_adopted)
+            key = self._key
+            self.engine.see_to_prefixes(lambda keeping: keeping.take_in(memory, key, self._tell_adopted))
 
     def _tell_adopted(self, found: Kept) -> None:
         self._link.send(wire.WorkerFrame(adopted=prefix_pb2.Adopted(tokens=found.tokens, why_not=found.why_not)))
@@ -214,7 +222,7 @@ class TensorDesk:
         signature = write_signature(self._signature, most_batch=self._most_batch, delay_s=self._delay_s)
         return load_pb2.Loaded(max_tasks=self._places, signature=signature)
 
-    def keep(self, stop: wire.Stop) -> None:
+    def keep(self, order: wire.Stop | prefix_pb2.Keep) -> None:
         """There is no prefix cache."""
 
     def adopt(self, memories: Sequence[Memory]) -> None:

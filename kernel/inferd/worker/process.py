@@ -85,9 +85,9 @@ class Worker:
                 logs.install(logging.INFO)  # from now on what fails may have to do with what tasks say
                 threading.excepthook = _die
                 self._desk.engine.run()
-                self._activity.begin(Doing.CLOSE)
                 if self._stop.keep_bytes:
                     self._desk.keep(self._stop)
+                self._activity.begin(Doing.CLOSE)
                 model.session.close()
 
     def _load(self, load: load_pb2.Load) -> LoadedModel | LoadedTensorModel | None:
@@ -175,6 +175,8 @@ class Worker:
             case "hold":
                 hold = frame.hold
                 desk.engine.hold(hold.lease_id, hold.fencing_token, sequences=hold.sequences, kv_tokens=hold.kv_tokens)
+            case "keep":
+                desk.keep(frame.keep)
             case "adopt":
                 desk.adopt(memories)
             case kind:

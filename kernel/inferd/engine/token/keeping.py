@@ -60,7 +60,7 @@ class Keeping:
     it cannot find afterwards. Nothing is trusted that was read: blocks of another key are not looked at, and a block
     that is not what was written is left out with all that is behind it.
 
-    One writer: the thread of the steps, between two of them; `export` when it has computed its last.
+    One writer: the thread of the steps, between two of them.
 
     Args:
         session: Of the model.
@@ -93,6 +93,7 @@ class Keeping:
         """
         if self._session is None:
             return Kept(why_not="the backend gives no KV blocks out of its sessions")
+        self._activity.begin(Doing.COPY)
         try:
             return self._export(self._session, key, most_bytes, time.monotonic() + most_s)
         except BaseException as error:
@@ -100,6 +101,8 @@ class Keeping:
                 raise
             _log.exception("the prefix cache could not be kept")
             return Kept(why_not=f"it could not be written: {last_line(error)}")
+        finally:
+            self._activity.begin(Doing.SCHEDULE)
 
     def take_in(self, memory: Memory, key: bytes, told: Callable[[Kept], None]) -> None:
         """Have the blocks read that a memory has of this key, by `read`.
@@ -118,7 +121,7 @@ class Keeping:
             told(Kept(why_not=str(error)))
             return
         if not records:
-            told(Kept(why_not="it has no block that could be taken"))
+            told(Kept(why_not="all of it is there already, or no block is free"))
             return
         self._coming, self._memory, self._told, self._found_tokens = records, memory, told, 0
 
@@ -137,6 +140,7 @@ class Keeping:
                 raise
             _log.exception("the prefix cache could not be taken in")
             why_not, self._coming = f"it could not be read: {last_line(error)}", []
+        self._activity.begin(Doing.SCHEDULE)
         if not self._coming and self._told is not None:
             self._told(Kept(tokens=self._found_tokens, why_not=why_not))
             self._memory = self._told = None

@@ -19,7 +19,7 @@ from inferd.engine.token.batcher import Batcher
 from inferd.engine.token.forward import Forward
 from inferd.engine.token.grammar import Following, Grammars, why_stuck
 from inferd.engine.token.intake import Intake
-from inferd.engine.token.keeping import Keeping, Kept
+from inferd.engine.token.keeping import Keeping
 from inferd.engine.token.limits import Bounds, EngineLimits
 from inferd.engine.token.output import Ended, PrefillProgress, SampleEnd, StepOutput
 from inferd.engine.token.pace import Pace
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from inferd.engine.token.step import Step
     from inferd.engine.token.submission import Submission
     from inferd.plugin import LoadedModel
-    from inferd.shared import Memory
 
 _log = logging.getLogger(__name__)
 
@@ -146,9 +145,9 @@ class Loop:
         blocks = self._places.pool.blocks_for(kv_tokens)
         self._command(partial(self._places.holds.change, lease_id, fencing_token, rows=sequences, blocks=blocks))
 
-    def adopt(self, memory: Memory, key: bytes, told: Callable[[Kept], None]) -> None:
-        """Have the prefix cache of a session before this one found again, see `Keeping.take_in`."""
-        self._command(partial(self.keeping.take_in, memory, key, told))
+    def see_to_prefixes(self, errand: Callable[[Keeping], None]) -> None:
+        """Have the prefix cache kept or found again, between two steps."""
+        self._command(partial(errand, self.keeping))
 
     def consult(self, query: Callable[[Intake], None]) -> None:
         """Have `query` called where tasks are prepared, in turn with them; no step waits for it."""

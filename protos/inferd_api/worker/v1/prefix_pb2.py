@@ -24,17 +24,19 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!inferd_api/worker/v1/prefix.proto\x12\x10inferd.worker.v1\"\'\n\x04Kept\x12\x0e\n\x06tokens\x18\x01 \x01(\x04\x12\x0f\n\x07why_not\x18\x02 \x01(\t\"\x07\n\x05\x41\x64opt\"*\n\x07\x41\x64opted\x12\x0e\n\x06tokens\x18\x01 \x01(\x04\x12\x0f\n\x07why_not\x18\x02 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!inferd_api/worker/v1/prefix.proto\x12\x10inferd.worker.v1\"0\n\x04Keep\x12\x12\n\nkeep_bytes\x18\x01 \x01(\x04\x12\x14\n\x0ckeep_seconds\x18\x02 \x01(\x01\"\'\n\x04Kept\x12\x0e\n\x06tokens\x18\x01 \x01(\x04\x12\x0f\n\x07why_not\x18\x02 \x01(\t\"\x07\n\x05\x41\x64opt\"*\n\x07\x41\x64opted\x12\x0e\n\x06tokens\x18\x01 \x01(\x04\x12\x0f\n\x07why_not\x18\x02 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'inferd_api.worker.v1.prefix_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_KEPT']._serialized_start=55
-  _globals['_KEPT']._serialized_end=94
-  _globals['_ADOPT']._serialized_start=96
-  _globals['_ADOPT']._serialized_end=103
-  _globals['_ADOPTED']._serialized_start=105
-  _globals['_ADOPTED']._serialized_end=147
+  _globals['_KEEP']._serialized_start=55
+  _globals['_KEEP']._serialized_end=103
+  _globals['_KEPT']._serialized_start=105
+  _globals['_KEPT']._serialized_end=144
+  _globals['_ADOPT']._serialized_start=146
+  _globals['_ADOPT']._serialized_end=153
+  _globals['_ADOPTED']._serialized_start=155
+  _globals['_ADOPTED']._serialized_end=197
 # @@protoc_insertion_point(module_scope)

@@ -17,8 +17,34 @@ else:
 DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
+class Keep(_message.Message):
+    """Keep the prefix cache and go on: another version of the model takes the tasks from now on. Answered with `Kept`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEEP_BYTES_FIELD_NUMBER: _builtins.int
+    KEEP_SECONDS_FIELD_NUMBER: _builtins.int
+    keep_bytes: _builtins.int
+    """Most bytes in which to keep it."""
+    keep_seconds: _builtins.float
+    """How long that may take, in seconds."""
+    def __init__(
+        self,
+        *,
+        keep_bytes: _builtins.int = ...,
+        keep_seconds: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["keep_bytes", b"keep_bytes", "keep_seconds", b"keep_seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Keep: _TypeAlias = Keep  # noqa: Y015
+
+@_typing.final
 class Kept(_message.Message):
-    """The prefix cache that a worker kept as it ended, in the one memory that goes with the frame; without one nothing is
+    """The prefix cache that a worker kept as it ended, or when it was told to, in the one memory that goes with the frame; without one nothing is
     kept.
     """
 

@@ -40,6 +40,7 @@ class KernelFrame(_message.Message):
     PROCEED_FIELD_NUMBER: _builtins.int
     HOLD_FIELD_NUMBER: _builtins.int
     ADOPT_FIELD_NUMBER: _builtins.int
+    KEEP_FIELD_NUMBER: _builtins.int
     MEMORIES_FIELD_NUMBER: _builtins.int
     memories: _builtins.int
     """Memories whose descriptors go with this frame, by SCM_RIGHTS of its first byte."""
@@ -79,6 +80,10 @@ class KernelFrame(_message.Message):
     def adopt(self) -> _prefix_pb2.Adopt:
         """Find a prefix cache again."""
 
+    @_builtins.property
+    def keep(self) -> _prefix_pb2.Keep:
+        """Keep the prefix cache for another worker."""
+
     def __init__(
         self,
         *,
@@ -91,13 +96,14 @@ class KernelFrame(_message.Message):
         proceed: _load_pb2.Proceed | None = ...,
         hold: _task_pb2.Hold | None = ...,
         adopt: _prefix_pb2.Adopt | None = ...,
+        keep: _prefix_pb2.Keep | None = ...,
         memories: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["adopt", b"adopt", "cancel", b"cancel", "hold", b"hold", "kind", b"kind", "load", b"load", "ping", b"ping", "proceed", b"proceed", "query", b"query", "stop", b"stop", "submit", b"submit"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["adopt", b"adopt", "cancel", b"cancel", "hold", b"hold", "keep", b"keep", "kind", b"kind", "load", b"load", "ping", b"ping", "proceed", b"proceed", "query", b"query", "stop", b"stop", "submit", b"submit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adopt", b"adopt", "cancel", b"cancel", "hold", b"hold", "kind", b"kind", "load", b"load", "memories", b"memories", "ping", b"ping", "proceed", b"proceed", "query", b"query", "stop", b"stop", "submit", b"submit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adopt", b"adopt", "cancel", b"cancel", "hold", b"hold", "keep", b"keep", "kind", b"kind", "load", b"load", "memories", b"memories", "ping", b"ping", "proceed", b"proceed", "query", b"query", "stop", b"stop", "submit", b"submit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["load", "submit", "cancel", "ping", "stop", "query", "proceed", "hold", "adopt"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["load", "submit", "cancel", "ping", "stop", "query", "proceed", "hold", "adopt", "keep"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -156,7 +162,7 @@ class WorkerFrame(_message.Message):
 
     @_builtins.property
     def kept(self) -> _prefix_pb2.Kept:
-        """What is kept of the prefix cache; the last frame of a worker that ends in order."""
+        """What is kept of the prefix cache."""
 
     @_builtins.property
     def adopted(self) -> _prefix_pb2.Adopted:
