@@ -31,7 +31,7 @@ class Kernel:
             spec = SimpleNamespace(prefix_keep_bytes=None)
             instance = SimpleNamespace(
                 instance_id=f"{name}-1", model=name, device_id="cpu:0", lease_id="", living=True, version=1,
-                state=InstanceState.STOPPING, running={},
+                state=InstanceState.STOPPING, running={}, holds={},
             )  # fmt: skip
             self.models[name] = SimpleNamespace(
                 spec=spec, going=False, instances={f"{name}-1": instance}, serving=SimpleNamespace(number=1),
@@ -151,18 +151,21 @@ def test_the_larger_one_of_a_model_stays() -> None:
 @pytest.mark.parametrize(
     ("serving", "busy", "change", "sent"),
     [
-        (2, False, VersionChange.SERVE, [("a-1", 50 * PAGE)]),
-        (2, True, VersionChange.SERVE, []),
-        (1, False, VersionChange.SERVE, []),
-        (2, False, None, []),
+        (2, "", VersionChange.SERVE, [("a-1", 50 * PAGE)]),
+        (2, "running", VersionChange.SERVE, []),
+        (2, "holds", VersionChange.SERVE, []),
+        (1, "", VersionChange.SERVE, []),
+        (2, "", None, []),
     ],
 )
 def test_a_version_hands_over_what_it_has(
-    *, serving: int, busy: bool, change: VersionChange | None, sent: list[tuple[str, int]]
+    *, serving: int, busy: str, change: VersionChange | None, sent: list[tuple[str, int]]
 ) -> None:
     """When another version serves, one before it that is idle is told to keep what it can; one with tasks goes on."""
     kernel = Kernel(most_bytes=50 * PAGE)
     model, instance = kernel.models[A], kernel.models[A].instances["a-1"]
-    model.serving.number, instance.state, instance.running = serving, InstanceState.READY, {"t": None} if busy else {}
+    model.serving.number, instance.state = serving, InstanceState.READY
+    if busy:
+        setattr(instance, busy, {"t": None})
     kernel.prefixes.settle([VersionChanged(A, serving, change, VersionState.SERVING)])
     assert kernel.sent == sent

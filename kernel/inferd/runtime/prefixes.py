@@ -153,11 +153,14 @@ class Prefixes:
         self._kept.pop(name, None)
 
     def _hand_over(self, name: ModelName) -> None:
-        """Have the instances of versions that do not serve keep what they can, if they have nothing else to do."""
+        """Have the instances of versions that do not serve keep what they can, if they have nothing else to do.
+
+        One of which a lease holds a part may be given tasks, which would wait for it.
+        """
         model = self._views.model(name)
         for instance in model.instances.values():
             before = instance.version != model.serving.number and instance.state is InstanceState.READY
-            keep_bytes = self._allowed_bytes(instance) if before and not instance.running else 0
+            keep_bytes = self._allowed_bytes(instance) if before and not (instance.running or instance.holds) else 0
             worker = self._supervisor.workers.get(instance.instance_id)
             if keep_bytes and worker is not None:
                 order = prefix_pb2.Keep(keep_bytes=keep_bytes, keep_seconds=self._most_s)
