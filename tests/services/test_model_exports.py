@@ -74,6 +74,9 @@ async def test_the_adapter_of_a_model_goes_with_it(tmp_path: Path) -> None:
         own = ("", "model.fake")
         assert files == [own, ("adapter", "adapter_config.json"), ("adapter", "weights.safetensors")]
         assert bytes_of(messages) == file.read_bytes() + b"adapter_config.jsonweights.safetensors"
+        (tmp_path / "lora").rename(tmp_path / "gone")
+        with pytest.raises(InvalidFieldError, match=r"the adapter of model 'model', .*lora: has no files"):
+            await told(client, "model")
 
 
 async def test_bytes_come_as_they_are_made(tmp_path: Path) -> None:

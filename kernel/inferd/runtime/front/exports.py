@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 from inferd.core.ids import ModelName
-from inferd.errors import BlobDamagedError, InvalidFieldError, ModelBusyError, PermissionDeniedError
+from inferd.errors import BlobDamagedError, InvalidFieldError, ModelBusyError, PermissionDeniedError, words_of
 from inferd.plugin.recipe_file import find_recipe
 from inferd.runtime.blob_opening import blobs_of
 from inferd.runtime.model_files import SOURCE, check_names, read_list
@@ -159,7 +159,7 @@ class Exports:
                         continue
                     data = await asyncio.to_thread(_read_at, opened, number * PIECE_BYTES)
                     if await asyncio.to_thread(_digest, data) != wanted:
-                        raise _changed(file.path)
+                        raise _changed(file.path, "its bytes are others")
                     yield data
 
     def cut_short(self) -> AbstractAsyncContextManager[None]:
@@ -188,11 +188,14 @@ def _adapter(spec: ModelSpec, roots: Roots | None) -> list[Path]:
     value = spec.settings[ADAPTER]
     if roots is not None:
         check_setting(ADAPTER, value, roots)
-    path = Path(value)
-    files = [path] if path.is_file() else sorted(path.iterdir()) if path.is_dir() else []
-    found = [file for file in files if file.is_file() and not file.name.startswith(".")]
+    path, why = Path(value), "has no files"
+    try:
+        files = [path] if path.is_file() else sorted(path.iterdir()) if path.is_dir() else []
+        found = [file for file in files if file.is_file() and not file.name.startswith(".")]
+    except OSError as error:
+        found, why = [], words_of(error)
     if not found:
-        raise InvalidFieldError(f"the adapter of model {spec.name!r}, {path}, has no files", field="name")
+        raise InvalidFieldError(f"the adapter of model {spec.name!r}, {path}: {why}", field="name")
     return found
 
 
@@ -234,8 +237,8 @@ async def _measured(path: Path, setting: str, expected: str | None) -> ExportedF
 async def _opened(path: Path) -> AsyncIterator[BinaryIO]:
     try:
         opened = await asyncio.to_thread(path.open, "rb")
-    except OSError:
-        raise _changed(path) from None
+    except OSError as error:
+        raise _changed(path, words_of(error)) from None
     try:
         yield opened
     finally:
@@ -251,13 +254,13 @@ def _read_at(opened: BinaryIO, start: int) -> bytes:
     try:
         opened.seek(start)
         return opened.read(PIECE_BYTES)
-    except OSError:
-        raise _changed(Path(opened.name)) from None
+    except OSError as error:
+        raise _changed(Path(opened.name), words_of(error)) from None
 
 
 def _digest(data: bytes) -> bytes:
     return sha256(data).digest()
 
 
-def _changed(path: Path) -> ModelBusyError:
-    return ModelBusyError(f"{path} changed, or went, while it was read; try again when nobody writes it")
+def _changed(path: Path, why: str) -> ModelBusyError:
+    return ModelBusyError(f"{path} changed, or went, while it was read ({why}); try again when nobody writes it")
