@@ -32,6 +32,7 @@ class DeclaredModel(BaseModel):
         max_length=4096,
         description="absolute path or file:// URL of its file or folder; or the name of a model that was pulled",
     )
+    digest: str = Field("", pattern=r"^(sha256:[0-9a-f]{64})?$", description="what its files must hold: sha256:…")
     backend: str = Field("", description="backend that must load it; default: the kernel chooses")
     device: str = Field("", description="device to load on; default: the first one of the backend, or one like it")
     settings: dict[str, Text] = Field({}, description="settings of the backend, and those that every model has")

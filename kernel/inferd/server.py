@@ -32,6 +32,7 @@ from inferd.runtime.certificates import Certificates
 from inferd.runtime.clock import Clock
 from inferd.runtime.declaring import Declarations, Declaring
 from inferd.runtime.devices import DeviceMeter
+from inferd.runtime.digests import Digests
 from inferd.runtime.driver import Driver
 from inferd.runtime.driver_limits import DriverLimits, look_limits
 from inferd.runtime.failing import failing_store, make_fail
@@ -206,6 +207,7 @@ async def _built_around(settings: Settings, driver: Driver, certificates: Certif
     authority = await Authority.made(
         settings.auth, driver.keeper, certificates, pepper_path=settings.state_dir / "pepper"
     )
+    digests = Digests(settings.state_dir / "digests.json", driver.watchers.models.notify)
     with OwnMemory() as memory:
         front = _front(
             settings,
@@ -215,10 +217,14 @@ async def _built_around(settings: Settings, driver: Driver, certificates: Certif
             meter=meter,
             memory=memory,
             authority=authority,
+            digests=digests,
         )
         await front.quotas.adopt()
         declaring = Declaring(declarations, driver, plugins, library)
-        yield _Built(driver, plugins, meter, front, shelf, authority, declaring)
+        try:
+            yield _Built(driver, plugins, meter, front, shelf, authority, declaring)
+        finally:
+            await digests.close()
 
 
 def _core_limits(settings: Settings, *, has_store: bool) -> CoreLimits:
@@ -364,6 +370,7 @@ def _front(
     meter: DeviceMeter,
     memory: OwnMemory,
     authority: Authority,
+    digests: Digests,
 ) -> Front:
     limits, scheduler = settings.limits, settings.scheduler
 
@@ -412,6 +419,7 @@ def _front(
             plugins,
             shelf,
             declarations=shelf.declarations,
+            digests=digests,
             watchers=watchers("limits.model_watchers", limits.model_watchers, "watch models"),
             exports=watchers("bundles.exports", settings.bundles.exports, "export models"),
             roots=NamedFiles(shelf.folder, settings, authority.access).roots,

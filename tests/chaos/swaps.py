@@ -187,6 +187,7 @@ def environment(plan: Plan) -> dict[str, str]:
     """The settings of a kernel for a plan."""
     return {
         "INFERD_BACKENDS": plan.backends,
+        "INFERD_ELASTIC__DRAIN_S": "0.5",  # so that they come and go often
         "INFERD_DEVICES__MEMORY_BYTES": json.dumps({plan.device: plan.room_bytes}),
     }
 

@@ -14,7 +14,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from inferd.cli.main import app
-from inferd.runtime.library import Library, Manifest, digest
+from inferd.content import joint
+from inferd.runtime.library import Library, Manifest
 from inferd.runtime.placement import stat_files
 
 Pull = Callable[..., Result]
@@ -273,7 +274,7 @@ def test_files_outside_of_the_model_make_its_manifest_broken(tmp_path: Path, pat
     """A manifest cannot name a file that is not beside it or in the model's own folder."""
     library, whole = Library(tmp_path), write(tmp_path / "whole", {"m/config.json": b"{}"})
     files = {"m/config.json": "00"}
-    library.add(Manifest(name="m", source="x", file="m", sha256=digest(files), size_bytes=2, files=files), whole)
+    library.add(Manifest(name="m", source="x", file="m", sha256=joint(files), size_bytes=2, files=files), whole)
     manifest = tmp_path / "models/m/manifest.json"
     assert library.find("m") is not None
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"files": {path: "00"}}))

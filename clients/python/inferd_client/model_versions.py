@@ -49,6 +49,7 @@ class ModelVersions(Connection):
         pin: bool | None = None,
         warm: bool | None = None,
         canary: Canary | None = None,
+        digest: str = "",
         timeout_s: float | None = None,
     ) -> Model:
         """Give a model another version; returns when that takes its new tasks. What is left out stays.
@@ -74,6 +75,7 @@ class ModelVersions(Connection):
             warm: As for `create_model`.
             canary: By which steps it comes to take the tasks, and what must hold meanwhile; this returns behind the
                 last of them. Default: all tasks at once.
+            digest: As for `create_model`; what was pinned before holds for the files that it was pinned for.
             timeout_s: How long to wait, in seconds; default: as long as it takes.
 
         Raises:
@@ -88,7 +90,12 @@ class ModelVersions(Connection):
         )
         request.MergeFrom(
             UpdateModelRequest(
-                labels=labels, add_aliases=add_aliases, remove_aliases=remove_aliases, pin=pin, warm=warm
+                labels=labels,
+                add_aliases=add_aliases,
+                remove_aliases=remove_aliases,
+                pin=pin,
+                warm=warm,
+                pinned_digest=digest,
             )
         )
         return self._wait(self._versions.UpdateModel, request, timeout_s).model
@@ -154,6 +161,7 @@ class AsyncModelVersions(AsyncConnection):
         pin: bool | None = None,
         warm: bool | None = None,
         canary: Canary | None = None,
+        digest: str = "",
         timeout_s: float | None = None,
     ) -> Model:
         """Give a model another version; returns when that takes its new tasks. As `update_model` of `ModelVersions`."""
@@ -163,7 +171,12 @@ class AsyncModelVersions(AsyncConnection):
         )
         request.MergeFrom(
             UpdateModelRequest(
-                labels=labels, add_aliases=add_aliases, remove_aliases=remove_aliases, pin=pin, warm=warm
+                labels=labels,
+                add_aliases=add_aliases,
+                remove_aliases=remove_aliases,
+                pin=pin,
+                warm=warm,
+                pinned_digest=digest,
             )
         )
         return (await self._wait(self._versions.UpdateModel, request, timeout_s)).model

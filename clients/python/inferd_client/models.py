@@ -67,6 +67,7 @@ class Models(Connection):
         pin: bool = False,
         probe: Probe | None = None,
         warm: bool = False,
+        digest: str = "",
     ) -> Model:
         """Make the file at `source` (an absolute path or `file:///…`) known as `name`; the same again returns it.
 
@@ -74,7 +75,8 @@ class Models(Connection):
         (default 0) stay loaded, and there are at most `max_instances` (default 1). `sampling_defaults` are what its
         tasks take for what they leave out. `aliases` are other names of it, which calls may use; one with `pin` stays
         loaded once it is, and one with `warm` is loaded at the start of the kernel. Its new versions have to answer
-        `probe` before they take tasks.
+        `probe` before they take tasks. With a `digest` ("sha256:…", as `inferd show --digest` tells) its files are read
+        before each load, which fails where they hold something else.
 
         Raises:
             InferdError: InvalidFieldError, ModelExistsError, BackendNotFoundError, BackendUnavailableError.
@@ -93,6 +95,7 @@ class Models(Connection):
             pin=pin,
             probe=probe,
             warm=warm,
+            pinned_digest=digest,
         )
         return self._call(self._models.CreateModel, CreateModelRequest(model=model)).model
 
@@ -246,6 +249,7 @@ class AsyncModels(AsyncConnection):
         pin: bool = False,
         probe: Probe | None = None,
         warm: bool = False,
+        digest: str = "",
     ) -> Model:
         """Make the file at `source` (an absolute path or `file:///…`) known as `name`; the same again returns it.
 
@@ -253,7 +257,8 @@ class AsyncModels(AsyncConnection):
         (default 0) stay loaded, and there are at most `max_instances` (default 1). `sampling_defaults` are what its
         tasks take for what they leave out. `aliases` are other names of it, which calls may use; one with `pin` stays
         loaded once it is, and one with `warm` is loaded at the start of the kernel. Its new versions have to answer
-        `probe` before they take tasks.
+        `probe` before they take tasks. With a `digest` ("sha256:…", as `inferd show --digest` tells) its files are read
+        before each load, which fails where they hold something else.
 
         Raises:
             InferdError: InvalidFieldError, ModelExistsError, BackendNotFoundError, BackendUnavailableError.
@@ -272,6 +277,7 @@ class AsyncModels(AsyncConnection):
             pin=pin,
             probe=probe,
             warm=warm,
+            pinned_digest=digest,
         )
         return (await self._call(self._models.CreateModel, CreateModelRequest(model=model))).model
 

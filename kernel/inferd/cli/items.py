@@ -16,7 +16,8 @@ from inferd.cli.download import CHUNK_BYTES, Meter, Part, download, require_spac
 from inferd.cli.output import CommandError
 from inferd.cli.soundness import check_beginning, choose_files, find_folders, no_model, refuse_weights
 from inferd.cli.source import FileSource, PackageSource, RepositorySource, Source, WebSource, file_name
-from inferd.runtime.formats import folder_format, lacks, part_names
+from inferd.content import part_names
+from inferd.runtime.formats import folder_format, lacks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

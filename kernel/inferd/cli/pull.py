@@ -20,9 +20,9 @@ from inferd.cli.output import CommandError
 from inferd.cli.soundness import check_beginning, check_whole
 from inferd.cli.source import FileSource, Source, file_name, is_folder, model_name, parse
 from inferd.cli.visible import visible_line
+from inferd.content import joint, part_names
 from inferd.errors import present
-from inferd.runtime.formats import part_names
-from inferd.runtime.library import Library, Manifest, digest
+from inferd.runtime.library import Library, Manifest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -119,7 +119,7 @@ def _digest_of(source: FileSource) -> str:
 def _sha256(files: Mapping[str, str]) -> str:
     """Of a file that is a model, or of several."""
     ((path, sha256), *others) = files.items()
-    return digest(files) if others or "/" in path else sha256
+    return joint(files) if others or "/" in path else sha256
 
 
 def _fetch(output: Output, library: Library, folder: Path, order: Order, progress: Progress) -> Manifest:

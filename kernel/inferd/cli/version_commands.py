@@ -31,6 +31,10 @@ AliasOption = Annotated[
     list[str] | None, typer.Option("--alias", help="Another name of it; may be repeated.", metavar="NAME")
 ]
 PIN, WARM = "Once loaded it stays, whoever needs its memory.", "Load it at the start of the kernel."
+DigestOption = Annotated[
+    str,
+    text_option("--digest", help="What its files must hold, seen to before each load.", metavar="sha256:HEX"),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Tell how it would go, and change nothing; 1: no room.")]
 
 ProbeOption = Annotated[
@@ -73,6 +77,7 @@ def _add(
     pin: Annotated[bool, typer.Option("--pin", help=PIN)] = False,
     warm: Annotated[bool, typer.Option("--warm", help=WARM)] = False,
     probe: ProbeOption = None,
+    digest: DigestOption = "",
     address: Address = ADDRESS,
     output: Output = Format.TABLE,
 ) -> None:
@@ -83,8 +88,15 @@ def _add(
 
         wanted = read_wanted(str(path), backend=backend, device=device, settings=setting)
         bounds = {"min_instances": least, "max_instances": most}
-        traits = {"labels": read_pairs(label, "--label"), "aliases": alias or (), "pin": pin, "warm": warm}
-        add(out, address, wanted, name=name, bounds=bounds, traits={**traits, "probe": read_probe(probe)})
+        traits = {
+            "labels": read_pairs(label, "--label"),
+            "aliases": alias or (),
+            "pin": pin,
+            "warm": warm,
+            "digest": digest,
+            "probe": read_probe(probe),
+        }
+        add(out, address, wanted, name=name, bounds=bounds, traits=traits)
 
 
 @version_app.command("set")
@@ -109,6 +121,7 @@ def _set(
     pin: Annotated[bool | None, typer.Option("--pin/--no-pin", help=PIN)] = None,
     warm: Annotated[bool | None, typer.Option("--warm/--no-warm", help=WARM)] = None,
     canary: CanaryOption = "",
+    digest: DigestOption = "",
     dry_run: DryRun = False,
     address: Address = ADDRESS,
     output: Output = Format.TABLE,
@@ -126,8 +139,8 @@ def _set(
             source=Wanted(name=source) if source else None,
             unset=unset or (),
             bounds={"min_instances": least, "max_instances": most},
-            traits={"labels": read_pairs(label, "--label"), "pin": pin, "warm": warm},
             terms={"probe": read_probe(probe), "canary": read_canary(canary)},
+            traits={"labels": read_pairs(label, "--label"), "pin": pin, "warm": warm, "digest": digest},
             data_dir=data_dir,
             dry_run=dry_run,
         )

@@ -67,7 +67,7 @@ def set_model(
         **bounds,
     }
     given = [*bounds.values(), *(value or None for value in changes.values()), *traits.values(), terms["probe"]]
-    if all(value in (None, {}) for value in given):
+    if all(value in (None, {}, "") for value in given):
         raise typer.BadParameter("nothing is to be otherwise; give NAME=VALUE, --source, or another option")
     with connected(address) as client:
         if dry_run:

@@ -159,6 +159,7 @@ class ModelSpec:
         sampling: Defaults of its tasks that go before those of its file.
         catalogue_sampling: Those that come behind its file's.
         file_version: Differs when the file has changed.
+        digest: What its files must hold, "sha256:…", seen to before each load; "" for anything.
         tenant: Whose blobs its files are; "" where they are files of this host.
     """
 
@@ -184,6 +185,7 @@ class ModelSpec:
     sampling: SamplingDefaults = NO_DEFAULTS
     catalogue_sampling: SamplingDefaults = NO_DEFAULTS
     file_version: str = ""
+    digest: str = ""
     tenant: str = field(default="", compare=False)
 
     @property
@@ -200,7 +202,7 @@ class ModelSpec:
     @property
     def loaded(self) -> tuple[object, ...]:
         """That of it which an instance is made of: the rest may change without a new one."""
-        how = (self.backend, self.device, self.values, self.draft_tokens, self.sampling)
+        how = (self.backend, self.device, self.values, self.draft_tokens, self.sampling, self.digest)
         return (self.source, self.path, *how, {k: v for k, v in self.settings.items() if k not in BOUNDS})
 
 

@@ -200,6 +200,7 @@ class Declaring:
             settings=settings,
             min_instances=model.min_instances,
             max_instances=model.max_instances,
+            digest=model.digest,
         )
 
     async def _warm(self, model: Model) -> None:

@@ -1,6 +1,5 @@
 """Of which format a model's file or folder is. Nothing of it is parsed."""
 
-import re
 from pathlib import Path
 
 MAGICS = {b"GGUF": "gguf"}  # formats that say so in their first bytes, whatever the file is called
@@ -13,19 +12,6 @@ INNER_MARKS = {  # where sentence-transformers and others put it, and those of a
 HF_WEIGHTS = "*.safetensors"  # a Hugging Face folder that has an ONNX model beside its own weights stays one
 PEFT_MARK = "adapter_config.json"
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
-PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.IGNORECASE)
-MAX_PARTS = 1 << 12
-
-
-def part_names(name: str) -> tuple[str, ...]:
-    """The names of all files of a model of which `name` is one part, `NAME-00001-of-00003.gguf`; else `name` alone."""
-    found = PART.fullmatch(name)
-    if found is None or not 1 <= int(found["number"]) <= int(found["count"]) <= MAX_PARTS:
-        return (name,)
-    ending = name[-len(".gguf") :]
-    return tuple(
-        f"{found['stem']}-{number:05}-of-{found['count']}{ending}" for number in range(1, int(found["count"]) + 1)
-    )
 
 
 def folder_format(path: Path) -> str | None:

@@ -28,10 +28,12 @@ def load_frame(
     device_id: DeviceId,
     capacity_bytes: int,
     cores: int = 0,
+    checks: bool = True,
 ) -> wire.KernelFrame:
     """The order to tell what a model needs of a device, of which `capacity_bytes` may be given, and then to load it.
 
-    It computes on so many `cores`; 0 for all that its process may use.
+    It computes on so many `cores`; 0 for all that its process may use. Whether its files have their digest is seen to
+    only where it `checks`: that reads them whole.
     """
     load = load_pb2.Load(
         instance_id=instance_id,
@@ -42,6 +44,7 @@ def load_frame(
         limits=limits,
         capacity_bytes=capacity_bytes,
         cores=cores,
+        content_digest=spec.digest if checks else "",
         sampling_defaults=spec.sampling.numbers,
         fallback_sampling_defaults=spec.catalogue_sampling.numbers,
     )

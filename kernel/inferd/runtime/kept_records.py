@@ -244,6 +244,8 @@ def write_spec(spec: ModelSpec) -> dict[str, Any]:
     written: dict[str, Any] = {field.name: getattr(spec, field.name) for field in fields(ModelSpec)}
     for name in ("sampling", "catalogue_sampling"):
         written[name] = getattr(spec, name).numbers
+    if not spec.digest:  # as kernels wrote it that knew none
+        del written["digest"]
     return {**written, "settings": dict(spec.settings), "values": dict(spec.values)}
 
 

@@ -9,7 +9,6 @@ may happen at once, because a file is complete before its name appears.
 """
 
 import errno
-import hashlib
 import json
 import os
 import re
@@ -238,12 +237,6 @@ def _parse(data: bytes) -> Manifest:
     if not all(isinstance(text, str) for text in manifest.settings.values()):
         raise ValueError(f"field 'settings' is {manifest.settings!r}; its values must be text")
     return manifest
-
-
-def digest(files: Mapping[str, str]) -> str:
-    """The SHA-256 of several files by theirs: that of the lines that `sha256sum` writes of them, in their order."""
-    lines = "".join(f"{sha256}  {path}\n" for path, sha256 in sorted(files.items()))
-    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def _lies_beside(path: str, file: str) -> bool:

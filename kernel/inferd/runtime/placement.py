@@ -65,12 +65,13 @@ def place(
     roots: Roots | None = None,
     accepted: Mapping[str, str] | None = None,
     tenant: str = "",
+    digest: str = "",
 ) -> ModelSpec:
     """Find the model's file or folder, choose its backend and the devices that it may use, and check its settings.
 
     `sampling` are defaults of its tasks. Of a model of blobs, which are those of `tenant`, `path` is where they are;
     any other is within `roots`, if there are some, and so is what settings name that are not among the `accepted`.
-    Of settings that are `unset` the names alone are checked.
+    Of settings that are `unset` the names alone are checked. Whether its files have the `digest` is seen at each load.
 
     Raises:
         InvalidFieldError: The source is no file and no model folder, or a setting is wrong.
@@ -123,6 +124,7 @@ def place(
         catalogue_sampling=catalogue_sampling(path, size_bytes),
         file_version=version,
         tenant=tenant,
+        digest=digest,
     )
 
 

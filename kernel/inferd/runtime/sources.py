@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from inferd.content import part_names
 from inferd.errors import InvalidFieldError, PermissionDeniedError, words_of
 from inferd.plugin.recipe_file import find_recipe
-from inferd.runtime.formats import INNER_MARKS, folder_format, lacks, part_names
+from inferd.runtime.formats import INNER_MARKS, folder_format, lacks
 
 FIELD = "model.source"
 

@@ -16,6 +16,7 @@ from inferd.runtime.front.models import Models
 from inferd.runtime.front.versions import Other, RolloutPlan
 from inferd.sampling import ENGINE_DEFAULTS
 from inferd.services.insight import inside
+from inferd.services.named import read_digest
 from inferd.services.rollout_values import read_canary, read_probe, write_probe, write_progress
 from inferd.services.sampling_values import read_sampling_defaults, write_sampling_defaults
 from inferd.services.status import status_of
@@ -83,12 +84,22 @@ def read_other(request: ms.UpdateModelRequest, limits: RolloutLimits) -> Other:
         backend=request.backend,
         device=request.device,
         settings=dict(request.settings),
+        digest=read_pinned(request.pinned_digest, "pinned_digest"),
         min_instances=request.min_instances if request.HasField("min_instances") else None,
         max_instances=most if request.HasField("max_instances") else None,
         sampling=read_sampling_defaults(request.sampling_defaults) if request.HasField("sampling_defaults") else None,
         probe=probe,
         canary=canary,
     )
+
+
+def read_pinned(digest: str, field: str) -> str:
+    """What a model's files must hold; "" for anything.
+
+    Raises:
+        InvalidFieldError: It is no digest.
+    """
+    return f"sha256:{read_digest(digest, field)}" if digest else ""
 
 
 def read_traits(model: pb.Model, where: str, limits: RolloutLimits) -> Traits:
@@ -161,6 +172,9 @@ def write_model(model: Model, models: Models) -> pb.Model:
         aliases=model.traits.aliases,
         pin=model.traits.pin,
         warm=model.traits.warm,
+        content_digest=models.digests.known(spec),
+        pinned_digest=spec.digest,
+        digest_fraction=models.digests.fraction(spec),
         declared=inside(models.declarations.where(spec.name), spec.name),
         rolling=write_version(model.rollout.version, models, model.serving) if model.rollout is not None else None,
         kept_prefix_tokens=kept.tokens if kept is not None else 0,
@@ -193,6 +207,8 @@ def write_version(version: Version, models: Models, serving: Version | None = No
         requested_by=inside(version.by, spec.name),
         error=status_of(version.error, spec.name) if version.error is not None else None,
         canary=write_progress(version, serving or version, models.clock),
+        content_digest=models.digests.known(spec),
+        pinned_digest=spec.digest,
     )
 
 

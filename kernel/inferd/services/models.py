@@ -23,6 +23,7 @@ from inferd.services.model_values import (
     NAME_FORM,
     read_bounds,
     read_other,
+    read_pinned,
     read_traits,
     read_traits_change,
     write_fault,
@@ -179,6 +180,7 @@ class Models:
             "max_instances": most,
             "sampling": read_sampling_defaults(wanted.sampling_defaults),
             "traits": read_traits(wanted, where, self._models.versions.limits),
+            "digest": read_pinned(wanted.pinned_digest, f"{where}.pinned_digest"),
         }
 
     async def _with_probe(self, request: ms.UpdateModelRequest, other: Other) -> Other:

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from inferd import __version__, logs
+from inferd.content import content_digest
 from inferd.core.vigil import Doing
 from inferd.engine.activity import Activity
 from inferd.engine.cause import last_line, placed_line
-from inferd.errors import ModelLoadError, is_failure
+from inferd.errors import ModelLoadError, is_failure, words_of
 from inferd.plugin import LoadError, UnsupportedModelError
 from inferd.plugin.checks import check_model, check_need, import_loader
 from inferd.worker.desk import make_desk
@@ -94,6 +95,7 @@ class Worker:
         backend: Backend | None = None
         try:
             request, _ = read_load(load)
+            self._check_content(load)
             identity = _identify(request, load.loader)
             self._activity.begin(Doing.IMPORT)
             backend = import_loader(load.loader)()
@@ -125,6 +127,25 @@ class Worker:
         self._activity.begin(Doing.IDLE)
         self._link.send(wire.WorkerFrame(loaded=loaded))
         return model
+
+    def _check_content(self, load: load_pb2.Load) -> None:
+        """See that the model's files hold what they have to; how far that is, is told as of a load.
+
+        Raises:
+            ModelLoadError: They hold something else, or cannot be read.
+        """
+        if not load.content_digest:
+            return
+        try:
+            found = content_digest(Path(load.path), self._report)
+        except OSError as error:
+            raise ModelLoadError(
+                f"its files cannot be read: {words_of(error)}", metadata={"cause": words_of(error)}
+            ) from None
+        if found != load.content_digest:
+            cause = f"its files have the digest {found}, and {load.content_digest} is pinned"
+            raise ModelLoadError(cause, metadata={"cause": cause, "found": found, "pinned": load.content_digest})
+        self._reported = -1.0  # what follows is another thing
 
     def _report(self, fraction: float) -> None:
         """Tell the kernel how far loading is, at most 20 times a second."""

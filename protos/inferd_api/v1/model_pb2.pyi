@@ -226,6 +226,8 @@ class ModelVersion(_message.Message):
     REQUESTED_BY_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     CANARY_FIELD_NUMBER: _builtins.int
+    CONTENT_DIGEST_FIELD_NUMBER: _builtins.int
+    PINNED_DIGEST_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """From 1, rising with each version of the model."""
     state: Global___VersionState.ValueType
@@ -242,6 +244,10 @@ class ModelVersion(_message.Message):
     """As in `Model`."""
     requested_by: _builtins.str
     """Who asked for it, for people: the principal of the call, or its tenant; empty where nobody did."""
+    content_digest: _builtins.str
+    """As in `Model`, where it is known; nothing is read for it."""
+    pinned_digest: _builtins.str
+    """As in `Model`."""
     @_builtins.property
     def devices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """As in `Model`."""
@@ -288,10 +294,12 @@ class ModelVersion(_message.Message):
         requested_by: _builtins.str = ...,
         error: _status_pb2.Status | None = ...,
         canary: _rollout_pb2.CanaryProgress | None = ...,
+        content_digest: _builtins.str = ...,
+        pinned_digest: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["canary", b"canary", "create_time", b"create_time", "error", b"error", "sampling_defaults", b"sampling_defaults", "serve_time", b"serve_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "backend_reason", b"backend_reason", "canary", b"canary", "create_time", b"create_time", "device", b"device", "devices", b"devices", "error", b"error", "number", b"number", "requested_by", b"requested_by", "sampling_defaults", b"sampling_defaults", "serve_time", b"serve_time", "settings", b"settings", "size_bytes", b"size_bytes", "source", b"source", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "backend_reason", b"backend_reason", "canary", b"canary", "content_digest", b"content_digest", "create_time", b"create_time", "device", b"device", "devices", b"devices", "error", b"error", "number", b"number", "pinned_digest", b"pinned_digest", "requested_by", b"requested_by", "sampling_defaults", b"sampling_defaults", "serve_time", b"serve_time", "settings", b"settings", "size_bytes", b"size_bytes", "source", b"source", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -388,6 +396,9 @@ class Model(_message.Message):
     ALIASES_FIELD_NUMBER: _builtins.int
     PIN_FIELD_NUMBER: _builtins.int
     WARM_FIELD_NUMBER: _builtins.int
+    CONTENT_DIGEST_FIELD_NUMBER: _builtins.int
+    PINNED_DIGEST_FIELD_NUMBER: _builtins.int
+    DIGEST_FRACTION_FIELD_NUMBER: _builtins.int
     DECLARED_FIELD_NUMBER: _builtins.int
     PROBE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
@@ -424,6 +435,17 @@ class Model(_message.Message):
     """Once it is loaded its last instance stays: it is evicted for no other model, nor for idleness. Default false."""
     warm: _builtins.bool
     """Load it at the start of the kernel, where there is room beside what is loaded then. Default false."""
+    content_digest: _builtins.str
+    """Digest of what its files hold: "sha256:" and 64 hexadecimal digits, of several files that of the lines that sha256sum
+    writes of them, as `inferd show --digest` has it; of no recipe beside them. It is read once for `GetModel`, which does
+    not wait for it: empty while it is not known, see `digest_fraction`. Output only.
+    """
+    pinned_digest: _builtins.str
+    """What `content_digest` has to be: all files are read before each load, which fails with both digests where they hold
+    something else. Default: anything.
+    """
+    digest_fraction: _builtins.float
+    """How much of its files has been read for `content_digest`, from 0 to 1. Output only."""
     declared: _builtins.str
     """Where the configuration declares it, for those who may change it: what calls make otherwise holds until that is read
     again. Output only.
@@ -515,12 +537,15 @@ class Model(_message.Message):
         aliases: _abc.Iterable[_builtins.str] | None = ...,
         pin: _builtins.bool = ...,
         warm: _builtins.bool = ...,
+        content_digest: _builtins.str = ...,
+        pinned_digest: _builtins.str = ...,
+        digest_fraction: _builtins.float = ...,
         declared: _builtins.str = ...,
         probe: _rollout_pb2.Probe | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_max_instances", b"_max_instances", "_min_instances", b"_min_instances", "create_time", b"create_time", "effective_sampling_defaults", b"effective_sampling_defaults", "error", b"error", "max_instances", b"max_instances", "min_instances", b"min_instances", "probe", b"probe", "rolling", b"rolling", "sampling_defaults", b"sampling_defaults"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_instances", b"_max_instances", "_min_instances", b"_min_instances", "adapters", b"adapters", "aliases", b"aliases", "backend", b"backend", "backend_reason", b"backend_reason", "create_time", b"create_time", "declared", b"declared", "device", b"device", "devices", b"devices", "effective_sampling_defaults", b"effective_sampling_defaults", "error", b"error", "instances", b"instances", "kept_prefix_bytes", b"kept_prefix_bytes", "kept_prefix_tokens", b"kept_prefix_tokens", "labels", b"labels", "max_instances", b"max_instances", "min_instances", b"min_instances", "name", b"name", "pin", b"pin", "probe", b"probe", "rolling", b"rolling", "sampling_defaults", b"sampling_defaults", "settings", b"settings", "size_bytes", b"size_bytes", "source", b"source", "state", b"state", "version", b"version", "warm", b"warm"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_instances", b"_max_instances", "_min_instances", b"_min_instances", "adapters", b"adapters", "aliases", b"aliases", "backend", b"backend", "backend_reason", b"backend_reason", "content_digest", b"content_digest", "create_time", b"create_time", "declared", b"declared", "device", b"device", "devices", b"devices", "digest_fraction", b"digest_fraction", "effective_sampling_defaults", b"effective_sampling_defaults", "error", b"error", "instances", b"instances", "kept_prefix_bytes", b"kept_prefix_bytes", "kept_prefix_tokens", b"kept_prefix_tokens", "labels", b"labels", "max_instances", b"max_instances", "min_instances", b"min_instances", "name", b"name", "pin", b"pin", "pinned_digest", b"pinned_digest", "probe", b"probe", "rolling", b"rolling", "sampling_defaults", b"sampling_defaults", "settings", b"settings", "size_bytes", b"size_bytes", "source", b"source", "state", b"state", "version", b"version", "warm", b"warm"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_instances: _TypeAlias = _typing.Literal["max_instances"]  # noqa: Y015
     _WhichOneofArgType__max_instances: _TypeAlias = _typing.Literal["_max_instances", b"_max_instances"]  # noqa: Y015

@@ -768,6 +768,7 @@ class UpdateModelRequest(_message.Message):
     REMOVE_ALIASES_FIELD_NUMBER: _builtins.int
     PIN_FIELD_NUMBER: _builtins.int
     WARM_FIELD_NUMBER: _builtins.int
+    PINNED_DIGEST_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name. Required."""
     source: _builtins.str
@@ -790,6 +791,8 @@ class UpdateModelRequest(_message.Message):
     """As in `Model`."""
     warm: _builtins.bool
     """As in `Model`."""
+    pinned_digest: _builtins.str
+    """As in `Model`. Default: with a new `source` anything, else as before."""
     @_builtins.property
     def settings(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Settings that are to be otherwise; an empty value takes one away, so that its default holds."""
@@ -845,10 +848,11 @@ class UpdateModelRequest(_message.Message):
         remove_aliases: _abc.Iterable[_builtins.str] | None = ...,
         pin: _builtins.bool | None = ...,
         warm: _builtins.bool | None = ...,
+        pinned_digest: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_max_instances", b"_max_instances", "_min_instances", b"_min_instances", "_pin", b"_pin", "_warm", b"_warm", "canary", b"canary", "max_instances", b"max_instances", "min_instances", b"min_instances", "pin", b"pin", "probe", b"probe", "sampling_defaults", b"sampling_defaults", "warm", b"warm"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_instances", b"_max_instances", "_min_instances", b"_min_instances", "_pin", b"_pin", "_warm", b"_warm", "add_aliases", b"add_aliases", "backend", b"backend", "canary", b"canary", "device", b"device", "labels", b"labels", "max_instances", b"max_instances", "min_instances", b"min_instances", "name", b"name", "pin", b"pin", "probe", b"probe", "remove_aliases", b"remove_aliases", "sampling_defaults", b"sampling_defaults", "settings", b"settings", "source", b"source", "validate_only", b"validate_only", "version", b"version", "warm", b"warm"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_instances", b"_max_instances", "_min_instances", b"_min_instances", "_pin", b"_pin", "_warm", b"_warm", "add_aliases", b"add_aliases", "backend", b"backend", "canary", b"canary", "device", b"device", "labels", b"labels", "max_instances", b"max_instances", "min_instances", b"min_instances", "name", b"name", "pin", b"pin", "pinned_digest", b"pinned_digest", "probe", b"probe", "remove_aliases", b"remove_aliases", "sampling_defaults", b"sampling_defaults", "settings", b"settings", "source", b"source", "validate_only", b"validate_only", "version", b"version", "warm", b"warm"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_instances: _TypeAlias = _typing.Literal["max_instances"]  # noqa: Y015
     _WhichOneofArgType__max_instances: _TypeAlias = _typing.Literal["_max_instances", b"_max_instances"]  # noqa: Y015

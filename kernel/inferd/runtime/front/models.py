@@ -14,6 +14,7 @@ from inferd.errors import ModelExistsError, StoreUnavailableError
 from inferd.runtime.blob_opening import blobs_of
 from inferd.runtime.blobs import Blobs
 from inferd.runtime.declaring import Declarations
+from inferd.runtime.digests import Digests
 from inferd.runtime.driver import Driver
 from inferd.runtime.elements import Held
 from inferd.runtime.front.bounds import SharedBound
@@ -43,9 +44,10 @@ class Models:
         exports: Bounds the streams that read models.
         roots: Within which a caller may name files; None for anywhere.
         declarations: What the configuration says of models.
+        digests: What is known of what they hold.
 
     Attributes:
-        declarations: See there.
+        declarations, digests: See there.
         clock: The time of all models.
         exports: Reads them with their files.
         versions: What may be done with their versions.
@@ -62,9 +64,11 @@ class Models:
         exports: SharedBound,
         roots: Callable[[Caller], Roots | None],
         declarations: Declarations,
+        digests: Digests,
     ) -> None:
         self.clock = driver.clock
         self.declarations = declarations
+        self.digests = digests
         self._driver = driver
         self._plugins = plugins
         self._shelf = shelf
@@ -155,7 +159,9 @@ class Models:
             ModelNotFoundError: There is none, or its folder cannot be used.
         """
         await self._shelf.look_for(name)
-        return self._driver.views.model(ModelName(name))
+        model = self._driver.views.model(ModelName(name))
+        self.digests.ask(model.spec)
+        return model
 
     async def list(self, *, after: str | None, size: int) -> Page[Model]:
         """Models by name, behind the name `after`."""

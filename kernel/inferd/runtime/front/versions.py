@@ -38,6 +38,7 @@ class Other:
     Attributes:
         settings: Those that change; an empty value takes one away.
         number: The version that it is to be again; all else stays then.
+        digest: What its files must hold; "" for what they had to, where they stay where they are.
         probe: What the new version has to answer before it takes a task; None for nothing.
         canary: By which steps it comes to take the tasks; None for all at once.
     """
@@ -50,6 +51,7 @@ class Other:
     max_instances: int | None = None
     sampling: SamplingDefaults | None = None
     number: int | None = None
+    digest: str = ""
     probe: Probe | None = None
     canary: Canary | None = None
 
@@ -75,6 +77,7 @@ def otherwise(spec: ModelSpec, other: Other) -> dict[str, Any]:
         "path": Path(spec.path) if not other.source else None,
         "accepted": spec.settings,
         "tenant": spec.tenant if not other.source else "",
+        "digest": other.digest or (spec.digest if not other.source else ""),
     }
 
 

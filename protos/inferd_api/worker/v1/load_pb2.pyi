@@ -94,6 +94,7 @@ class Load(_message.Message):
     LIMITS_FIELD_NUMBER: _builtins.int
     CAPACITY_BYTES_FIELD_NUMBER: _builtins.int
     CORES_FIELD_NUMBER: _builtins.int
+    CONTENT_DIGEST_FIELD_NUMBER: _builtins.int
     SAMPLING_DEFAULTS_FIELD_NUMBER: _builtins.int
     FALLBACK_SAMPLING_DEFAULTS_FIELD_NUMBER: _builtins.int
     instance_id: _builtins.str
@@ -108,6 +109,8 @@ class Load(_message.Message):
     """What inferd may give of the device at all, in bytes: the backend derives defaults from it, not from what is free."""
     cores: _builtins.int
     """Cores of the processor on which it computes; 0 for all that the worker's process may use."""
+    content_digest: _builtins.str
+    """What the model's files have to hold, "sha256:…"; empty for anything."""
     @_builtins.property
     def settings(self) -> _containers.MessageMap[_builtins.str, Global___SettingValue]:
         """Every setting of the backend's spec, checked and converted by the kernel."""
@@ -135,12 +138,13 @@ class Load(_message.Message):
         limits: Global___EngineLimits | None = ...,
         capacity_bytes: _builtins.int = ...,
         cores: _builtins.int = ...,
+        content_digest: _builtins.str = ...,
         sampling_defaults: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         fallback_sampling_defaults: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity_bytes", b"capacity_bytes", "cores", b"cores", "device", b"device", "fallback_sampling_defaults", b"fallback_sampling_defaults", "instance_id", b"instance_id", "limits", b"limits", "loader", b"loader", "path", b"path", "sampling_defaults", b"sampling_defaults", "settings", b"settings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity_bytes", b"capacity_bytes", "content_digest", b"content_digest", "cores", b"cores", "device", b"device", "fallback_sampling_defaults", b"fallback_sampling_defaults", "instance_id", b"instance_id", "limits", b"limits", "loader", b"loader", "path", b"path", "sampling_defaults", b"sampling_defaults", "settings", b"settings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

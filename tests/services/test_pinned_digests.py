@@ -1,0 +1,58 @@
+"""What a model's files hold is told, and where it is pinned seen to before each load."""
+
+import hashlib
+from pathlib import Path
+
+import grpc
+import pytest
+from connection import Connection, read_all, reason_of, refusal, text_of
+
+from inferd.testing.kernel import write_fake_model
+from inferd_api.v1 import model_pb2 as mp
+from inferd_api.v1 import model_service_pb2 as ms
+
+OTHER = f"sha256:{'0' * 64}"
+
+
+def digest(path: Path) -> str:
+    return "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+async def test_a_model_is_loaded_only_of_files_that_hold_what_is_pinned(connection: Connection) -> None:
+    """Of others the load fails, with both digests, also where they have changed since; a new source needs a new pin."""
+    path = write_fake_model(connection.folder, "m")
+    model = mp.Model(name="m", source=str(path), pinned_digest=digest(path))
+    await connection.models.CreateModel(ms.CreateModelRequest(model=model))
+    assert text_of(await read_all(connection.chat("hi", model="m"))) == "hi"
+    other = write_fake_model(connection.folder, "other", context_tokens=256)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await connection.models.UpdateModel(ms.UpdateModelRequest(name="m", source=str(other), pinned_digest=OTHER))
+    reason, facts = reason_of(caught.value)
+    assert (reason, facts["found"], facts["pinned"]) == ("MODEL_LOAD_FAILED", digest(other), OTHER)
+    assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+    found = (await connection.models.GetModel(ms.GetModelRequest(name="m"))).model
+    assert (found.version, found.pinned_digest) == (1, digest(path))
+    await connection.models.UnloadModel(ms.UnloadModelRequest(name="m"))
+    pinned, changed = digest(path), write_fake_model(connection.folder, "m", context_tokens=512)
+    reason, facts = await refusal(connection.models.LoadModel(ms.LoadModelRequest(name="m")))
+    assert (reason, facts["found"], facts["pinned"]) == ("MODEL_LOAD_FAILED", digest(changed), pinned)
+    await connection.models.UpdateModel(ms.UpdateModelRequest(name="m", source=str(other)))
+    found = (await connection.models.GetModel(ms.GetModelRequest(name="m"))).model
+    assert (found.version, found.pinned_digest, found.state) == (3, "", mp.MODEL_STATE_READY)
+
+
+async def test_what_files_hold_is_told_once_it_is_known(connection: Connection) -> None:
+    """Who watches a model is told of it; before that nothing is said, and a list tells what is known."""
+    await connection.create("m")
+    watched = connection.models.WatchModel(ms.WatchModelRequest(name="m"), timeout=20)
+    async for response in watched:
+        if response.model.content_digest:
+            watched.cancel()
+            break
+    (model,) = (await connection.models.ListModels(ms.ListModelsRequest())).models
+    assert (model.content_digest, model.digest_fraction) == (digest(connection.folder / "m.fake"), 1.0)
+    (version,) = (await connection.models.ListModelVersions(ms.ListModelVersionsRequest(name="m"))).versions
+    assert version.content_digest == model.content_digest
+    wrong = mp.Model(name="x", source="/x", pinned_digest="sha256:12")
+    reason, _ = await refusal(connection.models.CreateModel(ms.CreateModelRequest(model=wrong)))
+    assert reason == "INVALID_FIELD"
