@@ -21,7 +21,7 @@ from inferd.auth_settings import Auth
 from inferd.blob_settings import Blobs
 from inferd.bundle_settings import Bundles
 from inferd.environment import Environment
-from inferd.model_settings import Elastic, Optimize, Prefix, Rollouts
+from inferd.model_settings import Elastic, Optimize, Prefix, Rollouts, Watching
 from inferd.quota_settings import QuotaSettings
 from inferd.sharing import Sharing, sharing_of
 from inferd.source_settings import Sources
@@ -320,6 +320,7 @@ class Settings(BaseSettings):
     scheduler: Scheduler = Scheduler()
     elastic: Elastic = Elastic()
     rollouts: Rollouts = Rollouts()
+    watched: Watching = Watching()
     prefix: Prefix = Prefix()
     optimize: Optimize = Optimize()
     store: Store = Store()

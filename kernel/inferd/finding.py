@@ -1,15 +1,18 @@
-"""What a kernel finds on its host: plugins, and devices with what other programs hold of them."""
+"""What a kernel finds on its host: plugins, devices with what other programs hold of them, and models in a folder."""
 
 import asyncio
 from collections.abc import Mapping
 
 from inferd.config import Settings
 from inferd.core.ids import DeviceId
+from inferd.model_settings import Watching
 from inferd.plugin.registry import BackendReport
 from inferd.runtime.baselines import Baseline, as_before
+from inferd.runtime.declaring import Declarations
 from inferd.runtime.devices import DeviceMeter, find_devices
 from inferd.runtime.driver import Driver
 from inferd.runtime.plugins import Plugins
+from inferd.runtime.watched import Watched
 
 
 def found_meter(
@@ -44,3 +47,10 @@ def found_plugins(settings: Settings, driver: Driver, before: Mapping[DeviceId, 
         log_dir=settings.state_dir / "plugins",
         found=tell,
     )
+
+
+def watched_folder(settings: Watching, driver: Driver, plugins: Plugins, declarations: Declarations) -> Watched | None:
+    """Has models be what is in a folder; None where none is named."""
+    if settings.folder is None:
+        return None
+    return Watched(settings.folder, settings.poll_s, driver=driver, plugins=plugins, declarations=declarations)

@@ -1,5 +1,7 @@
 """The settings of models: when they get an instance more or less, and how they are given another version."""
 
+from pathlib import Path
+
 from pydantic import BaseModel, ConfigDict, Field
 
 from inferd.spans import Seconds
@@ -33,6 +35,17 @@ class Prefix(BaseModel):
         description="most bytes of host memory in which prefix caches of unloaded models are kept until they are loaded"
         " again, within what is free; a model may have less (its setting prefix_keep_bytes). 0: an unload gives all"
         " memory back",
+    )
+
+
+class Watching(BaseModel):
+    """A folder whose files and folders are models."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    folder: Path | None = Field(None, description="it; default: none")
+    poll_s: Seconds = Field(
+        2.0, gt=0, description="time between two looks at it; what is the same in two of them is whole"
     )
 
 

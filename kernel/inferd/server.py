@@ -23,7 +23,7 @@ from inferd.core.rollouts import RolloutLimits
 from inferd.core.vigil import WorkerTimes
 from inferd.doors import Doors, opened_doors
 from inferd.exposing import exposing
-from inferd.finding import found_meter, found_plugins
+from inferd.finding import found_meter, found_plugins, watched_folder
 from inferd.listeners import check_listeners, has_tls
 from inferd.plugin.registry import BackendReport
 from inferd.runtime.baselines import keep_baselines, kept_baselines
@@ -220,7 +220,8 @@ async def _built_around(settings: Settings, driver: Driver, certificates: Certif
             digests=digests,
         )
         await front.quotas.adopt()
-        declaring = Declaring(declarations, driver, plugins, library)
+        watched = watched_folder(settings.watched, driver, plugins, declarations)
+        declaring = Declaring(declarations, driver, plugins, library, watched)
         try:
             yield _Built(driver, plugins, meter, front, shelf, authority, declaring)
         finally:
@@ -347,7 +348,7 @@ async def _beside(built: _Built) -> AsyncIterator[None]:
     """Measure what other programs hold, have models be as declared and warm, and sweep blobs, until the block ends."""
     running = [
         asyncio.create_task(built.meter.run(), name="device meter"),
-        asyncio.create_task(built.declaring.settle(), name="declared models"),
+        asyncio.create_task(built.declaring.run(), name="declared models"),
     ]
     if (blobs := blobs_of(built.driver.keeper)) is not None:
         running.append(asyncio.create_task(blobs.run(), name="sweep of blobs"))

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from inferd.cli.output import CommandError
-from inferd.cli.source import FileSource, PackageSource, WebSource, file_name, model_name, parse
+from inferd.cli.source import FileSource, PackageSource, WebSource, file_name, parse
+from inferd.runtime.formats import model_name
 
 
 @pytest.fixture(autouse=True)

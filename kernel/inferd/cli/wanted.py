@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING
 
 from inferd.cli.catalogue import CATALOGUE
 from inferd.cli.output import CommandError
-from inferd.cli.source import model_name
 from inferd.errors import suggestion
-from inferd.runtime.formats import PEFT_MARK, folder_format, lacks
+from inferd.runtime.formats import PEFT_MARK, folder_format, lacks, model_name
 from inferd.runtime.library import Library
 from inferd_client.errors import InferdError, ModelExistsError, ModelLoadError, ModelNotFoundError
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from inferd.runtime.driver import Driver
     from inferd.runtime.library import Library
     from inferd.runtime.plugins import Plugins
+    from inferd.runtime.watched import Watched
 
 BY = "the configuration"  # who asked for a version, for people
 
@@ -41,12 +42,14 @@ class Declarations:
         file: Where, for people.
         entries: Those that can be used.
         faults: Why the others cannot.
+        left_out: Why things in the watched folder are no models, by path. One writer: `Watched`.
     """
 
     def __init__(self, file: str, given: Sequence[Any]) -> None:
         self.file = file
         self.entries: dict[str, Entry] = {}
         self.faults: list[Fault] = []
+        self.left_out: dict[str, Fault] = {}
         self.read(given)
 
     def read(self, given: Sequence[Any]) -> None:
@@ -69,6 +72,11 @@ class Declarations:
         self.faults.append(fault)
         _tell(fault)
 
+    @property
+    def all_faults(self) -> list[Fault]:
+        """Why models are left out of the configuration, and of the watched folder."""
+        return [*self.faults, *self.left_out.values()]
+
     def where(self, name: str) -> str:
         """Where a model is declared, for people; "" for nowhere."""
         return entry.where if (entry := self.entries.get(name)) is not None else ""
@@ -79,9 +87,9 @@ class Declarations:
         Raises:
             BrokenModelError: It is; says why.
         """
-        for fault in self.faults:
+        for fault in self.all_faults:
             if name and fault.name == name:
-                message = f"model {name!r} is declared and cannot be used: {fault}"
+                message = f"model {name!r} cannot be used: {fault}"
                 raise BrokenModelError(message, metadata={"cause": str(fault)}, field="model")
 
 
@@ -97,27 +105,44 @@ class Declaring:
         driver: Is told.
         plugins: Who may load models.
         library: Where models are that were pulled.
+        watched: A folder whose files are models; None for none.
 
     Attributes:
-        declarations: See there.
+        declarations, watched: See there.
         settled: Set when all was done at the start that there was to do.
     """
 
-    def __init__(self, declarations: Declarations, driver: Driver, plugins: Plugins, library: Library) -> None:
+    def __init__(
+        self,
+        declarations: Declarations,
+        driver: Driver,
+        plugins: Plugins,
+        library: Library,
+        watched: Watched | None = None,
+    ) -> None:
         self.declarations = declarations
         self._driver = driver
         self._plugins = plugins
         self._library = library
+        self.watched = watched
         self.settled = asyncio.Event()
         self._later: list[tuple[Entry, ModelSpec]] = []
 
     async def make_known(self) -> None:
-        """Make all known that are declared. What needs a rollout, because it is loaded, is left to `settle`."""
+        """Make all known that are declared or in the watched folder. What needs a rollout is left to `run`."""
         for entry in tuple(self.declarations.entries.values()):
             try:
                 await self._declare(entry)
             except InferdError as error:
                 self.declarations.leave_out(entry, error)
+        if self.watched is not None:
+            await self.watched.look(waits=False)
+
+    async def run(self) -> None:
+        """Settle what was left to be done at the start, then watch the folder, if there is one."""
+        await self.settle()
+        if self.watched is not None:
+            await self.watched.run()
 
     async def settle(self) -> None:
         """Roll out what is otherwise than what is loaded, and load what is to be warm; what fails is told."""

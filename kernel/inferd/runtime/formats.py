@@ -1,6 +1,9 @@
 """Of which format a model's file or folder is. Nothing of it is parsed."""
 
+import re
 from pathlib import Path
+
+from inferd.content import PART
 
 MAGICS = {b"GGUF": "gguf"}  # formats that say so in their first bytes, whatever the file is called
 FOLDER_MARKS = {"config.json": "hf", "model.onnx": "onnx"}  # the format of a folder, by the file that makes it one
@@ -48,3 +51,13 @@ def refuse_weights(path: Path) -> str:
         return lacks(path.parent)
     fix = f"name {path.parent}" if folder_format(path.parent) else "name that folder"
     return f"{path} is weights alone; a model is a folder with config.json, its weights and its tokenizer: {fix}"
+
+
+def model_name(file: str, *, folder: bool = False) -> str:
+    """The name of a model whose file or folder is called `file`, in the characters of names.
+
+    Of a file it is the stem, less which part of a model it is.
+    """
+    part = PART.fullmatch(file)
+    stem = file if folder else part["stem"] if part else Path(file).stem
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", stem)[:128]

@@ -117,7 +117,7 @@ class Models:
             next_page_token=token_of(page, lambda model: model.spec.name),
             faults=[
                 write_fault(fault)
-                for fault in self._models.declarations.faults
+                for fault in self._models.declarations.all_faults
                 if not request.page_token
                 and (call.admission.sees(fault.name) if fault.name else call.admission.grant.whole)
             ],

@@ -576,8 +576,8 @@ class ListModelsResponse(_message.Message):
 
     @_builtins.property
     def faults(self) -> _containers.RepeatedCompositeFieldContainer[Global___DeclarationFault]:
-        """With the first page: models that the configuration declares and that cannot be used as it says, of those that the
-        caller may read; of an entry without a name those are told who may read all.
+        """With the first page: models that the configuration declares and that cannot be used as it says, and what is left out
+        of `watched.folder`, of those that the caller may read; of an entry without a name those are told who may read all.
         """
 
     def __init__(
@@ -1224,7 +1224,9 @@ Global___LoadPlan: _TypeAlias = LoadPlan  # noqa: Y015
 
 @_typing.final
 class DeclarationFault(_message.Message):
-    """Why an entry of `[[models]]` of the configuration is left out; a model of its name stays as it is."""
+    """Why an entry of `[[models]]` of the configuration, or something in `watched.folder`, is left out; a model of its name
+    stays as it is.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1233,7 +1235,7 @@ class DeclarationFault(_message.Message):
     WHY_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     where: _builtins.str
-    """The entry, for people: its file and its place there. Empty for those who may not change the model, as the next two."""
+    """The entry, for people: its file and its place there; or the path. Empty for those who may not change the model, as the next two."""
     field: _builtins.str
     """What is wrong of it; empty for the whole."""
     why: _builtins.str
