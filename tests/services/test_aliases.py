@@ -12,6 +12,7 @@ from guarded import failing, guarded, refused
 
 from inferd.testing.kernel import kernel_here, write_fake_model
 from inferd_api.v1 import lease_pb2 as lp
+from inferd_api.v1 import lease_service_pb2 as ls
 from inferd_api.v1 import model_pb2 as mp
 from inferd_api.v1 import model_service_pb2 as ms
 from inferd_api.v1 import task_pb2 as tp
@@ -69,6 +70,18 @@ async def test_a_task_that_is_asked_for_again_is_found_though_its_alias_has_move
     again = (await connection.tasks.CreateTask(ts.CreateTaskRequest(spec=spec, request_id="one"))).task
     other = (await connection.tasks.CreateTask(ts.CreateTaskRequest(spec=spec, request_id="two"))).task
     assert (again.task_id, again.model, other.model) == (made.task_id, "v1", "v2")
+
+
+async def test_a_lease_that_is_asked_for_again_is_found_though_its_alias_has_moved(connection: Connection) -> None:
+    """As a task: the same `request_id` and claims find what they made."""
+    for name in ("v1", "v2"):
+        await connection.create(name)
+    await give(connection, "v1", add_aliases=["prod"])
+    spec = lp.LeaseSpec(claims=[lp.Claim(model=lp.ModelClaim(model="prod", sequences=1))], wait=True)
+    request = ls.CreateLeaseRequest(spec=spec, request_id="one")
+    made = (await connection.leases.CreateLease(request)).lease
+    await give(connection, "v2", add_aliases=["prod"])
+    assert (await connection.leases.CreateLease(request)).lease.lease_id == made.lease_id
 
 
 async def test_rules_judge_the_model_itself(tmp_path: Path) -> None:

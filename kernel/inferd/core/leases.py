@@ -119,6 +119,11 @@ class Leases:
         lease_id = self._requests.get((spec.tenant, spec.request_id)) if spec.request_id else spec.lease_id
         return None if lease_id is None else self.known.get(lease_id)
 
+    def requested(self, tenant: Tenant, request_id: str) -> Lease | None:
+        """The known lease that a call of the tenant with this `request_id` has made; None for none."""
+        lease_id = self._requests.get((tenant, request_id)) if request_id else None
+        return None if lease_id is None else self.known.get(lease_id)
+
     def repeats(self, spec: LeaseSpec) -> bool:
         """Whether an earlier call with the same `request_id` has made this lease.
 

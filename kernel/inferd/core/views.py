@@ -9,7 +9,7 @@ from inferd.core.census import Census
 from inferd.core.fleet import Fleet
 from inferd.core.ids import DeviceId, InstanceId, LeaseId, ModelName, TaskId, Tenant
 from inferd.core.index import Page
-from inferd.core.lease import Lease, LeaseSpec, LeaseState
+from inferd.core.lease import Lease, LeaseSpec, LeaseState, ModelClaim
 from inferd.core.leases import Leases
 from inferd.core.model import Instance, Model, ModelSpec
 from inferd.core.naming import check_aliases
@@ -141,6 +141,12 @@ class Views:
         """Whose lease of this id is; None when there is none."""
         lease = self._leases.known.get(lease_id)
         return None if lease is None else lease.spec.tenant
+
+    def models_claimed(self, tenant: Tenant, request_id: str) -> tuple[ModelName | None, ...]:
+        """Claim by claim the models of the lease that a call of the tenant with this `request_id` has made."""
+        lease = self._leases.requested(tenant, request_id)
+        claims = () if lease is None else lease.spec.claims
+        return tuple(claim.model if isinstance(claim, ModelClaim) else None for claim in claims)
 
     def active_lease(self, lease_id: LeaseId, tenant: Tenant) -> Lease:
         """The tenant's lease of this id, which holds.

@@ -8,10 +8,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from inferd.core.policy import ResourceKind, Verb
+from inferd_api.v1 import lease_service_pb2 as ls
 from inferd_api.v1 import task_service_pb2 as ts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from google.protobuf.message import Message
 
@@ -29,11 +30,18 @@ class OwnNames:
         aliases: The models by their aliases, kept up to date.
         made: The model of the task that a request of an id has made, if it has: the same again finds that, though
             the alias stands for another model by now.
+        claimed: Likewise the models of the claims of the lease that one has made.
     """
 
-    def __init__(self, aliases: Aliases, made: Callable[[Caller, str], str | None]) -> None:
+    def __init__(
+        self,
+        aliases: Aliases,
+        made: Callable[[Caller, str], str | None],
+        claimed: Callable[[Caller, str], Sequence[str | None]],
+    ) -> None:
         self._aliases = aliases
         self._made = made
+        self._claimed = claimed
 
     def put(self, request: Message, policy: CallPolicy, caller: Caller) -> None:
         """Have a request name models by their own names."""
@@ -42,6 +50,10 @@ class OwnNames:
         for run in _runs(request):
             if run.spec.model in self._aliases and run.request_id and (made := self._made(caller, run.request_id)):
                 run.spec.model = made
+        if isinstance(request, ls.CreateLeaseRequest):
+            for claim, model in zip(request.spec.claims, self._claimed(caller, request.request_id), strict=False):
+                if model is not None and claim.model.model in self._aliases:
+                    claim.model.model = model
         policy.rename(request, self._aliases)
 
 

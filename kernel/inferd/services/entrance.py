@@ -77,7 +77,7 @@ class Entrance(grpc.aio.ServerInterceptor):
         self._rates = Rates(calls_per_s, time.monotonic)
         self._check_lease = front.leases.check
         self._knows = front.tasks.knows
-        self._names = OwnNames(front.models.traits.aliases, front.tasks.model_made)
+        self._names = OwnNames(front.models.traits.aliases, front.tasks.model_made, front.leases.models_claimed)
         self._extents = extents
         self._message_limit_bytes = message_limit_bytes
         self._handlers: dict[str, Handler] = {}  # by the path of each method that is offered

@@ -35,6 +35,10 @@ class Leases:
         self._keepers = keepers
         self._watchers = watchers
 
+    def models_claimed(self, caller: Caller, request_id: str) -> tuple[str | None, ...]:
+        """The models that the lease claims which a request of this id has made, claim by claim; none for no lease."""
+        return self._driver.views.models_claimed(caller.tenant, request_id)
+
     def check(self, caller: Caller) -> None:
         """Refuse a call, whichever it is, that names a lease which does not hold.
 
