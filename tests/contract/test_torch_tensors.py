@@ -1,5 +1,5 @@
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -93,7 +93,17 @@ def published_weights(data: Path) -> dict[str, Any]:
     return found
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Several wait for each other where other tests have the cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.mark.model
+@pytest.mark.usefixtures("one_thread")
 def test_silero_gives_what_onnx_runtime_gives(
     backend: TorchBackend, packaged: Callable[[str, str], Path], tmp_path: Path
 ) -> None:
@@ -103,7 +113,9 @@ def test_silero_gives_what_onnx_runtime_gives(
 
     data = packaged("silero-vad", "6.2.3") / "silero_vad/data"
     session: Any = backend.load(make_request(tmp_path, published_weights(data)), lambda _: None).session
-    bare = ort.InferenceSession(data / "silero_vad.onnx", providers=["CPUExecutionProvider"])
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    bare = ort.InferenceSession(data / "silero_vad.onnx", options, providers=["CPUExecutionProvider"])
     sound = np.concatenate([np.zeros(64, np.float32), real.speech(16_000)])
     carried, own = np.zeros((1, 2, 128), np.float32), np.zeros((2, 1, 128), np.float32)
     told = []
