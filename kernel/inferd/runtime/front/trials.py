@@ -10,7 +10,7 @@ from inferd.core.broker import Account
 from inferd.core.ids import NO_LEASE, ModelName, Tenant
 from inferd.core.model import Instance, InstanceState, ModelSpec
 from inferd.core.plan import LoadPlan
-from inferd.errors import ModelBusyError, ModelNotFoundError, present
+from inferd.errors import ModelBusyError, ModelNotFoundError, ShuttingDownError, present
 from inferd.runtime.driver import Driver
 from inferd.runtime.instances import newest
 
@@ -87,7 +87,7 @@ class Trials:
 
     def end(self, name: ModelName) -> None:
         """Take a trial away: its tasks end, its worker is stopped, and then its name is free."""
-        with suppress(ModelNotFoundError):
+        with suppress(ModelNotFoundError, ShuttingDownError):  # all models go with their kernel
             try:
                 self._driver.delete_model(name, force=True)
             except ModelBusyError:  # somebody has a lease on it, which ends by itself
