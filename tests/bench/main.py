@@ -17,6 +17,7 @@ import fair
 import features
 import infer
 import kept
+import kept_outputs
 import large
 import limits
 import loads
@@ -66,6 +67,7 @@ def figures(only: str) -> Iterator[Figure]:
     yield from tensors.figures(only=only)
     yield from infer.figures(only=only)
     yield from kept.figures(only=only)
+    yield from kept_outputs.figures(only=only)
     yield from auth.figures(only=only)
     if any(name.startswith(only) or only.startswith(name) for name in REAL):
         weights = smollm2()
