@@ -13,6 +13,9 @@ class Bundles(BaseModel):
     manifest_bytes: int = Field(
         32 << 20, ge=1 << 10, le=1 << 30, description="largest manifest of a bundle that is imported, in bytes"
     )
+    had_pieces: int = Field(
+        1 << 16, ge=1, le=1 << 20, description="pieces (of 4 MiB) that who exports a model says he has: 256 GiB"
+    )
     bundle_bytes: int = Field(
         256 << 30, ge=1, description="files that a bundle states in all, in bytes, where it is imported"
     )

@@ -213,8 +213,7 @@ def _read(read: Callable[[bytes], Message] | None, request: Any) -> Any:
 
 def _model_of(request: Any, policy: CallPolicy) -> str:
     """The model that a call is about; "" for none, several, or what could not be read."""
-    models = policy.models(request) if isinstance(request, Message) else ()
-    return models[0] if len(models) == 1 else ""
+    return policy.one_model(request) if isinstance(request, Message) else ""
 
 
 async def _abort(context: Context, error: InferdError) -> NoReturn:

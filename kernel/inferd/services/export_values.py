@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from inferd.errors import InvalidFieldError
+from inferd.errors import InvalidFieldError, LimitExceededError
 from inferd.runtime.front import exports
 from inferd_api.v1 import bundle_pb2 as bp
 
@@ -15,15 +15,22 @@ if TYPE_CHECKING:
 DIGEST_BYTES: Final = 32
 
 
-def read_had(had: bytes) -> frozenset[bytes]:
+def read_had(had: bytes, most: int) -> frozenset[bytes]:
     """The digests of pieces that a caller has.
 
     Raises:
         InvalidFieldError: They are none.
+        LimitExceededError: They are more than `most`.
     """
     if len(had) % DIGEST_BYTES:
         raise InvalidFieldError(
             f"had_pieces has {len(had)} bytes; digests have {DIGEST_BYTES} each, one behind another",
+            field="had_pieces",
+        )
+    if (pieces := len(had) // DIGEST_BYTES) > most:
+        raise LimitExceededError(
+            f"had_pieces has {pieces} digests and bundles.had_pieces is {most}; leave some out: they come again",
+            metadata={"bound": "bundles.had_pieces", "value": str(pieces), "limit": str(most)},
             field="had_pieces",
         )
     return frozenset(had[at : at + DIGEST_BYTES] for at in range(0, len(had), DIGEST_BYTES))

@@ -57,6 +57,7 @@ class Models:
         blobs: Blobs,
         optimizing: Optimizing,
         *,
+        had_pieces_limit: int,
         prompt_limit_bytes: int,
         message_limit_bytes: int,
         extents: Extents,
@@ -64,6 +65,7 @@ class Models:
         self._models = models
         self._blobs = blobs
         self._optimizing = optimizing
+        self._had_pieces_limit = had_pieces_limit
         self._prompt_limit_bytes = prompt_limit_bytes
         self._chunks = Chunks(blobs, extents, message_limit_bytes=message_limit_bytes)
 
@@ -242,7 +244,7 @@ class Models:
 
     async def ExportModel(self, request: bp.ExportModelRequest, call: Call) -> None:  # noqa: N802 - the wire's name
         """Read a model with all its files."""
-        exports, had = self._models.exports, read_had(request.had_pieces)
+        exports, had = self._models.exports, read_had(request.had_pieces, self._had_pieces_limit)
         async with exports.cut_short(), exports.open(request.name, call.caller) as export:
             await call.write(write_start(export, self._write(export.model)))
             for file in export.files:

@@ -43,6 +43,14 @@ class CallPolicy:
         """The models that a request names."""
         return tuple(_named(request, self.fields)) if self.fields else ()
 
+    def one_model(self, request: Any) -> str:
+        """The one model that a request names; "" for none, and where several may be named: those are not looked at."""
+        for name, repeated in self.fields:
+            if repeated and len(getattr(request, name)) != 1:
+                return ""
+            request = getattr(request, name)[0] if repeated else getattr(request, name)
+        return request if self.fields else ""
+
     def rename(self, request: Any, names: Mapping[str, str]) -> None:
         """Put other names in the place of those of models in a request."""
         if self.fields:

@@ -67,6 +67,7 @@ def offer_services(
             front.models,
             front.blobs,
             front.optimizing,
+            had_pieces_limit=settings.bundles.had_pieces,
             prompt_limit_bytes=prompt_limit_bytes,
             message_limit_bytes=limits.message_bytes,
             extents=extents,

@@ -31,7 +31,8 @@ class ExportModelRequest(_message.Message):
     """Its name. Required."""
     had_pieces: _builtins.bytes
     """Pieces of files that the caller has, the SHA-256 of each, 32 bytes, one behind another: their bytes are left out.
-    Default: all come. Errors: INVALID_FIELD, its length is no multiple of 32.
+    Default: all come. Errors: INVALID_FIELD, its length is no multiple of 32;
+    LIMIT_EXCEEDED, more than `bundles.had_pieces` of the configuration.
     """
     def __init__(
         self,
