@@ -13,7 +13,7 @@ from inferd.runtime.front import exports
 from inferd.testing.kernel import kernel_here, write_fake_model
 from inferd_api.v1.bundle_pb2 import ExportModelResponse
 from inferd_client import AsyncClient
-from inferd_client.errors import InferdError, InvalidFieldError, ModelBusyError
+from inferd_client.errors import InferdError, InvalidFieldError, ModelBusyError, PermissionDeniedError
 
 PIECE_BYTES = 64
 
@@ -127,3 +127,55 @@ async def test_who_may_change_a_model_reads_files_within_roots(tmp_path: Path) -
             with pytest.raises(InferdError) as caught:
                 await told(operator, "elsewhere")
             assert caught.value.reason == "PERMISSION_DENIED"
+
+
+async def test_links_in_an_adapter_lead_nowhere_else(tmp_path: Path) -> None:
+    """Who exports within roots gets an adapter's files by links within them, and none that links lead out to."""
+    inside, secret = tmp_path / "roots", tmp_path / "secret"
+    adapter, kept = inside / "lora", inside / "kept"
+    adapter.mkdir(parents=True)
+    kept.write_text("kept")
+    secret.write_text("secret")
+    (adapter / "weights.safetensors").symlink_to(kept)  # as caches of models have it
+    async with guarded(tmp_path, sources={"roots": [str(inside)]}) as kernel:
+        made = (await kernel.key(roles=["operator"])).credential
+        file = write_fake_model(inside, "model")
+        async with AsyncClient(kernel.kernel.addresses[1], credential=made) as operator:
+            await operator.create_model("model", str(file), settings={"adapter": str(adapter)})
+            assert bytes_of(await told(operator, "model")) == file.read_bytes() + b"kept"
+            (adapter / "stolen").symlink_to(secret)
+            with pytest.raises(PermissionDeniedError, match="lora/stolen' is not in a folder"):
+                await told(operator, "model")
+            with pytest.raises(PermissionDeniedError, match="lora/stolen' is not in a folder"):
+                await operator.create_model("other", str(file), settings={"adapter": str(adapter)})
+
+
+@pytest.mark.parametrize("swapped", ["file", "folder", "other"])
+async def test_what_is_swapped_while_it_is_read_is_not_passed_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, swapped: str
+) -> None:
+    """A file that becomes a link, another file, or one in a folder that becomes a link, once it was looked at."""
+    folder, elsewhere = tmp_path / "models", tmp_path / "elsewhere"
+    folder.mkdir()
+    elsewhere.mkdir()
+    file = write_fake_model(folder, "model")
+    (elsewhere / file.name).write_bytes(file.read_bytes())
+    look = exports.stat_files
+
+    def swap(path: Path) -> tuple[int, str]:
+        found = look(path)
+        if swapped == "folder":
+            folder.rename(tmp_path / "moved")
+            folder.symlink_to(elsewhere)
+        elif swapped == "file":
+            file.rename(folder / "moved")
+            file.symlink_to(folder / "moved")  # the very same file: links are not followed at all
+        else:
+            (elsewhere / file.name).rename(file)
+        return found
+
+    async with client_of(tmp_path) as client:
+        await client.create_model("model", str(file))
+        monkeypatch.setattr(exports, "stat_files", swap)
+        with pytest.raises(ModelBusyError, match="changed, or went, while it was read"):
+            await told(client, "model")

@@ -57,15 +57,43 @@ def find_source(source: str, roots: Roots | None = None) -> Path:
 
 
 def check_setting(name: str, value: str, roots: Roots) -> None:
-    """Refuse a setting that names a file or a folder which is not within roots.
+    """Refuse a setting that names a file or a folder which is not within roots, or has links out of them.
 
     Raises:
-        InvalidFieldError: It is no absolute path without '..'.
-        PermissionDeniedError: It is not within them.
+        InvalidFieldError: It is no absolute path without '..', or its folder cannot be listed.
+        PermissionDeniedError: It, or something in its folder, is not within them.
     """
     if not Path(value).is_absolute():
         raise InvalidFieldError(f"setting {name!r} is {value[:200]!r}, no absolute path", field="model.settings")
-    _within(Path(value), value, roots, what=f"setting {name!r}", field="model.settings")
+    what, field = f"setting {name!r}", "model.settings"
+    folder = _within(Path(value), value, roots, what=what, field=field).resolve()
+    try:
+        inside = sorted(folder.iterdir()) if folder.is_dir() else []
+    except OSError as error:
+        raise InvalidFieldError(f"{what}: {value!r} cannot be listed: {words_of(error)}", field=field) from None
+    for each in inside:
+        check_real(each, str(Path(value, each.name)), roots, what=what, field=field)
+
+
+def check_real(path: Path, given: str, roots: Roots, *, what: str, field: str) -> None:
+    """Refuse a file or a folder that links lead out of roots, whether it is there or not.
+
+    Args:
+        path: It.
+        given: As it is told.
+        roots: They.
+        what: That which names it, for people.
+        field: That in the request.
+
+    Raises:
+        PermissionDeniedError: They do.
+    """
+    try:
+        within = _is_within(path.resolve(), roots)
+    except (OSError, ValueError, RuntimeError):
+        within = False
+    if not within:
+        raise _outside(given, roots, what=what, field=field)
 
 
 def files_of(path: Path) -> list[Path]:

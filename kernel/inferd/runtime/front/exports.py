@@ -15,7 +15,8 @@ from inferd.plugin.recipe_file import find_recipe
 from inferd.runtime.blob_opening import blobs_of
 from inferd.runtime.model_files import SOURCE, check_names, read_list
 from inferd.runtime.placement import stat_files
-from inferd.runtime.sources import check_setting, files_of, find_source
+from inferd.runtime.seen_files import SeenFile, open_seen, see
+from inferd.runtime.sources import check_real, check_setting, files_of, find_source
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Container, Sequence
@@ -39,7 +40,7 @@ class ExportedFile:
 
     Attributes:
         name: Its name, without a folder.
-        path: Where it is.
+        seen: It as it was when it was found to be what may be read.
         setting: The setting that names it or its folder; "" for the model's own.
         digest: SHA-256 of all its bytes, in hexadecimal.
         size_bytes: How many bytes it has.
@@ -47,7 +48,7 @@ class ExportedFile:
     """
 
     name: str
-    path: Path
+    seen: SeenFile
     setting: str
     digest: str
     size_bytes: int
@@ -116,9 +117,9 @@ class Exports:
             own = await self._own(spec, caller, roots)
             adapter = await asyncio.to_thread(_adapter, spec, roots) if ADAPTER in paths else []
             for files in (own, adapter):
-                _check([path.name for path in files])
-            found = [await _measured(path, "", expected) for path, expected in own.items()]
-            found += [await _measured(path, ADAPTER, None) for path in adapter]
+                _check([seen.path.name for seen in files])
+            found = [await _measured(seen, "", expected) for seen, expected in own.items()]
+            found += [await _measured(seen, ADAPTER, None) for seen in adapter]
             yield Export(model=model, files=found, path_settings=paths)
 
     def _path_settings(self, spec: ModelSpec) -> list[str]:
@@ -131,7 +132,7 @@ class Exports:
         }
         return sorted(named & spec.settings.keys())
 
-    async def _own(self, spec: ModelSpec, caller: Caller, roots: Roots | None) -> dict[Path, str | None]:
+    async def _own(self, spec: ModelSpec, caller: Caller, roots: Roots | None) -> dict[SeenFile, str | None]:
         """The model's own files, with the digests that they are known to have."""
         if not spec.source.startswith(SOURCE):
             return dict.fromkeys(await asyncio.to_thread(_files, spec, roots))
@@ -144,7 +145,8 @@ class Exports:
             raise BlobDamagedError(f"the files of model {spec.name!r} are blobs, and this kernel keeps none")
         files = read_list(b"".join([piece async for piece in blobs.pieces(spec.tenant, digest)]))
         folder = blobs.model_folder(spec.tenant, digest)
-        return {folder / file.name: file.digest for file in files}
+        found = await asyncio.to_thread(_see, [folder / file.name for file in files], None, "source")
+        return {seen: file.digest for seen, file in zip(found, files, strict=True)}
 
     async def pieces(self, export: Export, had: Container[bytes]) -> AsyncGenerator[bytes]:
         """The bytes of the files, a piece at a time, but for pieces whose digests are among those `had`.
@@ -153,13 +155,13 @@ class Exports:
             ModelBusyError: A file is not what it was.
         """
         for file in export.files:
-            async with _opened(file.path) as opened:
+            async with _opened(file.seen) as opened:
                 for number, wanted in enumerate(file.pieces):
                     if wanted in had:
                         continue
                     data = await asyncio.to_thread(_read_at, opened, number * PIECE_BYTES)
                     if await asyncio.to_thread(_digest, data) != wanted:
-                        raise _changed(file.path, "its bytes are others")
+                        raise _changed(file.seen.path, "its bytes are others")
                     yield data
 
     def cut_short(self) -> AbstractAsyncContextManager[None]:
@@ -171,20 +173,21 @@ class Exports:
         return self._driver.closing.cut_short()
 
 
-def _files(spec: ModelSpec, roots: Roots | None) -> list[Path]:
+def _files(spec: ModelSpec, roots: Roots | None) -> list[SeenFile]:
     """The files of a model that is of no blobs, which are as they were when it was made of them."""
     path = Path(spec.path) if roots is None else find_source(spec.path, roots)
-    if stat_files(path)[1] != spec.file_version:
+    beside = find_recipe(path)
+    files = [*files_of(path), *([beside] if path.is_file() and beside.is_file() else [])]
+    found = _see([file for file in files if not file.name.startswith(".")], roots, "source")
+    if stat_files(path)[1] != spec.file_version:  # after they were seen, and they are opened as they were then
         raise ModelBusyError(
             f"the files of model {spec.name!r} at {path} have changed since it was made of them; give it a version of"
             f" them first: inferd models set {spec.name} --source {path}"
         )
-    beside = find_recipe(path)
-    files = [*files_of(path), *([beside] if path.is_file() and beside.is_file() else [])]
-    return [file for file in files if not file.name.startswith(".")]
+    return found
 
 
-def _adapter(spec: ModelSpec, roots: Roots | None) -> list[Path]:
+def _adapter(spec: ModelSpec, roots: Roots | None) -> list[SeenFile]:
     value = spec.settings[ADAPTER]
     if roots is not None:
         check_setting(ADAPTER, value, roots)
@@ -196,6 +199,25 @@ def _adapter(spec: ModelSpec, roots: Roots | None) -> list[Path]:
         found, why = [], words_of(error)
     if not found:
         raise InvalidFieldError(f"the adapter of model {spec.name!r}, {path}: {why}", field="name")
+    return _see(found, roots, f"setting {ADAPTER!r}")
+
+
+def _see(files: Sequence[Path], roots: Roots | None, what: str) -> list[SeenFile]:
+    """Files as they are now, within roots; what they are later is held against that.
+
+    Raises:
+        PermissionDeniedError: Links lead out of the roots.
+        ModelBusyError: One has gone.
+    """
+    found = list[SeenFile]()
+    for file in files:
+        try:
+            seen = see(file)
+        except (OSError, RuntimeError) as error:
+            raise _changed(file, words_of(error)) from None
+        if roots is not None:
+            check_real(seen.real, str(file), roots, what=what, field="name")
+        found.append(seen)
     return found
 
 
@@ -214,10 +236,10 @@ def _check(names: Sequence[str]) -> None:
         ) from None
 
 
-async def _measured(path: Path, setting: str, expected: str | None) -> ExportedFile:
+async def _measured(seen: SeenFile, setting: str, expected: str | None) -> ExportedFile:
     """What a file is, by reading all of it."""
     digest, pieces, size_bytes = sha256(), [], 0
-    async with _opened(path) as opened:
+    async with _opened(seen) as opened:
         while data := await asyncio.to_thread(_read_at, opened, size_bytes):
             pieces.append(await asyncio.to_thread(_digest, data))
             await asyncio.to_thread(digest.update, data)
@@ -225,20 +247,20 @@ async def _measured(path: Path, setting: str, expected: str | None) -> ExportedF
     found = digest.hexdigest()
     if expected not in (None, found):
         raise BlobDamagedError(
-            f"{path} has digest sha256:{found} and was given with sha256:{expected}: give the model again",
+            f"{seen.path} has digest sha256:{found} and was given with sha256:{expected}: give the model again",
             metadata={"digest": f"sha256:{expected}", "cause": f"its digest is sha256:{found}"},
         )
     return ExportedFile(
-        name=path.name, path=path, setting=setting, digest=found, size_bytes=size_bytes, pieces=tuple(pieces)
+        name=seen.path.name, seen=seen, setting=setting, digest=found, size_bytes=size_bytes, pieces=tuple(pieces)
     )
 
 
 @asynccontextmanager
-async def _opened(path: Path) -> AsyncIterator[BinaryIO]:
+async def _opened(seen: SeenFile) -> AsyncIterator[BinaryIO]:
     try:
-        opened = await asyncio.to_thread(path.open, "rb")
+        opened = await asyncio.to_thread(open_seen, seen)
     except OSError as error:
-        raise _changed(path, words_of(error)) from None
+        raise _changed(seen.path, words_of(error)) from None
     try:
         yield opened
     finally:
