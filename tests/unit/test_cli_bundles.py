@@ -101,6 +101,21 @@ def test_a_model_goes_where_there_is_no_network_and_is_updated_there(
         assert client.generate("copy", "la", max_tokens=1).text
 
 
+@pytest.mark.e2e
+def test_an_alias_is_replaced_by_no_bundle(address: str, tmp_path: Path) -> None:
+    """A bundle whose name is an alias here is refused, with the model that it stands for, and gives nothing."""
+    key, bundle = inferd("models", "keygen", tmp_path / "mine"), tmp_path / "bundle"
+    with Client(address) as client:
+        client.create_model("given", str(write_fake_model(tmp_path, "given")))
+        inferd("models", "export", "given", "--key", key["key"], "-f", bundle, "--address", address)
+        client.create_model("other", str(write_fake_model(tmp_path, "other")), aliases=["best"])
+        words = ("models", "import", bundle, "--trust", key["public_key"], "--address", address, "--name", "best")
+        told = inferd(*words)
+        assert (told["reason"], told["metadata"]) == ("MODEL_EXISTS", {"model": "other"})
+        assert "'best' is an alias of model 'other'" in told["message"]
+        assert client.get_model("other").version == 1
+
+
 def test_what_is_not_trusted_is_told(tmp_path: Path) -> None:
     """A file that is no bundle, and a key that is none, are refused by reason; no key is replaced."""
     key = inferd("models", "keygen", tmp_path / "mine")

@@ -215,7 +215,8 @@ def import_bundle(
     """Give a kernel the model of a bundle.
 
     Raises:
-        CommandError: It is not signed by who is trusted, or damaged, or the kernel refuses it.
+        CommandError: It is not signed by who is trusted, or damaged, its name stands for another model, or the kernel
+            refuses it.
     """
     with _reading(file, trust, sealing) as reader, connected(address, tenant) as client:
         manifest = reader.manifest
@@ -226,6 +227,7 @@ def import_bundle(
                 " import it there, or give the adapter's path there with --set adapter=PATH",
                 reason="USAGE",
             )
+        known = _known(client, name)
         with output.status(f"reading {file}") as say:
 
             def far(each: str, done: int, whole: int) -> None:
@@ -234,7 +236,8 @@ def import_bundle(
             source, adapter = importing.give(client, reader, adapters=adapters.absolute(), progress=far)
             settings = {**manifest.model.settings, **({"adapter": str(adapter)} if adapter else {}), **wish.settings}
             say(f"making {name} known")
-            model, before = _make(client, name, source, wish, settings=settings, manifest=manifest)
+            model = _make(client, name, source, wish, settings=settings, manifest=manifest, known=known)
+    before = known.version if known else 0
     if output.json:
         document = {"signer": reader.signer, "version_before": before, "model": plain(model)}
         output.document({**document, "left_out": list(manifest.model.left_out)})
@@ -246,15 +249,40 @@ def import_bundle(
     _note_left_out(output, manifest)
 
 
-def _make(
-    client: Client, name: str, source: str, wish: Wish, *, settings: Mapping[str, str], manifest: Manifest
-) -> tuple[Model, int]:
-    """Make a model known, or give the one of this name another version; and the version that served before."""
-    sampling = importing.sampling_of(manifest)
+def _known(client: Client, name: str) -> Model | None:
+    """The model of this name; None where there is none.
+
+    Raises:
+        CommandError: The name is an alias: what comes would be a version of a model that nobody has named.
+    """
     try:
         known = client.get_model(name)
     except ModelNotFoundError:
-        model = client.create_model(
+        return None
+    if known.name != name:
+        raise CommandError(
+            f"{name!r} is an alias of model {known.name!r}; choose another name with --name ({known.name} for a version"
+            f" of that model), or take the alias away first (inferd models alias --rm {name})",
+            reason="MODEL_EXISTS",
+            metadata={"model": known.name},
+        )
+    return known
+
+
+def _make(
+    client: Client,
+    name: str,
+    source: str,
+    wish: Wish,
+    *,
+    settings: Mapping[str, str],
+    manifest: Manifest,
+    known: Model | None,
+) -> Model:
+    """Make a model known, or give the one of this name another version."""
+    sampling = importing.sampling_of(manifest)
+    if known is None:
+        return client.create_model(
             name,
             source,
             backend=wish.backend,
@@ -262,10 +290,9 @@ def _make(
             settings={key: value for key, value in settings.items() if value},
             sampling_defaults=sampling,
         )
-        return model, 0
     if "adapter" in known.settings:  # which is a part of what a bundle is, or is not in it
         settings = {"adapter": "", **settings}
-    model = client.update_model(
+    return client.update_model(
         name,
         source=source,
         backend=wish.backend,
@@ -274,4 +301,3 @@ def _make(
         sampling_defaults=sampling,
         **wish.terms,
     )
-    return model, known.version
