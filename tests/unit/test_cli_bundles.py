@@ -124,3 +124,5 @@ def test_what_is_not_trusted_is_told(tmp_path: Path) -> None:
     check = ("models", "import", key["key"], "--check", "--trust")
     assert inferd(*check, key["public_key"])["reason"] == "BUNDLE_UNKNOWN"
     assert inferd(*check, key["key"])["reason"] == "KEY_INVALID"
+    for path, why in (("/dev/null", "/dev/null is no regular file"), (tmp_path / "none", "there is no file")):
+        assert why in inferd("models", "import", path, "--check", "--trust", key["public_key"])["message"]

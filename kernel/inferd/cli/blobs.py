@@ -13,6 +13,7 @@ from inferd.cli.asking import how_to_ask
 from inferd.cli.kernel import connected
 from inferd.cli.output import CommandError
 from inferd.cli.plain import plain
+from inferd.cli.wanted import no_file
 from inferd.runtime.formats import model_name
 from inferd_api.v1.blob_pb2 import BlobState
 
@@ -82,7 +83,7 @@ def upload(
 
 def _readable(file: Path) -> Path:
     if not file.is_file():
-        raise CommandError(f"there is no file {file}", reason="USAGE")
+        raise CommandError(no_file(file), reason="USAGE")
     return file
 
 

@@ -175,7 +175,7 @@ def _facts(manifest: Manifest) -> dict[str, Any]:
 
 def _read_card(card: Path) -> bytes:
     if not card.is_file() or not 1 <= card.stat().st_size <= CARD_BYTES:
-        raise CommandError(f"{card} is no file of 1 to {CARD_BYTES} bytes", reason="USAGE")
+        raise CommandError(f"{card} is no regular file of 1 to {CARD_BYTES} bytes", reason="USAGE")
     return card.read_bytes()
 
 

@@ -63,7 +63,7 @@ class Wanted:
         if path.is_dir() and self.name.startswith(PATH_STARTS):
             raise CommandError(_no_folder(path), reason="MODEL_NOT_FOUND")
         if self.name.startswith(PATH_STARTS) or self.name.endswith(PATH_ENDS):
-            raise CommandError(f"there is no file {path}", reason="MODEL_NOT_FOUND")
+            raise CommandError(no_file(path), reason="MODEL_NOT_FOUND")
         return None
 
     def host_path(self) -> Path | None:
@@ -197,3 +197,8 @@ def not_known(library: Library, name: str, error: InferdError) -> CommandError:
 def _no_folder(path: Path) -> str:
     """Why a folder is no model, and what to name instead."""
     return lacks(path) + ("" if (path / PEFT_MARK).is_file() else "; name a file of it, or a folder that has one")
+
+
+def no_file(path: Path) -> str:
+    """What is said of a path that is no file."""
+    return f"{path} is no regular file" if path.exists() else f"there is no file {path}"

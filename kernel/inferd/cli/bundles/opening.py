@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from inferd.cli.bundles.sealing import MAGIC, SealedReader, SealedWriter
 from inferd.cli.output import CommandError
+from inferd.cli.wanted import no_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,7 +42,7 @@ def opened(path: Path, opener: Opener) -> Iterator[Source]:
     """A bundle that is read, standard input for "-"; opened where it is sealed.
 
     Raises:
-        CommandError: There is no file, or it opens with nothing that was given.
+        CommandError: There is no regular file, or it opens with nothing that was given.
     """
     with _opened(path) as file:
         first = file.read(len(MAGIC))
@@ -54,7 +55,7 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         yield sys.stdin.buffer
         return
     if not path.is_file():
-        raise CommandError(f"there is no file {path}", reason="USAGE")
+        raise CommandError(no_file(path), reason="USAGE")
     with path.open("rb") as file:
         yield file
 
