@@ -17,6 +17,8 @@ from inferd_api.v1 import model_pb2 as mp
 from inferd_api.v1 import model_service_pb2 as ms
 from inferd_api.v1 import task_pb2 as tp
 from inferd_api.v1 import task_service_pb2 as ts
+from inferd_api.v1.sampling_pb2 import SamplingParams
+from inferd_client import AsyncClient
 
 
 @asynccontextmanager
@@ -59,6 +61,27 @@ async def test_an_alias_stands_for_a_model_wherever_a_call_names_one(connection:
     assert (reason, facts["model"]) == ("MODEL_EXISTS", "v1")
 
 
+async def test_an_alias_stands_for_a_model_in_the_orders_of_a_client(connection: Connection) -> None:
+    """`generate`, `stream` and `run` of the client, and an order that is given again when the alias has moved."""
+    for name in ("v1", "v2"):
+        await connection.create(name)
+    await give(connection, "v1", add_aliases=["prod"])
+    async with AsyncClient(connection.kernel.addresses[0]) as client:
+        text = (await client.generate("prod", "la", max_tokens=2)).text
+        assert text == "".join([part async for part in client.stream("prod", "la", max_tokens=2)])
+        assert [event async for event in client.run("prod", "la", max_tokens=2)]
+    spec = tp.TaskSpec(model="prod", prompt="la", sampling=SamplingParams(max_tokens=2))
+    made = (await connection.tasks.CreateTask(ts.CreateTaskRequest(spec=spec, request_id="one"))).task
+    await give(connection, "v2", add_aliases=["prod"])
+    call = connection.tasks.RunTasks()
+    run = ts.RunOrder(request=ts.RunTaskRequest(spec=spec, request_id="one"))
+    await call.write(ts.RunTasksRequest(orders=[ts.TaskOrder(tag=1, run=run)]))
+    assert (await call.read()).updates[0].event.task_id == made.task_id
+    await call.done_writing()
+    listed = (await connection.tasks.ListTasks(ts.ListTasksRequest())).tasks
+    assert {task.model for task in listed} == {"v1"}
+
+
 async def test_a_task_that_is_asked_for_again_is_found_though_its_alias_has_moved(connection: Connection) -> None:
     """The same `request_id` and alias find what they made; a new request goes to where the alias stands now."""
     for name in ("v1", "v2"):
@@ -96,7 +119,13 @@ async def test_rules_judge_the_model_itself(tmp_path: Path) -> None:
         user = await opened.login("user")
         spec = tp.TaskSpec(model="open", prompt="la")
         reason, facts = await refused(opened.tcp.tasks.CreateTask(ts.CreateTaskRequest(spec=spec), metadata=user))
-        assert (reason, facts["model"]) == ("PERMISSION_DENIED", "secret")
+        assert (reason, facts["model"]) == ("PERMISSION_DENIED", "open")
+        call = opened.tcp.tasks.RunTasks(metadata=user)
+        run = ts.RunOrder(request=ts.RunTaskRequest(spec=spec))
+        await call.write(ts.RunTasksRequest(orders=[ts.TaskOrder(tag=1, run=run)]))
+        (update,) = (await call.read()).updates
+        assert "secret" not in str(update)
+        assert "'open'" in update.error.message
         take = ms.UpdateModelRequest(name="mine-a", add_aliases=["open"])
         reason, facts = await refused(opened.tcp.models.UpdateModel(take, metadata=user))
         assert (reason, facts["model"]) == ("PERMISSION_DENIED", "secret")

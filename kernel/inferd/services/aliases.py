@@ -12,7 +12,7 @@ from inferd_api.v1 import lease_service_pb2 as ls
 from inferd_api.v1 import task_service_pb2 as ts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from google.protobuf.message import Message
 
@@ -47,19 +47,12 @@ class OwnNames:
         """Have a request name models by their own names."""
         if not self._aliases or (policy.policy.kind is ResourceKind.MODEL and policy.policy.verb in OWN):
             return
-        for run in _runs(request):
-            if run.spec.model in self._aliases and run.request_id and (made := self._made(caller, run.request_id)):
-                run.spec.model = made
-        if isinstance(request, ls.CreateLeaseRequest):
+        if isinstance(request, ts.RunTaskRequest | ts.CreateTaskRequest):
+            known = request.request_id and request.spec.model in self._aliases
+            if known and (made := self._made(caller, request.request_id)):
+                request.spec.model = made
+        elif isinstance(request, ls.CreateLeaseRequest):
             for claim, model in zip(request.spec.claims, self._claimed(caller, request.request_id), strict=False):
                 if model is not None and claim.model.model in self._aliases:
                     claim.model.model = model
         policy.rename(request, self._aliases)
-
-
-def _runs(request: Message) -> Iterator[ts.RunTaskRequest | ts.CreateTaskRequest]:
-    """The requests in a message that make tasks."""
-    if isinstance(request, ts.RunTaskRequest | ts.CreateTaskRequest):
-        yield request
-    elif isinstance(request, ts.RunTasksRequest):
-        yield from (order.run.request for order in request.orders if order.HasField("run"))

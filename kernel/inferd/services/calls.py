@@ -1,6 +1,7 @@
 """A call under way: who makes it, by what it carries besides its message, and the stream of its answers."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -13,6 +14,7 @@ from inferd.runtime.front.caller import Caller
 
 if TYPE_CHECKING:
     import grpc
+    from google.protobuf.message import Message
 
 TENANT_KEY = "inferd-tenant"
 TENANT_FORM = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -33,14 +35,19 @@ class Call:
         admission: What it may do.
         read: Takes the next message of a stream.
         write: Sends a message of a stream; no generator between.
+        take: What `read` gave has to go through it before anything looks at the models that it names: it bounds a
+            request, puts the models' own names in the place of aliases, and holds them against the rules.
     """
 
-    __slots__ = ("admission", "caller", "read", "write")
+    __slots__ = ("admission", "caller", "read", "take", "write")
 
-    def __init__(self, caller: Caller, context: Context, admission: Admission) -> None:
+    def __init__(
+        self, caller: Caller, context: Context, admission: Admission, take: Callable[["Message"], object]
+    ) -> None:
         self.caller = caller
         self.admission = admission
         self.read = context.read
+        self.take = take
         self.write = context.write
 
 

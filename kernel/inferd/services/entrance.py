@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import grpc
@@ -27,7 +28,7 @@ from inferd_api.v1 import task_service_pb2 as ts
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
-    from inferd.runtime.front.access import Admission
+    from inferd.runtime.front.access import Admission, Names
     from inferd.runtime.front.caller import Caller
     from inferd.runtime.front.front import Front
     from inferd.services.extents import Extents
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
     Handler = grpc.RpcMethodHandler[Any, Any]
 
+RUN_TASK = "/inferd.v1.TaskService/RunTask"
 REPEATABLE = (ts.CreateTaskRequest, ts.RunTaskRequest)  # with the same `request_id` they find what they made
 
 log = structlog.get_logger()
@@ -154,14 +156,12 @@ class Entrance(grpc.aio.ServerInterceptor):
                     request = _read(read, request)
                     if not (isinstance(request, REPEATABLE) and self._knows(caller, request.request_id)):
                         self._check_lease(caller)
+                    take = partial(self._take, policy=policy, admission=admission, caller=caller)
                     if single:
-                        self._check(request)
-                        self._names.put(request, policy, caller)
-                        admission.models = policy.models(request)
-                        admission.check_models(admission.models)
+                        admission.names = take(request)
                     else:
-                        request = self._each(request, policy, admission, caller)
-                    answer = await method(request, Call(caller, context, admission))
+                        request = _each(request, partial(take, whole=False))
+                    answer = await method(request, Call(caller, context, admission, take))
                 if isinstance(answer, Message):
                     self._check_size(answer)
                 return answer
@@ -175,18 +175,30 @@ class Entrance(grpc.aio.ServerInterceptor):
             log.exception("defect in a call", method=getattr(method, "__qualname__", str(method)))
             await _abort(context, InternalError(f"a defect of inferd: {type(error).__name__}; see its log"))
 
-    def _check(self, request: Message) -> None:
-        self._extents.check(request)
-        check_required(request)
+    def _take(
+        self, request: Message, *, policy: CallPolicy, admission: Admission, caller: Caller, whole: bool = True
+    ) -> Names:
+        """Bound what has come on a call, have it name models by their own names, and hold those against the rules.
 
-    async def _each(
-        self, requests: AsyncIterator[Message], policy: CallPolicy, admission: Admission, caller: Caller
-    ) -> AsyncIterator[Message]:
-        async for request in requests:
-            self._extents.check(request)
-            self._names.put(request, policy, caller)
-            admission.check_models(policy.models(request))
-            yield request
+        `whole` requests have all that they must have. One for a task that came as an order among many is taken as what
+        it is.
+
+        Returns:
+            The names as they were given, by the models' own.
+
+        Raises:
+            InferdError: It is refused.
+        """
+        if isinstance(request, ts.RunTaskRequest):
+            policy = self._policies[RUN_TASK]
+        self._extents.check(request)
+        if whole:
+            check_required(request)
+        given = policy.models(request)
+        self._names.put(request, policy, caller)
+        names = tuple(zip(policy.models(request), given, strict=True))
+        admission.check_names(names)
+        return names
 
     def _check_size(self, answer: Message) -> None:
         size, limit = answer.ByteSize(), self._message_limit_bytes
@@ -195,6 +207,12 @@ class Entrance(grpc.aio.ServerInterceptor):
                 f"the answer has {size} bytes and limits.message_bytes is {limit}; ask for less at once",
                 metadata={"bound": "limits.message_bytes", "value": str(size), "limit": str(limit)},
             )
+
+
+async def _each(requests: AsyncIterator[Message], take: Callable[[Message], object]) -> AsyncIterator[Message]:
+    async for request in requests:
+        take(request)
+        yield request
 
 
 def _read(read: Callable[[bytes], Message] | None, request: Any) -> Any:

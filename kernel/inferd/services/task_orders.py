@@ -1,6 +1,7 @@
 """`TaskService.RunTasks`: the tasks of a client on one call."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -145,8 +146,7 @@ class TaskOrders:
                 refused[tag] = error.with_traceback(None).about(model)  # whose frames hold what the client has sent
 
     async def _run(self, tag: int, order: ts.RunOrder) -> None:
-        interval_s, linger_s = read_interval(self._request_of(order).output_interval), _read_linger(order)
-        self._call.admission.check_models((order.request.spec.model,))
+        interval_s, linger_s = read_interval(_request_of(order, self._call.take).output_interval), _read_linger(order)
         caller = self._caller_of(order)
         named = await find_named(self._uploads, self._blobs, caller, order.request.spec)
         spec = read_run(order.request, caller, prompt_limit_bytes=self._prompt_limit_bytes, named=named)
@@ -165,22 +165,14 @@ class TaskOrders:
 
     async def _watch(self, tag: int, order: ts.WatchOrder) -> None:
         self._call.admission.check(WATCH)
-        request = self._request_of(order)
+        request = _request_of(order, self._check)
         interval_s, linger_s = read_interval(request.output_interval), _read_linger(order)
         task_id, after = TaskId(request.task_id), request.after_sequence
         await self._open.watch(tag, task_id, after=after, interval_s=interval_s, adopt=order.adopt, linger_s=linger_s)
 
-    def _request_of(self, order: Any) -> Any:
-        """The request of an order.
-
-        Raises:
-            InferdError: It has none, one that lacks what it must have, or one of which a part is too long.
-        """
-        if not order.HasField("request"):
-            raise InvalidFieldError("request is empty; it must be given", field="request")
-        self._extents.check(order.request)
-        check_required(order.request)
-        return order.request
+    def _check(self, request: ts.WatchTaskRequest) -> None:
+        self._extents.check(request)
+        check_required(request)
 
     def _read_deadline(self, order: ts.RunOrder) -> float | None:
         if not order.HasField("timeout"):
@@ -190,6 +182,18 @@ class TaskOrders:
             message = f"timeout is {timeout_s:g} s; it must be above 0 and at most {MOST_TIMEOUT_S} s"
             raise InvalidFieldError(message, field="timeout")
         return self._tasks.clock.now() + timeout_s
+
+
+def _request_of(order: Any, take: Callable[[Any], object]) -> Any:
+    """The request of an order.
+
+    Raises:
+        InferdError: It has none, or `take` refuses it.
+    """
+    if not order.HasField("request"):
+        raise InvalidFieldError("request is empty; it must be given", field="request")
+    take(order.request)
+    return order.request
 
 
 def _read_linger(order: ts.RunOrder | ts.WatchOrder) -> float:

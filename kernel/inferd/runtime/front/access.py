@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from inferd.runtime.login import Login
 
 READ_MODEL = Policy(Verb.READ, ResourceKind.MODEL)
+Names = tuple[tuple[str, str], ...]
+"""Models' own names, each with the one that was given for it: that, or an alias."""
 AT_ONCE = 0.0  # on the clock of the loop: an instant that has passed
 
 
@@ -33,14 +35,14 @@ class Admission:
         login: Who makes it, and for how long that holds.
         tenant: For which tenant.
         policy: What it was admitted for.
-        models: The models that its request names.
+        names: Of the models that its request names.
         many: Whether its further messages may name others.
         block: Around all of it; ends it.
         grant: What the rules gave it.
         error: Why it ends before its time.
     """
 
-    __slots__ = ("_access", "block", "error", "grant", "login", "many", "models", "policy", "tenant")
+    __slots__ = ("_access", "block", "error", "grant", "login", "many", "names", "policy", "tenant")
 
     def __init__(
         self, access: Access, login: Login, tenant: str, policy: Policy, *, many: bool, block: asyncio.Timeout
@@ -49,7 +51,7 @@ class Admission:
         self.login = login
         self.tenant = tenant
         self.policy = policy
-        self.models: tuple[str, ...] = ()
+        self.names: Names = ()
         self.many = many
         self.grant: Grant = access.check(login.principal, tenant, policy)
         self.block = block
@@ -75,9 +77,20 @@ class Admission:
         Raises:
             PermissionDeniedError: It names one.
         """
-        if not self.grant.whole:
-            for model in models:
-                self._access.check(self.login.principal, self.tenant, self.policy, model)
+        self.check_names((model, model) for model in models)
+
+    def check_names(self, names: Iterable[tuple[str, str]]) -> None:
+        """Refuse models that it may not name, by the names as they were given where it may not read them.
+
+        Raises:
+            PermissionDeniedError: It names one.
+        """
+        if self.grant.whole:
+            return
+        for model, given in names:
+            if not self.grant.permits(model):
+                known = model if self.reads(model) else given
+                raise _denied(self.login.principal, self.tenant, self.policy, known)
 
     def check(self, policy: Policy, model: str | None = None) -> None:
         """Refuse what needs another right than the call itself, with a model or with none by name.
@@ -196,8 +209,7 @@ class Access:
         admission.grant = grant
         if grant.whole:
             return
-        for model in admission.models:
-            self.check(principal, tenant, policy, model)
+        admission.check_names(admission.names)
         if admission.many and grant != before:  # what its messages have named is not kept
             raise _denied(principal, tenant, policy, None)
 
