@@ -116,6 +116,7 @@ async def test_rules_judge_the_model_itself(tmp_path: Path) -> None:
         await opened.rule("role:user", models="secret")
         kinds, verbs = ["RESOURCE_KIND_MODEL"], ["VERB_UPDATE"]
         await opened.rule("role:user", allow=True, kinds=kinds, verbs=verbs, models="mine-*")
+        await opened.rule("role:user", allow=True, kinds=kinds, verbs=["VERB_CREATE"], models="open")
         user = await opened.login("user")
         spec = tp.TaskSpec(model="open", prompt="la")
         reason, facts = await refused(opened.tcp.tasks.CreateTask(ts.CreateTaskRequest(spec=spec), metadata=user))
@@ -128,10 +129,36 @@ async def test_rules_judge_the_model_itself(tmp_path: Path) -> None:
         assert "'open'" in update.error.message
         take = ms.UpdateModelRequest(name="mine-a", add_aliases=["open"])
         reason, facts = await refused(opened.tcp.models.UpdateModel(take, metadata=user))
-        assert (reason, facts["model"]) == ("PERMISSION_DENIED", "secret")
+        assert (reason, facts["verb"], facts["model"]) == ("PERMISSION_DENIED", "update", "open")
         assert await own_name(opened.owner, "open") == "secret"
-        take = ms.UpdateModelRequest(name="mine-a", add_aliases=["free"], pin=True)
-        assert (await opened.tcp.models.UpdateModel(take, metadata=user)).model.aliases == ["free"]
+
+
+async def test_a_name_is_given_only_by_who_might_give_it_to_a_model(tmp_path: Path) -> None:
+    """To change one model, or to create it, is not to take any name: neither with a new model nor with one that is."""
+    async with guarded(tmp_path) as opened:
+        await opened.owner.create("team-x")
+        kinds, verbs = ["RESOURCE_KIND_MODEL"], ["VERB_UPDATE", "VERB_CREATE"]
+        await opened.rule("role:user", allow=True, kinds=kinds, verbs=verbs, models="team-*")
+        user = await opened.login("user")
+        models = opened.tcp.models
+        take = ms.UpdateModelRequest(name="team-x", add_aliases=["team-z", "gpt"])
+        made = mp.Model(name="team-y", source=str(write_fake_model(tmp_path, "y")), aliases=["gpt"])
+        upload = models.UploadModel(metadata=user)
+        await upload.write(
+            ms.UploadModelRequest(start=ms.UploadModelStart(model=mp.Model(name="team-u", aliases=["gpt"])))
+        )
+        for call, name in (
+            (models.UpdateModel(take, metadata=user), "gpt"),
+            (models.CreateModel(ms.CreateModelRequest(model=made), metadata=user), "gpt"),
+            (upload, "gpt"),
+        ):
+            reason, facts = await refused(call)
+            assert (reason, facts["verb"], facts["model"]) == ("PERMISSION_DENIED", "create", name)
+        take = ms.UpdateModelRequest(name="team-x", add_aliases=["team-z"], pin=True)
+        assert (await models.UpdateModel(take, metadata=user)).model.aliases == ["team-z"]
+        assert [each.name for each in (await opened.owner.models.ListModels(ms.ListModelsRequest())).models] == [
+            "team-x"
+        ]
 
 
 async def test_traits_outlive_the_kernel_and_make_no_version(tmp_path: Path) -> None:

@@ -1,15 +1,17 @@
 """`inferd.v1.ModelService`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from inferd.core.model import Model
+from inferd.core.policy import Policy, ResourceKind, Verb
 from inferd.core.version import VersionState
 from inferd.errors import InvalidFieldError
 from inferd.runtime.front import models as front
+from inferd.runtime.front.access import Admission, Names
 from inferd.runtime.front.blobs import Blobs
 from inferd.runtime.front.optimization import Told
 from inferd.runtime.front.optimizing import Optimizing
@@ -44,6 +46,9 @@ from inferd_api.v1 import model_service_pb2 as ms
 from inferd_api.v1.optimize_pb2 import OptimizeModelRequest
 from inferd_api.v1.tensor_pb2 import ModelSignature
 
+NAME_MODEL = Policy(
+    Verb.CREATE, ResourceKind.MODEL
+)  # what an alias needs: it is found where a model of its name would be
 UNCHANGED = Other()
 MOST_SETTING = 4096  # characters of a setting, its name, or a source
 
@@ -73,6 +78,7 @@ class Models:
         """Make a model known."""
         _check(request.model, "model")
         _check_source(request.model.source, "model.source")
+        self._check_named(call, request.model)
         model = await self._models.create(
             call.caller, source=request.model.source, **self._read(request.model, "model")
         )
@@ -86,6 +92,7 @@ class Models:
                 raise InvalidFieldError("the first message has no start; say which files follow", field="start")
             wanted = start.start.model
             call.admission.check_models((wanted.name,))
+            self._check_named(call, wanted)
             files = read_upload(start.start)
             for file in files:
                 async with self._blobs.giving(call.caller, file.digest, file.size_bytes) as giving:
@@ -158,7 +165,7 @@ class Models:
         if request.source:
             _check_source(request.source, "source")
         other, change = read_other(request, self._models.versions.limits), read_traits_change(request)
-        traits, may = self._models.traits, call.admission.check_models
+        traits, may = self._models.traits, partial(_check_may, call.admission)
         await traits.check(request.name, change, may=may)
         if request.validate_only:
             model, plan = await self._models.versions.plan(request.name, other, call.caller, sees=call.admission.reads)
@@ -169,6 +176,9 @@ class Models:
         if change:
             model = await traits.give(request.name, change, may=may)
         return ms.UpdateModelResponse(model=self._write(model))
+
+    def _check_named(self, call: Call, wanted: mp.Model) -> None:
+        _check_may(call.admission, self._models.traits.added(wanted.name, wanted.aliases))
 
     def _read(self, wanted: mp.Model, where: str) -> dict[str, Any]:
         """What is wanted of a model besides its source."""
@@ -266,6 +276,17 @@ class Models:
 
     def _write(self, model: Model) -> mp.Model:
         return write_model(model, self._models)
+
+
+def _check_may(admission: Admission, aliases: Iterable[str], owners: Names = ()) -> None:
+    """Refuse aliases that are no names the caller may give to a model, or that it may not take from their owners.
+
+    Raises:
+        PermissionDeniedError: One is.
+    """
+    for alias in aliases:
+        admission.check(NAME_MODEL, alias)
+    admission.check_names(owners)
 
 
 def read_upload(start: ms.UploadModelStart) -> list[ModelFile]:

@@ -98,7 +98,12 @@ class Admission:
         Raises:
             PermissionDeniedError: It may not.
         """
-        self._access.check(self.login.principal, self.tenant, policy, model)
+        try:
+            self._access.check(self.login.principal, self.tenant, policy, model)
+        except PermissionDeniedError:
+            if model is None or (given := dict(self.names).get(model, model)) == model or self.reads(model):
+                raise
+            raise _denied(self.login.principal, self.tenant, policy, given) from None
 
     def check_all_tenants(self, why: str) -> None:
         """Refuse one that may not do this for every tenant that there is; `why` it must follows in the message.

@@ -6,7 +6,11 @@ from inferd.core.ids import ModelName
 from inferd.core.model import Model
 from inferd.core.traits import Aliases, TraitsChange
 from inferd.runtime.driver import Driver
+from inferd.runtime.front.access import Names
 from inferd.runtime.shelf import Shelf
+
+May = Callable[[Iterable[str], Names], None]
+"""Refuses to give names to a model, or to take them from the models that have them."""
 
 
 class ModelTraits:
@@ -26,39 +30,43 @@ class ModelTraits:
         """The models by their aliases, now."""
         return self._driver.views.aliases
 
-    async def check(self, name: str, change: TraitsChange, *, may: Callable[[Iterable[str]], None]) -> None:
+    async def check(self, name: str, change: TraitsChange, *, may: May) -> None:
         """Refuse what `give` would.
 
         Raises:
             InferdError: As `give`.
         """
         await self._shelf.look_for(name)
+        may(self.added(name, change.aliases), self._owners(name, change))
         self._driver.views.check_aliases(ModelName(name), change)
-        may(self._owners(name, change))
 
-    async def give(self, name: str, change: TraitsChange, *, may: Callable[[Iterable[str]], None]) -> Model:
-        """Make something of a known model otherwise, at once, and keep that; `may` refuses to take from models.
+    async def give(self, name: str, change: TraitsChange, *, may: May) -> Model:
+        """Make something of a known model otherwise, at once, and keep that.
 
         Raises:
             ModelNotFoundError, ModelBusyError: There is none, or it is being deleted.
             ModelExistsError, InvalidFieldError: It cannot have these aliases.
-            PermissionDeniedError: The caller may not take them from the models that have them.
+            PermissionDeniedError: The caller may not give these names, or take them from the models that have them.
             StoreUnavailableError: It cannot be kept: it holds until the kernel ends.
         """
         keeper = self._driver.keeper
         if keeper is not None:
             keeper.check()  # first, so that what is refused has not begun
         owners = self._owners(name, change)
-        may(owners)
+        may(self.added(name, change.aliases), owners)
         self._driver.loading.set_traits(ModelName(name), change)
         model = self._driver.views.model(ModelName(name))
         if keeper is not None:
-            for owner in owners:
-                keeper.models.put(owner)  # in one write with the model's own
+            for owner, _ in owners:
+                keeper.models.put(ModelName(owner))  # in one write with the model's own
             await keeper.keep_model(model.spec)
         return model
 
-    def _owners(self, name: str, change: TraitsChange) -> tuple[ModelName, ...]:
-        """The other models that have aliases which are to come over."""
-        owners = (self.aliases.get(alias) for alias in change.aliases)
-        return tuple(dict.fromkeys(owner for owner in owners if owner not in (None, name)))
+    def added(self, name: str, aliases: Iterable[str]) -> list[str]:
+        """Those of these aliases that a model, known or not, does not have."""
+        return [alias for alias in aliases if self.aliases.get(alias) != name]
+
+    def _owners(self, name: str, change: TraitsChange) -> Names:
+        """The other models that have aliases which are to come over, each with one of those."""
+        owners = {self.aliases[alias]: alias for alias in change.aliases if alias in self.aliases}
+        return tuple((owner, alias) for owner, alias in owners.items() if owner != name)
