@@ -126,6 +126,37 @@ def test_a_version_that_is_slower_than_it_may_be_is_taken_back(
     assert not bench.failed()
 
 
+@pytest.mark.parametrize(("bounds", "tasks"), [({"first_s": 1.0}, "2"), ({"first_ratio": 10.0}, "4")])
+def test_a_version_whose_tasks_are_given_up_before_their_first_token_is_too_slow(
+    bounds: dict[str, float], tasks: str
+) -> None:
+    """Its clients cancel, and no task ever succeeds on it: it is taken back as one that was so slow to the end."""
+    bench = CanaryBench(steps(0.5, tasks=4, **bounds))
+    assert bench.do() == 1
+    for number in range(20):
+        bench.submit(f"slow{number}")
+        bench.now += 1.2
+        bench.tell(events.CancelTask(TaskId(f"slow{number}"), bench.task(f"slow{number}").spec.tenant))
+    assert bench.states == TAKEN_BACK
+    assert (bench.why["found"], bench.why["tasks"], bench.why["failed"]) == ("1200 ms", tasks, "0")
+
+
+def test_a_version_that_is_silent_is_too_slow_while_its_tasks_still_run() -> None:
+    """Behind the bound its tasks go on with the old version; one that has begun, or was given up, is not late."""
+    bench = CanaryBench(steps(1.0, tasks=4, first_s=1.0))
+    for name in ("begun", "left", "a", "b"):
+        bench.submit(name)
+    bench.tell(events.TaskBegan(InstanceId("m-2"), TaskId("begun")))
+    bench.tell(events.CancelTask(TaskId("left"), bench.task("left").spec.tenant))
+    assert bench.machine.next_alarm() == 1.0
+    bench.now = 1.0
+    bench.tell(events.Tick())
+    assert bench.states == TAKEN_BACK
+    assert (bench.why["bound"], bench.why["tasks"]) == ("most_first_token", "0")
+    assert {bench.task(name).version for name in ("begun", "a", "b")} == {1}
+    assert bench.machine.next_alarm() != 1.0
+
+
 def test_one_slow_task_of_twenty_is_within_a_bound() -> None:
     """A bound is one of the 95th percentile: the version comes to serve."""
     bench = CanaryBench(steps(1.0, tasks=20, first_s=0.3, first_ratio=2.0))

@@ -5,21 +5,24 @@ the same order are shared alike. It takes those only while it has a free place: 
 all tasks. Tasks that go on, tasks of sequences and those of leases stay with the old version.
 
 A bound is passed when the step could not hold it any more, even if all that is left of its least number of tasks went
-well: so what is plainly worse goes back at once, and one slow task of twenty does not decide.
+well: so what is plainly worse goes back at once, and one slow task of twenty does not decide. A task that has no first
+token behind a bound of that is slow, whether it still runs or somebody has ended it: who gives up is no reason to wait.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from math import ceil
+from math import ceil, inf, nextafter
 from typing import TYPE_CHECKING, NamedTuple
 
+from inferd.core.task import Task, TaskState
 from inferd.errors import CanaryFailedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    from inferd.core.ids import TaskId
     from inferd.core.version import Version
 
 MOST_PACES = 256  # of tasks that ended last, for each version
@@ -80,6 +83,17 @@ class Ended:
         self.failed += failed
 
 
+class Awaited(NamedTuple):
+    """A task that the new version was handed at an instant of the kernel's clock, and has given no output yet."""
+
+    task: Task
+    sent: float
+
+    def is_behind(self, limit_s: float, at: float) -> bool:
+        """Whether its first token, at that instant or later, is later than it may be."""
+        return at >= self.sent + limit_s
+
+
 @dataclass(slots=True, kw_only=True)
 class Steps:
     """How far a version has come. One writer: `Rollouts`, and the dispatcher for what it hands out.
@@ -92,7 +106,8 @@ class Steps:
         passed_by: Those that were handed to the old one.
         new: Those that have ended on the new version.
         old: Those that have ended on the old one.
-        paces: Of tasks of this step that ended well on the new version.
+        paces: Of tasks of this step that ended well on the new version, or had no first token when they were late.
+        awaited: Those of the new version that have given no output yet.
     """
 
     terms: Canary
@@ -103,6 +118,7 @@ class Steps:
     new: Ended = field(default_factory=Ended)
     old: Ended = field(default_factory=Ended)
     paces: deque[Pace] = field(default_factory=lambda: deque(maxlen=MOST_PACES))
+    awaited: dict[TaskId, Awaited] = field(default_factory=dict)
 
     @property
     def step(self) -> CanaryStep:
@@ -119,10 +135,38 @@ class Steps:
         """Whether the next task is for the new version."""
         return self.takes_all or self.sent + 1 <= self.step.share * (self.sent + self.passed_by + 1)
 
-    def count_sent(self, *, new: bool) -> None:
-        """A task was handed out."""
+    def count_sent(self, task: Task, now: float, *, new: bool) -> None:
+        """A task is handed out."""
         self.sent += new
         self.passed_by += not new
+        if new:
+            self.awaited[task.spec.task_id] = Awaited(task, now)
+
+    def count_ended(self, task: Task, pace: Pace, *, failed: bool) -> None:
+        """The new version has ended a task, which came so fast if it ended well."""
+        self.awaited.pop(task.spec.task_id, None)
+        self.new.count(failed=failed)
+        self.paces += (pace,) if task.state is TaskState.SUCCEEDED else ()
+
+    def count_left(self, now: float, limit_s: float) -> None:
+        """See which awaited tasks were taken from the new version: what was late by then has ended there, slowly.
+
+        What was not tells nothing of the version: it counts as none of its tasks.
+        """
+        for task_id, awaited in tuple(self.awaited.items()):
+            task = awaited.task
+            if task.state is TaskState.RUNNING and task.attempt == 1:
+                continue
+            del self.awaited[task_id]
+            left = now if task.finished is None else task.finished
+            if awaited.is_behind(limit_s, left):
+                self.new.count(failed=False)
+                self.paces.append(Pace(max(left - awaited.sent, nextafter(limit_s, inf))))
+
+    def next_late(self, now: float, limit_s: float) -> float | None:
+        """When the next awaited task is late; None for never."""
+        dues = [each.sent + limit_s for each in self.awaited.values() if not each.is_behind(limit_s, now)]
+        return min(dues, default=None) if limit_s < inf else None
 
     def is_over(self, now: float) -> bool:
         """Whether the step has had its tasks and its time."""
@@ -147,12 +191,20 @@ class Passed:
     found: str
 
 
-def find_passed(steps: Steps, old: Sequence[Pace], *, over: bool) -> Passed | None:
+def first_limit_s(terms: Canary, old: Sequence[Pace]) -> float:
+    """The least time to the first token that a bound does not allow, beside the old version's paces; else infinite."""
+    limit_s = inf if terms.first_s is None else terms.first_s
+    if terms.first_ratio is not None and (old_s := p95(old, first=True)) is not None:
+        limit_s = min(limit_s, terms.first_ratio * old_s)
+    return limit_s
+
+
+def find_passed(steps: Steps, old: Sequence[Pace], now: float, *, over: bool) -> Passed | None:
     """The first bound that a step does not hold, beside the old version's paces; `over` where it is at its end."""
-    return next(_passed(steps, old, over=over), None)
+    return next(_passed(steps, old, now, over=over), None)
 
 
-def _passed(steps: Steps, old: Sequence[Pace], *, over: bool) -> Iterator[Passed]:
+def _passed(steps: Steps, old: Sequence[Pace], now: float, *, over: bool) -> Iterator[Passed]:
     terms, new = steps.terms, steps.new
     least = steps.step.tasks if over else max(steps.step.tasks, LEAST_COMPARED)
     if new.failed > terms.failed * max(new.tasks, least):
@@ -161,13 +213,14 @@ def _passed(steps: Steps, old: Sequence[Pace], *, over: bool) -> Iterator[Passed
         ("first_token", terms.first_ratio, terms.first_s, _first),
         ("token", terms.token_ratio, terms.token_s, _token),
     ):
-        times = [*_times(steps.paces, value)]
-        if limit_s is not None and _is_slow(times, limit_s, least):
+        told = [*_times(steps.paces, value)]
+        awaited = [*steps.awaited.values()] if value is _first else []
+        if limit_s is not None and _is_slow(times := told + _late(awaited, limit_s, now), limit_s, least):
             yield Passed(f"most_{name}", _ms(limit_s), _ms(present_p95(times)))
         olds = [*_times(old, value)]
         if ratio is not None and len(olds) >= (1 if over else LEAST_COMPARED):
             old_s = present_p95(olds)
-            if _is_slow(times, ratio * old_s, least):
+            if _is_slow(times := told + _late(awaited, ratio * old_s, now), ratio * old_s, least):
                 yield Passed(
                     f"{name}_ratio",
                     f"{ratio:g} times {_ms(old_s)} of the old version",
@@ -178,6 +231,11 @@ def _passed(steps: Steps, old: Sequence[Pace], *, over: bool) -> Iterator[Passed
 def _is_slow(times: Sequence[float], limit_s: float, least: int) -> bool:
     slow = sum(time_s > limit_s for time_s in times)
     return slow > SLOW_SHARE * max(len(times), min(least, MOST_PACES))
+
+
+def _late(awaited: Iterable[Awaited], limit_s: float, now: float) -> list[float]:
+    """How long those have waited for their first token that are late, in seconds: at least so long it will be."""
+    return [max(now - each.sent, nextafter(limit_s, inf)) for each in awaited if each.is_behind(limit_s, now)]
 
 
 def _first(pace: Pace) -> float | None:

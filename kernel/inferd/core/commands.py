@@ -62,6 +62,7 @@ class SendTask:
         attempt: From 1.
         alone: It is to run alone in its batch until it has told something new.
         moved: The last task of its sequence went to another instance: what is left of that here is old.
+        awaited: `TaskBegan` is to tell of its first output.
     """
 
     instance_id: InstanceId
@@ -72,6 +73,7 @@ class SendTask:
     expected_tokens: float = 0.0  # that it costs, prompt and output
     weight: float = 1.0  # of its tenant
     moved: bool = False
+    awaited: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,7 +110,7 @@ class Dispatcher:
         if len(shared) > 1 and not sticky:  # else whoever runs it does so
             line.affinity.remember(task.spec, chosen.instance_id)
         if model.rollout is not None and (steps := model.rollout.steps) is not None:
-            steps.count_sent(new=model.is_rolling(chosen))
+            steps.count_sent(task, now, new=model.is_rolling(chosen))
         self._owner.run(task, chosen, now)
         return True
 

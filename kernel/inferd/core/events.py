@@ -344,6 +344,14 @@ class TaskEnded:
 
 
 @dataclass(frozen=True, slots=True)
+class TaskBegan:
+    """A task that was sent so that this is told has given its first output."""
+
+    instance_id: InstanceId
+    task_id: TaskId
+
+
+@dataclass(frozen=True, slots=True)
 class ProbeAnswered:
     """An instance has answered a prompt of a probe, or could not."""
 
@@ -438,6 +446,7 @@ Event = (
     | TaskAlone
     | TaskPassed
     | TaskUsed
+    | TaskBegan
     | Tick
     | Drain
     | Shutdown

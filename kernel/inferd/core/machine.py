@@ -148,6 +148,8 @@ class KernelMachine:
                 self._task_ended(event)
             case events.ProbeAnswered():
                 self._rollouts.answered(event)
+            case events.TaskBegan():
+                self._rollouts.task_began(event)
             case events.TaskAlone():
                 self.tasks.began_alone(event.task_id, event.attempt)
             case events.TaskPassed():

@@ -7,10 +7,10 @@ from typing import Protocol
 
 from inferd.core.alarms import Alarms
 from inferd.core.broker import Broker
-from inferd.core.canary import Pace, Passed, Steps, canary_failed, find_passed
+from inferd.core.canary import Pace, Passed, Steps, canary_failed, find_passed, first_limit_s
 from inferd.core.capacity import Capacity
 from inferd.core.commands import Reply
-from inferd.core.events import ProbeAnswered, UpdateModel
+from inferd.core.events import ProbeAnswered, TaskBegan, UpdateModel
 from inferd.core.fleet import Fleet
 from inferd.core.ids import NO_LEASE, DeviceId, ModelName
 from inferd.core.model import Instance, InstanceState, Model
@@ -94,7 +94,8 @@ class Rollouts:
         self._trials = Alarms[ModelName]()
         self._steps = Alarms[ModelName]()
         self._proofs = Proofs(limits.probe_s, out)
-        self.alarms = (self._late, self._trials, self._steps, self._proofs.alarms)
+        self._firsts = Alarms[ModelName]()  # when a task by steps is late with its first token
+        self.alarms = (self._late, self._trials, self._steps, self._firsts, self._proofs.alarms)
 
     def begin(self, model: Model, event: UpdateModel, now: float) -> None:
         """Have another version take a model's tasks; nothing to do where that serves which is asked for.
@@ -227,35 +228,44 @@ class Rollouts:
 
     def _judge(self, model: Model, rollout: Rollout, steps: Steps, now: float) -> None:
         """See whether a version is worse than its step allows, or has come to the end of it."""
+        limit_s = first_limit_s(steps.terms, model.serving.paces)
+        steps.count_left(now, limit_s)
         over = steps.is_over(now)
-        if (passed := find_passed(steps, model.serving.paces, over=over)) is not None:
+        if (passed := find_passed(steps, model.serving.paces, now, over=over)) is not None:
             rollout.version.error = canary_failed(model.spec.name, rollout.version, steps, passed)
             self._fail(model, rollout)
         elif over and steps.move_on(now):
             self._begin_step(model, steps)
         elif over:
             self._serve(model, rollout, now)
+        if model.rollout is not None and (late := steps.next_late(now, limit_s)) is not None:
+            self._firsts.set(model.spec.name, late)
+
+    def task_began(self, event: TaskBegan) -> None:
+        """A task has given its first output."""
+        instance = self._fleet.instances.get(event.instance_id)
+        rollout = None if instance is None else self._fleet.models[instance.model].rollout
+        if rollout is not None and rollout.steps is not None:
+            rollout.steps.awaited.pop(event.task_id, None)
 
     def task_ended(self, model: Model, task: Task, pace: Pace) -> None:
         """A task of a version has ended, which came so fast."""
         if (version := model.versions.get(task.version)) is None:
             return
-        well = task.state is TaskState.SUCCEEDED
         error = None if task.outcome is None else task.outcome.error
         failed = error is not None and error.code != "INVALID_ARGUMENT"  # that is the client's fault, with any version
-        if well:
+        if task.state is TaskState.SUCCEEDED:
             version.paces.append(pace)
         if model.rollout is None or (steps := model.rollout.steps) is None:
             return
         if version is model.rollout.version:
-            steps.new.count(failed=failed)
-            steps.paces += (pace,) if well else ()
+            steps.count_ended(task, pace, failed=failed)
         elif version is model.serving:
             steps.old.count(failed=failed)
 
     def _ring(self, now: float) -> None:
-        while self._steps.pop_due(now) is not None:
-            pass  # the step may be over now, which is seen next
+        while self._steps.pop_due(now) is not None or self._firsts.pop_due(now) is not None:
+            pass  # the step may be over now, or too slow, which is seen next
         while (slow := self._proofs.alarms.pop_due(now)) is not None:
             if (model := self._fleet.models.get(slow)) is not None:
                 self._proofs.late(model)
@@ -285,10 +295,13 @@ class Rollouts:
         )
 
     def _end(self, model: Model) -> None:
+        if model.rollout is not None and model.rollout.version.steps is not None:
+            model.rollout.version.steps.awaited.clear()
         model.rollout = None
         del self._under_way[model.spec.name]
         self._late.cancel(model.spec.name)
         self._steps.cancel(model.spec.name)
+        self._firsts.cancel(model.spec.name)
         self._proofs.end(model)
         self._refresh_drains(model)
 

@@ -284,6 +284,7 @@ class Tasks:
                 expected_tokens=task.expected_tokens,
                 weight=self._limits.policy.weights.get(spec.tenant, 1.0),
                 moved=moved,
+                awaited=self._fleet.models[instance.model].is_tried(instance),
             )
         )
 

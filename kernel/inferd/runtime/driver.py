@@ -381,6 +381,8 @@ class Driver:
             self._apply(events.TaskAlone(suspect.task_id, suspect.attempt))
         for task in self._relay.tell(instance_id, step, memories):
             self._apply(events.TaskPassed(task.task_id, task.attempt))
+        for task_id in self._relay.take_begun():
+            self._apply(events.TaskBegan(instance_id, task_id))
         for broken, outcome in self._relay.take_refused(instance_id, self._log_of(instance_id)):
             self._apply(events.TaskEnded(broken.task_id, broken.attempt, outcome))
             self._orders.give_up(instance_id, broken)

@@ -28,6 +28,7 @@ class Dispatched:
     attempt: int
     stream: TaskStream | ProbeStream
     sent: float
+    awaited: bool = False  # whether its first output is to be told
     silent: set[int] = field(default_factory=set)  # of one that runs alone: samples that have told nothing new
 
     def pace(self, output_tokens: int, now: float) -> Pace:
@@ -60,6 +61,7 @@ class Relay:
     def __init__(self, clock: Clock, *, output_bytes: int) -> None:
         self.rate = Rate()
         self._refused: list[tuple[Dispatched, MemoryRefusedError]] = []
+        self._begun: list[TaskId] = []
         self._output_bytes = output_bytes
         self._clock = clock
         self._links: dict[InstanceId, LinkTasks] = {}
@@ -82,7 +84,9 @@ class Relay:
         link, task_id = self._links[order.instance_id], order.spec.task_id
         handle = link.next_handle
         link.next_handle += 1
-        dispatched = link.tasks[handle] = Dispatched(task_id, order.attempt, stream, self._clock.now())
+        dispatched = link.tasks[handle] = Dispatched(
+            task_id, order.attempt, stream, self._clock.now(), awaited=order.awaited
+        )
         if order.alone:
             dispatched.silent = stream.continuation.unfinished(order.spec.demand.samples)
         link.handles[task_id] = handle
@@ -100,6 +104,19 @@ class Relay:
                 message = f"the worker gave outputs that cannot be read: {cause}"
                 error = BackendFailedError(message, metadata={"cause": str(cause), **log})
                 yield task, Outcome(state=TaskState.FAILED, error=error)
+
+    def take_begun(self) -> list[TaskId]:
+        """Awaited tasks that have given their first output, once."""
+        begun, self._begun = self._begun, []
+        return begun
+
+    def _begin(self, task: Dispatched, now: float) -> None:
+        """A task gives output."""
+        if task.stream.first_output_at is None:
+            task.stream.first_output_at = now
+        if task.awaited:
+            task.awaited = False
+            self._begun.append(task.task_id)
 
     def has(self, instance_id: InstanceId, task: Dispatched) -> bool:
         """Whether a worker still has a task, in this attempt."""
@@ -134,8 +151,8 @@ class Relay:
             if (task := tasks.get(handle)) is None:
                 continue  # cancelled while the frame was under way
             stream = task.stream
-            if stream.first_output_at is None:
-                stream.first_output_at = now
+            if stream.first_output_at is None or task.awaited:
+                self._begin(task, now)
             if details.any:
                 stream.tell(details.add(place, Output(text, tuple(ids))))
             else:
@@ -157,7 +174,7 @@ class Relay:
                 asking.stream.tell(read_prompt(prompt))
         for embedding in step.embeddings:
             if (embedded := tasks.get(embedding.handle)) is not None:
-                embedded.stream.first_output_at = self._clock.now()
+                self._begin(embedded, self._clock.now())
                 embedded.stream.tell(EmbeddingOutput(array("f", embedding.values)))
 
     def _tell_tensors(
@@ -173,8 +190,7 @@ class Relay:
             except MemoryRefusedError as error:
                 self._refused.append((task, error))
                 continue
-            if task.stream.first_output_at is None:
-                task.stream.first_output_at = self._clock.now()
+            self._begin(task, self._clock.now())
             task.stream.tell(told)
             if task.silent:
                 task.silent.clear()
