@@ -8,6 +8,7 @@ from rollout_bench import CPU, FACTS, MODEL, SPEC, TENANT, RolloutBench
 
 from inferd.core import commands, events
 from inferd.core.changes import VersionChanged
+from inferd.core.host import host_of
 from inferd.core.ids import InstanceId, ModelName, TaskId
 from inferd.core.lease import LeaseSpec, ModelClaim
 from inferd.core.machine import CoreLimits, KernelMachine
@@ -92,6 +93,30 @@ def too_late(bench: RolloutBench) -> None:
 
 def stopped(bench: RolloutBench) -> None:
     bench.tell(events.UnloadModel(MODEL, force=False, instance_id=InstanceId("m-2")))
+
+
+@pytest.mark.parametrize(
+    ("event", "why"),
+    [
+        (events.UnloadModel(MODEL, force=False, instance_id=InstanceId("m-2")), "its instance 'm-2' was unloaded"),
+        (events.UnloadModel(MODEL, force=True), "the model was unloaded"),
+        (events.DeleteModel(MODEL, drain=False, force=True), "the model was unloaded"),
+        (events.DeleteModel(MODEL, drain=True, force=False), "the model is being deleted"),
+        (events.DrainHost(host_of(CPU)), "its host takes no instances any more"),
+    ],
+)
+def test_a_version_that_is_stopped_by_another_call_says_by_which(event: events.Event, why: str) -> None:
+    """Its error, which who asked for it is told, names what was done to it."""
+    bench = RolloutBench()
+    bench.submit("old")
+    bench.bring_up(1)
+    bench.end("old")
+    bench.update()
+    bench.measure(2)
+    version = bench.model.versions[2]
+    bench.tell(event)
+    assert version.error is not None
+    assert version.error.message.endswith(f": {why}")
 
 
 @pytest.mark.parametrize(

@@ -359,7 +359,7 @@ class Fleet:
         """The host of an instance is lost, and its worker with it: that is no fault of its model."""
         if instance.state is not InstanceState.FAILED:
             instance.error = error if instance.living else instance.error
-            self._blame_rollout(instance, error)
+            self.blame_rollout(instance, error)
             self._register.move(instance, InstanceChange.EXIT)
         self._register.forget(instance)
         self.refresh(self.models[instance.model])
@@ -430,7 +430,7 @@ class Fleet:
         instance.error = error
         self._register.move(instance, change, failed=loading)
         model = self.models[instance.model]
-        self._blame_rollout(instance, error)
+        self.blame_rollout(instance, error)
         if instance.version != model.serving.number:
             return  # that is no fault of the one that serves
         if loading and not any(i.living for i in model.instances.values()):
@@ -441,7 +441,7 @@ class Fleet:
             model.retry_at = now + self._backoff.wait_s(model.failures - (not loading))
             model.loaded_on_demand = True
 
-    def _blame_rollout(self, instance: Instance, error: InferdError) -> None:
+    def blame_rollout(self, instance: Instance, error: InferdError) -> None:
         """If an instance is of a version on its way, that is why it will have failed."""
         model = self.models[instance.model]
         if model.rollout is not None and model.is_rolling(instance):

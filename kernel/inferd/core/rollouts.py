@@ -345,8 +345,11 @@ class Rollouts:
         """Nothing has changed, but that the new version has FAILED."""
         self._end(model)
         version = rollout.version
+        own = [i for i in model.instances.values() if i.version == version.number]
+        drains = any(not self._broker.devices[instance.device_id].open for instance in own)
         error = version.error or ModelBusyError(
             f"version {version.number} of model {model.spec.name!r} was stopped before it could serve"
+            + (": its host takes no instances any more" if drains else "")
         )
         self._fleet.register.move_version(model, version, VersionChange.FAIL, error)
         for instance in tuple(model.instances.values()):

@@ -3,7 +3,7 @@
 from inferd.core.capacity import Capacity
 from inferd.core.fleet import Fleet
 from inferd.core.ids import InstanceId, LeaseId, ModelName
-from inferd.core.model import Model
+from inferd.core.model import Instance, Model
 from inferd.core.task import SuspendReason, cancelled
 from inferd.core.tasks import Tasks
 from inferd.errors import InvalidFieldError, ModelBusyError
@@ -44,7 +44,18 @@ class Unloading:
             )
         outcome = cancelled(f"model {name!r} was unloaded with force")
         self._tasks.finish_all((*waiting, *running), outcome, now)
+        self._stop_all(model, "the model was unloaded")
+
+    def _stop_all(self, model: Model, why: str) -> None:
+        for instance in model.instances.values():
+            self._tell_rollout(model, instance, why)
         self._fleet.unload(model)
+
+    def _tell_rollout(self, model: Model, instance: Instance, why: str) -> None:
+        """If an instance is of a version on its way, this is why that comes no further."""
+        message = f"version {instance.version} of model {model.spec.name!r} was stopped before it served: {why}"
+        if instance.living:
+            self._fleet.blame_rollout(instance, ModelBusyError(message))
 
     def unload_instance(self, model: Model, instance_id: InstanceId, now: float) -> None:
         """Stop an instance; its tasks go on elsewhere.
@@ -62,6 +73,7 @@ class Unloading:
         if held:
             raise _held_by(f"instance {instance_id!r}", held)
         running = tuple(instance.running)
+        self._tell_rollout(model, instance, f"its instance {instance_id!r} was unloaded")
         self._fleet.stop(instance)
         self._tasks.interrupt(running, SuspendReason.UNLOADED, now)
 
@@ -88,7 +100,7 @@ class Unloading:
             leased = model.leases or any(instance.lease_id for instance in model.instances.values())
             if leased or self._tasks.census.of_model(name).living or self._capacity.wanted(name):
                 continue
-            self._fleet.unload(model)
+            self._stop_all(model, "the model is being deleted")
             if not model.instances:
                 self.forget(model)
                 gone.append(name)
