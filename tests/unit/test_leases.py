@@ -237,6 +237,16 @@ def test_the_plan_of_a_load_is_what_the_load_then_does(bench: Bench) -> None:
     assert (plan.fits, plan.busy) == (False, (second,))
 
 
+def test_the_plan_of_what_is_larger_than_its_device_says_so_and_evicts_nothing(bench: Bench) -> None:
+    """Neither is somebody told to hold it: no end of anything makes room."""
+    bench.load("idle")
+    plan = bench.machine.broker.plan(CPU, MemoryNeed(weights_bytes=2000))
+    assert (plan.fits, plan.evicted, plan.busy, plan.leases) == (False, (), (), ())
+    assert plan.reason.startswith(
+        f"does not fit {CPU}: it is larger than the device: it needs 2.0 kB, and 1.0 kB is all"
+    )
+
+
 def test_an_instance_under_a_lease_draws_on_it_serves_only_it_and_ends_with_it(bench: Bench) -> None:
     """Its bytes are the lease's; tasks of others are not given to it; at the end its worker stops and its tasks too."""
     bench.lease("l", memory(500))

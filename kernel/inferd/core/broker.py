@@ -349,15 +349,19 @@ class Broker:
         figures = f"it needs {size_text(wanted)}, {free} of {capacity} are free"
         busy: tuple[InstanceId, ...] = ()
         leases: tuple[LeaseId, ...] = ()
+        fits = evicted is not None
         if evicted is None:
-            busy, leases = self._obstacles(account, wanted)
+            evicted = ()
+            if wanted <= account.capacity_bytes:  # else nothing that ends makes room
+                evicted = tuple(idle for idle in account.idle if idle not in keep)
+                busy, leases = self._obstacles(account, wanted)
         return LoadPlan(
-            fits=evicted is not None,
+            fits=fits,
             device_id=device_id,
             need=need,
             free_bytes=account.free_bytes,
             capacity_bytes=account.capacity_bytes,
-            evicted=evicted if evicted is not None else tuple(account.idle),
+            evicted=evicted,
             busy=busy,
             leases=leases,
             figures=figures,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from inferd.core.resources import size_text
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -22,7 +24,7 @@ class LoadPlan:
         need: What the instance needs.
         free_bytes: Free on the device now.
         capacity_bytes: What may be given of the device.
-        evicted: Idle instances that would be evicted, in this order.
+        evicted: Idle instances that would be evicted, in this order; none where it needs more than the whole device.
         busy: Busy instances that would have to end first, when it does not fit.
         leases: Leases that would have to be released first, when it does not fit.
         figures: What it needs and what is free, for people.
@@ -52,6 +54,10 @@ class LoadPlan:
             going = [*self.evicted, *others]
             when = f" when {', '.join(going)} are evicted" if going else ""
             return f"fits {self.device_id}{when}: {self.figures}"
+        if self.need.total_bytes > self.capacity_bytes:
+            needed, capacity = size_text(self.need.total_bytes), size_text(self.capacity_bytes)
+            larger = f"it is larger than the device: it needs {needed}, and {capacity} is all that may be given of it"
+            return f"does not fit {self.device_id}: {larger}"
         held = [f"instance {name}" for name in self.busy[:3]] + [f"lease {name}" for name in self.leases[:3]]
         holders = ", ".join([*held, *others]) or "other programs"
         why = f"it is held by {holders}" if self.open else "its host takes nothing new"
