@@ -58,6 +58,13 @@ BOUNDS = {  # in seconds, both ends included
     "CreateLease spec.ttl": (1, 3600),
     "CreateLease spec.wait_timeout": (NANO, 604_800),
     "KeepAliveLeases ttl": (1, 3600),
+    **{
+        f"{way}.prompts.{name}": (NANO, 3600)
+        for way in ("CreateModel model.probe", "UploadModel start.model.probe", "UpdateModel probe")
+        for name in ("most_first_token", "most_time")
+    },
+    **{f"UpdateModel canary.{name}": (NANO, 3600) for name in ("most_first_token", "most_token")},
+    "UpdateModel canary.steps.least_time": (NANO, 604_800),
 }
 OTHERS = {"inferd.v1.ChatMessage.name", "inferd.v1.RunOrder.lease_id"}  # another name, and a lease of a model
 INTEGERS = {
@@ -164,7 +171,8 @@ async def test_durations_at_their_bounds(connection: Connection) -> None:
             span = Duration()
             span.FromNanoseconds(nanoseconds)
             told = await outcome(connection, way, maker.make(way, span))
-            told = ("OK", "", "") if told[1] == "TASK_EXPIRED" else told  # it was taken, and is over
+            if told[1] in {"TASK_EXPIRED", "MODEL_EXISTS", "PROBE_FAILED"} or told[2] == "start.files":
+                told = ("OK", "", "")  # it was taken, and what is behind it was looked at
             assert told == (("OK", "", "") if good else ("INVALID_ARGUMENT", "INVALID_FIELD", way.path)), (
                 f"{way} {nanoseconds} ns"
             )

@@ -110,7 +110,7 @@ def read_traits(model: pb.Model, where: str, limits: RolloutLimits) -> Traits:
         LimitExceededError: Its probe is larger than one may be.
     """
     if model.probe.prompts:
-        read_probe(model.probe, limits, model.name)
+        read_probe(model.probe, limits, model.name, f"{where}.probe")
     check_labels(model.labels, f"{where}.labels")
     _check_aliases(model.aliases, f"{where}.aliases")
     wanted = TraitsChange(pin=model.pin, warm=model.warm, labels=model.labels, aliases=tuple(model.aliases))

@@ -93,12 +93,13 @@ class Models:
             wanted = start.start.model
             call.admission.check_models((wanted.name,))
             self._check_named(call, wanted)
+            read = self._read(wanted, "start.model")
             files = read_upload(start.start)
             for file in files:
                 async with self._blobs.giving(call.caller, file.digest, file.size_bytes) as giving:
                     await self._chunks.take(call, giving, partial(self._accepted, file.name))
                     await giving.finish()
-            model = await self._models.upload(call.caller, files, **self._read(wanted, "start.model"))
+            model = await self._models.upload(call.caller, files, **read)
             complete = ms.UploadModelComplete(model=self._write(model))
             await call.write(ms.UploadModelResponse(complete=complete))
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from inferd.core.version import Version
     from inferd.runtime.clock import Clock
 
+MOST_WAIT_S = 3600.0  # for a token, or for an answer
+MOST_STEP_S = 604_800.0  # that a step takes at least
 MOST_TASKS = 1_000_000  # of a step
 USUAL_TASKS = 20  # of a step that says nothing of how long it is
 USUAL_TOKENS = 64  # of an answer to a prompt that does not say how many
@@ -36,18 +38,19 @@ PROPERTIES = (
 )  # fmt: skip
 
 
-def read_probe(probe: pb.Probe, limits: RolloutLimits, name: str) -> Probe:
-    """What a new version of the model of this name has to answer.
+def read_probe(probe: pb.Probe, limits: RolloutLimits, name: str, where: str = "probe") -> Probe:
+    """What a new version of the model of this name has to answer; `where` is its path in the request.
 
     Raises:
         InvalidFieldError: A prompt asks for nothing, or for what cannot be.
         LimitExceededError: It has more prompts, texts or tokens than a probe may have.
     """
     if not probe.prompts:
-        raise InvalidFieldError("probe.prompts is empty; give one at least", field="probe.prompts")
+        raise InvalidFieldError(f"{where}.prompts is empty; give one at least", field=f"{where}.prompts")
     _check(len(probe.prompts), limits.probe_prompts, "prompts", "rollouts.probe_prompts")
     _check(probe.ByteSize(), limits.probe_bytes, "bytes", "rollouts.probe_bytes")
-    return Probe(tuple(_read_prompt(each, limits, name, f"probe.prompts[{n}]") for n, each in enumerate(probe.prompts)))
+    prompts = (_read_prompt(each, limits, name, f"{where}.prompts[{n}]") for n, each in enumerate(probe.prompts))
+    return Probe(tuple(prompts))
 
 
 def write_probe(probe: pb.Probe) -> str:
@@ -69,9 +72,6 @@ def _check(value: int, limit: int, what: str, bound: str) -> None:
 
 
 def _read_prompt(given: pb.ProbePrompt, limits: RolloutLimits, name: str, at: str) -> ProbePrompt:
-    if not {field.name for field, _ in given.ListFields()}.intersection(PROPERTIES):
-        wanted = ", ".join(PROPERTIES)
-        raise InvalidFieldError(f"{at} says nothing of its answer; set one of {wanted}", field=at)
     if not 0 <= given.agreement <= 1:
         message = f"{at}.agreement is {given.agreement:g}; it must be from 0 to 1"
         raise InvalidFieldError(message, field=f"{at}.agreement")
@@ -95,6 +95,12 @@ def _read_prompt(given: pb.ProbePrompt, limits: RolloutLimits, name: str, at: st
     except InvalidFieldError as error:  # it is known as the input of a task
         field = error.field.replace("spec", at, 1)
         raise InvalidFieldError(f"{at}: {error.message}", metadata=error.metadata, field=field) from None
+    if not {field.name for field, _ in given.ListFields()}.intersection(PROPERTIES):
+        wanted = ", ".join(PROPERTIES)
+        raise InvalidFieldError(f"{at} says nothing of its answer; set one of {wanted}", field=at)
+    if given.finish_reason not in {each.value for each in FinishReason}:
+        message = f"{at}.finish_reason is {given.finish_reason}, which is none"
+        raise InvalidFieldError(message, field=f"{at}.finish_reason")
     return ProbePrompt(
         work=work,
         demand=demand,
@@ -102,10 +108,10 @@ def _read_prompt(given: pb.ProbePrompt, limits: RolloutLimits, name: str, at: st
         pattern=_read_pattern(given.pattern, f"{at}.pattern") if given.pattern else None,
         not_empty=given.not_empty,
         reason=FinishReason(given.finish_reason) if given.finish_reason else None,
-        first_s=_read_time(given.most_first_token, f"{at}.most_first_token")
+        first_s=_read_time(given.most_first_token, f"{at}.most_first_token", MOST_WAIT_S)
         if given.HasField("most_first_token")
         else None,
-        whole_s=_read_time(given.most_time, f"{at}.most_time") if given.HasField("most_time") else None,
+        whole_s=_read_time(given.most_time, f"{at}.most_time", MOST_WAIT_S) if given.HasField("most_time") else None,
         agreement=given.agreement,
     )
 
@@ -146,11 +152,11 @@ def read_canary(given: pb.Canary, limits: RolloutLimits) -> Canary:
         steps=tuple(steps),
         failed=given.most_failed,
         first_ratio=_read_ratio(given.first_token_ratio, "canary.first_token_ratio"),
-        first_s=_read_time(given.most_first_token, "canary.most_first_token")
+        first_s=_read_time(given.most_first_token, "canary.most_first_token", MOST_WAIT_S)
         if given.HasField("most_first_token")
         else None,
         token_ratio=_read_ratio(given.token_ratio, "canary.token_ratio"),
-        token_s=_read_time(given.most_token, "canary.most_token") if given.HasField("most_token") else None,
+        token_s=_read_time(given.most_token, "canary.most_token", MOST_WAIT_S) if given.HasField("most_token") else None,
     )
 
 
@@ -164,7 +170,7 @@ def _read_step(step: pb.CanaryStep, before: float, at: str) -> CanaryStep:
         raise InvalidFieldError(message, field=f"{at}.least_tasks")
     timed = step.HasField("least_time")
     tasks = step.least_tasks if step.HasField("least_tasks") else (0 if timed else USUAL_TASKS)
-    least_s = _read_time(step.least_time, f"{at}.least_time") if timed else 0.0
+    least_s = _read_time(step.least_time, f"{at}.least_time", MOST_STEP_S) if timed else 0.0
     if not tasks and not least_s:
         raise InvalidFieldError(f"{at} has neither tasks nor time; give one of least_tasks and least_time", field=at)
     return CanaryStep(step.share, tasks, least_s)
@@ -203,8 +209,8 @@ def write_progress(version: Version, serving: Version, clock: Clock) -> pb.Canar
     return told
 
 
-def _read_time(time: Duration, at: str) -> float:
+def _read_time(time: Duration, at: str, most_s: float) -> float:
     seconds = read_seconds(time, at)
-    if seconds <= 0:
-        raise InvalidFieldError(f"{at} is {seconds:g} s; it must be more than 0", field=at)
+    if not 0 < seconds <= most_s:
+        raise InvalidFieldError(f"{at} is {seconds:g} s; it must be more than 0, to {most_s:g}", field=at)
     return seconds

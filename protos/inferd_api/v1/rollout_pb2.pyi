@@ -32,7 +32,9 @@ class Probe(_message.Message):
     PROMPTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def prompts(self) -> _containers.RepeatedCompositeFieldContainer[Global___ProbePrompt]:
-        """1 to `rollouts.probe_prompts` of the configuration, with `rollouts.probe_bytes` of texts at most. Required."""
+        """Up to `rollouts.probe_prompts` of the configuration, with `rollouts.probe_bytes` of texts at most. Default: none, which
+        takes the probe of a model away.
+        """
 
     def __init__(
         self,
@@ -87,11 +89,11 @@ class ProbePrompt(_message.Message):
 
     @_builtins.property
     def most_first_token(self) -> _duration_pb2.Duration:
-        """Most time until the first token. Default: any."""
+        """Most time until the first token: above 0, to an hour. Default: any."""
 
     @_builtins.property
     def most_time(self) -> _duration_pb2.Duration:
-        """Most time until the end of the answer. Default: any."""
+        """Most time until the end of the answer: above 0, to an hour. Default: any."""
 
     def __init__(
         self,
@@ -152,11 +154,11 @@ class Canary(_message.Message):
 
     @_builtins.property
     def most_first_token(self) -> _duration_pb2.Duration:
-        """The same as a time. Default: any."""
+        """The same as a time: above 0, to an hour. Default: any."""
 
     @_builtins.property
     def most_token(self) -> _duration_pb2.Duration:
-        """The same as a time. Default: any."""
+        """The same as a time: above 0, to an hour. Default: any."""
 
     def __init__(
         self,
@@ -193,7 +195,7 @@ class CanaryStep(_message.Message):
     """Fewest tasks that end on the new version, to 1,000,000. Default: 20, or none where `least_time` is set."""
     @_builtins.property
     def least_time(self) -> _duration_pb2.Duration:
-        """Least time. Default: none."""
+        """Least time: above 0, to a week. Default: none."""
 
     def __init__(
         self,
