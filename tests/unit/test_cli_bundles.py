@@ -116,6 +116,24 @@ def test_an_alias_is_replaced_by_no_bundle(address: str, tmp_path: Path) -> None
         assert client.get_model("other").version == 1
 
 
+@pytest.mark.e2e
+def test_an_older_bundle_is_imported_where_it_is_asked_for(address: str, tmp_path: Path) -> None:
+    """What was imported last is known of the model; one of before needs a word more."""
+    key, bundles = inferd("models", "keygen", tmp_path / "mine"), [tmp_path / "first", tmp_path / "second"]
+    there = ("--trust", key["public_key"], "--address", address, "--name", "newest")
+    with Client(address) as client:
+        client.create_model("aged", str(write_fake_model(tmp_path, "aged")))
+        for bundle, tokens in zip(bundles, (256, 512), strict=True):
+            client.update_model("aged", settings={"context_tokens": tokens})
+            inferd("models", "export", "aged", "--key", key["key"], "-f", bundle, "--address", address)
+    assert inferd("models", "import", bundles[1], *there)["model"]["labels"]["bundle"].startswith("3 ")
+    told = inferd("models", "import", bundles[0], *there)
+    numbers = {name: told["metadata"][name] for name in ("version", "imported_version")}
+    assert (told["reason"], numbers) == ("BUNDLE_OLDER", {"version": "2", "imported_version": "3"})
+    made = inferd("models", "import", bundles[0], *there, "--allow-older")["model"]
+    assert (made["settings"]["context_tokens"], made["labels"]["bundle"][:2]) == ("256", "2 ")
+
+
 def test_what_is_not_trusted_is_told(tmp_path: Path) -> None:
     """A file that is no bundle, and a key that is none, are refused by reason; no key is replaced."""
     key = inferd("models", "keygen", tmp_path / "mine")

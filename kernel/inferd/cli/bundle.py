@@ -14,7 +14,7 @@ from inferd.cli.settings import read_settings
 from inferd_client.errors import ModelNotFoundError
 
 try:
-    from inferd.cli.bundles import archive, exporting, importing, opening, signing
+    from inferd.cli.bundles import archive, exporting, imported, importing, opening, signing
     from inferd.cli.bundles.sealing import Opener, Sealer
 except ImportError as error:
     if (error.name or "").partition(".")[0] != "cryptography":
@@ -41,7 +41,8 @@ HERE = ("unix:", "127.0.0.1:", "localhost:", "[::1]:")  # kernels that read the 
 class Wish(NamedTuple):
     """What is wanted of an imported model; "" and none where the bundle says it, or the kernel.
 
-    `terms` are what it has to show where it becomes a version of one that is there.
+    `terms` are what it has to show where it becomes a version of one that is there; `older` whether that may be of an
+    older bundle.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Wish(NamedTuple):
     device: str
     settings: Mapping[str, str]
     terms: Mapping[str, Any]
+    older: bool = False
 
 
 class Sealing(NamedTuple):
@@ -215,8 +217,8 @@ def import_bundle(
     """Give a kernel the model of a bundle.
 
     Raises:
-        CommandError: It is not signed by who is trusted, or damaged, its name stands for another model, or the kernel
-            refuses it.
+        CommandError: It is not signed by who is trusted, damaged, or older than the last one, its name stands for
+            another model, or the kernel refuses it.
     """
     with _reading(file, trust, sealing) as reader, connected(address, tenant) as client:
         manifest = reader.manifest
@@ -228,6 +230,8 @@ def import_bundle(
                 reason="USAGE",
             )
         known = _known(client, name)
+        if known is not None and not wish.older:
+            imported.check_newer(manifest.model, known.labels)
         with output.status(f"reading {file}") as say:
 
             def far(each: str, done: int, whole: int) -> None:
@@ -280,7 +284,7 @@ def _make(
     known: Model | None,
 ) -> Model:
     """Make a model known, or give the one of this name another version."""
-    sampling = importing.sampling_of(manifest)
+    sampling, labels = importing.sampling_of(manifest), imported.label_of(manifest.model)
     if known is None:
         return client.create_model(
             name,
@@ -289,6 +293,7 @@ def _make(
             device=wish.device,
             settings={key: value for key, value in settings.items() if value},
             sampling_defaults=sampling,
+            labels=labels,
         )
     if "adapter" in known.settings:  # which is a part of what a bundle is, or is not in it
         settings = {"adapter": "", **settings}
@@ -299,5 +304,6 @@ def _make(
         device=wish.device,
         settings=settings,
         sampling_defaults=sampling,
+        labels=labels,
         **wish.terms,
     )

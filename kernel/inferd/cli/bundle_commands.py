@@ -104,6 +104,9 @@ def _import(
     passphrase: Passphrase = None,
     probe: ProbeOption = None,
     canary: CanaryOption = "",
+    older: Annotated[
+        bool, typer.Option("--allow-older", help="Also one of before the one that was imported last.")
+    ] = False,
     check: Annotated[bool, typer.Option("--check", help="Only check it, all of it; no kernel is needed.")] = False,
     address: Address = ADDRESS,
     tenant: Tenant = "",
@@ -124,6 +127,7 @@ def _import(
             device=device,
             settings=read_pairs(setting, "--set"),
             terms={"probe": read_probe(probe), "canary": read_canary(canary)},
+            older=older,
         )
         adapters = data_dir() / "adapters"
         import_bundle(out, address, tenant, file, trust, sealing=sealing, wish=wish, adapters=adapters)

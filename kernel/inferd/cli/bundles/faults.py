@@ -30,6 +30,11 @@ def lacks_base(what: str, **facts: object) -> CommandError:
     return _fault("BUNDLE_BASE_MISSING", what, facts)
 
 
+def older(what: str, **facts: object) -> CommandError:
+    """A bundle is of before the one that was imported last."""
+    return _fault("BUNDLE_OLDER", what, facts)
+
+
 def too_much(bound: str, value: int, limit: int, what: str) -> CommandError:
     """A bound of the configuration was hit."""
     return _fault(
