@@ -241,16 +241,25 @@ def import_bundle(
             settings = {**manifest.model.settings, **({"adapter": str(adapter)} if adapter else {}), **wish.settings}
             say(f"making {name} known")
             model = _make(client, name, source, wish, settings=settings, manifest=manifest, known=known)
-    before = known.version if known else 0
+    before, kept = known.version if known else 0, _kept(known, settings)
     if output.json:
         document = {"signer": reader.signer, "version_before": before, "model": plain(model)}
-        output.document({**document, "left_out": list(manifest.model.left_out)})
+        output.document({**document, "kept_settings": kept, "left_out": list(manifest.model.left_out)})
         return
     if not before and any(wish.terms.values()):
         output.note(f"{name} is new here: there was no version that it had to be as good as")
     what = f"version {model.version} of" if before else ""
     output.text(f"{what} {model.name} is {model.source} ({size(model.size_bytes)}), signed by {reader.signer}".strip())
+    if kept:
+        said = ", ".join(f"{setting}={value}" for setting, value in kept.items())
+        output.note(f"keeps {said} of version {before}; --set NAME= takes one away")
     _note_left_out(output, manifest)
+
+
+def _kept(known: Model | None, settings: Mapping[str, str]) -> dict[str, str]:
+    """The settings that a model has still, as neither the bundle nor who imports it says anything of them."""
+    before = dict(known.settings) if known is not None else {}
+    return {setting: before[setting] for setting in sorted(before.keys() - settings.keys() - {"adapter"})}
 
 
 def _known(client: Client, name: str) -> Model | None:
