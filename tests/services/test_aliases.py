@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,13 @@ from connection import Connection, read_all, reason_of, refusal, text_of
 from grpc_health.v1 import health_pb2 as hp
 from grpc_health.v1 import health_pb2_grpc
 from guarded import failing, guarded, refused
+from structlog.testing import capture_logs
+from test_latecomers import pull
 
+from inferd.core.ids import ModelName
+from inferd.core.traits import Traits
+from inferd.runtime.model_records import KeptModel
+from inferd.runtime.restoring import Before, _restore_models
 from inferd.testing.kernel import kernel_here, write_fake_model
 from inferd_api.v1 import lease_pb2 as lp
 from inferd_api.v1 import lease_service_pb2 as ls
@@ -180,6 +187,30 @@ async def test_traits_outlive_the_kernel_and_make_no_version(tmp_path: Path) -> 
         assert [model.name for model in page.models] == ["v1"]
         assert not (await connection.models.ListModels(ms.ListModelsRequest(labels={"stage": "c"}))).models
         assert await own_name(connection, "prod") == "v2"
+
+
+async def test_an_alias_stays_though_a_model_of_its_name_was_pulled(tmp_path: Path) -> None:
+    """It stands for what it stood for, and that model keeps what it had, in the kernel after it, too."""
+    async with kept(tmp_path) as connection:
+        await connection.create("v1")
+        await give(connection, "v1", add_aliases=["prod", "x"], labels={"a": "b"}, pin=True)
+    pull(connection, "prod")
+    async with kept(tmp_path) as connection:
+        (model,) = (await connection.models.ListModels(ms.ListModelsRequest())).models
+        assert (model.name, dict(model.labels), model.aliases, model.pin) == ("v1", {"a": "b"}, ["prod", "x"], True)
+        assert await own_name(connection, "prod") == "v1"
+
+
+async def test_an_alias_that_another_model_has_is_left_out_alone(connection: Connection) -> None:
+    """What else was kept of the model is there, and the log names alias and both models."""
+    await connection.create("prod")
+    driver = connection.kernel.driver
+    spec = replace(driver.views.model(ModelName("prod")).spec, name=ModelName("v1"))
+    traits = Traits(aliases=("prod", "x"), labels={"a": "b"}, pin=True)
+    with capture_logs() as logs:
+        _restore_models(driver, Before(kept=[KeptModel(spec, traits=traits)]))
+    assert driver.views.model(ModelName("v1")).traits == replace(traits, aliases=("x",))
+    assert [(each["alias"], each["model"], each["now"]) for each in logs] == [("prod", "v1", "prod")]
 
 
 async def test_wrong_traits_are_refused_by_their_field(connection: Connection) -> None:

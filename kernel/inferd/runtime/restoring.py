@@ -16,7 +16,7 @@ from inferd.core.events import RestoreLeases, RestoreTasks, RestoreUses
 from inferd.core.ids import ModelName
 from inferd.core.lease import ModelClaim
 from inferd.core.past_events import RestorePast
-from inferd.core.traits import NO_TRAITS, whole
+from inferd.core.traits import NO_TRAITS, Traits, whole
 from inferd.core.version import VersionState
 from inferd.errors import InferdError, LimitExceededError
 from inferd.runtime.collector import collector_paused
@@ -35,7 +35,6 @@ from inferd_api.worker.v1 import task_pb2
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
-    from inferd.core.ids import ModelName
     from inferd.core.model import ModelSpec
     from inferd.core.restored import RestoredLease, RestoredShare, RestoredUse, RestoredVersion
     from inferd.runtime.blobs import Blobs
@@ -100,7 +99,7 @@ async def read_kept(driver: Driver, lacking: Lacking | None = None) -> Before:
 
 
 async def kept_names(driver: Driver) -> Collection[str]:
-    """The names of models that were kept and can be read: the library has no say in what these are.
+    """The names and aliases of models that were kept and can be read: the library has no say in what these are.
 
     Raises:
         StoreUnavailableError: They cannot be read.
@@ -112,7 +111,8 @@ def _names(store: Store, clock: Clock) -> set[str]:
     names: set[str] = set()
     for record in store.records(Kind.MODEL, lambda *_: None):  # `_models` warns of those that are damaged
         with suppress(*UNREADABLE):
-            names.add(read_model(record.value, clock).spec.name)
+            kept = read_model(record.value, clock)
+            names.update((kept.spec.name, *kept.traits.aliases))
     return names
 
 
@@ -186,11 +186,23 @@ def _restore_models(driver: Driver, before: Before) -> None:
         try:
             _create(driver, spec, before.lacks.get(spec.name, "") if spec.devices else UNREAD, kept.versions)
             if kept.traits != NO_TRAITS:
-                driver.loading.set_traits(spec.name, whole(kept.traits))
+                _give_traits(driver, spec.name, kept.traits)
         except InferdError as error:
             log.warning("a model that was kept is left out", model=spec.name, why=error.message)
         if driver.keeper is not None:
             driver.keeper.models.adopt(spec.name)
+
+
+def _give_traits(driver: Driver, name: ModelName, traits: Traits) -> None:
+    """Give a model what it had; an alias that names another one by now is left out alone."""
+    views, left = driver.views, []
+    for alias in traits.aliases:
+        owner = views.aliases.get(alias) if views.find_model(ModelName(alias)) is None else alias
+        if owner is None:
+            left.append(alias)
+        else:
+            log.warning("an alias that was kept is left out: another model has it", alias=alias, model=name, now=owner)
+    driver.loading.set_traits(name, whole(replace(traits, aliases=tuple(left))))
 
 
 def _create(driver: Driver, spec: ModelSpec, lacks: str, versions: tuple[RestoredVersion, ...] = ()) -> None:
