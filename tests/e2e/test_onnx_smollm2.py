@@ -20,7 +20,7 @@ QUESTION = [{"role": "user", "content": "Name the capital of France."}]
 @pytest.fixture(scope="module")
 def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KernelProcess]:
     """A kernel that has the backend, whether or not its entry point is installed."""
-    environment = {"INFERD_BACKENDS": "[]", "INFERD_PLUGIN_MODULES": json.dumps(["inferd_onnx.plugin"])}
+    environment = {"INFERD_BACKENDS": '["cpu"]', "INFERD_PLUGIN_MODULES": json.dumps(["inferd_onnx.plugin"])}
     with kernel_process(tmp_path_factory.mktemp("kernel"), environment=environment) as process:
         yield process
 

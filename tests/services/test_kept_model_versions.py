@@ -93,7 +93,8 @@ async def test_a_deletion_that_drains_goes_on_with_the_next_kernel(tmp_path: Pat
         await anext(aiter(watch))
         await connection.tasks.CancelTask(ts.CancelTaskRequest(task_id=task_id))
         with pytest.raises(grpc.aio.AioRpcError, match="no model"):
-            await read_all(watch)
+            async for _ in watch:
+                pass
     async with kernel(tmp_path) as connection:
         assert await refused(connection) == "MODEL_NOT_FOUND"
 

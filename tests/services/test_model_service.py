@@ -26,7 +26,7 @@ async def test_a_model_is_loaded_watched_and_unloaded(connection: Connection) ->
         async for response in watch:
             states.append(response.model.state)
             fractions.extend(i.load_fraction for i in response.model.instances)
-            if len(states) > 1 and states[-1] == mp.MODEL_STATE_UNLOADED:
+            if mp.MODEL_STATE_LOADING in states and states[-1] == mp.MODEL_STATE_UNLOADED:
                 return
 
     async with asyncio.TaskGroup() as group:

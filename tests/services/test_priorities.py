@@ -96,7 +96,7 @@ async def test_the_streams_of_a_tenant_are_bounded(connection: Connection) -> No
     second = connection.tasks.WatchTask(ts.WatchTaskRequest(task_id=task_id))
     await read_until(second, "output")
     _, error = await read_failing(connection.chat("x"))
-    facts = {"bound": "scheduler.tenant_streams", "value": "2", "limit": "2"}
+    facts = {"bound": "scheduler.tenant_streams", "value": "2", "limit": "2", "model": "fake"}
     assert reason_of(error) == ("LIMIT_EXCEEDED", facts)
     _, error = await read_failing(connection.tasks.WatchTask(ts.WatchTaskRequest(task_id=task_id)))
     assert reason_of(error)[0] == "LIMIT_EXCEEDED"

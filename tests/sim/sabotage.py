@@ -287,7 +287,7 @@ class UnknownError(InferdError):
 
 
 def refuse_oddly(patch: Patch) -> None:
-    def odd(_: Mapping[ModelName, Model], name: ModelName) -> Model:
+    def odd(_: Mapping[ModelName, Model], name: ModelName, *__: object) -> Model:
         raise UnknownError(name)
 
     patch.setattr(admission, "find_model", odd)
