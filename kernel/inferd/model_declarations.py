@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-NAME_FORM = r"^[A-Za-z0-9._:/-]{1,128}$"
+from inferd.model_names import MOST_NAME, NAME_FORM, NAME_RULE
+
 MOST_INSTANCES = 64
 
 
@@ -17,7 +18,7 @@ def _text(value: Any) -> Any:
     return str(value) if isinstance(value, int | float) else value
 
 
-Name = Annotated[str, Field(pattern=NAME_FORM)]
+Name = Annotated[str, Field(pattern=NAME_FORM, max_length=MOST_NAME)]
 Text = Annotated[str, BeforeValidator(_text), Field(max_length=4096)]
 
 
@@ -26,7 +27,7 @@ class DeclaredModel(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: Name = Field(description="1 to 128 of letters, digits and . _ - : /")
+    name: Name = Field(description=NAME_RULE)
     source: str = Field(
         min_length=1,
         max_length=4096,
@@ -121,4 +122,6 @@ def _why(kind: str, message: str, field: str) -> str:
         return f"there is no field {field!r}; known are {', '.join(DeclaredModel.model_fields)}"
     if kind == "missing":
         return "it is missing"
+    if kind == "string_pattern_mismatch" and field.partition(".")[0] in ("name", "aliases"):
+        return f"it is no name, {NAME_RULE}"
     return message.removeprefix("Value error, ")

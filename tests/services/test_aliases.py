@@ -219,6 +219,7 @@ async def test_wrong_traits_are_refused_by_their_field(connection: Connection) -
     for changes, field in (
         ({"labels": {"k" * 65: "v"}}, "labels"),
         ({"add_aliases": ["ok", "no good"]}, "add_aliases[1]"),
+        ({"add_aliases": ["../../pwn"]}, "add_aliases[0]"),
         ({"add_aliases": ["x"], "remove_aliases": ["x"]}, "add_aliases"),
         ({"remove_aliases": ["x"]}, "remove_aliases"),
     ):

@@ -97,6 +97,7 @@ async def test_a_refused_model_is_told_which_backends_may_run_it(connection: Con
     [
         ({"name": ""}, "INVALID_FIELD", "model.name"),
         ({"name": "no name"}, "INVALID_FIELD", "model.name"),
+        ({"name": "../../pwn"}, "INVALID_FIELD", "must not begin with '.' or '/'"),
         ({"source": ""}, "INVALID_FIELD", "model.source"),
         ({"source": "/no/such/file.fake"}, "INVALID_FIELD", "does not exist"),
         ({"source": "file://[a/b"}, "INVALID_FIELD", "no path"),

@@ -114,6 +114,7 @@ def test_an_alias_is_replaced_by_no_bundle(address: str, tmp_path: Path) -> None
         assert (told["reason"], told["metadata"]) == ("MODEL_EXISTS", {"model": "other"})
         assert "'best' is an alias of model 'other'" in told["message"]
         assert client.get_model("other").version == 1
+    assert "must not begin with '.'" in inferd(*words[:-1], "../../pwn")["message"]
 
 
 @pytest.mark.e2e

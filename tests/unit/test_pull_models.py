@@ -190,6 +190,7 @@ def test_names_of_folders_keep_their_dots(tmp_path: Path, data: Path, command: P
     assert command("pull", f"file:{tmp_path}/tiny.v2/").exit_code == 0
     assert command("pull", "pypi:tiny-model==1.2").exit_code == 0
     assert [manifest.name for manifest in Library(data).manifests()] == ["tiny-model", "tiny.v2"]
+    assert "must not begin with '.' or '/'" in command("pull", "pypi:tiny-model", "--name", "../../pwn").stderr
 
 
 def test_a_repository_of_a_hub_is_pulled_by_its_list(

@@ -11,6 +11,7 @@ from inferd.cli.kernel import connected
 from inferd.cli.output import CommandError
 from inferd.cli.plain import plain
 from inferd.cli.settings import read_settings
+from inferd.model_names import NAME_RULE, is_name
 from inferd_client.errors import ModelNotFoundError
 
 try:
@@ -266,11 +267,15 @@ def _known(client: Client, name: str) -> Model | None:
     """The model of this name; None where there is none.
 
     Raises:
-        CommandError: The name is an alias: what comes would be a version of a model that nobody has named.
+        CommandError: It can be no name, or is an alias: what comes would be a version of a model that nobody has named.
     """
     try:
         known = client.get_model(name)
     except ModelNotFoundError:
+        if not is_name(name):  # before all its files are given
+            raise CommandError(
+                f"the name is {name[:140]!r}; it must be {NAME_RULE}: give another one with --name", reason="USAGE"
+            ) from None
         return None
     if known.name != name:
         raise CommandError(

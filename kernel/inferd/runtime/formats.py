@@ -60,4 +60,4 @@ def model_name(file: str, *, folder: bool = False) -> str:
     """
     part = PART.fullmatch(file)
     stem = file if folder else part["stem"] if part else Path(file).stem
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", stem)[:128]
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", stem).lstrip(".")[:128] or "model"

@@ -1,6 +1,5 @@
 """Models and instances for the wire."""
 
-import re
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -12,6 +11,7 @@ from inferd.core.traits import NO_TRAITS, Traits, TraitsChange
 from inferd.core.version import Version
 from inferd.errors import InvalidFieldError
 from inferd.model_declarations import Fault
+from inferd.model_names import NAME_RULE, is_name
 from inferd.runtime.front.models import Models
 from inferd.runtime.front.versions import Other, RolloutPlan
 from inferd.sampling import ENGINE_DEFAULTS
@@ -35,7 +35,6 @@ BESIDE_VERSION = {
     "canary",
     *TRAITS,
 }  # of an update to a version that is kept
-NAME_FORM = re.compile(r"[A-Za-z0-9._:/-]{1,128}")  # of a model, and of an alias
 
 
 def read_bounds(model: pb.Model) -> tuple[int, int]:
@@ -140,9 +139,9 @@ def read_traits_change(request: ms.UpdateModelRequest) -> TraitsChange:
 
 def _check_aliases(aliases: Iterable[str], field: str) -> None:
     for number, alias in enumerate(aliases):
-        if not NAME_FORM.fullmatch(alias):
+        if not is_name(alias):
             raise InvalidFieldError(
-                f"{field}[{number}] is {alias[:140]!r}; it must be 1 to 128 of letters, digits and . _ - : /",
+                f"{field}[{number}] is {alias[:140]!r}; it must be {NAME_RULE}",
                 field=f"{field}[{number}]",
             )
 

@@ -10,6 +10,7 @@ from inferd.core.model import Model
 from inferd.core.policy import Policy, ResourceKind, Verb
 from inferd.core.version import VersionState
 from inferd.errors import InvalidFieldError
+from inferd.model_names import NAME_RULE, is_name
 from inferd.runtime.front import models as front
 from inferd.runtime.front.access import Admission, Names
 from inferd.runtime.front.blobs import Blobs
@@ -22,7 +23,6 @@ from inferd.services.chunks import Chunks
 from inferd.services.export_values import read_had, write_file, write_start
 from inferd.services.extents import Extents
 from inferd.services.model_values import (
-    NAME_FORM,
     read_bounds,
     read_other,
     read_pinned,
@@ -325,9 +325,9 @@ def _check_source(source: str, field: str) -> None:
 
 def _check(wanted: mp.Model, where: str) -> None:
     """Check what is said of a model besides its source."""
-    if not NAME_FORM.fullmatch(wanted.name):
+    if not is_name(wanted.name):
         raise InvalidFieldError(
-            f"{where}.name is {wanted.name[:140]!r}; it must be 1 to 128 of letters, digits, '.', '_', '-', ':', '/'",
+            f"{where}.name is {wanted.name[:140]!r}; it must be {NAME_RULE}",
             field=f"{where}.name",
         )
     _check_settings(wanted.settings, f"{where}.settings")

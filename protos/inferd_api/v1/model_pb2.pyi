@@ -402,7 +402,9 @@ class Model(_message.Message):
     DECLARED_FIELD_NUMBER: _builtins.int
     PROBE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Its name: 1 to 128 of letters, digits, `.`, `_`, `-`, `:` and `/`. Required."""
+    """Its name: 1 to 128 of letters, digits, `.`, `_`, `-`, `:` and `/`. It begins with no `.` and no `/`, and no part between
+    slashes is empty or of dots alone. Required.
+    """
     source: _builtins.str
     """Where its file is: `file:///…` or an absolute path; or `blob:sha256:…`, what `UploadModel` made. Who is not the
     kernel's own user names files within its `sources.roots` alone. Required.

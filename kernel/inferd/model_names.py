@@ -1,0 +1,17 @@
+"""Names that models and their aliases may have: slashes part them, and none of them is a path that leads anywhere."""
+
+import re
+from typing import Final
+
+MOST_NAME: Final = 128
+NAME_FORM: Final = r"^[A-Za-z0-9_:-][A-Za-z0-9._:-]*(/\.*[A-Za-z0-9_:-][A-Za-z0-9._:-]*)*$"
+NAME_RULE: Final = (
+    "1 to 128 of letters, digits, '.', '_', '-', ':' and '/'; it must not begin with '.' or '/', and no part between"
+    " slashes may be empty or of dots alone"
+)
+_FORM: Final = re.compile(NAME_FORM)
+
+
+def is_name(text: str) -> bool:
+    """Whether a model, or an alias, may have it for its name."""
+    return len(text) <= MOST_NAME and _FORM.fullmatch(text) is not None

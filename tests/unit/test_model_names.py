@@ -1,0 +1,41 @@
+"""Names that models may have."""
+
+import pytest
+
+from inferd.cli.catalogue import CATALOGUE
+from inferd.model_declarations import read_entries
+from inferd.model_names import is_name
+from inferd.runtime.formats import model_name
+
+PATHS = [
+    "",
+    "..",
+    ".",
+    ".hidden",
+    "/etc/passwd",
+    "../../../pwn",
+    "a/../b",
+    "a/./b",
+    "a//b",
+    "a/",
+    "a/..",
+    "a\n",
+    "x" * 129,
+]
+NAMES = ["a", "org/model:7b-q4.1", "a..b", "a/.b", "a/..b", "-a", "chat:trial", "x" * 128, *CATALOGUE]
+
+
+def test_no_name_is_a_path_elsewhere() -> None:
+    """A name begins with no dot and no slash, and no part of it is empty or of dots; so is what files are called."""
+    assert [name for name in PATHS if is_name(name)] == []
+    assert [name for name in NAMES if not is_name(name)] == []
+    assert [model_name(file) for file in (".hidden.gguf", "...", "..a.gguf")] == ["hidden", "model", "a"]
+
+
+@pytest.mark.parametrize("field", ["name", "aliases"])
+def test_the_configuration_declares_no_such_name(field: str) -> None:
+    """An entry of such a name, or alias, is left out, with the rule."""
+    said = {"name": "a", "source": "/x"} | ({"name": "../x"} if field == "name" else {"aliases": ["../x"]})
+    entries, (fault,) = read_entries("file", [said])
+    assert (entries, fault.field.partition(".")[0]) == ([], field)
+    assert "must not begin with '.' or '/'" in fault.why
