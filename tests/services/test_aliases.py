@@ -1,5 +1,6 @@
 """Models are found by other names, and by labels, and both outlive the kernel."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -211,6 +212,51 @@ async def test_an_alias_that_another_model_has_is_left_out_alone(connection: Con
         _restore_models(driver, Before(kept=[KeptModel(spec, traits=traits)]))
     assert driver.views.model(ModelName("v1")).traits == replace(traits, aliases=("x",))
     assert [(each["alias"], each["model"], each["now"]) for each in logs] == [("prod", "v1", "prod")]
+
+
+async def test_an_update_that_fails_gives_no_alias_and_one_that_succeeds_gives_all(connection: Connection) -> None:
+    """While it goes on nobody else has its aliases, and they stand for what they stood for; then they may be its."""
+    for name in ("u", "old"):
+        await connection.create(name)
+    await give(connection, "u", add_aliases=["fast"])
+    await give(connection, "old", add_aliases=["prod"])
+    await connection.models.LoadModel(ms.LoadModelRequest(name="u"))
+    late = mp.Model(name="late", source=str(write_fake_model(connection.folder, "late")))
+    watched = connection.models.WatchModel(ms.WatchModelRequest(name="u"))
+    for number, error, owner in ((2, "out of luck", "old"), (3, "", "u")):
+        source = str(write_fake_model(connection.folder, f"new-{owner}", load_s=0.4, load_error=error))
+        updating = asyncio.ensure_future(give(connection, "u", source=source, add_aliases=["late", "prod"]))
+        async for response in watched:
+            if response.model.rolling.number == number:
+                break
+        for call in (
+            connection.models.CreateModel(ms.CreateModelRequest(model=late)),
+            give(connection, "old", add_aliases=["late"]),
+            give(connection, "old", add_aliases=["prod"]),
+        ):
+            reason, facts = await refusal(call)
+            assert (reason, facts["model"]) == ("MODEL_EXISTS", "u")
+        assert await own_name(connection, "prod") == "old"
+        if error:
+            assert (await refusal(updating))[0] == "MODEL_LOAD_FAILED"
+        else:
+            assert (await updating).aliases == ["fast", "late", "prod"]
+        assert await own_name(connection, "prod") == owner
+    await give(connection, "u", remove_aliases=["late"])
+    await connection.models.CreateModel(ms.CreateModelRequest(model=late))
+
+
+async def test_an_alias_is_none_that_a_pulled_model_has(connection: Connection) -> None:
+    """Though nobody has named that model yet: neither a model that is there nor a new one takes its name."""
+    await connection.create("v1")
+    pull(connection, "late")
+    made = mp.Model(name="v2", source=str(write_fake_model(connection.folder, "v2")), aliases=["late"])
+    for call in (
+        give(connection, "v1", add_aliases=["late"]),
+        connection.models.CreateModel(ms.CreateModelRequest(model=made)),
+    ):
+        reason, facts = await refusal(call)
+        assert (reason, facts["model"]) == ("MODEL_EXISTS", "late")
 
 
 async def test_wrong_traits_are_refused_by_their_field(connection: Connection) -> None:

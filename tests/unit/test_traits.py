@@ -10,7 +10,7 @@ from inferd.core.ids import DeviceId, InstanceId, ModelName
 from inferd.core.machine import CoreLimits, KernelMachine
 from inferd.core.model import InstanceFacts, InstanceState, ModelSpec
 from inferd.core.resources import DeviceCapacity, MemoryNeed
-from inferd.core.traits import NO_TRAITS, Traits, TraitsChange, whole
+from inferd.core.traits import NO_TRAITS, SetTraits, Traits, TraitsChange, whole
 from inferd.errors import InvalidFieldError, ModelExistsError, ModelNotFoundError
 
 A, B, CPU = ModelName("a"), ModelName("b"), DeviceId("cpu:0")
@@ -30,7 +30,7 @@ def two_models(*, idle_s: float = 0.0) -> KernelMachine:
 
 
 def give(machine: KernelMachine, name: ModelName, **change: object) -> None:
-    machine.handle(events.SetTraits(name, TraitsChange(**change)), 0.0)  # type: ignore[arg-type] # as they are named
+    machine.handle(SetTraits(name, TraitsChange(**change)), 0.0)  # type: ignore[arg-type] # as they are named
 
 
 def load(machine: KernelMachine, name: ModelName, now: float) -> InstanceState:
@@ -64,7 +64,7 @@ def test_names_and_aliases_are_all_different() -> None:
     with pytest.raises(ModelExistsError, match="'b' is the name of a model"):
         give(machine, A, aliases=("b",))
     with pytest.raises(ModelExistsError, match="stands for model 'a'; move it"):
-        machine.handle(events.SetTraits(B, whole(Traits(aliases=("prod",)))), 0.0)
+        machine.handle(SetTraits(B, whole(Traits(aliases=("prod",)))), 0.0)
     with pytest.raises(ModelExistsError, match="'prod' is an alias of model 'a'"):
         machine.handle(events.CreateModel(replace(SPEC, name=ModelName("prod"))), 0.0)
     with pytest.raises(InvalidFieldError, match="'x' is no alias of model 'a'; it has prod"):

@@ -14,7 +14,7 @@ from inferd.core.quota import Quota
 from inferd.core.resources import DeviceCapacity, MemoryNeed
 from inferd.core.restored import RestoredLease, RestoredShare, RestoredTask, RestoredUse, RestoredVersion
 from inferd.core.task import Outcome, SuspendReason, TaskSpec
-from inferd.core.traits import TraitsChange
+from inferd.core.traits import SetTraits
 from inferd.errors import InferdError
 
 
@@ -54,14 +54,6 @@ class UpdateModel:
     probe: Probe | None = None
     canary: Canary | None = None
     rests: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class SetTraits:
-    """A client wants something of a model to be otherwise that is of no version: its aliases, its labels, its pin."""
-
-    name: ModelName
-    change: TraitsChange
 
 
 @dataclass(frozen=True, slots=True)

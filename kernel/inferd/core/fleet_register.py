@@ -48,6 +48,7 @@ class FleetRegister:
         models: Known models.
         instances: Instances whose worker may still live.
         aliases: Whose alias a name is.
+        held: Whose alias a name is to become, if an update that is under way does not fail.
 
     Args:
         hosts: Where instances are.
@@ -58,6 +59,7 @@ class FleetRegister:
         self.models: dict[ModelName, Model] = {}
         self.instances: dict[InstanceId, Instance] = {}
         self.aliases: dict[str, ModelName] = {}
+        self.held: dict[str, ModelName] = {}
         self._by_name: Roll[str, Model] = Roll(attrgetter("spec.name"))
         self._hosts = hosts
         self._out = out

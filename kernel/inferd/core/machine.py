@@ -30,6 +30,7 @@ from inferd.core.restoration import Restoration
 from inferd.core.rollouts import RolloutLimits, Rollouts
 from inferd.core.task import SuspendReason, TaskSpec, TaskState, cancelled
 from inferd.core.tasks import Tasks
+from inferd.core.traits import SetTraits
 from inferd.core.unloading import Unloading
 from inferd.core.views import Views
 from inferd.errors import InferdError, InvalidFieldError, LeaseUnavailableError, ModelBusyError
@@ -194,8 +195,8 @@ class KernelMachine:
                 admission.check_staying(model := self.views.model(event.name))
                 self._rollouts.begin(model, event, self._now)
                 self._elastic.bounded(model, self._now)
-            case events.SetTraits():
-                self._naming.set(event.name, event.change)
+            case SetTraits():
+                self._naming.set(event)
             case events.DeleteModel():
                 self._delete(event)
             case events.InstanceNeeds():

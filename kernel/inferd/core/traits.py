@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 
 from inferd.core.ids import ModelName
 
@@ -74,6 +75,23 @@ def whole(traits: Traits, before: Traits = NO_TRAITS, *, moves: bool = False) ->
         moves=moves,
         probe=traits.probe,
     )
+
+
+class TraitsStep(Enum):
+    """How far a change of traits is to go."""
+
+    HOLD = "hold"  # its aliases are kept free for the model, and are none yet
+    GIVE = "give"
+    LET_GO = "let go"  # what was held is so no longer
+
+
+@dataclass(frozen=True, slots=True)
+class SetTraits:
+    """A client wants something of a model to be otherwise that is of no version: its aliases, its labels, its pin."""
+
+    name: ModelName
+    change: TraitsChange
+    step: TraitsStep = TraitsStep.GIVE
 
 
 Aliases = Mapping[str, ModelName]

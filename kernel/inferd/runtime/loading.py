@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from inferd.core import events
 from inferd.core.model import InstanceState, Model
+from inferd.core.traits import SetTraits, TraitsStep
 from inferd.core.version import VersionState
 from inferd.errors import ModelBusyError
 from inferd.runtime.instances import moved, newest
@@ -87,13 +88,13 @@ class Loading:
                 raise rollout.version.error
         return model
 
-    def set_traits(self, name: ModelName, change: TraitsChange) -> None:
-        """Make something of a model otherwise that is of no version.
+    def set_traits(self, name: ModelName, change: TraitsChange, step: TraitsStep = TraitsStep.GIVE) -> None:
+        """Make something of a model otherwise that is of no version, or hold the aliases for that, or let them go.
 
         Raises:
             InferdError: It is refused.
         """
-        self._tell(events.SetTraits(name, change))
+        self._tell(SetTraits(name, change, step))
 
     async def unload(self, name: ModelName, *, force: bool, instance_id: InstanceId | None) -> int:
         """Have a model or one of its instances unloaded and wait for it.

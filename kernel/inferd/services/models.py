@@ -172,10 +172,11 @@ class Models:
             model, plan = await self._models.versions.plan(request.name, other, call.caller, sees=call.admission.reads)
             return ms.UpdateModelResponse(model=self._write(model), plan=write_rollout_plan(plan, model))
         other = await self._with_probe(request, other)
-        if other != UNCHANGED or not change:
-            model = await self._models.versions.update(request.name, other, call.caller)
-        if change:
-            model = await traits.give(request.name, change, may=may)
+        with traits.holding(request.name, change, may=may):  # if the rollout fails, so does all
+            if other != UNCHANGED or not change:
+                model = await self._models.versions.update(request.name, other, call.caller)
+            if change:
+                model = await traits.give(request.name, change)
         return ms.UpdateModelResponse(model=self._write(model))
 
     def _check_named(self, call: Call, wanted: mp.Model) -> None:

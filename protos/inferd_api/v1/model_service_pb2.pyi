@@ -821,7 +821,8 @@ class UpdateModelRequest(_message.Message):
     @_builtins.property
     def add_aliases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Names that are to stand for it from now on. One that stands for another model comes over at once: each call finds
-        one of the two. The caller needs the same right with the other model.
+        one of the two. The caller needs the same right with the other model, and that to create a model of the name.
+        During a rollout that this call asks for besides, nobody else gives these names, to models or as aliases.
         """
 
     @_builtins.property

@@ -121,6 +121,7 @@ class Models:
 
     async def _create(self, traits: Traits = NO_TRAITS, **wanted: Any) -> Model:
         spec, keeper = await self._plugins.place(**wanted), self._driver.keeper
+        await self.traits.look_for(traits.aliases)
         if keeper is not None:
             keeper.check()  # first, so that a model that is refused is not known
         self._check_traits(spec.name, traits)
