@@ -279,8 +279,9 @@ class ScriptedModels(model_service_pb2_grpc.ModelServiceServicer):
         yield from self.kernel.tried
 
     def DeleteModel(self, request: Any, context: Any) -> Any:
-        if self.found(request.name, context).instances:
-            abort(context, status(grpc.StatusCode.FAILED_PRECONDITION, "MODEL_BUSY", "it has 1 instances"))
+        if (instances := self.found(request.name, context).instances) and not request.drain:
+            counts = {"instances": "1", "tasks": str(instances[0].running_tasks), "leases": "0"}
+            abort(context, status(grpc.StatusCode.FAILED_PRECONDITION, "MODEL_BUSY", "it has 1 instance", counts))
         del self.kernel.models[request.name]
         return model_service_pb2.DeleteModelResponse()
 

@@ -70,6 +70,11 @@ def test_a_bad_path_starts_no_kernel(nobody: Commands, folders: Path) -> None:
         ("~/no/such/model", "there is no file"),
         (str(folders / "empty"), "without a config.json"),
         ("nonsense", "no model 'nonsense'"),
+        ("m/nofile.fake", "there is no file m/nofile.fake"),
+        (
+            "https://example.org/x.gguf",
+            "is not a file of this host; fetch it first: inferd pull https://example.org/x.gguf",
+        ),
         ("smollm2", "inferd pull smollm2"),
         ("smolm2", "did you mean 'smollm2'"),
     ):
@@ -197,6 +202,23 @@ def test_rm_spares_what_is_in_use(scripted: Any, inferd: Commands, folders: Path
     assert unknown["error"]["reason"] == "MODEL_NOT_FOUND"
     assert removed == {"name": "plain", "freed_bytes": None}
     assert Library(folders / "data").find("echo") == manifest
+
+
+def test_a_label_that_no_model_has_is_told(scripted: Any, inferd: Commands, folders: Path) -> None:
+    """Not that there are no models; and as JSON nothing is told of what does not have it."""
+    pulled(folders)
+    scripted.models.clear()
+    assert "no model has the label team=b" in inferd("models", "ls", "-l", "team=b").stderr
+    assert json.loads(inferd("models", "ls", "-l", "team=b", "-o", "json").stdout)["library"] == []
+
+
+def test_rm_unloads_what_nobody_uses_and_says_what_comes_back(scripted: Any, inferd: Commands) -> None:
+    """A loaded model without tasks and leases goes with its worker; one that is declared is known again later."""
+    scripted.models["echo"].instances[0].running_tasks = 0
+    scripted.models["echo"].declared = "inferd.toml, models[0]"
+    done = inferd("rm", "echo")
+    assert (done.exit_code, "echo" in scripted.models) == (0, False), done.output
+    assert "echo is declared in inferd.toml, models[0]: it is known again at the kernel's next start" in done.stderr
 
 
 def test_rm_without_a_kernel_takes_broken_ones_too(nobody: Commands, folders: Path) -> None:

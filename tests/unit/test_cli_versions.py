@@ -110,6 +110,48 @@ def test_set_without_a_change_is_a_mistake(scripted: Any, inferd: Commands) -> N
     assert "--source" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--canary", "5%,200%"), "step 2 of '5%,200%' is 2 of the new tasks; it must be above 0.05"),
+        (("--canary", "50%,25%"), "step 2 of '50%,25%' is 0.25 of the new tasks; it must be above 0.5"),
+        (("--canary", "5%,100%"), "nothing is to be otherwise; give NAME=VALUE"),
+        (("--source", "https://example.org/x.gguf"), "fetch it first: inferd pull https://example.org/x.gguf"),
+        (("--source", "m/nofile.fake"), "there is no file m/nofile.fake"),
+    ],
+)
+def test_set_says_what_is_wrong_with_what_it_was_given(
+    scripted: Any, inferd: Commands, words: tuple[str, ...], said: str
+) -> None:
+    """Nothing is asked of the kernel."""
+    done = inferd("set", "echo", *words)
+    assert done.exit_code != 0
+    assert said in " ".join(done.stderr.replace("│", " ").split())
+    assert scripted.requests == []
+
+
+def test_a_url_is_told_as_it_was_given_to_add(inferd: Commands) -> None:
+    """It is no path, and what fetches it is named."""
+    assert (
+        "fetch it first: inferd pull https://example.org/x.gguf" in inferd("add", "https://example.org/x.gguf").stderr
+    )
+
+
+def test_set_says_what_becomes_of_a_probe(scripted: Any, inferd: Commands, tmp_path: Path) -> None:
+    """It is there, replaced, or gone; `show` tells that there is one."""
+    scripted.next_version = 0
+    probe = tmp_path / "probe.toml"
+    probe.write_text("[[prompts]]\nprompt = 'a'\nnot_empty = true")
+    assert inferd("set", "echo", "--probe", str(probe)).stdout.startswith("echo: it has a probe now (1 prompt), no new")
+    scripted.models["echo"].probe.CopyFrom(scripted.requests[-1].probe)
+    scripted.models["echo"].source = "blob:sha256:00"  # the file is the kernel's alone
+    assert "1 prompt" in inferd("show", "echo").stdout
+    probe.write_text("[[prompts]]\nprompt = 'b'\nnot_empty = true")
+    assert inferd("set", "echo", "--probe", str(probe)).stdout.startswith("echo: its probe is replaced (1 prompt)")
+    probe.write_text("")
+    assert inferd("set", "echo", "--probe", str(probe)).stdout == "echo: its probe is gone, no new version needed\n"
+
+
 def test_rollback_goes_to_the_version_that_served_before(scripted: Any, inferd: Commands) -> None:
     """Or to the one that is named; with none that served before it says so."""
     assert inferd("rollback", "echo").exit_code == 0

@@ -285,7 +285,7 @@ def test_a_part_of_a_model_is_kept_for_its_lease(bench: Bench) -> None:
     assert [bench.state("a"), bench.state("b")] == [TaskState.RUNNING, TaskState.QUEUED]
     sent = asked(bench.submit("mine", "m", lease_id=LeaseId("l")), commands.SendTask)
     assert [(c.spec.task_id, c.fencing_token) for c in sent] == [("mine", 1)]
-    with pytest.raises(ModelBusyError, match="held by 1 leases"):
+    with pytest.raises(ModelBusyError, match="held by 1 lease"):
         bench.machine.handle(events.UnloadModel(ModelName("m"), force=True), 0.0)
 
 

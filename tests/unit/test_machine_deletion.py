@@ -54,7 +54,7 @@ def test_alarms_of_a_deleted_model_ring_for_nobody(machine: KernelMachine) -> No
     machine.handle(events.InstanceLoaded(InstanceId("m-2"), facts), 2.0)
     for name in ("t-2", "t-3"):  # one runs, one waits: it would grow
         submit(machine, name, 3.0)
-    with pytest.raises(ModelBusyError, match="1 instances, 2 tasks"):
+    with pytest.raises(ModelBusyError, match="1 instance, 2 tasks"):
         machine.handle(events.DeleteModel(MODEL), 3.0)
     machine.handle(events.UnloadModel(MODEL, force=True), 3.0)
     machine.handle(events.WorkerExited(InstanceId("m-2"), error), 3.0)
@@ -123,7 +123,7 @@ def test_a_lease_keeps_a_model_from_force_and_holds_up_draining(machine: KernelM
     bring_up(machine, 1)
     claim = ModelClaim(model=MODEL, sequences=1)
     machine.handle(events.CreateLease(LeaseSpec(lease_id=LeaseId("l"), tenant=TENANT, claims=(claim,))), 1.0)
-    with pytest.raises(ModelBusyError, match="held by 1 leases"):
+    with pytest.raises(ModelBusyError, match="held by 1 lease"):
         machine.handle(events.DeleteModel(MODEL, force=True), 1.0)
     machine.handle(events.DeleteModel(MODEL, drain=True), 1.0)
     machine.handle(events.ReleaseLease(LeaseId("l"), TENANT), 2.0)

@@ -64,8 +64,13 @@ def list_models(
         faults = client.declaration_faults() if running else []
         library = Library(data_dir)
         rows = known_models(client if running else None, library, with_catalogue=with_catalogue, labels=labels)
+    names = {row.name for row in rows}
+    if labels:  # what is left out says nothing of its labels
+        faults = [fault for fault in faults if fault.name in names]
     if output.json:
         found = document(rows, library, kernel=client.address if running else None)
+        if labels:
+            found["library"] = [each for each in found["library"] if each["name"] in names]
         output.document({**found, "faults": [plain(fault) for fault in faults]})
         return
     for fault in faults:
@@ -80,11 +85,11 @@ def list_models(
             for row in rows
         ),
         gives_way="FROM",
-        empty="no models; get one with: inferd pull smollm2",
+        empty=f"no model has the label {pairs(labels)}" if labels else "no models; get one with: inferd pull smollm2",
     )
 
 
-def document(rows: list[Row], library: Library, *, kernel: str | None) -> dict[str, object]:
+def document(rows: list[Row], library: Library, *, kernel: str | None) -> dict[str, Any]:
     """For JSON: `models` as in `ListModelsResponse`, and beside them what was pulled and what could be."""
     return {
         "kernel": kernel,

@@ -35,7 +35,7 @@ def remove(
         kernel = client if reachable(client) else None
         for name in names:
             try:
-                freed_bytes, uploaded = _remove(kernel, library, name, drain=drain, force=force)
+                freed_bytes, uploaded, declared = _remove(kernel, library, name, drain=drain, force=force)
             except (CommandError, InferdError) as error:
                 output.error(command_error(error))
                 failed = True
@@ -45,22 +45,28 @@ def remove(
                 failed = True
                 continue
             if output.json:
-                output.line({"name": name, "freed_bytes": None if freed_bytes is None else str(freed_bytes)})
+                freed = {"name": name, "freed_bytes": None if freed_bytes is None else str(freed_bytes)}
+                output.line(freed | ({"declared": declared} if declared else {}))
             elif uploaded:
                 output.text(f"{name} is forgotten; its blobs stay as long as the kernel keeps them: inferd blobs list")
             elif freed_bytes is None:
                 output.text(f"{name} is forgotten; its file was not pulled and stays")
             else:
                 output.text(f"{name} is removed; {size(freed_bytes)} are freed")
+            if declared and not output.json:
+                back = "it is known again at the kernel's next start or SIGHUP, unless it is taken out there"
+                output.note(f"{name} is declared in {declared}: {back}")
     if failed:
         raise typer.Exit(1)
 
 
-def _remove(kernel: Client | None, library: Library, name: str, *, drain: bool, force: bool) -> tuple[int | None, bool]:
+def _remove(
+    kernel: Client | None, library: Library, name: str, *, drain: bool, force: bool
+) -> tuple[int | None, bool, str]:
     """Forget a model and all that are made of its file, then remove the file.
 
     Returns:
-        The bytes freed, None for no file; and whether the model is of blobs.
+        The bytes freed, None for no file; whether the model is of blobs; and where it is declared.
 
     Raises:
         CommandError, InferdError: It is in use, or not known.
@@ -68,21 +74,26 @@ def _remove(kernel: Client | None, library: Library, name: str, *, drain: bool, 
     library.check_removable(name)
     manifest = library.find(name)
     pulled = str(library.path(manifest)) if manifest is not None else None
-    known = uploaded = False
+    known, uploaded, declared = False, False, ""
     for model in kernel.list_models() if kernel is not None else ():
         if model.name == name or (pulled is not None and model.source == pulled):
             _forget(present(kernel), model.name, drain=drain, force=force)
+            declared = declared or model.declared
             known = known or model.name == name
             uploaded = uploaded or (model.name == name and model.source.startswith("blob:"))
     freed_bytes = library.remove(name)
     if freed_bytes is None and not known:
         raise not_known(library, name, ModelNotFoundError(f"no model {name!r}"))
-    return freed_bytes, uploaded and freed_bytes is None
+    return freed_bytes, uploaded and freed_bytes is None, declared
 
 
 def _forget(kernel: Client, name: str, *, drain: bool, force: bool) -> None:
     try:
         kernel.delete_model(name, drain=drain, force=force)
     except ModelBusyError as error:
+        idle = {"tasks": "0", "leases": "0"}.items() <= error.metadata.items()
+        if idle and error.metadata.get("instances") != "0":
+            kernel.delete_model(name, drain=True)  # it is loaded, and nobody uses it
+            return
         fix = f"{error.message}: inferd unload {name}, or inferd rm --drain {name}"
         raise CommandError(fix, reason=error.reason, code=error.code, metadata=error.metadata) from None

@@ -37,7 +37,7 @@ def read_canary(text: str) -> Canary | None:
     """Steps as shares, "5%,25%,100%", or a TOML file with the fields of `inferd.v1.Canary`; None for none.
 
     Raises:
-        typer.BadParameter: It is neither.
+        typer.BadParameter: It is neither, or a share is none or does not rise.
     """
     if not text:
         return None
@@ -51,6 +51,14 @@ def read_canary(text: str) -> Canary | None:
     except ValueError:
         message = f"{text!r} is neither a FILE.toml nor shares as 5%,25%,100%"
         raise typer.BadParameter(message, param_hint="--canary") from None
+    before = 0.0
+    for number, share in enumerate(shares, 1):
+        if not before < share <= 1:
+            message = (
+                f"step {number} of {text!r} is {share:.4g} of the new tasks; it must be above {before:.4g}, to 1 (100%)"
+            )
+            raise typer.BadParameter(message, param_hint="--canary")
+        before = share
     return Canary(steps=[CanaryStep(share=share) for share in shares])
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from google.protobuf.json_format import ParseDict
 
-from inferd.cli.amounts import size
+from inferd.cli.amounts import counted, size
 from inferd.cli.asking import INFER, command_of, how_to_ask
 from inferd.cli.catalogue import CATALOGUE
 from inferd.cli.kernel import connected, reachable
@@ -251,6 +251,7 @@ def _rows(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             "content": _content_row(model),
             "aliases": ", ".join(model["aliases"]),
             "labels": pairs(model["labels"]),
+            "probe": counted(len(prompts), "prompt") if (prompts := model.get("probe", {}).get("prompts")) else "",
             "keeping": ", ".join(said for trait, said in KEEPING.items() if model[trait]),
         }
     yield from ((name, fact) for name, fact in facts.items() if fact)

@@ -62,9 +62,7 @@ version_app.command("rm")(remove_models)
 
 @version_app.command("add")
 def _add(
-    path: Annotated[
-        Path, typer.Argument(help="The model's file, or its folder, on the kernel's host.", metavar="PATH")
-    ],
+    path: Annotated[str, typer.Argument(help="The model's file, or its folder, on the kernel's host.", metavar="PATH")],
     *,
     name: Annotated[str, text_option(help="Its name. Default: that of the file or folder.", metavar="NAME")] = "",
     setting: SetOption = None,
@@ -86,7 +84,7 @@ def _add(
         from inferd.cli.rollout import read_probe
         from inferd.cli.versions import add
 
-        wanted = read_wanted(str(path), backend=backend, device=device, settings=setting)
+        wanted = read_wanted(path, backend=backend, device=device, settings=setting)
         bounds = {"min_instances": least, "max_instances": most}
         traits = {
             "labels": read_pairs(label, "--label"),

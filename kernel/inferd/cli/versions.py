@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from inferd.cli.amounts import span
+from inferd.cli.amounts import counted, span
 from inferd.cli.kernel import connected
 from inferd.cli.models import pairs
 from inferd.cli.output import CommandError
 from inferd.cli.plain import plain
 from inferd.cli.plan import explain
-from inferd.cli.wanted import not_known
+from inferd.cli.wanted import no_model, not_known
 from inferd.runtime.library import Library
 from inferd_api.v1.model_pb2 import (
     ROLLOUT_WAY_BESIDE,
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from inferd.cli.output import Output
     from inferd.cli.wanted import Wanted
     from inferd_api.v1.model_pb2 import Model
+    from inferd_api.v1.rollout_pb2 import Probe
     from inferd_client import Client
 
 SAID = {"pin": "pinned", "warm": "loaded at the start"}
@@ -68,6 +69,12 @@ def set_model(
     }
     given = [*bounds.values(), *(value or None for value in changes.values()), *traits.values(), terms["probe"]]
     if all(value in (None, {}, "") for value in given):
+        if terms["canary"] is not None:
+            message = (
+                "it says by which steps a new version comes, and nothing is to be otherwise; give NAME=VALUE, --source,"
+                " or another option beside it"
+            )
+            raise typer.BadParameter(message, param_hint="--canary")
         raise typer.BadParameter("nothing is to be otherwise; give NAME=VALUE, --source, or another option")
     with connected(address) as client:
         if dry_run:
@@ -207,7 +214,7 @@ def _path(source: Wanted, data_dir: Callable[[], Path]) -> str:
         return str(path)
     library = Library(data_dir())
     if (manifest := library.find(source.name)) is None:
-        raise not_known(library, source.name, ModelNotFoundError(f"no model {source.name!r}"))
+        raise not_known(library, source.name, no_model(source.name))
     return str(library.path(manifest))
 
 
@@ -225,13 +232,25 @@ def _update(output: Output, client: Client, name: str, changes: Mapping[str, Any
         model = client.update_model(name, **changes)
     took = span(time.monotonic() - began)
     if model.version == before.version:
-        said = f"{name}: {_told_changes(before, model)}"
+        changed = [*_told_probe(before.probe, changes.get("probe")), *_told_changes(before, model)]
+        nothing = f"nothing changes; version {model.version} is that already"
+        said = f"{name}: {', '.join(changed)}, no new version needed" if changed else f"{name}: {nothing}"
     else:
         said = f"version {model.version} of {name} serves in place of {before.version}, after {took}: {model.source}"
     _tell(output, model, said)
 
 
-def _told_changes(before: Model, after: Model) -> str:
+def _told_probe(before: Probe, given: Probe | None) -> list[str]:
+    """What is otherwise of the prompts that new versions have to answer first."""
+    if given is None or given == before:
+        return []
+    if not given.prompts:
+        return ["its probe is gone"]
+    said = "its probe is replaced" if before.prompts else "it has a probe now"
+    return [f"{said} ({counted(len(given.prompts), 'prompt')})"]
+
+
+def _told_changes(before: Model, after: Model) -> list[str]:
     """What is otherwise of a model that needed no new version for it."""
     was, now = before.settings, after.settings
     changed = [
@@ -246,9 +265,7 @@ def _told_changes(before: Model, after: Model) -> str:
     for each, said in SAID.items():
         if (now_is := getattr(after, each)) != getattr(before, each):
             changed.append(said if now_is else f"not {said}")
-    if not changed:
-        return f"nothing changes; version {after.version} is that already"
-    return f"{', '.join(changed)}, no new version needed"
+    return changed
 
 
 def _tell(output: Output, model: Model, said: str) -> None:

