@@ -156,7 +156,9 @@ def read_canary(given: pb.Canary, limits: RolloutLimits) -> Canary:
         if given.HasField("most_first_token")
         else None,
         token_ratio=_read_ratio(given.token_ratio, "canary.token_ratio"),
-        token_s=_read_time(given.most_token, "canary.most_token", MOST_WAIT_S) if given.HasField("most_token") else None,
+        token_s=_read_time(given.most_token, "canary.most_token", MOST_WAIT_S)
+        if given.HasField("most_token")
+        else None,
     )
 
 
