@@ -122,23 +122,23 @@ def test_an_older_bundle_is_imported_where_it_is_asked_for(address: str, tmp_pat
     """What was imported last is known; one of before needs a word more. Settings that stay are told."""
     key, bundles = inferd("models", "keygen", tmp_path / "mine"), [tmp_path / "first", tmp_path / "second"]
     there = ("--trust", key["public_key"], "--address", address, "--name", "newest")
+    exporting = ("models", "export", "aged", "--key", key["key"], "--address", address, "-f")
+    older = ("models", "import", bundles[0], *there)
     with Client(address) as client:
-        client.create_model("aged", str(write_fake_model(tmp_path, "aged")))
-        for bundle, tokens in zip(bundles, (256, 512), strict=True):
-            client.update_model("aged", settings={"context_tokens": tokens})
-            inferd("models", "export", "aged", "--key", key["key"], "-f", bundle, "--address", address)
-        assert inferd("models", "import", bundles[1], *there)["model"]["labels"]["bundle"].startswith("3 ")
-        client.update_model("newest", settings={"draft_tokens": 2})
-    told = inferd("models", "import", bundles[0], *there)
-    numbers = {name: told["metadata"][name] for name in ("version", "imported_version")}
-    assert (told["reason"], numbers) == ("BUNDLE_OLDER", {"version": "2", "imported_version": "3"})
-    done = inferd("models", "import", bundles[0], *there, "--allow-older")
-    made = done["model"]
-    assert (made["settings"]["context_tokens"], made["labels"]["bundle"][:2]) == ("256", "2 ")
-    assert (done["kept_settings"], made["settings"]["draft_tokens"]) == ({"draft_tokens": "2"}, "2")
-    words = ("models", "import", bundles[0], *there)
-    assert "keeps draft_tokens=2 of version 3;" in CliRunner().invoke(app, [*map(str, words)]).stderr
-    assert not inferd(*words, "--set", "draft_tokens=")["kept_settings"]
+        client.create_model("aged", str(write_fake_model(tmp_path, "aged")), settings={"context_tokens": 256})
+        inferd(*exporting, bundles[0])
+        client.update_model("aged", settings={"context_tokens": 512})
+        inferd(*exporting, bundles[1])
+        made = inferd("models", "import", bundles[1], *there, "--set", "draft_tokens=2")
+        assert (made["model"]["labels"]["bundle"][:2], made["kept_settings"]) == ("2 ", {})
+        told = inferd(*older)
+        numbers = {name: told["metadata"][name] for name in ("version", "imported_version")}
+        assert (told["reason"], numbers) == ("BUNDLE_OLDER", {"version": "1", "imported_version": "2"})
+        said = CliRunner().invoke(app, [*map(str, older), "--allow-older"]).stderr
+        assert "keeps draft_tokens=2 of version 1;" in said
+        model = client.get_model("newest")
+        assert (model.version, dict(model.settings)) == (2, {"context_tokens": "256", "draft_tokens": "2"})
+        assert model.labels["bundle"].startswith("1 ")
 
 
 def test_what_is_not_trusted_is_told(tmp_path: Path) -> None:
