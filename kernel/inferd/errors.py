@@ -6,10 +6,11 @@ edges (`inferd.services.status`, the worker link) use `reason`, `code` and `meta
 """
 
 from collections.abc import Mapping
+from copy import copy
 from difflib import get_close_matches
 from functools import lru_cache
 from heapq import nlargest
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 T = TypeVar("T")
 
@@ -50,8 +51,9 @@ class InferdError(Exception):
         """This error with the name of the model that it is about among its facts, unless it names one."""
         if not model or "model" in self.metadata:
             return self
-        facts = {**self.metadata, "model": model}
-        return type(self)(self.message, metadata=facts, field=self.field, retry_after_s=self.retry_after_s)
+        other = copy(self)
+        other.metadata = {**self.metadata, "model": model}
+        return other
 
     @property
     def subject(self) -> str:
@@ -93,14 +95,28 @@ class ChatTemplateError(InferdError):
     code = "INVALID_ARGUMENT"
 
 
-class ModelNotFoundError(InferdError):
+class NamesError(InferdError):
+    """Tells of a name that was given, and by that of another model.
+
+    Attributes:
+        names: That model's, or "".
+        unnamed: What is said in place of `message` to those who may not read that model; no facts are told then.
+    """
+
+    def __init__(self, message: str, *, names: str = "", unnamed: str = "", **more: Any) -> None:
+        super().__init__(message, **more)
+        self.names = names
+        self.unnamed = unnamed
+
+
+class ModelNotFoundError(NamesError):
     """No model of this name is known."""
 
     reason = "MODEL_NOT_FOUND"
     code = "NOT_FOUND"
 
 
-class ModelExistsError(InferdError):
+class ModelExistsError(NamesError):
     """A model of this name exists already with other contents."""
 
     reason = "MODEL_EXISTS"

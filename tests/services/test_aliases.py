@@ -141,6 +141,31 @@ async def test_rules_judge_the_model_itself(tmp_path: Path) -> None:
         assert await own_name(opened.owner, "open") == "secret"
 
 
+async def test_models_that_one_may_not_read_are_named_to_nobody(tmp_path: Path) -> None:
+    """Neither as what an alias stands for nor as what may have been meant: who may read them is told both."""
+    async with guarded(tmp_path, sources={"roots": [tmp_path]}) as opened:
+        await opened.owner.create("secret")
+        await give(opened.owner, "secret", add_aliases=["open"])
+        await opened.rule("role:user", models="secret")
+        await opened.rule("role:user", allow=True, kinds=["RESOURCE_KIND_MODEL"], verbs=["VERB_CREATE", "VERB_DELETE"])
+        user = await opened.login("user")
+        model = mp.Model(name="open", source=str(write_fake_model(tmp_path, "other")))
+        held = ms.CreateModelRequest(model=mp.Model(name="new", source=model.source, aliases=["open"]))
+        for ask in (
+            lambda models, who: models.DeleteModel(ms.DeleteModelRequest(name="open"), metadata=who),
+            lambda models, who: models.GetModel(ms.GetModelRequest(name="secre"), metadata=who),
+            lambda models, who: models.GetModel(ms.GetModelRequest(name="ope"), metadata=who),
+            lambda models, who: models.CreateModel(ms.CreateModelRequest(model=model), metadata=who),
+            lambda models, who: models.CreateModel(held, metadata=who),
+        ):
+            for connection, who, told in ((opened.tcp, user, False), (opened.owner, (), True)):
+                error = await failing(ask(connection.models, who))
+                reason, facts = reason_of(error)
+                assert reason in ("MODEL_NOT_FOUND", "MODEL_EXISTS")
+                said = f"{error.details()} {facts}"
+                assert ("'secret'" in said or "mean 'open'" in said) is told, said
+
+
 async def test_a_name_is_given_only_by_who_might_give_it_to_a_model(tmp_path: Path) -> None:
     """To change one model, or to create it, is not to take any name: neither with a new model nor with one that is."""
     async with guarded(tmp_path) as opened:

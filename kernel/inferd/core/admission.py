@@ -37,15 +37,24 @@ def find_model(models: Mapping[ModelName, Model], name: ModelName, aliases: Alia
     model = models.get(name)
     if model is not None:
         return model
+    unnamed = f"no model {name!r}; `inferd models` lists the known ones"
     if (real := aliases.get(name)) is not None:
         raise ModelNotFoundError(
             f"no model {name!r}, which is an alias of model {real!r}; this needs the model's own name",
             metadata={"suggestion": real},
             field="model",
+            names=real,
+            unnamed=unnamed,
         )
-    near = suggestion(name, [*models, *aliases])
-    hint = f"did you mean {near!r}?" if near else "`inferd models` lists the known ones"
-    raise ModelNotFoundError(f"no model {name!r}; {hint}", metadata={"suggestion": near} if near else {}, field="model")
+    if near := suggestion(name, [*models, *aliases]):
+        raise ModelNotFoundError(
+            f"no model {name!r}; did you mean {near!r}?",
+            metadata={"suggestion": near},
+            field="model",
+            names=aliases.get(near, near),
+            unnamed=unnamed,
+        )
+    raise ModelNotFoundError(unnamed, field="model")
 
 
 def stranded(model: Model, devices: Container[DeviceId]) -> ModelLoadError | None:

@@ -32,6 +32,8 @@ class Naming:
                 f"(`inferd models alias --rm {name}`)",
                 metadata={"model": owner},
                 field="model.name",
+                names=owner,
+                unnamed=f"{name!r} is an alias of another model; choose another name",
             )
 
     def set(self, event: SetTraits) -> None:
@@ -75,6 +77,8 @@ def check_held(held: Aliases, alias: str, name: str = "") -> None:
             " wait for it",
             metadata={"model": owner},
             field="aliases" if name else "model.name",
+            names=owner,
+            unnamed=f"{alias!r} becomes an alias of another model; choose another name, or try again later",
         )
 
 
@@ -100,6 +104,8 @@ def check_aliases(fleet: Fleet, name: ModelName, change: TraitsChange) -> None:
                 " choose another one",
                 metadata={"model": owner},
                 field="aliases",
+                names=owner,
+                unnamed=f"alias {alias!r} stands for another model; choose another one",
             )
     own = () if model is None else model.traits.aliases
     for alias in change.dropped:

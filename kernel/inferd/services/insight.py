@@ -17,12 +17,14 @@ from typing import TYPE_CHECKING
 import structlog
 
 from inferd.core.policy import Policy, ResourceKind, Verb
+from inferd.errors import NamesError
 
 if TYPE_CHECKING:
     from inferd.errors import InferdError
     from inferd.runtime.front.access import Access
     from inferd.runtime.front.caller import Caller
 
+READ_MODEL = Policy(Verb.READ, ResourceKind.MODEL)
 INSIDER = Policy(Verb.UPDATE, ResourceKind.MODEL)
 """Who may do this is told all."""
 KEPT_FACTS = frozenset({"bound", "value", "limit", "digest", "first_sequence", "unsupported", "deaths", "model"})
@@ -55,6 +57,10 @@ class Insight:
         """
         grant = self._access.rules.grant(self._principal, self._tenant, INSIDER)
         return grant.whole if model is None else grant.permits(model)
+
+    def reads(self, model: str) -> bool:
+        """Whether it may be told of a model that it did not name."""
+        return self._access.rules.grant(self._principal, self._tenant, READ_MODEL).permits(model)
 
     def number(self, error: InferdError) -> str:
         """By which the log leads to an error."""
@@ -89,6 +95,8 @@ CALLER: ContextVar[Insight | None] = ContextVar("CALLER", default=None)
 def told(error: InferdError, model: str | None = None) -> InferdError:
     """An error, of a model where that is known, as the caller may know it."""
     insight = CALLER.get()
+    if isinstance(error, NamesError) and error.names and not (insight is not None and insight.reads(error.names)):
+        return type(error)(error.unnamed, field=error.field)
     if not error.outside or (insight is not None and insight.knows(model)):
         return error
     facts = {name: value for name, value in error.metadata.items() if name in KEPT_FACTS}
