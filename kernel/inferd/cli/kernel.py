@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import typer
@@ -49,6 +49,15 @@ def reachable(client: Client) -> bool:
             raise
         return False
     return True
+
+
+def alias_owner(name: str) -> str:
+    """The model that a name stands for with the kernel of this machine; "" where it is no alias, or none answers."""
+    with suppress(CommandError, typer.BadParameter), connected("") as client:
+        if not has_tls(client.address) and reachable(client):
+            model = client.get_model(name)
+            return model.name if name in model.aliases else ""
+    return ""
 
 
 @contextmanager

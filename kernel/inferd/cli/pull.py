@@ -16,6 +16,7 @@ from inferd.cli.asking import how_to_ask
 from inferd.cli.catalogue import CATALOGUE
 from inferd.cli.download import Meter, Part, check_sha256, open_part, part_path
 from inferd.cli.items import items_of
+from inferd.cli.kernel import alias_owner
 from inferd.cli.output import CommandError
 from inferd.cli.soundness import check_beginning, check_whole
 from inferd.cli.source import FileSource, Source, file_name, is_folder, parse
@@ -57,13 +58,18 @@ def pull(output: Output, data_dir: Path, text: str, *, name: str, sha256: str) -
         verb = "pulled"
     else:
         verb = "already there:"
-    path = library.path(found)
+    path, owner = library.path(found), alias_owner(found.name)
     if output.json:
-        output.document(
-            {"name": found.name, "path": str(path), "sha256": found.sha256, "size_bytes": str(found.size_bytes)}
+        told = {"name": found.name, "path": str(path), "sha256": found.sha256, "size_bytes": str(found.size_bytes)}
+        output.document({**told, "alias_of": owner} if owner else told)
+        return
+    ask = "" if owner else f"; ask it: {how_to_ask(found.name, path)}"
+    output.text(f"{verb} {found.name} ({size(found.size_bytes)}, {path}){ask}")
+    if owner:
+        output.note(
+            f"{found.name} is an alias of model {owner}, which answers to that name: take the alias away"
+            f" (inferd models alias --rm {found.name}), or pull it by another one (--name)"
         )
-    else:
-        output.text(f"{verb} {found.name} ({size(found.size_bytes)}, {path}); ask it: {how_to_ask(found.name, path)}")
 
 
 def _order(text: str, name: str, sha256: str) -> Order:
