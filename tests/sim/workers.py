@@ -8,6 +8,7 @@ from inferd.core import commands, events
 from inferd.core.ids import InstanceId, ModelName, TaskId
 from inferd.core.probe import ProbeAnswer
 from inferd.core.resources import MemoryNeed
+from inferd.core.rollout_events import ProbeAnswered
 from inferd.core.task import Outcome, TaskState, Usage
 from inferd.errors import ModelLoadError, WorkerDiedError
 
@@ -167,7 +168,7 @@ class Workers:
         """A prompt of a probe is answered, one of ten otherwise than it must be."""
         if self._speaks(command.instance_id):
             text = "yes" if self._world.random.random() < 0.9 else "no"
-            self._world.tell(events.ProbeAnswered(command.instance_id, command.spec.task_id, ProbeAnswer(text=text)))
+            self._world.tell(ProbeAnswered(command.instance_id, command.spec.task_id, ProbeAnswer(text=text)))
 
     def _forget(self, instance_id: InstanceId, task_id: TaskId) -> None:
         """A worker stops a task, unless its end is on its way already: that then arrives late."""

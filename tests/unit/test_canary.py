@@ -9,6 +9,7 @@ from inferd.core import events
 from inferd.core.canary import Canary, CanaryStep, Pace
 from inferd.core.ids import InstanceId, TaskId
 from inferd.core.model import InstanceState
+from inferd.core.rollout_events import TaskBegan
 from inferd.core.rollouts import RolloutLimits
 from inferd.core.task import Outcome, TaskState
 from inferd.core.version import VersionState
@@ -146,7 +147,7 @@ def test_a_version_that_is_silent_is_too_slow_while_its_tasks_still_run() -> Non
     bench = CanaryBench(steps(1.0, tasks=4, first_s=1.0))
     for name in ("begun", "left", "a", "b"):
         bench.submit(name)
-    bench.tell(events.TaskBegan(InstanceId("m-2"), TaskId("begun")))
+    bench.tell(TaskBegan(InstanceId("m-2"), TaskId("begun")))
     bench.tell(events.CancelTask(TaskId("left"), bench.task("left").spec.tenant))
     assert bench.machine.next_alarm() == 1.0
     bench.now = 1.0

@@ -10,6 +10,7 @@ from inferd.core.demand import NO_DEMAND
 from inferd.core.ids import InstanceId
 from inferd.core.model import InstanceState
 from inferd.core.probe import PROBE_TENANT, Probe, ProbeAnswer, ProbePrompt, find_miss
+from inferd.core.rollout_events import ProbeAnswered
 from inferd.core.rollouts import RolloutLimits
 from inferd.core.task import FinishReason, TaskState
 from inferd.core.version import VersionState
@@ -38,7 +39,7 @@ class ProbeBench(RolloutBench):
 
     def answer(self, answer: ProbeAnswer = GOOD) -> None:
         asked = self.asked[-1]
-        self.tell(events.ProbeAnswered(asked.instance_id, asked.spec.task_id, answer))
+        self.tell(ProbeAnswered(asked.instance_id, asked.spec.task_id, answer))
 
     @property
     def why(self) -> dict[str, str]:

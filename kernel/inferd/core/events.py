@@ -9,10 +9,11 @@ from inferd.core.ids import DEFAULT_TENANT, NO_LEASE, DeviceId, HostId, Instance
 from inferd.core.lease import LeaseSpec
 from inferd.core.model import InstanceFacts, ModelSpec
 from inferd.core.past_events import PastEvent
-from inferd.core.probe import Probe, ProbeAnswer
+from inferd.core.probe import Probe
 from inferd.core.quota import Quota
 from inferd.core.resources import DeviceCapacity, MemoryNeed
 from inferd.core.restored import RestoredLease, RestoredShare, RestoredTask, RestoredUse, RestoredVersion
+from inferd.core.rollout_events import RolloutEvent
 from inferd.core.task import Outcome, SuspendReason, TaskSpec
 from inferd.core.traits import SetTraits
 from inferd.errors import InferdError
@@ -336,23 +337,6 @@ class TaskEnded:
 
 
 @dataclass(frozen=True, slots=True)
-class TaskBegan:
-    """A task that was sent so that this is told has given its first output."""
-
-    instance_id: InstanceId
-    task_id: TaskId
-
-
-@dataclass(frozen=True, slots=True)
-class ProbeAnswered:
-    """An instance has answered a prompt of a probe, or could not."""
-
-    instance_id: InstanceId
-    task_id: TaskId
-    answer: ProbeAnswer
-
-
-@dataclass(frozen=True, slots=True)
 class TaskAlone:
     """A worker lets a task that it was sent for that run alone in its batch, from now on."""
 
@@ -434,11 +418,10 @@ Event = (
     | InstanceRefused
     | WorkerExited
     | TaskEnded
-    | ProbeAnswered
+    | RolloutEvent
     | TaskAlone
     | TaskPassed
     | TaskUsed
-    | TaskBegan
     | Tick
     | Drain
     | Shutdown

@@ -27,6 +27,7 @@ from inferd.core.past_events import PastEvent
 from inferd.core.quota import Quota
 from inferd.core.quotas import Quotas
 from inferd.core.restoration import Restoration
+from inferd.core.rollout_events import ProbeAnswered, TaskBegan
 from inferd.core.rollouts import RolloutLimits, Rollouts
 from inferd.core.task import SuspendReason, TaskSpec, TaskState, cancelled
 from inferd.core.tasks import Tasks
@@ -147,9 +148,9 @@ class KernelMachine:
                 self._submit(event.spec)
             case events.TaskEnded():
                 self._task_ended(event)
-            case events.ProbeAnswered():
+            case ProbeAnswered():
                 self._rollouts.answered(event)
-            case events.TaskBegan():
+            case TaskBegan():
                 self._rollouts.task_began(event)
             case events.TaskAlone():
                 self.tasks.began_alone(event.task_id, event.attempt)

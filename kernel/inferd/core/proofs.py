@@ -16,10 +16,10 @@ from inferd.core.probe import PROBE_TENANT, Miss, find_miss, probe_failed
 from inferd.core.task import TaskSpec
 
 if TYPE_CHECKING:
-    from inferd.core.events import ProbeAnswered
     from inferd.core.ids import InstanceId
     from inferd.core.model import Instance, Model
     from inferd.core.probe import Probe
+    from inferd.core.rollout_events import ProbeAnswered
     from inferd.core.version import Rollout
 
 

@@ -10,12 +10,13 @@ from inferd.core.broker import Broker
 from inferd.core.canary import Pace, Passed, Steps, canary_failed, find_passed, first_limit_s
 from inferd.core.capacity import Capacity
 from inferd.core.commands import Reply
-from inferd.core.events import ProbeAnswered, TaskBegan, UpdateModel
+from inferd.core.events import UpdateModel
 from inferd.core.fleet import Fleet
 from inferd.core.ids import NO_LEASE, DeviceId, ModelName
 from inferd.core.model import Instance, InstanceState, Model
 from inferd.core.proofs import Proofs, answers
 from inferd.core.resources import MemoryNeed
+from inferd.core.rollout_events import ProbeAnswered, TaskBegan
 from inferd.core.task import Task, TaskState
 from inferd.core.version import Rollout, Version, VersionChange, VersionState
 from inferd.errors import InferdError, InvalidFieldError, ModelBusyError, ModelLoadError, NoMemoryError

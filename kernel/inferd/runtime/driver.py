@@ -16,6 +16,7 @@ from inferd.core.model import Instance, Model, ModelSpec
 from inferd.core.plan import LoadPlan
 from inferd.core.resources import DeviceCapacity
 from inferd.core.restored import RestoredVersion
+from inferd.core.rollout_events import TaskBegan
 from inferd.core.task import Outcome, SuspendReason, TaskSpec
 from inferd.errors import (
     InferdError,
@@ -382,7 +383,7 @@ class Driver:
         for task in self._relay.tell(instance_id, step, memories):
             self._apply(events.TaskPassed(task.task_id, task.attempt))
         for task_id in self._relay.take_begun():
-            self._apply(events.TaskBegan(instance_id, task_id))
+            self._apply(TaskBegan(instance_id, task_id))
         for broken, outcome in self._relay.take_refused(instance_id, self._log_of(instance_id)):
             self._apply(events.TaskEnded(broken.task_id, broken.attempt, outcome))
             self._orders.give_up(instance_id, broken)

@@ -7,9 +7,9 @@ from array import array
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from inferd.core.events import ProbeAnswered
 from inferd.core.ids import TaskId
 from inferd.core.probe import PROBE_TENANT, Probe, ProbeAnswer
+from inferd.core.rollout_events import ProbeAnswered
 from inferd.core.task import TaskSpec
 from inferd.core.task_events import Output
 from inferd.runtime.continuation import Continuation
