@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from rollout_bench import MODEL, SPEC, RolloutBench
 
-from inferd.core import events
+from inferd.core import commands, events
 from inferd.core.canary import Canary, CanaryStep, Pace
 from inferd.core.ids import InstanceId, TaskId
 from inferd.core.model import InstanceState
@@ -147,6 +147,7 @@ def test_a_version_that_is_silent_is_too_slow_while_its_tasks_still_run() -> Non
     bench = CanaryBench(steps(1.0, tasks=4, first_s=1.0))
     for name in ("begun", "left", "a", "b"):
         bench.submit(name)
+    assert [c.awaited for c in bench.told if isinstance(c, commands.SendTask)] == [False, True, True, True]
     bench.tell(TaskBegan(InstanceId("m-2"), TaskId("begun")))
     bench.tell(events.CancelTask(TaskId("left"), bench.task("left").spec.tenant))
     assert bench.machine.next_alarm() == 1.0
