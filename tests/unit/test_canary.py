@@ -159,6 +159,18 @@ def test_a_version_that_is_silent_is_too_slow_while_its_tasks_still_run() -> Non
     assert bench.machine.next_alarm() != 1.0
 
 
+def test_a_task_that_fails_late_counts_once() -> None:
+    """It failed on the new version, and goes on with the old one; that is not one more that was late."""
+    bench = CanaryBench(steps(1.0, tasks=20, failed=0.9, first_s=1.0))
+    bench.submit("late")
+    bench.now = 1.2
+    failed = Outcome(state=TaskState.FAILED, error=BackendFailedError("nan"))
+    bench.tell(events.TaskEnded(TaskId("late"), 1, failed))
+    came = bench.model.versions[2].steps
+    assert came is not None
+    assert (came.new.tasks, came.new.failed, [*came.paces]) == (1, 1, [])
+
+
 def test_one_slow_task_of_twenty_is_within_a_bound() -> None:
     """A bound is one of the 95th percentile: the version comes to serve."""
     bench = CanaryBench(steps(1.0, tasks=20, first_s=0.3, first_ratio=2.0))

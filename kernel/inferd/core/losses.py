@@ -133,6 +133,7 @@ class Losses:
         steps = None if model.rollout is None else model.rollout.steps
         if steps is None or not model.is_tried(instance):
             return False
+        steps.awaited.pop(task_id, None)  # it has ended there, and not by being late
         steps.new.count(failed=True)
         self._tasks.interrupt((task_id,), SuspendReason.UNLOADED, now)
         self._owner.free(instance.model)
