@@ -148,10 +148,8 @@ class KernelMachine:
                 self._submit(event.spec)
             case events.TaskEnded():
                 self._task_ended(event)
-            case ProbeAnswered():
-                self._rollouts.answered(event)
-            case TaskBegan():
-                self._rollouts.task_began(event)
+            case ProbeAnswered() | TaskBegan():
+                self._rollouts.take(event)
             case events.TaskAlone():
                 self.tasks.began_alone(event.task_id, event.attempt)
             case events.TaskPassed():

@@ -16,7 +16,7 @@ from inferd.core.ids import NO_LEASE, DeviceId, ModelName
 from inferd.core.model import Instance, InstanceState, Model
 from inferd.core.proofs import Proofs, answers
 from inferd.core.resources import MemoryNeed
-from inferd.core.rollout_events import ProbeAnswered, TaskBegan
+from inferd.core.rollout_events import ProbeAnswered, RolloutEvent
 from inferd.core.task import Task, TaskState
 from inferd.core.version import Rollout, Version, VersionChange, VersionState
 from inferd.errors import InferdError, InvalidFieldError, ModelBusyError, ModelLoadError, NoMemoryError
@@ -172,11 +172,15 @@ class Rollouts:
                 self._fleet.leave(each)
         self._capacity.instance_needs(instance, need, now, may_wait=True)
 
-    def answered(self, event: ProbeAnswered) -> None:
-        """A version on its way has answered a prompt of its probe."""
-        instance = self._fleet.instances.get(event.instance_id)
-        if instance is not None:
-            self._proofs.answered(self._fleet.models[instance.model], event)
+    def take(self, event: RolloutEvent) -> None:
+        """A version on its way has answered a prompt of its probe, or a task by steps has given its first output."""
+        if (instance := self._fleet.instances.get(event.instance_id)) is None:
+            return
+        model = self._fleet.models[instance.model]
+        if isinstance(event, ProbeAnswered):
+            self._proofs.answered(model, event)
+        elif model.rollout is not None and model.rollout.steps is not None:
+            model.rollout.steps.awaited.pop(event.task_id, None)
 
     def settle(self, now: float) -> None:
         """See what has become of the versions that are on their way."""
@@ -241,13 +245,6 @@ class Rollouts:
             self._serve(model, rollout, now)
         if model.rollout is not None and (late := steps.next_late(now, limit_s)) is not None:
             self._firsts.set(model.spec.name, late)
-
-    def task_began(self, event: TaskBegan) -> None:
-        """A task has given its first output."""
-        instance = self._fleet.instances.get(event.instance_id)
-        rollout = None if instance is None else self._fleet.models[instance.model].rollout
-        if rollout is not None and rollout.steps is not None:
-            rollout.steps.awaited.pop(event.task_id, None)
 
     def task_ended(self, model: Model, task: Task, pace: Pace) -> None:
         """A task of a version has ended, which came so fast."""
