@@ -10,7 +10,7 @@ from copy import copy
 from difflib import get_close_matches
 from functools import lru_cache
 from heapq import nlargest
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 T = TypeVar("T")
 
@@ -27,11 +27,15 @@ class InferdError(Exception):
         retry_after_s: When trying again makes sense, in seconds; else None.
         outside: What is said in place of `message` to those who may not know the inside of the kernel: its words come
             from there, and may hold paths, addresses, or what others say. "" where they do not.
+        names: A model that it tells of besides what was asked for, or "".
+        unnamed: What is said in place of `message` and facts to those who may not read that.
     """
 
     reason = "INTERNAL"
     code = "INTERNAL"
     outside = ""
+    names = ""
+    unnamed = ""
 
     def __init__(
         self,
@@ -54,6 +58,11 @@ class InferdError(Exception):
         other = copy(self)
         other.metadata = {**self.metadata, "model": model}
         return other
+
+    def naming(self, model: str, *, unnamed: str) -> Self:
+        """This error, which `names` a model."""
+        self.names, self.unnamed = model, unnamed
+        return self
 
     @property
     def subject(self) -> str:
@@ -95,28 +104,14 @@ class ChatTemplateError(InferdError):
     code = "INVALID_ARGUMENT"
 
 
-class NamesError(InferdError):
-    """Tells of a name that was given, and by that of another model.
-
-    Attributes:
-        names: That model's, or "".
-        unnamed: What is said in place of `message` to those who may not read that model; no facts are told then.
-    """
-
-    def __init__(self, message: str, *, names: str = "", unnamed: str = "", **more: Any) -> None:
-        super().__init__(message, **more)
-        self.names = names
-        self.unnamed = unnamed
-
-
-class ModelNotFoundError(NamesError):
+class ModelNotFoundError(InferdError):
     """No model of this name is known."""
 
     reason = "MODEL_NOT_FOUND"
     code = "NOT_FOUND"
 
 
-class ModelExistsError(NamesError):
+class ModelExistsError(InferdError):
     """A model of this name exists already with other contents."""
 
     reason = "MODEL_EXISTS"

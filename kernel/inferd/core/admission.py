@@ -43,17 +43,13 @@ def find_model(models: Mapping[ModelName, Model], name: ModelName, aliases: Alia
             f"no model {name!r}, which is an alias of model {real!r}; this needs the model's own name",
             metadata={"suggestion": real},
             field="model",
-            names=real,
-            unnamed=unnamed,
-        )
+        ).naming(real, unnamed=unnamed)
     if near := suggestion(name, [*models, *aliases]):
         raise ModelNotFoundError(
             f"no model {name!r}; did you mean {near!r}?",
             metadata={"suggestion": near},
             field="model",
-            names=aliases.get(near, near),
-            unnamed=unnamed,
-        )
+        ).naming(aliases.get(near, near), unnamed=unnamed)
     raise ModelNotFoundError(unnamed, field="model")
 
 

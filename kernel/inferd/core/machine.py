@@ -317,8 +317,6 @@ class KernelMachine:
 
     def _create_model(self, event: events.CreateModel) -> None:
         self.ending.check_taking(self._now)
-        if (known := self.fleet.models.get(event.spec.name)) is not None:
-            admission.check_staying(known)
         self._naming.check_name(event.spec.name)
         self.fleet.create(event.spec, self._now, kept=event.kept, lacks=event.lacks, versions=event.versions)
         self.tasks.add_model(event.spec.name)

@@ -20,11 +20,14 @@ class Naming:
         self._fleet = fleet
 
     def check_name(self, name: ModelName) -> None:
-        """Refuse to make a model known by a name that stands for another one.
+        """Refuse to make a model known by a name that stands for another one, or by that of one that is being deleted.
 
         Raises:
+            ModelBusyError: It is.
             ModelExistsError: It does, or is to.
         """
+        if (known := self._fleet.models.get(name)) is not None:
+            check_staying(known)
         check_held(self._fleet.register.held, name)
         if (owner := self._fleet.register.aliases.get(name)) is not None:
             raise ModelExistsError(
@@ -32,9 +35,7 @@ class Naming:
                 f"(`inferd models alias --rm {name}`)",
                 metadata={"model": owner},
                 field="model.name",
-                names=owner,
-                unnamed=f"{name!r} is an alias of another model; choose another name",
-            )
+            ).naming(owner, unnamed=f"{name!r} is an alias of another model; choose another name")
 
     def set(self, event: SetTraits) -> None:
         """Make something of a model otherwise; aliases that it takes from others go with the same event.
@@ -77,9 +78,7 @@ def check_held(held: Aliases, alias: str, name: str = "") -> None:
             " wait for it",
             metadata={"model": owner},
             field="aliases" if name else "model.name",
-            names=owner,
-            unnamed=f"{alias!r} becomes an alias of another model; choose another name, or try again later",
-        )
+        ).naming(owner, unnamed=f"{alias!r} becomes an alias of another model; choose another name, or try again later")
 
 
 def check_aliases(fleet: Fleet, name: ModelName, change: TraitsChange) -> None:
@@ -104,9 +103,7 @@ def check_aliases(fleet: Fleet, name: ModelName, change: TraitsChange) -> None:
                 " choose another one",
                 metadata={"model": owner},
                 field="aliases",
-                names=owner,
-                unnamed=f"alias {alias!r} stands for another model; choose another one",
-            )
+            ).naming(owner, unnamed=f"alias {alias!r} stands for another model; choose another one")
     own = () if model is None else model.traits.aliases
     for alias in change.dropped:
         if alias not in own:

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 import structlog
 
 from inferd.core.policy import Policy, ResourceKind, Verb
-from inferd.errors import NamesError
 
 if TYPE_CHECKING:
     from inferd.errors import InferdError
@@ -95,7 +94,7 @@ CALLER: ContextVar[Insight | None] = ContextVar("CALLER", default=None)
 def told(error: InferdError, model: str | None = None) -> InferdError:
     """An error, of a model where that is known, as the caller may know it."""
     insight = CALLER.get()
-    if isinstance(error, NamesError) and error.names and not (insight is not None and insight.reads(error.names)):
+    if error.names and not (insight is not None and insight.reads(error.names)):
         return type(error)(error.unnamed, field=error.field)
     if not error.outside or (insight is not None and insight.knows(model)):
         return error
