@@ -367,7 +367,7 @@ async def test_events_that_are_not_held_are_read_from_the_store(tmp_path: Path) 
         running = await asyncio.gather(*(read_all(watch(connection, task_id)) for task_id in ids))
         await check_events(connection, ids, running)
         (stream,) = {connection.kernel.driver.streams.get(TaskId(task_id)) for task_id in ids[:1]}
-        assert stream.dropped > 200
+        assert stream.dropped > 100
     async with kernel(tmp_path, limits=limits) as connection:
         await check_events(connection, ids, running)
 

@@ -46,6 +46,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with kernel_process(folder, environment=environment) as kernel, Client(kernel.address) as client:
         client.create_model("fake", str(write_fake_model(folder, step_s=0.002)))
         client.create_model("huge", str(write_fake_model(folder, "huge", weights_bytes=100 * GIB)))
+        client.create_model("half", str(write_fake_model(folder, "half", weights_bytes=GIB // 2)))
         yield kernel.address
 
 
@@ -366,7 +367,9 @@ def test_a_plan_says_whether_it_fits(inferd: Commands, client: Client) -> None:
     client.create_lease(claims.memory(GIB - 1, device_id="fake:0"), wait=True)
     done = inferd("plan", "huge")
     assert done.exit_code == 1
-    assert "does not fit fake:0" in done.stdout
+    assert "does not fit fake:0: it is larger than the device" in done.stdout
+    done = inferd("plan", "half")
+    assert done.exit_code == 1
     assert "leases that would have to be released first" in done.stdout
     assert "did you mean" in inferd("plan", "fake", "--setting", "draft_token=1").stderr
     assert inferd("plan", "fake", "--setting", "x").exit_code == 2

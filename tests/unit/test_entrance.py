@@ -62,9 +62,14 @@ async def write(_: Any, call: Any) -> None:
 
 async def guarded(method: Any) -> Any:
     """What a method gives when it answers a call that is over."""
-    calls, leases = Calls(calls_limit=1, tenant_calls_limit=1), SimpleNamespace(check=lambda _: None)
-    tasks = SimpleNamespace(knows=lambda *_: False)
-    front: Any = SimpleNamespace(calls=calls, clock=Clock(), leases=leases, access=Access(BUILT_IN), tasks=tasks)
+    calls, leases = (
+        Calls(calls_limit=1, tenant_calls_limit=1),
+        SimpleNamespace(check=lambda _: None, models_claimed=lambda *_: ()),
+    )
+    tasks = SimpleNamespace(knows=lambda *_: False, model_made=lambda *_: "")
+    models = SimpleNamespace(traits=SimpleNamespace(aliases={}))
+    known = {"leases": leases, "tasks": tasks, "models": models}
+    front: Any = SimpleNamespace(calls=calls, clock=Clock(), access=Access(BUILT_IN), **known)
     policies = {"/inferd.v1.X/Y": CallPolicy("/inferd.v1.X/Y", Policy(Verb.READ, ResourceKind.HOST))}
     settings = Auth()
     logins = Logins(

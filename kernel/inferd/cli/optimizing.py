@@ -8,6 +8,7 @@ import typer
 
 from inferd.cli.kernel import connected
 from inferd.cli.optimization_report import COLUMNS, KINDS, bars, conclusion, row, state, value, words, written
+from inferd.cli.options import EMPTY
 from inferd.cli.output import CommandError
 from inferd.cli.plain import plain
 from inferd_api.v1.optimize_pb2 import TRIAL_STATE_RUNNING, OptimizationReport, Trial
@@ -30,7 +31,7 @@ def read_part(text: str, option: str) -> float:
     try:
         found = float(number) / (100 if text.strip().endswith("%") else 1)
     except ValueError:
-        message = f'{text!r} is no part; write it like "1%" or "0.01"'
+        message = EMPTY if not text else f'{text!r} is no part; write it like "1%" or "0.01"'
         raise typer.BadParameter(message, param_hint=option) from None
     return found
 

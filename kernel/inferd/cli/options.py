@@ -4,7 +4,7 @@ import json
 import math
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
@@ -115,11 +115,14 @@ def read_values(texts: list[str] | None, option: str) -> dict[str, Any]:
     return values
 
 
+EMPTY: Final = "it is empty; give a value, or leave the option out"
+
+
 def filled(context: typer.Context, parameter: typer.CallbackParam, value: str) -> str:
     """The value of an option; an empty one, as of a variable that is not set, is a mistake of use, never no option."""
     source = context.get_parameter_source(parameter.name or "")
     if value == "" and source is not None and source.name == "COMMANDLINE":
-        raise typer.BadParameter("it is empty; give a value, or leave the option out")
+        raise typer.BadParameter(EMPTY)
     return value
 
 

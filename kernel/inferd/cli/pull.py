@@ -16,7 +16,6 @@ from inferd.cli.asking import how_to_ask
 from inferd.cli.catalogue import CATALOGUE
 from inferd.cli.download import Meter, Part, check_sha256, open_part, part_path
 from inferd.cli.items import items_of
-from inferd.cli.kernel import alias_owner
 from inferd.cli.output import CommandError
 from inferd.cli.soundness import check_beginning, check_whole
 from inferd.cli.source import FileSource, Source, file_name, is_folder, parse
@@ -58,6 +57,8 @@ def pull(output: Output, data_dir: Path, text: str, *, name: str, sha256: str) -
         verb = "pulled"
     else:
         verb = "already there:"
+    from inferd.cli.kernel import alias_owner  # noqa: PLC0415 - it takes gRPC, which most of `pull` does not need
+
     path, owner = library.path(found), alias_owner(found.name)
     if output.json:
         told = {"name": found.name, "path": str(path), "sha256": found.sha256, "size_bytes": str(found.size_bytes)}
