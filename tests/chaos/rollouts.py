@@ -113,13 +113,22 @@ async def roll(client: AsyncClient, folder: Path, number: int, kind: str) -> str
         else:
             return f"a version that is {kind} was rolled out"
     else:
-        model = await client.update_model("m", source=str(path), **terms, timeout_s=WAIT_S)
-        if not kind:
-            return "" if model.version > before else "a good version does not serve"
-        if not await fallen(client, model.version):
-            return f"a version that {kind} still serves"
+        problem = await take(client, kind, before, source=str(path), **terms)
+        if problem or not kind:
+            return problem
     serving = (await client.get_model("m")).version
     return "" if serving == before else f"version {serving} serves behind a broken one, not {before}"
+
+
+async def take(client: AsyncClient, kind: str, before: int, **wanted: Any) -> str:
+    """Give the model a version that comes to serve, and if it is broken, wait until it is taken back."""
+    try:
+        model = await client.update_model("m", timeout_s=WAIT_S, **wanted)
+    except InferdError as error:  # a broken one may be taken back before the call has its answer
+        return "" if kind else f"a good version was refused: {error}"
+    if not kind:
+        return "" if model.version > before else "a good version does not serve"
+    return "" if await fallen(client, model.version) else f"a version that {kind} still serves"
 
 
 async def fallen(client: AsyncClient, number: int) -> bool:
