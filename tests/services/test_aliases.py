@@ -271,6 +271,23 @@ async def test_an_update_that_fails_gives_no_alias_and_one_that_succeeds_gives_a
     await connection.models.CreateModel(ms.CreateModelRequest(model=late))
 
 
+async def test_an_update_that_its_caller_gives_up_is_done_whole(connection: Connection) -> None:
+    """The version comes to serve, and with it what else was asked for: the alias is the model's."""
+    await connection.create("u")
+    await connection.models.LoadModel(ms.LoadModelRequest(name="u"))
+    source = str(write_fake_model(connection.folder, "new", load_s=0.4))
+    watched = connection.models.WatchModel(ms.WatchModelRequest(name="u"))
+    updating = connection.models.UpdateModel(ms.UpdateModelRequest(name="u", source=source, add_aliases=["prod"]))
+    async with asyncio.timeout(30):
+        async for response in watched:
+            if response.model.rolling.number == 2:
+                updating.cancel()
+            if response.model.version == 2 and response.model.aliases:
+                break
+    assert updating.cancelled()
+    assert await own_name(connection, "prod") == "u"
+
+
 async def test_an_alias_is_none_that_a_pulled_model_has(connection: Connection) -> None:
     """Though nobody has named that model yet: neither a model that is there nor a new one takes its name."""
     await connection.create("v1")

@@ -49,7 +49,6 @@ from inferd_api.v1.tensor_pb2 import ModelSignature
 NAME_MODEL = Policy(
     Verb.CREATE, ResourceKind.MODEL
 )  # what an alias needs: it is found where a model of its name would be
-UNCHANGED = Other()
 MOST_SETTING = 4096  # characters of a setting, its name, or a source
 
 
@@ -172,11 +171,7 @@ class Models:
             model, plan = await self._models.versions.plan(request.name, other, call.caller, sees=call.admission.reads)
             return ms.UpdateModelResponse(model=self._write(model), plan=write_rollout_plan(plan, model))
         other = await self._with_probe(request, other)
-        with traits.holding(request.name, change, may=may):  # if the rollout fails, so does all
-            if other != UNCHANGED or not change:
-                model = await self._models.versions.update(request.name, other, call.caller)
-            if change:
-                model = await traits.give(request.name, change)
+        model = await self._models.update(request.name, other, change, call.caller, may=may)
         return ms.UpdateModelResponse(model=self._write(model))
 
     def _check_named(self, call: Call, wanted: mp.Model) -> None:
@@ -199,7 +194,7 @@ class Models:
 
     async def _with_probe(self, request: ms.UpdateModelRequest, other: Other) -> Other:
         """An update with the model's own probe, where it says nothing of one, and names no version that is kept."""
-        if other == UNCHANGED or request.HasField("probe") or request.version:
+        if other == Other() or request.HasField("probe") or request.version:
             return other
         if not (written := (await self._models.get(request.name)).traits.probe):
             return other

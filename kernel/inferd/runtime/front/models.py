@@ -1,5 +1,6 @@
 """What may be done with models."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
@@ -9,7 +10,7 @@ from inferd.core.ids import InstanceId, ModelName
 from inferd.core.index import Page
 from inferd.core.model import Instance, Model, ModelState
 from inferd.core.plan import LoadPlan
-from inferd.core.traits import NO_TRAITS, Traits, whole
+from inferd.core.traits import NO_TRAITS, Traits, TraitsChange, whole
 from inferd.errors import ModelExistsError, StoreUnavailableError
 from inferd.runtime.blob_opening import blobs_of
 from inferd.runtime.blobs import Blobs
@@ -21,7 +22,7 @@ from inferd.runtime.front.bounds import SharedBound
 from inferd.runtime.front.caller import Caller
 from inferd.runtime.front.exports import Exports
 from inferd.runtime.front.plans import shown
-from inferd.runtime.front.traits import ModelTraits
+from inferd.runtime.front.traits import May, ModelTraits
 from inferd.runtime.front.versions import Other, Versions, otherwise
 from inferd.runtime.model_files import SOURCE, ModelFile, write_list
 from inferd.runtime.plugins import Plugins
@@ -77,6 +78,7 @@ class Models:
         self.traits = ModelTraits(driver, shelf)
         self.exports = Exports(driver, plugins, shelf, bound=exports, roots=roots)
         self._roots = roots
+        self._updates = set[asyncio.Task[Model]]()
 
     async def upload(self, caller: Caller, files: Sequence[ModelFile], **wanted: Any) -> Model:
         """Make a model known whose files the tenant has as blobs; `wanted` is as for `create`, but for its source.
@@ -152,6 +154,25 @@ class Models:
                 " UpdateModel (`inferd models set`)",
                 field="model.name",
             )
+
+    async def update(self, name: str, other: Other, change: TraitsChange, caller: Caller, *, may: May) -> Model:
+        """Make a model otherwise: all of it or, where its rollout fails, nothing; to the end, though the caller goes.
+
+        Raises:
+            InferdError: As `versions.update` and `traits.holding`.
+        """
+        doing = asyncio.create_task(self._update(name, other, change, caller, may), name=f"update of {name}")
+        self._updates.add(doing)
+        doing.add_done_callback(self._updates.discard)
+        return await asyncio.shield(doing)
+
+    async def _update(self, name: str, other: Other, change: TraitsChange, caller: Caller, may: May) -> Model:
+        async with self._driver.closing.cut_short():
+            with self.traits.holding(name, change, may=may):
+                if change and other == Other():
+                    return await self.traits.give(name, change)
+                model = await self.versions.update(name, other, caller)
+                return await self.traits.give(name, change) if change else model
 
     async def get(self, name: str) -> Model:
         """The model of this name.
