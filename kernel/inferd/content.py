@@ -67,7 +67,7 @@ def content_digest(path: Path, tell: Callable[[float], None] = lambda _: None) -
 def joint(files: Mapping[str, str]) -> str:
     """The SHA-256 of several files by theirs: that of the lines that `sha256sum` writes of them, in their order."""
     lines = "".join(f"{sha256}  {path}\n" for path, sha256 in sorted(files.items()))
-    return hashlib.sha256(lines.encode()).hexdigest()
+    return hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _sha256_of(path: Path, advance: Callable[[int], None]) -> str:

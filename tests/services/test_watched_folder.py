@@ -8,6 +8,8 @@ from typing import Any
 
 from connection import Connection, read_all, read_until, text_of
 
+from inferd.content import content_digest
+from inferd.runtime.placement import stat_files
 from inferd.runtime.watched import Watched
 from inferd.testing.kernel import kernel_here, write_fake_model
 from inferd_api.v1 import model_pb2 as mp
@@ -122,3 +124,20 @@ async def test_a_folder_takes_no_name_that_another_model_has(tmp_path: Path) -> 
         (why,) = await faults(connection)
         assert "cannot be read" in why
         assert await names(connection) == ["a_b", "taken"]  # a disk that is gone forgets no model
+
+
+async def test_a_name_that_is_no_text_hinders_nothing(tmp_path: Path) -> None:
+    """Of a file whose name is no UTF-8 it is told that it is left out; within a model's folder any name may stand."""
+    models = tmp_path / "models"
+    models.mkdir()
+    for name in (b"caf\xe9.fake", b"good.fake"):
+        path = os.fsencode(models) + b"/" + name
+        write_fake_model(models, "made").rename(os.fsdecode(path))
+        os.utime(path, (1, 1))
+    async with watching(tmp_path) as (connection, _):
+        assert await names(connection) == ["good"]
+        (why,) = await faults(connection)
+        assert "no UTF-8" in why
+    (models / os.fsdecode(b"caf\xe9.txt")).write_text("x")
+    assert stat_files(models)[1]
+    assert content_digest(models)

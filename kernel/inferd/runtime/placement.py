@@ -171,4 +171,5 @@ def stat_files(path: Path) -> tuple[int, str]:
     except OSError as error:
         raise InvalidFieldError(f"{path} cannot be read: {error.strerror}", field="model.source") from None
     version = [f"{name} {stat.st_size} {stat.st_mtime_ns} {stat.st_ino}" for name, stat in [*facts, *recipe]]
-    return sum(stat.st_size for _, stat in facts), hashlib.sha256("\n".join(version).encode()).hexdigest()
+    written = "\n".join(version).encode("utf-8", "surrogateescape")  # a file may have any name
+    return sum(stat.st_size for _, stat in facts), hashlib.sha256(written).hexdigest()

@@ -166,7 +166,7 @@ def _kept(known: Model | None) -> dict[str, object]:
 
 
 def _scan(folder: Path, formats: Collection[str]) -> tuple[dict[str, Found], dict[str, Fault]]:
-    """What is in a folder that a backend loads, by name, and what has a name that another one has.
+    """What is in a folder that a backend loads, by name, and what has a name that it cannot have, or that another has.
 
     Raises:
         OSError: The folder cannot be read.
@@ -177,6 +177,9 @@ def _scan(folder: Path, formats: Collection[str]) -> tuple[dict[str, Found], dic
             if path.name.startswith(".") or not _is_model(path, formats):
                 continue
             name = model_name(path.name, folder=path.is_dir())
+            if (shown := _shown(path)) != str(path):
+                faults[shown] = Fault(shown, name, "name", "its name is no UTF-8; rename it")
+                continue
             size_bytes, state = stat_files(path)
             changed = max((each.stat().st_mtime for each in files_of(path)), default=0.0)
         except (OSError, InferdError):
@@ -187,6 +190,11 @@ def _scan(folder: Path, formats: Collection[str]) -> tuple[dict[str, Found], dic
         elif size_bytes:
             found[name] = Found(path, state, changed)
     return found, faults
+
+
+def _shown(path: Path) -> str:
+    """A path as messages and logs can have it: other bytes than those of UTF-8 become U+FFFD."""
+    return str(path).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def _is_model(path: Path, formats: Collection[str]) -> bool:
