@@ -23,10 +23,14 @@ pytestmark = [pytest.mark.model, pytest.mark.timeout(600)]  # seconds on free co
 NEAR_TIE = 1e-3  # of logits in fp32
 SLIGHT = 0.75  # of logits in int8: what 8 bits may turn round, whichever way their last places fall, see below
 SPREAD = 0.25  # root mean square of what 8 bits change a margin by: 0.13 to 0.20 were measured
+TURNED = 20  # of 320 tokens, where both compute in 8 bits: 13 with AVX2, the widest margins 0.28 and 0.23
 LOSS = 0.02  # nats: of so few tokens
 CASES: dict[str, Any] = json.loads(
     Path(tiny_models.__file__).with_name("gemma3_greedy.json").read_text(encoding="utf-8")
 )["cases"]
+BESIDE: dict[str, Any] = json.loads(
+    Path(tiny_models.__file__).with_name("gemma3_llama_cpp.json").read_text(encoding="utf-8")
+)
 CONTINUED = {name: case for name, case in CASES.items() if "output" in case}
 
 
@@ -91,4 +95,23 @@ def test_the_library_continues_as_the_reference(gemma3: Path) -> None:
     """
     session = load(gemma3, "native")
     assert abs(np.mean(check(session, margin=SLIGHT, spread=SPREAD))) < LOSS
+    session.close()
+
+
+def test_the_library_continues_as_llama_cpp(gemma3: Path) -> None:
+    """Of 320 tokens that llama.cpp chooses each is the library's choice, but for near-ties, of which there are few."""
+    vocabulary = read_vocabulary(GgufFile(gemma3).metadata)
+    tokenizer = Tokenizer(vocabulary, size=len(vocabulary.tokens))
+    session, turned = load(gemma3, "native"), 0
+    for case in BESIDE["cases"]:
+        prompt = tokenizer.encode(case["text"])
+        assert len(prompt) == case["prompt_tokens"], case["text"]
+        ids = prompt + case["output"]
+        (logits,) = compute(session, Part(token_ids=ids, blocks=range(-(-len(ids) // 16))))
+        for row, wanted, margin in zip(logits[len(prompt) - 1 : -1], case["output"], case["margins"], strict=True):
+            if row.argmax() != wanted:
+                turned += 1
+                assert row.max() - row[wanted] < SLIGHT, case["text"]
+                assert margin < SLIGHT, case["text"]
+    assert turned <= TURNED
     session.close()
