@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from inferd.errors import suggestion
 from inferd.model_names import MOST_NAME, NAME_FORM, NAME_RULE
 
 MOST_INSTANCES = 64
@@ -20,6 +21,7 @@ def _text(value: Any) -> Any:
 
 Name = Annotated[str, Field(pattern=NAME_FORM, max_length=MOST_NAME)]
 Text = Annotated[str, BeforeValidator(_text), Field(max_length=4096)]
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 
 
 class DeclaredModel(BaseModel):
@@ -45,6 +47,15 @@ class DeclaredModel(BaseModel):
     ] = Field({}, max_length=16, description="for whoever looks for models")
     warm: bool = Field(False, description="load it at the start, where there is room")
     pin: bool = Field(False, description="once loaded it is evicted for no other, nor for idleness")
+    sampling_defaults: dict[str, Number] = Field(
+        {}, description="what its tasks take for what they leave unset, by the names of inferd.v1.SamplingDefaults"
+    )
+    probe: dict[str, Any] | None = Field(
+        None, description="what new versions have to answer, as inferd.v1.Probe; {} for nothing; default: as it was"
+    )
+    canary: Any = Field(
+        "", description='by which steps new versions come where it is loaded: "5%,25%,100%", or as inferd.v1.Canary'
+    )
 
     @model_validator(mode="after")
     def _check_bounds(self) -> "DeclaredModel":
@@ -119,7 +130,9 @@ def read_entries(file: str, given: Sequence[Any]) -> tuple[list[Entry], list[Fau
 
 def _why(kind: str, message: str, field: str) -> str:
     if kind == "extra_forbidden":
-        return f"there is no field {field!r}; known are {', '.join(DeclaredModel.model_fields)}"
+        near = suggestion(field, [*DeclaredModel.model_fields])
+        known = f"did you mean {near!r}?" if near else f"known are {', '.join(DeclaredModel.model_fields)}"
+        return f"there is no field {field!r}; {known}"
     if kind == "missing":
         return "it is missing"
     if kind == "string_pattern_mismatch" and field.partition(".")[0] in ("name", "aliases"):

@@ -50,6 +50,7 @@ from inferd.runtime.plugins import Plugins
 from inferd.runtime.restoring import kept_names, read_kept, restore
 from inferd.runtime.shelf import Shelf
 from inferd.services.channel import channel_options
+from inferd.services.declared_terms import DeclaredTerms
 from inferd.services.doorway import Doorway
 from inferd.services.server import offer_services
 from inferd.store.opening import MEMORY, opened
@@ -199,7 +200,8 @@ async def _built_around(settings: Settings, driver: Driver, certificates: Certif
     before = await kept_baselines(driver)
     plugins = found_plugins(settings, driver, before)
     await plugins.refresh()
-    library, declarations = Library(settings.data_dir), Declarations(str(config_path()), settings.models)
+    library, terms = Library(settings.data_dir), DeclaredTerms(driver.loading.limits)
+    declarations = Declarations(str(config_path()), settings.models, terms)
     shelf = Shelf(library, plugins, driver, declarations)
     await shelf.read(but=await kept_names(driver))
     meter = found_meter(settings, driver, plugins.reports, before)

@@ -142,3 +142,80 @@ async def test_warm_models_are_loaded_at_the_start_where_there_is_room(tmp_path:
         await asyncio.wait_for(connection.kernel.declaring.settled.wait(), 60)
         assert (await get(connection, "c")).state == mp.MODEL_STATE_UNLOADED
         assert (await get(connection, "b")).instances[0].pid == ready.instances[0].pid
+
+
+PROBE = {"prompts": [{"prompt": "hello", "most_tokens": 16, "contains": ["ell"], "most_time": 30}]}
+
+
+async def test_what_new_versions_have_to_show_is_declared(tmp_path: Path) -> None:
+    """Sampling, probe and steps hold: a version that is worse by either serves nothing, and the list tells why."""
+    terms: dict[str, Any] = {
+        "sampling_defaults": {"temperature": 0, "top_k": 5},
+        "probe": PROBE,
+        "canary": {"steps": [{"share": 0.5}]},
+    }
+    async with declared(tmp_path, entry(tmp_path, **terms)) as connection:
+        model = await get(connection)
+        assert (model.sampling_defaults.temperature, model.sampling_defaults.top_k) == (0, 5)
+        assert model.probe.prompts[0].contains == ["ell"]
+        await read_all(connection.chat("hello", model="m"))
+        mute = {**entry(tmp_path, "mute", {"mute": True}), "name": "m"}
+        await connection.kernel.declaring.read_again([mute])  # a declaration that says nothing of it leaves the probe
+        assert ["PROBE_FAILED" in fault.why or "probe" in fault.why for fault in (await listed(connection)).faults] == [
+            True
+        ]
+        raising = {**entry(tmp_path, "raising", {"fail_on_token": ord("x")}), "name": "m"}
+        reading = asyncio.ensure_future(
+            connection.kernel.declaring.read_again([{**raising, "canary": "50%,100%", "probe": {}}])
+        )
+        while not reading.done():
+            assert text_of(await read_all(connection.chat("x", model="m"))) == "x"
+        (fault,) = (await listed(connection)).faults
+        assert "most_failed" in fault.why
+        model = await get(connection)
+        assert (model.version, model.HasField("probe")) == (1, False)
+
+
+async def test_a_declaration_that_changed_while_no_kernel_ran_has_to_pass_its_probe(tmp_path: Path) -> None:
+    """The version of before serves where the new one does not answer as it must; one that does takes its place."""
+    async with declared(tmp_path, entry(tmp_path, probe=PROBE), kept=True):
+        pass
+    mute = {**entry(tmp_path, "mute", {"mute": True}, probe=PROBE), "name": "m"}
+    async with declared(tmp_path, mute, kept=True) as connection:
+        await connection.kernel.declaring.settled.wait()
+        assert ((await get(connection)).version, len((await listed(connection)).faults)) == (1, 1)
+        assert text_of(await read_all(connection.chat("hello", model="m"))) == "hello"
+    good = {**entry(tmp_path, "good", probe=PROBE), "name": "m"}
+    async with declared(tmp_path, good, kept=True) as connection:
+        await connection.kernel.declaring.settled.wait()
+        assert ((await get(connection)).version, (await listed(connection)).faults) == (3, [])
+
+
+async def test_wrong_terms_are_told_with_their_key(tmp_path: Path) -> None:
+    """Of a probe, steps and numbers the very key is named, with the nearest one that there is."""
+    wrong: tuple[tuple[dict[str, Any], str, str], ...] = (
+        ({"smapling_defaults": {}}, "smapling_defaults", "did you mean 'sampling_defaults'"),
+        ({"sampling_defaults": {"temprature": 1}}, "sampling_defaults.temprature", "did you mean 'temperature'"),
+        ({"sampling_defaults": {"top_p": 2}}, "sampling_defaults.top_p", "at most 1"),
+        ({"sampling_defaults": {"top_k": 1.5}}, "sampling_defaults.top_k", "it must be"),
+        ({"sampling_defaults": {"top_p": "1"}}, "sampling_defaults.top_p", "number"),
+        ({"probe": {"prompts": [{"promt": "x"}]}}, "probe.prompts[0].promt", "did you mean 'prompt'"),
+        ({"probe": {"prompts": [{"prompt": "x"}]}}, "probe.prompts[0]", "says nothing of its answer"),
+        (
+            {"probe": {"prompts": [{"prompt": "x", "finish_reason": "max_tokns"}]}},
+            "probe.prompts[0].finish_reason",
+            "did you mean 'max_tokens'",
+        ),
+        ({"probe": {"prompts": [{"prompt": "x", "contains": "y"}]}}, "probe.prompts[0].contains", "no list"),
+        ({"probe": {"prompts": [{"prompt": "x", "chat": {}}]}}, "probe", "oneof"),
+        ({"canary": "5%,2%"}, "canary", "step 2"),
+        ({"canary": {"steps": [{"share": 1, "least_tsks": 2}]}}, "canary.steps[0].least_tsks", "'least_tasks'"),
+        ({"canary": {"steps": [{"share": "a"}]}}, "canary.steps[0].share", "a number"),
+        ({"canary": 5}, "canary", "no table"),
+    )
+    entries = [entry(tmp_path, f"m{n}", **terms) for n, (terms, _, _) in enumerate(wrong)]
+    async with declared(tmp_path, *entries) as connection:
+        told = {fault.name: fault for fault in (await listed(connection)).faults}
+    for n, (_, field, why) in enumerate(wrong):
+        fault = told[f"m{n}"]
+        assert (fault.field, why in fault.why) == (field, True), fault

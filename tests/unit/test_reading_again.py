@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -13,7 +14,7 @@ class Declaring:
     """Notes what it is given."""
 
     def __init__(self) -> None:
-        self.declarations = Declarations("config.toml", ())
+        self.declarations = Declarations("config.toml", (), Mock())
         self.given: list[Any] = []
 
     async def read_again(self, given: Any) -> None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
-from google.protobuf.json_format import ParseDict, ParseError
 
-from inferd_api.v1.rollout_pb2 import Canary, CanaryStep, Probe
+from inferd.errors import InvalidFieldError
+from inferd.services.written_terms import canary_of, probe_of
+
+if TYPE_CHECKING:
+    from inferd_api.v1.rollout_pb2 import Canary, Probe
 
 MOST_BYTES = 1 << 20  # of a file: as much as any kernel takes
-REASON = "FINISH_REASON_"
 
 
 def read_probe(path: Path | None) -> Probe | None:
@@ -23,14 +25,10 @@ def read_probe(path: Path | None) -> Probe | None:
     """
     if path is None:
         return None
-    given = _read_toml(path, "--probe")
-    for prompt in given.get("prompts", ()):
-        if isinstance(prompt, dict) and isinstance(reason := prompt.get("finish_reason"), str):
-            prompt["finish_reason"] = REASON + reason.upper().removeprefix(REASON)
     try:
-        return ParseDict(given, Probe())
-    except ParseError as error:
-        raise typer.BadParameter(f"{path}: {error}", param_hint="--probe") from None
+        return probe_of(_read_toml(path, "--probe"))
+    except InvalidFieldError as error:
+        raise typer.BadParameter(f"{path}, {error.field}: {error.message}", param_hint="--probe") from None
 
 
 def read_canary(text: str) -> Canary | None:
@@ -41,29 +39,14 @@ def read_canary(text: str) -> Canary | None:
     """
     if not text:
         return None
-    if text.endswith(".toml"):
-        try:
-            return ParseDict(_read_toml(Path(text), "--canary"), Canary())
-        except ParseError as error:
-            raise typer.BadParameter(f"{text}: {error}", param_hint="--canary") from None
+    given = _read_toml(Path(text), "--canary") if text.endswith(".toml") else text
     try:
-        shares = [_share(each.strip()) for each in text.split(",")]
-    except ValueError:
-        message = f"{text!r} is neither a FILE.toml nor shares as 5%,25%,100%"
-        raise typer.BadParameter(message, param_hint="--canary") from None
-    before = 0.0
-    for number, share in enumerate(shares, 1):
-        if not before < share <= 1:
-            message = (
-                f"step {number} of {text!r} is {share:.4g} of the new tasks; it must be above {before:.4g}, to 1 (100%)"
-            )
-            raise typer.BadParameter(message, param_hint="--canary")
-        before = share
-    return Canary(steps=[CanaryStep(share=share) for share in shares])
-
-
-def _share(text: str) -> float:
-    return float(text.removesuffix("%")) / 100 if text.endswith("%") else float(text)
+        return canary_of(given)
+    except InvalidFieldError as error:
+        if given is not text:
+            raise typer.BadParameter(f"{text}, {error.field}: {error.message}", param_hint="--canary") from None
+        hint = "" if error.message.startswith("step ") else ", and no FILE.toml"
+        raise typer.BadParameter(f"{error.message}{hint}", param_hint="--canary") from None
 
 
 def _read_toml(path: Path, option: str) -> dict[str, Any]:

@@ -15,9 +15,12 @@ import structlog
 
 from inferd.core.events import UpdateModel
 from inferd.core.ids import DEFAULT_TENANT, NO_LEASE
+from inferd.core.sampling_defaults import SamplingDefaults
 from inferd.core.traits import Traits, TraitsChange, whole
-from inferd.errors import BrokenModelError, InferdError, InvalidFieldError
+from inferd.errors import BrokenModelError, InferdError, InvalidFieldError, suggestion
 from inferd.model_declarations import Fault, read_entries
+from inferd.runtime.probes import with_references
+from inferd.sampling import NAMES, PARAMETERS, Form
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     from inferd.runtime.driver import Driver
     from inferd.runtime.library import Library
     from inferd.runtime.plugins import Plugins
+    from inferd.runtime.terms import Terms
     from inferd.runtime.watched import Watched
 
 BY = "the configuration"  # who asked for a version, for people
@@ -40,13 +44,15 @@ class Declarations:
 
     Attributes:
         file: Where, for people.
+        terms: Reads what new versions have to show.
         entries: Those that can be used.
         faults: Why the others cannot.
         left_out: Why things in the watched folder are no models, by path. One writer: `Watched`.
     """
 
-    def __init__(self, file: str, given: Sequence[Any]) -> None:
+    def __init__(self, file: str, given: Sequence[Any], terms: Terms) -> None:
         self.file = file
+        self.terms = terms
         self.entries: dict[str, Entry] = {}
         self.faults: list[Fault] = []
         self.left_out: dict[str, Fault] = {}
@@ -124,6 +130,7 @@ class Declaring:
         self._driver = driver
         self._plugins = plugins
         self._library = library
+        self._terms = declarations.terms
         self.watched = watched
         self.settled = asyncio.Event()
         self._later: list[tuple[Entry, ModelSpec]] = []
@@ -149,7 +156,7 @@ class Declaring:
         later, self._later = self._later, []
         for entry, spec in later:
             try:
-                await self._driver.loading.update(UpdateModel(spec.name, spec, by=BY, rests=True))
+                await self._roll_out(entry, spec)
             except InferdError as error:
                 self.declarations.note(entry, error)
         for name in self._driver.views.model_names():
@@ -168,7 +175,8 @@ class Declaring:
         spec = await self._place(entry.model)
         name, known = spec.name, self._driver.views.find_model(spec.name)
         before = known.traits if known is not None else Traits()
-        traits = replace(_traits_of(entry.model), probe=before.probe)  # which no declaration has
+        traits = replace(_traits_of(entry.model), probe=self._probe(entry.model, before))
+        self._terms.canary(entry.model.canary)  # what is wrong with it is told at once
         change = whole(traits, before, moves=True)
         self._driver.views.check_aliases(name, change)
         if known is None:
@@ -192,11 +200,24 @@ class Declaring:
         if known is None or before != traits:
             self._keep(name)
 
+    def _probe(self, model: DeclaredModel, before: Traits) -> str:
+        return before.probe if model.probe is None else self._terms.written(model.probe, model.name)
+
     async def _change(self, entry: Entry, known: Model, spec: ModelSpec) -> None:
-        if known.instances or known.rollout is not None:
+        if known.instances or known.rollout is not None or self._probe(entry.model, known.traits):
             self._later.append((entry, spec))
             return
         await self._driver.loading.update(UpdateModel(spec.name, spec, by=BY, rests=True))
+        self._keep(spec.name)
+
+    async def _roll_out(self, entry: Entry, spec: ModelSpec) -> None:
+        """Have a new version take the tasks: with its probe in any case, by steps where the old one is loaded."""
+        loaded = bool((known := self._driver.views.model(spec.name)).instances)
+        probe = await with_references(self._driver, spec.name, self._terms.probe(known.traits.probe, spec.name))
+        canary = self._terms.canary(entry.model.canary) if loaded else None
+        await self._driver.loading.update(
+            UpdateModel(spec.name, spec, by=BY, probe=probe, canary=canary, rests=probe is None)
+        )
         self._keep(spec.name)
 
     def _keep(self, name: ModelName) -> None:
@@ -226,6 +247,7 @@ class Declaring:
             min_instances=model.min_instances,
             max_instances=model.max_instances,
             digest=model.digest,
+            sampling=_sampling_of(model),
         )
 
     async def _warm(self, model: Model) -> None:
@@ -240,6 +262,27 @@ class Declaring:
             await loading.load(name, DEFAULT_TENANT, NO_LEASE)
         except InferdError as error:
             log.warning("a model that is to be warm is not loaded", model=name, why=error.message)
+
+
+def _sampling_of(model: DeclaredModel) -> SamplingDefaults:
+    """What its tasks take for what they leave unset.
+
+    Raises:
+        InvalidFieldError: A name is that of no default, or a number is out of its range.
+    """
+    numbers = dict[str, float]()
+    for name, value in model.sampling_defaults.items():
+        field = f"sampling_defaults.{name}"
+        if name not in NAMES:
+            near = suggestion(name, [*NAMES])
+            known = f"did you mean {near!r}?" if near else f"known are {', '.join(NAMES)}"
+            raise InvalidFieldError(f"no model has a default of {name[:80]!r}; {known}", field=field)
+        is_whole = PARAMETERS[name].form is Form.WHOLE
+        if expected := PARAMETERS[name].wrong(value):
+            what = "a whole number " if is_whole else ""
+            raise InvalidFieldError(f"it is {value:g}; it must be {what}{expected}", field=field)
+        numbers[name] = int(value) if is_whole else value
+    return SamplingDefaults(**numbers)
 
 
 def _traits_of(model: DeclaredModel) -> Traits:

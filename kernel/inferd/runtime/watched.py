@@ -22,6 +22,7 @@ from inferd.errors import InferdError, words_of
 from inferd.model_declarations import Fault
 from inferd.runtime.formats import file_format, folder_format, model_name
 from inferd.runtime.placement import stat_files
+from inferd.runtime.probes import with_references
 from inferd.runtime.sources import files_of
 
 if TYPE_CHECKING:
@@ -119,7 +120,10 @@ class Watched:
                 self._driver.create_model(spec)
                 log.info("a model has come into the watched folder", model=name, path=spec.path)
             elif known.spec.file_version != spec.file_version:
-                await self._driver.loading.update(UpdateModel(name, spec, by=BY, rests=True))
+                probe = self._declarations.terms.probe(known.traits.probe, name)
+                probe = await with_references(self._driver, name, probe)
+                event = UpdateModel(name, spec, by=BY, probe=probe, rests=probe is None)
+                await self._driver.loading.update(event)
                 log.info("a model has changed in the watched folder", model=name, version=known.serving.number)
         except InferdError as error:
             return {str(found.path): Fault(str(found.path), name, error.field, error.message)}
