@@ -54,9 +54,10 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _runtime_folder() -> Iterator[None]:
-    """The usual socket of this user is one that no other kernel of this host has, nor other tests."""
+    """The usual socket of this user, and the key of stores, are such as no other kernel of this host has."""
     with tempfile.TemporaryDirectory(prefix="inferd-") as folder, pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_RUNTIME_DIR", folder)
+        patch.setenv("INFERD_STORE__KEY_FILE", f"{folder}/store.key")
         yield
 
 

@@ -26,7 +26,7 @@ from inferd.quota_settings import QuotaSettings
 from inferd.sharing import Sharing, sharing_of
 from inferd.source_settings import Sources
 from inferd.spans import Days, Seconds, Times
-from inferd.store_settings import Store
+from inferd.store_settings import Store, usual_key_file
 from inferd.tls_settings import Tls
 from inferd.worker_settings import Workers
 
@@ -345,9 +345,10 @@ class Settings(BaseSettings):
 
     @property
     def store_place(self) -> Store:
-        """`store`, with the URL that it has by default."""
+        """`store`, with the URL and the file of its key that it has by default."""
         url = self.store.url or f"sqlite:{self.state_dir / 'kernel.sqlite'}"
-        return self.store.model_copy(update={"url": url})
+        key_file = self.store.key_file or usual_key_file(config_path().parent, self.state_dir)
+        return self.store.model_copy(update={"url": url, "key_file": key_file})
 
     @classmethod
     def settings_customise_sources(

@@ -1,5 +1,9 @@
 """The settings of the store: where it is, how long what is kept can be read, and how often is written."""
 
+import os
+from pathlib import Path
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from inferd.postgres_settings import Postgres
@@ -32,6 +36,22 @@ class Store(BaseModel):
             f"it begins with {kind} and names no store that there is; write sqlite:/var/lib/inferd/kernel.sqlite,"
             " postgresql://user@host:5432/database, or memory: for nothing that outlives the kernel"
         )
+
+    sealing: Literal["on", "off"] = Field(
+        "on",
+        description="whether what is written is sealed, with keys of each tenant's own that the key below wraps; what "
+        "is sealed stays so, and is read",
+    )
+    key_file: Path | None = Field(
+        None,
+        description="the key that wraps those of tenants, made at the first start; default: store.key beside the "
+        "configuration, or in state_dir where that cannot be written. A credential of systemd's named inferd-store-key "
+        "goes before it",
+    )
+    key_command: tuple[str, ...] = Field(
+        (), description="a command that writes that key, in place of the file: its words; no shell is asked"
+    )
+    key_timeout_s: Seconds = Field(10.0, gt=0, description="that command is ended after so long")
 
     retained_tasks: int = Field(
         10_000, ge=1, description="ended tasks that are kept and can still be read, in place of `limits.retained_tasks`"
@@ -74,3 +94,20 @@ class Store(BaseModel):
         description="a backup holds up what is to be written for so long at a time, in seconds, and then "
         "lets it go first for as long",
     )
+
+
+def usual_key_file(config_folder: Path, state_dir: Path) -> Path:
+    """Where the file lies that nobody names: beside the configuration, and so apart from what is kept.
+
+    Where this user cannot write there, and none is there, it is in `state_dir`, as the pepper is.
+    """
+    apart, beside = config_folder / "store.key", state_dir / "store.key"
+    if apart.exists() or not (beside.exists() or not _can_write(config_folder)):
+        return apart
+    return beside
+
+
+def _can_write(folder: Path) -> bool:
+    """Whether this user may make files there, the folder too where it is not there."""
+    there = next((each for each in (folder, *folder.parents) if each.exists()), folder)
+    return there.is_dir() and os.access(there, os.W_OK | os.X_OK)

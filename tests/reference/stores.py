@@ -1,16 +1,38 @@
 """The kinds of stores for tests of all of them, what one holds, and what it should hold after some writes."""
 
 from collections.abc import Iterable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import apsw
 from hypothesis import strategies as st
 from postgres_server import PostgresServer
 
 from inferd.config import Settings
 from inferd.store.postgres import PostgresStore
+from inferd.store.sealing.sealed import Sealing
 from inferd.store.sqlite import SqliteStore
 from inferd.store.store import Append, Drop, Kind, Put, Store, Write
+
+
+def usual_sealing(*, on: bool = True) -> Sealing:
+    """How kernels of tests seal their stores, unless they are told otherwise."""
+    place = Settings(store={"sealing": "on" if on else "off"}).store_place  # type: ignore[arg-type] # what it is read from
+    return Sealing.of(place)
+
+
+def opened_store(path: Path, **options: Any) -> SqliteStore:
+    """The store in a file that a kernel of tests may have left."""
+    return SqliteStore(path, **{"sealing": usual_sealing()} | options)
+
+
+def raw_value(path: Path, table: str, where: str) -> bytes:
+    """A value as it is kept in a file that nobody has."""
+    with closing(apsw.Connection(str(path))) as database:
+        ((value,),) = database.execute(f"SELECT value FROM {table} WHERE {where}")  # noqa: S608 - of tests
+    assert isinstance(value, bytes)
+    return value
 
 
 class Sqlite:
@@ -25,7 +47,7 @@ class Sqlite:
         self.settings: dict[str, Any] = {"url": f"sqlite:{self.path}"}
 
     def open(self, **options: Any) -> SqliteStore:
-        return SqliteStore(self.path, **options)
+        return SqliteStore(self.path, **{"sealing": usual_sealing()} | options)
 
     def run(self, store: Store, statement: str) -> None:
         """Do something behind the store's back."""
@@ -59,7 +81,7 @@ class Postgres:
         self.place = Settings(store=self.settings).store_place  # type: ignore[arg-type] # what it is read from
 
     def open(self, **options: Any) -> PostgresStore:
-        return PostgresStore(self.place, **options)
+        return PostgresStore(self.place, **{"sealing": usual_sealing()} | options)
 
     def run(self, _store: Store, statement: str) -> None:
         """As above."""

@@ -6,11 +6,11 @@ from pathlib import Path
 import grpc
 import pytest
 from connection import Connection, read_all, read_until, reason_of, refusal, text_of
+from stores import opened_store
 from structlog.testing import capture_logs
 from test_kept_tasks import created, get, kernel, wanted, watch
 
 from inferd.core.ids import ModelName, Tenant
-from inferd.store.sqlite import SqliteStore
 from inferd.store.store import Kind
 from inferd.testing.kernel import write_fake_model
 from inferd_api.v1 import model_pb2 as mp
@@ -71,7 +71,7 @@ def share(connection: Connection) -> float | None:
 
 
 def on_disk(folder: Path) -> list[tuple[str, str]]:
-    with closing(SqliteStore(folder / "kept/store")) as store:
+    with closing(opened_store(folder / "kept/store")) as store:
         return [(record.tenant, record.key) for record in store.records(Kind.SHARE)]
 
 

@@ -11,13 +11,13 @@ import grpc
 import pytest
 from connection import Connection, memory, read_all, read_until, reason_of, refusal, under
 from google.protobuf.duration_pb2 import Duration
+from stores import opened_store
 from structlog.testing import capture_logs
 from test_kept_clocks import step
 from test_kept_tasks import kernel as kept_kernel
 from test_kept_tasks import retry_s, wanted, watch
 
 from inferd.errors import StoreUnavailableError
-from inferd.store.sqlite import SqliteStore
 from inferd.store.store import NO_TENANT, Drop, Kind
 from inferd_api.v1 import host_service_pb2 as hs
 from inferd_api.v1 import lease_pb2 as lp
@@ -58,7 +58,7 @@ def left_s(lease: lp.Lease) -> float:
 
 
 def on_disk(folder: Path) -> list[str]:
-    with closing(SqliteStore(folder / "kept/store")) as store:
+    with closing(opened_store(folder / "kept/store")) as store:
         return [record.key for record in store.records(Kind.LEASE)]
 
 
@@ -116,7 +116,7 @@ async def test_fencing_tokens_rise_whatever_becomes_of_the_store(tmp_path: Path)
             lease = await connection.claim(memory(GIB))
             given.append(lease.fencing_token)
             await connection.leases.ReleaseLease(ls.ReleaseLeaseRequest(lease_id=lease.lease_id))
-        with closing(SqliteStore(tmp_path / "kept/store")) as store:
+        with closing(opened_store(tmp_path / "kept/store")) as store:
             if turn == 0:
                 store._database.execute("UPDATE records SET value = x'0102' WHERE kind = 'count'")
             else:
@@ -325,7 +325,7 @@ async def test_a_lease_of_what_is_gone_ends_with_that(tmp_path: Path) -> None:
         lost = await connection.claim(lp.Claim(model=lp.ModelClaim(model="gone", sequences=1)), wait=True)
         await connection.until(lost.lease_id, ACTIVE)
         held = await connection.claim(memory(GIB))
-    with closing(SqliteStore(tmp_path / "kept/store")) as store:
+    with closing(opened_store(tmp_path / "kept/store")) as store:
         store.write([Drop(NO_TENANT, Kind.MODEL, "gone")])
     async with kernel(tmp_path) as connection:
         ended = await get(connection, lost.lease_id)

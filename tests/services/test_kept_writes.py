@@ -12,7 +12,7 @@ import apsw
 import grpc
 import pytest
 from connection import read_all, read_failing, read_until, reason_of, refusal, text_of
-from stores import Stores
+from stores import Stores, opened_store
 from structlog.testing import capture_logs
 from test_kept_tasks import _place, created, get, kernel, wanted, watch  # noqa: F401 - a fixture of these tests, too
 
@@ -289,7 +289,7 @@ async def test_a_store_whose_closing_hangs_is_left_alone(tmp_path: Path, monkeyp
 
     try:
         with capture_logs() as logs:
-            where = Store(url=f"sqlite:{tmp_path}/s")
+            where = Store(url=f"sqlite:{tmp_path}/s", key_file=tmp_path / "key")
             async with asyncio.timeout(20), opening.opened(where) as store:
                 assert store is not None
                 close = store.close
@@ -337,7 +337,7 @@ async def test_what_cannot_be_kept_refuses_nobody_else(tmp_path: Path, stores: S
 
 def test_a_value_that_is_too_large_is_told_from_a_store_that_is_gone(tmp_path: Path) -> None:
     """What SQLite does not take because of its size is `UnwritableError`, and what is written then is kept."""
-    with closing(SqliteStore(tmp_path / "s")) as store:
+    with closing(opened_store(tmp_path / "s")) as store:
         store._database.limit(apsw.SQLITE_LIMIT_LENGTH, 1000)  # stands for its 1,000,000,000
         with pytest.raises(UnwritableError, match="too big"):
             store.write([Put("a", Kind.TASK, "x", b"x" * 2000)])

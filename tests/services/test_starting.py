@@ -11,13 +11,13 @@ import pytest
 from connection import reason_of
 from grpc_health.v1 import health_pb2 as hp
 from grpc_health.v1.health_pb2_grpc import HealthStub
+from stores import opened_store
 from structlog.testing import capture_logs
 
 from inferd import server
 from inferd.errors import StoreUnavailableError
 from inferd.runtime import ended
 from inferd.store import sqlite_file
-from inferd.store.sqlite import SqliteStore
 from inferd.store.store import Kind, Put
 from inferd.testing.kernel import front_here, kernel_here
 from inferd_api.v1 import host_service_pb2 as hs
@@ -117,7 +117,7 @@ async def test_calls_that_wait_for_a_start_are_bounded(tmp_path: Path, monkeypat
 async def test_a_long_opening_is_told_in_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """How many tasks are read so far, and for how long a suspect file is looked through."""
     path = tmp_path / "store"
-    with closing(SqliteStore(path)) as store:
+    with closing(opened_store(path)) as store:
         store.write([Put("a", Kind.PROGRESS, str(n), b"{}") for n in range(3)])
         store.write([Put("a", Kind.TASK, str(n), bytes(5000)) for n in range(3)])
     (tmp_path / "store.suspect").touch()

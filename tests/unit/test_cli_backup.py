@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from stores import opened_store, raw_value
 from typer.testing import CliRunner
 
 from inferd.cli.main import app
@@ -13,7 +14,6 @@ from inferd.core.key import Key, Secret
 from inferd.core.principal import Principal
 from inferd.runtime.kept_keys import read_key, write_key
 from inferd.runtime.kept_leases import FENCING, token_after
-from inferd.store.sqlite import SqliteStore
 from inferd.store.store import NO_TENANT, Append, Drop, Kind, Put
 from inferd.testing.kernel import kernel_process
 
@@ -26,7 +26,7 @@ def inferd(*words: object, fails: bool = False) -> dict[str, Any]:
 
 
 def store_at(path: Path, token: bytes = b"7") -> Path:
-    with closing(SqliteStore(path)) as store:
+    with closing(opened_store(path)) as store:
         store.write([Put(NO_TENANT, Kind.COUNT, FENCING, token), Put(NO_TENANT, Kind.MODEL, "m", b'{"name":"m"}')])
     return path
 
@@ -54,7 +54,7 @@ def test_a_running_kernel_makes_the_backup_and_bars_a_restoration(
     assert inferd("restore", "b", "--check")["path"] is None
     assert not list(tmp_path.glob("s.replaced*"))
     told = inferd("restore", "b")
-    assert (told["path"], told["models"], told["tasks"], told["schema"]) == (f"{tmp_path}/s", 1, 0, 1)
+    assert (told["path"], told["models"], told["tasks"], told["schema"]) == (f"{tmp_path}/s", 1, 0, 2)
     assert Path(told["aside"]).exists()
 
 
@@ -62,10 +62,11 @@ def test_damage_and_no_file_are_told_by_name(tmp_path: Path, monkeypatch: pytest
     """A damaged backup is STORE_DAMAGED with the place, no file NO_STORE, and what is no backup is said to be none."""
     monkeypatch.setenv("INFERD_STATE_DIR", str(tmp_path / "mine"))
     file = store_at(tmp_path / "s")
-    with closing(SqliteStore(file)) as store:
+    with closing(opened_store(file)) as store:
         store.write([Append("a", Kind.TASK, "t", 1, b"piece of it")])
     inferd("backup", tmp_path / "b", "--file", file)
-    content = (tmp_path / "b").read_bytes().replace(b"piece of it", b"piece of me")
+    value = raw_value(tmp_path / "b", "pieces", "number = 1")
+    content = (tmp_path / "b").read_bytes().replace(value, value[:-1] + bytes([value[-1] ^ 1]))
     (tmp_path / "b").write_bytes(content)
     for more in ((), ("--check",)):
         error = inferd("restore", tmp_path / "b", "--file", file, *more, fails=True)
@@ -88,7 +89,7 @@ def test_a_restored_store_gives_no_token_again(tmp_path: Path, monkeypatch: pyte
             given = 7
         above = int(inferd("restore", tmp_path / "b", "--file", file)["fencing_tokens_above"])
         assert above >= given
-        with closing(SqliteStore(file)) as store:
+        with closing(opened_store(file)) as store:
             assert [int(record.value) for record in store.records(Kind.COUNT)] == [above]
             given = above + (1 << 60 if fate == "known" else 5)
             store.write([Put(NO_TENANT, Kind.COUNT, FENCING, str(given).encode())])
@@ -115,11 +116,11 @@ def test_keys_that_were_revoked_or_rotated_since_the_backup_stay_so(
     """What the store that is set aside says of them is carried over and told; what the backup revoked stays."""
     monkeypatch.setenv("INFERD_STATE_DIR", str(tmp_path / "mine"))
     file = store_at(tmp_path / "s")
-    with closing(SqliteStore(file)) as store:
+    with closing(opened_store(file)) as store:
         store.write([key("left"), key("gone"), key("new"), key("lost"), key("old", revoked=2.0)])
         store.write([Put(NO_TENANT, Kind.RULE, "r", b"{}"), Put(NO_TENANT, Kind.QUOTA, "q", b"{}")])
     inferd("backup", tmp_path / "b", "--file", file)
-    with closing(SqliteStore(file)) as store:
+    with closing(opened_store(file)) as store:
         store.write([key("gone", revoked=3.0), key("new", number=2), key("old"), Drop(NO_TENANT, Kind.KEY, "lost")])
     told = inferd("restore", tmp_path / "b", "--file", file)
     names = (
@@ -133,7 +134,7 @@ def test_keys_that_were_revoked_or_rotated_since_the_backup_stay_so(
         "strange_keys",
     )
     assert [told[name] for name in names] == [5, 2, 1, 1, True, ["gone"], ["new"], ["lost"]]
-    with closing(SqliteStore(file)) as store:
+    with closing(opened_store(file)) as store:
         kept = {record.key: read_key(record.value)[0] for record in store.records(Kind.KEY)}
     assert {name: (each.revoked, each.secrets[0].number) for name, each in kept.items()} == {
         "left": (None, 1),
@@ -147,7 +148,7 @@ def test_keys_that_were_revoked_or_rotated_since_the_backup_stay_so(
 def test_a_restoration_that_knows_of_no_revocations_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With no store that could be read, people are warned that keys hold again, and told the command against it."""
     monkeypatch.setenv("INFERD_STATE_DIR", str(tmp_path / "mine"))
-    with closing(SqliteStore(store_at(tmp_path / "s"))) as store:
+    with closing(opened_store(store_at(tmp_path / "s"))) as store:
         store.write([key("one")])
     inferd("backup", tmp_path / "b", "--file", tmp_path / "s")
     result = CliRunner().invoke(app, ["store", "restore", str(tmp_path / "b"), "--file", str(tmp_path / "t")])

@@ -9,12 +9,11 @@ from pathlib import Path
 
 import pytest
 from postgres_server import PostgresServer
-from stores import Sqlite, Stores
+from stores import Sqlite, Stores, opened_store, raw_value
 from typer.testing import CliRunner, Result
 
 from inferd.cli.main import app
 from inferd.store import sqlite_file
-from inferd.store.sqlite import SqliteStore
 from inferd.store.store import NO_TENANT, Append, Drop, Kind, Put, Store
 
 
@@ -47,7 +46,7 @@ def named(stores: Stores) -> tuple[str, str]:
 def file(tmp_path: Path) -> Path:
     """A store in a file, with a model and a task."""
     path = tmp_path / "s"
-    with closing(SqliteStore(path)) as store:
+    with closing(opened_store(path)) as store:
         fill(store)
     return path
 
@@ -73,7 +72,7 @@ def test_check_tells_what_is_damaged_and_leaves_it(file: Path) -> None:
 def killed(file: Path, folder: Path) -> Path:
     """The files that a kernel leaves which is killed: nearly all is in the WAL."""
     folder.mkdir()
-    with closing(SqliteStore(file)) as store:
+    with closing(opened_store(file)) as store:
         for number in range(20):
             store.write([Put("a", Kind.MODEL, f"{number}", b'{"name":"' + b"x" * 3000 + b'"}')])
         for each in file.parent.glob(f"{file.name}*"):
@@ -93,7 +92,7 @@ def test_a_wal_that_is_damaged_in_its_middle_is_told_and_set_aside(file: Path, t
     assert result.exit_code == 1
     assert "frames that were committed cannot be read" in result.output
     assert wal.read_bytes() == damaged
-    with closing(SqliteStore(left)) as store:
+    with closing(opened_store(left)) as store:
         assert not list(store.records(Kind.MODEL))
     (aside,) = tmp_path.glob("left/s.damaged-*-wal")
     assert aside.read_bytes() == damaged
@@ -157,7 +156,7 @@ def test_what_is_damaged_or_missing_is_told_and_the_rest_exported(named: tuple[s
     assert (result.exit_code, "task lost of 'a': where it stands is not kept" in result.stdout) == (1, True)
     with closing(stores.open()) as store:
         stores.run(store, "UPDATE pieces SET value = substr(value, 1, length(value) - 1) WHERE number = 3")
-    assert "the value is damaged" in inferd("check", *named, "-o", "json").stdout
+    assert "it is damaged" in inferd("check", *named, "-o", "json").stdout
     result = inferd("export", *named)
     told = [(line["kind"], line.get("id", line.get("key"))) for line in map(json.loads, result.stdout.splitlines())]
     assert (result.exit_code, told) == (0, [("model", None), ("damaged", "lost"), ("damaged", "t"), ("task", "u")])
@@ -247,10 +246,10 @@ def test_an_older_file_is_copied_and_brought_up(file: Path, monkeypatch: pytest.
         for command in ("check", "compact", "export"):
             assert "`inferd store migrate` brings it up" in inferd(command, "--file", file).output
         told = json.loads(inferd("migrate", "--file", file, "-o", "json").stdout)
-        assert (told["schema_before"], told["schema"]) == (1, 2)
+        assert (told["schema_before"], told["schema"]) == (2, 3)
         assert inferd("export", "--file", file).stdout == before
-    assert "has schema 2 and this kernel knows 1" in inferd("check", "--file", file).output
-    (copy,) = sqlite_file.copies_of(file, 1)
+    assert "has schema 3 and this kernel knows 2" in inferd("check", "--file", file).output
+    (copy,) = sqlite_file.copies_of(file, 2)
     assert stat.S_IMODE(copy.stat().st_mode) == 0o600
     assert inferd("export", "--file", copy).stdout == before
 
@@ -283,13 +282,13 @@ def test_no_password_is_told_by_a_command(stores: Stores) -> None:
 def test_a_damaged_page_costs_what_is_on_it(tmp_path: Path) -> None:
     """`export` has each task of a file that no kernel would open, but those on the page; these are told by name."""
     path = tmp_path / "s"
-    with closing(SqliteStore(path)) as store:
+    with closing(opened_store(path)) as store:
         for number in range(60):
             key = f"t{number:02}"
             store.write([Put("a", Kind.TASK, key, f'{{"id":"{key}","fill":"{"x" * 900}"}}\0'.encode())])
             store.write([Put("a", Kind.PROGRESS, key, b"{}"), Append("a", Kind.TASK, key, 1, b"[]")])
     content = path.read_bytes()
-    page = content.index(b'"id":"t30"') // 4096 * 4096
+    page = content.index(raw_value(path, "records", "kind = 'task' AND key = 't30'")) // 4096 * 4096
     path.write_bytes(content[:page] + bytes(4096) + content[page + 4096 :])
     assert inferd("check", "--file", str(path)).exit_code == 1
     result = inferd("export", "--file", str(path))

@@ -4,6 +4,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from stores import opened_store
 
 from inferd.core.ids import ModelName, TaskId, Tenant
 from inferd.core.task import Outcome, Task, TaskSpec, TaskState
@@ -13,7 +14,6 @@ from inferd.runtime.continuation import Continuation
 from inferd.runtime.ended import read_ended, read_tasks
 from inferd.runtime.event_log import Numbered
 from inferd.runtime.kept_records import with_bytes, write_past, write_progress, write_task
-from inferd.store.sqlite import SqliteStore
 from inferd.store.store import Kind, Put
 from inferd_api.worker.v1 import task_pb2
 
@@ -41,7 +41,7 @@ def puts(name: str, clock: Clock, *, ended: bool, line: bytes | None = None) -> 
 def test_of_ended_tasks_a_start_reads_a_line_each(tmp_path: Path, line: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """Their records are not read; one without its line is, once, and comes to the same line as the others."""
     clock = Clock()
-    with closing(SqliteStore(tmp_path / "store")) as store:
+    with closing(opened_store(tmp_path / "store")) as store:
         made = puts("p", clock, ended=True), puts("q", clock, ended=False), puts("r", clock, ended=True, line=line)
         store.write([put for each in made for put in each])
         asked: list[str] = []

@@ -24,6 +24,7 @@ from inferd.runtime.lease_records import read_lease
 from inferd.runtime.restored_keys import CarriedKeys, carry_keys
 from inferd.store.restoring import Before, Restored, prepared
 from inferd.store.restoring import restore as restore_store
+from inferd.store.sealing.sealed import Sealing
 from inferd.store.store import DamagedError, Kind, MissingError
 
 if TYPE_CHECKING:
@@ -184,7 +185,7 @@ def restore(
     try:
         with logging_aside():
             if check:
-                with prepared(path, scratch) as (store, made):
+                with prepared(path, scratch, Sealing.of(place, reads=True)) as (store, made):
                     prepare(store, Before())
                     done = Restored(made=made, schema=store.opened_schema, store="", aside="")
             else:

@@ -192,6 +192,8 @@ def _copy(store: Store, place: Where) -> dict[str, object]:
                 f"the store {other.name} has something already; name one that is new", reason="STORE_NOT_EMPTY"
             )
         copied = 0
+        if other.keys is not None and store.keys is not None:
+            other.keys.adopt(store.keys)  # by which the blobs are sealed that it names
 
         def every() -> Iterator[Write]:
             nonlocal copied

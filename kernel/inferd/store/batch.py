@@ -32,7 +32,8 @@ class Batch:
 
     def add(self, write: Write, codec: Codec) -> None:
         """One write more, done after those before."""
-        name = tenant, kind, key = write.tenant, write.kind.value, write.key
+        tenant, kind, key = write.tenant, write.kind.value, write.key
+        name = tenant, kind, codec.write_key(tenant, kind, key)
         match write:
             case Put():
                 self.records[name] = codec.write(place_of(tenant, kind, key), write.value)

@@ -9,6 +9,7 @@ from threading import Thread
 import structlog
 
 from inferd.errors import StoreUnavailableError
+from inferd.store.sealing.sealed import Sealing
 from inferd.store.store import MissingError, Store
 from inferd.store.where import Where
 
@@ -35,6 +36,8 @@ async def opened(where: Where, at_point: AtPoint = unnoticed) -> AsyncIterator[S
     if where.url == MEMORY:
         yield None
         return
+    if where.sealing == "off":
+        log.warning('store.sealing is "off": what is kept is written as it is, and whoever has the disk reads it')
     store = await asyncio.to_thread(open_store, where, at_point=at_point)
     try:
         yield store
@@ -104,6 +107,7 @@ def open_store(
     Raises:
         MissingError: There is none, and none is to be made.
         OldSchemaError: It is older, and is to stay so.
+        SealError: The key that it is sealed with is lost, or another one.
         StoreUnavailableError: It cannot be opened, or another process has it.
     """
     url = where.url
@@ -117,8 +121,11 @@ def open_store(
         if salvages:
             from inferd.store.salvaging import SalvagedStore  # noqa: PLC0415 - as above
 
-            return SalvagedStore(path, reads=True)
-        return SqliteStore(path, mends=mends, migrates=migrates, copies=copies, reads=reads, at_point=at_point)
+            return SalvagedStore(path, sealing=Sealing.of(where, reads=True), reads=True)
+        sealing = Sealing.of(where, reads=reads)
+        return SqliteStore(
+            path, sealing=sealing, mends=mends, migrates=migrates, copies=copies, reads=reads, at_point=at_point
+        )
     if not url.startswith(POSTGRES):
         raise StoreUnavailableError(
             "store.url names no store that there is: write sqlite:/path, postgresql://…, or memory: for none",
@@ -131,4 +138,5 @@ def open_store(
             f'store.url is one of PostgreSQL, and psycopg is not installed: pip install "inferd[postgres]" ({error})',
             metadata={"cause": "psycopg is not installed"},
         ) from None
-    return PostgresStore(where, makes=makes, migrates=migrates, at_point=at_point)
+    sealing = Sealing.of(where, reads=reads or salvages)
+    return PostgresStore(where, sealing=sealing, makes=makes, migrates=migrates, at_point=at_point)

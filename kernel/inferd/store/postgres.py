@@ -7,7 +7,8 @@ written meanwhile, and whether a commit that was cut was done is read off the ma
 
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,28 @@ import psycopg
 import structlog
 
 from inferd.errors import StoreUnavailableError
-from inferd.store.batch import Batch, batches
-from inferd.store.codec import Codec, PlainCodec
+from inferd.store.batch import batches
+from inferd.store.codec import Place
 from inferd.store.postgres_copy import PostgresCopy
-from inferd.store.postgres_rows import PAGE_BYTES, PAGE_ROWS, PIECES_BYTES, rows_of
-from inferd.store.postgres_schema import NOBODY, TABLES, Found, Marker, find, migrate, newest_schema, set_aside
+from inferd.store.postgres_rows import NAMES, PAGE_BYTES, PAGE_ROWS, PIECES_BYTES, next_rows, rows_of
+from inferd.store.postgres_schema import (
+    NOBODY,
+    TABLES,
+    UNSEALED,
+    Found,
+    Marker,
+    drop_copies,
+    find,
+    migrate,
+    newest_schema,
+    set_aside,
+    taken_over,
+    vacuum,
+)
 from inferd.store.postgres_session import Server, Session
+from inferd.store.postgres_writes import add_batch, exchange_rows, keep_keys
+from inferd.store.sealing.resealing import Row
+from inferd.store.sealing.sealed import Sealed, Sealing, seal_all
 from inferd.store.store import Append, Damaged, DamagedError, Kind, Name, Put, Record, Write
 from inferd.store.values import place_of, read_value
 from inferd.store.where import Where
@@ -35,16 +52,12 @@ RECORD = ("tenant", "key")  # what names one of a kind
 log = structlog.get_logger()
 
 
-def _nothing(_: str) -> None:
-    """At no point anything is done."""
-
-
 class PostgresStore:
     """As `Store`.
 
     Args:
         where: The database, the schema and the times.
-        codec: Writes and reads values.
+        sealing: How values are sealed; None for not at all.
         makes: Whether the schema is made where there is none.
         migrates: Whether an older schema is brought up; else it is refused.
         at_point: Told where a write is, for tests.
@@ -60,13 +73,12 @@ class PostgresStore:
         self,
         where: Where,
         *,
-        codec: Codec | None = None,
+        sealing: Sealing | None = None,
         makes: bool = True,
         migrates: bool = True,
-        at_point: Callable[[str], None] = _nothing,
+        at_point: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._where = where
-        self._codec: Codec = PlainCodec() if codec is None else codec
         self._at_point = at_point
         self._server = Server(where)
         self.name = self._server.name
@@ -87,6 +99,16 @@ class PostgresStore:
             raise
         self.opened_schema, self.schema = found.version, newest_schema()
         self._marker = found.marker
+        try:
+            sealed = Sealed.opened(self.name, sealing, self._key_rows())
+            self._codec, self.keys = sealed.codec, sealed.keys
+            seal_all(self, sealed, sealing, new=found.version == 0)
+        except BaseException:
+            self.close()
+            raise
+
+    def _key_rows(self) -> list[tuple[Any, ...]]:
+        return self._fetch(f"SELECT tenant, number, wrapped FROM {self._schema}.data_keys")  # noqa: S608 - ours
 
     def _migrate(self, session: Session, found: Found, *, makes: bool, migrates: bool) -> None:
         """Bring the schema up, as long as that takes."""
@@ -97,12 +119,20 @@ class PostgresStore:
 
     def write(self, writes: Iterable[Write]) -> None:
         """As `Store.write`. What is no sequence is read once: should the session be lost meanwhile, it is refused."""
-        attempts = ATTEMPTS if isinstance(writes, Sequence) else 1
+
+        def write(session: Session) -> None:
+            for batch in batches(writes, self._codec):
+                add_batch(session, self._schema, batch)
+
+        self._written(write, attempts=ATTEMPTS if isinstance(writes, Sequence) else 1)
+
+    def _written(self, write: Callable[[Session], None], *, attempts: int = ATTEMPTS) -> None:
+        """Do it in one transaction, which the server has decided when this returns."""
         for attempt in range(1, attempts + 1):
             session = self._connected()
             following = Marker(self._me, self._marker.written + 1)
             try:
-                self._send(session, writes, following)
+                self._send(session, write, following)
             except psycopg.Error as error:
                 if self._lost(session, error) and attempt < attempts and session.late is None:
                     continue  # nothing of it was committed
@@ -118,9 +148,11 @@ class PostgresStore:
                     metadata={"cause": "connection lost"},
                     retry_after_s=1.0,
                 )
+        if self.keys is not None:
+            self.keys.kept()
         self._at_point(AFTER_COMMIT)
 
-    def _send(self, session: Session, writes: Iterable[Write], following: Marker) -> None:
+    def _send(self, session: Session, write: Callable[[Session], None], following: Marker) -> None:
         """All of it but the commit, in as few round trips as there can be."""
         with session.pipeline():
             session.execute("BEGIN")
@@ -129,41 +161,13 @@ class PostgresStore:
                 " WHERE writer = %s AND written = %s",
                 (following.writer, following.written, self._marker.writer, self._marker.written),
             )
-            for batch in batches(writes, self._codec):
-                self._add(session, batch)
+            write(session)
+            keep_keys(session, self._schema, self.keys)
             # Whoever waits for a standby would else stop waiting, and say that it was done.
             session.execute("SET LOCAL statement_timeout = 0")
         if claim.rowcount != 1:
             raise self._bar(None)
         self._at_point(BEFORE_COMMIT)
-
-    def _add(self, session: Session, batch: Batch) -> None:
-        whole = [name for name, record in batch.dropped.items() if record]
-        for table, dropped in (("records", whole), ("pieces", [*batch.dropped])):
-            if dropped:
-                tenants, kinds, keys = map(list, zip(*dropped, strict=True))
-                session.execute(
-                    f"DELETE FROM {self._schema}.{table} t USING unnest(%b::text[], %b::text[], %b::text[]) AS"  # noqa: S608 - ours
-                    ' d(tenant, kind, key) WHERE t.kind = d.kind COLLATE "C" AND t.tenant = d.tenant COLLATE "C"'
-                    ' AND t.key = d.key COLLATE "C"',
-                    (tenants, kinds, keys),
-                )
-        if batch.records:
-            records = [(*name, value) for name, value in batch.records.items()]
-            session.execute(
-                f"INSERT INTO {self._schema}.records SELECT * FROM"  # noqa: S608 - ours
-                " unnest(%b::text[], %b::text[], %b::text[], %b::bytea[])"
-                " ON CONFLICT (kind, tenant, key) DO UPDATE SET value = EXCLUDED.value",
-                [list(column) for column in zip(*records, strict=True)],
-            )
-        if batch.pieces:
-            pieces = [(*name, number, value) for name, own in batch.pieces.items() for number, value in own.items()]
-            session.execute(
-                f"INSERT INTO {self._schema}.pieces SELECT * FROM"  # noqa: S608 - ours
-                " unnest(%b::text[], %b::text[], %b::text[], %b::bigint[], %b::bytea[])"
-                " ON CONFLICT (kind, tenant, key, number) DO UPDATE SET value = EXCLUDED.value",
-                [list(column) for column in zip(*pieces, strict=True)],
-            )
 
     def _commit(self, session: Session, following: Marker) -> bool:
         """Whether it was done; else nothing of it was.
@@ -254,19 +258,8 @@ class PostgresStore:
 
     def _bar(self, marker: Marker | None) -> StoreUnavailableError:
         """What this store knows is not what is kept: it writes and reads no more."""
-        cause, why = "taken over", "another kernel has written it since this one lost its connection"
-        if marker is not None and marker.writer in {self._me, self._marker.writer}:
-            cause = "writes lost"
-            why = (
-                f"it has {marker.written} writes and had acknowledged {self._marker.written}, as after a failover to a"
-                " standby that lacks them (see synchronous_standby_names)"
-            )
         self._drop()
-        self._barred = StoreUnavailableError(
-            f"the store {self.name}: {why}; this kernel writes it no more: start it again, and it goes on from what is"
-            " kept",
-            metadata={"cause": cause},
-        )
+        self._barred = taken_over(self.name, marker, self._marker, self._me)
         return self._barred
 
     def _lost(self, session: Session, error: psycopg.Error) -> bool:
@@ -308,14 +301,16 @@ class PostgresStore:
     def some(self, kind: Kind, names: Sequence[Name], damaged: Damaged | None = None) -> Iterator[Record]:
         """As `Store.some`."""
         for start in range(0, len(names), PAGE_ROWS):
-            given = [list(column) for column in zip(*names[start : start + PAGE_ROWS], strict=True)]
+            some = names[start : start + PAGE_ROWS]
+            given = [[t for t, _ in some], [self._codec.write_key(t, kind.value, key) for t, key in some]]
             wanted = "unnest(%s::text[], %s::text[]) wanted (tenant, key) USING (tenant, key)"
             table = f"(SELECT * FROM {self._schema}.records JOIN {wanted}) found"  # noqa: S608 - ours
             rows = rows_of(self._fetch, table, RECORD, {"kind": kind.value}, given=given)
             yield from self._records(kind, rows, damaged)
 
     def _records(self, kind: Kind, rows: Iterable[tuple[Any, ...]], damaged: Damaged | None) -> Iterator[Record]:
-        for tenant, key, value in rows:
+        for tenant, written, value in rows:
+            key = self._codec.read_key(tenant, kind.value, written)
             try:
                 read = self._value(place_of(tenant, kind.value, key), value)
             except DamagedError as error:
@@ -327,15 +322,17 @@ class PostgresStore:
 
     def pieces(self, tenant: str, kind: Kind, key: str, *, after: int = -1) -> Iterator[bytes]:
         """As `Store.pieces`."""
-        wanted = {"kind": kind.value, "tenant": tenant, "key": key}
+        wanted = {"kind": kind.value, "tenant": tenant, "key": self._codec.write_key(tenant, kind.value, key)}
         for number, value in self._rows("pieces", ("number",), wanted, last=(after,), page_bytes=PIECES_BYTES):
             yield self._value(place_of(tenant, kind.value, key, number), value)
 
     def kept(self) -> Iterator[Put | Append]:
         """As `Store.kept`."""
-        for kind, tenant, key, value in self._rows("records", ("kind", "tenant", "key"), {}):
+        for kind, tenant, written, value in self._rows("records", NAMES["records"], {}):
+            key = self._codec.read_key(tenant, kind, written)
             yield Put(tenant, Kind(kind), key, self._value(place_of(tenant, kind, key), value))
-        for kind, tenant, key, number, value in self._rows("pieces", ("kind", "tenant", "key", "number"), {}):
+        for kind, tenant, written, number, value in self._rows("pieces", NAMES["pieces"], {}):
+            key = self._codec.read_key(tenant, kind, written)
             yield Append(tenant, Kind(kind), key, number, self._value(place_of(tenant, kind, key, number), value))
 
     def _rows(
@@ -346,7 +343,7 @@ class PostgresStore:
         *,
         last: tuple[Any, ...] = (),
         page_bytes: int = PAGE_BYTES,
-    ) -> Iterator[tuple[Any, ...]]:
+    ) -> Generator[tuple[Any, ...], None, None]:
         """As `rows_of`, of one of the tables."""
         return rows_of(self._fetch, f"{self._schema}.{table}", names, wanted, last=last, page_bytes=page_bytes)
 
@@ -361,7 +358,7 @@ class PostgresStore:
                     raise self._server.unavailable(session.late or error) from None
         raise AssertionError  # the last attempt has raised
 
-    def _value(self, place: bytes, written: bytes) -> bytes:
+    def _value(self, place: Place, written: bytes) -> bytes:
         return read_value(self._codec, self.name, place, written)
 
     # Looking after it.
@@ -382,38 +379,56 @@ class PostgresStore:
                 aside = set_aside(session, name, why)
                 migrate(session, self.name, name, Found(0, self._marker), makes=True, migrates=False, copies=1)
                 for batch in batches(writes, self._codec):
-                    self._add(session, batch)
+                    add_batch(session, self._schema, batch)
+                if self.keys is not None:  # the tables are new ones
+                    self.keys.keep_whole(whole=self.keys.whole)
+                keep_keys(session, self._schema, self.keys)
                 session.execute("SET LOCAL statement_timeout = 0")
         except psycopg.Error as error:
             self._drop()
             raise self._server.unavailable(error) from None
         self._marker = Marker(NOBODY, 0)
+        if self.keys is not None:
+            self.keys.kept()
         return aside
 
     def check(self) -> list[str]:
         """As `Store.check`."""
         wrong = []
-        for table, names in (("records", ("tenant", "kind", "key")), ("pieces", ("tenant", "kind", "key", "number"))):
-            for *place, value in self._rows(table, names, {}):
+        for table, names in NAMES.items():
+            for kind, tenant, written, *number, value in self._rows(table, names, {}):
+                key = self._codec.read_key(tenant, kind, written)
                 try:
-                    self._value(place_of(*place), value)
+                    self._value(place_of(tenant, kind, key, *number), value)
                 except DamagedError as error:
                     wrong.append(error.message)
         return wrong
 
+    def rows(self, table: str, after: Row | None, *, most: int, most_bytes: int) -> list[Row]:
+        """As `Rows.rows`."""
+        return next_rows(partial(self._rows, page_bytes=most_bytes), table, after, most=most)
+
+    def exchange(self, table: str, rows: Sequence[tuple[Row, Row]]) -> None:
+        """As `Rows.exchange`."""
+        self._written(lambda session: exchange_rows(session, self._schema, table, rows))
+
+    def drop_unsealed(self) -> None:
+        """As `SealedRows.drop_unsealed`."""
+        try:
+            drop_copies(self._connected(), self._where.postgres.schema_name, UNSEALED)
+        except psycopg.Error as error:
+            self._drop()
+            raise self._server.unavailable(error) from None
+
     def compact(self) -> None:
         """As `Store.compact`. Takes as long as it takes."""
         session = self._connected()
-        limit_s, session.limit_s = session.limit_s, None
         try:
-            session.execute("SET statement_timeout = 0")
-            for table in TABLES:
-                session.execute(f"VACUUM (FULL, ANALYZE) {self._schema}.{table}")
+            vacuum(session, self._schema)
             self._server.set_up(session)
         except psycopg.Error as error:
             self._drop()
             raise self._server.unavailable(error) from None
-        session.limit_s = limit_s
 
     def size_bytes(self) -> int:
         """As `Store.size_bytes`: of its tables and their indexes."""

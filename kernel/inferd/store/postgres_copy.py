@@ -16,7 +16,11 @@ from inferd.store.postgres_session import Server
 from inferd.store.sqlite_copy import new_file
 from inferd.store.sqlite_file import bring_up, unavailable
 
-TABLES = {"records": ("kind", "tenant", "key"), "pieces": ("kind", "tenant", "key", "number")}
+TABLES = {
+    "data_keys": (("tenant", "number"), "wrapped"),
+    "records": (("kind", "tenant", "key"), "value"),
+    "pieces": (("kind", "tenant", "key", "number"), "value"),
+}
 
 
 class PostgresCopy:
@@ -66,9 +70,12 @@ class PostgresCopy:
 
     def _each(self, schema: str) -> Iterator[tuple[str, tuple[Any, ...]]]:
         """What is to be done to the file for each row."""
-        for table, names in TABLES.items():
-            insert = f"INSERT INTO {table} ({', '.join(names)}, value) VALUES ({', '.join('?' * (len(names) + 1))})"  # noqa: S608 - ours
-            for row in rows_of(self._fetch, f"{schema}.{table}", names, {}, page_bytes=PIECES_BYTES):
+        for table, (names, column) in TABLES.items():
+            insert = f"INSERT INTO {table} ({', '.join(names)}, {column}) VALUES ({', '.join('?' * (len(names) + 1))})"  # noqa: S608 - ours
+            source = f"{schema}.{table}"
+            if column != "value":
+                source = f"(SELECT {', '.join(names)}, {column} AS value FROM {source}) named"  # noqa: S608 - ours
+            for row in rows_of(self._fetch, source, names, {}, page_bytes=PIECES_BYTES):
                 yield insert, row
 
     def step(self, limit_s: float) -> bool:

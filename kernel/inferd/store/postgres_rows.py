@@ -1,11 +1,18 @@
 """Rows of a store in PostgreSQL, read page by page, each bounded in rows and in bytes."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
+from itertools import islice
 from typing import Any
+
+from inferd.store.sealing.resealing import Row
 
 PAGE_ROWS = 256
 PAGE_BYTES = 8 << 20
 PIECES_BYTES = 128 << 10  # of pieces, which are read for clients that wait for them, and of what is read beside writes
+
+NAMES = {"records": ("kind", "tenant", "key"), "pieces": ("kind", "tenant", "key", "number")}
+"""What names a row, by table."""
 
 Fetch = Callable[[str, Sequence[Any]], list[tuple[Any, ...]]]
 
@@ -19,7 +26,7 @@ def rows_of(
     given: Sequence[Any] = (),
     last: tuple[Any, ...] = (),
     page_bytes: int = PAGE_BYTES,
-) -> Iterator[tuple[Any, ...]]:
+) -> Generator[tuple[Any, ...], None, None]:
     """The names and the value of each row of a table that has what is wanted, in the order of the names, page by page.
 
     Those up to the one whose names are `last` are left out, if it is given. `table` may be a query of `given` values.
@@ -39,3 +46,14 @@ def rows_of(
         if len(rows) < PAGE_ROWS and (not rows or len(rows) == rows[-1][-1]):
             return
         last = rows[-1][: len(names)]
+
+
+def next_rows(
+    rows: Callable[..., Generator[tuple[Any, ...], None, None]], table: str, after: Row | None, *, most: int
+) -> list[Row]:
+    """As `Rows.rows`, by what reads the rows of a table; a page at most."""
+    names = NAMES[table]
+    last = () if after is None else tuple(getattr(after, name) for name in names)
+    with closing(rows(table, names, {}, last=last)) as found:
+        some = islice(found, min(most, PAGE_ROWS))
+        return [Row(kind, tenant, key, number[0] if number else None, v) for kind, tenant, key, *number, v in some]

@@ -10,6 +10,7 @@ import structlog
 from psycopg import sql
 
 from inferd.errors import StoreUnavailableError
+from inferd.store.postgres_session import Session
 from inferd.store.store import MissingError, OldSchemaError
 
 APPLICATION = "inferd"  # marks the schema as ours
@@ -33,9 +34,17 @@ MIGRATIONS = (
     );
     INSERT INTO {schema}.inferd_store VALUES ('inferd', 0, '', 0);
     """,
+    # 2: the keys of tenants, each wrapped
+    """
+    CREATE TABLE {schema}.data_keys (
+      tenant text COLLATE "C" NOT NULL, number bigint NOT NULL, wrapped bytea NOT NULL, PRIMARY KEY (tenant, number)
+    );
+    """,
 )
 """What brings a schema from each version to the next one; the version is how many were done."""
-TABLES = ("inferd_store", "records", "pieces")
+UNSEALED = 1
+"""As in `sqlite_file`."""
+TABLES = ("inferd_store", "records", "pieces", "data_keys")
 CONTENTS = """
     SELECT (SELECT array_agg(relname::text) FROM pg_class WHERE relnamespace = n.oid),
            (SELECT count(*) FROM pg_proc WHERE pronamespace = n.oid),
@@ -132,15 +141,33 @@ def _copy(connection: Connection, schema: str, version: int, copies: int) -> Non
     kind = f"schema_{version}"
     copy = _new_name(connection, schema, kind)
     connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(copy)))
-    for table in TABLES:
+    for table in TABLES if version > UNSEALED else TABLES[:-1]:
         old, new = sql.Identifier(schema, table), sql.Identifier(copy, table)
         connection.execute(sql.SQL("CREATE TABLE {} (LIKE {} INCLUDING ALL)").format(new, old))
         connection.execute(sql.SQL("INSERT INTO {} SELECT * FROM {}").format(new, old))
     log.info("the store has an older schema: it is copied before it is brought up", copy=copy, schema=version)
+    _drop(connection, _copies(connection, schema, version)[:-copies])
+
+
+def _copies(connection: Connection, schema: str, version: int) -> list[str]:
+    """The copies of a schema of a version, the oldest first."""
+    kind = f"schema_{version}"
     stamped = re.compile(re.escape(_cut(schema, kind, STAMP_CHARACTERS)) + rf"_{kind}_\d{{8}}t\d{{6}}z(_\d+)?")
     names = connection.execute("SELECT nspname FROM pg_namespace ORDER BY nspname").fetchall()
-    for old_copy in [name for (name,) in names if stamped.fullmatch(name)][:-copies]:
-        connection.execute(sql.SQL("DROP SCHEMA {} CASCADE").format(sql.Identifier(old_copy)))
+    return [name for (name,) in names if stamped.fullmatch(name)]
+
+
+def _drop(connection: Connection, names: list[str]) -> None:
+    for name in names:
+        connection.execute(sql.SQL("DROP SCHEMA {} CASCADE").format(sql.Identifier(name)))
+
+
+def drop_copies(connection: Connection, schema: str, version: int) -> None:
+    """Remove the copies of a schema up to a version."""
+    for each in range(1, version + 1):
+        if names := _copies(connection, schema, each):
+            _drop(connection, names)
+            log.warning("copies from before the store was sealed are removed: they were not sealed", copies=names)
 
 
 def set_aside(connection: Connection, schema: str, why: str) -> str:
@@ -171,3 +198,27 @@ def _foreign(store: str, schema: str, what: str) -> StoreUnavailableError:
         " store.postgres.schema_name or store.url",
         metadata={"cause": "not a store"},
     )
+
+
+def taken_over(store: str, marker: Marker | None, known: Marker, me: str) -> StoreUnavailableError:
+    """What to say of a store that others have written, or that lacks what was written; `me` is who finds it so."""
+    cause, why = "taken over", "another kernel has written it since this one lost its connection"
+    if marker is not None and marker.writer in {me, known.writer}:
+        cause = "writes lost"
+        why = (
+            f"it has {marker.written} writes and had acknowledged {known.written}, as after a failover to a"
+            " standby that lacks them (see synchronous_standby_names)"
+        )
+    return StoreUnavailableError(
+        f"the store {store}: {why}; this kernel writes it no more: start it again, and it goes on from what is kept",
+        metadata={"cause": cause},
+    )
+
+
+def vacuum(session: Session, schema: str) -> None:
+    """Give back the room of what was dropped; `schema` is in quotes. Takes as long as it takes."""
+    limit_s, session.limit_s = session.limit_s, None
+    session.execute("SET statement_timeout = 0")
+    for table in TABLES:
+        session.execute(f"VACUUM (FULL, ANALYZE) {schema}.{table}")
+    session.limit_s = limit_s

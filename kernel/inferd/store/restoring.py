@@ -17,6 +17,7 @@ from inferd.errors import InternalError, StoreUnavailableError
 from inferd.store.header import Owner, owner_of
 from inferd.store.lock import StoreLock
 from inferd.store.opening import SQLITE, open_store
+from inferd.store.sealing.sealed import Sealing
 from inferd.store.sqlite import SqliteStore
 from inferd.store.sqlite_file import (
     APPLICATION,
@@ -28,7 +29,7 @@ from inferd.store.sqlite_file import (
     suspect_of,
     sync,
 )
-from inferd.store.store import DamagedError, Kind, MissingError, Store
+from inferd.store.store import DamagedError, Kind, MissingError, SealError, Store
 from inferd.store.where import Where
 
 
@@ -77,11 +78,11 @@ class Restored:
 
 @contextmanager
 def prepared(
-    backup: Path, folder: Path, *, name: str = ".inferd-restoring-"
+    backup: Path, folder: Path, sealing: Sealing, *, name: str = ".inferd-restoring-"
 ) -> Iterator[tuple[SqliteStore, float | None]]:
     """A copy of a backup as a store of this version, in a folder of its own in `folder`, and when the backup was made.
 
-    The name of that folder begins with `name`.
+    The name of that folder begins with `name`. `sealing` is how the store is sealed, and opens what the backup has.
 
     Raises:
         MissingError: There is no such file.
@@ -97,7 +98,7 @@ def prepared(
                     shutil.copyfile(backup.with_name(backup.name + ending), copy.with_name(copy.name + ending))
                     copy.with_name(copy.name + ending).chmod(0o600)
             made = _unseal(copy, backup)
-            with closing(_whole(copy, backup)) as store:
+            with closing(_whole(copy, backup, sealing)) as store:
                 yield store, made
     except OSError as error:
         raise StoreUnavailableError(
@@ -143,14 +144,18 @@ def _unseal(copy: Path, backup: Path) -> float | None:
     return made if isinstance(made, float) else None
 
 
-def _whole(copy: Path, backup: Path) -> SqliteStore:
+def _whole(copy: Path, backup: Path, sealing: Sealing) -> SqliteStore:
     """The store in a copy.
 
     Raises:
+        SealError: It is sealed with a key that is lost, or another one.
         StoreUnavailableError: It is damaged, or of a newer version.
     """
     try:
-        store = SqliteStore(copy, mends=False)
+        store = SqliteStore(copy, sealing=sealing, mends=False)
+    except SealError as error:
+        said = error.message.replace(str(copy), str(backup)).replace(f"the store {backup}", f"the backup {backup}")
+        raise SealError(said, metadata=error.metadata) from None
     except StoreUnavailableError as error:
         if "schema" in error.metadata:
             raise StoreUnavailableError(
@@ -204,7 +209,7 @@ def restore(backup: Path, where: Where, prepare: Prepare, *, scratch: Path) -> R
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         lock = StoreLock(lock_path)
         try:
-            return _restore_file(backup, path, prepare, lock, why=why)
+            return _restore_file(backup, path, prepare, lock, sealing=Sealing.of(where), why=why)
         finally:
             lock.release()
     except OSError as error:
@@ -213,24 +218,26 @@ def restore(backup: Path, where: Where, prepare: Prepare, *, scratch: Path) -> R
         ) from None
 
 
-def _restore_file(backup: Path, path: Path, prepare: Prepare, lock: StoreLock, *, why: str) -> Restored:
+def _restore_file(
+    backup: Path, path: Path, prepare: Prepare, lock: StoreLock, *, sealing: Sealing, why: str
+) -> Restored:
     name = f".{path.name}.restoring-"
     for left in path.parent.glob(f"{glob_escape(name)}*"):  # of a restoration that was killed: the lock is ours
         shutil.rmtree(left, ignore_errors=True)
-    with prepared(backup, path.parent, name=name) as (store, made):
+    with prepared(backup, path.parent, sealing, name=name) as (store, made):
         schema = store.opened_schema
-        prepare(store, _before(path, lock))
+        prepare(store, _before(path, lock, sealing))
         store.close()
         aside = _put_in_place(Path(store.name), path, why)
     return Restored(made=made, schema=schema, store=str(path), aside=aside)
 
 
-def _before(path: Path, lock: StoreLock) -> Before:
+def _before(path: Path, lock: StoreLock, sealing: Sealing) -> Before:
     """Of the store that is there, whose WAL goes into it; nothing of one that cannot be read."""
     if owner_of(path, APPLICATION) is Owner.NOBODY:
         return Before()
     try:
-        with closing(SqliteStore(path, mends=False, migrates=False, held=lock)) as store:
+        with closing(SqliteStore(path, sealing=sealing, mends=False, migrates=False, held=lock)) as store:
             return Before.of(store)
     except StoreUnavailableError:
         return Before()
@@ -239,11 +246,14 @@ def _before(path: Path, lock: StoreLock) -> Before:
 def _restore_elsewhere(backup: Path, where: Where, prepare: Prepare, *, scratch: Path, why: str) -> Restored:
     from inferd.store.postgres import PostgresStore  # noqa: PLC0415 - as in `opening`
 
-    with closing(open_store(where, mends=False)) as there, prepared(backup, scratch) as (store, made):
+    sealing = Sealing.of(where)
+    with closing(open_store(where, mends=False)) as there, prepared(backup, scratch, sealing) as (store, made):
         if not isinstance(there, PostgresStore):
             raise InternalError(f"a defect of inferd: a backup was to be written into {type(there).__name__}")
         prepare(store, Before.of(there))
         aside = ""
+        if there.keys is not None and store.keys is not None:
+            there.keys.adopt(store.keys)  # by which the blobs are sealed that come with it
         if next(there.kept(), None) is None:
             there.write(store.kept())
         else:

@@ -16,15 +16,15 @@ class SalvagedStore(SqliteStore):
 
     def records(self, kind: Kind, damaged: Damaged | None = None, *, unless: Kind | None = None) -> Iterator[Record]:
         """As `Store.records`; without `damaged` what cannot be read is left out untold."""
-        others = set() if unless is None else {*self._names(unless)}
-        yield from self.some(kind, [name for name in self._names(kind) if name not in others], damaged)
+        others = set() if unless is None else {*self._kept_names(unless)}
+        yield from self.some(kind, [name for name in self._kept_names(kind) if name not in others], damaged)
 
     def some(self, kind: Kind, names: Sequence[Name], damaged: Damaged | None = None) -> Iterator[Record]:
         """As `Store.some`; without `damaged` as `records`."""
         for tenant, key in names:
             try:
                 where = "kind = ? AND CAST(tenant AS BLOB) = ? AND CAST(key AS BLOB) = ?"
-                place = kind.value, tenant.encode(), key.encode()
+                place = kind.value, tenant.encode(), self._codec.write_key(tenant, kind.value, key).encode()
                 rows = list(self._read(f"SELECT {VALUE} FROM records WHERE {where}", place))  # noqa: S608 - ours
                 values = [self._value(place_of(tenant, kind.value, key), value) for (value,) in rows]
             except StoreUnavailableError as error:
@@ -33,15 +33,14 @@ class SalvagedStore(SqliteStore):
             else:
                 yield from (Record(tenant, key, value) for value in values)
 
-    def _names(self, kind: Kind) -> list[tuple[str, str]]:
+    def _kept_names(self, kind: Kind) -> list[tuple[str, str]]:
         """Those that stand in the index, from its beginning and from its end as far as it can be read."""
         found: dict[tuple[str, str], None] = {}
         for order in ("ASC", "DESC"):
             query = f"SELECT {NAMES} FROM records WHERE kind = ? ORDER BY tenant {order}, key {order}"  # noqa: S608 - ours
             with suppress(StoreUnavailableError):
                 for names in self._read(query, (kind.value,)):
-                    tenant, key = (name.decode(errors="replace") for name in names)
-                    found[tenant, key] = None
+                    found[self._names(kind.value, *names)] = None
         return sorted(found)
 
     def pieces(self, tenant: str, kind: Kind, key: str, *, after: int = -1) -> Iterator[bytes]:

@@ -14,18 +14,23 @@ from pathlib import Path
 from typing import Any
 
 import apsw
+import structlog
 
 from inferd.errors import StoreUnavailableError
-from inferd.store.codec import Codec, PlainCodec
+from inferd.store.codec import Place
 from inferd.store.lock import StoreLock
 from inferd.store.places import Places
+from inferd.store.sealing.resealing import Row
+from inferd.store.sealing.sealed import Sealed, Sealing, seal_all
 from inferd.store.sqlite_copy import SqliteCopy
 from inferd.store.sqlite_file import (
     DAMAGED,
     FAMILY,
+    UNSEALED,
     check_library,
     check_names,
     check_owner,
+    copies_of,
     make_private,
     newest_schema,
     open_file,
@@ -43,6 +48,8 @@ BEFORE_COMMIT, AFTER_COMMIT = "before commit", "after commit"
 NAMES, VALUE = "CAST(tenant AS BLOB), CAST(key AS BLOB)", "CAST(ifnull(value, '') AS BLOB)"  # of damaged rows, too
 MOST_FAULTS = 100  # that are told of a store
 
+log = structlog.get_logger()
+
 
 def _nothing(_: str) -> None:
     """At no point anything is done."""
@@ -56,7 +63,7 @@ class SqliteStore:
 
     Args:
         path: The file; made where there is none.
-        codec: Writes and reads values.
+        sealing: How values are sealed; None for not at all.
         mends: Whether a damaged file is set aside; else it is refused.
         migrates: Whether a file with an older schema is copied, and then brought up; else it is refused.
         copies: How many copies of an older schema are left.
@@ -75,7 +82,7 @@ class SqliteStore:
         self,
         path: Path,
         *,
-        codec: Codec | None = None,
+        sealing: Sealing | None = None,
         mends: bool = True,
         migrates: bool = True,
         copies: int = 1,
@@ -86,7 +93,6 @@ class SqliteStore:
         check_library(apsw.sqlite_lib_version())
         path = self._path = Path(os.path.realpath(path))  # the lock and the WAL stand beside the file itself
         self.name, self.schema = str(path), newest_schema()
-        self._codec: Codec = PlainCodec() if codec is None else codec
         self._at_point = at_point
         self._reads = reads
         lock = path.with_name(path.name + ".lock")
@@ -115,6 +121,14 @@ class SqliteStore:
         except BaseException:
             self._let_go()
             raise
+        try:
+            sealed = Sealed.opened(self.name, sealing, self._key_rows())
+            self._codec, self.keys = sealed.codec, sealed.keys
+            if not reads:
+                seal_all(self, sealed, sealing, new=self.opened_schema == 0)
+        except BaseException:
+            self.close()
+            raise
 
     def _let_go(self) -> None:
         if self._lock is not None:
@@ -122,12 +136,21 @@ class SqliteStore:
 
     def write(self, writes: Iterable[Write]) -> None:
         """As `Store.write`."""
+
+        def write(database: Any) -> None:
+            for each in writes:
+                self._write(database, each)
+
+        self._written(write)
+
+    def _written(self, write: Callable[[Any], object]) -> None:
+        """Do it in one transaction, on the disk when this returns."""
         database = self._database
         try:
             database.execute("BEGIN IMMEDIATE")
             try:
-                for each in writes:
-                    self._write(database, each)
+                write(database)
+                self._keep_keys(database)
                 self._at_point(BEFORE_COMMIT)
                 database.execute("COMMIT")
             except BaseException:
@@ -137,17 +160,20 @@ class SqliteStore:
                 raise
         except apsw.Error as error:
             raise unavailable(self._path, error, marks=not self._reads) from None
+        if self.keys is not None:
+            self.keys.kept()
         self._places.check()
         self._at_point(AFTER_COMMIT)
 
     def _write(self, database: Any, write: Write) -> None:
-        tenant, kind, key = write.tenant, write.kind.value, write.key
+        tenant, kind, plain = write.tenant, write.kind.value, write.key
+        key = self._codec.write_key(tenant, kind, plain)
         match write:
             case Put():
-                value = self._codec.write(_place(tenant, kind, key), write.value)
+                value = self._codec.write(_place(tenant, kind, plain), write.value)
                 database.execute("INSERT OR REPLACE INTO records VALUES (?, ?, ?, ?)", (tenant, kind, key, value))
             case Append(number=number):
-                value = self._codec.write(_place(tenant, kind, key, number), write.value)
+                value = self._codec.write(_place(tenant, kind, plain, number), write.value)
                 database.execute(
                     "INSERT OR REPLACE INTO pieces VALUES (?, ?, ?, ?, ?)", (tenant, kind, key, number, value)
                 )
@@ -157,6 +183,19 @@ class SqliteStore:
                         f"DELETE FROM {table} WHERE kind = ? AND tenant = ? AND key = ?",  # noqa: S608 - ours
                         (kind, tenant, key),
                     )
+
+    def _keep_keys(self, database: Any) -> None:
+        """In the same transaction as what is sealed with them."""
+        if (keys := self.keys) is None:
+            return
+        for name in keys.gone:
+            database.execute("DELETE FROM data_keys WHERE tenant = ? AND number = ?", name)
+        for name, wrapped in keys.unkept.items():
+            database.execute("INSERT OR REPLACE INTO data_keys VALUES (?, ?, ?)", (*name, wrapped))
+
+    def _key_rows(self) -> list[tuple[str, int, bytes]]:
+        rows = self._read("SELECT CAST(tenant AS BLOB), number, CAST(wrapped AS BLOB) FROM data_keys")
+        return [(_text(tenant), number, wrapped) for tenant, number, wrapped in rows]
 
     def records(self, kind: Kind, damaged: Damaged | None = None, *, unless: Kind | None = None) -> Iterator[Record]:
         """As `Store.records`."""
@@ -169,12 +208,13 @@ class SqliteStore:
     def some(self, kind: Kind, names: Sequence[Name], damaged: Damaged | None = None) -> Iterator[Record]:
         """As `Store.some`."""
         query = f"SELECT {NAMES}, {VALUE} FROM records WHERE kind = ? AND tenant = ? AND key = ?"  # noqa: S608 - ours
-        rows = chain.from_iterable(self._read(query, (kind.value, *name)) for name in names)
+        kept = ((tenant, self._codec.write_key(tenant, kind.value, key)) for tenant, key in names)
+        rows = chain.from_iterable(self._read(query, (kind.value, *name)) for name in kept)
         yield from self._records(kind, rows, damaged)
 
     def _records(self, kind: Kind, rows: Iterable[Any], damaged: Damaged | None) -> Iterator[Record]:
         for *names, value in rows:
-            tenant, key = map(_text, names)
+            tenant, key = self._names(kind.value, *names)
             try:
                 read = self._value(_place(tenant, kind.value, key), value)
             except DamagedError as error:
@@ -184,12 +224,16 @@ class SqliteStore:
             else:
                 yield Record(tenant, key, read)
 
+    def _names(self, kind: str, tenant: bytes | None, key: bytes | None) -> tuple[str, str]:
+        """The tenant and the key of a row, as they are known."""
+        return (whose := _text(tenant)), self._codec.read_key(whose, kind, _text(key))
+
     def pieces(self, tenant: str, kind: Kind, key: str, *, after: int = -1) -> Iterator[bytes]:
         """As `Store.pieces`."""
         where = "kind = ? AND tenant = ? AND key = ? AND number > ?"
         rows = self._read(
             f"SELECT number, {VALUE} FROM pieces WHERE {where} ORDER BY number",  # noqa: S608 - ours
-            (kind.value, tenant, key, after),
+            (kind.value, tenant, self._codec.write_key(tenant, kind.value, key), after),
         )
         with closing(rows):  # whoever has enough leaves no statement open
             for number, value in rows:
@@ -201,18 +245,18 @@ class SqliteStore:
         except apsw.Error as error:
             raise unavailable(self._path, error, marks=not self._reads) from None
 
-    def _value(self, place: bytes, written: bytes) -> bytes:
+    def _value(self, place: Place, written: bytes) -> bytes:
         return read_value(self._codec, self.name, place, written)
 
     def kept(self) -> Iterator[Put | Append]:
         """As `Store.kept`."""
         rows = self._read(f"SELECT {NAMES}, kind, {VALUE} FROM records ORDER BY kind, tenant, key")  # noqa: S608 - ours
         for *names, kind, value in rows:
-            tenant, key = map(_text, names)
+            tenant, key = self._names(kind, *names)
             yield Put(tenant, Kind(kind), key, self._value(_place(tenant, kind, key), value))
         rows = self._read(f"SELECT {NAMES}, kind, number, {VALUE} FROM pieces ORDER BY kind, tenant, key, number")  # noqa: S608 - ours
         for *names, kind, number, value in rows:
-            tenant, key = map(_text, names)
+            tenant, key = self._names(kind, *names)
             yield Append(tenant, Kind(kind), key, number, self._value(_place(tenant, kind, key, number), value))
 
     def copy(self, path: Path) -> SqliteCopy:
@@ -226,14 +270,44 @@ class SqliteStore:
         for table, number in (("records", ""), ("pieces", " number,")):
             with closing(self._read(f"SELECT {names}, {kind},{number} {VALUE} FROM {table}")) as rows:  # noqa: S608 - ours
                 for tenant, key, of, *numbers, value in rows:
-                    place = _place(_text(tenant), _text(of), _text(key), *numbers)
+                    whose, plain = self._names(kind_of := _text(of), tenant, key)
+                    place = _place(whose, kind_of, plain, *numbers)
                     try:
                         self._codec.read(place, value)
                     except ValueError as error:
-                        wrong.append(f"{place.decode(errors='replace')!r}: {error}")
+                        wrong.append(f"{place}: {error}")
                     if len(wrong) >= MOST_FAULTS:
                         return wrong
         return wrong
+
+    def rows(self, table: str, after: Row | None, *, most: int, most_bytes: int) -> list[Row]:
+        """As `Rows.rows`."""
+        number = "number" if table == "pieces" else "NULL"
+        query = f"SELECT {NAMES}, kind, {number}, {VALUE}, rowid FROM {table} WHERE rowid > ? ORDER BY rowid LIMIT ?"  # noqa: S608 - ours
+        found, size_bytes = list[Row](), 0
+        with closing(self._read(query, (0 if after is None else after.at, most))) as rows:
+            for tenant, key, kind, count, value, at in rows:
+                size_bytes += len(value)
+                if found and size_bytes > most_bytes:
+                    break
+                found.append(Row(kind, _text(tenant), _text(key), count, value, at))
+        return found
+
+    def exchange(self, table: str, rows: Sequence[tuple[Row, Row]]) -> None:
+        """As `Rows.exchange`."""
+        self._written(
+            lambda database: database.executemany(
+                f"UPDATE OR REPLACE {table} SET key = ?, value = ? WHERE rowid = ?",  # noqa: S608 - ours
+                [(new.key, new.value, old.at) for old, new in rows],
+            )
+        )
+
+    def drop_unsealed(self) -> None:
+        """As `SealedRows.drop_unsealed`."""
+        for schema in range(1, UNSEALED + 1):
+            for copy in copies_of(self._path, schema):
+                copy.unlink()
+                log.warning("the copy from before the store was sealed is removed: it was not sealed", copy=str(copy))
 
     def compact(self) -> None:
         """As `Store.compact`."""

@@ -31,8 +31,16 @@ MIGRATIONS = (
       PRIMARY KEY (kind, tenant, key, number)
     );
     """,
+    # 2: the keys of tenants, each wrapped
+    """
+    CREATE TABLE data_keys (
+      tenant TEXT NOT NULL, number INTEGER NOT NULL, wrapped BLOB NOT NULL, PRIMARY KEY (tenant, number)
+    );
+    """,
 )
 """What brings a file from each version of its schema to the next one; the version is how many were done."""
+UNSEALED = 1
+"""The last schema whose values nobody had sealed: copies of such are not left beside a store that is sealed."""
 UNFINISHED = ".part"  # of a copy that may not be whole
 FAMILY = ("", "-wal", "-shm")
 CACHE_KIB = 8192

@@ -4,9 +4,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 from inferd.errors import StoreUnavailableError
+
+if TYPE_CHECKING:
+    from inferd.store.sealing.data_keys import DataKeys
 
 NO_TENANT = ""
 """Of records that are everybody's."""
@@ -100,6 +103,14 @@ class OldSchemaError(StoreUnavailableError):
         )
 
 
+class SealError(StoreUnavailableError):
+    """The key that the store is sealed with cannot be had, is lost, or is another one: nothing was changed."""
+
+
+class ShreddedError(DamagedError):
+    """The keys of the tenant were dropped: nobody can read the value."""
+
+
 Name = tuple[str, str]
 """Tenant and key of a record."""
 
@@ -138,11 +149,13 @@ class Store(Protocol):
         name: What it is called to people; without a password.
         opened_schema: The version of its schema before it was opened; 0 where it was made then.
         schema: The version that it has.
+        keys: Those that seal what it keeps; None where nothing of it is, nor was.
     """
 
     name: str
     opened_schema: int
     schema: int
+    keys: "DataKeys | None"
 
     def write(self, writes: Iterable[Write]) -> None:
         """Do all of it, in its order, or nothing; what was done when this returns survives a loss of power."""

@@ -2,6 +2,8 @@
 
 from typing import Protocol
 
+from inferd.store.sealing.key_source import KeyPlace
+
 
 class PostgresTimes(Protocol):
     """What it says of stores in PostgreSQL; each is described there (`inferd.postgres_settings`)."""
@@ -27,7 +29,7 @@ class PostgresTimes(Protocol):
         """How long is tried to learn whether a write was done."""
 
 
-class Where(Protocol):
+class Where(KeyPlace, Protocol):
     """What the configuration says of a store (`inferd.config.Store`)."""
 
     @property
