@@ -7,10 +7,9 @@ edges (`inferd.services.status`, the worker link) use `reason`, `code` and `meta
 
 from collections.abc import Mapping
 from copy import copy
-from difflib import get_close_matches
-from functools import lru_cache
-from heapq import nlargest
 from typing import Self, TypeVar
+
+from inferd.spelling import suggestion as suggestion  # noqa: PLC0414 - for who checks types
 
 T = TypeVar("T")
 
@@ -144,6 +143,13 @@ class CanaryFailedError(InferdError):
     """A new version of a model was worse than its steps allow; `metadata` has the bound and both values."""
 
     reason = "CANARY_FAILED"
+    code = "FAILED_PRECONDITION"
+
+
+class SandboxIncompleteError(InferdError):
+    """The host does not allow all of the sandbox that is required; `metadata["cause"]` says what it lacks."""
+
+    reason = "SANDBOX_INCOMPLETE"
     code = "FAILED_PRECONDITION"
 
 
@@ -425,26 +431,3 @@ def from_reason(reason: str, message: str, metadata: Mapping[str, str] | None = 
     facts = dict(metadata or {})
     field = facts.pop("field", "")
     return BY_REASON.get(reason, InternalError)(message, metadata=facts, field=field)
-
-
-LONGEST_NAME = 128
-COMPARED = 8  # names that are compared letter by letter: a millisecond each when they are long
-
-
-def suggestion(name: str, known: list[str]) -> str:
-    """The known name nearest to `name`, or "" when none is near."""
-    if len(name) > LONGEST_NAME:
-        return ""  # no name, and comparing it would take long
-    wanted = _pairs(name.lower())
-    likely = nlargest(
-        COMPARED, known, key=lambda each: len(wanted & _pairs(each.lower())) / (len(each) + len(name) + 1)
-    )
-    near = get_close_matches(name.lower(), [k.lower() for k in likely], n=1, cutoff=0.5)
-    return next((k for k in likely if near and k.lower() == near[0]), "")
-
-
-@lru_cache(maxsize=4096)
-def _pairs(name: str) -> frozenset[str]:
-    """The pairs of neighbouring letters of a name, its ends among them: names that are near have many in common."""
-    ended = f" {name} "
-    return frozenset(ended[n : n + 2] for n in range(len(ended) - 1))

@@ -34,7 +34,7 @@ from inferd.runtime.declaring import Declarations, Declaring
 from inferd.runtime.devices import DeviceMeter
 from inferd.runtime.digests import Digests
 from inferd.runtime.driver import Driver
-from inferd.runtime.driver_limits import DriverLimits, look_limits
+from inferd.runtime.driver_limits import DriverLimits, grammar_limits, look_limits, sandbox_limits
 from inferd.runtime.failing import failing_store, make_fail
 from inferd.runtime.failpoints import Failpoints
 from inferd.runtime.front import blobs, health, hosts, leases, models, optimizing, quotas, tasks, uploads
@@ -312,13 +312,9 @@ def _driver(settings: Settings, store: Store | None, clock: Clock | None = None)
                     output_bytes=limits.output_bytes,
                     text_bytes=limits.text_bytes,
                 ),
-                grammar=load_pb2.GrammarLimits(
-                    compile_s=workers.grammar_compile_s,
-                    step_s=workers.grammar_step_s,
-                    wait_s=workers.grammar_wait_s,
-                    most=workers.grammars,
-                ),
+                grammar=grammar_limits(workers),
                 look=look_limits(workers),
+                sandbox=sandbox_limits(workers),
             ),
             times=WorkerTimes(
                 start_timeout_s=workers.start_timeout_s,

@@ -1,5 +1,7 @@
 """Settings of workers: the processes in which models are."""
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field
 
 from inferd.spans import Seconds, Times
@@ -10,6 +12,21 @@ class Workers(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    sandbox: Literal["auto", "require", "off"] = Field(
+        "auto",
+        description="what keeps a worker from all that is not its model's: auto for as much as this system allows,"
+        " which each instance tells; require to load nothing where a part of it is lacking; off",
+    )
+    sandbox_threads: int = Field(
+        4096, ge=64, le=1 << 22, description="most threads and processes of a worker and of what works beside it"
+    )
+    sandbox_memory_bytes: int = Field(
+        0,
+        ge=0,
+        le=1 << 62,
+        description="most memory of its own that a worker takes beyond what it has before it loads its model, in bytes;"
+        " 0 for what may be given of the host",
+    )
     start_timeout_s: Seconds = Field(20.0, gt=0, description="from the start of the process to its first frame")
     load_silence_s: Seconds = Field(60.0, gt=0, description="longest time without progress while a model loads")
     look_memory_bytes: int = Field(

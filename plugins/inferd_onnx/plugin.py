@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from inferd.plugin import BATCH_SETTINGS, BackendSpec, Setting, hookimpl
+from inferd.plugin import BATCH_SETTINGS, NVIDIA, BackendSpec, Setting, hookimpl
 from inferd_onnx.decoder.settings import ARCHITECTURES, SETTINGS
 
 SPEC = BackendSpec(
@@ -112,6 +112,7 @@ SPEC = BackendSpec(
             name="profile",
             kind="str",
             names_file=True,
+            written=True,
             default="",
             description="absolute path of a folder where the time of each operator is written as JSON, complete when"
             " the model is unloaded",
@@ -120,6 +121,7 @@ SPEC = BackendSpec(
     ),
     rank=300,  # of GGUF files and folders behind the backends that compute all architectures
     extra="onnx",
+    access=NVIDIA,
 )
 
 

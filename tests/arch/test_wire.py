@@ -15,6 +15,7 @@ import pytest
 
 import inferd.core
 import inferd.plugin
+import inferd.sandbox
 import inferd_api.v1
 from inferd.errors import BY_REASON
 from inferd_api.v1 import errors_pb2
@@ -73,7 +74,7 @@ WIRE = {
 }
 OURS = {
     kind
-    for package in (inferd.core, inferd.plugin)
+    for package in (inferd.core, inferd.plugin, inferd.sandbox)
     for module in modules(package)
     for kind in vars(module).values()
     if isinstance(kind, type) and issubclass(kind, Enum) and kind.__module__ == module.__name__

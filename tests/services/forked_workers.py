@@ -1,9 +1,8 @@
 """Workers that are forked from one process, which has imported once what each of them would take half a second for.
 
 What they run is the entry of `inferd.worker`, in a session of its own, with the variables, the log and the socket that
-the launcher would give it; the process beside it, which cells are forked from, is forked with it and runs what its
-entry runs. That the launcher's own `exec` does so is proven by the tests of worker processes and by all that start
-whole kernels.
+the launcher would give it. That the launcher's own `exec` does so is proven by the tests of worker processes and by
+all that start whole kernels.
 """
 
 import asyncio
@@ -18,12 +17,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from inferd.engine.cells import cell
 from inferd.engine.cells.channel import Channel, ClosedError
-from inferd.engine.cells.stem import Stem as CellStem
 from inferd.engine.cells.stem import die_with
 from inferd.plugin.child import environment
 from inferd.runtime.local_launcher import LocalLauncher
+from inferd.runtime.scratch import VARIABLE
 from inferd.runtime.worker_log import new_log
 from inferd.worker.__main__ import THREAD_VARIABLES
 from inferd.worker.__main__ import main as run_worker
@@ -74,8 +72,9 @@ class Stem:
             )
         return Channel(ours)
 
-    def fork(self, link: socket.socket, log: int, *, frame_bytes: int) -> Forked:
-        self._channel.send({"environment": environment(), "folder": str(Path.cwd()), "frame_bytes": frame_bytes})
+    def fork(self, link: socket.socket, log: int, scratch: Path, *, frame_bytes: int) -> Forked:
+        variables = environment() | {VARIABLE: str(scratch)}
+        self._channel.send({"environment": variables, "folder": str(Path.cwd()), "frame_bytes": frame_bytes})
         socket.send_fds(self._channel.sock, [b"d"], [link.fileno(), log])
         pid = self._channel.receive()[0]["pid"]
         _, descriptors, _, _ = socket.recv_fds(self._channel.sock, 1, 1)
@@ -93,47 +92,13 @@ class Stem:
             self._process.wait()
 
 
-async def fork(launcher: LocalLauncher, stem: Stem, log_path: Path) -> tuple[Any, socket.socket]:
+async def fork(launcher: LocalLauncher, stem: Stem, log_path: Path, scratch: Path) -> tuple[Any, socket.socket]:
     """What the launcher's `_exec` does, with a fork; itself where workers find other modules than the stem does."""
     if os.environ.get("PYTHONPATH") != PATH:
-        return await EXEC(launcher, log_path)
+        return await EXEC(launcher, log_path, scratch)
     ours, theirs = socket.socketpair()
     with theirs, await new_log(log_path) as log:
-        return stem.fork(theirs, log.fileno(), frame_bytes=launcher._frame_limit_bytes), ours
-
-
-class Beside:
-    """The process beside a worker, forked with it, which idles until it is wanted: as `subprocess` would start it."""
-
-    DEVNULL = subprocess.DEVNULL
-
-    def __init__(self, link: int) -> None:
-        worker = os.getpid()
-        self._ours, theirs = socket.socketpair()
-        self._pid = os.fork()
-        if self._pid == 0:
-            die_with(worker)
-            os.close(link)
-            self._ours.close()
-            _, descriptors, _, _ = socket.recv_fds(theirs, 1, 1)
-            if descriptors:
-                os.environ["TOKENIZERS_PARALLELISM"] = "false"
-                CellStem(Channel(socket.socket(fileno=descriptors[0]))).serve()
-            os._exit(0)
-        theirs.close()
-
-    def Popen(self, words: list[str], *, pass_fds: tuple[int], stdin: int) -> Any:  # noqa: N802 - as there
-        if self._ours.fileno() < 0:  # the first one has ended
-            return subprocess.Popen(words, pass_fds=pass_fds, stdin=stdin)
-        socket.send_fds(self._ours, [b"d"], pass_fds)
-        self._ours.close()
-        return self
-
-    def kill(self) -> None:
-        os.kill(self._pid, signal.SIGKILL)
-
-    def wait(self) -> None:
-        os.waitpid(self._pid, 0)
+        return stem.fork(theirs, log.fileno(), scratch, frame_bytes=launcher._frame_limit_bytes), ours
 
 
 def serve(channel: Channel) -> None:
@@ -152,7 +117,6 @@ def serve(channel: Channel) -> None:
             if pid == 0:
                 channel.sock.close()
                 _become(message, link, log, stem=stem)
-                cell.subprocess = Beside(link)
                 return
             os.close(link)
             os.close(log)

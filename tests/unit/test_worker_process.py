@@ -191,7 +191,8 @@ async def test_a_worker_is_gone_when_its_life_is_cut_short_while_it_is_ended(tmp
     """A kernel that is cancelled while it waits for a hung worker to write where it is leaves no process behind."""
     process = await asyncio.create_subprocess_exec("sleep", "600", start_new_session=True)
     os.kill(process.pid, signal.SIGSTOP)  # a stopped one does not hear SIGABRT
-    ending = asyncio.create_task(LocalWorker(process, tmp_path / "log").end(went=False, hangs=True))
+    worker = LocalWorker(process, tmp_path / "log", tmp_path / "scratch")
+    ending = asyncio.create_task(worker.end(went=False, hangs=True))
     await asyncio.sleep(0)  # it waits now
     ending.cancel()
     with pytest.raises(asyncio.CancelledError):

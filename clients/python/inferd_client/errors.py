@@ -5,7 +5,6 @@ Every class derives from `InferdError`; branch on the class or on `reason`, the 
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -14,6 +13,7 @@ from google.rpc import error_details_pb2, status_pb2
 from inferd_client import tls
 from inferd_client.absence import nobody
 from inferd_client.returning import UNCONNECTED
+from inferd_client.sizes import TOO_LARGE, too_large
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -159,6 +159,13 @@ class CanaryFailedError(InferdError):
     """A version was worse than its steps allow: `metadata` has `version`, `step`, `bound`, `limit` and `found`."""
 
     reason = "CANARY_FAILED"
+    code = "FAILED_PRECONDITION"
+
+
+class SandboxIncompleteError(InferdError):
+    """The host does not allow all of the sandbox that is required: `metadata` has `cause`."""
+
+    reason = "SANDBOX_INCOMPLETE"
     code = "FAILED_PRECONDITION"
 
 
@@ -400,27 +407,12 @@ def from_status(status: status_pb2.Status) -> InferdError:
     return error
 
 
-TOO_LARGE = re.compile(r"(?:(CLIENT|SERVER): )?\w+ message larger than max \((\d+) vs\. (\d+)\)")
-"""What gRPC says of a message beyond the bound of either end."""
-
-
 def _unreachable(address: str, details: str | None) -> InferdError:
     if why := tls.why_failed(address, details or ""):
         return TlsFailedError(why)
     unreachable = KernelUnreachableError(nobody(address, details))
     unreachable.unsent = UNCONNECTED in (details or "")
     return unreachable
-
-
-def _too_large(address: str, who: str | None, value: str, limit: str) -> LimitExceededError:
-    """That a message is larger than one of both ends takes: gRPC tells the sizes, and not the setting."""
-    own = who == "CLIENT"
-    bound = "" if own else "limits.message_bytes"
-    whose = "this client takes and sends" if own else f"the kernel at {address} takes (limits.message_bytes)"
-    fix = "give less at once" if own else "give less at once, or raise that setting of the kernel"
-    facts = {"value": value, "limit": limit, **({"bound": bound} if bound else {})}
-    message = f"a message has {value} bytes, and {limit} is the most that {whose}; {fix}"
-    return LimitExceededError(message, metadata=facts)
 
 
 def from_rpc(error: grpc.RpcError, address: str) -> InferdError:
@@ -439,7 +431,8 @@ def from_rpc(error: grpc.RpcError, address: str) -> InferdError:
         message = f"this connection to {address} has as many calls open as the kernel allows ({bound}); close some"
         return LimitExceededError(f"{message}, or open another client", metadata={"bound": bound}, retry_after_s=1.0)
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and (sizes := TOO_LARGE.search(details or "")):
-        return _too_large(address, *sizes.groups())
+        message, facts = too_large(address, *sizes.groups())
+        return LimitExceededError(message, metadata=facts)
     if code is grpc.StatusCode.INTERNAL and details == BROKEN:
         return KernelUnreachableError(f"the connection to {address} broke")
     if code is grpc.StatusCode.UNAVAILABLE:

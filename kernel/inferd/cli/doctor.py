@@ -18,8 +18,10 @@ from inferd.cli.amounts import size
 from inferd.cli.catalogue import CATALOGUE
 from inferd.cli.kernel import connected, reachable
 from inferd.cli.plugins import find
+from inferd.cli.sandboxed import allowed
 from inferd.plugin.registry import BackendReport, BackendState
 from inferd.runtime.library import Library
+from inferd.sandbox.state import SandboxLevel
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,6 +53,7 @@ def examine(output: Output, address: str, settings: Settings) -> None:
         _disk(settings.data_dir),
         *_models(Library(settings.data_dir)),
         _machine(),
+        _sandbox(settings),
     ]
     broken = [check for check in checks if check.result == "broken"]
     if output.json:
@@ -139,6 +142,20 @@ def _machine() -> Check:
     memory = psutil.virtual_memory()
     cores = len(os.sched_getaffinity(0))
     return Check("machine", "ok", f"{cores} cores, {size(memory.available)} of {size(memory.total)} memory available")
+
+
+def _sandbox(settings: Settings) -> Check:
+    """What keeps workers from all that is not their model's, as far as this machine allows it."""
+    mode = settings.workers.sandbox
+    if mode == "off":
+        return Check("sandbox", "note", "workers.sandbox is off", "set workers.sandbox to auto")
+    state = allowed(threads=settings.workers.sandbox_threads)
+    if state.level is SandboxLevel.FULL:
+        return Check("sandbox", "ok", "workers get all of it here")
+    found = f"{state}; workers.sandbox is {mode}"
+    if mode == "require":
+        return Check("sandbox", "broken", f"{found}, so that no model is loaded", "set workers.sandbox to auto")
+    return Check("sandbox", "note", found)
 
 
 def _existing(path: Path) -> Path:

@@ -15,6 +15,7 @@ from inferd.cli.kernel import connected, reachable
 from inferd.cli.models import is_pulled, pairs
 from inferd.cli.output import CommandError, screen, table_of
 from inferd.cli.plain import plain
+from inferd.cli.sandboxed import sandboxes
 from inferd.cli.wanted import not_known
 from inferd.content import PREFIX, all_files, content_digest
 from inferd.plugin.backend import LoadError
@@ -252,6 +253,7 @@ def _rows(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             "aliases": ", ".join(model["aliases"]),
             "labels": pairs(model["labels"]),
             "probe": counted(len(prompts), "prompt") if (prompts := model.get("probe", {}).get("prompts")) else "",
+            "sandbox": sandboxes(model["instances"]),
             "keeping": ", ".join(said for trait, said in KEEPING.items() if model[trait]),
         }
     yield from ((name, fact) for name, fact in facts.items() if fact)

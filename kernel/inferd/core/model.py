@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from inferd.core.resources import MemoryNeed
     from inferd.core.version import Rollout, Version
     from inferd.errors import InferdError
+    from inferd.sandbox.state import Access, State
 
 SettingValue = int | float | bool | str
 
@@ -161,6 +162,8 @@ class ModelSpec:
         file_version: Differs when the file has changed.
         digest: What its files must hold, "sha256:…", seen to before each load; "" for anything.
         tenant: Whose blobs its files are; "" where they are files of this host.
+        access: What its workers reach of the host besides its files and what its settings name; None where that was
+            never told, as by kernels before this one.
     """
 
     name: ModelName
@@ -187,6 +190,7 @@ class ModelSpec:
     file_version: str = ""
     digest: str = ""
     tenant: str = field(default="", compare=False)
+    access: Access | None = field(default=None, compare=False)
 
     @property
     def device(self) -> str:
@@ -218,6 +222,7 @@ class InstanceFacts:
         peak_bytes: Most that it had, while it loaded too; 0 for unknown.
         kv_tokens: Tokens that fit into its KV pool.
         sampling: Defaults of its tasks that its file names.
+        sandbox: What has become of its worker's sandbox; None where it does not say.
     """
 
     max_tasks: int
@@ -227,6 +232,7 @@ class InstanceFacts:
     kv_tokens: int = 0
     peak_bytes: int = 0
     sampling: SamplingDefaults = NO_DEFAULTS
+    sandbox: State | None = None
 
 
 @dataclass(slots=True)

@@ -83,10 +83,13 @@ if TYPE_CHECKING:
         TensorState,
     )
     from inferd.plugin.vocabulary import TokenKind, Vocabulary
+    from inferd.sandbox.state import NVIDIA, Access
 
 __all__ = [
     "BATCH_SETTINGS",
     "GGUF_BOS_RULES",
+    "NVIDIA",
+    "Access",
     "AudioInput",
     "Backend",
     "BackendSpec",
@@ -235,6 +238,7 @@ _PLACES: Final = {
         "TensorState",
     ),
     "inferd.plugin.vocabulary": ("TokenKind", "Vocabulary"),
+    "inferd.sandbox.state": ("NVIDIA", "Access"),
 }
 """Where the names are, as above: the module of each is imported with the first of them."""
 

@@ -14,6 +14,7 @@ from inferd.plugin.recipe import Recipe
 from inferd.plugin.session import TokenSession
 from inferd.plugin.tensor import TensorSession
 from inferd.plugin.vocabulary import Vocabulary
+from inferd.sandbox.state import NOTHING, Access
 
 SettingValue = int | float | bool | str
 ReportProgress = Callable[[float], None]
@@ -81,6 +82,7 @@ class Setting:
         choices: The values of a "str" setting; empty for any.
         names_file: Whether its value is the path of a file or a folder that the worker reads or writes: not everybody
             may name any.
+        written: Whether the worker writes there.
     """
 
     name: str
@@ -91,6 +93,7 @@ class Setting:
     maximum: float | None = None
     choices: tuple[str, ...] = ()
     names_file: bool = False
+    written: bool = False
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -115,6 +118,7 @@ class BackendSpec:
         supported: What files may hold, by kind, for `inferd models --supported`; for example "GGUF architectures" and
             their names. Empty where that is not known beforehand. Kinds with "GGUF" or "Hugging Face" and
             "architectures" or "types" in them list the architectures of such files, all of them.
+        access: What its workers reach of the host besides Python, libraries and the model: nothing, by default.
     """
 
     name: str
@@ -126,6 +130,7 @@ class BackendSpec:
     accelerated: Mapping[str, int] = field(default_factory=dict)
     extra: str = ""
     supported: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    access: Access = NOTHING
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -37,7 +37,12 @@ def count_cores(root: Path = ROOT) -> int:
 
 def memory_groups(root: Path = ROOT) -> list[tuple[Path, int]]:
     """The folder and the version, 1 or 2, of each control group of memory of this process, its own one first."""
-    return [(folder, version) for folder, version in _groups(root, "memory") if (folder / "cgroup.procs").exists()]
+    return control_groups("memory", root)
+
+
+def control_groups(controller: str, root: Path = ROOT) -> list[tuple[Path, int]]:
+    """As `memory_groups`, of another controller, for example "pids"."""
+    return [(folder, version) for folder, version in _groups(root, controller) if (folder / "cgroup.procs").exists()]
 
 
 def _memory_limits(root: Path) -> Iterator[tuple[int, int]]:

@@ -28,6 +28,7 @@ from inferd.errors import is_failure, suggestion, words_of
 from inferd.plugin import hookspecs
 from inferd.plugin.backend import BackendSpec, BackendUnavailable, DeviceInfo, Probe, read_settings
 from inferd.plugin.checks import check_backend, check_probe, import_loader
+from inferd.sandbox.state import Access
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
 LOADER = re.compile(r"(\w+\.)*\w+:\w+")
@@ -105,7 +106,10 @@ def check_spec(spec: object) -> None:
     _check_fields(
         spec, name=str, loader=str, description=str, extra=str, rank=int, formats=tuple, settings=tuple, supported=dict
     )
-    _check_fields(spec, accelerated=dict)
+    _check_fields(spec, accelerated=dict, access=Access)
+    for pattern in (*spec.access.devices, *spec.access.reads, *spec.access.writes):
+        if not str(pattern).startswith("/"):
+            raise ValueError(f"BackendSpec.access has {pattern!r}; it must have absolute paths")
     for name, rank in spec.accelerated.items():
         if name not in spec.formats or type(rank) is not int:
             raise ValueError(

@@ -20,6 +20,7 @@ from inferd.errors import BackendNotFoundError, BackendUnavailableError, suggest
 from inferd.plugin import child
 from inferd.plugin.backend import BackendSpec, DeviceInfo, Setting
 from inferd.plugin.hookspecs import ENTRY_POINT_GROUP
+from inferd.sandbox.state import read_access
 
 CONCURRENT_CHILDREN = 4
 WHY_CHARACTERS = 500  # longest reason that is kept of what a plugin says
@@ -325,7 +326,9 @@ def _read_backend(plugin: _Plugin, backend: Any) -> BackendReport:
     settings = tuple(Setting(**{**setting, "choices": tuple(setting["choices"])}) for setting in fields["settings"])
     supported = {kind: tuple(names) for kind, names in fields["supported"].items()}
     formats = tuple(fields["formats"])
-    spec = BackendSpec(**{**fields, "formats": formats, "settings": settings, "supported": supported})
+    access = read_access(fields["access"])
+    read = {"formats": formats, "settings": settings, "supported": supported, "access": access}
+    spec = BackendSpec(**{**fields, **read})
     fix = backend["fix"]
     if backend["missing"] and plugin.distribution:
         fix = f'pip install "{plugin.distribution}[{spec.extra}]"'

@@ -91,7 +91,7 @@ class Driver:
         self.streams = Streams(
             stream_bytes=limits.stream_bytes, retained_bytes=limits.retained_bytes, events_bytes=limits.events_bytes
         )
-        local = LocalLauncher(log_dir, frame_limit_bytes=limits.frame_bytes)
+        local = LocalLauncher(log_dir, frame_limit_bytes=limits.frame_bytes, threads=limits.engine.sandbox.threads)
         self.supervisor = Supervisor(times=limits.times, launchers={LOCAL_HOST: local}, listener=self)
         self.watchers = Watchers(self.views, self.streams, self.supervisor)
         self.closing = Closing()

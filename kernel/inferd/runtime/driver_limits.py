@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from inferd.core.vigil import WorkerTimes
 from inferd.runtime.keeper_times import KeeperTimes
 from inferd.worker_settings import Workers
-from inferd_api.worker.v1 import load_pb2
+from inferd_api.worker.v1 import load_pb2, sandbox_pb2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,8 +25,27 @@ class DriverLimits:
     prefix_keep_bytes: int = 0
 
 
+def grammar_limits(workers: Workers) -> load_pb2.GrammarLimits:
+    """Bounds of grammars."""
+    return load_pb2.GrammarLimits(
+        compile_s=workers.grammar_compile_s,
+        step_s=workers.grammar_step_s,
+        wait_s=workers.grammar_wait_s,
+        most=workers.grammars,
+    )
+
+
 def look_limits(workers: Workers) -> load_pb2.LookLimits:
     """Bounds of looking at a model's file."""
     return load_pb2.LookLimits(
         memory_bytes=workers.look_memory_bytes, cpu_s=workers.look_cpu_s, descriptors=workers.look_descriptors
+    )
+
+
+def sandbox_limits(workers: Workers) -> sandbox_pb2.SandboxLimits:
+    """Bounds of the sandboxes of workers."""
+    return sandbox_pb2.SandboxLimits(
+        mode=f"SANDBOX_MODE_{workers.sandbox.upper()}",  # type: ignore[arg-type] # a name of the enum, as protobuf takes it
+        threads=workers.sandbox_threads,
+        memory_bytes=workers.sandbox_memory_bytes,
     )

@@ -13,8 +13,10 @@ from inferd.core.task_events import Logprobs, PromptOutput, TensorOutput
 from inferd.core.vigil import Doing, Pulse
 from inferd.errors import InferdError, from_reason
 from inferd.runtime.link import Arrived
+from inferd.runtime.sandboxing import sandbox_order
 from inferd.runtime.shared_work import SharedWork
 from inferd.sampling import defaults_of
+from inferd.sandbox.state import SandboxLevel, State
 from inferd.shared import LEAST_BYTES, Memory, MemoryRefusedError, Part, aligned
 from inferd_api.worker.v1 import failure_pb2, load_pb2, step_pb2, task_pb2
 from inferd_api.worker.v1 import worker_pb2 as wire
@@ -48,6 +50,7 @@ def load_frame(
         sampling_defaults=spec.sampling.numbers,
         fallback_sampling_defaults=spec.catalogue_sampling.numbers,
     )
+    load.sandbox.CopyFrom(sandbox_order(spec))
     if spec.draft_tokens is not None:
         load.limits.draft_tokens = spec.draft_tokens
     return wire.KernelFrame(load=load)
@@ -181,7 +184,15 @@ def read_facts(loaded: load_pb2.Loaded) -> InstanceFacts:
         peak_bytes=max(loaded.peak_bytes, loaded.memory_bytes),
         kv_tokens=loaded.kv_tokens,
         sampling=defaults_of(loaded.sampling_defaults),
+        sandbox=read_sandbox(loaded),
     )
+
+
+def read_sandbox(loaded: load_pb2.Loaded) -> State | None:
+    """What has become of a worker's sandbox; None where it does not say."""
+    if loaded.sandbox.level not in {level.value for level in SandboxLevel}:
+        return None
+    return State(SandboxLevel(loaded.sandbox.level), tuple(loaded.sandbox.reasons))
 
 
 def read_failure(failure: failure_pb2.Failure, more: Mapping[str, str]) -> InferdError:

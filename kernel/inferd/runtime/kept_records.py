@@ -7,7 +7,7 @@ wall clock.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from sys import intern
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from inferd.runtime.event_log import Numbered
 from inferd.runtime.kept_events import read_entry, read_json, write_entry
 from inferd.runtime.kept_times import instant_of, is_estimated, read_shift, wall_of, write_stamp
 from inferd.runtime.shared_work import SharedWork
+from inferd.sandbox.state import read_access
 from inferd.store.store import DamagedError
 from inferd_api.worker.v1 import task_pb2
 
@@ -244,6 +245,7 @@ def write_spec(spec: ModelSpec) -> dict[str, Any]:
     written: dict[str, Any] = {field.name: getattr(spec, field.name) for field in fields(ModelSpec)}
     for name in ("sampling", "catalogue_sampling"):
         written[name] = getattr(spec, name).numbers
+    written["access"] = None if spec.access is None else asdict(spec.access)
     if not spec.digest:  # as kernels wrote it that knew none
         del written["digest"]
     return {**written, "settings": dict(spec.settings), "values": dict(spec.values)}
@@ -257,6 +259,8 @@ def read_spec(written: dict[str, Any]) -> ModelSpec:
     written["listed"] = tuple(map(tuple, written.get("listed", ())))  # kernels before this one did not write it
     for name in ("sampling", "catalogue_sampling"):
         written[name] = SamplingDefaults(**written[name])
+    if (access := written.get("access")) is not None:
+        written["access"] = read_access(access)
     return replace(ModelSpec(**written), name=ModelName(written["name"]))
 
 

@@ -17,7 +17,8 @@ import structlog
 from inferd.core.ids import InstanceId
 from inferd.plugin.child import abort, environment
 from inferd.runtime.link import LocalLink, OnClosed, OnFrame
-from inferd.runtime.memory_group import MemoryGroup, sweep
+from inferd.runtime.memory_group import MemoryGroup, TaskGroup, sweep
+from inferd.runtime.scratch import VARIABLE, make_scratch, remove_scratch, sweep_scratch
 from inferd.runtime.worker_log import last_words, new_log
 from inferd.shared import Memory, can_share
 from inferd_api.worker.v1 import worker_pb2 as wire
@@ -35,13 +36,16 @@ class LocalLauncher:
     Args:
         log_dir: Where their logs are.
         frame_limit_bytes: The largest frame.
+        threads: Most threads and processes of each; 0 for no bound.
     """
 
-    def __init__(self, log_dir: Path, *, frame_limit_bytes: int) -> None:
+    def __init__(self, log_dir: Path, *, frame_limit_bytes: int, threads: int = 0) -> None:
         self._log_dir = log_dir
+        self._threads = threads
         self._frame_limit_bytes = frame_limit_bytes
         log_dir.mkdir(parents=True, exist_ok=True)
         sweep()
+        sweep_scratch(log_dir)
         if not can_share():
             log.warning("this system gives no shared memory: tensors go through frames, and there are no uploads")
 
@@ -62,10 +66,15 @@ class LocalLauncher:
             OSError: It could not be started, or its log not be written.
         """
         log_path = Path(self.log_of(instance_id))
-        process, ours = await self._exec(log_path)
-        worker = LocalWorker(process, log_path)
+        scratch = await asyncio.to_thread(make_scratch, self._log_dir)
         try:
-            await worker.enter(await asyncio.to_thread(MemoryGroup.make, log_path.stem))
+            process, ours = await self._exec(log_path, scratch)
+        except BaseException:  # cancelled, too
+            remove_scratch(scratch)
+            raise
+        worker = LocalWorker(process, log_path, scratch)
+        try:
+            await worker.enter(*await asyncio.to_thread(_make_groups, log_path.stem, self._threads))
             worker.link = await LocalLink.connect(
                 ours, frame_limit_bytes=self._frame_limit_bytes, on_frame=on_frame, on_closed=on_closed
             )
@@ -75,7 +84,7 @@ class LocalLauncher:
             raise
         return worker
 
-    async def _exec(self, log_path: Path) -> tuple[asyncio.subprocess.Process, socket.socket]:
+    async def _exec(self, log_path: Path, scratch: Path) -> tuple[asyncio.subprocess.Process, socket.socket]:
         """The process, and our end of the link."""
         ours, theirs = socket.socketpair()
         try:
@@ -87,7 +96,7 @@ class LocalLauncher:
                     stdout=log,
                     stderr=log,
                     pass_fds=(theirs.fileno(),),
-                    env=environment(),
+                    env=environment() | {VARIABLE: str(scratch)},
                     start_new_session=True,
                 )
         except BaseException:  # cancelled, too
@@ -105,22 +114,25 @@ class LocalWorker:
         link: The kernel's end of it; None before it is connected.
     """
 
-    def __init__(self, process: asyncio.subprocess.Process, log_path: Path) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, log_path: Path, scratch: Path) -> None:
         self.link: LocalLink | None = None
         self._process = process
         self._log_path = log_path
+        self._scratch = scratch
         self._group: MemoryGroup | None = None
+        self._tasks: TaskGroup | None = None
 
     @property
     def pid(self) -> int:
         """Its process id."""
         return self._process.pid
 
-    async def enter(self, group: MemoryGroup | None) -> None:
-        """Have it in a control group of its own, which it needs before it takes memory; None where there is none."""
-        self._group = group
-        if group is not None:
-            await asyncio.to_thread(group.add, self.pid)
+    async def enter(self, group: MemoryGroup | None, tasks: TaskGroup | None) -> None:
+        """Have it in control groups of its own, before it takes memory or starts threads; None where there are none."""
+        self._group, self._tasks = group, tasks
+        for each in (group, tasks):
+            if each is not None:
+                await asyncio.to_thread(each.add, self.pid)
 
     def send(self, frame: wire.KernelFrame, memories: Sequence[Memory] = ()) -> None:
         """Send a frame and the memories that it speaks of; lost when the worker is gone."""
@@ -152,7 +164,8 @@ class LocalWorker:
             if self.link is not None:
                 self.link.close()
             group, self._group = self._group, None
-            memory = "" if group is None else await asyncio.to_thread(_close, group)
+            tasks, self._tasks = self._tasks, None
+            memory = await asyncio.to_thread(_close, group, tasks, self._scratch)
         guess = GUESS if by_itself and group is None and process.returncode == -signal.SIGKILL else ""
         return f"{_ending(process.returncode or 0)}{memory or guess}"
 
@@ -164,10 +177,17 @@ def _resident_bytes(pid: int) -> int:
         return 0
 
 
-def _close(group: MemoryGroup) -> str:
-    """Remove it; what it counted, as a clause."""
-    count = group.ended_for_memory()
-    group.remove()
+def _make_groups(name: str, threads: int) -> tuple[MemoryGroup | None, TaskGroup | None]:
+    return MemoryGroup.make(name), TaskGroup.make(name, most=threads) if threads else None
+
+
+def _close(group: MemoryGroup | None, tasks: TaskGroup | None, scratch: Path) -> str:
+    """Leave nothing of what it had; what its group of memory counted, as a clause."""
+    remove_scratch(scratch)
+    count = 0 if group is None else group.ended_for_memory()
+    for each in (group, tasks):
+        if each is not None:
+            each.remove()
     return f": memory ran out, and the system ended {count} of its processes" if count else ""
 
 

@@ -1,4 +1,8 @@
-"""A worker's own control group of memory: only the system knows whether a process ended because memory ran out."""
+"""A worker's own control groups.
+
+Of memory, as only the system knows whether a process ended because memory ran out; of tasks, which bounds threads and
+processes.
+"""
 
 import logging
 import re
@@ -7,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from inferd.plugin.host import ROOT, memory_groups
+from inferd.plugin.host import ROOT, control_groups, memory_groups
 
 COUNTERS: Final = {1: "memory.oom_control", 2: "memory.events"}
 """By version of control groups, the file that counts what the system ended in one because memory ran out."""
@@ -53,8 +57,7 @@ class MemoryGroup:
 
     def add(self, pid: int) -> None:
         """Have a process in it, and all that it will start."""
-        with suppress(OSError):  # it is gone already, or may not be moved
-            (self.folder / "cgroup.procs").write_text(str(pid))
+        _add(self.folder, pid)
 
     def ended_for_memory(self) -> int:
         """How many of its processes the system has ended because memory ran out."""
@@ -65,15 +68,63 @@ class MemoryGroup:
 
     def remove(self) -> None:
         """Have it gone; its processes have been killed."""
-        deadline = time.monotonic() + _REMOVAL_S
-        while self.folder.exists():
-            try:
-                self.folder.rmdir()
-            except OSError as error:
-                if time.monotonic() > deadline:
-                    _log.warning("control group %s stays: %s", self.folder, error)
-                    return
-                time.sleep(_RETRY_S)
+        _remove(self.folder)
+
+
+class TaskGroup:
+    """A control group that bounds threads and processes. Blocking, each time for moments.
+
+    Attributes:
+        folder: Its folder; that of the memory group where all controllers have the same one.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @classmethod
+    def make(cls, name: str, *, most: int, root: Path = ROOT) -> "TaskGroup | None":
+        """A new one, or that of the same name; None where this process may make none, or none that bounds.
+
+        Args:
+            name: As of `MemoryGroup.make`.
+            most: Threads and processes.
+            root: Holds `proc` and `sys`.
+        """
+        for parent, _ in control_groups("pids", root):
+            folder = parent / f"{_PREFIX}{name}"
+            with suppress(OSError):
+                folder.mkdir(exist_ok=True)
+                (folder / "pids.max").write_text(str(most))
+                return cls(folder)
+            with suppress(OSError):
+                folder.rmdir()  # without the controller; one that has a process in it stays
+            return None
+        return None
+
+    def add(self, pid: int) -> None:
+        """Have a process in it, and all that it will start."""
+        _add(self.folder, pid)
+
+    def remove(self) -> None:
+        """Have it gone; its processes have been killed."""
+        _remove(self.folder)
+
+
+def _add(folder: Path, pid: int) -> None:
+    with suppress(OSError):  # it is gone already, or may not be moved
+        (folder / "cgroup.procs").write_text(str(pid))
+
+
+def _remove(folder: Path) -> None:
+    deadline = time.monotonic() + _REMOVAL_S
+    while folder.exists():
+        try:
+            folder.rmdir()
+        except OSError as error:
+            if time.monotonic() > deadline:
+                _log.warning("control group %s stays: %s", folder, error)
+                return
+            time.sleep(_RETRY_S)
 
 
 def _passes_limits_on(parent: Path) -> bool:
@@ -85,10 +136,9 @@ def _passes_limits_on(parent: Path) -> bool:
 
 def sweep(root: Path = ROOT) -> None:
     """Remove what kernels left that could not remove it themselves."""
-    for parent, _ in memory_groups(root):
+    for parent, _ in (*memory_groups(root)[:1], *control_groups("pids", root)[:1]):
         for folder in parent.glob(f"{_PREFIX}[0-9]*-*"):
             pid = folder.name.removeprefix(_PREFIX).partition("-")[0]
             if pid.isdigit() and not Path(f"/proc/{pid}").exists():
                 with suppress(OSError):  # a worker in it is not gone yet
                     folder.rmdir()
-        return

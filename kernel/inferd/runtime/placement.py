@@ -9,12 +9,13 @@ from inferd.core.ids import DeviceId, ModelName
 from inferd.core.model import ModelSpec
 from inferd.core.sampling_defaults import NO_DEFAULTS, SamplingDefaults
 from inferd.errors import InferdError, InvalidFieldError, present
-from inferd.plugin.backend import Setting, check_names, read_settings
+from inferd.plugin.backend import BackendSpec, Setting, SettingValue, check_names, read_settings
 from inferd.plugin.recipe_file import find_recipe
 from inferd.plugin.registry import WORDS, BackendReport, alternatives, choose
 from inferd.runtime.catalogue import catalogue_sampling
 from inferd.runtime.formats import file_format, folder_format, refuse_weights
 from inferd.runtime.sources import Roots, check_setting, files_of, find_source
+from inferd.sandbox.state import Access
 
 ENGINE_SETTINGS = (  # those that any model takes besides its backend's, because the engine is ours
     Setting(
@@ -125,7 +126,15 @@ def place(
         file_version=version,
         tenant=tenant,
         digest=digest,
+        access=_access(spec, values),
     )
+
+
+def _access(spec: BackendSpec, values: Mapping[str, SettingValue | None]) -> Access:
+    """What its backend asks for, and what its settings name."""
+    named = [each for each in spec.settings if each.names_file and values.get(each.name)]
+    reads, writes = ([str(values[each.name]) for each in named if each.written is written] for written in (False, True))
+    return replace(spec.access, reads=(*spec.access.reads, *reads, *writes), writes=(*spec.access.writes, *writes))
 
 
 def advise(error: InferdError, spec: ModelSpec) -> InferdError:

@@ -4,17 +4,21 @@ import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
+import structlog
+
 from inferd import __version__
 from inferd.core.ids import HostId, InstanceId
 from inferd.core.resources import HOST_DEVICE
 from inferd.core.vigil import Vigil, WorkerTimes
 from inferd.errors import words_of
-from inferd.runtime.frames import proceed_frame, read_pulse
+from inferd.runtime.frames import proceed_frame, read_pulse, read_sandbox
 from inferd.runtime.launcher import Launcher, WorkerLink
 from inferd.runtime.link import Arrived
 from inferd.runtime.signal import Signal
 from inferd.shared import Memory
 from inferd_api.worker.v1 import worker_pb2 as wire
+
+log = structlog.get_logger()
 
 TOLD_CHANGE = 0.01  # of the resident memory: a smaller one is not told
 
@@ -152,8 +156,11 @@ class Worker:
             if frame.hello.version != __version__:
                 self._note_closed(f"it is of version {frame.hello.version}, the kernel of {__version__}")
                 return
-            self._allow_silence(self._times.load_silence_s)
+            self._allow_silence(self._times.start_timeout_s)  # in its sandbox it begins to import
             self.send(self._load)
+        elif kind == "begun":
+            self._allow_silence(self._times.load_silence_s)
+            return
         elif kind == "needs":  # it waits, for as long as it takes, and only its heart must beat
             self._allow_silence(self._times.heartbeat_timeout_s)
         elif kind == "load_progress":
@@ -164,6 +171,7 @@ class Worker:
             self.memory_bytes = frame.loaded.memory_bytes
             self.signature = frame.loaded.signature
             self._loaded = True
+            log.info("the sandbox of a worker", instance_id=self.instance_id, sandbox=str(read_sandbox(frame.loaded)))
         self._on_frame(self.instance_id, frame, memories)
 
     def _allow_silence(self, limit_s: float) -> None:

@@ -15,6 +15,7 @@ from inferd.model_names import NAME_RULE, is_name
 from inferd.runtime.front.models import Models
 from inferd.runtime.front.versions import Other, RolloutPlan
 from inferd.sampling import ENGINE_DEFAULTS
+from inferd.sandbox.state import State
 from inferd.services.insight import inside
 from inferd.services.named import read_digest
 from inferd.services.rollout_values import read_canary, read_probe, write_probe, write_progress
@@ -24,6 +25,7 @@ from inferd.services.task_values import check_labels
 from inferd.services.times import duration, timestamp
 from inferd_api.v1 import model_pb2 as pb
 from inferd_api.v1 import model_service_pb2 as ms
+from inferd_api.v1 import sandbox_pb2
 
 MOST_INSTANCES = 64
 TRAITS = frozenset({"labels", "add_aliases", "remove_aliases", "pin", "warm"})
@@ -260,7 +262,12 @@ def write_instance(instance: Instance, model: Model, models: Models) -> pb.Insta
         grown_bytes=instance.grown_bytes,
         lease_id=instance.lease_id,
         need=_write_need(instance.need) if instance.need is not None else None,
+        sandbox=_write_sandbox(facts.sandbox) if facts is not None and facts.sandbox is not None else None,
     )
+
+
+def _write_sandbox(state: State) -> sandbox_pb2.Sandbox:
+    return sandbox_pb2.Sandbox(level=sandbox_pb2.SandboxLevel.ValueType(state.level.value), reasons=state.reasons)
 
 
 def write_plan(plan: LoadPlan) -> ms.LoadPlan:

@@ -9,6 +9,8 @@ import socket
 from typing import Final
 
 from inferd import descriptors
+from inferd.worker.beginning import begin
+from inferd.worker.link import Link
 
 PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 THREAD_VARIABLES: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -27,9 +29,11 @@ def main() -> None:
     for name in THREAD_VARIABLES:
         os.environ.setdefault(name, str(len(os.sched_getaffinity(0))))
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # one text at a time: its threads would be of no use
-    from inferd.worker.process import Worker  # noqa: PLC0415 - numpy reads the variables when it is imported
+    link = Link(socket.socket(fileno=options.fd), frame_limit_bytes=options.frame_bytes)
+    if (start := begin(link, descriptor=options.fd)) is not None:
+        from inferd.worker.process import Worker  # noqa: PLC0415 - numpy reads the variables, and starts threads
 
-    Worker(socket.socket(fileno=options.fd), frame_limit_bytes=options.frame_bytes).run()
+        Worker(link, start).run()
 
 
 def _die_with(parent: int) -> None:

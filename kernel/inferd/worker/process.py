@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import logging
 import os
-import queue
 import signal
 import threading
 import time
@@ -13,29 +12,30 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from inferd import __version__, logs
+from inferd import logs
 from inferd.content import content_digest
 from inferd.core.vigil import Doing
 from inferd.engine.activity import Activity
 from inferd.engine.cause import last_line, placed_line
-from inferd.errors import ModelLoadError, is_failure, words_of
+from inferd.errors import ModelLoadError, SandboxIncompleteError, is_failure, words_of
 from inferd.plugin import LoadError, UnsupportedModelError
 from inferd.plugin.checks import check_model, check_need, import_loader
 from inferd.worker.desk import make_desk
 from inferd.worker.frames import failure, needs_frame, pong_frame, read_load
 from inferd.worker.identity import Identity
-from inferd.worker.link import Link
 from inferd.worker.looking import bounded_look
-from inferd_api.worker.v1 import load_pb2
+from inferd_api.worker.v1 import load_pb2, sandbox_pb2
 from inferd_api.worker.v1 import worker_pb2 as wire
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Sequence
 
+    from inferd.errors import InferdError
     from inferd.plugin import Backend, LoadedModel, LoadedTensorModel, LoadRequest, ModelDescription
     from inferd.shared import Memory
+    from inferd.worker.beginning import Start
     from inferd.worker.desk import Desk
+    from inferd.worker.link import Link
 
 _PROGRESS_S: Final = 0.05  # least time between two reports of load progress
 
@@ -58,13 +58,13 @@ class Worker:
     and the end of the kernel is noticed in the middle of a step.
 
     Args:
-        sock: Connected to the kernel.
-        frame_limit_bytes: Of the largest frame that the kernel may send.
+        link: To the kernel.
+        start: How it has begun.
     """
 
-    def __init__(self, sock: socket.socket, *, frame_limit_bytes: int) -> None:
-        self._link = Link(sock, frame_limit_bytes=frame_limit_bytes)
-        self._loads: queue.SimpleQueue[load_pb2.Load] = queue.SimpleQueue()
+    def __init__(self, link: Link, start: Start) -> None:
+        self._link = link
+        self._start = start
         self._reserved = threading.Event()  # what the model needs: it may be loaded
         self._stop = wire.Stop()
         self._desk: Desk | None = None
@@ -80,8 +80,8 @@ class Worker:
         threading.excepthook = _die
         threading.Thread(target=self._read, name="link", daemon=True).start()
         with suppress(ConnectionError):  # the kernel is gone: nobody is left to serve
-            self._link.send(wire.WorkerFrame(hello=wire.Hello(version=__version__, pid=os.getpid())))
-            model = self._load(self._loads.get())
+            self._link.send(wire.WorkerFrame(begun=sandbox_pb2.Begun()))
+            model = self._load(self._start.load)
             if model is not None and self._desk is not None:
                 logs.install(logging.INFO)  # from now on what fails may have to do with what tasks say
                 threading.excepthook = _die
@@ -95,10 +95,13 @@ class Worker:
         backend: Backend | None = None
         try:
             request, _ = read_load(load)
-            self._check_content(load)
-            identity = _identify(request, load.loader)
+            self._start.check()
             self._activity.begin(Doing.IMPORT)
             backend = import_loader(load.loader)()
+            self._activity.begin(Doing.STARTING)
+            sandbox = self._start.seal()
+            self._check_content(load)
+            identity = _identify(request, load.loader)
             self._activity.begin(Doing.MEASURE)
             with bounded_look(load):
                 need = check_need(backend.measure(request))
@@ -124,6 +127,7 @@ class Worker:
         loaded = self._desk.loaded()
         loaded.description, loaded.memory_bytes = _describe(model.description), _resident_bytes()
         loaded.peak_bytes = _peak_bytes()
+        loaded.sandbox.level, loaded.sandbox.reasons[:] = sandbox.level.value, sandbox.reasons
         self._activity.begin(Doing.IDLE)
         self._link.send(wire.WorkerFrame(loaded=loaded))
         return model
@@ -160,6 +164,8 @@ class Worker:
     def _read(self) -> None:
         """The reading thread. The end of the link is the end of the process, whatever the main thread is doing."""
         with suppress(ConnectionError):
+            for early in self._start.early:
+                self._obey(*early)
             while (received := self._link.receive()) is not None:
                 self._obey(*received)
                 del received  # before the wait for the next one: it may hold large inputs
@@ -167,8 +173,6 @@ class Worker:
 
     def _obey(self, frame: wire.KernelFrame, memories: Sequence[Memory]) -> None:
         match frame.WhichOneof("kind"):
-            case "load":
-                self._loads.put(frame.load)
             case "proceed":
                 self._reserved.set()
             case "ping":
@@ -214,8 +218,8 @@ def _die(args: threading.ExceptHookArgs) -> None:
 ANY = "*"  # an architecture that is not known
 
 
-def _load_error(error: BaseException, doing: Doing, backend: Backend | None) -> ModelLoadError:
-    if isinstance(error, ModelLoadError):
+def _load_error(error: BaseException, doing: Doing, backend: Backend | None) -> InferdError:
+    if isinstance(error, ModelLoadError | SandboxIncompleteError):
         return error
     if isinstance(error, LoadError):
         others = {"unsupported": error.architecture or ANY} if isinstance(error, UnsupportedModelError) else {}

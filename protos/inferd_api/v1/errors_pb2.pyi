@@ -142,6 +142,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     Metadata: `version`, `step`, `share`, `bound` (a field of `Canary`, or `canary_s`), `limit`, `found`, `tasks` and
     `failed`.
     """
+    ERROR_REASON_SANDBOX_INCOMPLETE: _ErrorReason.ValueType  # 110
+    """The host does not allow all of the sandbox that `workers.sandbox` requires, and nothing of the model was read
+    (FAILED_PRECONDITION). Metadata: `cause` (what is lacking, and why).
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call or a task failed. Every error of the kernel is a `google.rpc.Status` that carries one
@@ -269,5 +273,9 @@ ERROR_REASON_CANARY_FAILED: ErrorReason.ValueType  # 81
 """A new version of a model was worse than the steps by which it came allow, and was taken back (FAILED_PRECONDITION).
 Metadata: `version`, `step`, `share`, `bound` (a field of `Canary`, or `canary_s`), `limit`, `found`, `tasks` and
 `failed`.
+"""
+ERROR_REASON_SANDBOX_INCOMPLETE: ErrorReason.ValueType  # 110
+"""The host does not allow all of the sandbox that `workers.sandbox` requires, and nothing of the model was read
+(FAILED_PRECONDITION). Metadata: `cause` (what is lacking, and why).
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

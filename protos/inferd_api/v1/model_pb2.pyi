@@ -13,6 +13,7 @@ from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.rpc import status_pb2 as _status_pb2
 from inferd_api.v1 import rollout_pb2 as _rollout_pb2
 from inferd_api.v1 import sampling_pb2 as _sampling_pb2
+from inferd_api.v1 import sandbox_pb2 as _sandbox_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -590,6 +591,7 @@ class Instance(_message.Message):
     GROWN_BYTES_FIELD_NUMBER: _builtins.int
     DEVICE_REASON_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    SANDBOX_FIELD_NUMBER: _builtins.int
     instance_id: _builtins.str
     """Id given by the kernel."""
     model: _builtins.str
@@ -656,6 +658,10 @@ class Instance(_message.Message):
     def need(self) -> Global___MemoryNeed:
         """What it needs by the backend's reckoning; unset while it is not known."""
 
+    @_builtins.property
+    def sandbox(self) -> _sandbox_pb2.Sandbox:
+        """What keeps its worker from all that is not its model's; unset until it has loaded."""
+
     def __init__(
         self,
         *,
@@ -683,10 +689,11 @@ class Instance(_message.Message):
         grown_bytes: _builtins.int = ...,
         device_reason: _builtins.str = ...,
         version: _builtins.int = ...,
+        sandbox: _sandbox_pb2.Sandbox | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "load_duration", b"load_duration", "need", b"need", "start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "load_duration", b"load_duration", "need", b"need", "sandbox", b"sandbox", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "context_tokens", b"context_tokens", "description", b"description", "device", b"device", "device_reason", b"device_reason", "error", b"error", "grown_bytes", b"grown_bytes", "instance_id", b"instance_id", "lease_id", b"lease_id", "load_duration", b"load_duration", "load_fraction", b"load_fraction", "log_path", b"log_path", "max_tasks", b"max_tasks", "memory_bytes", b"memory_bytes", "model", b"model", "need", b"need", "peak_bytes", b"peak_bytes", "pid", b"pid", "reserved_bytes", b"reserved_bytes", "running_tasks", b"running_tasks", "start_time", b"start_time", "state", b"state", "suspended_tasks", b"suspended_tasks", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "context_tokens", b"context_tokens", "description", b"description", "device", b"device", "device_reason", b"device_reason", "error", b"error", "grown_bytes", b"grown_bytes", "instance_id", b"instance_id", "lease_id", b"lease_id", "load_duration", b"load_duration", "load_fraction", b"load_fraction", "log_path", b"log_path", "max_tasks", b"max_tasks", "memory_bytes", b"memory_bytes", "model", b"model", "need", b"need", "peak_bytes", b"peak_bytes", "pid", b"pid", "reserved_bytes", b"reserved_bytes", "running_tasks", b"running_tasks", "sandbox", b"sandbox", "start_time", b"start_time", "state", b"state", "suspended_tasks", b"suspended_tasks", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

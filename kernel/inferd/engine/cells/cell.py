@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING, Any, Final
 from inferd.engine.cause import last_line
 from inferd.engine.cells.channel import Channel, ClosedError, LateError
 from inferd.engine.cells.parcel import pack_vocabulary
+from inferd.engine.cells.starter import Starter
 from inferd.errors import words_of
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
+    from inferd.engine.cells.starter import Started
     from inferd.plugin import Vocabulary
 
 OUT_OF_MEMORY: Final = "(Aborted)"
@@ -137,14 +139,7 @@ class _Stem:
         ours, theirs = socket.socketpair()
         try:
             with theirs:
-                process = subprocess.Popen(
-                    [
-                        *(sys.executable, "-P", "-m", "inferd.engine.cells", "--fd", str(theirs.fileno())),
-                        *("--parent", str(os.getpid())),
-                    ],
-                    pass_fds=(theirs.fileno(),),
-                    stdin=subprocess.DEVNULL,
-                )
+                process = _start(theirs.fileno())
         except BaseException:
             ours.close()
             raise
@@ -214,7 +209,21 @@ class Cell:
         return f"signal {-status} ({signal.strsignal(-status)})" if status < 0 else f"exit status {status}"
 
 
-def _end(process: subprocess.Popen[bytes], sock: socket.socket) -> None:
+def _start(descriptor: int) -> Started | subprocess.Popen[bytes]:
+    """A stem that serves this descriptor: of the starter, which a worker has; else a program."""
+    if Starter.made is not None:
+        return Starter.made.start(descriptor)
+    return subprocess.Popen(
+        [
+            *(sys.executable, "-P", "-m", "inferd.engine.cells", "--fd", str(descriptor)),
+            *("--parent", str(os.getpid())),
+        ],
+        pass_fds=(descriptor,),
+        stdin=subprocess.DEVNULL,
+    )
+
+
+def _end(process: Started | subprocess.Popen[bytes], sock: socket.socket) -> None:
     """End the stem; its cells end with it."""
     sock.close()
     process.kill()

@@ -18,6 +18,7 @@ from inferd.engine.cells.channel import Channel, ClosedError
 from inferd.engine.cells.parcel import unpack_vocabulary
 from inferd.errors import words_of
 from inferd.plugin.cores import forbid_cores
+from inferd.sandbox import nested
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -151,6 +152,7 @@ def _live(
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + memory_bytes,) * 2)
         forbid_cores()
+        nested.close()
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what libraries write when they fail may be what a task says
         with suppress(ClosedError):
             serve(Channel(socket.socket(fileno=descriptors[0])), descriptors[1:])

@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from inferd_api.worker.v1 import failure_pb2 as _failure_pb2
+from inferd_api.worker.v1 import sandbox_pb2 as _sandbox_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -97,6 +98,7 @@ class Load(_message.Message):
     CONTENT_DIGEST_FIELD_NUMBER: _builtins.int
     SAMPLING_DEFAULTS_FIELD_NUMBER: _builtins.int
     FALLBACK_SAMPLING_DEFAULTS_FIELD_NUMBER: _builtins.int
+    SANDBOX_FIELD_NUMBER: _builtins.int
     instance_id: _builtins.str
     """Id of the instance."""
     loader: _builtins.str
@@ -127,6 +129,10 @@ class Load(_message.Message):
     def fallback_sampling_defaults(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
         """Those that come behind the file's."""
 
+    @_builtins.property
+    def sandbox(self) -> _sandbox_pb2.SandboxOrder:
+        """What its process is to reach."""
+
     def __init__(
         self,
         *,
@@ -141,10 +147,11 @@ class Load(_message.Message):
         content_digest: _builtins.str = ...,
         sampling_defaults: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         fallback_sampling_defaults: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        sandbox: _sandbox_pb2.SandboxOrder | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "sandbox", b"sandbox"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity_bytes", b"capacity_bytes", "content_digest", b"content_digest", "cores", b"cores", "device", b"device", "fallback_sampling_defaults", b"fallback_sampling_defaults", "instance_id", b"instance_id", "limits", b"limits", "loader", b"loader", "path", b"path", "sampling_defaults", b"sampling_defaults", "settings", b"settings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity_bytes", b"capacity_bytes", "content_digest", b"content_digest", "cores", b"cores", "device", b"device", "fallback_sampling_defaults", b"fallback_sampling_defaults", "instance_id", b"instance_id", "limits", b"limits", "loader", b"loader", "path", b"path", "sampling_defaults", b"sampling_defaults", "sandbox", b"sandbox", "settings", b"settings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -202,6 +209,7 @@ class EngineLimits(_message.Message):
     TEXT_TIMEOUT_S_FIELD_NUMBER: _builtins.int
     TENSOR_FIELD_NUMBER: _builtins.int
     LOOK_FIELD_NUMBER: _builtins.int
+    SANDBOX_FIELD_NUMBER: _builtins.int
     step_tokens: _builtins.int
     """Most tokens that one step computes."""
     template_timeout_s: _builtins.float
@@ -228,6 +236,10 @@ class EngineLimits(_message.Message):
     def look(self) -> Global___LookLimits:
         """Bounds of finding out what a model needs; unset for none."""
 
+    @_builtins.property
+    def sandbox(self) -> _sandbox_pb2.SandboxLimits:
+        """Bounds of its sandbox; unset for none."""
+
     def __init__(
         self,
         *,
@@ -241,10 +253,11 @@ class EngineLimits(_message.Message):
         text_timeout_s: _builtins.float = ...,
         tensor: Global___TensorLimits | None = ...,
         look: Global___LookLimits | None = ...,
+        sandbox: _sandbox_pb2.SandboxLimits | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["grammar", b"grammar", "look", b"look", "tensor", b"tensor"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["grammar", b"grammar", "look", b"look", "sandbox", b"sandbox", "tensor", b"tensor"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cell_memory_bytes", b"cell_memory_bytes", "draft_tokens", b"draft_tokens", "gap_s", b"gap_s", "grammar", b"grammar", "look", b"look", "max_output_tokens", b"max_output_tokens", "step_tokens", b"step_tokens", "template_timeout_s", b"template_timeout_s", "tensor", b"tensor", "text_timeout_s", b"text_timeout_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cell_memory_bytes", b"cell_memory_bytes", "draft_tokens", b"draft_tokens", "gap_s", b"gap_s", "grammar", b"grammar", "look", b"look", "max_output_tokens", b"max_output_tokens", "sandbox", b"sandbox", "step_tokens", b"step_tokens", "template_timeout_s", b"template_timeout_s", "tensor", b"tensor", "text_timeout_s", b"text_timeout_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -483,6 +496,7 @@ class Loaded(_message.Message):
     SIGNATURE_FIELD_NUMBER: _builtins.int
     SAMPLING_DEFAULTS_FIELD_NUMBER: _builtins.int
     PEAK_BYTES_FIELD_NUMBER: _builtins.int
+    SANDBOX_FIELD_NUMBER: _builtins.int
     max_tasks: _builtins.int
     """Tasks that can run at once."""
     context_tokens: _builtins.int
@@ -501,6 +515,10 @@ class Loaded(_message.Message):
     def sampling_defaults(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
         """Defaults of sampling that the file names."""
 
+    @_builtins.property
+    def sandbox(self) -> _sandbox_pb2.SandboxState:
+        """What has become of its sandbox."""
+
     def __init__(
         self,
         *,
@@ -512,10 +530,11 @@ class Loaded(_message.Message):
         signature: _builtins.bytes = ...,
         sampling_defaults: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         peak_bytes: _builtins.int = ...,
+        sandbox: _sandbox_pb2.SandboxState | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["sandbox", b"sandbox"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_tokens", b"context_tokens", "description", b"description", "kv_tokens", b"kv_tokens", "max_tasks", b"max_tasks", "memory_bytes", b"memory_bytes", "peak_bytes", b"peak_bytes", "sampling_defaults", b"sampling_defaults", "signature", b"signature"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_tokens", b"context_tokens", "description", b"description", "kv_tokens", b"kv_tokens", "max_tasks", b"max_tasks", "memory_bytes", b"memory_bytes", "peak_bytes", b"peak_bytes", "sampling_defaults", b"sampling_defaults", "sandbox", b"sandbox", "signature", b"signature"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

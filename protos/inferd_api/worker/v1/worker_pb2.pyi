@@ -12,6 +12,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from inferd_api.worker.v1 import load_pb2 as _load_pb2
 from inferd_api.worker.v1 import prefix_pb2 as _prefix_pb2
+from inferd_api.worker.v1 import sandbox_pb2 as _sandbox_pb2
 from inferd_api.worker.v1 import step_pb2 as _step_pb2
 from inferd_api.worker.v1 import task_pb2 as _task_pb2
 import builtins as _builtins
@@ -125,6 +126,7 @@ class WorkerFrame(_message.Message):
     NEEDS_FIELD_NUMBER: _builtins.int
     KEPT_FIELD_NUMBER: _builtins.int
     ADOPTED_FIELD_NUMBER: _builtins.int
+    BEGUN_FIELD_NUMBER: _builtins.int
     MEMORIES_FIELD_NUMBER: _builtins.int
     memories: _builtins.int
     """As in `KernelFrame`."""
@@ -168,6 +170,10 @@ class WorkerFrame(_message.Message):
     def adopted(self) -> _prefix_pb2.Adopted:
         """What was found again of a prefix cache."""
 
+    @_builtins.property
+    def begun(self) -> _sandbox_pb2.Begun:
+        """It has entered its sandbox and imported what it needs itself: what follows is the model's."""
+
     def __init__(
         self,
         *,
@@ -181,13 +187,14 @@ class WorkerFrame(_message.Message):
         needs: _load_pb2.Needs | None = ...,
         kept: _prefix_pb2.Kept | None = ...,
         adopted: _prefix_pb2.Adopted | None = ...,
+        begun: _sandbox_pb2.Begun | None = ...,
         memories: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["adopted", b"adopted", "answer", b"answer", "hello", b"hello", "kept", b"kept", "kind", b"kind", "load_failed", b"load_failed", "load_progress", b"load_progress", "loaded", b"loaded", "needs", b"needs", "pong", b"pong", "step", b"step"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["adopted", b"adopted", "answer", b"answer", "begun", b"begun", "hello", b"hello", "kept", b"kept", "kind", b"kind", "load_failed", b"load_failed", "load_progress", b"load_progress", "loaded", b"loaded", "needs", b"needs", "pong", b"pong", "step", b"step"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adopted", b"adopted", "answer", b"answer", "hello", b"hello", "kept", b"kept", "kind", b"kind", "load_failed", b"load_failed", "load_progress", b"load_progress", "loaded", b"loaded", "memories", b"memories", "needs", b"needs", "pong", b"pong", "step", b"step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adopted", b"adopted", "answer", b"answer", "begun", b"begun", "hello", b"hello", "kept", b"kept", "kind", b"kind", "load_failed", b"load_failed", "load_progress", b"load_progress", "loaded", b"loaded", "memories", b"memories", "needs", b"needs", "pong", b"pong", "step", b"step"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["hello", "load_progress", "loaded", "load_failed", "step", "pong", "answer", "needs", "kept", "adopted"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["hello", "load_progress", "loaded", "load_failed", "step", "pong", "answer", "needs", "kept", "adopted", "begun"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 

@@ -1,0 +1,115 @@
+"""Entering a sandbox, and sealing it. Both say what could not be had; neither can be taken back."""
+
+import os
+from pathlib import Path
+
+from inferd.errors import words_of
+from inferd.sandbox import landlock, nested, seccomp, walls
+from inferd.sandbox.paths import DEVICES, libraries, told, with_targets
+from inferd.sandbox.state import Order, SandboxLevel, State
+from inferd.sandbox.system import column
+
+
+class Sandbox:
+    """The sandbox of this process. One user: its main thread, which is the only one when this is made.
+
+    Made, it is entered: what is started, and imported, from now on has its walls.
+
+    Attributes:
+        reasons: What is lacking, as far as that is known.
+
+    Args:
+        order: What the process is to reach.
+        package: Whose modules it will import.
+    """
+
+    def __init__(self, order: Order, *, package: str = "") -> None:
+        self._order = order
+        self._column = column()
+        self.reasons: list[str] = []
+        self._walls = 0  # of those that forbid: Landlock, and the filter
+        walls.go_first()
+        isolated = order.network or walls.empty_network()
+        threads = walls.bound_threads(order.threads)
+        self._drop(self._restrict_files(package))
+        filtered = self._filter()
+        nested.confined = self._walls > 0
+        if order.network:
+            self._lack("its backend asks for the network")
+        elif not isolated and not filtered:
+            self._lack("no empty network: this system lets no process make one")
+        if order.programs:
+            self._lack("its backend asks to start programs")
+        if not threads:
+            self._lack(
+                "threads are not bounded: the kernel may make no control group of `pids`, and the system bounds"
+                " those of root, and of users outside of a name space, by nothing else"
+            )
+
+    def seal(self) -> State:
+        """Close what the import of a framework needed; what has become of the sandbox."""
+        if self._column is not None and self._walls and not self._order.programs:
+            try:
+                seccomp.install(seccomp.inner(self._column, os.getpid(), kills=True), self._column)
+            except OSError as error:
+                self._lack(f"processes are not forbidden: {words_of(error)}")
+        if self._order.memory_bytes:
+            try:
+                walls.bound_memory(self._order.memory_bytes)
+            except (OSError, ValueError) as error:
+                self._lack(f"memory is not bounded: {words_of(error)}")
+        if not self.reasons:
+            return State(SandboxLevel.FULL)
+        return State(SandboxLevel.PARTIAL if self._walls else SandboxLevel.OFF, tuple(self.reasons))
+
+    def _lack(self, reason: str) -> None:
+        self.reasons.append(reason)
+
+    def _restrict_files(self, package: str) -> int:
+        """Which version of Landlock holds; 0 for none."""
+        abi = landlock.version()
+        if not abi:
+            self._lack("no Landlock: this system has none, or forbids it, so that files are not kept from the worker")
+            return 0
+        order = self._order
+        try:
+            rules = landlock.Ruleset(abi, network=order.network)
+            rules.allow(libraries(package), landlock.RUN if order.programs else landlock.READ)
+            rules.allow(told(), landlock.READ)
+            rules.allow(with_targets(order.reads), landlock.READ)
+            rules.allow(map(Path, order.writes), landlock.WRITE)
+            rules.allow(map(Path, (*DEVICES, *order.devices)), landlock.USE | landlock.READ)
+            rules.enforce()
+        except OSError as error:
+            self._lack(f"no Landlock: {words_of(error)}")
+            return 0
+        self._walls += 1
+        if abi < landlock.TRUNCATES:
+            self._lack(f"Landlock has version {abi} here, which lets files be cut; {landlock.TRUNCATES} does not")
+        if abi < landlock.SIGNALS:
+            self._lack(
+                f"Landlock has version {abi} here, which lets signals out while the backend is imported;"
+                f" {landlock.SIGNALS} does not"
+            )
+        return abi
+
+    def _drop(self, abi: int) -> None:
+        try:
+            walls.drop_capabilities(self._column, reads_all=bool(abi))
+            walls.hide()
+        except OSError as error:
+            self._lack(f"capabilities are not dropped: {words_of(error)}")
+
+    def _filter(self) -> bool:
+        if self._column is None:
+            self._lack(f"no filter of system calls: their numbers on {os.uname().machine} are not known here")
+            return False
+        order = self._order
+        try:
+            program = seccomp.outer(self._column, network=order.network, programs=order.programs)
+            seccomp.install(program, self._column)
+        except OSError as error:
+            self._lack(f"no filter of system calls: {words_of(error)}")
+            return False
+        self._walls += 1
+        return True

@@ -1,0 +1,90 @@
+"""What a sandbox is to be, and what it has become."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Final
+
+THREADS: Final = 4096
+"""Most threads and processes of a worker and of what works beside it."""
+
+
+class SandboxLevel(Enum):
+    """How much of a sandbox there is; the values are those of `inferd.v1.SandboxLevel`."""
+
+    FULL = 1
+    PARTIAL = 2
+    OFF = 3
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What has become of a sandbox.
+
+    Attributes:
+        level: How much of it there is.
+        reasons: What is lacking and why, a clause each; empty where it is full.
+    """
+
+    level: SandboxLevel
+    reasons: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """For people: `full`, `partial(why; why)` or `off(why)`."""
+        why = "; ".join(self.reasons)
+        return f"{self.level.name.lower()}({why})" if why else self.level.name.lower()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Access:
+    """What a process with a model reaches of its host, besides Python, libraries, its model and its scratch.
+
+    Attributes:
+        devices: Device files that it uses, as patterns of a shell, for example "/dev/nvidia*".
+        reads: Files and folders that it reads.
+        writes: Those that it writes.
+        network: Whether it uses the network. Then its sandbox is never full.
+        programs: Whether it starts programs. Likewise.
+    """
+
+    devices: tuple[str, ...] = ()
+    reads: tuple[str, ...] = ()
+    writes: tuple[str, ...] = ()
+    network: bool = False
+    programs: bool = False
+
+
+NOTHING: Final = Access()
+
+
+def read_access(written: Mapping[str, Any]) -> Access:
+    """What `dataclasses.asdict` has made of one, once it was JSON."""
+    lists = {name: tuple(map(str, written[name])) for name in ("devices", "reads", "writes")}
+    return Access(**lists, network=bool(written["network"]), programs=bool(written["programs"]))
+
+
+NVIDIA: Final = Access(devices=("/dev/nvidia*", "/dev/nvidia-caps/*", "/dev/dxg"))
+"""Of what computes on devices of NVIDIA; the last one is that of Windows' subsystem for Linux."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What a process with a model is to reach. Paths that are not there are passed over.
+
+    Attributes:
+        reads: Files and folders that it reads: its model, what its settings name.
+        writes: Folders that it writes to, its scratch first.
+        devices: Device files that it uses.
+        network: Whether its backend asks for the network.
+        programs: Whether it asks to start programs.
+        memory_bytes: Most memory of its own beyond what it has when it is sealed; 0 for no bound.
+        threads: Most threads and processes.
+    """
+
+    reads: tuple[str, ...] = ()
+    writes: tuple[str, ...] = ()
+    devices: tuple[str, ...] = ()
+    network: bool = False
+    programs: bool = False
+    memory_bytes: int = 0
+    threads: int = THREADS

@@ -1,0 +1,152 @@
+"""What a worker does before anything foreign is imported: it hears what it is to load, and enters its sandbox.
+
+Until then it has one thread: walls of a thread that was there before would not be its.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from inferd import __version__
+from inferd.content import part_names
+from inferd.core.resources import HOST_DEVICE
+from inferd.engine.cells.starter import Starter
+from inferd.errors import SandboxIncompleteError
+from inferd.plugin.host import read_memory
+from inferd.plugin.recipe_file import find_recipe
+from inferd.sandbox.entry import Sandbox
+from inferd.sandbox.state import Order, SandboxLevel, State
+from inferd_api.worker.v1 import sandbox_pb2
+from inferd_api.worker.v1 import worker_pb2 as wire
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from inferd.shared import Memory
+    from inferd.worker.link import Link
+    from inferd_api.worker.v1 import load_pb2
+
+SCRATCH: Final = "TMPDIR"
+"""The variable by which a worker is told where it may write; a library finds it there, too."""
+
+OFF: Final = State(SandboxLevel.OFF, ("workers.sandbox is off",))
+_HOMES: Final = ("HOME", "XDG_CACHE_HOME", "HF_HOME", "TORCH_HOME", "TRITON_CACHE_DIR")  # where libraries keep things
+_WEIGHTS: Final = (".gguf", ".onnx", ".ort", ".safetensors")
+_MOST_SIBLINGS: Final = 10_000
+
+_EXTERNAL: Final = ("", ".data", ".bin", ".weight", ".weights", ".json", ".txt")
+"""Endings of files beside a model's one file that it may have its numbers in, or its words."""
+
+
+@dataclass(slots=True)
+class Start:
+    """How a worker has begun.
+
+    Attributes:
+        load: What it is to load.
+        early: What the kernel has sent before.
+        sandbox: Of this process; None for none.
+        required: All of it has to be there.
+    """
+
+    load: load_pb2.Load
+    early: list[tuple[wire.KernelFrame, Sequence[Memory]]] = field(default_factory=list)
+    sandbox: Sandbox | None = None
+    required: bool = False
+
+    def seal(self) -> State:
+        """Close what the import of the backend needed; what has become of the sandbox.
+
+        Raises:
+            SandboxIncompleteError: It is required, and something is lacking.
+        """
+        state = OFF if self.sandbox is None else self.sandbox.seal()
+        self._check(state.reasons)
+        return state
+
+    def check(self) -> None:
+        """See that all is there that is required, as far as that is known before the import of the backend.
+
+        Raises:
+            SandboxIncompleteError: Something is lacking.
+        """
+        self._check(() if self.sandbox is None else self.sandbox.reasons)
+
+    def _check(self, reasons: Sequence[str]) -> None:
+        if self.required and reasons:
+            cause = "; ".join(reasons)
+            raise SandboxIncompleteError(
+                f"workers.sandbox requires all of a sandbox, and this host does not allow it: {cause}. `inferd doctor`"
+                " shows what it allows; workers.sandbox = 'auto' loads models all the same",
+                metadata={"cause": cause},
+            )
+
+
+def begin(link: Link, *, descriptor: int) -> Start | None:
+    """Say hello, hear what is to be loaded, and enter the sandbox; None where the kernel is gone or wants nothing.
+
+    Args:
+        link: To the kernel.
+        descriptor: Of its socket, which nothing that works beside this process may have.
+    """
+    with suppress(ConnectionError):
+        link.send(wire.WorkerFrame(hello=wire.Hello(version=__version__, pid=os.getpid())))
+        early: list[tuple[wire.KernelFrame, Sequence[Memory]]] = []
+        while (received := link.receive()) is not None:
+            frame, _ = received
+            if frame.HasField("load"):
+                return _enter(Start(frame.load, early), descriptor)
+            if frame.HasField("stop"):
+                return None
+            early.append(received)
+    return None
+
+
+def _enter(start: Start, descriptor: int) -> Start:
+    load = start.load
+    mode = load.limits.sandbox.mode
+    if mode in (sandbox_pb2.SANDBOX_MODE_AUTO, sandbox_pb2.SANDBOX_MODE_REQUIRE):
+        start.required = mode == sandbox_pb2.SANDBOX_MODE_REQUIRE
+        scratch = os.environ.get(SCRATCH, "")
+        order = _order(load, scratch)
+        for name in _HOMES if scratch else ():
+            os.environ[name] = scratch
+        start.sandbox = Sandbox(order, package=load.loader)
+    Starter.make(keep_out=descriptor)
+    return start
+
+
+def _order(load: load_pb2.Load, scratch: str) -> Order:
+    wants, limits = load.sandbox, load.limits.sandbox
+    memory_bytes = limits.memory_bytes or (load.capacity_bytes if load.device == HOST_DEVICE else 0)
+    devices = (path for pattern in wants.devices for path in glob.glob(pattern))  # noqa: PTH207 - it begins with "/"
+    return Order(
+        reads=(*_files(Path(load.path)), *wants.reads),
+        writes=(*([scratch] if scratch else []), *wants.writes),
+        devices=tuple(devices),
+        network=wants.network,
+        programs=wants.programs,
+        memory_bytes=memory_bytes or read_memory().total_bytes,
+        threads=limits.threads,
+    )
+
+
+def _files(path: Path) -> Iterator[str]:
+    """What belongs to a model: its folder, or its file with its parts and what may be beside it of the same model."""
+    yield str(path)
+    if path.is_dir():
+        return
+    own = {*part_names(path.name), find_recipe(path).name}
+    yield from (str(path.with_name(name)) for name in own)
+    if path.suffix == ".gguf":
+        return
+    with suppress(OSError), os.scandir(path.parent) as entries:
+        for _, entry in zip(range(_MOST_SIBLINGS), entries, strict=False):
+            ending = Path(entry.name).suffix
+            if ending not in _WEIGHTS and (entry.name.startswith(path.stem) or ending in _EXTERNAL) and entry.is_file():
+                yield entry.path
