@@ -13,7 +13,7 @@ from inferd.config import Settings
 from inferd.errors import words_of
 from inferd.plugin.cores import forbid_cores
 from inferd.runtime.allocator import give_large_back
-from inferd.runtime.collector import spare_collector
+from inferd.runtime.collector import collect_imports, spare_collector
 from inferd.runtime.declaring import Declaring
 from inferd.runtime.driver import Driver
 from inferd.server import Kernel, running_kernel
@@ -32,6 +32,7 @@ async def serve(settings: Settings, *, ready: Callable[[Kernel], None]) -> None:
         InvalidFieldError, OSError: As `running_kernel`.
     """
     _set_up_logs()
+    collect_imports()
     if not settings.core_dumps:
         forbid_cores()
     loop = asyncio.get_running_loop()

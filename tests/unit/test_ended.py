@@ -1,7 +1,9 @@
 """What a start reads of the tasks that were kept."""
 
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from stores import opened_store
@@ -14,7 +16,7 @@ from inferd.runtime.continuation import Continuation
 from inferd.runtime.ended import read_ended, read_tasks
 from inferd.runtime.event_log import Numbered
 from inferd.runtime.kept_records import with_bytes, write_past, write_progress, write_task
-from inferd.store.store import Kind, Put
+from inferd.store.store import Kind, Put, Record
 from inferd_api.worker.v1 import task_pb2
 
 TENANT = Tenant("a")
@@ -45,13 +47,17 @@ def test_of_ended_tasks_a_start_reads_a_line_each(tmp_path: Path, line: bytes, m
         made = puts("p", clock, ended=True), puts("q", clock, ended=False), puts("r", clock, ended=True, line=line)
         store.write([put for each in made for put in each])
         asked: list[str] = []
-        some = store.some
 
-        def noted(kind: Kind, names: list[tuple[str, str]], *rest: object) -> object:
-            asked.extend(key for _, key in names if kind is Kind.TASK)
-            return some(kind, names, *rest)  # type: ignore[arg-type] # as they came
+        def noted(way: Callable[..., Iterator[Record]]) -> Callable[..., Iterator[Record]]:
+            def read(kind: Kind, *rest: Any, **more: Any) -> Iterator[Record]:
+                for record in way(kind, *rest, **more):
+                    asked.extend([record.key] if kind is Kind.TASK else [])
+                    yield record
 
-        monkeypatch.setattr(store, "some", noted)
+            return read
+
+        for way in ("some", "records"):
+            monkeypatch.setattr(store, way, noted(getattr(store, way)))
         tasks, ended, anew = read_tasks(store, clock)
         assert (sorted(asked), [each.task.spec.task_id for each in tasks]) == (["q", "r"], ["q"])
         store.write(anew)

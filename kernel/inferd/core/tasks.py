@@ -177,8 +177,9 @@ class Tasks:
     ) -> tuple[ModelName, ...]:
         """Go on with tasks of a kernel before this one that had not ended; the models that they wait for.
 
-        Those that ran wait before those that did not, each in the order in which they came. What a task needs and is
-        not there any more, its model or its lease, ends it.
+        Those that ran wait before those that did not, each in the order in which they came. They have been told that
+        they wait, or are told that they were stopped. What a task needs and is not there any more, its model or its
+        lease, ends it.
         """
         living = sorted(kept, key=lambda each: each.number)
         tasks = [task for each in living if self._is_left_alone(task := self._register.restore(each, now), now)]
@@ -193,9 +194,6 @@ class Tasks:
         for task in waiting:
             self._queues.push(task, now)
         self._queues.restore(living, shares)
-        for task in waiting:
-            if not task.attempt:  # others are told that they were stopped
-                self._queues.tell(task)
         return tuple(dict.fromkeys(task.spec.model for task in waiting))
 
     def _is_left_alone(self, task: Task, now: float) -> bool:

@@ -13,8 +13,9 @@ import ctypes
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,8 +38,7 @@ class Boot:
     began: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Stamp:
+class Stamp(NamedTuple):
     """When something was written, on all clocks; see `Clock.stamp`.
 
     Attributes:
@@ -59,10 +59,16 @@ class Stamp:
 def is_synchronised() -> bool:
     """Whether a time service keeps the system's wall clock; adjtimex(2)."""
     try:
-        state: int = ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(TIMEX_BYTES))  # all zero: it is read only
+        state: int = _adjtimex()(ctypes.create_string_buffer(TIMEX_BYTES))  # all zero: it is read only
     except (OSError, AttributeError):
         return False
     return 0 <= state < TIME_ERROR
+
+
+@cache
+def _adjtimex() -> Any:
+    """Found once: that takes ten times as long as asking, which each write of a task does."""
+    return ctypes.CDLL(None).adjtimex
 
 
 def this_boot() -> Boot:

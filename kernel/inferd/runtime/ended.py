@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import structlog
@@ -17,7 +18,7 @@ from inferd.runtime.kept_sent import DELETED
 from inferd.store.store import Kind, Put
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from inferd.runtime.clock import Clock
     from inferd.runtime.found import Outputs
@@ -68,7 +69,10 @@ class _Reading:
         lost = partial(leave_out, "task")
         standing = [*self._store.records(Kind.PROGRESS, lost, unless=Kind.PAST)]
         standing += self._store.some(Kind.PROGRESS, damaged, lost)
-        self._read_whole({(each.tenant, each.key): each.value for each in standing})
+        made = chain(  # in the order of the store, not one by one: most of it is read
+            self._store.records(Kind.TASK, lost, unless=Kind.PAST), self._store.some(Kind.TASK, damaged, lost)
+        )
+        self._read_whole(made, {(each.tenant, each.key): each.value for each in standing})
 
     def _take_line(self, record: Record) -> None:
         entry, sizes, estimated = read_past(record, self._clock)
@@ -85,16 +89,17 @@ class _Reading:
         value = with_bytes(write_past(entry, self._clock), *sizes)
         self.anew.append(Put(entry.tenant, Kind.PAST, entry.task_id, value))
 
-    def _read_whole(self, standing: dict[Name, bytes]) -> None:
+    def _read_whole(self, made: Iterable[Record], standing: dict[Name, bytes]) -> None:
         """Those that go on, and ended ones of which there is no line, as an older kernel has written them."""
         of, tell_at = len(standing), time.monotonic() + TELL_S
-        for record in self._store.some(Kind.TASK, [*standing], partial(leave_out, "task")):
+        for record in made:
             if time.monotonic() >= tell_at:
                 log.info("what was kept is being read", tasks=of - len(standing), of=of)
                 tell_at += TELL_S
             name = record.tenant, record.key
+            progress, outputs = standing.pop(name, None), self._outputs.get(name, {})
             try:
-                found = read_found(self._store, record, standing.pop(name), self._outputs.get(name, {}), self._clock)
+                found = read_found(self._store, record, progress, outputs, self._clock)
             except UNREADABLE as error:
                 leave_out("task", record.tenant, record.key, error)
                 continue

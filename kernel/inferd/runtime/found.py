@@ -60,7 +60,8 @@ def read_found(store: Store, record: Record, progress: bytes | None, outputs: Ma
     else:
         told = _told(store, record, last=read.last, ended=read.ended)
     told.continuation.cached_tokens = None if read.ended else read.cached_tokens
-    told = replace(told, first_output_at=read.first_output_at(clock))
+    if (first_output_at := read.first_output_at(clock)) is not None:
+        told = replace(told, first_output_at=first_output_at)
     left = Left(*read.sizes, outputs=blobs_of(outputs), deleted=DELETED in outputs)
     return Found(task=read.restored(kept, told.end, clock), told=told, left=left)
 

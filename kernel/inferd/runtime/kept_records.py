@@ -187,7 +187,9 @@ class KeptProgress:
 
     def first_output_at(self, clock: Clock) -> float | None:
         """When its first output was told, on this clock; None where none was, or an older kernel wrote it."""
-        return instant_of(self.written.get("first_output"), clock, read_shift(self.written, clock))
+        if (wall := self.written.get("first_output")) is None:
+            return None
+        return instant_of(wall, clock, read_shift(self.written, clock))
 
     @property
     def sizes(self) -> tuple[int, int]:
@@ -233,7 +235,7 @@ def read_progress(value: bytes) -> KeptProgress:
     event = read_entry(*end) if (end := written.get("end")) is not None else None
     return KeptProgress(
         written,
-        TaskState(written["state"]),
+        STATES[written["state"]],
         written["cached_tokens"],
         written.get("last"),
         event if isinstance(event, Numbered) else None,

@@ -43,6 +43,8 @@ class SharedWork:
         Raises:
             OSError: The system has no memory.
         """
+        if not work.HasField("infer"):  # quicker than to look for inputs where there are none
+            return work
         data = {number: tensor.data for number, tensor in enumerate(work.infer.inputs) if tensor.data}
         if sum(map(len, data.values())) < LEAST_BYTES or not can_share():
             return work
