@@ -1,5 +1,8 @@
 """What is sealed: the published vectors, and that nothing opens but what was sealed, where it was sealed."""
 
+import itertools
+import os
+import secrets
 from base64 import b64encode
 from pathlib import Path
 
@@ -11,6 +14,7 @@ from inferd.store.codec import Place, PlainCodec
 from inferd.store.sealing.data_keys import DataKeys, ShreddedKeyError
 from inferd.store.sealing.key_source import MARK, Kek, KeyFile, keys_of
 from inferd.store.sealing.sealed_codec import SEALED_KEYS, SealedCodec
+from inferd.store.sealing.sealed_file import CHUNK_BYTES, HEADER_BYTES, MORE_BYTES, Owner, SealedFile
 from inferd.store.sealing.xaes import HEAD_BYTES, NONCE_BYTES, Xaes, bound
 from inferd.store.store import Kind, SealError
 
@@ -172,3 +176,87 @@ def test_what_is_no_key_is_refused(text: str, tmp_path: Path) -> None:
     assert "AAAA" not in caught.value.message
     with pytest.raises(SealError):
         keys_of(f"{MARK} {b64encode(bytes(32)).decode()}\n".encode() * 17, "many")
+
+
+def sealed_file(folder: Path, data: bytes, *, finishes: bool = True) -> tuple[int, SealedFile]:
+    """A file with these bytes, given in parts; whoever has it closes it."""
+    keys = KEYS
+    keys.current("t")
+    file = os.open(folder / f"f{secrets.token_hex(4)}", os.O_RDWR | os.O_CREAT)
+    sealed, at = SealedFile.begun(file, keys, OWNER), 0
+    for size in itertools.cycle((1, CHUNK_BYTES - 1, 70_000, 5)):
+        if at >= len(data):
+            break
+        sealed.write(at, data[at : at + size])
+        at = min(len(data), at + size)
+    if finishes:
+        sealed.finish()
+    return file, sealed
+
+
+OWNER = Owner("t", "d")
+SIZES = (1, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 2 * CHUNK_BYTES, 3 * CHUNK_BYTES + 77)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_sealed_file_gives_what_was_written(size: int, tmp_path: Path) -> None:
+    """Of any size and given in any parts, read at any place, while it grows and when it is whole, by who opens it."""
+    data = os.urandom(size)
+    for finishes in (False, True):
+        file, sealed = sealed_file(tmp_path, data, finishes=finishes)
+        again = SealedFile.opened(file, KEYS, OWNER)
+        assert (sealed.size_bytes, again.read(0, size + 9, grows=not finishes)) == (size, data)
+        for start in {0, size // 2, size - 1, max(0, size - CHUNK_BYTES)}:
+            assert again.read(start, 70_000, grows=not finishes) == data[start : start + 70_000]
+        content = os.pread(file, 1 << 20, 0)
+        assert size < 16 or data[:16] not in content
+        os.close(file)
+
+
+def test_each_chunk_of_a_file_that_is_changed_is_found(tmp_path: Path) -> None:
+    """A byte changed in each chunk and in the header, chunks left out, moved, exchanged or cut off: none is read."""
+    data = os.urandom(3 * CHUNK_BYTES + 77)
+    file, sealed = sealed_file(tmp_path, data)
+    other, _ = sealed_file(tmp_path, os.urandom(3 * CHUNK_BYTES + 77))
+    content, stride = os.pread(file, 1 << 20, 0), CHUNK_BYTES + MORE_BYTES
+    chunks = [content[HEADER_BYTES:][at : at + stride] for at in range(0, len(content) - HEADER_BYTES, stride)]
+    flips = [content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :] for at in range(0, len(content), 5_000)]
+    flips += [content[:at] + bytes([content[at] ^ 0x80]) + content[at + 1 :] for at in range(HEADER_BYTES)]
+    moved = [
+        [chunks[1], chunks[0], *chunks[2:]],
+        chunks[:-1],
+        chunks[:1],
+        [*chunks[:1], *chunks[2:]],
+        [*chunks, chunks[-1]],
+        [os.pread(other, stride, HEADER_BYTES), *chunks[1:]],
+    ]
+    cut = [content[:at] for at in range(HEADER_BYTES + 1, len(content), 9_973)]
+    for wrong in (*flips, *(content[:HEADER_BYTES] + b"".join(each) for each in moved), *cut):
+        os.ftruncate(file, 0)
+        os.pwrite(file, wrong, 0)
+        with pytest.raises(ValueError, match=r"what was written|not there|no sealed file|shredded"):
+            SealedFile.opened(file, KEYS, OWNER).read(0, len(data))
+    os.pwrite(file, content, 0)
+    for owner in (Owner("t", "e"), Owner("", "d")):
+        with pytest.raises(ValueError, match=r"not what was written|not there"):
+            SealedFile.opened(file, KEYS, owner).read(0, 9)
+    assert sealed.read(0, len(data)) == data
+    os.close(file)
+    os.close(other)
+
+
+def test_a_file_goes_on_behind_what_was_torn(tmp_path: Path) -> None:
+    """What a cut left of the last write is not read, and is written anew; no chunk is ever written alike twice."""
+    data = os.urandom(2 * CHUNK_BYTES)
+    file, _ = sealed_file(tmp_path, data[: CHUNK_BYTES + 100], finishes=False)
+    size = os.fstat(file).st_size
+    before = os.pread(file, 1 << 20, HEADER_BYTES + CHUNK_BYTES + MORE_BYTES)
+    os.pwrite(file, b"torn", size - 20)
+    again = SealedFile.opened(file, KEYS, OWNER)
+    assert again.read(0, 1 << 20, grows=True) == data[:CHUNK_BYTES]
+    again.write(CHUNK_BYTES, data[CHUNK_BYTES : CHUNK_BYTES + 100])
+    assert os.pread(file, 1 << 20, HEADER_BYTES + CHUNK_BYTES + MORE_BYTES)[:28] != before[:28]
+    again.write(CHUNK_BYTES + 100, data[CHUNK_BYTES + 100 :])
+    again.finish()
+    assert SealedFile.opened(file, KEYS, OWNER).read(0, 1 << 20) == data
+    os.close(file)

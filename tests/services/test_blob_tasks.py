@@ -159,7 +159,7 @@ async def test_a_damaged_blob_is_no_input(tmp_path: Path) -> None:
     async with kernel(tmp_path) as (connection, client):
         await connection.create("m", tensor="identity")
         digest = (await client.put_blob(ARRAY.tobytes())).digest
-        (file,) = (tmp_path / "data" / "blobs").rglob(digest.removeprefix("sha256:"))
+        (file,) = (tmp_path / "data" / "blobs").rglob("*-s")
         file.write_bytes(bytes(ARRAY.nbytes))
         with pytest.raises(BlobDamagedError):
             await client.infer("m", {"x": blob_tensor(digest, "float32", ARRAY.shape)})

@@ -206,8 +206,10 @@ async def test_damage_is_told_and_no_wrong_byte(tmp_path: Path) -> None:
     """Of a file that was changed the reader gets the pieces before it and BLOB_DAMAGED."""
     async with kernel(tmp_path) as connection, AsyncClient(connection.kernel.addresses[0]) as client:
         await client.put_blob(DATA)
-        (file,) = (tmp_path / "data" / "blobs").rglob(DIGEST.removeprefix("sha256:"))
-        file.write_bytes(DATA[: 3 * MIB] + b"\xff" + DATA[3 * MIB + 1 :])
+        (file,) = (tmp_path / "data" / "blobs").rglob("*-s")
+        with file.open("r+b") as damaged:
+            damaged.seek(3 * MIB + 9000)  # so much more it is by then
+            damaged.write(b"\xff" * 9)
         got = b""
 
         async def read() -> None:

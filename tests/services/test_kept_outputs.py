@@ -16,6 +16,7 @@ from inferd.core.ids import DEFAULT_TENANT
 from inferd.errors import StoreUnavailableError
 from inferd.runtime.blobs import Blobs
 from inferd.store.blob_files import BlobFiles
+from inferd.store.sealing.sealed_file import Owner
 from inferd.store.store import NO_TENANT, Drop, Kind
 from inferd.testing.kernel import kernel_here
 from inferd_api.v1 import task_pb2 as tp
@@ -115,9 +116,9 @@ async def test_an_output_waits_until_its_blob_can_be_written(
         write, refused, room = BlobFiles.write, asyncio.Event(), False
         loop = asyncio.get_running_loop()
 
-        def full(files: BlobFiles, path: Path, start: int, data: bytes) -> None:
+        def full(files: BlobFiles, path: Path, start: int, data: bytes, owner: Owner) -> None:
             if room:
-                return write(files, path, start, data)
+                return write(files, path, start, data, owner)
             loop.call_soon_threadsafe(refused.set)
             with files._typed():
                 raise OSError(errno.ENOSPC, "No space left on device")

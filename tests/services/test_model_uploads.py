@@ -155,9 +155,10 @@ async def test_a_damaged_file_is_no_model(tmp_path: Path) -> None:
     file = given_folder(tmp_path / "mine")
     async with kernel(tmp_path) as (_, client):
         source = (await client.upload_model("a", file)).source
-        (link,) = links(tmp_path)
-        with link.open("r+b") as damaged:
-            damaged.write(b"\xff")
+        for sealed in (tmp_path / "data" / "blobs").rglob("*-s"):
+            with sealed.open("r+b") as damaged:
+                damaged.seek(40)
+                damaged.write(b"\xff" * 9)
         with pytest.raises(BlobDamagedError):
             await client.create_model("b", source)
         assert not [m async for m in client.list_models() if m.name == "b"]

@@ -160,7 +160,7 @@ def back_up_store(store: Store, path: str, *, replaces: bool, step_s: float, roo
         work.end()
         folder, wanted = wanted_of(store)
         blobs = NONE
-        for done in copied(wanted, BlobFiles(root / folder), work.file.path):
+        for done in copied(wanted, BlobFiles(root / folder, keys=store.keys), work.file.path):
             blobs = done
         return Made(path=str(work.file.path), size_bytes=work.file.finish(made), made=made, store=name, blobs=blobs)
     finally:

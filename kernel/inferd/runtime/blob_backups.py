@@ -6,9 +6,8 @@ import os
 import uuid
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from hashlib import sha256
 from shutil import rmtree
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 
@@ -23,11 +22,12 @@ if TYPE_CHECKING:
 
     from inferd.store.store import Store
 
+COPYING = ".copying"  # ends the name of a file that is not all there
+
 log = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(NamedTuple):
     """A whole blob."""
 
     tenant: str
@@ -97,7 +97,7 @@ def copied(wanted: Sequence[Wanted], source: BlobFiles, backup: Path) -> Iterato
     Raises:
         StoreUnavailableError: They cannot be written.
     """
-    done, target = NONE, BlobFiles(folder_of(backup))
+    done, target = NONE, BlobFiles(folder_of(backup), keys=source.keys)
     fresh = not target.folder.exists()
     try:
         if wanted:
@@ -112,14 +112,13 @@ def copied(wanted: Sequence[Wanted], source: BlobFiles, backup: Path) -> Iterato
 
 def _copied(wanted: Sequence[Wanted], source: BlobFiles, target: BlobFiles, done: Blobbed) -> Iterator[Blobbed]:
     for blob in wanted:
-        path, found = target.path(blob.tenant, blob.digest), source.path(blob.tenant, blob.digest)
-        whole = _is_whole(path, blob) or _copy(found, path, blob)
+        whole = target.is_whole(*blob) or _copy(source, target, blob)
         if not whole:
             log.error("a blob is damaged or missing, and is not in the backup", digest=blob.digest, tenant=blob.tenant)
         done = done.with_one(blob.size_bytes if whole else None)
         yield done
     if target.folder.is_dir():
-        names = {target.name(blob.tenant, blob.digest) for blob in wanted}
+        names = {target.name_of(target.path(blob.tenant, blob.digest)) for blob in wanted}
         for some in target.found(1000):
             target.remove(path for path in some if target.name_of(path) not in names)
 
@@ -134,16 +133,14 @@ def taken_back(store: Store, backup: Path, root: Path) -> Blobbed:
         StoreUnavailableError: They cannot be written.
     """
     _, wanted = wanted_of(store)
-    target = BlobFiles(root / uuid.uuid4().hex)
+    target = BlobFiles(root / uuid.uuid4().hex, keys=store.keys)
     store.write([Put(NO_TENANT, Kind.FOLDER, "blobs", target.folder.name.encode())])
     done = Blobbed(folder=str(target.folder))
     try:
         target.make()
-        others, beside = _others(target), BlobFiles(folder_of(backup))
+        others, beside = _others(target), BlobFiles(folder_of(backup), keys=store.keys)
         for blob in wanted:
-            path = target.path(blob.tenant, blob.digest)
-            whole = any(_take(each.path(blob.tenant, blob.digest), path, blob) for each in others)
-            whole = whole or _copy(beside.path(blob.tenant, blob.digest), path, blob)
+            whole = any(_take(each, target, blob) for each in others) or _copy(beside, target, blob)
             done = done.with_one(blob.size_bytes if whole else None)
     except BaseException:
         give_up(done)
@@ -159,61 +156,48 @@ def give_up(done: Blobbed) -> None:
 
 def looked_at(store: Store, backup: Path) -> Blobbed:
     """What is beside a backup, alone: what a store of this host has is none of it."""
-    done, beside = Blobbed(), BlobFiles(folder_of(backup))
+    done, beside = Blobbed(), BlobFiles(folder_of(backup), keys=store.keys)
     for blob in wanted_of(store)[1]:
-        whole = _is_whole(beside.path(blob.tenant, blob.digest), blob)
+        whole = beside.is_whole(*blob)
         done = done.with_one(blob.size_bytes if whole else None)
     return done
 
 
 def _others(target: BlobFiles) -> Iterable[BlobFiles]:
     root = target.folder.parent
-    return [BlobFiles(each) for each in sorted(root.iterdir()) if each != target.folder] if root.is_dir() else []
+    found = sorted(root.iterdir()) if root.is_dir() else []
+    return [BlobFiles(each, keys=target.keys) for each in found if each != target.folder]
 
 
-def _take(source: Path, path: Path, blob: Wanted) -> bool:
-    """Have a blob under another name, the same file where that can be; whether it is whole."""
-    if not _is_whole(source, blob):
+def _take(source: BlobFiles, target: BlobFiles, blob: Wanted) -> bool:
+    """Have a blob in another folder, the same file where that can be; whether it is whole."""
+    if not source.is_whole(*blob):
         return False
+    found = source.path(blob.tenant, blob.digest)
+    path = target.place_like(found)
     _make_folders(path)
     try:
-        path.hardlink_to(source)
+        path.hardlink_to(found)
     except OSError:
-        return _copy(source, path, blob)
+        return _copy(source, target, blob)
     return True
 
 
-def _is_whole(path: Path, blob: Wanted) -> bool:
-    try:
-        if path.is_symlink() or path.stat().st_size != blob.size_bytes:
-            return False
-        digest = sha256()
-        with path.open("rb") as file:
-            while data := file.read(PIECE_BYTES):
-                digest.update(data)
-    except FileNotFoundError:
+def _copy(source: BlobFiles, target: BlobFiles, blob: Wanted) -> bool:
+    """Copy a blob onto the disk, sealed as it is; whether it was whole, else nothing is there."""
+    if not source.is_whole(*blob):
         return False
-    except OSError as error:
-        raise _failed(path, error) from None
-    return digest.hexdigest() == blob.digest
-
-
-def _copy(source: Path, path: Path, blob: Wanted) -> bool:
-    """Copy a blob onto the disk; whether it was whole, else nothing is there."""
-    growing = path.with_suffix(".part")
+    found = source.path(blob.tenant, blob.digest)
+    path = target.place_like(found)
+    growing = path.with_name(path.name + COPYING)
     try:
         _make_folders(path)
-        digest = sha256()
         descriptor = os.open(growing, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        with os.fdopen(descriptor, "wb") as file, source.open("rb") as given:
+        with os.fdopen(descriptor, "wb") as file, found.open("rb") as given:
             while data := given.read(PIECE_BYTES):
-                digest.update(data)
                 file.write(data)
             file.flush()
             os.fsync(descriptor)
-        if digest.hexdigest() != blob.digest:
-            growing.unlink()
-            return False
         growing.rename(path)
     except FileNotFoundError:
         growing.unlink(missing_ok=True)
@@ -222,6 +206,9 @@ def _copy(source: Path, path: Path, blob: Wanted) -> bool:
         with suppress(OSError):
             growing.unlink(missing_ok=True)
         raise _failed(path, error) from None
+    if not target.is_whole(*blob):
+        path.unlink()
+        return False
     return True
 
 

@@ -7,7 +7,7 @@ import json
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -18,8 +18,11 @@ from inferd.store.store import Kind, Put
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
-    from inferd.store.blob_files import Arrival
+    from inferd.store.arrival import Arrival
     from inferd.store.store import Store
+
+    Rows = Callable[[Callable[[Store], Any]], Awaitable[Any]]
+    """Does something with the store, on its thread, and tells what came of it."""
 
 Key = tuple[str, str]
 """Tenant and digest."""

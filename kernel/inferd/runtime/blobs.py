@@ -22,25 +22,25 @@ from inferd.runtime.blob_book import BlobBook
 from inferd.runtime.blob_bounds import check_room
 from inferd.runtime.blob_entry import Entry, read_left, tried
 from inferd.runtime.blob_memories import BlobMemories
+from inferd.runtime.blob_sealing import seal_files
 from inferd.runtime.model_files import ModelFiles
 from inferd.runtime.store_thread import StoreThread
-from inferd.store.blob_files import PIECE_BYTES, SUM_BYTES, Arrival, BlobFiles
+from inferd.store.arrival import Arrival
+from inferd.store.blob_files import PIECE_BYTES, SUM_BYTES, BlobFiles
 from inferd.store.opening import unnoticed
 from inferd.store.store import NO_TENANT, Append, DamagedError, Drop, Kind, Put
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
     from pathlib import Path
 
     from inferd.core.blob import Blob
     from inferd.core.index import Page
     from inferd.core.task_events import Elements
     from inferd.runtime.blob_bounds import BlobBounds
+    from inferd.runtime.blob_entry import Rows
     from inferd.store.opening import AtPoint
     from inferd.store.store import Store, Write
-
-    Rows = Callable[[Callable[[Store], Any]], Awaitable[Any]]
-    """Does something with the store, on its thread, and tells what came of it."""
 
 GROUP = 1024  # digests of pieces of a file that one piece of its record has
 STEP = 100  # blobs that are forgotten in one write
@@ -96,18 +96,20 @@ class Blobs:
             StoreUnavailableError: The store cannot be read.
         """
         left = await self._rows(read_left)
-        self._files, self._lacks = BlobFiles(self._root / (left.folder or uuid.uuid4().hex), self._at_point), True
+        folder, keys = self._root / (left.folder or uuid.uuid4().hex), await self._rows(lambda store: store.keys)
+        self._files, self._lacks = BlobFiles(folder, self._at_point, keys=keys), True
         if not left.entries:
             try:
                 await self._make()
             except StoreUnavailableError as error:  # as on a full disk: what is there is served
                 log.warning("blobs cannot be kept now", why=error.message)
         self._lacks = self._lacks and not left.entries
-        self._names |= {self._files.name(*key) for key in left.damaged}
+        self._names |= {name for key in left.damaged for name in self._files.names(*key)}
         for entry in left.entries:
             self._add(entry)
         growing = [entry for entry in left.entries if not entry.whole]
         try:
+            await seal_files(self._files, left.entries, self._do)
             sizes = await self._do(self._files.sizes, [self._files.partial(*entry.key) for entry in growing])
         except StoreUnavailableError as error:  # the folder is away: others are served, and it may come back
             log.warning("blobs cannot be read or written now", why=error.message)
@@ -135,11 +137,11 @@ class Blobs:
 
     def _add(self, entry: Entry) -> None:
         self._book.add(entry)
-        self._names.add(self._files.name(*entry.key))
+        self._names.update(self._files.names(*entry.key))
 
     def _forget(self, entry: Entry) -> None:
         self._book.forget(entry)
-        self._names.discard(self._files.name(*entry.key))
+        self._names.difference_update(self._files.names(*entry.key))
 
     # Giving.
 
@@ -313,8 +315,7 @@ class Blobs:
 
     def whole(self) -> tuple[list[Wanted], BlobFiles]:
         """Those that are whole, and their files."""
-        entries = [entry for entry in self._book.entries.values() if entry.whole]
-        return [Wanted(entry.tenant, entry.digest, entry.size_bytes) for entry in entries], self._files
+        return [Wanted(e.tenant, e.digest, e.size_bytes) for e in self._book.entries.values() if e.whole], self._files
 
     def list(self, tenant: str, *, after: str | None, size: int) -> Page[Blob]:
         """The tenant's blobs by digest, behind the digest `after`."""
@@ -350,7 +351,7 @@ class Blobs:
             BlobDamagedError, StoreUnavailableError: A file is missing, or it cannot be done now.
         """
         self._linked.add(name := self._files.name(tenant, digest))
-        await self._do(self._files.link, name, {each: self._files.path(tenant, d) for each, d in files.items()})
+        await self._do(self._files.link, name, tenant, files)
 
     def unlink(self, tenant: str, digest: str) -> None:
         """Nobody needs the folder of a model any more; one that cannot be removed now is swept."""
@@ -384,15 +385,14 @@ class Blobs:
                     self._add(entry)
             raise
         self._at_point("dropped")
-        files = self._files
-        gone = [entry.key for entry in entries if entry.key not in self._book.entries]  # others are given anew already
-        await self._do(files.remove, [path for key in gone for path in (files.path(*key), files.partial(*key))])
+        gone = [e.key for e in entries if e.key not in self._book.entries]  # others are given anew already
+        await self._do(self._files.remove, [path for key in gone for path in self._files.all_of(*key)])
         self._at_point("removed")
 
     async def run(self) -> None:
         """Sweep, now and from time to time, until this is cancelled."""
-        for sweep in (self._sweep_files, self._sweep_rows):
-            await tried(sweep)
+        await tried(self._sweep_files)
+        await tried(self._sweep_rows)
         while True:
             await asyncio.sleep(self._bounds.sweep_s)
             await tried(self.sweep)

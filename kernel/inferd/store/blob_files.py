@@ -2,8 +2,12 @@
 
 A file grows under another name beside its own, and gets its own when all of it is on the disk: so what is there under a
 digest is whole. Tenants share nothing, so that nobody learns what another one has. Names of clients never become paths.
+
+Files are sealed (`sealed_file`) where the store is, and their names then say nothing of what is in them: they end with
+`-s`, behind a keyed digest of tenant and digest. Those of before are sealed when the store is opened.
 """
 
+import hmac
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,11 +19,17 @@ from shutil import rmtree
 
 from inferd.errors import BlobDamagedError, StoreUnavailableError
 from inferd.store.opening import AtPoint, unnoticed
+from inferd.store.sealing.data_keys import NAMES, DataKeys
+from inferd.store.sealing.sealed_file import HEADER_BYTES, Owner, SealedFile, plain_size, write_all
+from inferd.store.sealing.xaes import bound
+from inferd.store.store import NO_TENANT
 
 PIECE_BYTES = 1 << 20  # of a file that is checked as one
 SUM_BYTES = 32
-TAKEN_UP_BYTES = 16 << 20  # of what is there, in one go
 PARTIAL = ".part"
+ALL_SEALED = "inferd-sealed"  # a file that says so of all files
+SEALED = "-s"  # ends the name of a file that is sealed
+SEALING = ".sealing"  # and then that of one that is being made of one that is not
 MODELS = "models"  # the folder in which those of models are
 MARK = "inferd-blobs"  # a file that tells the folder from an empty one, as where its disk is not mounted
 CAUSES = {
@@ -37,11 +47,14 @@ class BlobFiles:
     Args:
         folder: Where they are.
         at_point: Told where a write is, for tests.
+        keys: Of the store that knows them; None where nothing is sealed.
     """
 
-    def __init__(self, folder: Path, at_point: AtPoint = unnoticed) -> None:
+    def __init__(self, folder: Path, at_point: AtPoint = unnoticed, *, keys: DataKeys | None = None) -> None:
         self.folder = folder
         self.at_point = at_point
+        self.keys = keys
+        self._seals = keys is not None and keys.seals
 
     def make(self) -> None:
         """Make the folder, if it is not there: it may be new.
@@ -57,15 +70,42 @@ class BlobFiles:
 
     def path(self, tenant: str, digest: str) -> Path:
         """Where the blob is when it is whole."""
-        return self.folder / sha256(tenant.encode()).hexdigest()[:32] / digest[:2] / digest
+        return self._one_of(tenant, digest, "")
 
     def partial(self, tenant: str, digest: str) -> Path:
         """Where it grows."""
-        return self.path(tenant, digest).with_suffix(PARTIAL)
+        return self._one_of(tenant, digest, PARTIAL)
+
+    def all_of(self, tenant: str, digest: str) -> list[Path]:
+        """All files that may be of the blob."""
+        return [path.with_name(path.name + end) for path in self._paths(tenant, digest) for end in ("", PARTIAL)]
+
+    def _one_of(self, tenant: str, digest: str, ending: str) -> Path:
+        """Its file that is there, sealed or not; else where it is to be."""
+        paths = [path.with_name(path.name + ending) for path in self._paths(tenant, digest)]
+        return next((path for path in paths if path.exists()), paths[0 if self._seals else -1])
+
+    def _paths(self, tenant: str, digest: str) -> list[Path]:
+        """Where a whole blob may be: sealed, if the store has a key for names, and as it is."""
+        folder = self.folder / sha256(tenant.encode()).hexdigest()[:32]
+        paths = [folder / digest[:2] / digest]
+        if self.keys is not None and (number := self.keys.current(NO_TENANT, NAMES, makes=False)):
+            key = self.keys.get(NO_TENANT, number)
+            name = hmac.digest(key, bound(b"blob", tenant.encode(), digest.encode()), "sha256").hex() + SEALED
+            paths.insert(0, folder / name[:2] / name)
+        return paths
+
+    def place_like(self, other: Path) -> Path:
+        """Where the file of a blob is here that is there in another folder."""
+        return self.folder.joinpath(*other.parts[-3:])
+
+    def names(self, tenant: str, digest: str) -> list[str]:
+        """What the files of a blob may have in common; see `name_of`."""
+        return [self.name_of(path) for path in self._paths(tenant, digest)]
 
     def name(self, tenant: str, digest: str) -> str:
-        """What both files of a blob have in common; see `name_of`."""
-        return self.name_of(self.path(tenant, digest))
+        """A name that no other blob has."""
+        return self.names(tenant, digest)[-1]
 
     @staticmethod
     def name_of(path: Path) -> str:
@@ -78,31 +118,61 @@ class BlobFiles:
         with self._typed():
             for path in paths:
                 try:
-                    found.append(path.stat(follow_symlinks=False).st_size)
+                    size_bytes = path.stat(follow_symlinks=False).st_size
+                    found.append(plain_size(size_bytes) if is_sealed(path) else size_bytes)
                 except FileNotFoundError:
                     found.append(None)
         return found
 
-    def write(self, path: Path, start: int, data: bytes) -> None:
-        """Write some bytes of a file that grows; make it where there is none."""
+    def write(self, path: Path, start: int, data: bytes, owner: Owner) -> None:
+        """Write some bytes of a file that grows, and is this blob's; make it where there is none."""
         with self._typed():
             for folder in (path.parent.parent, path.parent):
                 folder.mkdir(exist_ok=True, mode=0o700)  # parents that `mkdir` makes beside have the usual mode
-            with _opened(path, os.O_WRONLY | os.O_CREAT) as file:
-                view = memoryview(data)
-                while view:
-                    count = os.pwrite(file, view, start)
-                    view, start = view[count:], start + count
+            with _opened(path, os.O_RDWR | os.O_CREAT) as file:
+                if is_sealed(path):
+                    self._grow(file, owner, start, data)
+                else:
+                    write_all(file, data, start)
         self.at_point("written")
 
-    def read(self, path: Path, start: int, size_bytes: int) -> bytes:
-        """So many bytes from there on, less at the end of the file.
+    def _grow(self, file: int, owner: Owner, start: int, data: bytes) -> None:
+        sealed = self._sealed(file, owner, begins=start == 0)
+        try:
+            sealed.write(start, data)
+        except ValueError as error:
+            raise _damaged(owner.digest, str(error)) from None
+
+    def _sealed(self, file: int, owner: Owner, *, begins: bool = False) -> SealedFile:
+        """A file that is sealed.
+
+        Raises:
+            BlobDamagedError: It is none, or the keys of its tenant were dropped.
+        """
+        if self.keys is None:
+            raise _damaged(owner.digest, "it is sealed, and the store has no keys")
+        try:
+            return (SealedFile.begun if begins else SealedFile.opened)(file, self.keys, owner)
+        except ValueError as error:
+            raise _damaged(owner.digest, str(error)) from None
+
+    def read(self, path: Path, start: int, size_bytes: int, owner: Owner) -> bytes:
+        """So many bytes from there on, less at the end of the file, which is this blob's.
 
         Raises:
             FileNotFoundError: There is none.
+            BlobDamagedError: It is sealed, and not what was sealed.
         """
         with self._typed(lost=FileNotFoundError), _opened(path, os.O_RDONLY) as file:
-            return os.pread(file, size_bytes, start)
+            if not is_sealed(path):
+                return os.pread(file, size_bytes, start)
+            grows = path.suffix == PARTIAL
+            if grows and os.fstat(file).st_size <= HEADER_BYTES:
+                return b""  # it was cut off when it began
+            try:
+                return self._sealed(file, owner).read(start, size_bytes, grows=grows)
+            except ValueError as error:
+                raise _damaged(owner.digest, str(error)) from None
 
     def read_piece(self, tenant: str, digest: str, number: int, size_bytes: int, wanted: bytes) -> bytes:
         """A piece of a whole blob, which is what was written.
@@ -118,7 +188,7 @@ class BlobFiles:
             BlobDamagedError: It is not, or its file is gone.
         """
         try:
-            data = self.read(self.path(tenant, digest), number * PIECE_BYTES, size_bytes)
+            data = self.read(self.path(tenant, digest), number * PIECE_BYTES, size_bytes, Owner(tenant, digest))
         except FileNotFoundError:
             raise _damaged(digest, "its file is missing") from None
         if sha256(data).digest() != wanted:
@@ -127,17 +197,39 @@ class BlobFiles:
             raise _damaged(digest, why)
         return data
 
+    def is_whole(self, tenant: str, digest: str, size_bytes: int) -> bool:
+        """Whether all bytes of a blob are there, and what they should be."""
+        path, found, at = self.path(tenant, digest), sha256(), 0
+        if not (self.folder / MARK).exists():
+            return False
+        try:
+            while data := self.read(path, at, PIECE_BYTES, Owner(tenant, digest)):
+                found.update(data)
+                at += len(data)
+        except (FileNotFoundError, BlobDamagedError):
+            return False
+        return at == size_bytes and found.hexdigest() == digest
+
     def settle(self, tenant: str, digest: str) -> None:
         """What grew is whole: give it its own name, once it is on the disk. Again changes nothing."""
         partial, path = self.partial(tenant, digest), self.path(tenant, digest)
         with self._typed():
             if partial.exists():
+                if is_sealed(partial):
+                    self._finish(partial, Owner(tenant, digest))
                 _sync(partial)
                 self.at_point("synced")
                 partial.rename(path)
                 self.at_point("renamed")
             for folder in (path.parent, path.parent.parent, self.folder):
                 _sync(folder)
+
+    def _finish(self, partial: Path, owner: Owner) -> None:
+        with _opened(partial, os.O_RDWR) as file:
+            try:
+                self._sealed(file, owner).finish()
+            except ValueError as error:
+                raise _damaged(owner.digest, str(error)) from None
 
     def unsettle(self, tenant: str, digest: str) -> None:
         """What has its own name and is not known as whole grows again."""
@@ -163,8 +255,8 @@ class BlobFiles:
         """Where the files of a model are whose list has such files, see `name`."""
         return self.folder / MODELS / name
 
-    def link(self, name: str, files: Mapping[str, Path]) -> None:
-        """Let a model's folder have these files, under their names there, and nothing else.
+    def link(self, name: str, tenant: str, files: Mapping[str, str]) -> None:
+        """Let a model's folder have these blobs, under their names there, and nothing else; what is sealed is opened.
 
         Raises:
             BlobDamagedError: One is missing.
@@ -174,15 +266,31 @@ class BlobFiles:
             for each in (folder.parent.parent, folder.parent, folder):
                 each.mkdir(exist_ok=True, mode=0o700)
             for path in folder.iterdir():
-                if path.name not in files or not path.samefile(files[path.name]):
+                if path.name not in files or not _is_that(path, self.path(tenant, files[path.name])):
                     path.unlink()
-            for label, path in files.items():
+            for label, digest in files.items():
+                path = self.path(tenant, digest)
                 try:
-                    (folder / label).hardlink_to(path)
+                    if is_sealed(path):
+                        self._open_into(folder / label, path, Owner(tenant, digest))
+                    else:
+                        (folder / label).hardlink_to(path)
                 except FileExistsError:
                     continue  # it is that
                 except FileNotFoundError:
-                    raise _damaged(path.name, "its file is missing") from None
+                    raise _damaged(digest, "its file is missing") from None
+
+    def _open_into(self, target: Path, path: Path, owner: Owner) -> None:
+        """Write what is in a sealed blob into a file of a model; it is whole, or not there."""
+        (size_bytes,) = self.sizes([path])
+        if target.exists() and target.stat().st_size == size_bytes:
+            return
+        growing, at = target.with_name(f".{target.name}{PARTIAL}"), 0
+        with _opened(growing, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) as file:
+            while data := self.read(path, at, PIECE_BYTES, owner):
+                write_all(file, data, at)
+                at += len(data)
+        growing.rename(target)
 
     def unlink(self, name: str) -> None:
         """Remove a model's folder."""
@@ -216,72 +324,53 @@ class BlobFiles:
                 retry_after_s=1.0,
             ) from None
 
-
-class Arrival:
-    """A blob of which bytes come: how many there are, and their digests. Used by one thread at a time.
-
-    Attributes:
-        received_bytes: How many are there and digested.
-    """
-
-    def __init__(self, files: BlobFiles, tenant: str, digest: str) -> None:
-        self._files = files
-        self._tenant = tenant
-        self._digest = digest
-        self._path = files.partial(tenant, digest)
-        self._whole = sha256()
-        self._piece = sha256()
-        self._sums: list[bytes] = []
-        self.received_bytes = 0
-
-    def take_up(self, most_bytes: int) -> bool:
-        """Digest some more of what is there already; false when that is all of it.
-
-        A file of more than `most_bytes` is none that was written here: it begins anew.
-        """
-        if not self.received_bytes:
-            self._files.unsettle(self._tenant, self._digest)
-            (size_bytes,) = self._files.sizes([self._path])
-            if size_bytes is not None and size_bytes > most_bytes:
-                self._files.remove([self._path])
-                return False
-        try:
-            data = self._files.read(self._path, self.received_bytes, TAKEN_UP_BYTES)
-        except FileNotFoundError:
-            return False
-        self._note(data)
-        return bool(data)
-
-    def add(self, data: bytes) -> None:
-        """The next bytes have come."""
-        self._files.write(self._path, self.received_bytes, data)
-        self._note(data)
-
-    def _note(self, data: bytes) -> None:
-        self._whole.update(data)
-        view = memoryview(data)
-        while view:
-            room = PIECE_BYTES - self.received_bytes % PIECE_BYTES
-            part, view = view[:room], view[room:]
-            self._piece.update(part)
-            self.received_bytes += len(part)
-            if len(part) == room:
-                self._sums.append(self._piece.digest())
-                self._piece = sha256()
-
-    def received(self) -> int:
-        """How many bytes are there; behind what was to be done before."""
-        return self.received_bytes
+    # What was not sealed before.
 
     @property
-    def digest(self) -> str:
-        """Of what has come."""
-        return self._whole.hexdigest()
+    def all_sealed(self) -> bool:
+        """Whether there is nothing more to seal."""
+        return not self._seals or (self.folder / ALL_SEALED).exists()
 
-    def finish(self) -> list[bytes]:
-        """All has come, and is what was announced: the blob is whole. The SHA-256 of each of its pieces."""
-        self._files.settle(self._tenant, self._digest)
-        return [*self._sums, self._piece.digest()] if self.received_bytes % PIECE_BYTES else [*self._sums]
+    def note_sealed(self) -> None:
+        """All is sealed, or need not be."""
+        with self._typed():
+            if self._seals:
+                (self.folder / ALL_SEALED).touch(mode=0o600)
+            else:
+                (self.folder / ALL_SEALED).unlink(missing_ok=True)
+
+    def seal(self, tenant: str, digest: str) -> bool:
+        """Seal a blob that is not, whole or growing, in another file, which takes its place; whether there was one.
+
+        Whatever cuts this off, what is there is whole, and it may be done again.
+        """
+        sealed, *others = self._paths(tenant, digest)
+        if not self._seals or not others:
+            return False
+        done = False
+        with self._typed():
+            for ending in ("", PARTIAL):
+                plain, path = others[0].with_name(others[0].name + ending), sealed.with_name(sealed.name + ending)
+                if not plain.exists():
+                    continue
+                self._seal_one(plain, path, Owner(tenant, digest), whole=not ending)
+                plain.unlink()
+                done = True
+        return done
+
+    def _seal_one(self, plain: Path, path: Path, owner: Owner, *, whole: bool) -> None:
+        growing, at = path.with_name(path.name + SEALING), 0
+        growing.parent.mkdir(exist_ok=True, mode=0o700)
+        with _opened(growing, os.O_RDWR | os.O_CREAT | os.O_TRUNC) as file, _opened(plain, os.O_RDONLY) as given:
+            sealed = self._sealed(file, owner, begins=True)
+            while data := os.pread(given, PIECE_BYTES, at):
+                sealed.write(at, data)
+                at += len(data)
+            if whole:
+                sealed.finish()
+        _sync(growing)
+        growing.rename(path)
+        _sync(path.parent)
 
 
 def _damaged(digest: str, why: str) -> BlobDamagedError:
@@ -289,6 +378,16 @@ def _damaged(digest: str, why: str) -> BlobDamagedError:
         f"blob sha256:{digest} is damaged: {why}; delete it, and give it again",
         metadata={"digest": f"sha256:{digest}", "cause": why},
     )
+
+
+def is_sealed(path: Path) -> bool:
+    """Whether a file of a blob is sealed, as its name says."""
+    return path.name.removesuffix(SEALING).removesuffix(PARTIAL).endswith(SEALED)
+
+
+def _is_that(opened: Path, path: Path) -> bool:
+    """Whether a file of a model is this blob's; one that was opened is looked at again when it is opened."""
+    return is_sealed(path) or (path.exists() and opened.samefile(path))
 
 
 @contextmanager

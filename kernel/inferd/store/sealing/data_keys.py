@@ -86,6 +86,8 @@ class DataKeys:
     Attributes:
         unkept: Rows that the store is to write with its next write.
         gone: Rows that it is to remove with it: tenant and number.
+        whole: Whether all values are sealed.
+        seals: Whether what is written is sealed.
 
     Raises:
         SealError: The key that wraps is lost, or another one.
@@ -102,7 +104,7 @@ class DataKeys:
     ) -> None:
         self._store = store
         self._source = source
-        self._makes = makes
+        self.seals = makes
         self._wall = wall
         self._keks: list[Kek] = []
         self._keys: dict[str, dict[int, DataKey]] = {}
@@ -172,7 +174,7 @@ class DataKeys:
         if not self._keks:
             self._keks = self._source.read()
         if not self._keks:
-            if not self._makes or not isinstance(self._source, KeyFile):
+            if not self.seals or not isinstance(self._source, KeyFile):
                 raise SealError(f"{self._source.name} is not there", metadata={"cause": "lost key"})
             self._source.make([Kek.made()])
             self._keks = self._source.read()

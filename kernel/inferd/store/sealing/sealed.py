@@ -8,11 +8,11 @@ from typing import Protocol, Self
 import structlog
 
 from inferd.store.codec import Codec, PlainCodec
-from inferd.store.sealing.data_keys import DataKeys, Row
+from inferd.store.sealing.data_keys import NAMES, DataKeys, Row
 from inferd.store.sealing.key_source import KeyPlace, KeySource, source_of
 from inferd.store.sealing.resealing import Rows, resealed
 from inferd.store.sealing.sealed_codec import SealedCodec
-from inferd.store.store import Write
+from inferd.store.store import NO_TENANT, Write
 
 TELL_S = 1.0  # between two lines of the log while all is sealed
 
@@ -58,6 +58,7 @@ class Sealed:
         keys = DataKeys(name, sealing.source, rows, makes=sealing.on)
         if sealing.on:
             keys.find_wrapping()
+            keys.current(NO_TENANT, NAMES)  # of files of blobs
         codec = SealedCodec(keys, seals=sealing.on)
         codec.lenient = not (keys.whole and (sealing.on or sealing.reads))
         return cls(codec, keys)
