@@ -20,6 +20,7 @@ KindName = Literal[
     "key",
     "rule",
     "quota",
+    "audit",
     "health",
     "reflection",
 ]

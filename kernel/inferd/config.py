@@ -17,6 +17,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from inferd.audit_settings import Audit
 from inferd.auth_settings import Auth
 from inferd.blob_settings import Blobs
 from inferd.bundle_settings import Bundles
@@ -327,6 +328,7 @@ class Settings(BaseSettings):
     blobs: Blobs = Blobs()
     bundles: Bundles = Bundles()
     auth: Auth = Auth()
+    audit: Audit = Audit()
     sources: Sources = Sources()
     tls: Tls = Tls()
     models: tuple[Any, ...] = Field(

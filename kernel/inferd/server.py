@@ -37,7 +37,7 @@ from inferd.runtime.driver import Driver
 from inferd.runtime.driver_limits import DriverLimits, grammar_limits, look_limits, sandbox_limits
 from inferd.runtime.failing import failing_store, make_fail
 from inferd.runtime.failpoints import Failpoints
-from inferd.runtime.front import blobs, health, hosts, leases, models, optimizing, quotas, tasks, uploads
+from inferd.runtime.front import audit, blobs, health, hosts, leases, models, optimizing, quotas, tasks, uploads
 from inferd.runtime.front.authority import Authority
 from inferd.runtime.front.bounds import Bound, ByteBound, Calls, SharedBound
 from inferd.runtime.front.front import Front
@@ -206,9 +206,7 @@ async def _built_around(settings: Settings, driver: Driver, certificates: Certif
     await shelf.read(but=await kept_names(driver))
     meter = found_meter(settings, driver, plugins.reports, before)
     await keep_baselines(driver, meter, before)
-    authority = await Authority.made(
-        settings.auth, driver.keeper, certificates, pepper_path=settings.state_dir / "pepper"
-    )
+    authority = await Authority.of(settings, driver, certificates)
     digests = Digests(settings.state_dir / "digests.json", driver.watchers.models.notify)
     with OwnMemory() as memory:
         front = _front(
@@ -387,6 +385,7 @@ def _front(
 
     return Front(
         access=authority.access,
+        audit=audit.Audit(driver.trail),
         auth=authority.auth,
         calls=Calls(
             calls_limit=limits.accepted_calls,

@@ -2,13 +2,14 @@
 
 import asyncio
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import pytest
 from grpc_health.v1.health_pb2 import HealthCheckRequest
 from structlog.testing import capture_logs
 
+from inferd.audit_settings import Audit
 from inferd.auth_settings import Auth
 from inferd.config import Limits
 from inferd.core.policy import Policy, ResourceKind, Verb
@@ -23,6 +24,7 @@ from inferd.runtime.tickets import Tickets
 from inferd.services.entrance import Entrance
 from inferd.services.extents import Extents
 from inferd.services.logins import Logins
+from inferd.services.notes import Notes
 from inferd.services.policies import CallPolicy
 from inferd.tls_settings import Tls
 
@@ -79,7 +81,8 @@ async def guarded(method: Any) -> Any:
         verify_ticket=Tickets(settings).verify,
         is_shared=False,
     )
-    entrance = Entrance(front, logins, policies, Extents(Limits()), message_limit_bytes=1024)
+    notes = Notes(cast("Any", SimpleNamespace(settings=Audit())), front.access, bytes(32))
+    entrance = Entrance(front, logins, policies, Extents(Limits()), notes, message_limit_bytes=1024)
     handler = grpc.unary_unary_rpc_method_handler(method)
     details: Any = type("Details", (), {"method": "/inferd.v1.X/Y"})
 

@@ -11,6 +11,7 @@ claim is made by `inferd_client.claims`.
 from inferd_api.v1.sampling_pb2 import Choice, Grammar
 from inferd_api.v1.tensor_pb2 import InferSequence
 from inferd_client.absence import DEFAULT_ADDRESS
+from inferd_client.audit import AsyncAudit, Audit
 from inferd_client.claims import LeaseOptions
 from inferd_client.credentials import CredentialError
 from inferd_client.errors import InferdError, KernelUnreachableError, LeaseLostError, TlsFailedError
@@ -60,7 +61,19 @@ __all__ = [
 ]
 
 
-class Client(Inferences, Models, ModelVersions, ModelExports, Leases, Hosts, ModelUploads, Keys, Quotas, Optimizations):
+class Client(
+    Inferences,
+    Models,
+    ModelVersions,
+    ModelExports,
+    Leases,
+    Hosts,
+    ModelUploads,
+    Keys,
+    Quotas,
+    Audit,
+    Optimizations,
+):
     """A synchronous client; safe to use from several threads. Close it, or use it in a `with` statement."""
 
 
@@ -74,6 +87,7 @@ class AsyncClient(
     AsyncModelUploads,
     AsyncKeys,
     AsyncQuotas,
+    AsyncAudit,
     AsyncOptimizations,
 ):
     """An asynchronous client of one event loop. Close it, or use it in an `async with` statement."""

@@ -25,6 +25,7 @@ SINCE: Final[Mapping[str, str]] = {
     **dict.fromkeys(("PutBlob", "ReadBlob", "GetBlob", "ListBlobs", "DeleteBlob", "UploadModel"), "0.4.0"),
     **dict.fromkeys(("BackupStore", "UpdateModel", "ListModelVersions", "OptimizeModel", "ExportModel"), "0.4.0"),
     **dict.fromkeys(("CreateQuota", "ListQuotas", "ListQuotaUses", "DeleteQuota"), "0.4.0"),
+    **dict.fromkeys(("GetAuditTrail", "ListAuditLines"), "0.4.0"),
 }
 """The version of the kernel that first had a call, of those that 0.1.0 lacked."""
 TENSORS: Final = "a task of tensors"

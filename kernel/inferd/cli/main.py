@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from inferd import __version__
+from inferd.cli.audit_commands import audit_app
 from inferd.cli.blob_commands import blob_app
 from inferd.cli.bundle_commands import bundle_app
 from inferd.cli.cert_commands import cert_app
@@ -64,6 +65,7 @@ app.add_typer(models_app, name="models")
 app.add_typer(key_app, name="keys")
 app.add_typer(cert_app, name="certs")
 app.add_typer(quota_app, name="quotas")
+app.add_typer(audit_app, name="audit")
 
 
 def run() -> None:

@@ -50,6 +50,7 @@ class ResourceKind(IntEnum):
     BLOB = 11
     STORE = 12
     QUOTA = 13
+    AUDIT = 70
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +140,20 @@ class Rules:
     def grant(self, principal: Principal, tenant: str, policy: Policy) -> Grant:
         """What a principal may do, for a tenant, of what a policy names."""
         return self._rights_of(principal, tenant).get((policy.verb, policy.kind), NOTHING)
+
+    def against(self, principal: Principal, tenant: str, policy: Policy, model: str | None = None) -> Rule | None:
+        """The first rule that denies a principal, for a tenant, what a policy names; None where just none allows it."""
+        denying = (rule for rule in self.about(principal) if not rule.allow and matches(rule.tenants, tenant))
+        return next(
+            (
+                rule
+                for rule in denying
+                if policy.verb in rule.verbs
+                and policy.kind in rule.kinds
+                and (rule.models == ANY if model is None else matches(rule.models, model))
+            ),
+            None,
+        )
 
     def apart(self, tenants: Iterable[str]) -> list[str]:
         """Tenants; for all that there are, each pattern of rules stands for those that it is about."""

@@ -26,6 +26,8 @@ BUILT_IN = (
     # Decides which models there are, besides.
     _role("operator", {READ}, Kind.HOST, Kind.QUOTA),
     _role("operator", set(Verb), Kind.TASK, Kind.LEASE, Kind.UPLOAD, Kind.BLOB, Kind.MODEL),
+    # Sees who did what, and who may do what; changes nothing and runs nothing.
+    _role("auditor", {READ}, Kind.AUDIT, Kind.KEY, Kind.RULE, Kind.QUOTA, Kind.MODEL, Kind.HOST),
     # May do all, and says who may do what.
     _role("admin", set(Verb), *Kind),
 )

@@ -50,6 +50,7 @@ from inferd.runtime.relay import Dispatched, Relay
 from inferd.runtime.stream import TaskStream
 from inferd.runtime.streams import Streams
 from inferd.runtime.supervisor import Supervisor
+from inferd.runtime.trail import Trail  # noqa: TC001 - as all of this file
 from inferd.runtime.watchers import Watchers
 from inferd.store.store import Store
 from inferd_api.worker.v1 import step_pb2
@@ -70,6 +71,7 @@ class Driver:
         metrics: What it counts of itself.
         closing: Ends what would wait for longer than the kernel lives.
         keeper: Keeps what outlives the kernel; None where nothing does.
+        trail: Tells who did what; None until it is opened.
         archive: Reads ended tasks of kernels before this one when somebody asks for them.
         loading: Has models loaded, unloaded and given other versions.
         prefixes: Prefix caches of models that were unloaded.
@@ -113,6 +115,7 @@ class Driver:
         self._alarm = Alarm(lambda: self._apply(events.Tick()))
         self.keeper = None if store is None else Keeper(store, limits.keeper, self)
         self.archive = Archive(self, limits.keeper.held_tasks)
+        self.trail: Trail | None = None
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -431,6 +434,8 @@ class Driver:
         for change in changed:
             self.metrics.count_change(change)
             self.watchers.wake(change)
+            if self.trail is not None:
+                self.trail.see(change)
         while self.watchers.used:
             self._apply(self.watchers.used.pop())
         self._alarm.set(self.machine.next_alarm())

@@ -31,7 +31,7 @@ from inferd.runtime.store_thread import StoreThread
 from inferd.runtime.writing import write_parts
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from inferd.core.changes import Change
     from inferd.core.ids import LeaseId, ModelName, TaskId
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from inferd.runtime.keeper_times import KeeperTimes
     from inferd.runtime.kept import Sent
     from inferd.runtime.kept_models import DueModel
+    from inferd.runtime.trail import Trail
     from inferd.store.store import Store
 
     Batch = Sequence[tuple[Kept, Sent]]
@@ -64,6 +65,7 @@ class Keeper:
     Attributes:
         tasks, models: Those that are kept.
         shares: What tenants were served, and what they used of quotas.
+        trail: What is told of calls; None until it is opened.
         most_output_tokens: Of a task that is accepted now.
     """
 
@@ -84,6 +86,7 @@ class Keeper:
         self._urgent = self._closing = False
         self._timer: asyncio.Handle | None = None
         self.state = StoreState(store.name, lambda: driver.watchers.models.notify(STORE))
+        self.trail: Trail | None = None
         self.most_output_tokens = times.most_output_tokens
         self._patience = Patience(DRAIN_S)
         self.hurry = self._patience.hurry  # the kernel ends at once: a store that does not answer is not waited for
@@ -223,7 +226,22 @@ class Keeper:
     @property
     def _due(self) -> bool:
         """Whether there is something to be written."""
-        return bool(self.tasks or self.models or self._leases or self.shares)
+        trail = self.trail is not None and self.trail.due
+        return bool(self.tasks or self.models or self._leases or self.shares or trail)
+
+    @property
+    def closing(self) -> bool:
+        """Whether the kernel ends: tasks that are kept go on with the next one."""
+        return self._closing
+
+    def write_soon(self) -> None:
+        """Something of the trail is to be written now."""
+        if not self._closing:
+            self._soon()
+
+    def beside(self, do: Callable[[], None]) -> None:
+        """Do something where the store is written, which nobody waits for."""
+        asyncio.get_running_loop().run_in_executor(self._thread, do)
 
     def _soon(self) -> None:
         """Write when the event under way has been dealt with, or the write under way is done."""
@@ -239,12 +257,14 @@ class Keeper:
             return
         batch = self.tasks.take(MOST_TASKS)
         gone = self.tasks.past.take(MOST_TASKS)
-        if not (batch or gone or self.models or self._leases or self.shares):
+        trail = self.trail is not None and self.trail.due
+        if not (batch or gone or self.models or self._leases or self.shares or trail):
             return  # what there was goes into blobs first
         models = self.models.take()
         self._urgent = self._urgent and bool(self.tasks)
         rest = [*gone, *(model.write for model in models.values()), *self._leases.take(), *self.shares.take()]
-        parts = [*(sent.writes for _, sent in batch), lambda: rest]
+        told = self.trail.take() if self.trail is not None else tuple
+        parts = [*(sent.writes for _, sent in batch), lambda: [*rest, *told()]]
         self._writing = asyncio.get_running_loop().run_in_executor(self._thread.first, write_parts, self._store, parts)
         self._writing.add_done_callback(lambda done: self._wrote(batch, models, done))
 
@@ -281,6 +301,8 @@ class Keeper:
 
     def _settle_rest(self, models: dict[ModelName, DueModel], error: InferdError | None) -> list[ModelName]:
         """That is written; or nobody knows, and it is due again. The models that are to be given up if they can be."""
+        if self.trail is not None:
+            self.trail.settle(error)
         if error is None:
             self.tasks.past.settle(done=True)
             self.models.wrote(models)
@@ -300,6 +322,8 @@ class Keeper:
     async def drain(self) -> None:
         """Wait until all is written, or the store has not taken it for long."""
         self.shares.hurry()
+        if self.trail is not None:
+            self.trail.hurry()
         async with self._patience.bounds():
             while (self._writing or self._due or self.tasks.underway) and self.state.writes:
                 if self._writing is None and self._due:
@@ -320,16 +344,23 @@ class Keeper:
         self.tasks.stop(error)
         for waiter in (*waiting_for(self.models.take()), *self._leases.abandon()):
             refuse(waiter, error)
+        if self.trail is not None:
+            self.trail.stop(error)
 
     async def close(self) -> None:
         """Let go of the store, or leave it alone when what is being written hangs."""
         self.stop()
         if self._timer is not None:
             self._timer.cancel()
-        closing = asyncio.get_running_loop().run_in_executor(self._thread, self._store.close)
+        closing = asyncio.get_running_loop().run_in_executor(self._thread, self._end)
         self._thread.shutdown()
         if await self._patience.saw(closing):
             closing.result()
         else:
             closing.cancel()
             log.error("the store does not answer; the kernel ends without closing it")
+
+    def _end(self) -> None:
+        if self.trail is not None:
+            self.trail.end(self._store)
+        self._store.close()

@@ -76,6 +76,10 @@ class Keyring:
         self._unkept: set[str] = set()  # whose last use is not kept yet
         self._changing = asyncio.Lock()
 
+    def derive(self, purpose: bytes) -> bytes:
+        """A key for another purpose: without the pepper nobody can make it, nor the pepper from it."""
+        return hmac.digest(self._pepper, purpose, "sha256")
+
     def adopt(self, keys: Iterable[tuple[Key, float | None]]) -> None:
         """Take up keys that were kept, each with its last use."""
         for key, used in keys:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from inferd.core.ids import NO_LEASE, LeaseId, Tenant
 from inferd.core.principal import Principal
-from inferd.errors import InvalidFieldError, PermissionDeniedError
+from inferd.errors import InferdError, InvalidFieldError, PermissionDeniedError
 from inferd.runtime.clock import Clock
 from inferd.runtime.front.access import Admission
 from inferd.runtime.front.caller import Caller
@@ -20,6 +20,7 @@ TENANT_KEY = "inferd-tenant"
 TENANT_FORM = re.compile(r"[A-Za-z0-9._-]{1,64}")
 LOGIN_KEY = "authorization"
 LEASE_KEY = "inferd-lease"
+CORRELATION_KEY = "inferd-correlation"
 LEASE_FORM = re.compile(r"[A-Za-z0-9-]{1,64}")
 MOST_REQUEST_ID = 128
 DEADLINE_MARGIN_S = 0.02  # how much earlier the kernel ends a task than gRPC cuts its call, so that the end is told
@@ -37,17 +38,24 @@ class Call:
         write: Sends a message of a stream; no generator between.
         take: What `read` gave has to go through it before anything looks at the models that it names: it bounds a
             request, puts the models' own names in the place of aliases, and holds them against the rules.
+        refused: Told of the error of an order that is refused, while the call goes on.
     """
 
-    __slots__ = ("admission", "caller", "read", "take", "write")
+    __slots__ = ("admission", "caller", "read", "refused", "take", "write")
 
     def __init__(
-        self, caller: Caller, context: Context, admission: Admission, take: Callable[["Message"], object]
+        self,
+        caller: Caller,
+        context: Context,
+        admission: Admission,
+        take: Callable[["Message"], object],
+        refused: Callable[[InferdError], None],
     ) -> None:
         self.caller = caller
         self.admission = admission
         self.read = context.read
         self.take = take
+        self.refused = refused
         self.write = context.write
 
 
@@ -59,20 +67,22 @@ class Said:
         login: By which it says who makes it; a secret.
         tenant: Whose call it is.
         lease_id: The lease under which it is made.
+        correlation: By which its client finds it in the audit trail.
     """
 
     login: str = field(default="", repr=False)
     tenant: str = ""
     lease_id: str = ""
+    correlation: str = ""
 
 
 def read_said(context: Context) -> Said:
     """What a call says besides its message.
 
     Raises:
-        InvalidFieldError: The tenant is no name, or the lease no id.
+        InvalidFieldError: The tenant is no name, or the lease or the correlation no id.
     """
-    login = tenant = lease_id = ""
+    login = tenant = lease_id = correlation = ""
     for key, value in context.invocation_metadata() or ():
         if key == TENANT_KEY and not tenant:
             tenant = _checked(key, value, TENANT_FORM, "letters, digits, '.', '_' and '-'")
@@ -80,7 +90,9 @@ def read_said(context: Context) -> Said:
             lease_id = _checked(key, value, LEASE_FORM, "letters, digits and '-'")
         elif key == LOGIN_KEY and not login:
             login = value if isinstance(value, str) else value.decode(errors="replace")
-    return Said(login, tenant, lease_id)
+        elif key == CORRELATION_KEY and not correlation:
+            correlation = _checked(key, value, TENANT_FORM, "letters, digits, '.', '_' and '-'")
+    return Said(login, tenant, lease_id, correlation)
 
 
 def caller_of(said: Said, principal: Principal, context: Context, clock: Clock) -> Caller:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from inferd.runtime.front.front import Front
     from inferd.services.extents import Extents
     from inferd.services.logins import Logins
+    from inferd.services.notes import Note, Notes
     from inferd.services.policies import CallPolicy
 
     Handler = grpc.RpcMethodHandler[Any, Any]
@@ -56,6 +57,7 @@ class Entrance(grpc.aio.ServerInterceptor):
         policies: What each of them asks the rules for, by path.
         extents: Bounds what is in a request, before anything else looks at it.
         calls_per_s: How fast a connection may begin calls; 0 for no bound.
+        notes: What is told of calls in the audit trail.
         message_limit_bytes: Of the largest answer; a larger one is refused by name, which gRPC does without.
     """
 
@@ -65,6 +67,7 @@ class Entrance(grpc.aio.ServerInterceptor):
         logins: Logins,
         policies: Mapping[str, CallPolicy],
         extents: Extents,
+        notes: Notes,
         *,
         message_limit_bytes: int,
         calls_per_s: float = 0.0,
@@ -76,6 +79,7 @@ class Entrance(grpc.aio.ServerInterceptor):
         self._policies = policies
         self._clock = front.clock
         self._incidents = Incidents()
+        self._notes = notes
         self._rates = Rates(calls_per_s, time.monotonic)
         self._check_lease = front.leases.check
         self._knows = front.tasks.knows
@@ -136,15 +140,18 @@ class Entrance(grpc.aio.ServerInterceptor):
         request: Any,
         context: Context,
     ) -> Any:
+        peer = context.peer()
+        note = self._notes.begin(policy, peer)
         try:
-            peer = context.peer()
             if not peer.startswith(UNIX):
                 self._rates.take(peer)
             said = read_said(context)
+            note.correlation = said.correlation
             if policy.policy.kind is ResourceKind.HEALTH:  # whether it needs a login depends on what it asks
                 request = _read(read, request)
             login = self._logins.read(said.login, peer, policy.policy, request, context.auth_context)
-            caller = caller_of(said, login.principal, context, self._clock)
+            note.login = login
+            note.caller = caller = caller_of(said, login.principal, context, self._clock)
             if peer.startswith(UNIX) and caller.principal.name != LOCAL:  # who has the kernel's own user has all
                 self._rates.take(caller.principal.name)
             CALLER.set(Insight(self._access, caller, self._incidents))
@@ -153,30 +160,44 @@ class Entrance(grpc.aio.ServerInterceptor):
             try:
                 single = isinstance(request, Message | bytes)
                 async with self._admitted(login, caller.tenant, policy.policy, many=not single) as admission:
+                    note.sent = request if single else None
                     request = _read(read, request)
                     if not (isinstance(request, REPEATABLE) and self._knows(caller, request.request_id)):
                         self._check_lease(caller)
-                    take = partial(self._take, policy=policy, admission=admission, caller=caller)
+                    take = partial(self._take, policy=policy, admission=admission, caller=caller, note=note)
                     if single:
                         admission.names = take(request)
                     else:
                         request = _each(request, partial(take, whole=False))
-                    answer = await method(request, Call(caller, context, admission, take))
+                    await note.begin()
+                    refused = partial(note.fail, is_order=True)
+                    answer = await method(request, Call(caller, context, admission, take, refused))
                 if isinstance(answer, Message):
                     self._check_size(answer)
+                await note.end(answer)
                 return answer
             finally:
                 self._calls.give_back(counted)
         except InferdError as error:  # it may be kept with a task: without its frames, which hold the request
+            note.fail(error)
             await _abort(context, error.with_traceback(None).about(_model_of(request, policy)))
         except grpc.aio.BaseError:
             raise
         except Exception as error:
             log.exception("defect in a call", method=getattr(method, "__qualname__", str(method)))
             await _abort(context, InternalError(f"a defect of inferd: {type(error).__name__}; see its log"))
+        finally:
+            note.leave()
 
     def _take(
-        self, request: Message, *, policy: CallPolicy, admission: Admission, caller: Caller, whole: bool = True
+        self,
+        request: Message,
+        *,
+        policy: CallPolicy,
+        admission: Admission,
+        caller: Caller,
+        note: Note,
+        whole: bool = True,
     ) -> Names:
         """Bound what has come on a call, have it name models by their own names, and hold those against the rules.
 
@@ -189,9 +210,11 @@ class Entrance(grpc.aio.ServerInterceptor):
         Raises:
             InferdError: It is refused.
         """
-        if isinstance(request, ts.RunTaskRequest):
+        is_order = isinstance(request, ts.RunTaskRequest) and policy.method != RUN_TASK
+        if is_order:
             policy = self._policies[RUN_TASK]
         self._extents.check(request)
+        note.take(request, is_order=is_order)
         if whole:
             check_required(request)
         given = policy.models(request)

@@ -58,9 +58,12 @@ def name_of(token: str) -> str | None:
 
 def token_of(page: Page[Item], key: Callable[[Item], str | int]) -> str:
     """The token of the page after this one; "" when there is none."""
-    if not page.more:
-        return ""
-    data = str(key(page.records[-1])).encode()
+    return token_for(str(key(page.records[-1]))) if page.more else ""
+
+
+def token_for(name: str) -> str:
+    """The token that names a record, see `name_of`."""
+    data = name.encode()
     return base64.urlsafe_b64encode(_mark(data) + data).decode()
 
 

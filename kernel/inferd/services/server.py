@@ -6,6 +6,7 @@ from inferd.config import Settings
 from inferd.runtime.front.authority import Authority
 from inferd.runtime.front.front import Front
 from inferd.runtime.tickets import Tickets
+from inferd.services.audits import Audits
 from inferd.services.auth import Auth
 from inferd.services.blobs import Blobs
 from inferd.services.entrance import Entrance
@@ -15,6 +16,7 @@ from inferd.services.hosts import Hosts
 from inferd.services.leases import Leases
 from inferd.services.logins import Logins
 from inferd.services.models import Models
+from inferd.services.notes import INPUTS, Notes
 from inferd.services.offering import Offering, offer
 from inferd.services.policies import read_policies
 from inferd.services.quotas import Quotas
@@ -22,6 +24,7 @@ from inferd.services.reflection import add_reflection
 from inferd.services.tasks import Tasks
 from inferd.services.uploads import Uploads
 from inferd_api.v1 import (
+    audit_service_pb2,
     auth_service_pb2,
     blob_service_pb2,
     host_service_pb2,
@@ -75,6 +78,7 @@ def offer_services(
         host_service_pb2: Hosts(front.hosts, front.models),
         auth_service_pb2: Auth(front.auth),
         quota_service_pb2: Quotas(front.quotas),
+        audit_service_pb2: Audits(front.audit),
     }
     offered = {
         each: servicer for module, servicer in services.items() for each in module.DESCRIPTOR.services_by_name.values()
@@ -87,8 +91,15 @@ def offer_services(
         is_shared=settings.sharing.is_shared,
     )
     policies = read_policies(offered)
+    notes = Notes(front.audit.trail, front.access, authority.keyring.derive(INPUTS))
     entrance = Entrance(
-        front, logins, policies, extents, message_limit_bytes=limits.message_bytes, calls_per_s=limits.calls_per_s
+        front,
+        logins,
+        policies,
+        extents,
+        notes,
+        message_limit_bytes=limits.message_bytes,
+        calls_per_s=limits.calls_per_s,
     )
     for service, servicer in offered.items():
         offer(server, service, servicer)

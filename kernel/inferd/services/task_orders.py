@@ -143,6 +143,7 @@ class TaskOrders:
                 await (self._run(tag, order.run) if kind == "run" else self._watch(tag, order.watch))
             except InferdError as error:
                 model = order.run.request.spec.model  # "" of one that watches
+                self._call.refused(error)
                 refused[tag] = error.with_traceback(None).about(model)  # whose frames hold what the client has sent
 
     async def _run(self, tag: int, order: ts.RunOrder) -> None:

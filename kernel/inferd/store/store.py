@@ -34,6 +34,7 @@ class Kind(Enum):
     UPLOAD = "upload"  # a blob of which not all bytes have come
     DEVICE = "device"  # what one had to give when a kernel began
     FOLDER = "folder"  # which folder has the files
+    AUDIT = "audit"  # a part of the audit trail, whose pieces are its lines; and where the trail stands
 
 
 @dataclass(frozen=True, slots=True)

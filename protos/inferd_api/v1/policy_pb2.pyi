@@ -89,6 +89,8 @@ class _ResourceKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Resource
     """Copies of all that the kernel keeps, of all tenants."""
     RESOURCE_KIND_QUOTA: _ResourceKind.ValueType  # 13
     """Quotas, and what tenants use of them."""
+    RESOURCE_KIND_AUDIT: _ResourceKind.ValueType  # 70
+    """The audit trail: who did what, with which decision."""
 
 class ResourceKind(_ResourceKind, metaclass=_ResourceKindEnumTypeWrapper):
     """What a call is about. Rules allow or deny verbs on kinds."""
@@ -121,6 +123,8 @@ RESOURCE_KIND_STORE: ResourceKind.ValueType  # 12
 """Copies of all that the kernel keeps, of all tenants."""
 RESOURCE_KIND_QUOTA: ResourceKind.ValueType  # 13
 """Quotas, and what tenants use of them."""
+RESOURCE_KIND_AUDIT: ResourceKind.ValueType  # 70
+"""The audit trail: who did what, with which decision."""
 Global___ResourceKind: _TypeAlias = ResourceKind  # noqa: Y015
 
 @_typing.final

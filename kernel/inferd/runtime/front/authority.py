@@ -18,13 +18,16 @@ from inferd.runtime.kept_keys import kept_keys, kept_rules
 from inferd.runtime.keyring import Keyring
 from inferd.runtime.pepper import read_pepper
 from inferd.runtime.tokens import Tokens
+from inferd.runtime.trail_opening import opened_trail
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection
     from pathlib import Path
 
     from inferd import auth_settings as settings
+    from inferd.config import Settings
     from inferd.runtime.certificates import Certificates
+    from inferd.runtime.driver import Driver
     from inferd.runtime.keeper import Keeper
     from inferd.runtime.login import Login
 
@@ -49,6 +52,14 @@ class Authority:
     certificates: Certificates
     access: Access
     auth: Auth
+
+    @classmethod
+    async def of(cls, settings: Settings, driver: Driver, certificates: Certificates) -> Self:
+        """The authority of a kernel by its settings, and its audit trail, which is the driver's. As `made`."""
+        folder = settings.state_dir
+        authority = await cls.made(settings.auth, driver.keeper, certificates, pepper_path=folder / "pepper")
+        await opened_trail(settings.audit, driver, folder)
+        return authority
 
     @classmethod
     async def made(

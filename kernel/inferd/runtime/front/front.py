@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from inferd.runtime.clock import Clock
 from inferd.runtime.front.access import Access
+from inferd.runtime.front.audit import Audit
 from inferd.runtime.front.auth import Auth
 from inferd.runtime.front.blobs import Blobs
 from inferd.runtime.front.bounds import Calls
@@ -29,6 +30,7 @@ class Front:
 
     calls: Calls
     access: Access
+    audit: Audit
     auth: Auth
     clock: Clock
     tasks: Tasks

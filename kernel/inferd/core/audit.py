@@ -1,0 +1,200 @@
+"""The audit trail as values: lines of JSON, each of which vouches for all before it.
+
+A line is a JSON object in ASCII whose last member is `hash`: SHA-256 over `CHAINED`, the 32 bytes of the hash before
+it, and the line without that member (its body). Members stand in the order of their names, without spaces, so that
+nothing has to be made anew to check a line: cut off its end, put a brace there. Some lines, checkpoints, are signed.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from hashlib import sha256
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+FORMAT: Final = 1
+CHAINED: Final = b"inferd audit 1 entry\n"  # before what is hashed, and signed: good for nothing else
+SIGNED: Final = b"inferd audit 1 checkpoint\n"
+NOTHING: Final = bytes(32)  # the hash before the first line
+BEFORE_HASH, BEHIND_HASH = ',"hash":"', '"}'
+HASH_DIGITS: Final = 64
+END_CHARACTERS: Final = len(BEFORE_HASH) + HASH_DIGITS + len(BEHIND_HASH)
+SIGNATURE: Final = "signature"
+
+Said: TypeAlias = "dict[str, object]"
+"""What an entry says, by name: texts, whole numbers, lists and objects of those. What is empty is left out."""
+
+
+class EntryType(StrEnum):
+    """What an entry tells of."""
+
+    CALL = "call"  # it was answered, denied or refused; of one that changes something lasting also that it begins
+    END = "end"  # of a task
+    KERNEL = "kernel"  # it began, or ended in order, or found that its trail is not as it was
+    GAP = "gap"  # entries could not be kept
+    OMITTED = "omitted"  # refusals beyond `audit.refusals_per_s` were counted and not told
+    DECISION = "decision"  # one that no call made, as of a rule about outputs
+    CHECKPOINT = "checkpoint"  # is signed
+
+
+class Decision(StrEnum):
+    """What became of a call."""
+
+    ALLOWED = "allowed"
+    DENIED = "denied"  # by rules, or nobody is known to have made it
+    REFUSED = "refused"  # for another reason, which is named
+
+
+class NoLineError(ValueError):
+    """A text is no line of a trail."""
+
+
+class Line(NamedTuple):
+    """A line that was read.
+
+    Attributes:
+        body: Without its hash.
+        hash: As it says.
+        said: All that it says, the hash left out.
+    """
+
+    body: str
+    hash: bytes
+    said: Said
+
+    @property
+    def sequence(self) -> int:
+        """Its number: 1 for the first one of a trail."""
+        return number(self.said, "sequence")
+
+    @property
+    def is_checkpoint(self) -> bool:
+        """Whether it is signed."""
+        return self.said.get("type") == EntryType.CHECKPOINT
+
+
+def number(said: Mapping[str, object], name: str) -> int:
+    """A whole number that an entry says.
+
+    Raises:
+        NoLineError: It says none.
+    """
+    value = said.get(name)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise NoLineError(f"{name} is no number")
+    return value
+
+
+def text(said: Mapping[str, object], name: str) -> str:
+    """A text that an entry says; "" where it says none."""
+    value = said.get(name, "")
+    return value if isinstance(value, str) else ""
+
+
+def canonical(said: Mapping[str, object]) -> str:
+    """The one way to write what is said."""
+    return json.dumps(said, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+
+def time_of(unix_s: float) -> str:
+    """A Unix time as lines have it: UTC, to the microsecond."""
+    return datetime.fromtimestamp(unix_s, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def hash_of(before: bytes, body: str) -> bytes:
+    """The hash of a line that stands behind one with the hash `before`."""
+    return sha256(CHAINED + before + body.encode()).digest()
+
+
+def read_line(line: str) -> Line:
+    """A line, as it says it is; its hash is not looked at.
+
+    Raises:
+        NoLineError: It is none.
+    """
+    line = line.rstrip("\r\n")
+    body, end = line[:-END_CHARACTERS] + "}", line[-END_CHARACTERS:]
+    digits = end[len(BEFORE_HASH) : -len(BEHIND_HASH)]
+    if not end.startswith(BEFORE_HASH) or not end.endswith(BEHIND_HASH) or not line.isascii():
+        raise NoLineError("it does not end with a hash")
+    try:
+        said, digest = json.loads(body), bytes.fromhex(digits)
+    except (ValueError, RecursionError):
+        raise NoLineError("it is no JSON object with a hash") from None
+    if not isinstance(said, dict):
+        raise NoLineError("it is no JSON object")
+    found = Line(body, digest, said)
+    if said.get("format") != FORMAT:
+        raise NoLineError(f"its format is {said.get('format')!r}, and this version knows {FORMAT}")
+    _ = found.sequence
+    return found
+
+
+@dataclass(slots=True, eq=False)
+class Chain:
+    """A chain that goes on. One writer: who adds to it.
+
+    Attributes:
+        count: How many lines it has had; the number of its last one.
+        hash: Of that.
+    """
+
+    count: int = 0
+    hash: bytes = NOTHING
+
+    def add(self, said: Mapping[str, object]) -> str:
+        """One line more."""
+        kept = {name: value for name, value in said.items() if value not in ("", None, (), [], {})}
+        return self._chain(canonical({**kept, "format": FORMAT, "sequence": self.count + 1}))
+
+    def _chain(self, body: str) -> str:
+        self.hash = hash_of(self.hash, body)
+        self.count += 1
+        return f"{body[:-1]}{BEFORE_HASH}{self.hash.hex()}{BEHIND_HASH}"
+
+    def add_checkpoint(self, checkpoint: Checkpoint, sign: Callable[[bytes], bytes]) -> str:
+        """A line that says where the chain stands, signed.
+
+        Args:
+            checkpoint: What else it says.
+            sign: Signs bytes.
+        """
+        said: Said = {
+            "type": EntryType.CHECKPOINT,
+            "time": checkpoint.time,
+            "count": self.count,
+            "last": self.hash.hex(),
+            "first": checkpoint.first or self.count + 1,
+            "every": checkpoint.every,
+            "key": checkpoint.key,
+            "format": FORMAT,
+            "sequence": self.count + 1,
+        }
+        return self._chain(canonical({**said, SIGNATURE: sign(signed(said)).hex()}))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """What a checkpoint says besides where the chain stands.
+
+    Attributes:
+        time: When it was made.
+        first: The number of the oldest line that is kept; 0 for the checkpoint itself.
+        every: So many lines stand between two of them at most.
+        key: The public half of the key that signs, 64 hexadecimal digits.
+    """
+
+    time: str
+    first: int
+    every: int
+    key: str
+
+
+def signed(said: Mapping[str, object]) -> bytes:
+    """What the signature of a checkpoint is about."""
+    return SIGNED + canonical({name: value for name, value in said.items() if name != SIGNATURE}).encode()

@@ -1,0 +1,116 @@
+"""The key that signs checkpoints of the audit trail: it lies apart from the store, like the pepper."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+from contextlib import suppress
+from typing import TYPE_CHECKING, NoReturn
+
+import structlog
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from inferd.errors import InvalidFieldError, StoreUnavailableError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PEM = serialization.Encoding.PEM
+MODE, PUBLIC_MODE = 0o600, 0o644
+KEY_BYTES = 1 << 14  # of a file with a key
+
+log = structlog.get_logger()
+
+
+def read_audit_key(path: Path) -> Ed25519PrivateKey:
+    """The key in a file that only its owner may read; made where it is not there, with its public half beside it.
+
+    Raises:
+        InvalidFieldError: Others may read it, or it is no key.
+        StoreUnavailableError: It cannot be made; nothing of it is there.
+        OSError: It cannot be read.
+    """
+    public = path.with_suffix(".pub")
+    try:
+        if not path.exists():
+            _make(path)
+        key = _read(path)
+        if not public.exists():
+            put_file(public, key.public_key().public_bytes(PEM, _PUBLIC_FORMAT), mode=PUBLIC_MODE)
+    except PermissionError:
+        raise
+    except OSError as error:
+        raise StoreUnavailableError(
+            f"the key of the audit trail {path} cannot be made: {error.strerror}; make room there and let this user"
+            " write, or name another place (audit.key_file)",
+            metadata={"cause": f"{error.strerror}"},
+        ) from None
+    return key
+
+
+_PUBLIC_FORMAT = serialization.PublicFormat.SubjectPublicKeyInfo
+
+
+def _read(path: Path) -> Ed25519PrivateKey:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    with os.fdopen(descriptor, "rb") as file:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode) or found.st_mode & 0o077 or found.st_uid != os.geteuid():
+            _refuse(
+                f"the file {path} of audit.key_file has mode {found.st_mode & 0o777:04o} and owner {found.st_uid}; "
+                f"others than its owner may use it: chmod 600 {path}, or remove it, should somebody have read it"
+            )
+        data = file.read(KEY_BYTES)
+    try:
+        key = serialization.load_pem_private_key(data, password=None)
+    except (ValueError, TypeError):
+        key = None
+    if not isinstance(key, Ed25519PrivateKey):
+        _refuse(
+            f"the file {path} of audit.key_file holds no Ed25519 key in PEM; put back that file, or remove it: another"
+            " key is made then, which whoever checks the trail has to trust, too"
+        )
+    return key
+
+
+def _make(path: Path) -> None:
+    """Make the file, whole at once; that of another kernel that does the same at this moment is as good."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    key = Ed25519PrivateKey.generate()
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, MODE)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(key.private_bytes(PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
+            file.flush()
+            os.fsync(descriptor)
+        with suppress(FileExistsError):
+            os.link(new, path)
+            log.info(
+                "made the key that signs the audit trail; keep its public half elsewhere", public=f"{path.stem}.pub"
+            )
+    finally:
+        new.unlink()
+
+
+def put_file(path: Path, data: bytes, *, mode: int) -> None:
+    """Have a file hold this, whole at once, in place of what it held.
+
+    Raises:
+        OSError: It cannot.
+    """
+    new = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+        new.replace(path)
+    except BaseException:
+        new.unlink(missing_ok=True)
+        raise
+
+
+def _refuse(message: str) -> NoReturn:
+    raise InvalidFieldError(message, field="audit.key_file")
