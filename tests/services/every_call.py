@@ -14,6 +14,7 @@ from grpc_reflection.v1alpha import reflection_pb2 as rp
 
 from inferd.runtime.library import Library, Manifest
 from inferd.testing.kernel import write_fake_model
+from inferd_api.v1 import audit_service_pb2 as aus
 from inferd_api.v1 import auth_pb2 as ap
 from inferd_api.v1 import auth_service_pb2 as asp
 from inferd_api.v1 import blob_service_pb2 as bs
@@ -29,6 +30,7 @@ from inferd_api.v1 import sampling_pb2 as sp
 from inferd_api.v1 import task_pb2 as tp
 from inferd_api.v1 import task_service_pb2 as ts
 from inferd_api.v1 import upload_service_pb2 as us
+from inferd_api.v1.audit_service_pb2_grpc import AuditServiceStub
 from inferd_api.v1.auth_service_pb2_grpc import AuthServiceStub
 from inferd_api.v1.blob_service_pb2_grpc import BlobServiceStub
 from inferd_api.v1.model_service_pb2_grpc import ModelServiceStub
@@ -67,6 +69,7 @@ class Client:
         self.auth: Any = AuthServiceStub(connection.channel)  # type: ignore[no-untyped-call]
         self.quota_id = ""
         self.quotas: Any = QuotaServiceStub(connection.channel)  # type: ignore[no-untyped-call]
+        self.audit: Any = AuditServiceStub(connection.channel)  # type: ignore[no-untyped-call]
         self.health: Any = health_pb2_grpc.HealthStub(connection.channel)
 
     def pull(self) -> None:
@@ -179,6 +182,8 @@ async def first(call: Any) -> None:
 
 
 CALLS: dict[str, Callable[[Client], Awaitable[object]]] = {
+    "inferd.v1.AuditService/GetAuditTrail": lambda c: c.audit.GetAuditTrail(aus.GetAuditTrailRequest()),
+    "inferd.v1.AuditService/ListAuditLines": lambda c: c.audit.ListAuditLines(aus.ListAuditLinesRequest()),
     "inferd.v1.HostService/GetHost": lambda c: c.connection.hosts.GetHost(hs.GetHostRequest()),
     "inferd.v1.HostService/WatchHost": lambda c: first(c.connection.hosts.WatchHost(hs.WatchHostRequest())),
     "inferd.v1.HostService/BackupStore": lambda c: c.back_up(),

@@ -19,6 +19,7 @@ from google.protobuf.descriptor import MethodDescriptor
 
 from inferd.testing.kernel import write_fake_model
 from inferd_api.v1 import (
+    audit_service_pb2,
     blob_service_pb2,
     host_service_pb2,
     lease_service_pb2,
@@ -32,6 +33,7 @@ from inferd_client.versions import SINCE
 
 BASELINE = Path(__file__).parents[2] / "protos" / "baseline.binpb"
 TODAY = (
+    audit_service_pb2,
     blob_service_pb2,
     host_service_pb2,
     lease_service_pb2,
