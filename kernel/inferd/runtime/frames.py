@@ -50,7 +50,7 @@ def load_frame(
         sampling_defaults=spec.sampling.numbers,
         fallback_sampling_defaults=spec.catalogue_sampling.numbers,
     )
-    load.sandbox.CopyFrom(sandbox_order(spec))
+    load.sandbox.CopyFrom(sandbox_order(spec, looks=not checks))
     if spec.draft_tokens is not None:
         load.limits.draft_tokens = spec.draft_tokens
     return wire.KernelFrame(load=load)

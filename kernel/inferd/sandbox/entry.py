@@ -53,6 +53,8 @@ class Sandbox:
                 seccomp.install(seccomp.inner(self._column, os.getpid(), kills=True), self._column)
             except OSError as error:
                 self._lack(f"processes are not forbidden: {words_of(error)}")
+        if self._order.file_bytes:
+            walls.bound_files(self._order.file_bytes)
         if self._order.memory_bytes:
             try:
                 walls.bound_memory(self._order.memory_bytes)

@@ -79,6 +79,7 @@ class Order:
         programs: Whether it asks to start programs.
         memory_bytes: Most memory of its own beyond what it has when it is sealed; 0 for no bound.
         threads: Most threads and processes.
+        file_bytes: Most bytes of a file that it writes; 0 for no bound.
     """
 
     reads: tuple[str, ...] = ()
@@ -88,3 +89,4 @@ class Order:
     programs: bool = False
     memory_bytes: int = 0
     threads: int = THREADS
+    file_bytes: int = 0

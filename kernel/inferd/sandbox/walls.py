@@ -86,6 +86,12 @@ def go_first() -> None:
         Path("/proc/self/oom_score_adj").write_text(_FIRST_VICTIM)
 
 
+def bound_files(most_bytes: int) -> None:
+    """Bound the size of each file that this process writes."""
+    with suppress(OSError, ValueError):  # there is a lower bound
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
+
+
 def bound_memory(most_bytes: int) -> None:
     """Bound what this process writes to memory of its own, beyond what it has now; it cannot take that back.
 

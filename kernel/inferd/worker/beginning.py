@@ -37,6 +37,7 @@ SCRATCH: Final = "TMPDIR"
 OFF: Final = State(SandboxLevel.OFF, ("workers.sandbox is off",))
 _HOMES: Final = ("HOME", "XDG_CACHE_HOME", "HF_HOME", "TORCH_HOME", "TRITON_CACHE_DIR")  # where libraries keep things
 _WEIGHTS: Final = (".gguf", ".onnx", ".ort", ".safetensors")
+_LOOK_FILE_BYTES: Final = 64 << 20  # of what a worker writes that looks at a model, its log among it
 _MOST_SIBLINGS: Final = 10_000
 
 _EXTERNAL: Final = ("", ".data", ".bin", ".weight", ".weights", ".json", ".txt")
@@ -124,6 +125,9 @@ def _enter(start: Start, descriptor: int) -> Start:
 def _order(load: load_pb2.Load, scratch: str) -> Order:
     wants, limits = load.sandbox, load.limits.sandbox
     memory_bytes = limits.memory_bytes or (load.capacity_bytes if load.device == HOST_DEVICE else 0)
+    memory_bytes = memory_bytes or read_memory().total_bytes
+    if wants.looks and (most := load.limits.look.memory_bytes):
+        memory_bytes = min(memory_bytes, most)
     devices = (path for pattern in wants.devices for path in glob.glob(pattern))  # noqa: PTH207 - it begins with "/"
     return Order(
         reads=(*_files(Path(load.path)), *wants.reads),
@@ -131,7 +135,8 @@ def _order(load: load_pb2.Load, scratch: str) -> Order:
         devices=tuple(devices),
         network=wants.network,
         programs=wants.programs,
-        memory_bytes=memory_bytes or read_memory().total_bytes,
+        memory_bytes=memory_bytes,
+        file_bytes=_LOOK_FILE_BYTES if wants.looks else 0,
         threads=limits.threads,
     )
 

@@ -24,6 +24,7 @@ from inferd.worker.desk import make_desk
 from inferd.worker.frames import failure, needs_frame, pong_frame, read_load
 from inferd.worker.identity import Identity
 from inferd.worker.looking import bounded_look
+from inferd.worker.refused import refused_words
 from inferd_api.worker.v1 import load_pb2, sandbox_pb2
 from inferd_api.worker.v1 import worker_pb2 as wire
 
@@ -117,9 +118,7 @@ class Worker:
                 raise
             _log.exception("loading %s failed", load.path)
             self._link.send(
-                wire.WorkerFrame(
-                    load_failed=load_pb2.LoadFailed(failure=failure(_load_error(error, self._activity.doing, backend)))
-                )
+                wire.WorkerFrame(load_failed=load_pb2.LoadFailed(failure=failure(self._load_error(error, backend))))
             )
             return None
         gc.collect()
@@ -131,6 +130,14 @@ class Worker:
         self._activity.begin(Doing.IDLE)
         self._link.send(wire.WorkerFrame(loaded=loaded))
         return model
+
+    def _load_error(self, error: BaseException, backend: Backend | None) -> InferdError:
+        """What a client is told, with what the sandbox may have to do with it."""
+        told = _load_error(error, self._activity.doing, backend)
+        if self._start.sandbox is not None and (words := refused_words(error)):
+            told.message += words
+            told.metadata["cause"] = told.metadata.get("cause", "") + words
+        return told
 
     def _check_content(self, load: load_pb2.Load) -> None:
         """See that the model's files hold what they have to; how far that is, is told as of a load.

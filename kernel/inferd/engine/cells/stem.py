@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
     from inferd.engine.text.tokenizer import Tokenizer
 
+MOST_CELLS: Final = 1024
+"""At once: more than a worker wants, whose grammars and pools have bounds of their own, and less than a system has."""
+
 _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 
 
@@ -36,6 +39,7 @@ class Stem:
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
         self._vocabulary: tuple[Any, bytes] = ({}, b"")
+        self._cells = 0  # that live
         self._ended: dict[int, int] = {}  # how children ended that nobody has asked for
 
     def serve(self) -> None:
@@ -59,6 +63,10 @@ class Stem:
                 self._channel.send({"status": self._reap(message["pid"])})
 
     def _try_to_fork(self, message: Any, descriptors: list[int]) -> None:
+        self._collect()
+        if self._cells >= MOST_CELLS:
+            self._channel.send({"error": f"there are {self._cells} processes beside the worker, and no more may be"})
+            return
         try:
             serve = self._prepare(message["role"])
         except Exception as error:  # noqa: BLE001 - foreign libraries; told to the worker
@@ -101,13 +109,13 @@ class Stem:
 
     def _fork(self, serve: Callable[[Channel, list[int]], None], descriptors: list[int], *, memory_bytes: int) -> None:
         """Start a cell; tell the worker its process id, and send a descriptor of the process."""
-        self._collect()
         gc.collect()
         gc.freeze()  # a collection in a cell would copy the pages of all that it looks at
         stem = os.getpid()
         pid = os.fork()
         if pid == 0:
             _live(self._channel, serve, descriptors, stem=stem, memory_bytes=memory_bytes)
+        self._cells += 1
         process = os.pidfd_open(pid)
         self._channel.send({"pid": pid})
         socket.send_fds(self._channel.sock, [b"p"], [process])
@@ -118,14 +126,17 @@ class Stem:
         if pid in self._ended:
             return self._ended.pop(pid)
         try:
-            return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            status = os.waitpid(pid, 0)[1]
         except ChildProcessError:
             return None
+        self._cells -= 1
+        return os.waitstatus_to_exitcode(status)
 
     def _collect(self) -> None:
         """Let no process stay that ended by itself."""
         with suppress(ChildProcessError):
             while (found := os.waitpid(-1, os.WNOHANG))[0]:
+                self._cells -= 1
                 self._ended[found[0]] = os.waitstatus_to_exitcode(found[1])
 
 

@@ -1,0 +1,105 @@
+"""Filters of system calls, on the machine that runs them: a few lines stand for that of the system."""
+
+import struct
+from errno import ENOSYS, EPERM
+
+import pytest
+
+from inferd.sandbox.seccomp import inner, outer, without
+from inferd.sandbox.syscalls import LAST_KNOWN, allowed, numbers
+
+ARCHES = {1: 0xC000003E, 2: 0xC00000B7}
+ALLOWED, KILLED, FAILED = 0x7FFF0000, 0x80000000, 0x00050000
+ME = 4711
+
+
+def answer(program: bytes, column: int, number: int, *arguments: int, arch: int | None = None) -> int:
+    """What the system does with a call: 0 where it is carried out, else the error; -1 where the process ends."""
+    given = [*arguments, *(6 - len(arguments)) * [0]]
+    data = struct.pack("<IIQ6Q", number, ARCHES[column] if arch is None else arch, 0, *given)
+    steps = list(struct.iter_unpack("<HBBI", program))
+    register, at = 0, 0
+    while True:
+        code, held, failed, value = steps[at]
+        at += 1
+        match code:
+            case 0x20:
+                (register,) = struct.unpack_from("<I", data, value)
+            case 0x54:
+                register &= value
+            case 0x15:
+                at += held if register == value else failed
+            case 0x25:
+                at += held if register > value else failed
+            case 0x35:
+                at += held if register >= value else failed
+            case 0x06:
+                return {ALLOWED: 0, KILLED: -1}.get(value, value & 0xFFFF)
+            case _:
+                raise AssertionError(f"no such step: {code:#x}")
+
+
+@pytest.mark.parametrize("column", [1, 2])
+def test_each_call_that_is_allowed_is_carried_out_and_no_other(column: int) -> None:
+    """What is named is, what is known besides fails with EPERM, and what is newer as on systems that have it not."""
+    program = outer(column, network=False, programs=False)
+    free, known = set(allowed(column).values()), numbers(column)
+    judged = {
+        known[name] for name in ("prctl", "kill", "tkill", "tgkill", "pidfd_open", "clone", "prlimit64", "sendto")
+    }
+    for number in range(LAST_KNOWN + 100):
+        if number in free | judged:
+            assert answer(program, column, number) == 0, number
+        elif number == known["clone3"] or number > LAST_KNOWN:
+            assert answer(program, column, number) == ENOSYS, number
+        else:
+            assert answer(program, column, number) == EPERM, number
+    assert answer(program, column, known["read"], arch=0x40000003) == -1  # of 32 bits, with other numbers
+    assert len(program) // 8 < 4096  # the longest that the system takes
+
+
+@pytest.mark.parametrize("column", [1, 2])
+def test_calls_that_reach_others_by_their_arguments_are_refused(column: int) -> None:
+    """Limits of other processes, signals by way of a descriptor, input of a terminal, addresses and name spaces."""
+    program, known = outer(column, network=False, programs=False), numbers(column)
+
+    def of(name: str, *arguments: int) -> int:
+        return answer(program, column, known[name], *arguments)
+
+    assert (of("prlimit64", 0), of("prlimit64", ME)) == (0, EPERM)
+    assert (of("fcntl", 1, 1), of("fcntl", 1, 8), of("fcntl", 1, 10), of("fcntl", 1, 15)) == (0, EPERM, EPERM, EPERM)
+    assert (of("ioctl", 1, 0x5401), of("ioctl", 1, 0x5412), of("ioctl", 1, 1 << 32 | 0x5412)) == (0, EPERM, EPERM)
+    assert (of("socketpair", 1, 1), of("socketpair", 1, 0x80001), of("socketpair", 1, 2)) == (0, 0, EPERM)
+    assert (of("sendto", 1, 2, 3, 4, 0), of("sendto", 1, 2, 3, 4, 8), of("sendto", 1, 2, 3, 4, 1 << 40)) == (
+        0,
+        EPERM,
+        EPERM,
+    )
+    assert (of("clone", 0x3D0F00), of("clone", 17), of("clone", 0x10000000), of("clone", 0x40000000)) == (
+        0,
+        0,
+        EPERM,
+        EPERM,
+    )
+    assert [
+        of(name) for name in ("socket", "connect", "execve", "ptrace", "setsid", "chmod" if column == 1 else "unshare")
+    ] == [EPERM] * 6
+
+
+@pytest.mark.parametrize("column", [1, 2])
+def test_a_sealed_process_makes_threads_alone(column: int) -> None:
+    """It forks no more, and signals nobody but itself, or what it has a descriptor of; what it forks from may fork."""
+    known = numbers(column)
+    sealed, stem = inner(column, ME, kills=True), inner(column, ME, forks=True)
+    assert (answer(sealed, column, known["clone"], 0x3D0F00), answer(sealed, column, known["clone"], 17)) == (0, EPERM)
+    assert (answer(stem, column, known["clone"], 17), answer(stem, column, known["pidfd_send_signal"])) == (0, EPERM)
+    assert (answer(sealed, column, known["kill"], ME), answer(sealed, column, known["kill"], 1)) == (0, EPERM)
+    assert (answer(sealed, column, known["tgkill"], ME), answer(sealed, column, known["tgkill"], 1)) == (0, EPERM)
+    assert (answer(sealed, column, known["prctl"], 15), answer(sealed, column, known["prctl"], 4)) == (0, EPERM)
+    assert answer(sealed, column, known["read"]) == 0  # the outer one decides of the rest
+
+
+def test_a_call_that_is_not_there() -> None:
+    """A filter that stands for an older system refuses what that had not, and nothing else."""
+    program = without(1, (444,))
+    assert (answer(program, 1, 444), answer(program, 1, 445)) == (ENOSYS, 0)
