@@ -25,7 +25,7 @@ class Workers(BaseModel):
         ge=0,
         le=1 << 62,
         description="most memory of its own that a worker takes beyond what it has before it loads its model, in bytes;"
-        " 0 for what may be given of the host",
+        " 0 for as much as the machine has",
     )
     start_timeout_s: Seconds = Field(20.0, gt=0, description="from the start of the process to its first frame")
     load_silence_s: Seconds = Field(60.0, gt=0, description="longest time without progress while a model loads")

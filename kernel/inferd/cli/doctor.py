@@ -149,7 +149,7 @@ def _sandbox(settings: Settings) -> Check:
     mode = settings.workers.sandbox
     if mode == "off":
         return Check("sandbox", "note", "workers.sandbox is off", "set workers.sandbox to auto")
-    state = allowed(threads=settings.workers.sandbox_threads)
+    state = allowed(threads=settings.workers.sandbox_threads, memory_bytes=settings.workers.sandbox_memory_bytes)
     if state.level is SandboxLevel.FULL:
         return Check("sandbox", "ok", "workers get all of it here")
     found = f"{state}; workers.sandbox is {mode}"

@@ -8,8 +8,9 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
-from inferd.runtime.memory_group import TaskGroup
-from inferd.sandbox.state import SandboxLevel, State
+from inferd.plugin.host import read_memory
+from inferd.runtime.memory_group import MemoryGroup, TaskGroup
+from inferd.sandbox.state import SandboxLevel, State, group_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -32,9 +33,10 @@ def _words(sandbox: Mapping[str, Any]) -> str:
     return str(State(SandboxLevel[level], reasons)) if level in SandboxLevel.__members__ else level.lower()
 
 
-def allowed(*, threads: int) -> State:
-    """What this host allows: a process enters a sandbox as a worker does, in a control group of its own, and tells."""
-    group = TaskGroup.make(f"{os.getpid()}-doctor", most=threads)
+def allowed(*, threads: int, memory_bytes: int) -> State:
+    """What this host allows: a process enters a sandbox as a worker does, in control groups of its own, and tells."""
+    name, most_bytes = f"{os.getpid()}-doctor", group_bytes(memory_bytes, read_memory().total_bytes)
+    groups = (MemoryGroup.make(name, most_bytes=most_bytes), TaskGroup.make(name, most=threads))
     try:
         with subprocess.Popen(
             [sys.executable, "-P", "-m", "inferd.sandbox", str(threads)],
@@ -43,13 +45,15 @@ def allowed(*, threads: int) -> State:
             stderr=subprocess.DEVNULL,
             text=True,
         ) as child:
-            if group is not None:
-                group.add(child.pid)
+            for group in groups:
+                if group is not None:
+                    group.add(child.pid)
             told, _ = child.communicate("\n", timeout=_TRIAL_S)
         found = json.loads(told)
         return State(SandboxLevel[found["level"]], tuple(found["reasons"]))
     except (OSError, subprocess.TimeoutExpired, ValueError, KeyError) as error:
         return State(SandboxLevel.OFF, (f"it cannot be tried: {type(error).__name__}",))
     finally:
-        if group is not None:
-            group.remove()
+        for group in groups:
+            if group is not None:
+                group.remove()

@@ -47,6 +47,7 @@ from inferd.runtime.probes import ProbeStream
 from inferd.runtime.queries import Queries
 from inferd.runtime.questions import Questions
 from inferd.runtime.relay import Dispatched, Relay
+from inferd.runtime.sandboxing import group_bounds
 from inferd.runtime.stream import TaskStream
 from inferd.runtime.streams import Streams
 from inferd.runtime.supervisor import Supervisor
@@ -93,7 +94,7 @@ class Driver:
         self.streams = Streams(
             stream_bytes=limits.stream_bytes, retained_bytes=limits.retained_bytes, events_bytes=limits.events_bytes
         )
-        local = LocalLauncher(log_dir, frame_limit_bytes=limits.frame_bytes, threads=limits.engine.sandbox.threads)
+        local = LocalLauncher(log_dir, frame_limit_bytes=limits.frame_bytes, bounds=group_bounds(limits.engine.sandbox))
         self.supervisor = Supervisor(times=limits.times, launchers={LOCAL_HOST: local}, listener=self)
         self.watchers = Watchers(self.views, self.streams, self.supervisor)
         self.closing = Closing()

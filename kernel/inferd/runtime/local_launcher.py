@@ -18,6 +18,7 @@ from inferd.core.ids import InstanceId
 from inferd.plugin.child import abort, environment
 from inferd.runtime.link import LocalLink, OnClosed, OnFrame
 from inferd.runtime.memory_group import MemoryGroup, TaskGroup, sweep
+from inferd.runtime.sandboxing import UNBOUNDED, GroupBounds
 from inferd.runtime.scratch import VARIABLE, make_scratch, remove_scratch, sweep_scratch
 from inferd.runtime.worker_log import last_words, new_log
 from inferd.shared import Memory, can_share
@@ -36,12 +37,12 @@ class LocalLauncher:
     Args:
         log_dir: Where their logs are.
         frame_limit_bytes: The largest frame.
-        threads: Most threads and processes of each; 0 for no bound.
+        bounds: Of their control groups, where this kernel may make some.
     """
 
-    def __init__(self, log_dir: Path, *, frame_limit_bytes: int, threads: int = 0) -> None:
+    def __init__(self, log_dir: Path, *, frame_limit_bytes: int, bounds: GroupBounds = UNBOUNDED) -> None:
         self._log_dir = log_dir
-        self._threads = threads
+        self._bounds = bounds
         self._frame_limit_bytes = frame_limit_bytes
         log_dir.mkdir(parents=True, exist_ok=True)
         sweep()
@@ -74,7 +75,7 @@ class LocalLauncher:
             raise
         worker = LocalWorker(process, log_path, scratch)
         try:
-            await worker.enter(*await asyncio.to_thread(_make_groups, log_path.stem, self._threads))
+            await worker.enter(*await asyncio.to_thread(_make_groups, log_path.stem, self._bounds))
             worker.link = await LocalLink.connect(
                 ours, frame_limit_bytes=self._frame_limit_bytes, on_frame=on_frame, on_closed=on_closed
             )
@@ -177,8 +178,9 @@ def _resident_bytes(pid: int) -> int:
         return 0
 
 
-def _make_groups(name: str, threads: int) -> tuple[MemoryGroup | None, TaskGroup | None]:
-    return MemoryGroup.make(name), TaskGroup.make(name, most=threads) if threads else None
+def _make_groups(name: str, bounds: GroupBounds) -> tuple[MemoryGroup | None, TaskGroup | None]:
+    memory = MemoryGroup.make(name, most_bytes=bounds.memory_bytes)
+    return memory, TaskGroup.make(name, most=bounds.threads) if bounds.threads else None
 
 
 def _close(group: MemoryGroup | None, tasks: TaskGroup | None, scratch: Path) -> str:

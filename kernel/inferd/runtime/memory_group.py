@@ -16,6 +16,9 @@ from inferd.plugin.host import ROOT, control_groups, memory_groups
 COUNTERS: Final = {1: "memory.oom_control", 2: "memory.events"}
 """By version of control groups, the file that counts what the system ended in one because memory ran out."""
 
+LIMITS: Final = {1: "memory.limit_in_bytes", 2: "memory.max"}
+"""By version, the file that bounds it."""
+
 _PREFIX: Final = "inferd-"
 _REMOVAL_S: Final = 1.0  # that processes which have been killed may take to be gone
 _RETRY_S: Final = 0.01
@@ -35,10 +38,11 @@ class MemoryGroup:
         self._counter = folder / COUNTERS[version]
 
     @classmethod
-    def make(cls, name: str, *, root: Path = ROOT) -> "MemoryGroup | None":
+    def make(cls, name: str, *, most_bytes: int = 0, root: Path = ROOT) -> "MemoryGroup | None":
         """A new one; None where this process may make none, or none that counts.
 
         Args:
+            most_bytes: Most memory of those in it, if the system lets it be bounded; 0 for no bound.
             name: Begins with the id of this process and a hyphen, by which `sweep` knows whose it was.
             root: Holds `proc` and `sys`.
         """
@@ -50,10 +54,16 @@ class MemoryGroup:
                 folder.mkdir()
                 group = cls(folder, version)
                 if group._counter.exists():
+                    group._bound(LIMITS[version], most_bytes)
                     return group
                 folder.rmdir()  # of version 2, where the controller is not handed down
             return None  # in that of a parent the worker would be free of limits of ours
         return None
+
+    def _bound(self, file: str, most_bytes: int) -> None:
+        with suppress(OSError):  # what is in it says that it is not bounded
+            if most_bytes:
+                (self.folder / file).write_text(str(most_bytes))
 
     def add(self, pid: int) -> None:
         """Have a process in it, and all that it will start."""

@@ -1,10 +1,36 @@
 """What the worker of a model is to reach of its host."""
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from inferd.core.model import ModelSpec
-from inferd.sandbox.state import NVIDIA
+from inferd.plugin.host import read_memory
+from inferd.sandbox.state import NVIDIA, group_bytes
 from inferd_api.worker.v1 import sandbox_pb2
+
+
+@dataclass(frozen=True, slots=True)
+class GroupBounds:
+    """Of the control groups of a worker.
+
+    Attributes:
+        threads: Most threads and processes; 0 for no bound.
+        memory_bytes: Most memory; 0 for no bound.
+    """
+
+    threads: int = 0
+    memory_bytes: int = 0
+
+
+UNBOUNDED: Final = GroupBounds()
+
+
+def group_bounds(limits: sandbox_pb2.SandboxLimits) -> GroupBounds:
+    """What the control groups of each worker bound."""
+    if limits.mode not in (sandbox_pb2.SANDBOX_MODE_AUTO, sandbox_pb2.SANDBOX_MODE_REQUIRE):
+        return UNBOUNDED
+    return GroupBounds(limits.threads, group_bytes(limits.memory_bytes, read_memory().total_bytes))
 
 
 def sandbox_order(spec: ModelSpec, *, looks: bool = False) -> sandbox_pb2.SandboxOrder:

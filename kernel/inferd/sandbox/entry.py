@@ -30,7 +30,7 @@ class Sandbox:
         self._walls = 0  # of those that forbid: Landlock, and the filter
         walls.go_first()
         isolated = order.network or walls.empty_network()
-        threads = walls.bound_threads(order.threads)
+        threads, memory = walls.bound_threads(order.threads), walls.memory_is_bounded()
         self._drop(self._restrict_files(package))
         filtered = self._filter()
         nested.confined = self._walls > 0
@@ -40,6 +40,11 @@ class Sandbox:
             self._lack("no empty network: this system lets no process make one")
         if order.programs:
             self._lack("its backend asks to start programs")
+        if order.memory_bytes and not memory:
+            self._lack(
+                "files in memory are not bounded: the kernel may make no control group of `memory`, and what a process"
+                " holds by descriptors counts for nothing else"
+            )
         if not threads:
             self._lack(
                 "threads are not bounded: the kernel may make no control group of `pids`, and the system bounds"

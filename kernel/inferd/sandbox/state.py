@@ -67,6 +67,21 @@ NVIDIA: Final = Access(devices=("/dev/nvidia*", "/dev/nvidia-caps/*", "/dev/dxg"
 """Of what computes on devices of NVIDIA; the last one is that of Windows' subsystem for Linux."""
 
 
+LIBRARY_BYTES: Final = 2 << 30
+"""What a framework takes before anything is loaded, and some files in memory."""
+
+
+def group_bytes(memory_bytes: int, machine_bytes: int) -> int:
+    """What all memory of a worker may be, libraries and files in memory as well: the machine keeps some in any case.
+
+    Args:
+        memory_bytes: What it may take of its own once it is sealed; 0 for as much as the machine has.
+        machine_bytes: That.
+    """
+    most = machine_bytes - machine_bytes // 16
+    return min(most, memory_bytes + LIBRARY_BYTES) if memory_bytes else most
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
     """What a process with a model is to reach. Paths that are not there are passed over.

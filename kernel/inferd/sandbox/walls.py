@@ -19,6 +19,8 @@ _PR_CAPBSET_DROP: Final = 24
 _PR_CAP_AMBIENT: Final = 47
 _PR_CAP_AMBIENT_CLEAR: Final = 4
 _MOST_CAPABILITIES: Final = 64
+_STACK_BYTES: Final = 16 << 20  # of two threads
+_OWN_GROUP: Final = "inferd-"  # how the names of control groups begin that a kernel makes for its workers
 _FIRST_VICTIM: Final = "500"  # of 1000: where memory runs out, a worker ends before its kernel
 
 
@@ -95,12 +97,13 @@ def bound_files(most_bytes: int) -> None:
 def bound_memory(most_bytes: int) -> None:
     """Bound what this process writes to memory of its own, beyond what it has now; it cannot take that back.
 
-    It is `RLIMIT_DATA`: neither files that are mapped nor addresses that are only reserved count.
+    It is `RLIMIT_DATA`: neither files that are mapped nor addresses that are only reserved count, but stacks of threads
+    do, whose size hardly any uses: there is room for those of two threads for each core.
 
     Raises:
         OSError: The system does not.
     """
-    most = _data_bytes() + most_bytes
+    most = _data_bytes() + most_bytes + len(os.sched_getaffinity(0)) * _STACK_BYTES
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     if hard != resource.RLIM_INFINITY:
         most = min(most, hard)
@@ -121,7 +124,7 @@ def bound_threads(most: int) -> bool:
     A control group does, in which the kernel has put it. Else `RLIMIT_NPROC` does for users in a name space of their
     own, where it counts what is there, and not for root.
     """
-    if _group_limit() <= most:
+    if _group_limit("pids", "pids.max") <= most:
         return True
     if os.getuid() == 0 or not _alone():
         return False
@@ -138,14 +141,23 @@ def _alone() -> bool:
     return False
 
 
-def _group_limit() -> float:
-    """The most tasks of the control group that this process is in; infinite where nothing bounds them."""
+def memory_is_bounded() -> bool:
+    """Whether a control group of its own leaves the machine some memory, whatever this process holds of it and how."""
+    with suppress(OSError, ValueError, IndexError):
+        machine_bytes = int(Path("/proc/meminfo").read_text().split()[1]) << 10  # its first line, see proc(5)
+        return _group_limit("memory", "memory.max", "memory.limit_in_bytes") < machine_bytes
+    return False
+
+
+def _group_limit(controller: str, *names: str) -> float:
+    """The limit of the control group that a kernel has put this process into; infinite where there is none."""
     with suppress(OSError, ValueError):
         for line in Path("/proc/self/cgroup").read_text().splitlines():
             _, controllers, group = line.split(":", 2)
-            if controllers and "pids" not in controllers.split(","):
+            if controllers and controller not in controllers.split(","):
                 continue
-            folder = Path("/sys/fs/cgroup", "pids" if controllers else "", group.lstrip("/"))
-            with suppress(OSError, ValueError):
-                return int((folder / "pids.max").read_text())
+            folder = Path("/sys/fs/cgroup", controller if controllers else "", group.lstrip("/"))
+            for name in names if folder.name.startswith(_OWN_GROUP) else ():
+                with suppress(OSError, ValueError):
+                    return int((folder / name).read_text())
     return float("inf")

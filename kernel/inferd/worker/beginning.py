@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Final
 
 from inferd import __version__
 from inferd.content import part_names
-from inferd.core.resources import HOST_DEVICE
 from inferd.engine.cells.starter import Starter
 from inferd.errors import SandboxIncompleteError
 from inferd.plugin.host import read_memory
@@ -124,8 +123,7 @@ def _enter(start: Start, descriptor: int) -> Start:
 
 def _order(load: load_pb2.Load, scratch: str) -> Order:
     wants, limits = load.sandbox, load.limits.sandbox
-    memory_bytes = limits.memory_bytes or (load.capacity_bytes if load.device == HOST_DEVICE else 0)
-    memory_bytes = memory_bytes or read_memory().total_bytes
+    memory_bytes = limits.memory_bytes or read_memory().total_bytes
     if wants.looks and (most := load.limits.look.memory_bytes):
         memory_bytes = min(memory_bytes, most)
     devices = (path for pattern in wants.devices for path in glob.glob(pattern))  # noqa: PTH207 - it begins with "/"

@@ -109,8 +109,8 @@ class SandboxLimits(_message.Message):
     threads: _builtins.int
     """Most threads and processes of a worker and of what works beside it."""
     memory_bytes: _builtins.int
-    """Most memory of its own that a worker takes beyond what it has before it loads, in bytes; 0 for what inferd may give
-    of the host.
+    """Most memory of its own that a worker takes beyond what it has before it loads, in bytes; 0 for as much as the
+    machine has.
     """
     def __init__(
         self,
