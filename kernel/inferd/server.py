@@ -345,6 +345,7 @@ async def _beside(built: _Built) -> AsyncIterator[None]:
     running = [
         asyncio.create_task(built.meter.run(), name="device meter"),
         asyncio.create_task(built.declaring.run(), name="declared models"),
+        asyncio.create_task(built.front.hosts.keys.run(), name="keys of the store"),
     ]
     if (blobs := blobs_of(built.driver.keeper)) is not None:
         running.append(asyncio.create_task(blobs.run(), name="sweep of blobs"))
@@ -437,6 +438,7 @@ def _front(
             watchers=watchers("limits.host_watchers", limits.host_watchers, "watch the host"),
             backups=Bound("store.backups", settings.store.backups, "backups"),
             backup_step_s=settings.store.backup_step_s,
+            reseal_rows=settings.store.reseal_rows,
         ),
         quotas=quotas.Quotas(driver, quotas_limit=scheduler.kept_quotas),
         health=health.Health(

@@ -53,6 +53,13 @@ class Store(BaseModel):
     )
     key_timeout_s: Seconds = Field(10.0, gt=0, description="that command is ended after so long")
 
+    reseal_rows: int = Field(
+        200,
+        ge=1,
+        description="values of older keys are sealed anew so many at a time; then what is to be written goes first for "
+        "as long as that took",
+    )
+
     retained_tasks: int = Field(
         10_000, ge=1, description="ended tasks that are kept and can still be read, in place of `limits.retained_tasks`"
     )

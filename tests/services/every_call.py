@@ -27,6 +27,7 @@ from inferd_api.v1 import model_service_pb2 as ms
 from inferd_api.v1 import quota_pb2 as qp
 from inferd_api.v1 import quota_service_pb2 as qs
 from inferd_api.v1 import sampling_pb2 as sp
+from inferd_api.v1 import store_key_pb2 as kp
 from inferd_api.v1 import task_pb2 as tp
 from inferd_api.v1 import task_service_pb2 as ts
 from inferd_api.v1 import upload_service_pb2 as us
@@ -187,6 +188,8 @@ CALLS: dict[str, Callable[[Client], Awaitable[object]]] = {
     "inferd.v1.HostService/GetHost": lambda c: c.connection.hosts.GetHost(hs.GetHostRequest()),
     "inferd.v1.HostService/WatchHost": lambda c: first(c.connection.hosts.WatchHost(hs.WatchHostRequest())),
     "inferd.v1.HostService/BackupStore": lambda c: c.back_up(),
+    "inferd.v1.HostService/GetStoreKeys": lambda c: c.connection.hosts.GetStoreKeys(kp.GetStoreKeysRequest()),
+    "inferd.v1.HostService/RotateStoreKeys": lambda c: c.connection.hosts.RotateStoreKeys(kp.RotateStoreKeysRequest()),
     "inferd.v1.HostService/ListBackends": lambda c: c.connection.hosts.ListBackends(hs.ListBackendsRequest()),
     "inferd.v1.ModelService/CreateModel": lambda c: c.create(),
     "inferd.v1.ModelService/UploadModel": lambda c: c.give(),

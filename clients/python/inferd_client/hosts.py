@@ -17,6 +17,7 @@ from inferd_api.v1.host_service_pb2 import (
     WatchHostResponse,
 )
 from inferd_api.v1.host_service_pb2_grpc import HostServiceStub
+from inferd_api.v1.store_key_pb2 import GetStoreKeysRequest, RotateStoreKeysRequest
 from inferd_client.channel import AsyncConnection, Connection
 from inferd_client.claims import span
 from inferd_client.errors import StatusError
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from inferd_api.v1.host_pb2 import Backend, Host
     from inferd_api.v1.host_service_pb2_grpc import HostServiceAsyncStub
+    from inferd_api.v1.store_key_pb2 import RotateStoreKeysResponse, StoreKeys
 
 
 @strict
@@ -57,6 +59,23 @@ class Hosts(Connection):
             replace: Whether an older backup there is to give way.
         """
         yield from self._stream(self._host.BackupStore, BackupStoreRequest(path=path, replace=replace))
+
+    def get_store_keys(self) -> StoreKeys:
+        """How the keys stand that seal what the kernel keeps."""
+        return self._call(self._host.GetStoreKeys, GetStoreKeysRequest()).keys
+
+    def rotate_store_keys(
+        self, *, tenant: str | None = None, wrapping: bool = False, forget: bool = False
+    ) -> RotateStoreKeysResponse:
+        """Have new keys seal what the kernel writes from now on; what old ones sealed is sealed anew beside all else.
+
+        Args:
+            tenant: Whose; default: of all.
+            wrapping: A new key is to wrap the others instead.
+            forget: And the file of that is to have no other one, so that backups of before do not open by it.
+        """
+        request = RotateStoreKeysRequest(tenant=tenant, wrapping=wrapping, forget=forget)
+        return self._call(self._host.RotateStoreKeys, request)
 
     def list_backends(self) -> Generator[Backend]:
         """All plugins that were found, working or not, by name."""
@@ -110,6 +129,23 @@ class AsyncHosts(AsyncConnection):
                 yield response
         finally:
             await responses.aclose()
+
+    async def get_store_keys(self) -> StoreKeys:
+        """How the keys stand that seal what the kernel keeps."""
+        return (await self._call(self._host.GetStoreKeys, GetStoreKeysRequest())).keys
+
+    async def rotate_store_keys(
+        self, *, tenant: str | None = None, wrapping: bool = False, forget: bool = False
+    ) -> RotateStoreKeysResponse:
+        """Have new keys seal what the kernel writes from now on; what old ones sealed is sealed anew beside all else.
+
+        Args:
+            tenant: Whose; default: of all.
+            wrapping: A new key is to wrap the others instead.
+            forget: And the file of that is to have no other one, so that backups of before do not open by it.
+        """
+        request = RotateStoreKeysRequest(tenant=tenant, wrapping=wrapping, forget=forget)
+        return await self._call(self._host.RotateStoreKeys, request)
 
     async def list_backends(self) -> AsyncGenerator[Backend]:
         """All plugins that were found, working or not, by name."""

@@ -88,6 +88,7 @@ def _tell(output: Output, made: Made, *, by: str) -> None:
     output.text(f"{made.path}: {size(made.size_bytes)}, a backup of {made.store} as it was at {_time(made.made)}")
     if made.blobs.folder:
         output.text(f"{made.blobs.folder} beside it: {_said(made.blobs)}")
+    output.text("what is sealed in the store is sealed in the backup, which has not the key: keep a copy of that apart")
 
 
 def _blobs(done: Blobbed) -> dict[str, object]:

@@ -112,3 +112,56 @@ def _restore(
         from inferd.cli.backup import restore
 
         restore(out, path, check=check, missing_blobs=missing_blobs, file=file, url=url)
+
+
+keys_app = typer.Typer(help="The keys that seal what a kernel keeps.", no_args_is_help=True)
+store_app.add_typer(keys_app, name="keys")
+
+
+@keys_app.command("status")
+def _status(*, address: Address = ADDRESS, file: File = None, url: Url = None, output: Output = Format.TABLE) -> None:
+    """Tell whether all is sealed, which key wraps the others, and how those of each tenant stand."""
+    with edge(output) as out:
+        from inferd.cli.store_keys import status
+
+        status(out, address, file, url)
+
+
+@keys_app.command("rotate")
+def _rotate(
+    *,
+    tenant: Annotated[str | None, typer.Option("--tenant", help="Whose. Default: of all.", metavar="TENANT")] = None,
+    wrapping: Annotated[bool, typer.Option("--wrapping", help="A new key that wraps the others.")] = False,
+    forget: Annotated[
+        bool,
+        typer.Option("--forget", help="With --wrapping: the file has no other key, and opens no backup of before."),
+    ] = False,
+    address: Address = ADDRESS,
+    file: File = None,
+    url: Url = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """Have new keys seal what is written from now on, also while a kernel runs; what is there is sealed anew.
+
+    With a credential or store.key_command put the new key in front of the old one first, and take that out afterwards.
+    """
+    with edge(output) as out:
+        from inferd.cli.store_keys import turn
+
+        turn(out, address, file, url, tenant=tenant, wrapping=wrapping, forget=forget)
+
+
+@keys_app.command("shred")
+def _shred(
+    tenant: Annotated[str, typer.Argument(help="Whose.", metavar="TENANT")],
+    *,
+    yes: Annotated[bool, typer.Option("--yes", help="It cannot be undone.")] = False,
+    file: File = None,
+    url: Url = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """Drop the keys of a tenant, while no kernel runs: nobody reads again what is kept of it; that goes, too."""
+    with edge(output) as out:
+        from inferd.cli.store_keys import drop
+
+        drop(out, tenant, file, url, sure=yes)

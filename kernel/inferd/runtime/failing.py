@@ -53,7 +53,7 @@ class FailingStore:
         self._store = store
         self._points = points
         self.name, self.opened_schema, self.schema = store.name, store.opened_schema, store.schema
-        self.keys = store.keys
+        self.keys, self.resealing, self.drop_tenant = store.keys, store.resealing, store.drop_tenant
         self.check, self.compact, self.kept, self.copy = store.check, store.compact, store.kept, store.copy
         self.size_bytes, self.unix_time, self.close = store.size_bytes, store.unix_time, store.close
 

@@ -9,6 +9,7 @@ from inferd.plugin.registry import BackendReport, BackendState
 from inferd.runtime.front import hosts as front
 from inferd.runtime.front.models import Models
 from inferd.runtime.placement import ENGINE_SETTINGS
+from inferd.runtime.store_keys import KeysStanding
 from inferd.services.calls import Call
 from inferd.services.insight import inside
 from inferd.services.model_values import write_instance
@@ -17,6 +18,7 @@ from inferd.services.times import read_seconds, timestamp
 from inferd_api.v1 import host_pb2 as hp
 from inferd_api.v1 import host_service_pb2 as hs
 from inferd_api.v1 import priority_pb2 as pp
+from inferd_api.v1 import store_key_pb2 as kp
 
 FAILED = "it failed; whoever runs this kernel finds why with `inferd doctor`"
 
@@ -68,6 +70,22 @@ class Hosts:
                     backup.make_time.FromNanoseconds(int(made.made * 1e9))
                     written.backup.CopyFrom(backup)
                 await call.write(written)
+
+    async def GetStoreKeys(self, request: kp.GetStoreKeysRequest, call: Call) -> kp.GetStoreKeysResponse:  # noqa: ARG002, N802 - the wire's name
+        """Tell how the keys of the store stand."""
+        call.admission.check_all_tenants("the keys are those of all of them")
+        return kp.GetStoreKeysResponse(keys=_write_keys(await self._hosts.keys.standing()))
+
+    async def RotateStoreKeys(self, request: kp.RotateStoreKeysRequest, call: Call) -> kp.RotateStoreKeysResponse:  # noqa: N802 - the wire's name
+        """Have new keys seal from now on."""
+        call.admission.check_all_tenants("the keys are those of all of them")
+        if request.forget and not request.wrapping:
+            raise InvalidFieldError("forget is set, and wrapping is not: it is about keys that wrap", field="forget")
+        if request.HasField("tenant") and request.wrapping:
+            raise InvalidFieldError("tenant is set, and wrapping too; one key wraps those of all", field="tenant")
+        tenant = request.tenant if request.HasField("tenant") else None
+        count = await self._hosts.keys.rotate(tenant, wrapping=request.wrapping, forgets=request.forget)
+        return kp.RotateStoreKeysResponse(count=count, keys=_write_keys(await self._hosts.keys.standing()))
 
     def _write(self, report: front.HostReport) -> hp.Host:
         return hp.Host(
@@ -137,3 +155,18 @@ def _write_setting(setting: Setting) -> hp.BackendSetting:
         default_value="" if setting.default is None else str(setting.default),
         description=setting.description,
     )
+
+
+def _write_keys(standing: KeysStanding) -> kp.StoreKeys:
+    written = kp.StoreKeys(
+        sealing=standing.sealing,
+        whole=standing.whole,
+        resealing=standing.resealing,
+        source=standing.source,
+        wrapping=standing.wrapping,
+    )
+    for each in standing.tenants:
+        tenant = written.tenants.add(tenant=each.tenant, number=each.number, keys=each.keys, shredded=each.shredded)
+        if each.number:
+            tenant.create_time.FromSeconds(each.made)
+    return written

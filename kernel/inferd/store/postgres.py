@@ -35,8 +35,8 @@ from inferd.store.postgres_schema import (
     vacuum,
 )
 from inferd.store.postgres_session import Server, Session
-from inferd.store.postgres_writes import add_batch, exchange_rows, keep_keys
-from inferd.store.sealing.resealing import Row
+from inferd.store.postgres_writes import add_batch, drop_tenant, exchange_rows, keep_keys
+from inferd.store.sealing.resealing import Progress, Row, resealed
 from inferd.store.sealing.sealed import Sealed, Sealing, seal_all
 from inferd.store.store import Append, Damaged, DamagedError, Kind, Name, Put, Record, Write
 from inferd.store.values import place_of, read_value
@@ -100,15 +100,13 @@ class PostgresStore:
         self.opened_schema, self.schema = found.version, newest_schema()
         self._marker = found.marker
         try:
-            sealed = Sealed.opened(self.name, sealing, self._key_rows())
+            rows = self._fetch(f"SELECT tenant, number, wrapped FROM {self._schema}.data_keys")  # noqa: S608 - ours
+            sealed = Sealed.opened(self.name, sealing, rows)
             self._codec, self.keys = sealed.codec, sealed.keys
             seal_all(self, sealed, sealing, new=found.version == 0)
         except BaseException:
             self.close()
             raise
-
-    def _key_rows(self) -> list[tuple[Any, ...]]:
-        return self._fetch(f"SELECT tenant, number, wrapped FROM {self._schema}.data_keys")  # noqa: S608 - ours
 
     def _migrate(self, session: Session, found: Found, *, makes: bool, migrates: bool) -> None:
         """Bring the schema up, as long as that takes."""
@@ -412,13 +410,17 @@ class PostgresStore:
         """As `Rows.exchange`."""
         self._written(lambda session: exchange_rows(session, self._schema, table, rows))
 
+    def resealing(self, most_rows: int) -> Iterator[Progress]:
+        """As `Store.resealing`."""
+        return resealed(self, self._codec, most=most_rows)
+
+    def drop_tenant(self, tenant: str) -> None:
+        """As `Store.drop_tenant`."""
+        self._written(lambda session: drop_tenant(session, self._schema, tenant))
+
     def drop_unsealed(self) -> None:
         """As `SealedRows.drop_unsealed`."""
-        try:
-            drop_copies(self._connected(), self._where.postgres.schema_name, UNSEALED)
-        except psycopg.Error as error:
-            self._drop()
-            raise self._server.unavailable(error) from None
+        self._written(lambda session: drop_copies(session, self._where.postgres.schema_name, UNSEALED))
 
     def compact(self) -> None:
         """As `Store.compact`. Takes as long as it takes."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from inferd.store.batch import Batch
 from inferd.store.postgres_session import Session
 from inferd.store.sealing.data_keys import DataKeys
-from inferd.store.sealing.resealing import Row
+from inferd.store.sealing.resealing import TABLES, Row
 
 
 def add_batch(session: Session, schema: str, batch: Batch) -> None:
@@ -76,3 +76,9 @@ def keep_keys(session: Session, schema: str, keys: DataKeys | None) -> None:
             " ON CONFLICT (tenant, number) DO UPDATE SET wrapped = EXCLUDED.wrapped",
             [list(column) for column in zip(*rows, strict=True)],
         )
+
+
+def drop_tenant(session: Session, schema: str, tenant: str) -> None:
+    """Drop all records and pieces of a tenant."""
+    for table in TABLES:
+        session.execute(f'DELETE FROM {schema}.{table} WHERE tenant = %s COLLATE "C"', (tenant,))  # noqa: S608 - ours

@@ -20,7 +20,7 @@ from inferd.errors import StoreUnavailableError
 from inferd.store.codec import Place
 from inferd.store.lock import StoreLock
 from inferd.store.places import Places
-from inferd.store.sealing.resealing import Row
+from inferd.store.sealing.resealing import TABLES, Progress, Row, resealed
 from inferd.store.sealing.sealed import Sealed, Sealing, seal_all
 from inferd.store.sqlite_copy import SqliteCopy
 from inferd.store.sqlite_file import (
@@ -301,6 +301,19 @@ class SqliteStore:
                 [(new.key, new.value, old.at) for old, new in rows],
             )
         )
+
+    def resealing(self, most_rows: int) -> Iterator[Progress]:
+        """As `Store.resealing`."""
+        return resealed(self, self._codec, most=most_rows)
+
+    def drop_tenant(self, tenant: str) -> None:
+        """As `Store.drop_tenant`."""
+
+        def drop(database: Any) -> None:
+            for table in TABLES:
+                database.execute(f"DELETE FROM {table} WHERE tenant = ?", (tenant,))  # noqa: S608 - ours
+
+        self._written(drop)
 
     def drop_unsealed(self) -> None:
         """As `SealedRows.drop_unsealed`."""

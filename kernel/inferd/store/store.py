@@ -10,6 +10,7 @@ from inferd.errors import StoreUnavailableError
 
 if TYPE_CHECKING:
     from inferd.store.sealing.data_keys import DataKeys
+    from inferd.store.sealing.resealing import Progress
 
 NO_TENANT = ""
 """Of records that are everybody's."""
@@ -190,6 +191,15 @@ class Store(Protocol):
 
     def check(self) -> list[str]:
         """What is wrong with what is kept, as far as the first hundred faults; nothing when all can be read."""
+
+    def resealing(self, most_rows: int) -> "Iterator[Progress]":
+        """Seal what older keys have sealed, so many rows at a time, and tell after each step how far that is.
+
+        Nothing where nothing is sealed.
+        """
+
+    def drop_tenant(self, tenant: str) -> None:
+        """Drop all records and pieces of a tenant, whether they can be read or not."""
 
     def compact(self) -> None:
         """Give back the room of what was dropped."""

@@ -27,9 +27,10 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from inferd_api.v1 import host_pb2 as inferd__api_dot_v1_dot_host__pb2
 from inferd_api.v1 import model_pb2 as inferd__api_dot_v1_dot_model__pb2
 from inferd_api.v1 import policy_pb2 as inferd__api_dot_v1_dot_policy__pb2
+from inferd_api.v1 import store_key_pb2 as inferd__api_dot_v1_dot_store__key__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n inferd_api/v1/host_service.proto\x12\tinferd.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x18inferd_api/v1/host.proto\x1a\x19inferd_api/v1/model.proto\x1a\x1ainferd_api/v1/policy.proto\"\x10\n\x0eGetHostRequest\"0\n\x0fGetHostResponse\x12\x1d\n\x04host\x18\x01 \x01(\x0b\x32\x0f.inferd.v1.Host\"H\n\x13ListBackendsRequest\x12\x17\n\tpage_size\x18\x01 \x01(\rB\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"U\n\x14ListBackendsResponse\x12$\n\x08\x62\x61\x63kends\x18\x01 \x03(\x0b\x32\x12.inferd.v1.Backend\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"E\n\x10WatchHostRequest\x12\x31\n\x08interval\x18\x01 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01\"Z\n\x11WatchHostResponse\x12\x1d\n\x04host\x18\x01 \x01(\x0b\x32\x0f.inferd.v1.Host\x12&\n\tinstances\x18\x02 \x03(\x0b\x32\x13.inferd.v1.Instance\"?\n\x12\x42\x61\x63kupStoreRequest\x12\x12\n\x04path\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x15\n\x07replace\x18\x02 \x01(\x08\x42\x04\xe2\x41\x01\x01\"f\n\x13\x42\x61\x63kupStoreResponse\x12\x12\n\ndone_bytes\x18\x01 \x01(\x04\x12\x13\n\x0btotal_bytes\x18\x02 \x01(\x04\x12&\n\x06\x62\x61\x63kup\x18\x03 \x01(\x0b\x32\x16.inferd.v1.StoreBackup2\xe2\x02\n\x0bHostService\x12J\n\x07GetHost\x12\x19.inferd.v1.GetHostRequest\x1a\x1a.inferd.v1.GetHostResponse\"\x08\x9a\x8d\x19\x04\x08\x01\x10\x04\x12R\n\tWatchHost\x12\x1b.inferd.v1.WatchHostRequest\x1a\x1c.inferd.v1.WatchHostResponse\"\x08\x9a\x8d\x19\x04\x08\x01\x10\x04\x30\x01\x12Y\n\x0cListBackends\x12\x1e.inferd.v1.ListBackendsRequest\x1a\x1f.inferd.v1.ListBackendsResponse\"\x08\x9a\x8d\x19\x04\x08\x01\x10\x04\x12X\n\x0b\x42\x61\x63kupStore\x12\x1d.inferd.v1.BackupStoreRequest\x1a\x1e.inferd.v1.BackupStoreResponse\"\x08\x9a\x8d\x19\x04\x08\x02\x10\x0c\x30\x01\x42%\n\tinferd.v1P\x01Z\x16inferd_api/v1;inferdv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n inferd_api/v1/host_service.proto\x12\tinferd.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x18inferd_api/v1/host.proto\x1a\x19inferd_api/v1/model.proto\x1a\x1ainferd_api/v1/policy.proto\x1a\x1dinferd_api/v1/store_key.proto\"\x10\n\x0eGetHostRequest\"0\n\x0fGetHostResponse\x12\x1d\n\x04host\x18\x01 \x01(\x0b\x32\x0f.inferd.v1.Host\"H\n\x13ListBackendsRequest\x12\x17\n\tpage_size\x18\x01 \x01(\rB\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"U\n\x14ListBackendsResponse\x12$\n\x08\x62\x61\x63kends\x18\x01 \x03(\x0b\x32\x12.inferd.v1.Backend\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"E\n\x10WatchHostRequest\x12\x31\n\x08interval\x18\x01 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01\"Z\n\x11WatchHostResponse\x12\x1d\n\x04host\x18\x01 \x01(\x0b\x32\x0f.inferd.v1.Host\x12&\n\tinstances\x18\x02 \x03(\x0b\x32\x13.inferd.v1.Instance\"?\n\x12\x42\x61\x63kupStoreRequest\x12\x12\n\x04path\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x15\n\x07replace\x18\x02 \x01(\x08\x42\x04\xe2\x41\x01\x01\"f\n\x13\x42\x61\x63kupStoreResponse\x12\x12\n\ndone_bytes\x18\x01 \x01(\x04\x12\x13\n\x0btotal_bytes\x18\x02 \x01(\x04\x12&\n\x06\x62\x61\x63kup\x18\x03 \x01(\x0b\x32\x16.inferd.v1.StoreBackup2\xa1\x04\n\x0bHostService\x12J\n\x07GetHost\x12\x19.inferd.v1.GetHostRequest\x1a\x1a.inferd.v1.GetHostResponse\"\x08\x9a\x8d\x19\x04\x08\x01\x10\x04\x12R\n\tWatchHost\x12\x1b.inferd.v1.WatchHostRequest\x1a\x1c.inferd.v1.WatchHostResponse\"\x08\x9a\x8d\x19\x04\x08\x01\x10\x04\x30\x01\x12Y\n\x0cListBackends\x12\x1e.inferd.v1.ListBackendsRequest\x1a\x1f.inferd.v1.ListBackendsResponse\"\x08\x9a\x8d\x19\x04\x08\x01\x10\x04\x12X\n\x0b\x42\x61\x63kupStore\x12\x1d.inferd.v1.BackupStoreRequest\x1a\x1e.inferd.v1.BackupStoreResponse\"\x08\x9a\x8d\x19\x04\x08\x02\x10\x0c\x30\x01\x12Y\n\x0cGetStoreKeys\x12\x1e.inferd.v1.GetStoreKeysRequest\x1a\x1f.inferd.v1.GetStoreKeysResponse\"\x08\x9a\x8d\x19\x04\x08\x01\x10\x0c\x12\x62\n\x0fRotateStoreKeys\x12!.inferd.v1.RotateStoreKeysRequest\x1a\".inferd.v1.RotateStoreKeysResponse\"\x08\x9a\x8d\x19\x04\x08\x03\x10\x0c\x42%\n\tinferd.v1P\x01Z\x16inferd_api/v1;inferdv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -55,22 +56,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_HOSTSERVICE'].methods_by_name['ListBackends']._serialized_options = b'\232\215\031\004\010\001\020\004'
   _globals['_HOSTSERVICE'].methods_by_name['BackupStore']._loaded_options = None
   _globals['_HOSTSERVICE'].methods_by_name['BackupStore']._serialized_options = b'\232\215\031\004\010\002\020\014'
-  _globals['_GETHOSTREQUEST']._serialized_start=193
-  _globals['_GETHOSTREQUEST']._serialized_end=209
-  _globals['_GETHOSTRESPONSE']._serialized_start=211
-  _globals['_GETHOSTRESPONSE']._serialized_end=259
-  _globals['_LISTBACKENDSREQUEST']._serialized_start=261
-  _globals['_LISTBACKENDSREQUEST']._serialized_end=333
-  _globals['_LISTBACKENDSRESPONSE']._serialized_start=335
-  _globals['_LISTBACKENDSRESPONSE']._serialized_end=420
-  _globals['_WATCHHOSTREQUEST']._serialized_start=422
-  _globals['_WATCHHOSTREQUEST']._serialized_end=491
-  _globals['_WATCHHOSTRESPONSE']._serialized_start=493
-  _globals['_WATCHHOSTRESPONSE']._serialized_end=583
-  _globals['_BACKUPSTOREREQUEST']._serialized_start=585
-  _globals['_BACKUPSTOREREQUEST']._serialized_end=648
-  _globals['_BACKUPSTORERESPONSE']._serialized_start=650
-  _globals['_BACKUPSTORERESPONSE']._serialized_end=752
-  _globals['_HOSTSERVICE']._serialized_start=755
-  _globals['_HOSTSERVICE']._serialized_end=1109
+  _globals['_HOSTSERVICE'].methods_by_name['GetStoreKeys']._loaded_options = None
+  _globals['_HOSTSERVICE'].methods_by_name['GetStoreKeys']._serialized_options = b'\232\215\031\004\010\001\020\014'
+  _globals['_HOSTSERVICE'].methods_by_name['RotateStoreKeys']._loaded_options = None
+  _globals['_HOSTSERVICE'].methods_by_name['RotateStoreKeys']._serialized_options = b'\232\215\031\004\010\003\020\014'
+  _globals['_GETHOSTREQUEST']._serialized_start=224
+  _globals['_GETHOSTREQUEST']._serialized_end=240
+  _globals['_GETHOSTRESPONSE']._serialized_start=242
+  _globals['_GETHOSTRESPONSE']._serialized_end=290
+  _globals['_LISTBACKENDSREQUEST']._serialized_start=292
+  _globals['_LISTBACKENDSREQUEST']._serialized_end=364
+  _globals['_LISTBACKENDSRESPONSE']._serialized_start=366
+  _globals['_LISTBACKENDSRESPONSE']._serialized_end=451
+  _globals['_WATCHHOSTREQUEST']._serialized_start=453
+  _globals['_WATCHHOSTREQUEST']._serialized_end=522
+  _globals['_WATCHHOSTRESPONSE']._serialized_start=524
+  _globals['_WATCHHOSTRESPONSE']._serialized_end=614
+  _globals['_BACKUPSTOREREQUEST']._serialized_start=616
+  _globals['_BACKUPSTOREREQUEST']._serialized_end=679
+  _globals['_BACKUPSTORERESPONSE']._serialized_start=681
+  _globals['_BACKUPSTORERESPONSE']._serialized_end=783
+  _globals['_HOSTSERVICE']._serialized_start=786
+  _globals['_HOSTSERVICE']._serialized_end=1331
 # @@protoc_insertion_point(module_scope)

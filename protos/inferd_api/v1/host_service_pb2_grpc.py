@@ -4,6 +4,7 @@ import grpc
 import warnings
 
 from inferd_api.v1 import host_service_pb2 as inferd__api_dot_v1_dot_host__service__pb2
+from inferd_api.v1 import store_key_pb2 as inferd__api_dot_v1_dot_store__key__pb2
 
 GRPC_GENERATED_VERSION = '1.81.1'
 GRPC_VERSION = grpc.__version__
@@ -55,6 +56,16 @@ class HostServiceStub:
                 request_serializer=inferd__api_dot_v1_dot_host__service__pb2.BackupStoreRequest.SerializeToString,
                 response_deserializer=inferd__api_dot_v1_dot_host__service__pb2.BackupStoreResponse.FromString,
                 _registered_method=True)
+        self.GetStoreKeys = channel.unary_unary(
+                '/inferd.v1.HostService/GetStoreKeys',
+                request_serializer=inferd__api_dot_v1_dot_store__key__pb2.GetStoreKeysRequest.SerializeToString,
+                response_deserializer=inferd__api_dot_v1_dot_store__key__pb2.GetStoreKeysResponse.FromString,
+                _registered_method=True)
+        self.RotateStoreKeys = channel.unary_unary(
+                '/inferd.v1.HostService/RotateStoreKeys',
+                request_serializer=inferd__api_dot_v1_dot_store__key__pb2.RotateStoreKeysRequest.SerializeToString,
+                response_deserializer=inferd__api_dot_v1_dot_store__key__pb2.RotateStoreKeysResponse.FromString,
+                _registered_method=True)
 
 
 class HostServiceServicer:
@@ -97,6 +108,23 @@ class HostServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetStoreKeys(self, request, context):
+        """Tell how the keys stand that seal what the kernel keeps. Only who may ask for all tenants is told. Errors:
+        PERMISSION_DENIED, STORE_UNAVAILABLE (nothing is kept or sealed; metadata `cause`).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RotateStoreKeys(self, request, context):
+        """Have new keys seal what the kernel writes from now on; what the old ones sealed is read on, and sealed anew beside all
+        else. Only who may ask for all tenants does that. Errors: PERMISSION_DENIED, INVALID_FIELD (`tenant`: it has no key),
+        STORE_UNAVAILABLE (nothing is kept or sealed, or the keys cannot be written; metadata `cause`).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_HostServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -119,6 +147,16 @@ def add_HostServiceServicer_to_server(servicer, server):
                     servicer.BackupStore,
                     request_deserializer=inferd__api_dot_v1_dot_host__service__pb2.BackupStoreRequest.FromString,
                     response_serializer=inferd__api_dot_v1_dot_host__service__pb2.BackupStoreResponse.SerializeToString,
+            ),
+            'GetStoreKeys': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetStoreKeys,
+                    request_deserializer=inferd__api_dot_v1_dot_store__key__pb2.GetStoreKeysRequest.FromString,
+                    response_serializer=inferd__api_dot_v1_dot_store__key__pb2.GetStoreKeysResponse.SerializeToString,
+            ),
+            'RotateStoreKeys': grpc.unary_unary_rpc_method_handler(
+                    servicer.RotateStoreKeys,
+                    request_deserializer=inferd__api_dot_v1_dot_store__key__pb2.RotateStoreKeysRequest.FromString,
+                    response_serializer=inferd__api_dot_v1_dot_store__key__pb2.RotateStoreKeysResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -230,6 +268,60 @@ class HostService:
             '/inferd.v1.HostService/BackupStore',
             inferd__api_dot_v1_dot_host__service__pb2.BackupStoreRequest.SerializeToString,
             inferd__api_dot_v1_dot_host__service__pb2.BackupStoreResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetStoreKeys(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/inferd.v1.HostService/GetStoreKeys',
+            inferd__api_dot_v1_dot_store__key__pb2.GetStoreKeysRequest.SerializeToString,
+            inferd__api_dot_v1_dot_store__key__pb2.GetStoreKeysResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RotateStoreKeys(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/inferd.v1.HostService/RotateStoreKeys',
+            inferd__api_dot_v1_dot_store__key__pb2.RotateStoreKeysRequest.SerializeToString,
+            inferd__api_dot_v1_dot_store__key__pb2.RotateStoreKeysResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -6,6 +6,7 @@ isort:skip_file
 from collections import abc as _abc
 from grpc import aio as _aio
 from inferd_api.v1 import host_service_pb2 as _host_service_pb2
+from inferd_api.v1 import store_key_pb2 as _store_key_pb2
 import abc as _abc_1
 import grpc as _grpc
 import sys
@@ -52,6 +53,15 @@ class HostServiceStub:
     `store.backups`), STORE_UNAVAILABLE (the kernel keeps nothing, its store cannot be read, or the file cannot be
     written; metadata `cause`), SHUTTING_DOWN.
     """
+    GetStoreKeys: _grpc.UnaryUnaryMultiCallable[_store_key_pb2.GetStoreKeysRequest, _store_key_pb2.GetStoreKeysResponse]
+    """Tell how the keys stand that seal what the kernel keeps. Only who may ask for all tenants is told. Errors:
+    PERMISSION_DENIED, STORE_UNAVAILABLE (nothing is kept or sealed; metadata `cause`).
+    """
+    RotateStoreKeys: _grpc.UnaryUnaryMultiCallable[_store_key_pb2.RotateStoreKeysRequest, _store_key_pb2.RotateStoreKeysResponse]
+    """Have new keys seal what the kernel writes from now on; what the old ones sealed is read on, and sealed anew beside all
+    else. Only who may ask for all tenants does that. Errors: PERMISSION_DENIED, INVALID_FIELD (`tenant`: it has no key),
+    STORE_UNAVAILABLE (nothing is kept or sealed, or the keys cannot be written; metadata `cause`).
+    """
 
 @_typing.type_check_only
 class HostServiceAsyncStub(HostServiceStub):
@@ -76,6 +86,15 @@ class HostServiceAsyncStub(HostServiceStub):
     or a file that must not be replaced), LIMIT_EXCEEDED (a backup is under way; metadata as with every bound, `bound` is
     `store.backups`), STORE_UNAVAILABLE (the kernel keeps nothing, its store cannot be read, or the file cannot be
     written; metadata `cause`), SHUTTING_DOWN.
+    """
+    GetStoreKeys: _aio.UnaryUnaryMultiCallable[_store_key_pb2.GetStoreKeysRequest, _store_key_pb2.GetStoreKeysResponse]  # type: ignore[assignment]
+    """Tell how the keys stand that seal what the kernel keeps. Only who may ask for all tenants is told. Errors:
+    PERMISSION_DENIED, STORE_UNAVAILABLE (nothing is kept or sealed; metadata `cause`).
+    """
+    RotateStoreKeys: _aio.UnaryUnaryMultiCallable[_store_key_pb2.RotateStoreKeysRequest, _store_key_pb2.RotateStoreKeysResponse]  # type: ignore[assignment]
+    """Have new keys seal what the kernel writes from now on; what the old ones sealed is read on, and sealed anew beside all
+    else. Only who may ask for all tenants does that. Errors: PERMISSION_DENIED, INVALID_FIELD (`tenant`: it has no key),
+    STORE_UNAVAILABLE (nothing is kept or sealed, or the keys cannot be written; metadata `cause`).
     """
 
 class HostServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -122,6 +141,27 @@ class HostServiceServicer(metaclass=_abc_1.ABCMeta):
         or a file that must not be replaced), LIMIT_EXCEEDED (a backup is under way; metadata as with every bound, `bound` is
         `store.backups`), STORE_UNAVAILABLE (the kernel keeps nothing, its store cannot be read, or the file cannot be
         written; metadata `cause`), SHUTTING_DOWN.
+        """
+
+    @_abc_1.abstractmethod
+    def GetStoreKeys(
+        self,
+        request: _store_key_pb2.GetStoreKeysRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_store_key_pb2.GetStoreKeysResponse, _abc.Awaitable[_store_key_pb2.GetStoreKeysResponse]]:
+        """Tell how the keys stand that seal what the kernel keeps. Only who may ask for all tenants is told. Errors:
+        PERMISSION_DENIED, STORE_UNAVAILABLE (nothing is kept or sealed; metadata `cause`).
+        """
+
+    @_abc_1.abstractmethod
+    def RotateStoreKeys(
+        self,
+        request: _store_key_pb2.RotateStoreKeysRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_store_key_pb2.RotateStoreKeysResponse, _abc.Awaitable[_store_key_pb2.RotateStoreKeysResponse]]:
+        """Have new keys seal what the kernel writes from now on; what the old ones sealed is read on, and sealed anew beside all
+        else. Only who may ask for all tenants does that. Errors: PERMISSION_DENIED, INVALID_FIELD (`tenant`: it has no key),
+        STORE_UNAVAILABLE (nothing is kept or sealed, or the keys cannot be written; metadata `cause`).
         """
 
 def add_HostServiceServicer_to_server(servicer: HostServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

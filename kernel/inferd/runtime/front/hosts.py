@@ -21,6 +21,7 @@ from inferd.runtime.front.bounds import Bound, SharedBound
 from inferd.runtime.front.caller import Caller
 from inferd.runtime.own_memory import OwnMemory
 from inferd.runtime.plugins import Plugins
+from inferd.runtime.store_keys import StoreKeys
 
 LEAST_GAP_S = 0.1
 BACKUP_GAP_S = 0.5  # between two messages of a backup
@@ -76,9 +77,11 @@ class Hosts:
         watchers: Bounds the streams that watch the host.
         backups: Bounds the backups that are under way.
         backup_step_s: How long one holds up the store at a time.
+        reseal_rows: How many values are sealed anew at a time.
 
     Attributes:
         clock: The kernel's.
+        keys: That seal what it keeps.
     """
 
     def __init__(
@@ -92,7 +95,9 @@ class Hosts:
         watchers: SharedBound,
         backups: Bound,
         backup_step_s: float,
+        reseal_rows: int,
     ) -> None:
+        self.keys = StoreKeys(driver.keeper, reseal_rows)
         self.clock = driver.clock
         self._driver = driver
         self._plugins = plugins

@@ -25,7 +25,8 @@ STAMP_BYTES = 8
 HEADER_BYTES = 2 + STAMP_BYTES + ID_BYTES
 SHREDDED = b""  # stands in the place of the key with the highest number of a tenant whose keys were dropped
 WHOLE = (NO_TENANT, 0)  # the number of no key: its row says that all values are sealed
-MARKED = b"whole"
+RESEALING = (NO_TENANT, -1)  # and this one's that values of older keys are to be sealed anew
+MARKED = b"yes"
 
 Row = tuple[str, int, bytes]
 """Tenant, number, and the key as it is wrapped."""
@@ -87,6 +88,7 @@ class DataKeys:
         unkept: Rows that the store is to write with its next write.
         gone: Rows that it is to remove with it: tenant and number.
         whole: Whether all values are sealed.
+        resealing: Whether values of older keys are to be sealed anew.
         seals: Whether what is written is sealed.
 
     Raises:
@@ -112,13 +114,14 @@ class DataKeys:
         self._current: dict[tuple[str, int], int] = {}
         self.unkept: dict[tuple[str, int], bytes] = {}
         self.gone: set[tuple[str, int]] = set()
-        self.whole = False
+        self.whole = self.resealing = False
         self._load(list(rows))
 
     def _load(self, rows: Sequence[Row]) -> None:
-        wrapped = [row for row in rows if row[:2] != WHOLE and row[2] != SHREDDED]
-        self.whole = any(row[:2] == WHOLE and row[2] == MARKED for row in rows)
-        self._shredded = {tenant: number for tenant, number, value in rows if (tenant, number) != WHOLE and not value}
+        wrapped = [row for row in rows if row[1] > 0 and row[2] != SHREDDED]
+        marks = {row[:2] for row in rows if row[2] == MARKED}
+        self.whole, self.resealing = WHOLE in marks, RESEALING in marks
+        self._shredded = {tenant: number for tenant, number, value in rows if number > 0 and not value}
         if wrapped:
             self._keks = self._source.read()
             self._check(wrapped)
@@ -220,6 +223,11 @@ class DataKeys:
         """Have the store say whether all its values are sealed."""
         self.whole = whole
         self.unkept[WHOLE] = MARKED if whole else SHREDDED
+
+    def keep_resealing(self, *, resealing: bool) -> None:
+        """Have the store say whether values of older keys are to be sealed anew."""
+        self.resealing = resealing
+        self.unkept[RESEALING] = MARKED if resealing else SHREDDED
 
     def kept(self) -> None:
         """The store has written what was to be written."""

@@ -109,7 +109,7 @@ class KeyFile:
             if found.st_mode & (0o077 if self._owned else 0o007):
                 raise SealError(
                     f"{self.name} has mode {found.st_mode & 0o777:04o}: others than its owner may read the key; chmod"
-                    f" 600 {self._file}, and `inferd store keys rotate --wrapping` should somebody have read it",
+                    f" 600 {self._file}, and if somebody has read it, inferd store keys rotate --wrapping --forget",
                     metadata={"cause": "mode", "file": str(self._file)},
                 )
             return keys_of(file.read(MOST_BYTES + 1), self.name)

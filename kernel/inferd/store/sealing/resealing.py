@@ -6,7 +6,7 @@ from typing import NamedTuple, Protocol
 
 import structlog
 
-from inferd.store.codec import Place
+from inferd.store.codec import Codec, Place
 from inferd.store.sealing.sealed_codec import SealedCodec
 
 STEP_ROWS = 1000
@@ -52,14 +52,14 @@ class Progress:
     damaged: int = field(default=0)
 
 
-def resealed(
-    store: Rows, codec: SealedCodec, *, most: int = STEP_ROWS, most_bytes: int = STEP_BYTES
-) -> Iterator[Progress]:
+def resealed(store: Rows, codec: Codec, *, most: int = STEP_ROWS, most_bytes: int = STEP_BYTES) -> Iterator[Progress]:
     """Seal what is not sealed with the newest key, and tell after each step how far that is; each step is written.
 
     What is written between two steps is sealed so anyway.
     """
     progress = Progress()
+    if not isinstance(codec, SealedCodec):
+        return
     for table in TABLES:
         after = None
         while found := store.rows(table, after, most=most, most_bytes=most_bytes):

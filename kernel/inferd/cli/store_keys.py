@@ -1,0 +1,172 @@
+"""`inferd store keys`: how the keys stand that seal what is kept, new ones, and tenants that nobody reads again."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+from inferd.cli.amounts import counted
+from inferd.cli.kernel import connected, reachable
+from inferd.cli.output import CommandError
+from inferd.cli.settings import read_settings
+from inferd.cli.store import opened
+from inferd.runtime.blob_entry import read_left
+from inferd.runtime.store_keys import KeysStanding
+from inferd.store.blob_files import MODELS
+from inferd.store.sealing.data_keys import Standing
+from inferd.store.sealing.turning import rotate, rotate_wrapping, settle, shred, standing_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from inferd.cli.output import Output
+    from inferd.store.store import Store
+    from inferd_api.v1.store_key_pb2 import StoreKeys
+
+KEPT_KEY = "the file has the keys before, too, for other stores and for backups; --forget leaves them out"
+
+
+def status(output: Output, address: str, file: Path | None, url: str | None) -> None:
+    """Tell how the keys stand: by the kernel while it runs, else of the store itself."""
+    if file is None and url is None:
+        with connected(address) as client:
+            if reachable(client):
+                _tell(output, _read(client.get_store_keys()), by="the kernel")
+                return
+    with opened(file, url, reads=True) as store:
+        _tell(output, standing_of(store), by="this command")
+
+
+def turn(
+    output: Output,
+    address: str,
+    file: Path | None,
+    url: str | None,
+    *,
+    tenant: str | None,
+    wrapping: bool,
+    forget: bool,
+) -> None:
+    """Have new keys seal from now on, or a new one wrap them.
+
+    Raises:
+        CommandError: What is asked for does not go together.
+    """
+    if forget and not wrapping:
+        raise CommandError("--forget is about the keys that wrap; name --wrapping, too", reason="USAGE")
+    if wrapping and tenant is not None:
+        raise CommandError("--wrapping and --tenant exclude each other: one key wraps those of all", reason="USAGE")
+    if file is None and url is None:
+        with connected(address) as client:
+            if reachable(client):
+                made = client.rotate_store_keys(tenant=tenant, wrapping=wrapping, forget=forget)
+                _tell_turned(output, made.count, _read(made.keys), by="the kernel", wrapping=wrapping, forget=forget)
+                return
+    with opened(file, url) as store:
+        count = rotate_wrapping(store, forgets=forget) if wrapping else rotate(store, tenant)
+        if not wrapping:
+            _reseal(output, store)
+        _tell_turned(output, count, standing_of(store), by="this command", wrapping=wrapping, forget=forget)
+
+
+def _reseal(output: Output, store: Store) -> None:
+    rows = read_settings().store.reseal_rows
+    with output.status("values of older keys are sealed anew") as shown:
+        for progress in store.resealing(rows):
+            shown(f"{progress.looked} values were looked at, and {progress.done} are sealed anew")
+    settle(store)
+
+
+def drop(output: Output, tenant: str, file: Path | None, url: str | None, *, sure: bool) -> None:
+    """Drop the keys of a tenant, and what they sealed.
+
+    Raises:
+        CommandError: It was not said to be sure.
+    """
+    if not sure:
+        raise CommandError(
+            f"nobody will read again what is kept of tenant {tenant!r}, blobs and models too; name --yes to do that",
+            reason="USAGE",
+        )
+    with opened(file, url) as store:
+        folder = read_left(store).folder
+        count = shred(store, tenant)
+    root = read_settings().data_dir / "blobs" / folder if folder else None
+    name = sha256(tenant.encode()).hexdigest()[:32]
+    for path in [] if root is None else [root / name, root / MODELS / name]:
+        shutil.rmtree(path, ignore_errors=True)
+    if output.json:
+        output.document({"path": store.name, "tenant": tenant, "keys": count})
+        return
+    output.text(
+        f"{store.name}: {counted(count, 'key')} of {tenant!r} dropped, and all that they sealed. Backups of before have"
+        " them still, wrapped: remove those, or `inferd store keys rotate --wrapping --forget`, with which no backup of"
+        " before opens"
+    )
+
+
+def _read(keys: StoreKeys) -> KeysStanding:
+    return KeysStanding(
+        sealing=keys.sealing,
+        whole=keys.whole,
+        resealing=keys.resealing,
+        source=keys.source,
+        wrapping=list(keys.wrapping),
+        tenants=[
+            Standing(each.tenant, each.number, each.create_time.seconds, each.keys, each.shredded)
+            for each in keys.tenants
+        ],
+    )
+
+
+def _facts(standing: KeysStanding) -> dict[str, object]:
+    return {
+        "sealing": standing.sealing,
+        "whole": standing.whole,
+        "resealing": standing.resealing,
+        "source": standing.source,
+        "wrapping": list(standing.wrapping),
+        "tenants": [
+            {
+                "tenant": each.tenant,
+                "number": each.number,
+                "create_time": _time(each.made) if each.number else None,
+                "keys": each.keys,
+                "shredded": each.shredded,
+            }
+            for each in standing.tenants
+        ],
+    }
+
+
+def _time(made: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(made))
+
+
+def _tell(output: Output, standing: KeysStanding, *, by: str) -> None:
+    if output.json:
+        output.document({**_facts(standing), "by": by})
+        return
+    whole = "all that is kept is sealed" if standing.whole else "not all that is kept is sealed"
+    output.text(f"what is written is {'' if standing.sealing else 'not '}sealed; {whole}")
+    output.text(f"key {', '.join(standing.wrapping) or 'none'} of {standing.source} wraps those of tenants:")
+    for each in standing.tenants:
+        name = repr(each.tenant) if each.tenant else "of all"
+        since = f"key {each.number} since {_time(each.made)}, of {each.keys}" if each.number else "no key"
+        output.text(f"  {name}: {since}{'; others were shredded' if each.shredded else ''}")
+    if standing.resealing:
+        output.text("values of older keys are being sealed anew")
+
+
+def _tell_turned(output: Output, count: int, standing: KeysStanding, *, by: str, wrapping: bool, forget: bool) -> None:
+    if output.json:
+        output.document({"count": count, **_facts(standing), "by": by})
+        return
+    if wrapping:
+        output.text(f"{counted(count, 'key')} wrapped by a new key of {standing.source}; keep a copy of it elsewhere")
+        if not forget:
+            output.text(KEPT_KEY)
+    else:
+        output.text(f"{counted(count, 'new key')}; what older ones sealed is read on, and sealed anew")
