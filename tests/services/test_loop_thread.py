@@ -14,6 +14,7 @@ from watched_kernel import watched_kernel
 
 from inferd.testing.kernel import write_fake_model
 from inferd_api.v1 import (
+    audit_service_pb2,
     auth_service_pb2,
     blob_service_pb2,
     host_service_pb2,
@@ -32,6 +33,7 @@ MODULES = (
     host_service_pb2,
     lease_service_pb2,
     model_service_pb2,
+    audit_service_pb2,
     quota_service_pb2,
     task_service_pb2,
     upload_service_pb2,

@@ -1,8 +1,8 @@
 """The audit trail as values: lines of JSON, each of which vouches for all before it.
 
 A line is a JSON object in ASCII whose last member is `hash`: SHA-256 over `CHAINED`, the 32 bytes of the hash before
-it, and the line without that member (its body). Members stand in the order of their names, without spaces, so that
-nothing has to be made anew to check a line: cut off its end, put a brace there. Some lines, checkpoints, are signed.
+it, and the line without that member (its body). Nothing has to be made anew to check a line: cut off its end, put a
+brace there. Some lines, checkpoints, are signed: what they say but the signature, sorted by name, without spaces.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import lru_cache
 from hashlib import sha256
+from json.encoder import encode_basestring_ascii as _quoted
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
@@ -25,9 +27,15 @@ BEFORE_HASH, BEHIND_HASH = ',"hash":"', '"}'
 HASH_DIGITS: Final = 64
 END_CHARACTERS: Final = len(BEFORE_HASH) + HASH_DIGITS + len(BEHIND_HASH)
 SIGNATURE: Final = "signature"
+HEAD: Final = ""
+"""The name of what an entry says that is written as it has to stand."""
 
 Said: TypeAlias = "dict[str, object]"
 """What an entry says, by name: texts, whole numbers, lists and objects of those. What is empty is left out."""
+
+
+_encoded = json.JSONEncoder(separators=(",", ":")).encode
+_sorted = json.JSONEncoder(separators=(",", ":"), sort_keys=True).encode
 
 
 class EntryType(StrEnum):
@@ -97,13 +105,26 @@ def text(said: Mapping[str, object], name: str) -> str:
 
 
 def canonical(said: Mapping[str, object]) -> str:
-    """The one way to write what is said."""
-    return json.dumps(said, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    """The one way to write what is signed."""
+    return _sorted(said)
+
+
+def members(said: Mapping[str, object]) -> str:
+    """What is said, as members of a JSON object; those that are empty are left out."""
+    return ",".join(
+        f'"{name}":{_quoted(value) if type(value) is str else _encoded(value)}' for name, value in said.items() if value
+    )
 
 
 def time_of(unix_s: float) -> str:
     """A Unix time as lines have it: UTC, to the microsecond."""
-    return datetime.fromtimestamp(unix_s, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    second = int(unix_s)
+    return f"{_second(second)}.{int((unix_s - second) * 1e6):06d}Z"
+
+
+@lru_cache(maxsize=4)
+def _second(unix_s: int) -> str:
+    return datetime.fromtimestamp(unix_s, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def hash_of(before: bytes, body: str) -> bytes:
@@ -148,9 +169,11 @@ class Chain:
     hash: bytes = NOTHING
 
     def add(self, said: Mapping[str, object]) -> str:
-        """One line more."""
-        kept = {name: value for name, value in said.items() if value not in ("", None, (), [], {})}
-        return self._chain(canonical({**kept, "format": FORMAT, "sequence": self.count + 1}))
+        """One line more; what it says as `HEAD` are members of JSON already, and stand first."""
+        head = said.get(HEAD)
+        rest = members({name: value for name, value in said.items() if name != HEAD} if head else said)
+        told = f"{head},{rest}" if head and rest else head or rest
+        return self._chain(f'{{{told},"format":{FORMAT},"sequence":{self.count + 1}}}')
 
     def _chain(self, body: str) -> str:
         self.hash = hash_of(self.hash, body)

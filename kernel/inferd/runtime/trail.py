@@ -41,6 +41,10 @@ log = structlog.get_logger()
 class Maker(Protocol):
     """The call that this task of the loop answers."""
 
+    @property
+    def origin(self) -> Said:
+        """What the entry of the end of its tasks says of who has made them."""
+
     def made_task(self, change: TaskAccepted) -> Said:
         """It has made a task: what the entry of that says."""
 
@@ -102,13 +106,14 @@ class Trail:
     # What is told.
 
     def add(self, said: Said) -> None:
-        """One entry more, which is written with whatever else is; its time is now."""
+        """One entry more, of now, which is written with whatever else is; it is the trail's own from here on."""
         if len(self._pending) >= self.settings.pending_entries:
             count, since = self._gap
             self._gap = (count + 1, since or time_of(self._wall()))
             self.lost += 1
             return
-        self._pending.append({**said, "time": self._wall()})
+        said["time"] = time_of(self._wall())
+        self._pending.append(said)
         self._added += 1
         if self._timer is None and not self._closed:
             self._timer = asyncio.get_running_loop().call_later(self.settings.interval_s, self._hurry)
@@ -140,9 +145,7 @@ class Trail:
         if isinstance(change, TaskAccepted):
             if (maker := MAKER.get()) is not None:
                 said = maker.made_task(change)
-                self._origins[change.spec.task_id] = {
-                    name: said[name] for name in ("principal", "correlation") if name in said
-                }
+                self._origins[change.spec.task_id] = maker.origin
                 if len(self._origins) > MOST_ORIGINS:
                     self._origins.popitem(last=False)
                 self.add(said)
@@ -239,7 +242,7 @@ class Trail:
 
     def _entries(self) -> list[Said]:
         """What waits, and what is to be said of what does not."""
-        entries = [{**said, "time": time_of(_seconds(said))} for said in self._pending]
+        entries = self._pending
         now = time_of(self._wall())
         if self._gap[0]:
             count, since = self._gap
@@ -373,11 +376,6 @@ class Trail:
         if self._keeper is None:
             raise TypeError("a trail without memory has a keeper")
         return self._keeper
-
-
-def _seconds(said: Said) -> float:
-    value = said["time"]
-    return value if isinstance(value, float) else 0.0
 
 
 def _end_of(change: TaskChanged) -> Said:

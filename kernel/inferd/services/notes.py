@@ -9,18 +9,17 @@
 
 from __future__ import annotations
 
-import hmac
 import secrets
 from enum import IntEnum
 from functools import cache
-from hashlib import sha256
+from hashlib import blake2b, sha256
 from itertools import count, islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
-from inferd.core.audit import Decision, EntryType, Said
+from inferd.core.audit import HEAD, Decision, EntryType, Said, members
 from inferd.core.policy import Policy, ResourceKind, Verb
 from inferd.errors import InferdError, PermissionDeniedError, UnauthenticatedError
 from inferd.runtime.login import NOBODY
@@ -52,6 +51,8 @@ MOST_FIELDS, MOST_TEXT, MOST_LIST, DEEPEST = 32, 128, 16, 5
 TEXTS = (FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES)
 GIVEN = "given"  # of a field whose content is not told
 WAYS = {"user:": "ticket", "uid:": "ticket", "cert:": "certificate"}
+INPUT_BYTES = 32  # of the hash of one: BLAKE2b with a key
+MOST_CALLERS = 1000  # of whom it is known how they are told of
 INPUTS = b"inferd audit 1 inputs"
 """What the key that hashes inputs is derived for from the pepper."""
 
@@ -90,13 +91,14 @@ class Notes:
         self._mark = f"{sha256(inputs_key).hexdigest()[:8]}:"
         self._prefix = secrets.token_hex(4)
         self._count = count(1)
-        self._weights: dict[str, Weight] = {}  # by the path of each method that was called
+        self._kinds: dict[str, CallKind] = {}  # by the path of each method that was called
+        self._callers: dict[tuple[str, str, str, str], str] = {}  # what is said of who has called
 
     def begin(self, policy: CallPolicy, peer: str) -> Note:
         """The note of a call that has come, which is that of this task of the loop."""
-        if (weight := self._weights.get(policy.method)) is None:
-            weight = self._weights[policy.method] = weigh(policy.policy)
-        note = Note(self, policy, weight, peer)
+        if (kind := self._kinds.get(policy.method)) is None:
+            kind = self._kinds[policy.method] = _kind_of(policy)
+        note = Note(self, policy, kind, peer)
         MAKER.set(note)
         return note
 
@@ -104,13 +106,45 @@ class Notes:
         """An id for a call that has none of its client's."""
         return f"{self._prefix}-{next(self._count):x}"
 
+    def caller(self, peer: str, login: Login | None, caller: Caller | None) -> str:
+        """What is said of who calls, and from where, as members of JSON."""
+        address = UNIX[:-1] if peer.startswith(UNIX) else peer.rpartition(":")[0]
+        if login is None:
+            return members({"peer": address})
+        tenant = "" if caller is None else caller.tenant
+        key = (login.principal.name, login.key_id or login.signer, tenant, address)
+        if (known := self._callers.get(key)) is None:
+            who: Said = {"principal": key[0], "login": _way_of(login), "tenant": tenant, "peer": address}
+            if len(self._callers) >= MOST_CALLERS:
+                self._callers.clear()
+            known = self._callers[key] = members(who)
+        return known
+
     def hash(self, request: Any) -> str:
         """The keyed hash of what was sent, and the beginning of its key's own."""
         if isinstance(request, Message):
             request = request.SerializeToString(deterministic=True)
         if not isinstance(request, bytes):
             return ""
-        return self._mark + hmac.digest(self._inputs_key, request, "sha256").hex()
+        return self._mark + blake2b(request, key=self._inputs_key, digest_size=INPUT_BYTES).hexdigest()
+
+
+class CallKind(NamedTuple):
+    """What is told of all calls of a method.
+
+    Attributes:
+        weight: How much.
+        head: The same of each, as members of JSON.
+    """
+
+    weight: Weight
+    head: str
+
+
+def _kind_of(policy: CallPolicy) -> CallKind:
+    verb, kind = policy.policy.verb.name.lower(), policy.policy.kind.name.lower()
+    said: Said = {"type": EntryType.CALL, "method": policy.method, "verb": verb, "kind": kind}
+    return CallKind(weigh(policy.policy), members(said))
 
 
 class Note:
@@ -125,6 +159,7 @@ class Note:
 
     __slots__ = (
         "_begun",
+        "_head",
         "_input",
         "_notes",
         "_peer",
@@ -138,11 +173,11 @@ class Note:
         "sent",
     )
 
-    def __init__(self, notes: Notes, policy: CallPolicy, weight: Weight, peer: str) -> None:
+    def __init__(self, notes: Notes, policy: CallPolicy, kind: CallKind, peer: str) -> None:
         self._notes = notes
         self._policy = policy
         self._peer = peer
-        self._weight = weight
+        self._weight, self._head = kind
         self._told = self._begun = False
         self.login: Login | None = None
         self.caller: Caller | None = None
@@ -158,7 +193,9 @@ class Note:
         if is_order:
             self._input = self._notes.hash(request)
         elif self.request is None:
-            self.request = self.sent = request
+            self.request = request
+            if self._begun or self.sent is None:  # of a stream
+                self._input = self._notes.hash(request)
 
     async def begin(self) -> None:
         """It is about to be answered.
@@ -167,7 +204,7 @@ class Note:
             StoreUnavailableError: It would change something lasting, and that cannot be told; or it is to be refused.
         """
         trail = self._notes.trail
-        if self._is_told:
+        if self._is_told and self.sent is not None:
             self._input, self.sent = self._notes.hash(self.sent), None  # nobody holds what it was sent for the trail
         if self._weight is Weight.CALL:
             trail.check_call()
@@ -177,11 +214,17 @@ class Note:
             self._begun = True
             await trail.written(UNCHANGED)
 
+    @property
+    def origin(self) -> Said:
+        """As `Maker.origin`."""
+        principal = "" if self.login is None else self.login.principal.name
+        return {"principal": principal, "correlation": self.correlation}
+
     def made_task(self, change: TaskAccepted) -> Said:
         """As `Maker.made_task`."""
         self._told = True
         spec = change.spec
-        return self._said(Decision.ALLOWED, task_id=spec.task_id, model=spec.model, tenant=spec.tenant)
+        return self._said(Decision.ALLOWED, task_id=spec.task_id, model=spec.model)
 
     async def end(self, answer: Any) -> None:
         """It was answered, and is acknowledged when this returns.
@@ -224,28 +267,21 @@ class Note:
     # What is said.
 
     def _said(self, decision: Decision, **more: object) -> Said:
-        notes, policy, caller = self._notes, self._policy.policy, self.caller
+        notes, request = self._notes, self.request
         self.correlation = self.correlation or notes.correlation()
-        request = self.request
         said: Said = {
-            "type": EntryType.CALL,
-            "method": self._policy.method,
-            "verb": policy.verb.name.lower(),
-            "kind": policy.kind.name.lower(),
-            "decision": decision,
-            "peer": "unix" if self._peer.startswith(UNIX) else self._peer.rpartition(":")[0],
+            HEAD: f"{self._head},{notes.caller(self._peer, self.login, self.caller)}",
+            "decision": decision.value,
             "correlation": self.correlation,
             "input": self._input or notes.hash(self.sent),
+            **more,
         }
-        if self.login is not None:
-            said["principal"], said["login"] = self.login.principal.name, _way_of(self.login)
-        if caller is not None:
-            said["tenant"] = caller.tenant
-        if isinstance(request, Message):
-            said["model"] = ",".join(self._policy.models(request)[:MOST_LIST])
+        if request is not None:
+            if self._policy.fields and "model" not in said:
+                said["model"] = ",".join(self._policy.models(request)[:MOST_LIST])
             if (name := _name_field(request.DESCRIPTOR)) is not None:
                 said["name"] = str(getattr(request, name))[:MOST_TEXT]
-        return said | more
+        return said
 
     def _fields(self) -> Said:
         """What a request of an administrator asks for, by name."""
