@@ -23,6 +23,7 @@ from inferd.blob_settings import Blobs
 from inferd.bundle_settings import Bundles
 from inferd.environment import Environment
 from inferd.model_settings import Elastic, Optimize, Prefix, Rollouts, Watching
+from inferd.moderation_settings import Moderation
 from inferd.quota_settings import QuotaSettings
 from inferd.sharing import Sharing, sharing_of
 from inferd.source_settings import Sources
@@ -331,6 +332,7 @@ class Settings(BaseSettings):
     audit: Audit = Audit()
     sources: Sources = Sources()
     tls: Tls = Tls()
+    moderation: Moderation = Moderation()
     models: tuple[Any, ...] = Field(
         (), description="models that are declared, each as `inferd.model_declarations` says; a wrong one is left out"
     )

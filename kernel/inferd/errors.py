@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from copy import copy
 from typing import Self, TypeVar
 
+from inferd.panics import is_failure as is_failure  # noqa: PLC0414 - for who checks types
 from inferd.spelling import suggestion as suggestion  # noqa: PLC0414 - for who checks types
 
 T = TypeVar("T")
@@ -151,6 +152,28 @@ class SandboxIncompleteError(InferdError):
 
     reason = "SANDBOX_INCOMPLETE"
     code = "FAILED_PRECONDITION"
+
+
+class ModeratedError(InferdError):
+    """A rule found something in what a task was given or gave; `metadata` names the rule."""
+
+    reason = "MODERATED"
+    code = "FAILED_PRECONDITION"
+
+
+class ModerationUnavailableError(InferdError):
+    """The classifier of a rule gave no answer; `metadata["cause"]` says why."""
+
+    reason = "MODERATION_UNAVAILABLE"
+    code = "UNAVAILABLE"
+    outside = "the classifier of a rule gave no answer"
+
+
+class FlagNotFoundError(InferdError):
+    """No flag of this id is known to the caller's tenants."""
+
+    reason = "FLAG_NOT_FOUND"
+    code = "NOT_FOUND"
 
 
 class BrokenModelError(ModelNotFoundError):
@@ -395,15 +418,6 @@ def present(value: T | None) -> T:
     if value is None:
         raise InternalError("a defect of inferd: a value is missing that was to be there")
     return value
-
-
-def is_failure(error: BaseException) -> bool:
-    """Whether this is how foreign code fails: an exception, or a panic of Rust code.
-
-    PyO3 raises panics as a `BaseException`, of a class that each extension has for itself, so that `except Exception`
-    lets them pass (https://docs.rs/pyo3/latest/pyo3/panic/struct.PanicException.html).
-    """
-    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
 
 
 def words_of(error: BaseException) -> str:

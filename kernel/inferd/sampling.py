@@ -5,7 +5,7 @@ offers or fills in a parameter reads it here, by its name. A new one is a field 
 line here, and what the engine does with it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from enum import Enum
 from hashlib import blake2b
@@ -224,6 +224,11 @@ class Sampling:
         return (self, *(derive(self, sample) for sample in range(1, self.n)))
 
     @property
+    def held_by(self) -> tuple[str, ...]:
+        """The texts that hold back what might become one of them."""
+        return self.stop
+
+    @property
     def measured(self) -> bool:
         """Whether it is told how likely the tokens of the output were."""
         return self.logprobs is not None
@@ -324,6 +329,13 @@ def trial_sampling(output_tokens: int, *, tells_prompt: bool) -> Mapping[str, An
     neutral = {each.name: each.default for each in fields(Sampling) if each.name in NAMES}
     told = {"prompt_logprobs": 1} if tells_prompt else {}
     return {**neutral, **GREEDY, "max_tokens": output_tokens, "ignore_eos": True, **told}
+
+
+def choose_text(message: Any, texts: Sequence[str], *, most_tokens: int) -> None:
+    """Have a message about sampling give the likeliest of some texts, and nothing else."""
+    for name, value in {**GREEDY, "max_tokens": most_tokens}.items():
+        setattr(message, name, value)
+    message.grammar.choice.texts.extend(texts)
 
 
 def check_lengths(given: Mapping[str, Any]) -> None:

@@ -41,6 +41,7 @@ from inferd.runtime.front import audit, blobs, health, hosts, leases, models, op
 from inferd.runtime.front.authority import Authority
 from inferd.runtime.front.bounds import Bound, ByteBound, Calls, SharedBound
 from inferd.runtime.front.front import Front
+from inferd.runtime.front.moderation import Moderation
 from inferd.runtime.front.named_files import NamedFiles
 from inferd.runtime.keeper_times import KeeperTimes
 from inferd.runtime.kept_times import set_clock
@@ -219,7 +220,7 @@ async def _built_around(settings: Settings, driver: Driver, certificates: Certif
             authority=authority,
             digests=digests,
         )
-        await front.quotas.adopt()
+        await front.adopt()
         watched = watched_folder(settings.watched, driver, plugins, declarations)
         declaring = Declaring(declarations, driver, plugins, library, watched)
         try:
@@ -441,6 +442,7 @@ def _front(
             reseal_rows=settings.store.reseal_rows,
         ),
         quotas=quotas.Quotas(driver, quotas_limit=scheduler.kept_quotas),
+        moderation=Moderation(driver, run_tasks, settings.moderation),
         health=health.Health(
             driver, shelf, watchers=watchers("limits.health_watchers", limits.health_watchers, "watch health")
         ),

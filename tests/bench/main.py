@@ -22,6 +22,7 @@ import large
 import limits
 import loads
 import mixed
+import moderation
 import onnx_decoder
 import optimize
 import overhead
@@ -59,6 +60,7 @@ def figures(only: str) -> Iterator[Figure]:
     yield from limits.measure(only)
     yield from starts.figures(only=only)
     yield from overhead.figures(only=only)
+    yield from moderation.figures(only=only)
     yield from core.figures(only=only)
     yield from served.fake_figures(only=only)
     yield from secured.figures(only=only)

@@ -7,6 +7,7 @@ from typing import Any
 from uuid import uuid4
 
 import grpc
+import pytest
 from connection import Connection, read_until
 from grpc_health.v1 import health_pb2 as hp
 from grpc_health.v1 import health_pb2_grpc
@@ -24,6 +25,8 @@ from inferd_api.v1 import lease_pb2 as lp
 from inferd_api.v1 import lease_service_pb2 as ls
 from inferd_api.v1 import model_pb2 as mp
 from inferd_api.v1 import model_service_pb2 as ms
+from inferd_api.v1 import moderation_pb2 as mop
+from inferd_api.v1 import moderation_service_pb2 as mos
 from inferd_api.v1 import quota_pb2 as qp
 from inferd_api.v1 import quota_service_pb2 as qs
 from inferd_api.v1 import sampling_pb2 as sp
@@ -35,6 +38,7 @@ from inferd_api.v1.audit_service_pb2_grpc import AuditServiceStub
 from inferd_api.v1.auth_service_pb2_grpc import AuthServiceStub
 from inferd_api.v1.blob_service_pb2_grpc import BlobServiceStub
 from inferd_api.v1.model_service_pb2_grpc import ModelServiceStub
+from inferd_api.v1.moderation_service_pb2_grpc import ModerationServiceStub
 from inferd_api.v1.optimize_pb2 import OptimizeModelRequest
 from inferd_api.v1.quota_service_pb2_grpc import QuotaServiceStub
 from inferd_api.v1.upload_service_pb2_grpc import UploadServiceStub
@@ -71,6 +75,7 @@ class Client:
         self.quota_id = ""
         self.quotas: Any = QuotaServiceStub(connection.channel)  # type: ignore[no-untyped-call]
         self.audit: Any = AuditServiceStub(connection.channel)  # type: ignore[no-untyped-call]
+        self.moderation: Any = ModerationServiceStub(connection.channel)  # type: ignore[no-untyped-call]
         self.health: Any = health_pb2_grpc.HealthStub(connection.channel)
 
     def pull(self) -> None:
@@ -154,6 +159,10 @@ class Client:
         request = asp.CreateRuleRequest(rule=ap.Rule(who="role:guest", deny=True))
         self.rule_id = (await self.auth.CreateRule(request)).rule.rule_id
 
+    async def make_moderation_rule(self) -> None:
+        rule = mop.ModerationRule(name="odd", words=["odd"], patterns=["o{1,3}d"], action=mop.MODERATION_ACTION_FLAG)
+        await self.moderation.CreateModerationRule(mos.CreateModerationRuleRequest(rule=rule))
+
     async def make_quota(self) -> None:
         request = qs.CreateQuotaRequest(quota=qp.Quota(tasks=1000))
         self.quota_id = (await self.quotas.CreateQuota(request)).quota.quota_id
@@ -174,6 +183,13 @@ async def read_whole(call: Any) -> None:
     """All messages of a stream that ends."""
     while await call.read() is not grpc.aio.EOF:
         pass
+
+
+async def missing(call: Any) -> None:
+    """The answer that there is no such thing."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 
 
 async def first(call: Any) -> None:
@@ -261,6 +277,18 @@ CALLS: dict[str, Callable[[Client], Awaitable[object]]] = {
     "inferd.v1.QuotaService/ListQuotas": lambda c: c.quotas.ListQuotas(qs.ListQuotasRequest()),
     "inferd.v1.QuotaService/ListQuotaUses": lambda c: c.quotas.ListQuotaUses(qs.ListQuotaUsesRequest()),
     "inferd.v1.QuotaService/DeleteQuota": lambda c: c.quotas.DeleteQuota(qs.DeleteQuotaRequest(quota_id=c.quota_id)),
+    "inferd.v1.ModerationService/CreateModerationRule": lambda c: c.make_moderation_rule(),
+    "inferd.v1.ModerationService/ListModerationRules": lambda c: c.moderation.ListModerationRules(
+        mos.ListModerationRulesRequest()
+    ),
+    "inferd.v1.ModerationService/DeleteModerationRule": lambda c: c.moderation.DeleteModerationRule(
+        mos.DeleteModerationRuleRequest(name="odd")
+    ),
+    "inferd.v1.ModerationService/ListFlags": lambda c: c.moderation.ListFlags(mos.ListFlagsRequest()),
+    "inferd.v1.ModerationService/GetFlag": lambda c: missing(c.moderation.GetFlag(mos.GetFlagRequest(flag_id="none"))),
+    "inferd.v1.ModerationService/ResolveFlag": lambda c: missing(
+        c.moderation.ResolveFlag(mos.ResolveFlagRequest(flag_id="none", state=mop.FLAG_STATE_UPHELD))
+    ),
     "grpc.health.v1.Health/Check": lambda c: c.health.Check(hp.HealthCheckRequest(service=f"model:{MODEL}")),
     "grpc.health.v1.Health/Watch": lambda c: first(c.health.Watch(hp.HealthCheckRequest(service=f"model:{MODEL}"))),
     **{

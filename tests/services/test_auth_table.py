@@ -22,6 +22,7 @@ from inferd_api.v1 import (
     host_service_pb2,
     lease_service_pb2,
     model_service_pb2,
+    moderation_service_pb2,
     quota_service_pb2,
     task_service_pb2,
     upload_service_pb2,
@@ -38,6 +39,7 @@ SERVICES = [
         host_service_pb2,
         lease_service_pb2,
         model_service_pb2,
+        moderation_service_pb2,
         quota_service_pb2,
         task_service_pb2,
         upload_service_pb2,
@@ -60,7 +62,7 @@ LEAST: dict[tuple[Verb, Kind], str] = {
     **{(verb, Kind.STORE): "admin" for verb in (Verb.CREATE, Verb.READ, Verb.UPDATE)},
     **{(verb, Kind.KEY): "admin" for verb in (Verb.CREATE, Verb.READ, Verb.UPDATE, Verb.DELETE)},
     **{(verb, Kind.QUOTA): "admin" for verb in (Verb.CREATE, Verb.DELETE)},
-    **{(verb, Kind.RULE): "admin" for verb in (Verb.CREATE, Verb.READ, Verb.DELETE)},
+    **{(verb, Kind.RULE): "admin" for verb in (Verb.CREATE, Verb.READ, Verb.UPDATE, Verb.DELETE)},
 }
 """The lowest role that may make a call with such a policy; those above it may, too."""
 DOOR = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)

@@ -24,6 +24,7 @@ from inferd_api.v1 import (
     host_service_pb2,
     lease_service_pb2,
     model_service_pb2,
+    moderation_service_pb2,
     quota_service_pb2,
     task_service_pb2,
 )
@@ -38,6 +39,7 @@ TODAY = (
     host_service_pb2,
     lease_service_pb2,
     model_service_pb2,
+    moderation_service_pb2,
     quota_service_pb2,
     task_service_pb2,
 )

@@ -11,6 +11,8 @@ OURS = {
     f"inferd.v1.{name}Service"
     for name in ("Audit", "Auth", "Blob", "Host", "Lease", "Model", "Quota", "Task", "Upload")
 }
+NAMES = ("Auth", "Blob", "Host", "Lease", "Model", "Moderation", "Quota", "Task", "Upload")
+OURS = {f"inferd.v1.{name}Service" for name in NAMES}
 OTHERS = {"grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"}
 # What no message of the services names, and errors carry.
 DETAILS = ("ErrorInfo", "RetryInfo", "BadRequest", "QuotaFailure")

@@ -17,7 +17,7 @@ from inferd_api.v1 import priority_pb2 as pp
 from inferd_api.v1 import sampling_pb2 as sp
 from inferd_api.v1 import task_pb2 as tp
 from inferd_api.v1.errors_pb2 import ErrorReason
-from inferd_client import DEFAULT_ADDRESS, AsyncClient, Client, KernelUnreachableError, RunOptions, errors
+from inferd_client import DEFAULT_ADDRESS, AsyncClient, Client, KernelUnreachableError, RunOptions, errors, rpc_errors
 from inferd_client.channel import target
 from inferd_client.generations import collect
 from inferd_client.tasks import run_request
@@ -311,17 +311,17 @@ def test_how_to_start_a_kernel_where_none_answers(tmp_path: Path) -> None:
     told = "no kernel answers (there is no such socket); start one with: inferd serve --listen"
     assert caught.value.message == f"{told} '{gone}'"
     refused = grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, grpc.aio.Metadata(), grpc.aio.Metadata(), "")
-    assert errors.from_rpc(refused, DEFAULT_ADDRESS).message.endswith(
+    assert rpc_errors.from_rpc(refused, DEFAULT_ADDRESS).message.endswith(
         f"{DEFAULT_ADDRESS}; start one with: inferd serve"
     )
-    assert "serve" not in errors.from_rpc(refused, "far.example:7411").message
+    assert "serve" not in rpc_errors.from_rpc(refused, "far.example:7411").message
 
 
 def test_a_call_that_the_connection_has_no_room_for_names_the_bound() -> None:
     """A call that the transport refused because too many are open is not taken for a kernel that is gone."""
     details = "Stream removed (Received RST_STREAM with error code 7 (RST_STREAM))"
     refused = grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, grpc.aio.Metadata(), grpc.aio.Metadata(), details)
-    error = errors.from_rpc(refused, "localhost:1")
+    error = rpc_errors.from_rpc(refused, "localhost:1")
     assert isinstance(error, errors.LimitExceededError)
     assert error.metadata == {"bound": "limits.concurrent_streams"}
     assert error.retry_after_s == 1.0

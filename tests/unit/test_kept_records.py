@@ -63,6 +63,7 @@ EVENTS: list[te.TaskEvent] = [
     te.Queued(0, 1.25),
     te.Started(InstanceId("m-1"), 1),
     te.Suspended(SuspendReason.WORKER_DIED),
+    te.Moderated("rule", "redact", 2, 1),
     te.Resumed(InstanceId("m-2"), 2),
     te.Progress(te.Phase.PREFILL, 0.5),
     te.PromptOutput("p\0🙂\ud800", array("I", [1, 4_294_967_295]), LIKELY),

@@ -12,7 +12,7 @@ import pytest
 from inferd import places
 from inferd.config import DEFAULT_ADDRESS, Settings
 from inferd.listeners import listen_places
-from inferd_client import Client, errors
+from inferd_client import Client, rpc_errors
 from inferd_client import places as looked
 
 UNCONNECTED = "failed to connect to all addresses; last error: UNKNOWN: unix:/x: "
@@ -146,7 +146,7 @@ def test_an_error_says_what_was_tried_and_the_fix(host: Path) -> None:
     refused = grpc.aio.AioRpcError(
         grpc.StatusCode.UNAVAILABLE, grpc.aio.Metadata(), grpc.aio.Metadata(), f"{UNCONNECTED}No such file or directory"
     )
-    told = errors.from_rpc(refused, looked.find_address()).message
+    told = rpc_errors.from_rpc(refused, looked.find_address()).message
     assert told.startswith(
         f"no kernel answers; tried {own} (there is no such socket); {system} (there is no such socket)"
     )
@@ -157,9 +157,9 @@ def test_an_error_says_what_was_tried_and_the_fix(host: Path) -> None:
         denied = grpc.aio.AioRpcError(
             grpc.StatusCode.UNAVAILABLE, grpc.aio.Metadata(), grpc.aio.Metadata(), f"{UNCONNECTED}Permission denied"
         )
-        assert "usermod -aG" in errors.from_rpc(denied, f"unix:{host}/shared/s").message
+        assert "usermod -aG" in rpc_errors.from_rpc(denied, f"unix:{host}/shared/s").message
         (host / "shared" / "s").chmod(0o600)
-        assert "it is uid 1000's alone" in errors.from_rpc(denied, f"unix:{host}/shared/s").message
+        assert "it is uid 1000's alone" in rpc_errors.from_rpc(denied, f"unix:{host}/shared/s").message
 
 
 def test_the_address_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

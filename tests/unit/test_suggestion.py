@@ -6,7 +6,7 @@ import string
 import pytest
 
 from inferd import errors
-from inferd.errors import COMPARED, LONGEST_NAME, suggestion
+from inferd.spelling import COMPARED, LONGEST_NAME, suggestion
 
 LETTERS = string.ascii_lowercase + "/.-"
 

@@ -25,6 +25,7 @@ from inferd_client.model_exports import AsyncModelExports, ModelExports
 from inferd_client.model_uploads import AsyncModelUploads, ModelUploads
 from inferd_client.model_versions import AsyncModelVersions, ModelVersions
 from inferd_client.models import AsyncModels, Models
+from inferd_client.moderation import AsyncModeration, Moderation
 from inferd_client.optimizations import AsyncOptimizations, Optimizations
 from inferd_client.options import ChatOptions, DefaultLimitWarning, InferOptions, RunOptions, TaskOptions
 from inferd_client.prompts import Message, Prompt
@@ -72,6 +73,7 @@ class Client(
     Keys,
     Quotas,
     Audit,
+    Moderation,
     Optimizations,
 ):
     """A synchronous client; safe to use from several threads. Close it, or use it in a `with` statement."""
@@ -88,6 +90,7 @@ class AsyncClient(
     AsyncKeys,
     AsyncQuotas,
     AsyncAudit,
+    AsyncModeration,
     AsyncOptimizations,
 ):
     """An asynchronous client of one event loop. Close it, or use it in an `async with` statement."""

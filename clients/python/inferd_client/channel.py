@@ -12,12 +12,13 @@ import grpc
 import grpc.aio
 
 from inferd_client.credentials import credential_of
-from inferd_client.errors import InferdError, from_rpc
+from inferd_client.errors import InferdError
 from inferd_client.holding import lease_id_of
 from inferd_client.options import strict
 from inferd_client.patience import PAUSE_S, Patience
 from inferd_client.places import find_address, path_of
 from inferd_client.returning import is_back, is_back_async
+from inferd_client.rpc_errors import from_rpc
 from inferd_client.tickets import Tickets
 from inferd_client.tls import check_plaintext, secure_credentials, split_scheme
 from inferd_client.versions import is_lacking, is_newer, too_old, version_of, version_of_async

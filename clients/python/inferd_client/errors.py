@@ -5,23 +5,16 @@ Every class derives from `InferdError`; branch on the class or on `reason`, the 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import grpc
 from google.rpc import error_details_pb2, status_pb2
-
-from inferd_client import tls
-from inferd_client.absence import nobody
-from inferd_client.returning import UNCONNECTED
-from inferd_client.sizes import TOO_LARGE, too_large
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 DOMAIN = "inferd"
 DETAILS_KEY = "grpc-status-details-bin"
-BROKEN = "Internal error from Core"  # grpc.aio's words for a call that broke while something was written to it
-REFUSED = "RST_STREAM with error code 7"  # REFUSED_STREAM (RFC 9113, 8.7): the call was not looked at
 CODES: Mapping[int, str] = {code.value[0]: code.name for code in grpc.StatusCode}
 
 
@@ -294,6 +287,27 @@ class PoisonError(InferdError):
     code = "FAILED_PRECONDITION"
 
 
+class ModeratedError(InferdError):
+    """A rule found something in what a task was given, or gave: see `metadata["rule"]` and `metadata["on"]`."""
+
+    reason = "MODERATED"
+    code = "FAILED_PRECONDITION"
+
+
+class ModerationUnavailableError(InferdError):
+    """The classifier of a rule gave no answer; `metadata["cause"]` says why."""
+
+    reason = "MODERATION_UNAVAILABLE"
+    code = "UNAVAILABLE"
+
+
+class FlagNotFoundError(InferdError):
+    """No flag of this id is known to this client's tenants."""
+
+    reason = "FLAG_NOT_FOUND"
+    code = "NOT_FOUND"
+
+
 class StoreUnavailableError(InferdError):
     """The store, in which the kernel keeps what outlives it, cannot be written or read now."""
 
@@ -405,38 +419,3 @@ def from_status(status: status_pb2.Status) -> InferdError:
     error.code = CODES.get(status.code, "UNKNOWN")
     error.reason = info.reason if known else kind.reason
     return error
-
-
-def _unreachable(address: str, details: str | None) -> InferdError:
-    if why := tls.why_failed(address, details or ""):
-        return TlsFailedError(why)
-    unreachable = KernelUnreachableError(nobody(address, details))
-    unreachable.unsent = UNCONNECTED in (details or "")
-    return unreachable
-
-
-def from_rpc(error: grpc.RpcError, address: str) -> InferdError:
-    """Build the error of a call to `address` that failed.
-
-    A status without details is the transport's own: UNAVAILABLE becomes `KernelUnreachableError`,
-    `TlsFailedError`, or `LimitExceededError` where the connection has no room for another call, others `StatusError`.
-    """
-    pairs: Any = error.trailing_metadata() or ()
-    for key, value in pairs:
-        if key == DETAILS_KEY and isinstance(value, bytes):
-            return from_status(status_pb2.Status.FromString(value))
-    code, details = error.code(), error.details()
-    if code is grpc.StatusCode.UNAVAILABLE and REFUSED in (details or ""):
-        bound = "limits.concurrent_streams"
-        message = f"this connection to {address} has as many calls open as the kernel allows ({bound}); close some"
-        return LimitExceededError(f"{message}, or open another client", metadata={"bound": bound}, retry_after_s=1.0)
-    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and (sizes := TOO_LARGE.search(details or "")):
-        message, facts = too_large(address, *sizes.groups())
-        return LimitExceededError(message, metadata=facts)
-    if code is grpc.StatusCode.INTERNAL and details == BROKEN:
-        return KernelUnreachableError(f"the connection to {address} broke")
-    if code is grpc.StatusCode.UNAVAILABLE:
-        return _unreachable(address, details)
-    failed = StatusError(f"the call to {address} ended with {code.name}: {details}")
-    failed.code = code.name
-    return failed

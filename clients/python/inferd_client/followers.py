@@ -23,12 +23,12 @@ from inferd_client.errors import (
     InferdError,
     KernelUnreachableError,
     StatusError,
-    from_rpc,
     from_status,
 )
 from inferd_client.mailboxes import AsyncInbox, AsyncOutbox, Inbox, patience_s, requests
 from inferd_client.orders import FULL, Orders
 from inferd_client.patience import PASSING, PAUSE_S
+from inferd_client.rpc_errors import from_rpc
 from inferd_client.versions import is_lacking
 
 if TYPE_CHECKING:

@@ -26,10 +26,11 @@ from inferd_api.v1.lease_service_pb2 import (
 from inferd_api.v1.lease_service_pb2_grpc import LeaseServiceStub
 from inferd_client.channel import AsyncConnection, Connection
 from inferd_client.claims import lease_request, span
-from inferd_client.errors import InferdError, from_rpc
+from inferd_client.errors import InferdError
 from inferd_client.holding import HeldLease, check_granted
 from inferd_client.keepers import AsyncKeeper, Keeper
 from inferd_client.options import strict
+from inferd_client.rpc_errors import from_rpc
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator, Iterable, Sequence

@@ -19,7 +19,8 @@ from inferd_api.v1.task_service_pb2 import RunOrder
 from inferd_api.v1.tensor_pb2 import UploadedElements
 from inferd_api.v1.upload_service_pb2 import UploadRequest, UploadResponse, UploadStart
 from inferd_api.v1.upload_service_pb2_grpc import UploadServiceStub
-from inferd_client.errors import KernelUnreachableError, LimitExceededError, from_rpc
+from inferd_client.errors import KernelUnreachableError, LimitExceededError
+from inferd_client.rpc_errors import from_rpc
 from inferd_client.versions import is_lacking
 
 if TYPE_CHECKING:

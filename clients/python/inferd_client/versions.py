@@ -27,6 +27,8 @@ SINCE: Final[Mapping[str, str]] = {
     **dict.fromkeys(("GetStoreKeys", "RotateStoreKeys"), "0.4.0"),
     **dict.fromkeys(("CreateQuota", "ListQuotas", "ListQuotaUses", "DeleteQuota"), "0.4.0"),
     **dict.fromkeys(("GetAuditTrail", "ListAuditLines"), "0.4.0"),
+    **dict.fromkeys(("CreateModerationRule", "ListModerationRules", "DeleteModerationRule"), "0.4.0"),
+    **dict.fromkeys(("ListFlags", "GetFlag", "ResolveFlag"), "0.4.0"),
 }
 """The version of the kernel that first had a call, of those that 0.1.0 lacked."""
 TENSORS: Final = "a task of tensors"

@@ -15,6 +15,7 @@ from inferd.cli.cert_commands import cert_app
 from inferd.cli.key_commands import key_app
 from inferd.cli.lease_commands import lease_app
 from inferd.cli.model_commands import model_app, models_app
+from inferd.cli.moderation_commands import moderation_app
 from inferd.cli.optimize_commands import optimize_app
 from inferd.cli.options import (
     ADDRESS,
@@ -66,6 +67,7 @@ app.add_typer(key_app, name="keys")
 app.add_typer(cert_app, name="certs")
 app.add_typer(quota_app, name="quotas")
 app.add_typer(audit_app, name="audit")
+app.add_typer(moderation_app, name="moderation")
 
 
 def run() -> None:

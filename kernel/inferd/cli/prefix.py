@@ -5,7 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeVar
 
 from inferd.cli.output import CommandError
-from inferd_client.errors import KeyNotFoundError, LeaseNotFoundError, QuotaNotFoundError, TaskNotFoundError
+from inferd_client.errors import (
+    FlagNotFoundError,
+    KeyNotFoundError,
+    LeaseNotFoundError,
+    QuotaNotFoundError,
+    TaskNotFoundError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -28,7 +34,7 @@ def by_prefix(call: Callable[[str], Found], given: str, ids: Iterable[str]) -> F
     """
     try:
         return call(given)
-    except (TaskNotFoundError, LeaseNotFoundError, KeyNotFoundError, QuotaNotFoundError) as error:
+    except (TaskNotFoundError, LeaseNotFoundError, KeyNotFoundError, QuotaNotFoundError, FlagNotFoundError) as error:
         found = [each for each in ids if each.startswith(given)]
         if len(found) > 1:
             more = ", …" if len(found) > SHOWN else ""

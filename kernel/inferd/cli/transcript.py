@@ -9,6 +9,7 @@ from inferd.cli.amounts import size, span
 from inferd.cli.output import command_error
 from inferd.cli.plain import plain
 from inferd.cli.visible import VisibleStream
+from inferd_api.v1.moderation_pb2 import Moderated, ModerationAction
 from inferd_api.v1.task_pb2 import (
     FINISH_REASON_MAX_TOKENS,
     PHASE_LOAD,
@@ -99,6 +100,8 @@ class Transcript:
                 self.finished = event.finished
             case "queued" if not self.text:  # behind text, a line that comes and goes would spoil it
                 say(f"{waiting(event.queued, self._model)} · task {event.task_id}")
+            case "moderated" if not self._output.json:
+                self._output.note(cut(event.moderated))
             case "suspended" if not self.text:
                 say(stopped(event))
             case "progress" if not self.text:
@@ -117,6 +120,13 @@ def waiting(queued: Queued, model: str) -> str:
     before = f", {queued.position} before it" if queued.position else ""
     about = f", about {span(queued.eta.ToTimedelta().total_seconds())}" if queued.HasField("eta") else ""
     return f"waiting for {model}{before}{about}"
+
+
+def cut(moderated: Moderated) -> str:
+    """What a rule has done."""
+    if moderated.action == ModerationAction.MODERATION_ACTION_STOP:
+        return f"rule {moderated.rule} ended it"
+    return f"rule {moderated.rule} cut {moderated.spans} {'span' if moderated.spans == 1 else 'spans'}"
 
 
 def stopped(event: TaskEvent) -> str:

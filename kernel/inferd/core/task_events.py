@@ -123,6 +123,9 @@ class TensorOutput:
 class Output(NamedTuple):
     """New tokens of a sample and the text that they complete; why it ended, told where there are several samples.
 
+    Where a rule cut some of it, `computed` are the tokens that the model chose: it goes on behind them as long as this
+    kernel lives. Nobody is shown them, and they are not kept.
+
     A tuple, since one is made for each task of each step: a frozen dataclass takes several times as long to make.
     """
 
@@ -131,6 +134,7 @@ class Output(NamedTuple):
     sample: int = 0
     logprobs: Logprobs | None = None
     reason: FinishReason = FinishReason.UNSPECIFIED
+    computed: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,7 +163,17 @@ class Finished:
     receipt: Receipt
 
 
+@dataclass(frozen=True, slots=True)
+class Moderated:
+    """A rule cut so many spans of the output of a sample, or ended it: `action` is "redact" or "stop"."""
+
+    rule: str
+    action: str
+    spans: int
+    sample: int = 0
+
+
 TaskOutput = PromptOutput | EmbeddingOutput | TensorOutput | Output
 """What a task gives."""
 
-TaskEvent = Queued | Started | Suspended | Resumed | Progress | TaskOutput | Finished
+TaskEvent = Queued | Started | Suspended | Resumed | Progress | Moderated | TaskOutput | Finished

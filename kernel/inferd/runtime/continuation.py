@@ -40,7 +40,7 @@ class Continuation:
             told = self.samples.get(event.sample)
             if told is None:
                 told = self.samples[event.sample] = Told()
-            told.token_ids.extend(event.token_ids)
+            told.token_ids.extend(event.token_ids if event.computed is None else event.computed)
             if event.reason is not FinishReason.UNSPECIFIED:
                 told.reason = event.reason
         elif isinstance(event, PromptOutput):

@@ -40,6 +40,7 @@ from inferd.runtime.load_progress import LoadProgress
 from inferd.runtime.loading import Loading
 from inferd.runtime.local_launcher import LocalLauncher
 from inferd.runtime.metrics import Metrics
+from inferd.runtime.moderation import Moderation
 from inferd.runtime.orders import Orders
 from inferd.runtime.placement import advise
 from inferd.runtime.prefixes import Prefixes
@@ -77,6 +78,7 @@ class Driver:
         loading: Has models loaded, unloaded and given other versions.
         prefixes: Prefix caches of models that were unloaded.
         questions: Asks loaded models what is no task.
+        moderation: Has workers go by rules.
     """
 
     def __init__(
@@ -101,6 +103,7 @@ class Driver:
         self.attendance = Attendance(cancel=self.cancel, detach=self.detach)
         self.metrics = Metrics(self.machine)
         self._relay = Relay(self.clock, output_bytes=limits.output_bytes)
+        self.moderation = Moderation(self.views, self.supervisor, self._relay)
         keep_bytes, stop_s = limits.prefix_keep_bytes, limits.times.stop_timeout_s
         self.prefixes = Prefixes(self.views, self.supervisor, most_bytes=keep_bytes, stop_timeout_s=stop_s)
         self._orders = Orders(
@@ -351,6 +354,7 @@ class Driver:
             case "adopted":
                 self.prefixes.adopted(instance_id, frame.adopted)
             case "loaded":
+                self.moderation.give(instance_id)
                 self.prefixes.give(instance_id)  # before the first task that may look for it
                 self._apply(events.InstanceLoaded(instance_id, read_facts(frame.loaded)))
             case "load_failed":
@@ -386,6 +390,7 @@ class Driver:
             self._apply(events.TaskAlone(suspect.task_id, suspect.attempt))
         for task in self._relay.tell(instance_id, step, memories):
             self._apply(events.TaskPassed(task.task_id, task.attempt))
+        self.moderation.told(instance_id, step)
         for task_id in self._relay.take_begun():
             self._apply(TaskBegan(instance_id, task_id))
         for broken, outcome in self._relay.take_refused(instance_id, self._log_of(instance_id)):

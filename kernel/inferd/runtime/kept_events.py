@@ -167,6 +167,8 @@ def _write_event(event: te.TaskEvent) -> Written:  # noqa: C901, PLR0911 - a tab
             return ["resumed", instance_id, attempt, version]
         case te.Progress(phase, fraction):
             return ["progress", phase.value, fraction]
+        case te.Moderated(rule, action, spans, sample):
+            return ["moderated", rule, action, spans, sample]
         case te.PromptOutput(text, token_ids, logprobs):
             return ["prompt", text, list(token_ids), _write_logprobs(logprobs)]
         case te.EmbeddingOutput(values):
@@ -202,6 +204,8 @@ def _read_event(kind: str, *rest: Any) -> te.TaskEvent:  # noqa: C901, PLR0911 -
             return te.Resumed(InstanceId(instance_id), attempt, *version)
         case "progress", (phase, fraction):
             return te.Progress(te.Phase(phase), fraction)
+        case "moderated", (rule, action, spans, sample):
+            return te.Moderated(rule, action, spans, sample)
         case "prompt", (text, token_ids, logprobs):
             return te.PromptOutput(text, array("I", token_ids), _read_logprobs(logprobs))
         case "embedding", (values,):

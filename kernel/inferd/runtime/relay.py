@@ -8,7 +8,7 @@ from inferd.core.canary import NO_PACE, Pace
 from inferd.core.commands import SendTask
 from inferd.core.ids import InstanceId, TaskId
 from inferd.core.task import FinishReason, Outcome, TaskState
-from inferd.core.task_events import EmbeddingOutput, Output, Phase, Progress
+from inferd.core.task_events import EmbeddingOutput, Moderated, Output, Phase, Progress
 from inferd.errors import BackendFailedError
 from inferd.runtime.clock import Clock
 from inferd.runtime.frames import read_logprobs, read_prompt, read_tensors
@@ -160,6 +160,9 @@ class Relay:
             if task.silent:
                 task.silent.discard(details.sample(place))
                 passed += [] if task.silent else [task]
+        for cut in step.moderated:
+            if (moderated := tasks.get(cut.handle)) is not None:
+                moderated.stream.tell(Moderated(cut.rule, cut.action, cut.spans, cut.sample))
         return passed
 
     def _tell_of_prompts(self, tasks: Mapping[int, Dispatched], step: step_pb2.StepOutput) -> None:
@@ -204,7 +207,7 @@ class _Details:
     def __init__(self, step: step_pb2.StepOutput) -> None:
         self._step = step
         self._ends = {(end.handle, end.sample): FinishReason(end.finish_reason) for end in step.sample_ends}
-        self.any = bool(step.samples or self._ends or step.logprobs)
+        self.any = bool(step.samples or self._ends or step.logprobs or step.computed)
 
     def sample(self, place: int) -> int:
         """Whose the output at a place in the step is."""
@@ -217,4 +220,5 @@ class _Details:
             sample=sample,
             logprobs=read_logprobs(step.logprobs[place]) if place in step.logprobs else None,
             reason=self._ends.get((step.handles[place], sample), FinishReason.UNSPECIFIED),
+            computed=tuple(step.computed[place].token_ids) if place in step.computed else None,
         )

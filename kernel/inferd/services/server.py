@@ -16,6 +16,7 @@ from inferd.services.hosts import Hosts
 from inferd.services.leases import Leases
 from inferd.services.logins import Logins
 from inferd.services.models import Models
+from inferd.services.moderation import Moderation
 from inferd.services.notes import INPUTS, Notes
 from inferd.services.offering import Offering, offer
 from inferd.services.policies import read_policies
@@ -30,6 +31,7 @@ from inferd_api.v1 import (
     host_service_pb2,
     lease_service_pb2,
     model_service_pb2,
+    moderation_service_pb2,
     quota_service_pb2,
     task_service_pb2,
     upload_service_pb2,
@@ -79,6 +81,7 @@ def offer_services(
         auth_service_pb2: Auth(front.auth),
         quota_service_pb2: Quotas(front.quotas),
         audit_service_pb2: Audits(front.audit),
+        moderation_service_pb2: Moderation(front.moderation),
     }
     offered = {
         each: servicer for module, servicer in services.items() for each in module.DESCRIPTOR.services_by_name.values()

@@ -23,6 +23,7 @@ from inferd.services.status import status_of
 from inferd.services.tensor_parts import is_large, write_parts, write_set
 from inferd.services.times import read_seconds, timestamp, write_duration
 from inferd.services.work_values import NO_NAMED, read_work
+from inferd_api.v1 import moderation_pb2 as mp
 from inferd_api.v1 import priority_pb2 as pp
 from inferd_api.v1 import task_pb2 as tp
 from inferd_api.v1 import task_service_pb2 as ts
@@ -200,7 +201,7 @@ def write_responses(
         yield response
 
 
-def _write_other(event: te.TaskEvent, written: tp.TaskEvent) -> None:
+def _write_other(event: te.TaskEvent, written: tp.TaskEvent) -> None:  # noqa: C901 - a table: one row for each kind
     """Field by field, as `_write_output`: for each task, whatever it asks for."""
     match event:
         case te.TensorOutput():
@@ -224,6 +225,9 @@ def _write_other(event: te.TaskEvent, written: tp.TaskEvent) -> None:
             written.suspended.CopyFrom(tp.Suspended(by_client=by_client, reason=number))
         case te.Resumed(instance_id, attempt, version):
             written.resumed.CopyFrom(tp.Resumed(instance_id=instance_id, attempt=attempt, version=version))
+        case te.Moderated(rule, action, spans, sample):
+            written.moderated.rule, written.moderated.spans, written.moderated.sample = rule, spans, sample
+            written.moderated.action = mp.ModerationAction.Value(f"MODERATION_ACTION_{action.upper()}")
         case te.Progress(phase, fraction):
             written.progress.CopyFrom(tp.Progress(phase=tp.Phase.ValueType(phase.value), fraction=fraction))
 

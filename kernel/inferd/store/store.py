@@ -34,6 +34,8 @@ class Kind(Enum):
     BLOB = "blob"  # bytes that are in a file; its pieces are the digests of the file's
     UPLOAD = "upload"  # a blob of which not all bytes have come
     DEVICE = "device"  # what one had to give when a kernel began
+    MODERATION = "moderation"  # what models must not be told or say
+    FLAG = "flag"  # what a person is to look at of that
     FOLDER = "folder"  # which folder has the files
     AUDIT = "audit"  # a part of the audit trail, whose pieces are its lines; and where the trail stands
 

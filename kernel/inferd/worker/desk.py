@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
 from inferd.engine.cause import last_line
+from inferd.engine.moderation.screening import Screening
 from inferd.engine.recipe.dictation import Dictation
 from inferd.engine.recipe.engine import RecipeEngine
 from inferd.engine.recipe.preparation import Preparation
@@ -29,7 +31,7 @@ from inferd.worker.tensor_frames import (
     tensor_step_frames,
     write_signature,
 )
-from inferd_api.worker.v1 import load_pb2, prefix_pb2, task_pb2
+from inferd_api.worker.v1 import load_pb2, moderation_pb2, prefix_pb2, task_pb2
 from inferd_api.worker.v1 import worker_pb2 as wire
 
 if TYPE_CHECKING:
@@ -59,6 +61,15 @@ class Desk(Protocol):
 
     def submit(self, submit: task_pb2.Submit, memories: Sequence[Memory]) -> None:
         """Have a task run, or tell why it cannot be. Parts of it may be in memories."""
+
+    def cancel(self, cancel: task_pb2.Cancel) -> None:
+        """Have a task forgotten."""
+
+    def moderate(self, rules: bytes) -> None:
+        """Go by other rules from now on."""
+
+    def hear(self, verdict: moderation_pb2.Verdict) -> None:
+        """Take what a classifier says."""
 
     def answer(self, query: task_pb2.Query) -> None:
         """Have a question answered."""
@@ -110,6 +121,7 @@ class TokenDesk:
             self._key = identity.key(model.session.kv_layout, model.session.limits)
         self._defaults = read_defaults(load, model.sampling)
         self.engine = Loop(model, limits, self._deliver, activity=activity)
+        self._screening = Screening(self._send, self.engine.fail)
 
     def submit(self, submit: task_pb2.Submit, memories: Sequence[Memory]) -> None:  # noqa: ARG002 - of tensors only
         """Have a task run; one of tensors is refused."""
@@ -118,7 +130,21 @@ class TokenDesk:
         except UnsupportedInputError as error:
             self._deliver(StepOutput(ended=[Ended(handle=submit.handle, error=error)]))
         else:
-            self.engine.submit(submission)
+            check = self._screening.submit(submission)
+            self.engine.submit(submission if check is None else replace(submission, check=check))
+
+    def cancel(self, cancel: task_pb2.Cancel) -> None:
+        """Have a task forgotten."""
+        self._screening.forget(cancel.handle)
+        self.engine.cancel(cancel.handle, again=cancel.again)
+
+    def moderate(self, rules: bytes) -> None:
+        """Go by other rules from now on."""
+        self._screening.go_by(rules)
+
+    def hear(self, verdict: moderation_pb2.Verdict) -> None:
+        """Take what a classifier says."""
+        self._screening.hear(verdict.handle, verdict.number, found=verdict.found, failed=verdict.failed)
 
     def answer(self, query: task_pb2.Query) -> None:
         """Have a question answered, in turn with tasks that are prepared."""
@@ -164,6 +190,9 @@ class TokenDesk:
         self._link.send(answer_frame(intake, query))
 
     def _deliver(self, output: StepOutput) -> None:
+        self._screening.deliver(output)
+
+    def _send(self, output: StepOutput) -> None:
         self._link.send(step_frame(output))
 
 
@@ -207,6 +236,16 @@ class TensorDesk:
                 raise
             _log.exception("a task could not be taken in")
             self._refuse(submit.handle, InternalError(f"the inputs cannot be prepared: {last_line(error)}"))
+
+    def cancel(self, cancel: task_pb2.Cancel) -> None:
+        """Have a task forgotten."""
+        self.engine.cancel(cancel.handle, again=cancel.again)
+
+    def moderate(self, rules: bytes) -> None:
+        """Rules look at texts of language models."""
+
+    def hear(self, verdict: moderation_pb2.Verdict) -> None:
+        """Nobody was asked."""
 
     def answer(self, query: task_pb2.Query) -> None:
         """Refuse a question: there are no tokens."""

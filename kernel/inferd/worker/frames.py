@@ -11,6 +11,7 @@ from inferd.core.ids import Tenant
 from inferd.core.resources import HOST_DEVICE, MemoryNeed
 from inferd.core.task import FinishReason
 from inferd.engine.cause import last_line
+from inferd.engine.moderation.output import ScreenedOutput
 from inferd.engine.token.limits import CELL_MEMORY_BYTES, TEXT_TIMEOUT_S, EngineLimits, GrammarLimits
 from inferd.engine.token.submission import Continuation, SampleSoFar, Share, Submission
 from inferd.engine.work import ChatInput, Embedding, Message, TaskInput, TextInput, TokenInput
@@ -298,7 +299,20 @@ def step_frame(output: StepOutput) -> wire.WorkerFrame:
     for handle, prompt in output.prompts.items():
         told = None if prompt.logprobs is None else _logprobs(prompt.logprobs)
         step.prompts.add(handle=handle, text=prompt.text, token_ids=prompt.token_ids, logprobs=told)
+    if isinstance(output, ScreenedOutput):
+        _write_screened(output, step)
     return frame
+
+
+def _write_screened(output: ScreenedOutput, step: step_pb2.StepOutput) -> None:
+    for place, token_ids in output.computed.items():
+        step.computed[place].token_ids.extend(token_ids)
+    for cut in output.moderated:
+        step.moderated.add(handle=cut.handle, sample=cut.sample, rule=cut.rule, action=cut.action, spans=cut.spans)
+    for flag in output.flags:
+        step.flagged.add(handle=flag.handle, rule=flag.rule, excerpt=flag.excerpt, input=flag.is_input)
+    for asked in output.questions:
+        step.asked.add(handle=asked.handle, sample=asked.sample, number=asked.number, rule=asked.rule, text=asked.text)
 
 
 def _logprobs(logprobs: Logprobs) -> step_pb2.Logprobs:

@@ -203,7 +203,11 @@ class Worker:
             case "query":
                 desk.answer(frame.query)
             case "cancel":
-                desk.engine.cancel(frame.cancel.handle, again=frame.cancel.again)
+                desk.cancel(frame.cancel)
+            case "moderate":
+                desk.moderate(frame.moderate.rules)
+            case "verdict":
+                desk.hear(frame.verdict)
             case "hold":
                 hold = frame.hold
                 desk.engine.hold(hold.lease_id, hold.fencing_token, sequences=hold.sequences, kv_tokens=hold.kv_tokens)

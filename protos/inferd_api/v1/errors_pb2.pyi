@@ -133,6 +133,16 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_QUOTA_NOT_FOUND: _ErrorReason.ValueType  # 71
     """No quota of this id was made by a call (NOT_FOUND). Metadata: `quota_id`."""
+    ERROR_REASON_MODERATED: _ErrorReason.ValueType  # 75
+    """A rule of moderation found something in what a task was given, or in what it gave (FAILED_PRECONDITION). What it had
+    told stays. Metadata: `rule`, and `on`, which is "input" or "output".
+    """
+    ERROR_REASON_MODERATION_UNAVAILABLE: _ErrorReason.ValueType  # 76
+    """The classifier of a rule gave no answer in time, or none at all, and the rule lets nothing pass then (UNAVAILABLE).
+    Metadata: `rule`, `on`, `classifier` and `cause`.
+    """
+    ERROR_REASON_FLAG_NOT_FOUND: _ErrorReason.ValueType  # 77
+    """No flag of this id is known to the caller's tenants (NOT_FOUND). Metadata: `flag_id`."""
     ERROR_REASON_PROBE_FAILED: _ErrorReason.ValueType  # 80
     """A new version of a model did not answer its probe as it must, and was not rolled out (FAILED_PRECONDITION). Metadata:
     `version`, `prompt` (its number, from 1), `property`, `wanted` and `found`.
@@ -265,6 +275,16 @@ out where there never will be. QuotaFailure has the tenant as its subject. Metad
 """
 ERROR_REASON_QUOTA_NOT_FOUND: ErrorReason.ValueType  # 71
 """No quota of this id was made by a call (NOT_FOUND). Metadata: `quota_id`."""
+ERROR_REASON_MODERATED: ErrorReason.ValueType  # 75
+"""A rule of moderation found something in what a task was given, or in what it gave (FAILED_PRECONDITION). What it had
+told stays. Metadata: `rule`, and `on`, which is "input" or "output".
+"""
+ERROR_REASON_MODERATION_UNAVAILABLE: ErrorReason.ValueType  # 76
+"""The classifier of a rule gave no answer in time, or none at all, and the rule lets nothing pass then (UNAVAILABLE).
+Metadata: `rule`, `on`, `classifier` and `cause`.
+"""
+ERROR_REASON_FLAG_NOT_FOUND: ErrorReason.ValueType  # 77
+"""No flag of this id is known to the caller's tenants (NOT_FOUND). Metadata: `flag_id`."""
 ERROR_REASON_PROBE_FAILED: ErrorReason.ValueType  # 80
 """A new version of a model did not answer its probe as it must, and was not rolled out (FAILED_PRECONDITION). Metadata:
 `version`, `prompt` (its number, from 1), `property`, `wanted` and `found`.

@@ -12,6 +12,7 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.rpc import status_pb2 as _status_pb2
+from inferd_api.v1 import moderation_pb2 as _moderation_pb2
 from inferd_api.v1 import priority_pb2 as _priority_pb2
 from inferd_api.v1 import quota_pb2 as _quota_pb2
 from inferd_api.v1 import sampling_pb2 as _sampling_pb2
@@ -677,6 +678,7 @@ class TaskEvent(_message.Message):
     FINISHED_FIELD_NUMBER: _builtins.int
     SUSPENDED_FIELD_NUMBER: _builtins.int
     RESUMED_FIELD_NUMBER: _builtins.int
+    MODERATED_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """The task."""
     sequence: _builtins.int
@@ -711,6 +713,10 @@ class TaskEvent(_message.Message):
     def resumed(self) -> Global___Resumed:
         """It goes on."""
 
+    @_builtins.property
+    def moderated(self) -> _moderation_pb2.Moderated:
+        """A rule cut something of its output, or ended it."""
+
     def __init__(
         self,
         *,
@@ -723,12 +729,13 @@ class TaskEvent(_message.Message):
         finished: Global___Finished | None = ...,
         suspended: Global___Suspended | None = ...,
         resumed: Global___Resumed | None = ...,
+        moderated: _moderation_pb2.Moderated | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["finished", b"finished", "kind", b"kind", "output", b"output", "progress", b"progress", "queued", b"queued", "resumed", b"resumed", "started", b"started", "suspended", b"suspended"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["finished", b"finished", "kind", b"kind", "moderated", b"moderated", "output", b"output", "progress", b"progress", "queued", b"queued", "resumed", b"resumed", "started", b"started", "suspended", b"suspended"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finished", b"finished", "kind", b"kind", "output", b"output", "progress", b"progress", "queued", b"queued", "resumed", b"resumed", "sequence", b"sequence", "started", b"started", "suspended", b"suspended", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finished", b"finished", "kind", b"kind", "moderated", b"moderated", "output", b"output", "progress", b"progress", "queued", b"queued", "resumed", b"resumed", "sequence", b"sequence", "started", b"started", "suspended", b"suspended", "task_id", b"task_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["queued", "started", "progress", "output", "finished", "suspended", "resumed"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["queued", "started", "progress", "output", "finished", "suspended", "resumed", "moderated"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 

@@ -27,6 +27,11 @@ class Detokenizer:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._pending = False
 
+    @property
+    def pending(self) -> bool:
+        """Whether a character is incomplete."""
+        return self._pending
+
     def push(self, token_id: int) -> str:
         """The text that this token completes; "" while a character is incomplete."""
         piece = self._pieces[token_id]

@@ -17,7 +17,7 @@ from inferd.engine.token.embedding import PromptPool
 from inferd.engine.token.rules import Rules
 from inferd.engine.token.sequence import Sequence
 from inferd.engine.work import TextInput, TokenInput
-from inferd.errors import InvalidFieldError, UnsupportedInputError
+from inferd.errors import InferdError, InvalidFieldError, UnsupportedInputError
 from inferd.plugin.backend import EMBEDDING_DEFAULTS, EmbeddingDefaults, Pooling
 from inferd.sampling import ONE_TOKEN
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from inferd.engine.cells.cell import Cells
     from inferd.engine.leash import Leash
+    from inferd.engine.text.detokenizer import Piece
     from inferd.engine.token.limits import Bounds, EngineLimits
     from inferd.engine.token.script import Script
     from inferd.engine.token.sequence import Origin
@@ -73,6 +74,19 @@ class Intake:
             template_timeout_s=limits.template_timeout_s,
             text_timeout_s=limits.text_timeout_s,
         )
+
+    @property
+    def pieces(self) -> Items[Piece]:
+        """What each token adds to a text, by id."""
+        return self._tokenizer.pieces
+
+    def plain_tokens(self, text: str) -> list[int]:
+        """The tokens of a text as it stands, without those that a model wants around it; none where that fails."""
+        try:
+            token_ids = self._texts.words(text)
+        except InferdError:
+            return []
+        return [token_id for token_id in token_ids if token_id < self._bounds.vocabulary_size]
 
     def warm(self) -> None:
         """Be ready for the first conversation."""

@@ -145,6 +145,10 @@ class Loop:
         blocks = self._places.pool.blocks_for(kv_tokens)
         self._command(partial(self._places.holds.change, lease_id, fencing_token, rows=sequences, blocks=blocks))
 
+    def fail(self, handle: int, error: InferdError) -> None:
+        """End a task with an error, unless it has ended."""
+        self._command(partial(self._fail_task, handle, error))
+
     def see_to_prefixes(self, errand: Callable[[Keeping], None]) -> None:
         """Have the prefix cache kept or found again, between two steps."""
         self._command(partial(errand, self.keeping))
@@ -160,7 +164,7 @@ class Loop:
     def stop(self) -> None:
         """Let `run` return before its next step; what was submitted is forgotten."""
         self._reception.withdraw_all()
-        self._command(self._stop)
+        self._command(partial(setattr, self, "_stopping", True))
 
     def run(self) -> None:
         """Compute steps until `stop`; sleeps while there is nothing to do."""
@@ -444,6 +448,3 @@ class Loop:
     def _drop(self, handle: int) -> None:
         if handle in self._tasks:
             self._forget(self._tasks[handle])
-
-    def _stop(self) -> None:
-        self._stopping = True

@@ -267,6 +267,8 @@ class Reception:
 
     def _accept(self, submission: Submission, leash: Leash) -> Samples:
         """The samples of a task; their prompt is tokenised once."""
+        if submission.check is not None:
+            submission.check(self._intake)
         origin = self._origin(submission)
         if submission.embedding is not None:
             sequences = [self._intake.embed(origin, submission.task_input, submission.embedding, leash)]

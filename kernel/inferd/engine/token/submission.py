@@ -9,8 +9,9 @@ from inferd.core.ids import Tenant
 from inferd.core.task import FinishReason
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
+    from inferd.engine.token.intake import Intake
     from inferd.engine.token.script import Script
     from inferd.engine.work import Embedding, TaskInput
     from inferd.plugin.session import Float32Array
@@ -79,6 +80,7 @@ class Submission:
         alone: Run it alone in its batch until each of its samples has told something new.
         source: What it is written of, for a `SourcedSession`; None for a task that is its prompt's alone.
         script: What it must write and must not; None for anything.
+        check: Called where it is prepared, before its prompt is; raises where it is refused. None for nothing.
         allowed_output: Most output tokens that the kernel allowed which accepted it; 0 for what the engine allows.
     """
 
@@ -98,3 +100,4 @@ class Submission:
     source: Float32Array | None = None
     script: Script | None = None
     allowed_output: int = 0
+    check: Callable[[Intake], None] | None = None

@@ -12,6 +12,7 @@ from inferd.runtime.front.health import Health
 from inferd.runtime.front.hosts import Hosts
 from inferd.runtime.front.leases import Leases
 from inferd.runtime.front.models import Models
+from inferd.runtime.front.moderation import Moderation
 from inferd.runtime.front.optimizing import Optimizing
 from inferd.runtime.front.quotas import Quotas
 from inferd.runtime.front.tasks import Tasks
@@ -41,4 +42,14 @@ class Front:
     leases: Leases
     hosts: Hosts
     quotas: Quotas
+    moderation: Moderation
     health: Health
+
+    async def adopt(self) -> None:
+        """Hold what calls made before this kernel was started.
+
+        Raises:
+            InferdError: It cannot be read, or a rule of moderation is none.
+        """
+        await self.quotas.adopt()
+        await self.moderation.adopt()

@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from inferd_api.worker.v1 import failure_pb2 as _failure_pb2
 from inferd_api.worker.v1 import memory_pb2 as _memory_pb2
+from inferd_api.worker.v1 import moderation_pb2 as _moderation_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -49,6 +50,27 @@ class StepOutput(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class ComputedEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.int
+        @_builtins.property
+        def value(self) -> _moderation_pb2.Computed: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.int = ...,
+            value: _moderation_pb2.Computed | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     HANDLES_FIELD_NUMBER: _builtins.int
     COUNTS_FIELD_NUMBER: _builtins.int
     TOKEN_IDS_FIELD_NUMBER: _builtins.int
@@ -65,6 +87,10 @@ class StepOutput(_message.Message):
     SECONDS_FIELD_NUMBER: _builtins.int
     TENSORS_FIELD_NUMBER: _builtins.int
     EACH_SECONDS_FIELD_NUMBER: _builtins.int
+    MODERATED_FIELD_NUMBER: _builtins.int
+    COMPUTED_FIELD_NUMBER: _builtins.int
+    FLAGGED_FIELD_NUMBER: _builtins.int
+    ASKED_FIELD_NUMBER: _builtins.int
     alone: _builtins.int
     """The task that runs alone in its batch from now on, until each of its samples has told something; 0 for none. Told
     before the first step of that.
@@ -127,6 +153,22 @@ class StepOutput(_message.Message):
     def each_seconds(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """How long each of several steps computed that are told as one, in seconds; then `seconds` is 0."""
 
+    @_builtins.property
+    def moderated(self) -> _containers.RepeatedCompositeFieldContainer[_moderation_pb2.Moderated]:
+        """What rules cut of outputs."""
+
+    @_builtins.property
+    def computed(self) -> _containers.MessageMap[_builtins.int, _moderation_pb2.Computed]:
+        """Of parts of which rules cut something, by their place in `handles`: what the model chose."""
+
+    @_builtins.property
+    def flagged(self) -> _containers.RepeatedCompositeFieldContainer[_moderation_pb2.Flagged]:
+        """What persons are to look at."""
+
+    @_builtins.property
+    def asked(self) -> _containers.RepeatedCompositeFieldContainer[_moderation_pb2.Asked]:
+        """What classifiers are asked."""
+
     def __init__(
         self,
         *,
@@ -146,10 +188,14 @@ class StepOutput(_message.Message):
         seconds: _builtins.float = ...,
         tensors: _abc.Iterable[Global___TensorOutput] | None = ...,
         each_seconds: _abc.Iterable[_builtins.float] | None = ...,
+        moderated: _abc.Iterable[_moderation_pb2.Moderated] | None = ...,
+        computed: _abc.Mapping[_builtins.int, _moderation_pb2.Computed] | None = ...,
+        flagged: _abc.Iterable[_moderation_pb2.Flagged] | None = ...,
+        asked: _abc.Iterable[_moderation_pb2.Asked] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alone", b"alone", "begun_prompts", b"begun_prompts", "counts", b"counts", "each_seconds", b"each_seconds", "embeddings", b"embeddings", "ended", b"ended", "handles", b"handles", "logprobs", b"logprobs", "prefills", b"prefills", "prompts", b"prompts", "sample_ends", b"sample_ends", "samples", b"samples", "seconds", b"seconds", "tensors", b"tensors", "texts", b"texts", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alone", b"alone", "asked", b"asked", "begun_prompts", b"begun_prompts", "computed", b"computed", "counts", b"counts", "each_seconds", b"each_seconds", "embeddings", b"embeddings", "ended", b"ended", "flagged", b"flagged", "handles", b"handles", "logprobs", b"logprobs", "moderated", b"moderated", "prefills", b"prefills", "prompts", b"prompts", "sample_ends", b"sample_ends", "samples", b"samples", "seconds", b"seconds", "tensors", b"tensors", "texts", b"texts", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

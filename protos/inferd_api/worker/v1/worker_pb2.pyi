@@ -11,6 +11,7 @@ the kernel has reserved that much (`Proceed`); after `Loaded` tasks may be submi
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from inferd_api.worker.v1 import load_pb2 as _load_pb2
+from inferd_api.worker.v1 import moderation_pb2 as _moderation_pb2
 from inferd_api.worker.v1 import prefix_pb2 as _prefix_pb2
 from inferd_api.worker.v1 import sandbox_pb2 as _sandbox_pb2
 from inferd_api.worker.v1 import step_pb2 as _step_pb2
@@ -42,6 +43,8 @@ class KernelFrame(_message.Message):
     HOLD_FIELD_NUMBER: _builtins.int
     ADOPT_FIELD_NUMBER: _builtins.int
     KEEP_FIELD_NUMBER: _builtins.int
+    MODERATE_FIELD_NUMBER: _builtins.int
+    VERDICT_FIELD_NUMBER: _builtins.int
     MEMORIES_FIELD_NUMBER: _builtins.int
     memories: _builtins.int
     """Memories whose descriptors go with this frame, by SCM_RIGHTS of its first byte."""
@@ -85,6 +88,14 @@ class KernelFrame(_message.Message):
     def keep(self) -> _prefix_pb2.Keep:
         """Keep the prefix cache for another worker."""
 
+    @_builtins.property
+    def moderate(self) -> _moderation_pb2.Moderate:
+        """Go by other rules from now on."""
+
+    @_builtins.property
+    def verdict(self) -> _moderation_pb2.Verdict:
+        """What a classifier says."""
+
     def __init__(
         self,
         *,
@@ -98,13 +109,15 @@ class KernelFrame(_message.Message):
         hold: _task_pb2.Hold | None = ...,
         adopt: _prefix_pb2.Adopt | None = ...,
         keep: _prefix_pb2.Keep | None = ...,
+        moderate: _moderation_pb2.Moderate | None = ...,
+        verdict: _moderation_pb2.Verdict | None = ...,
         memories: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["adopt", b"adopt", "cancel", b"cancel", "hold", b"hold", "keep", b"keep", "kind", b"kind", "load", b"load", "ping", b"ping", "proceed", b"proceed", "query", b"query", "stop", b"stop", "submit", b"submit"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["adopt", b"adopt", "cancel", b"cancel", "hold", b"hold", "keep", b"keep", "kind", b"kind", "load", b"load", "moderate", b"moderate", "ping", b"ping", "proceed", b"proceed", "query", b"query", "stop", b"stop", "submit", b"submit", "verdict", b"verdict"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adopt", b"adopt", "cancel", b"cancel", "hold", b"hold", "keep", b"keep", "kind", b"kind", "load", b"load", "memories", b"memories", "ping", b"ping", "proceed", b"proceed", "query", b"query", "stop", b"stop", "submit", b"submit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adopt", b"adopt", "cancel", b"cancel", "hold", b"hold", "keep", b"keep", "kind", b"kind", "load", b"load", "memories", b"memories", "moderate", b"moderate", "ping", b"ping", "proceed", b"proceed", "query", b"query", "stop", b"stop", "submit", b"submit", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["load", "submit", "cancel", "ping", "stop", "query", "proceed", "hold", "adopt", "keep"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["load", "submit", "cancel", "ping", "stop", "query", "proceed", "hold", "adopt", "keep", "moderate", "verdict"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 

@@ -1,0 +1,60 @@
+"""What gRPC says of a call that failed, as an error of this package."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+from google.rpc import status_pb2
+
+from inferd_client import tls
+from inferd_client.absence import nobody
+from inferd_client.errors import (
+    DETAILS_KEY,
+    InferdError,
+    KernelUnreachableError,
+    LimitExceededError,
+    StatusError,
+    TlsFailedError,
+    from_status,
+)
+from inferd_client.returning import UNCONNECTED
+from inferd_client.sizes import TOO_LARGE, too_large
+
+BROKEN = "Internal error from Core"  # grpc.aio's words for a call that broke while something was written to it
+REFUSED = "RST_STREAM with error code 7"  # REFUSED_STREAM (RFC 9113, 8.7): the call was not looked at
+
+
+def _unreachable(address: str, details: str | None) -> InferdError:
+    if why := tls.why_failed(address, details or ""):
+        return TlsFailedError(why)
+    unreachable = KernelUnreachableError(nobody(address, details))
+    unreachable.unsent = UNCONNECTED in (details or "")
+    return unreachable
+
+
+def from_rpc(error: grpc.RpcError, address: str) -> InferdError:
+    """Build the error of a call to `address` that failed.
+
+    A status without details is the transport's own: UNAVAILABLE becomes `KernelUnreachableError`,
+    `TlsFailedError`, or `LimitExceededError` where the connection has no room for another call, others `StatusError`.
+    """
+    pairs: Any = error.trailing_metadata() or ()
+    for key, value in pairs:
+        if key == DETAILS_KEY and isinstance(value, bytes):
+            return from_status(status_pb2.Status.FromString(value))
+    code, details = error.code(), error.details()
+    if code is grpc.StatusCode.UNAVAILABLE and REFUSED in (details or ""):
+        bound = "limits.concurrent_streams"
+        message = f"this connection to {address} has as many calls open as the kernel allows ({bound}); close some"
+        return LimitExceededError(f"{message}, or open another client", metadata={"bound": bound}, retry_after_s=1.0)
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and (sizes := TOO_LARGE.search(details or "")):
+        message, facts = too_large(address, *sizes.groups())
+        return LimitExceededError(message, metadata=facts)
+    if code is grpc.StatusCode.INTERNAL and details == BROKEN:
+        return KernelUnreachableError(f"the connection to {address} broke")
+    if code is grpc.StatusCode.UNAVAILABLE:
+        return _unreachable(address, details)
+    failed = StatusError(f"the call to {address} ended with {code.name}: {details}")
+    failed.code = code.name
+    return failed

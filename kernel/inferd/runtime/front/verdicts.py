@@ -1,0 +1,85 @@
+"""Classifiers are asked, by ordinary tasks with deadlines of their own, and their answers go to workers."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from inferd.core.ids import ModelName
+from inferd.core.task_events import Output, TensorOutput
+from inferd.errors import InferdError
+from inferd.runtime.classifying import NONE, classifying_task, read_labels, text_input
+
+if TYPE_CHECKING:
+    from inferd.moderation.rules import Classifier, Rule
+    from inferd.runtime.driver import Driver
+    from inferd.runtime.front.tasks import Tasks
+    from inferd.runtime.moderation import Question
+
+
+class Verdicts:
+    """Asks classifiers. One writer: itself.
+
+    Whatever comes of a question, its worker is told, once: that the rule has found something, that it has not, or why
+    there is no answer. What the rule says of the last is for the worker to do.
+
+    Args:
+        driver: Of the kernel.
+        tasks: By which they are asked.
+        most: Questions at once.
+    """
+
+    def __init__(self, driver: Driver, tasks: Tasks, *, most: int) -> None:
+        self._driver = driver
+        self._tasks = tasks
+        self._most = most
+        self._open: set[asyncio.Task[None]] = set()
+
+    def ask(self, question: Question, rule: Rule, text: str) -> None:
+        """Have a classifier asked about a text."""
+        asked = rule.classifier
+        if asked is None:
+            return
+        if len(self._open) >= self._most:
+            failed = f"{len(self._open)} texts are asked about and moderation.questions is {self._most}"
+            self._driver.moderation.answer(question, failed=failed)
+            return
+        task = asyncio.create_task(self._see_to(question, asked, text), name="classifier")
+        self._open.add(task)
+        task.add_done_callback(self._open.discard)
+
+    async def _see_to(self, question: Question, asked: Classifier, text: str) -> None:
+        found, failed = False, "it could not be asked"
+        try:
+            async with asyncio.timeout(asked.deadline_s):
+                found = await self._ask(asked, text)
+            failed = ""
+        except TimeoutError:
+            failed = f"it did not answer within {asked.deadline_s:g} s"
+        except InferdError as error:
+            failed = f"{error.reason}: {error.message}"
+        except ValueError as error:
+            failed = str(error)
+        finally:
+            self._driver.moderation.answer(question, found=found, failed=failed)
+
+    async def _ask(self, asked: Classifier, text: str) -> bool:
+        deadline = self._driver.clock.now() + asked.deadline_s
+        name = ""
+        if not asked.prompt:
+            model = ModelName(asked.model)
+            name = text_input(await self._driver.questions.signature(model))
+        spec = classifying_task(asked, text, input_name=name, deadline=deadline)
+        said, labels = "", {}
+        async with self._tasks.run(spec, size_bytes=spec.demand.memory_bytes) as stream:
+            async for batch in stream.follow(0):
+                for _, event in batch:
+                    if isinstance(event, Output):
+                        said += event.text
+                    elif isinstance(event, TensorOutput):
+                        labels = read_labels(event)
+        if not asked.prompt:
+            return any(labels.get(label, -1.0) >= asked.least_score for label in asked.labels)
+        if said.strip() not in (*asked.labels, NONE):
+            raise ValueError(f"it gave {len(said)} characters that are none of its labels")
+        return said.strip() in asked.labels
