@@ -259,3 +259,26 @@ def test_a_second_update_is_told_how_to_give_the_first_one_up() -> None:
     bench.tell(events.UnloadModel(MODEL, force=False, instance_id=InstanceId("m-2")))
     assert bench.states == TAKEN_BACK
     assert bench.do() == 1
+
+
+def test_a_first_token_counts_once_it_is_told_whatever_becomes_of_its_task() -> None:
+    """One that is cancelled between two tokens has ended on the new version; slow first tokens tell while tasks run."""
+    bench = CanaryBench(steps(1.0, tasks=3, first_s=1.0))
+    for number in range(3):
+        bench.submit(f"quick{number}")
+        bench.now += 0.5
+        bench.tell(TaskBegan(InstanceId("m-2"), TaskId(f"quick{number}")))
+        bench.tell(events.CancelTask(TaskId(f"quick{number}"), bench.task(f"quick{number}").spec.tenant))
+    assert bench.states == [VersionState.RETIRED, VersionState.SERVING]
+    bench = CanaryBench(steps(1.0, tasks=3, first_s=1.0))
+    bench.submit("slow")
+    bench.submit("slower")
+    bench.now += 0.9
+    bench.tell(TaskBegan(InstanceId("m-2"), TaskId("slow")))
+    assert bench.states == CANARY
+    bench.submit("slowest")
+    bench.now += 1.5
+    bench.tell(TaskBegan(InstanceId("m-2"), TaskId("slower")))
+    bench.tell(TaskBegan(InstanceId("m-2"), TaskId("slowest")))
+    assert bench.states == TAKEN_BACK
+    assert (bench.why["bound"], bench.why["found"], bench.why["tasks"]) == ("most_first_token", "2400 ms", "0")

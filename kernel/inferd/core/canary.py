@@ -4,6 +4,10 @@ A step gives the new version a share of the tasks that are handed out: every n-t
 the same order are shared alike. It takes those only while it has a free place: no task waits for a step, but for one of
 all tasks. Tasks that go on, tasks of sequences and those of leases stay with the old version.
 
+What counts of a task: its first token once it is told, whatever becomes of the task; its time between two tokens when
+it ends well; itself, as one of the step's tasks, when it has ended on the new version, also where somebody cancels it
+between two tokens or its deadline comes. One that is given up before its first token counts only if it was late then.
+
 A bound is passed when the step could not hold it any more, even if all that is left of its least number of tasks went
 well: so what is plainly worse goes back at once, and one slow task of twenty does not decide. A task that has no first
 token behind a bound of that is slow, whether it still runs or somebody has ended it: who gives up is no reason to wait.
@@ -28,6 +32,9 @@ if TYPE_CHECKING:
 MOST_PACES = 256  # of tasks that ended last, for each version
 SLOW_SHARE = 0.05  # of tasks that may be slower than a bound: it is one of the 95th percentile
 LEAST_COMPARED = 20  # tasks, of each version, by which is judged in the middle of a step
+
+
+GIVEN_UP = frozenset({TaskState.CANCELLED, TaskState.EXPIRED})
 
 
 class Pace(NamedTuple):
@@ -108,6 +115,7 @@ class Steps:
         old: Those that have ended on the old one.
         paces: Of tasks of this step that ended well on the new version, or had no first token when they were late.
         awaited: Those of the new version that have given no output yet.
+        begun: Those that have, and whose first token has been counted.
     """
 
     terms: Canary
@@ -117,8 +125,9 @@ class Steps:
     passed_by: int = 0
     new: Ended = field(default_factory=Ended)
     old: Ended = field(default_factory=Ended)
-    paces: deque[Pace] = field(default_factory=lambda: deque(maxlen=MOST_PACES))
+    paces: deque[Pace] = field(default_factory=lambda: deque(maxlen=2 * MOST_PACES))  # of a task up to two
     awaited: dict[TaskId, Awaited] = field(default_factory=dict)
+    begun: dict[TaskId, Task] = field(default_factory=dict)
 
     @property
     def step(self) -> CanaryStep:
@@ -142,17 +151,31 @@ class Steps:
         if new:
             self.awaited[task.spec.task_id] = Awaited(task, now)
 
+    def count_begun(self, task_id: TaskId, now: float) -> None:
+        """A task of the new version has given its first output."""
+        if (awaited := self.awaited.pop(task_id, None)) is not None:
+            self.begun[task_id] = awaited.task
+            self.paces.append(Pace(now - awaited.sent))
+
     def count_ended(self, task: Task, pace: Pace, *, failed: bool) -> None:
         """The new version has ended a task, which came so fast if it ended well."""
         self.awaited.pop(task.spec.task_id, None)
+        if self.begun.pop(task.spec.task_id, None) is not None:
+            pace = Pace(token_s=pace.token_s)
         self.new.count(failed=failed)
         self.paces += (pace,) if task.state is TaskState.SUCCEEDED else ()
 
     def count_left(self, now: float, limit_s: float) -> None:
-        """See which awaited tasks were taken from the new version: what was late by then has ended there, slowly.
+        """See which tasks were taken from the new version: what was late by then has ended there, slowly.
 
-        What was not tells nothing of the version: it counts as none of its tasks.
+        What was not tells nothing of the version: it counts as none of its tasks. One that had begun has ended there,
+        unless it goes on elsewhere.
         """
+        for task_id, task in tuple(self.begun.items()):
+            if task.state is not TaskState.RUNNING or task.attempt != 1:
+                del self.begun[task_id]
+                if task.state in GIVEN_UP:
+                    self.new.count(failed=False)
         for task_id, awaited in tuple(self.awaited.items()):
             task = awaited.task
             if task.state is TaskState.RUNNING and task.attempt == 1:

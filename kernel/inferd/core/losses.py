@@ -134,6 +134,7 @@ class Losses:
         if steps is None or not model.is_tried(instance):
             return False
         steps.awaited.pop(task_id, None)  # it has ended there, and not by being late
+        steps.begun.pop(task_id, None)
         steps.new.count(failed=True)
         self._tasks.interrupt((task_id,), SuspendReason.UNLOADED, now)
         self._owner.free(instance.model)

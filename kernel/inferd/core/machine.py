@@ -149,7 +149,7 @@ class KernelMachine:
             case events.TaskEnded():
                 self._task_ended(event)
             case ProbeAnswered() | TaskBegan():
-                self._rollouts.take(event)
+                self._rollouts.take(event, self._now)
             case events.TaskAlone():
                 self.tasks.began_alone(event.task_id, event.attempt)
             case events.TaskPassed():

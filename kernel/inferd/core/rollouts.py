@@ -172,7 +172,7 @@ class Rollouts:
                 self._fleet.leave(each)
         self._capacity.instance_needs(instance, need, now, may_wait=True)
 
-    def take(self, event: RolloutEvent) -> None:
+    def take(self, event: RolloutEvent, now: float) -> None:
         """A version on its way has answered a prompt of its probe, or a task by steps has given its first output."""
         if (instance := self._fleet.instances.get(event.instance_id)) is None:
             return
@@ -180,7 +180,7 @@ class Rollouts:
         if isinstance(event, ProbeAnswered):
             self._proofs.answered(model, event)
         elif model.rollout is not None and model.rollout.steps is not None:
-            model.rollout.steps.awaited.pop(event.task_id, None)
+            model.rollout.steps.count_begun(event.task_id, now)
 
     def settle(self, now: float) -> None:
         """See what has become of the versions that are on their way."""
@@ -295,6 +295,7 @@ class Rollouts:
     def _end(self, model: Model) -> None:
         if model.rollout is not None and model.rollout.version.steps is not None:
             model.rollout.version.steps.awaited.clear()
+            model.rollout.version.steps.begun.clear()
         model.rollout = None
         del self._under_way[model.spec.name]
         self._late.cancel(model.spec.name)

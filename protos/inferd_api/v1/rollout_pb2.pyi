@@ -126,6 +126,9 @@ class Canary(_message.Message):
     Tasks that go on, those of sequences and those under leases stay with the old version. When a bound is passed, all is as
     before: what runs on the new version goes on with the old one, and the new one is FAILED (CANARY_FAILED). It is passed
     as soon as the step could not hold it any more, by the number of its tasks, 20 at least before its end.
+    A first token counts once it is told, whatever becomes of its task then; the time between two tokens of tasks that end
+    well. A task that is cancelled, or expires, between two tokens has ended on the new version; one that is given up before
+    its first token counts where it was late by then, and else for nothing.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
