@@ -88,7 +88,9 @@ async def test_settings_are_tried_and_what_costs_too_much_quality_is_rejected(br
     assert (report.best, report.original, [*report.trials]) == (original, original, [original, other])
     assert (report.gain, dict(report.settings), report.text_tokens) == (1.0, {}, len(TEXT))
     assert await names(brief) == ["fake"]
-    tasks = (await brief.tasks.ListTasks(ListTasksRequest())).tasks
+    assert not (await brief.tasks.ListTasks(ListTasksRequest())).tasks
+    tasks = (await brief.tasks.ListTasks(ListTasksRequest(trials=True))).tasks
+    assert {task.labels["inferd.trial"] for task in tasks} == {TRIAL}
     assert {(task.tenant, task.model, task.priority) for task in tasks} == {("default", TRIAL, 1)}
 
 

@@ -246,14 +246,16 @@ class Tasks(Connection):
         """Read a task. Raises TaskNotFoundError."""
         return self._call(self._tasks.GetTask, GetTaskRequest(task_id=task_id)).task
 
-    def list_tasks(self, *, states: Iterable[TaskState.ValueType] = ()) -> Generator[Task]:
-        """All tasks in one of `states` (default: any), newest first."""
-        for page in self._pages(self._tasks.ListTasks, ListTasksRequest(states=states)):
+    def list_tasks(self, *, states: Iterable[TaskState.ValueType] = (), with_trials: bool = False) -> Generator[Task]:
+        """All tasks in one of `states` (default: any), newest first; those that measure trials by `with_trials`."""
+        for page in self._pages(self._tasks.ListTasks, ListTasksRequest(states=states, trials=with_trials)):
             yield from page.tasks
 
-    def watch_tasks(self, *, states: Iterable[TaskState.ValueType] = ()) -> Generator[WatchTasksResponse]:
+    def watch_tasks(
+        self, *, states: Iterable[TaskState.ValueType] = (), with_trials: bool = False
+    ) -> Generator[WatchTasksResponse]:
         """The tasks in one of `states` (default: any), then each change; `anew` where the kernel is started again."""
-        yield from self._watched(self._tasks.WatchTasks, WatchTasksRequest(states=states))
+        yield from self._watched(self._tasks.WatchTasks, WatchTasksRequest(states=states, trials=with_trials))
 
     def cancel_task(self, task_id: str) -> Task:
         """End a task now; one that has ended is returned as it is. Raises TaskNotFoundError."""
@@ -402,15 +404,19 @@ class AsyncTasks(AsyncConnection):
         """Read a task. Raises TaskNotFoundError."""
         return (await self._call(self._tasks.GetTask, GetTaskRequest(task_id=task_id))).task
 
-    async def list_tasks(self, *, states: Iterable[TaskState.ValueType] = ()) -> AsyncGenerator[Task]:
-        """All tasks in one of `states` (default: any), newest first."""
-        async for page in self._pages(self._tasks.ListTasks, ListTasksRequest(states=states)):
+    async def list_tasks(
+        self, *, states: Iterable[TaskState.ValueType] = (), with_trials: bool = False
+    ) -> AsyncGenerator[Task]:
+        """All tasks in one of `states` (default: any), newest first; those that measure trials by `with_trials`."""
+        async for page in self._pages(self._tasks.ListTasks, ListTasksRequest(states=states, trials=with_trials)):
             for task in page.tasks:
                 yield task
 
-    async def watch_tasks(self, *, states: Iterable[TaskState.ValueType] = ()) -> AsyncGenerator[WatchTasksResponse]:
+    async def watch_tasks(
+        self, *, states: Iterable[TaskState.ValueType] = (), with_trials: bool = False
+    ) -> AsyncGenerator[WatchTasksResponse]:
         """The tasks in one of `states` (default: any), then each change, until the generator is closed."""
-        responses = self._watched(self._tasks.WatchTasks, WatchTasksRequest(states=states))
+        responses = self._watched(self._tasks.WatchTasks, WatchTasksRequest(states=states, trials=with_trials))
         try:
             async for response in responses:
                 yield response

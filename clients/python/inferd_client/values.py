@@ -217,7 +217,7 @@ OPTIONS: Final[Mapping[str, Kind | Several | Pairs]] = {
     "chunks": Kind("parts of bytes", lambda value: hasattr(value, "__iter__") and not isinstance(value, str | bytes)),
     **dict.fromkeys(("prefix_cache", "detach_on_disconnect"), FLAG),
     **dict.fromkeys(("add_generation_prompt", "continue_final_message", "parse_control_tokens"), FLAG),
-    **dict.fromkeys(("wait", "force", "drain", "mean", "normalize", "replace", "pin", "warm"), FLAG),
+    **dict.fromkeys(("wait", "force", "drain", "mean", "normalize", "replace", "pin", "warm", "with_trials"), FLAG),
     **dict.fromkeys(("min_instances", "max_instances", "sequences", "kv_tokens", "count", "version"), WHOLE),
     **dict.fromkeys(("after_sequence", "size_bytes", "offset_bytes"), LARGE),
     **dict.fromkeys(("timeout_s", "wait_timeout_s"), ENDLESS),

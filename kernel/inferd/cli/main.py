@@ -245,6 +245,7 @@ def _tasks(
         int | None,
         typer.Option(help=f"Most that are told; 0 for all, which -o json tells. Default {SHOWN}.", min=0, metavar="N"),
     ] = None,
+    trials: Annotated[bool, typer.Option("--trials", help="Those, too, by which `optimize` measures.")] = False,
     address: Address = ADDRESS,
     tenant: Tenant = "",
     output: Output = Format.TABLE,
@@ -255,9 +256,10 @@ def _tasks(
 
         states = [each.value for each in state or ()]
         if watch:
-            watch_list(out, address, tenant, states)
+            watch_list(out, address, tenant, states, trials=trials)
         else:
-            list_tasks(out, address, tenant, states, limit=(0 if out.json else SHOWN) if limit is None else limit)
+            most = (0 if out.json else SHOWN) if limit is None else limit
+            list_tasks(out, address, tenant, states, limit=most, trials=trials)
 
 
 @app.command("watch")

@@ -24,10 +24,12 @@ if TYPE_CHECKING:
     from inferd_client import Client
 
 
-def list_tasks(output: Output, address: str, tenant: str, states: Iterable[str] = (), *, limit: int = 0) -> None:
+def list_tasks(
+    output: Output, address: str, tenant: str, states: Iterable[str] = (), *, limit: int = 0, trials: bool = False
+) -> None:
     """List the tenant's tasks, of these states or all, newest first, `limit` at most; 0 for all."""
     with connected(address, tenant) as client:
-        found = client.list_tasks(states=numbers(states))
+        found = client.list_tasks(states=numbers(states), with_trials=trials)
         tasks = list(islice(found, limit or None))
         more = bool(limit) and next(found, None) is not None
     if output.json:
@@ -57,9 +59,10 @@ def numbers(states: Iterable[str]) -> list[TaskState.ValueType]:
     return [TaskState.Value(f"TASK_STATE_{each.upper()}") for each in states]
 
 
-def watch_list(output: Output, address: str, tenant: str, states: Iterable[str] = ()) -> None:
+def watch_list(output: Output, address: str, tenant: str, states: Iterable[str] = (), *, trials: bool = False) -> None:
     """Show the tenant's tasks as they stand, newest first, and each change of one; until Ctrl-C."""
-    with connected(address, tenant) as client, closing(client.watch_tasks(states=numbers(states))) as parts:
+    wanted = numbers(states)
+    with connected(address, tenant) as client, closing(client.watch_tasks(states=wanted, with_trials=trials)) as parts:
         for part in parts:
             if output.json:
                 output.line(plain(part))
@@ -88,7 +91,7 @@ def resume(output: Output, address: str, tenant: str, task_id: str) -> None:
 
 
 def _ids(client: Client) -> Iterator[str]:
-    return (task.task_id for task in client.list_tasks())
+    return (task.task_id for task in client.list_tasks(with_trials=True))
 
 
 def _tell(output: Output, task: Task) -> None:

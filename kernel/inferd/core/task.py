@@ -89,6 +89,10 @@ class FinishReason(Enum):
     MAX_TOKENS = 3
 
 
+TRIAL_LABEL = "inferd.trial"
+"""Label of the tasks by which `OptimizeModel` measures a trial, with its name: lists leave them out."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskSpec:
     """What a task is to do. The core carries `work` and `labels`, and looks into neither.

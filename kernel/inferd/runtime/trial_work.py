@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from inferd.core.demand import Demand
 from inferd.core.ids import ModelName, TaskId, Tenant
 from inferd.core.priority import Priority
-from inferd.core.task import TaskSpec
+from inferd.core.task import TRIAL_LABEL, TaskSpec
 from inferd.sampling import trial_sampling
 from inferd_api.worker.v1 import task_pb2 as wp
 
@@ -43,4 +43,5 @@ def trial_task(
         ),
         work=work,
         priority=Priority.LOW,
+        labels={TRIAL_LABEL: model},
     )

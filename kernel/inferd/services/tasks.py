@@ -101,14 +101,15 @@ class Tasks:
         """List the tenant's tasks, newest first."""
         states = _read_states(request.states)
         after, size = number_of(request.page_token), size_of(request.page_size)
-        page = await self._tasks.list(call.caller, states, after=after, size=size)
+        page = await self._tasks.list(call.caller, states, after=after, size=size, trials=request.trials)
         return ts.ListTasksResponse(
             tasks=[self._write(task) for task in page.records], next_page_token=token_of(page, lambda task: task.number)
         )
 
     async def WatchTasks(self, request: ts.WatchTasksRequest, call: Call) -> None:  # noqa: N802 - the wire's name
         """Watch the tenant's tasks."""
-        async with aclosing(self._tasks.watch_list(call.caller, _read_states(request.states))) as parts:
+        watched = self._tasks.watch_list(call.caller, _read_states(request.states), trials=request.trials)
+        async with aclosing(watched) as parts:
             async for part in parts:
                 tasks = [self._write(task) for task in part.tasks]
                 await call.write(

@@ -30,7 +30,7 @@ from inferd_api.v1 import policy_pb2 as inferd__api_dot_v1_dot_policy__pb2
 from inferd_api.v1 import task_pb2 as inferd__api_dot_v1_dot_task__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n inferd_api/v1/task_service.proto\x12\tinferd.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x1ainferd_api/v1/policy.proto\x1a\x18inferd_api/v1/task.proto\"\xcf\x01\n\x0eRunTaskRequest\x12\'\n\x04spec\x18\x01 \x01(\x0b\x32\x13.inferd.v1.TaskSpecB\x04\xe2\x41\x01\x02\x12\x18\n\nrequest_id\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\"\n\x14\x64\x65tach_on_disconnect\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12\x38\n\x0foutput_interval\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01\x12\x1c\n\x0eseveral_events\x18\x05 \x01(\x08\x42\x04\xe2\x41\x01\x01\"a\n\x0fRunTaskResponse\x12#\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x14.inferd.v1.TaskEvent\x12)\n\x0bmore_events\x18\x02 \x03(\x0b\x32\x14.inferd.v1.TaskEvent\"\xc1\x01\n\x11\x43reateTaskRequest\x12\'\n\x04spec\x18\x01 \x01(\x0b\x32\x13.inferd.v1.TaskSpecB\x04\xe2\x41\x01\x02\x12\x18\n\nrequest_id\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x31\n\x0b\x65xpire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x12(\n\x03ttl\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationH\x00\x42\x0c\n\nexpiration\"3\n\x12\x43reateTaskResponse\x12\x1d\n\x04task\x18\x01 \x01(\x0b\x32\x0f.inferd.v1.Task\"\x9f\x01\n\x10WatchTaskRequest\x12\x15\n\x07task_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x1c\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x04\x42\x04\xe2\x41\x01\x01\x12\x38\n\x0foutput_interval\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01\x12\x1c\n\x0eseveral_events\x18\x04 \x01(\x08\x42\x04\xe2\x41\x01\x01\"c\n\x11WatchTaskResponse\x12#\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x14.inferd.v1.TaskEvent\x12)\n\x0bmore_events\x18\x02 \x03(\x0b\x32\x14.inferd.v1.TaskEvent\"\'\n\x0eGetTaskRequest\x12\x15\n\x07task_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"0\n\x0fGetTaskResponse\x12\x1d\n\x04task\x18\x01 \x01(\x0b\x32\x0f.inferd.v1.Task\"q\n\x10ListTasksRequest\x12\x17\n\tpage_size\x18\x01 \x01(\rB\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12*\n\x06states\x18\x03 \x03(\x0e\x32\x14.inferd.v1.TaskStateB\x04\xe2\x41\x01\x01\"L\n\x11ListTasksResponse\x12\x1e\n\x05tasks\x18\x01 \x03(\x0b\x32\x0f.inferd.v1.Task\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"?\n\x11WatchTasksRequest\x12*\n\x06states\x18\x01 \x03(\x0e\x32\x14.inferd.v1.TaskStateB\x04\xe2\x41\x01\x01\"l\n\x12WatchTasksResponse\x12\x0c\n\x04\x61new\x18\x01 \x01(\x08\x12\x1e\n\x05tasks\x18\x02 \x03(\x0b\x32\x0f.inferd.v1.Task\x12\x1a\n\x12\x66orgotten_task_ids\x18\x03 \x03(\t\x12\x0c\n\x04more\x18\x04 \x01(\x08\"*\n\x11\x43\x61ncelTaskRequest\x12\x15\n\x07task_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"3\n\x12\x43\x61ncelTaskResponse\x12\x1d\n\x04task\x18\x01 \x01(\x0b\x32\x0f.inferd.v1.Task\"+\n\x12SuspendTaskRequest\x12\x15\n\x07task_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"4\n\x13SuspendTaskResponse\x12\x1d\n\x04task\x18\x01 \x01(\x0b\x32\x0f.inferd.v1.Task\"*\n\x11ResumeTaskRequest\x12\x15\n\x07task_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"3\n\x12ResumeTaskResponse\x12\x1d\n\x04task\x18\x01 \x01(\x0b\x32\x0f.inferd.v1.Task\"=\n\x0fRunTasksRequest\x12*\n\x06orders\x18\x01 \x03(\x0b\x32\x14.inferd.v1.TaskOrderB\x04\xe2\x41\x01\x01\"\xea\x01\n\tTaskOrder\x12\x11\n\x03tag\x18\x01 \x01(\x04\x42\x04\xe2\x41\x01\x01\x12\"\n\x03run\x18\x02 \x01(\x0b\x32\x13.inferd.v1.RunOrderH\x00\x12&\n\x05watch\x18\x03 \x01(\x0b\x32\x15.inferd.v1.WatchOrderH\x00\x12(\n\x06\x63\x61ncel\x18\x04 \x01(\x0b\x32\x16.inferd.v1.CancelOrderH\x00\x12&\n\x05leave\x18\x05 \x01(\x0b\x32\x15.inferd.v1.LeaveOrderH\x00\x12$\n\x04\x66low\x18\x06 \x01(\x0b\x32\x14.inferd.v1.FlowOrderH\x00\x42\x06\n\x04kind\"\xb7\x01\n\x08RunOrder\x12\x30\n\x07request\x18\x01 \x01(\x0b\x32\x19.inferd.v1.RunTaskRequestB\x04\xe2\x41\x01\x02\x12\x30\n\x07timeout\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01\x12\x16\n\x08lease_id\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12/\n\x06linger\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01\"\x86\x01\n\nWatchOrder\x12\x32\n\x07request\x18\x01 \x01(\x0b\x32\x1b.inferd.v1.WatchTaskRequestB\x04\xe2\x41\x01\x02\x12\x13\n\x05\x61\x64opt\x18\x02 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12/\n\x06linger\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01\"\r\n\x0b\x43\x61ncelOrder\"\x0c\n\nLeaveOrder\"\"\n\tFlowOrder\x12\x15\n\x07stopped\x18\x01 \x01(\x08\x42\x04\xe2\x41\x01\x01\":\n\x10RunTasksResponse\x12&\n\x07updates\x18\x01 \x03(\x0b\x32\x15.inferd.v1.TaskUpdate\"m\n\nTaskUpdate\x12\x0b\n\x03tag\x18\x01 \x01(\x04\x12%\n\x05\x65vent\x18\x02 \x01(\x0b\x32\x14.inferd.v1.TaskEventH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x06\n\x04kind2\x85\x07\n\x0bTaskService\x12X\n\x07RunTask\x12\x19.inferd.v1.RunTaskRequest\x1a\x1a.inferd.v1.RunTaskResponse\"\x14\x9a\x8d\x19\x10\x08\x05\x10\x01\x1a\nspec.model0\x01\x12_\n\nCreateTask\x12\x1c.inferd.v1.CreateTaskRequest\x1a\x1d.inferd.v1.CreateTaskResponse\"\x14\x9a\x8d\x19\x10\x08\x05\x10\x01\x1a\nspec.model\x12R\n\tWatchTask\x12\x1b.inferd.v1.WatchTaskRequest\x1a\x1c.inferd.v1.WatchTaskResponse\"\x08\x9a\x8d\x19\x04\x08\x01\x10\x01\x30\x01\x12J\n\x07GetTask\x12\x19.inferd.v1.GetTaskRequest\x1a\x1a.inferd.v1.GetTaskResponse\"\x08\x9a\x8d\x19\x04\x08\x01\x10\x01\x12P\n\tListTasks\x12\x1b.inferd.v1.ListTasksRequest\x1a\x1c.inferd.v1.ListTasksResponse\"\x08\x9a\x8d\x19\x04\x08\x01\x10\x01\x12U\n\nWatchTasks\x12\x1c.inferd.v1.WatchTasksRequest\x1a\x1d.inferd.v1.WatchTasksResponse\"\x08\x9a\x8d\x19\x04\x08\x01\x10\x01\x30\x01\x12S\n\nCancelTask\x12\x1c.inferd.v1.CancelTaskRequest\x1a\x1d.inferd.v1.CancelTaskResponse\"\x08\x9a\x8d\x19\x04\x08\x03\x10\x01\x12V\n\x0bSuspendTask\x12\x1d.inferd.v1.SuspendTaskRequest\x1a\x1e.inferd.v1.SuspendTaskResponse\"\x08\x9a\x8d\x19\x04\x08\x03\x10\x01\x12S\n\nResumeTask\x12\x1c.inferd.v1.ResumeTaskRequest\x1a\x1d.inferd.v1.ResumeTaskResponse\"\x08\x9a\x8d\x19\x04\x08\x03\x10\x01\x12p\n\x08RunTasks\x12\x1a.inferd.v1.RunTasksRequest\x1a\x1b.inferd.v1.RunTasksResponse\"\'\x9a\x8d\x19#\x08\x05\x10\x01\x1a\x1dorders.run.request.spec.model(\x01\x30\x01\x42%\n\tinferd.v1P\x01Z\x16inferd_api/v1;inferdv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n inferd_api/v1/task_service.proto\x12\tinferd.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x1ainferd_api/v1/policy.proto\x1a\x18inferd_api/v1/task.proto\"\xcf\x01\n\x0eRunTaskRequest\x12\'\n\x04spec\x18\x01 \x01(\x0b\x32\x13.inferd.v1.TaskSpecB\x04\xe2\x41\x01\x02\x12\x18\n\nrequest_id\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\"\n\x14\x64\x65tach_on_disconnect\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12\x38\n\x0foutput_interval\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01\x12\x1c\n\x0eseveral_events\x18\x05 \x01(\x08\x42\x04\xe2\x41\x01\x01\"a\n\x0fRunTaskResponse\x12#\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x14.inferd.v1.TaskEvent\x12)\n\x0bmore_events\x18\x02 \x03(\x0b\x32\x14.inferd.v1.TaskEvent\"\xc1\x01\n\x11\x43reateTaskRequest\x12\'\n\x04spec\x18\x01 \x01(\x0b\x32\x13.inferd.v1.TaskSpecB\x04\xe2\x41\x01\x02\x12\x18\n\nrequest_id\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x31\n\x0b\x65xpire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x12(\n\x03ttl\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationH\x00\x42\x0c\n\nexpiration\"3\n\x12\x43reateTaskResponse\x12\x1d\n\x04task\x18\x01 \x01(\x0b\x32\x0f.inferd.v1.Task\"\x9f\x01\n\x10WatchTaskRequest\x12\x15\n\x07task_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x1c\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x04\x42\x04\xe2\x41\x01\x01\x12\x38\n\x0foutput_interval\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01\x12\x1c\n\x0eseveral_events\x18\x04 \x01(\x08\x42\x04\xe2\x41\x01\x01\"c\n\x11WatchTaskResponse\x12#\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x14.inferd.v1.TaskEvent\x12)\n\x0bmore_events\x18\x02 \x03(\x0b\x32\x14.inferd.v1.TaskEvent\"\'\n\x0eGetTaskRequest\x12\x15\n\x07task_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"0\n\x0fGetTaskResponse\x12\x1d\n\x04task\x18\x01 \x01(\x0b\x32\x0f.inferd.v1.Task\"\x87\x01\n\x10ListTasksRequest\x12\x17\n\tpage_size\x18\x01 \x01(\rB\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12*\n\x06states\x18\x03 \x03(\x0e\x32\x14.inferd.v1.TaskStateB\x04\xe2\x41\x01\x01\x12\x14\n\x06trials\x18U \x01(\x08\x42\x04\xe2\x41\x01\x01\"L\n\x11ListTasksResponse\x12\x1e\n\x05tasks\x18\x01 \x03(\x0b\x32\x0f.inferd.v1.Task\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"U\n\x11WatchTasksRequest\x12*\n\x06states\x18\x01 \x03(\x0e\x32\x14.inferd.v1.TaskStateB\x04\xe2\x41\x01\x01\x12\x14\n\x06trials\x18U \x01(\x08\x42\x04\xe2\x41\x01\x01\"l\n\x12WatchTasksResponse\x12\x0c\n\x04\x61new\x18\x01 \x01(\x08\x12\x1e\n\x05tasks\x18\x02 \x03(\x0b\x32\x0f.inferd.v1.Task\x12\x1a\n\x12\x66orgotten_task_ids\x18\x03 \x03(\t\x12\x0c\n\x04more\x18\x04 \x01(\x08\"*\n\x11\x43\x61ncelTaskRequest\x12\x15\n\x07task_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"3\n\x12\x43\x61ncelTaskResponse\x12\x1d\n\x04task\x18\x01 \x01(\x0b\x32\x0f.inferd.v1.Task\"+\n\x12SuspendTaskRequest\x12\x15\n\x07task_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"4\n\x13SuspendTaskResponse\x12\x1d\n\x04task\x18\x01 \x01(\x0b\x32\x0f.inferd.v1.Task\"*\n\x11ResumeTaskRequest\x12\x15\n\x07task_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"3\n\x12ResumeTaskResponse\x12\x1d\n\x04task\x18\x01 \x01(\x0b\x32\x0f.inferd.v1.Task\"=\n\x0fRunTasksRequest\x12*\n\x06orders\x18\x01 \x03(\x0b\x32\x14.inferd.v1.TaskOrderB\x04\xe2\x41\x01\x01\"\xea\x01\n\tTaskOrder\x12\x11\n\x03tag\x18\x01 \x01(\x04\x42\x04\xe2\x41\x01\x01\x12\"\n\x03run\x18\x02 \x01(\x0b\x32\x13.inferd.v1.RunOrderH\x00\x12&\n\x05watch\x18\x03 \x01(\x0b\x32\x15.inferd.v1.WatchOrderH\x00\x12(\n\x06\x63\x61ncel\x18\x04 \x01(\x0b\x32\x16.inferd.v1.CancelOrderH\x00\x12&\n\x05leave\x18\x05 \x01(\x0b\x32\x15.inferd.v1.LeaveOrderH\x00\x12$\n\x04\x66low\x18\x06 \x01(\x0b\x32\x14.inferd.v1.FlowOrderH\x00\x42\x06\n\x04kind\"\xb7\x01\n\x08RunOrder\x12\x30\n\x07request\x18\x01 \x01(\x0b\x32\x19.inferd.v1.RunTaskRequestB\x04\xe2\x41\x01\x02\x12\x30\n\x07timeout\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01\x12\x16\n\x08lease_id\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12/\n\x06linger\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01\"\x86\x01\n\nWatchOrder\x12\x32\n\x07request\x18\x01 \x01(\x0b\x32\x1b.inferd.v1.WatchTaskRequestB\x04\xe2\x41\x01\x02\x12\x13\n\x05\x61\x64opt\x18\x02 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12/\n\x06linger\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01\"\r\n\x0b\x43\x61ncelOrder\"\x0c\n\nLeaveOrder\"\"\n\tFlowOrder\x12\x15\n\x07stopped\x18\x01 \x01(\x08\x42\x04\xe2\x41\x01\x01\":\n\x10RunTasksResponse\x12&\n\x07updates\x18\x01 \x03(\x0b\x32\x15.inferd.v1.TaskUpdate\"m\n\nTaskUpdate\x12\x0b\n\x03tag\x18\x01 \x01(\x04\x12%\n\x05\x65vent\x18\x02 \x01(\x0b\x32\x14.inferd.v1.TaskEventH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x06\n\x04kind2\x85\x07\n\x0bTaskService\x12X\n\x07RunTask\x12\x19.inferd.v1.RunTaskRequest\x1a\x1a.inferd.v1.RunTaskResponse\"\x14\x9a\x8d\x19\x10\x08\x05\x10\x01\x1a\nspec.model0\x01\x12_\n\nCreateTask\x12\x1c.inferd.v1.CreateTaskRequest\x1a\x1d.inferd.v1.CreateTaskResponse\"\x14\x9a\x8d\x19\x10\x08\x05\x10\x01\x1a\nspec.model\x12R\n\tWatchTask\x12\x1b.inferd.v1.WatchTaskRequest\x1a\x1c.inferd.v1.WatchTaskResponse\"\x08\x9a\x8d\x19\x04\x08\x01\x10\x01\x30\x01\x12J\n\x07GetTask\x12\x19.inferd.v1.GetTaskRequest\x1a\x1a.inferd.v1.GetTaskResponse\"\x08\x9a\x8d\x19\x04\x08\x01\x10\x01\x12P\n\tListTasks\x12\x1b.inferd.v1.ListTasksRequest\x1a\x1c.inferd.v1.ListTasksResponse\"\x08\x9a\x8d\x19\x04\x08\x01\x10\x01\x12U\n\nWatchTasks\x12\x1c.inferd.v1.WatchTasksRequest\x1a\x1d.inferd.v1.WatchTasksResponse\"\x08\x9a\x8d\x19\x04\x08\x01\x10\x01\x30\x01\x12S\n\nCancelTask\x12\x1c.inferd.v1.CancelTaskRequest\x1a\x1d.inferd.v1.CancelTaskResponse\"\x08\x9a\x8d\x19\x04\x08\x03\x10\x01\x12V\n\x0bSuspendTask\x12\x1d.inferd.v1.SuspendTaskRequest\x1a\x1e.inferd.v1.SuspendTaskResponse\"\x08\x9a\x8d\x19\x04\x08\x03\x10\x01\x12S\n\nResumeTask\x12\x1c.inferd.v1.ResumeTaskRequest\x1a\x1d.inferd.v1.ResumeTaskResponse\"\x08\x9a\x8d\x19\x04\x08\x03\x10\x01\x12p\n\x08RunTasks\x12\x1a.inferd.v1.RunTasksRequest\x1a\x1b.inferd.v1.RunTasksResponse\"\'\x9a\x8d\x19#\x08\x05\x10\x01\x1a\x1dorders.run.request.spec.model(\x01\x30\x01\x42%\n\tinferd.v1P\x01Z\x16inferd_api/v1;inferdv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -68,8 +68,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTTASKSREQUEST'].fields_by_name['page_token']._serialized_options = b'\342A\001\001'
   _globals['_LISTTASKSREQUEST'].fields_by_name['states']._loaded_options = None
   _globals['_LISTTASKSREQUEST'].fields_by_name['states']._serialized_options = b'\342A\001\001'
+  _globals['_LISTTASKSREQUEST'].fields_by_name['trials']._loaded_options = None
+  _globals['_LISTTASKSREQUEST'].fields_by_name['trials']._serialized_options = b'\342A\001\001'
   _globals['_WATCHTASKSREQUEST'].fields_by_name['states']._loaded_options = None
   _globals['_WATCHTASKSREQUEST'].fields_by_name['states']._serialized_options = b'\342A\001\001'
+  _globals['_WATCHTASKSREQUEST'].fields_by_name['trials']._loaded_options = None
+  _globals['_WATCHTASKSREQUEST'].fields_by_name['trials']._serialized_options = b'\342A\001\001'
   _globals['_CANCELTASKREQUEST'].fields_by_name['task_id']._loaded_options = None
   _globals['_CANCELTASKREQUEST'].fields_by_name['task_id']._serialized_options = b'\342A\001\002'
   _globals['_SUSPENDTASKREQUEST'].fields_by_name['task_id']._loaded_options = None
@@ -132,44 +136,44 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETTASKREQUEST']._serialized_end=1084
   _globals['_GETTASKRESPONSE']._serialized_start=1086
   _globals['_GETTASKRESPONSE']._serialized_end=1134
-  _globals['_LISTTASKSREQUEST']._serialized_start=1136
-  _globals['_LISTTASKSREQUEST']._serialized_end=1249
-  _globals['_LISTTASKSRESPONSE']._serialized_start=1251
-  _globals['_LISTTASKSRESPONSE']._serialized_end=1327
-  _globals['_WATCHTASKSREQUEST']._serialized_start=1329
-  _globals['_WATCHTASKSREQUEST']._serialized_end=1392
-  _globals['_WATCHTASKSRESPONSE']._serialized_start=1394
-  _globals['_WATCHTASKSRESPONSE']._serialized_end=1502
-  _globals['_CANCELTASKREQUEST']._serialized_start=1504
-  _globals['_CANCELTASKREQUEST']._serialized_end=1546
-  _globals['_CANCELTASKRESPONSE']._serialized_start=1548
-  _globals['_CANCELTASKRESPONSE']._serialized_end=1599
-  _globals['_SUSPENDTASKREQUEST']._serialized_start=1601
-  _globals['_SUSPENDTASKREQUEST']._serialized_end=1644
-  _globals['_SUSPENDTASKRESPONSE']._serialized_start=1646
-  _globals['_SUSPENDTASKRESPONSE']._serialized_end=1698
-  _globals['_RESUMETASKREQUEST']._serialized_start=1700
-  _globals['_RESUMETASKREQUEST']._serialized_end=1742
-  _globals['_RESUMETASKRESPONSE']._serialized_start=1744
-  _globals['_RESUMETASKRESPONSE']._serialized_end=1795
-  _globals['_RUNTASKSREQUEST']._serialized_start=1797
-  _globals['_RUNTASKSREQUEST']._serialized_end=1858
-  _globals['_TASKORDER']._serialized_start=1861
-  _globals['_TASKORDER']._serialized_end=2095
-  _globals['_RUNORDER']._serialized_start=2098
-  _globals['_RUNORDER']._serialized_end=2281
-  _globals['_WATCHORDER']._serialized_start=2284
-  _globals['_WATCHORDER']._serialized_end=2418
-  _globals['_CANCELORDER']._serialized_start=2420
-  _globals['_CANCELORDER']._serialized_end=2433
-  _globals['_LEAVEORDER']._serialized_start=2435
-  _globals['_LEAVEORDER']._serialized_end=2447
-  _globals['_FLOWORDER']._serialized_start=2449
-  _globals['_FLOWORDER']._serialized_end=2483
-  _globals['_RUNTASKSRESPONSE']._serialized_start=2485
-  _globals['_RUNTASKSRESPONSE']._serialized_end=2543
-  _globals['_TASKUPDATE']._serialized_start=2545
-  _globals['_TASKUPDATE']._serialized_end=2654
-  _globals['_TASKSERVICE']._serialized_start=2657
-  _globals['_TASKSERVICE']._serialized_end=3558
+  _globals['_LISTTASKSREQUEST']._serialized_start=1137
+  _globals['_LISTTASKSREQUEST']._serialized_end=1272
+  _globals['_LISTTASKSRESPONSE']._serialized_start=1274
+  _globals['_LISTTASKSRESPONSE']._serialized_end=1350
+  _globals['_WATCHTASKSREQUEST']._serialized_start=1352
+  _globals['_WATCHTASKSREQUEST']._serialized_end=1437
+  _globals['_WATCHTASKSRESPONSE']._serialized_start=1439
+  _globals['_WATCHTASKSRESPONSE']._serialized_end=1547
+  _globals['_CANCELTASKREQUEST']._serialized_start=1549
+  _globals['_CANCELTASKREQUEST']._serialized_end=1591
+  _globals['_CANCELTASKRESPONSE']._serialized_start=1593
+  _globals['_CANCELTASKRESPONSE']._serialized_end=1644
+  _globals['_SUSPENDTASKREQUEST']._serialized_start=1646
+  _globals['_SUSPENDTASKREQUEST']._serialized_end=1689
+  _globals['_SUSPENDTASKRESPONSE']._serialized_start=1691
+  _globals['_SUSPENDTASKRESPONSE']._serialized_end=1743
+  _globals['_RESUMETASKREQUEST']._serialized_start=1745
+  _globals['_RESUMETASKREQUEST']._serialized_end=1787
+  _globals['_RESUMETASKRESPONSE']._serialized_start=1789
+  _globals['_RESUMETASKRESPONSE']._serialized_end=1840
+  _globals['_RUNTASKSREQUEST']._serialized_start=1842
+  _globals['_RUNTASKSREQUEST']._serialized_end=1903
+  _globals['_TASKORDER']._serialized_start=1906
+  _globals['_TASKORDER']._serialized_end=2140
+  _globals['_RUNORDER']._serialized_start=2143
+  _globals['_RUNORDER']._serialized_end=2326
+  _globals['_WATCHORDER']._serialized_start=2329
+  _globals['_WATCHORDER']._serialized_end=2463
+  _globals['_CANCELORDER']._serialized_start=2465
+  _globals['_CANCELORDER']._serialized_end=2478
+  _globals['_LEAVEORDER']._serialized_start=2480
+  _globals['_LEAVEORDER']._serialized_end=2492
+  _globals['_FLOWORDER']._serialized_start=2494
+  _globals['_FLOWORDER']._serialized_end=2528
+  _globals['_RUNTASKSRESPONSE']._serialized_start=2530
+  _globals['_RUNTASKSRESPONSE']._serialized_end=2588
+  _globals['_TASKUPDATE']._serialized_start=2590
+  _globals['_TASKUPDATE']._serialized_end=2699
+  _globals['_TASKSERVICE']._serialized_start=2702
+  _globals['_TASKSERVICE']._serialized_end=3603
 # @@protoc_insertion_point(module_scope)

@@ -4,7 +4,7 @@ from collections.abc import Collection
 
 from inferd.core.ids import Tenant
 from inferd.core.index import Page
-from inferd.core.task import Task, TaskState
+from inferd.core.task import TRIAL_LABEL, Task, TaskState
 from inferd.runtime.driver import Driver
 from inferd.runtime.stream import TaskStream
 
@@ -22,16 +22,26 @@ def shown_state(task: Task, stream: TaskStream) -> TaskState:
     return task.state if written is None or written in GOING else written
 
 
-def is_listed(driver: Driver, task: Task, states: Collection[TaskState]) -> bool:
-    """Whether a task is among those in one of these states, none for all."""
+def is_listed(driver: Driver, task: Task, states: Collection[TaskState], *, trials: bool = False) -> bool:
+    """Whether a task is among those in one of these states, none for all; those of `trials` only where asked for."""
+    if TRIAL_LABEL in task.spec.labels and not trials:
+        return False
     stream = driver.streams.get(task.spec.task_id)
     return not stream.hidden and (not states or shown_state(task, stream) in states)
 
 
 async def page_of(
-    driver: Driver, tenant: Tenant, states: Collection[TaskState], *, after: int | None, size: int
+    driver: Driver,
+    tenant: Tenant,
+    states: Collection[TaskState],
+    *,
+    after: int | None,
+    size: int,
+    trials: bool = False,
 ) -> Page[Task]:
     """As `Views.tasks`, with their records; tasks whose newest state is not written are where they were.
+
+    Those of trials are among them only where asked for.
 
     Raises:
         StoreUnavailableError: Some of them are in the store, and cannot be read now.
@@ -40,7 +50,7 @@ async def page_of(
         held, more = await _held(driver, tenant, states, after=after, size=size)
         last = held[-1].number if more else 0
         found = [*held, *_moved(driver, tenant, states, range(last + 1, MOST if after is None else after))]
-        records = [task for task in found if is_listed(driver, task, states)]
+        records = [task for task in found if is_listed(driver, task, states, trials=trials)]
         if records or not more:
             return Page(sorted(records, key=lambda task: -task.number), more=more)
         after = last

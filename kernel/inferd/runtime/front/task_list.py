@@ -29,15 +29,18 @@ class Part:
 
 
 class TaskList:
-    """Follows the tasks of a tenant that are in some states, none for all. One writer: its watcher.
+    """Follows the tasks of a tenant that are in some states, none for all; those of trials where asked for.
+
+    One writer: its watcher.
 
     What changes while the watcher is busy is merged: a task is told as it stands then, once.
     """
 
-    def __init__(self, driver: Driver, tenant: Tenant, states: Collection[TaskState]) -> None:
+    def __init__(self, driver: Driver, tenant: Tenant, states: Collection[TaskState], *, trials: bool = False) -> None:
         self._driver = driver
         self._tenant = tenant
         self._states = states
+        self._trials = trials
         self._told: set[TaskId] = set()  # that were in those states when they were told last
 
     async def follow(self) -> AsyncGenerator[Part, None]:
@@ -67,7 +70,7 @@ class TaskList:
         self._told.clear()
         anew, after, more = True, None, True
         while more:
-            page = await page_of(self._driver, self._tenant, self._states, after=after, size=PART)
+            page = await page_of(self._driver, self._tenant, self._states, after=after, size=PART, trials=self._trials)
             more = page.more
             self._told.update(task.spec.task_id for task in page.records)
             after = page.records[-1].number if page.records else None
@@ -80,7 +83,7 @@ class TaskList:
         part = Part(more=more)
         for task_id in task_ids:
             task, told = self._driver.views.find_task(task_id), task_id in self._told
-            listed = task is not None and is_listed(self._driver, task, self._states)
+            listed = task is not None and is_listed(self._driver, task, self._states, trials=self._trials)
             (self._told.add if listed else self._told.discard)(task_id)
             if task is not None and (listed or told):
                 part.tasks.append(task)

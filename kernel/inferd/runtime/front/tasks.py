@@ -173,15 +173,19 @@ class Tasks:
         with self.streams.place(caller.tenant):
             yield stream
 
-    async def watch_list(self, caller: Caller, states: Collection[TaskState]) -> AsyncGenerator[Part, None]:
+    async def watch_list(
+        self, caller: Caller, states: Collection[TaskState], *, trials: bool = False
+    ) -> AsyncGenerator[Part, None]:
         """The tenant's tasks in one of these states, none for all: those that there are, then each change.
+
+        Those by which trials are measured where `trials` asks for them; so for the next.
 
         Raises:
             LimitExceededError: The tenant has as many streams as it may have.
             ShuttingDownError: The kernel is shutting down.
         """
         with self.streams.place(caller.tenant):
-            async with aclosing(TaskList(self._driver, caller.tenant, states).follow()) as parts:
+            async with aclosing(TaskList(self._driver, caller.tenant, states, trials=trials).follow()) as parts:
                 async for part in parts:
                     yield part
 
@@ -219,9 +223,11 @@ class Tasks:
         await self._driver.archive.recall(tenant, (task_id,))
         return self._driver.views.task(task_id, tenant)
 
-    async def list(self, caller: Caller, states: Collection[TaskState], *, after: int | None, size: int) -> Page[Task]:
+    async def list(
+        self, caller: Caller, states: Collection[TaskState], *, after: int | None, size: int, trials: bool = False
+    ) -> Page[Task]:
         """The tenant's tasks in one of these states, none for all, newest first, behind the one of number `after`."""
-        return await page_of(self._driver, caller.tenant, states, after=after, size=size)
+        return await page_of(self._driver, caller.tenant, states, after=after, size=size, trials=trials)
 
     async def cancel(self, task_id: TaskId, caller: Caller) -> Task:
         """End a task; one that has ended stays as it is.
