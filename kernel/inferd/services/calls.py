@@ -1,7 +1,7 @@
 """A call under way: who makes it, by what it carries besides its message, and the stream of its answers."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -43,20 +43,28 @@ class Call:
 
     __slots__ = ("admission", "caller", "read", "refused", "take", "write")
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - of one call
         self,
         caller: Caller,
         context: Context,
         admission: Admission,
         take: Callable[["Message"], object],
         refused: Callable[[InferdError], None],
+        serialize: Callable[[Any], bytes] | None = None,
     ) -> None:
         self.caller = caller
         self.admission = admission
         self.read = context.read
         self.take = take
         self.refused = refused
-        self.write = context.write
+        self.write = context.write if serialize is None else _serializing(context.write, serialize)
+
+
+def _serializing(write: Callable[[Any], Awaitable[None]], serialize: Callable[[Any], bytes]) -> Any:
+    def send(message: Any) -> Awaitable[None]:
+        return write(serialize(message))
+
+    return send
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,6 +107,10 @@ class Entrance(grpc.aio.ServerInterceptor):
         if handler.unary_unary is not None:  # what is sent once is read when it is known who sends it
             method = self._guarded(handler.unary_unary, policy, read)
             return grpc.unary_unary_rpc_method_handler(method, None, write)
+        if handler.unary_stream is not None and policy.method == RUN_TASK:
+            # What such a stream ends with goes with its status: gRPC does so for what answers once, and writes before.
+            method = self._guarded(handler.unary_stream, policy, read, write)
+            return grpc.unary_unary_rpc_method_handler(method, None, None)
         if handler.unary_stream is not None:
             method = self._guarded(handler.unary_stream, policy, read)
             return grpc.unary_stream_rpc_method_handler(method, None, write)
@@ -115,11 +119,15 @@ class Entrance(grpc.aio.ServerInterceptor):
         raise TypeError("no service has a method that takes a stream and answers once")
 
     def _guarded(
-        self, method: Callable[..., Any], policy: CallPolicy, read: Callable[[bytes], Message] | None = None
+        self,
+        method: Callable[..., Any],
+        policy: CallPolicy,
+        read: Callable[[bytes], Message] | None = None,
+        write: Callable[[Any], bytes] | None = None,
     ) -> Callable[..., Any]:
         async def call(request: Any, context: Context) -> Any:
             try:
-                return await self._answer(method, policy, read, request, context)
+                return await self._answer(method, policy, read, request, context, write)
             except (grpc.aio.InternalError, grpc.aio.UsageError):
                 # gRPC refuses what is done with a call that is over: its client has gone, or its deadline came first.
                 raise asyncio.CancelledError from None
@@ -132,13 +140,14 @@ class Entrance(grpc.aio.ServerInterceptor):
 
         return call
 
-    async def _answer(
+    async def _answer(  # noqa: PLR0917 - of one call
         self,
         method: Callable[..., Any],
         policy: CallPolicy,
         read: Callable[[bytes], Message] | None,
         request: Any,
         context: Context,
+        write: Callable[[Any], bytes] | None,
     ) -> Any:
         peer = context.peer()
         note = self._notes.begin(policy, peer)
@@ -171,11 +180,11 @@ class Entrance(grpc.aio.ServerInterceptor):
                         request = _each(request, partial(take, whole=False))
                     await note.begin()
                     refused = partial(note.fail, is_order=True)
-                    answer = await method(request, Call(caller, context, admission, take, refused))
+                    answer = await method(request, Call(caller, context, admission, take, refused, write))
                 if isinstance(answer, Message):
                     self._check_size(answer)
                 await note.end(answer)
-                return answer
+                return answer if write is None else write(answer)
             finally:
                 self._calls.give_back(counted)
         except InferdError as error:  # it may be kept with a task: without its frames, which hold the request

@@ -32,6 +32,7 @@ _Response = TypeVar("_Response", ts.RunTaskResponse, ts.WatchTaskResponse)
 
 MOST_INTERVAL_S = 10.0  # between events with output
 RESPONSE_BYTES = 1 << 20  # of events that share a response, about
+END_BYTES = 1 << 14  # of a response that goes with the status of its call: nobody waits until its client reads it
 MOST_LABEL_KEY = 63
 MOST_LABEL_VALUE = 256
 
@@ -170,10 +171,34 @@ def write_event(task_id: str, numbered: Numbered, into: tp.TaskEvent | None = No
     return written
 
 
+def ends_well(batch: list[Numbered]) -> bool:
+    """Whether the last of these events is the end of a task that has not failed."""
+    event = batch[-1].event
+    return isinstance(event, te.Finished) and event.outcome.error is None
+
+
 def write_responses(
+    task_id: str, batch: list[Numbered], most_bytes: int, kind: type[_Response], *, several: bool, ends: bool = False
+) -> Iterator[_Response]:
+    """Messages of a kind for events, each in its own or `several` in one, a large one in as many as it needs.
+
+    Where the task `ends` with them, the last one has at most `END_BYTES`, or the end alone.
+    """
+    for response in _responses(task_id, batch, most_bytes, kind, several=several):
+        more = response.more_events
+        if ends and more and more[-1].HasField("finished") and response.ByteSize() > END_BYTES:
+            end = kind()
+            end.event.CopyFrom(more[-1])
+            del more[-1]
+            yield response
+            yield end
+        else:
+            yield response
+
+
+def _responses(
     task_id: str, batch: list[Numbered], most_bytes: int, kind: type[_Response], *, several: bool
 ) -> Iterator[_Response]:
-    """Messages of a kind for events, each in its own or `several` in one, a large one in as many as it needs."""
 
     def make() -> tuple[_Response, tp.TaskEvent]:
         response = kind()

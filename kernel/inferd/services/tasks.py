@@ -15,7 +15,7 @@ from inferd.services.extents import Extents
 from inferd.services.pages import number_of, size_of, token_of
 from inferd.services.run_requests import read_create, read_run
 from inferd.services.task_orders import TaskOrders
-from inferd.services.task_values import read_interval, request_bytes, write_responses, write_task
+from inferd.services.task_values import ends_well, read_interval, request_bytes, write_responses, write_task
 from inferd.services.uploads import find_named
 from inferd_api.v1 import task_pb2 as pb
 from inferd_api.v1 import task_service_pb2 as ts
@@ -41,8 +41,9 @@ class Tasks:
         self._message_limit_bytes = message_limit_bytes
         self._extents = extents
 
-    async def RunTask(self, request: ts.RunTaskRequest, call: Call) -> None:  # noqa: N802 - the wire's name
-        """Create a task and watch it."""
+    async def RunTask(self, request: ts.RunTaskRequest, call: Call) -> ts.RunTaskResponse | None:  # noqa: N802 - the wire's name
+        """Create a task and watch it; the message with its end is the answer, which goes with the status."""
+        last: ts.RunTaskResponse | None = None
         interval_s, several, write = read_interval(request.output_interval), request.several_events, call.write
         named = await find_named(self._uploads, self._blobs, call.caller, request.spec)
         spec = read_run(request, call.caller, prompt_limit_bytes=self._prompt_limit_bytes, named=named)
@@ -50,10 +51,17 @@ class Tasks:
         del spec, named  # it stays with the core, for as long as that needs it
         async with running as stream:
             async for batch in stream.follow(0, interval_s, gathers=several):
+                ends = ends_well(batch)
                 for response in write_responses(
-                    stream.task_id, batch, self._message_limit_bytes, ts.RunTaskResponse, several=several
+                    stream.task_id, batch, self._message_limit_bytes, ts.RunTaskResponse, several=several, ends=ends
                 ):
-                    await write(response)
+                    if last is not None:
+                        await write(last)
+                    last = response
+                if last is not None and not ends:
+                    await write(last)
+                    last = None
+        return last
 
     async def CreateTask(self, request: ts.CreateTaskRequest, call: Call) -> ts.CreateTaskResponse:  # noqa: N802 - the wire's name
         """Create a task that outlives its client."""
