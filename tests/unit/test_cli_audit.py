@@ -3,7 +3,7 @@
 import json
 import signal
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from inferd.cli.main import app
+from inferd.cli.store import opened
 from inferd.runtime.kept_trail import HEAD, read_parts
-from inferd.store.sqlite import SqliteStore
 from inferd.store.store import NO_TENANT, Append, Drop, Kind, Put
 from inferd.testing.kernel import KernelProcess, kernel_process
 from inferd_api.v1.quota_pb2 import Quota
@@ -64,13 +64,13 @@ def test_a_trail_is_checked_over_a_kill_a_restart_and_whatever_somebody_does_to_
     assert inferd("export", "--offline", "--to", folder / "trail.jsonl").exit_code == 0
     assert told("verify", folder / "trail.jsonl", "--key", folder / "state" / "audit.pub") == whole
     assert inferd("export", "--offline", "--to", folder / "trail.jsonl").exit_code == 1  # it is there
-    _check_rows(folder)
+    _check_rows()
     _check_files(folder)
 
 
-def _check_rows(folder: Path) -> None:
+def _check_rows() -> None:
     """Each block of lines, and each record, that somebody changes or removes is found, though the store takes it."""
-    with closing(SqliteStore(folder / "store")) as store:
+    with opened(None, None) as store:
         (_, segments, _) = read_parts(store)
         (key,) = [segment.key for segment in segments]
         blocks = list(store.pieces(NO_TENANT, Kind.AUDIT, key))
@@ -79,7 +79,7 @@ def _check_rows(folder: Path) -> None:
     firsts = [1 + sum(lines[:place]) for place in range(len(blocks))]
 
     def with_blocks(changed: list[tuple[int, bytes]]) -> Result:
-        with closing(SqliteStore(folder / "store")) as store:
+        with opened(None, None) as store:
             pieces = [Append(NO_TENANT, Kind.AUDIT, key, number, value) for number, value in changed]
             store.write([Drop(NO_TENANT, Kind.AUDIT, key, record=False), *pieces])
         return inferd("verify", "--offline", "-o", "json")
@@ -92,10 +92,10 @@ def _check_rows(folder: Path) -> None:
         if other != blocks[place]:
             assert _kind(with_blocks([(n, other if v is blocks[place] else v) for n, v in right])) == "changed"
     assert with_blocks(right).exit_code == 0
-    with closing(SqliteStore(folder / "store")) as store:
+    with opened(None, None) as store:
         store.write([Drop(NO_TENANT, Kind.AUDIT, HEAD), *[Drop(NO_TENANT, Kind.AUDIT, key)]])
     assert _kind(inferd("verify", "--offline", "-o", "json")) == "truncated"  # a checkpoint apart from the store knows
-    with closing(SqliteStore(folder / "store")) as store:
+    with opened(None, None) as store:
         store.write([Put(NO_TENANT, Kind.AUDIT, HEAD, head.value), segments[0].put()])
     assert with_blocks(right).exit_code == 0
 
