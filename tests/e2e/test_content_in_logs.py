@@ -7,6 +7,7 @@ import socket
 import urllib.request
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +168,14 @@ async def be_kept(teller: Teller) -> None:
             await teller.tasks.CreateTask(CreateTaskRequest(spec=spec), metadata=teller.metadata)
         except grpc.aio.AioRpcError as error:
             assert error.code() is grpc.StatusCode.UNAVAILABLE  # noqa: PT017 - it may go well, too
+    data = teller.words("of a blob").encode() * 9000
+    put = teller.blobs.PutBlob(metadata=teller.metadata)
+    digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+    await put.write(PutBlobRequest(start=PutBlobStart(digest=digest, size_bytes=len(data))))
+    await put.write(PutBlobRequest(chunk=data))
+    await put.done_writing()
+    with suppress(grpc.aio.AioRpcError):  # as above
+        assert [each async for each in put]
 
 
 async def fail(teller: Teller) -> None:
@@ -203,10 +212,9 @@ def logs_of(kernel: KernelProcess) -> dict[str, str]:
 
 
 def lying_about(kernel: KernelProcess, temporary: Path) -> Iterator[tuple[str, bytes]]:
-    """Files that a kernel left, besides those in which it keeps tasks and blobs."""
-    kept = (kernel.folder / "data" / "blobs", kernel.folder / "state" / "kernel.sqlite")
+    """Files that a kernel has or left: its store, the log of that, and blobs among them."""
     for path in (*kernel.folder.rglob("*"), *temporary.rglob("*")):
-        if path.is_file() and not str(path).startswith(tuple(map(str, kept))):
+        if path.is_file():
             yield str(path), path.read_bytes()
 
 
@@ -260,7 +268,7 @@ def test_the_canary_is_nowhere(tmp_path: Path, tmp_path_factory: pytest.TempPath
         "INFERD_AUTH__REQUIRED": "true",
         "INFERD_METRICS_LISTEN": f"127.0.0.1:{port}",
         "INFERD_STORE__URL": f"sqlite:{tmp_path / 'state' / 'kernel.sqlite'}",
-        "INFERD_FAILPOINTS": "store.begin=9*off->2*error(disk)",
+        "INFERD_FAILPOINTS": "store.begin=24*off->2*error(disk)",
         "INFERD_CREDENTIAL": canary,
         "ELSEWHERE_TOKEN": canary,
         "TMPDIR": str(temporary),
