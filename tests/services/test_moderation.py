@@ -1,5 +1,6 @@
 """Rules of moderation by the wire, with real workers: inputs, outputs, events, classifiers and what goes on."""
 
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,10 +12,12 @@ import pytest_asyncio
 from connection import Connection, read_all, read_failing, reason_of
 
 from inferd.testing.kernel import kernel_here
+from inferd_api.v1 import audit_service_pb2 as aus
 from inferd_api.v1 import moderation_pb2 as mp
 from inferd_api.v1 import moderation_service_pb2 as ms
 from inferd_api.v1 import task_pb2 as tp
 from inferd_api.v1 import task_service_pb2 as ts
+from inferd_api.v1.audit_service_pb2_grpc import AuditServiceStub
 from inferd_api.v1.moderation_service_pb2_grpc import ModerationServiceStub
 from inferd_api.v1.sampling_pb2 import SamplingParams
 
@@ -58,6 +61,10 @@ def said(events: list[tp.TaskEvent]) -> str:
     return "".join(event.output.text for event in events)
 
 
+def written(folder: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in folder.glob("kept.sqlite*"))
+
+
 def cuts(events: list[tp.TaskEvent]) -> list[tuple[str, int, int]]:
     return [(e.moderated.rule, e.moderated.action, e.moderated.spans) for e in events if e.HasField("moderated")]
 
@@ -85,6 +92,11 @@ async def test_a_rule_that_stops_ends_the_task(kernel: Connection) -> None:
     assert "forbidden" not in str(error).lower()
     assert cuts(events) == [("end", mp.MODERATION_ACTION_STOP, 1)]
     assert events[-1].finished.usage.output_tokens > len("this is ")
+    stub: Any = AuditServiceStub(kernel.channel)  # type: ignore[no-untyped-call]
+    lines = (await stub.ListAuditLines(aus.ListAuditLinesRequest(page_size=1000))).lines
+    told = [each for each in map(json.loads, lines) if each.get("event") == "moderation"]
+    assert [each["action"] for each in told if each["task_id"] == events[0].task_id] == ["stop"]
+    assert not any("forbidden" in line.lower() for line in lines)
 
 
 async def test_an_input_is_refused_before_it_is_read(kernel: Connection) -> None:
@@ -206,3 +218,27 @@ async def test_what_is_flagged_waits_for_a_person_and_outlives_the_kernel(tmp_pa
         flag = (await stub.GetFlag(ms.GetFlagRequest(flag_id=flags[0].flag_id))).flag
         assert (flag.state, flag.resolved_by) == (mp.FLAG_STATE_DISMISSED, "local")
         assert "kept" in [rule.name for rule in (await stub.ListModerationRules(ms.ListModerationRulesRequest())).rules]
+
+
+async def test_a_kernel_that_starts_again_goes_on_behind_what_was_shown(tmp_path: Path) -> None:
+    """What is kept of a task under rules has nothing of what was cut, and a kernel after this one goes on behind it."""
+    store = {"url": f"sqlite:{tmp_path / 'kept.sqlite'}", "sealing": "off"}
+    spec = tp.TaskSpec(model="fake", prompt="we h4te ham. ", sampling=SamplingParams(max_tokens=90, temperature=0))
+    rules = [{"name": "cut", "words": ["h4te"], "action": "redact", "replacement": "[x]", "on": ["output"]}]
+    async with moderated(tmp_path, rules, store=store) as made:
+        await made.create(step_s=0.02)
+        task = (await made.tasks.CreateTask(ts.CreateTaskRequest(spec=spec))).task
+        before: list[tp.TaskEvent] = []
+        async for response in made.tasks.WatchTask(ts.WatchTaskRequest(task_id=task.task_id)):
+            before.append(response.event)
+            if len(said(before)) > 30:
+                break
+    async with moderated(tmp_path, rules, store=store) as made:
+        events = await read_all(made.tasks.WatchTask(ts.WatchTaskRequest(task_id=task.task_id)))
+    assert said(events).startswith(said(before))
+    assert "h4te" not in said(events)
+    assert "[x]" in said(events)
+    assert events[-1].finished.state == tp.TASK_STATE_SUCCEEDED
+    shown = written(tmp_path)
+    assert b"[x]" in shown
+    assert shown.count(b"h4te") <= 2, "what the client gave is kept, and nothing of what was cut"

@@ -27,6 +27,8 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("[store]\nurl = 'kernel.sqlite'", "'store.url'"),
         ("[store]\nurl = 'mysql://h/d'", "names no store that there is; write sqlite:/var/lib/inferd/kernel.sqlite"),
         ("[store]\nurl = 'sqlite:kept'", "its absolute path, as sqlite:/var/lib/inferd/kernel.sqlite"),
+        ("[[quotas]]\nmodle = 'a'\ntasks = 1", "did you mean 'quotas.0.models'?"),
+        ("[[moderation.rules]]\nname = 'a'\nwordz = ['a']", "did you mean 'moderation.rules.0.words'?"),
         ("[tls]\ncert_file = '/c'", ": cert_file and key_file belong together"),
         ("listen = ", "is not TOML"),
     ],

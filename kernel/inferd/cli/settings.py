@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tomllib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_settings import SettingsError
@@ -16,6 +16,7 @@ from inferd.errors import suggestion
 from inferd.store.passwords import hide_passwords
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from pydantic_core import ErrorDetails
@@ -96,11 +97,18 @@ def _variable(path: list[str]) -> str:
 
 
 def _owner(path: list[str]) -> type[BaseModel]:
-    """The class of the settings under `path`."""
+    """The class of the settings under `path`, or of each of a list or a table of them."""
     owner: type[BaseModel] = Settings
     for step in path:
-        inner = owner.model_fields[step].annotation
-        if not isinstance(inner, type):
-            raise TypeError(f"{step} is no group of settings")
-        owner = inner
+        field = owner.model_fields.get(step)
+        if field is not None:  # else it is a place in a list, or a key of a table
+            owner = next((kind for kind in _kinds(field.annotation) if issubclass(kind, BaseModel)), owner)
     return owner
+
+
+def _kinds(annotation: object) -> Iterator[type]:
+    """The classes that an annotation names."""
+    if isinstance(annotation, type) and not get_args(annotation):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _kinds(inner)

@@ -18,7 +18,7 @@ NAME_FORM: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 MOST_RULES: Final = 1000
 MOST_WORDS: Final = 100_000  # of all rules together
 MOST_WORD_CHARS: Final = 200
-MOST_WORDS_CHARS: Final = 4 << 20  # of all words of all rules
+MOST_WORDS_CHARS: Final = 1 << 20  # of all words of all rules: they go to each worker in a frame
 MOST_PATTERNS: Final = 200  # of all rules together
 MOST_PATTERN_CHARS: Final = 2000
 MOST_SPAN: Final = 1000  # characters that a match of a pattern may have, at most
@@ -116,7 +116,7 @@ class Rule:
 
 def write_rules(rules: Iterable[Rule]) -> bytes:
     """Rules, for a store or a worker."""
-    return json.dumps([rule.write() for rule in rules], separators=(",", ":")).encode()
+    return json.dumps([rule.write() for rule in rules], separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def read_rules(written: bytes) -> list[Rule]:

@@ -46,6 +46,10 @@ class Lane(Protocol):
         """
         ...
 
+    def may_find(self, folded: str) -> bool:
+        """Whether something is found in a whole text that is folded so; it may say so where nothing is."""
+        ...
+
 
 @dataclass(slots=True)
 class _Word:
@@ -91,6 +95,10 @@ class WordLane:
                 found += [Found(folded.origins[start], folded.origins[last] + 1, rule) for rule in word.alone]
         return found, hold
 
+    def may_find(self, folded: str) -> bool:
+        """See `Lane`."""
+        return next(self._automaton.iter(folded), None) is not None
+
     def _possible(self, text: str) -> int:
         size = len(text)
         for start in range(max(0, size - self._longest + 1), size):
@@ -132,6 +140,10 @@ class PatternLane:
                 found.append(Found(folded.origins[start], folded.origins[end - 1] + 1, rule))
                 at = match.start() + 1
         return found, limit
+
+    def may_find(self, folded: str) -> bool:
+        """See `Lane`."""
+        return any(pattern.search(folded) is not None for pattern, _ in self._patterns)
 
 
 def _options() -> Any:

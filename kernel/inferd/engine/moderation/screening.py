@@ -35,7 +35,7 @@ WAITING_STEPS: Final = 64
 OWN_TENANTS: Final = "inferd:"
 """How the tenants of the kernel's own tasks begin: probes, trials and classifiers are under no rules."""
 
-MOST_RULINGS: Final = 64  # that are kept ready, by which rules they are of
+MOST_RULINGS: Final = 16  # that are kept ready, by which rules they are of
 
 
 @dataclass(slots=True, eq=False)

@@ -141,7 +141,7 @@ class Moderation:
         self._verdicts.ask(question, rule, text)
 
     def moderated(self, task_id: TaskId, rule: str, action: str, spans: int) -> None:
-        """A rule has cut something of a task, ended it or refused it: the audit trail tells of that, and not of what."""
+        """A rule has cut something of a task, ended it or refused it: the audit trail tells that, and not what."""
         self._decide(task_id, rule, action, Decision.REFUSED, spans=spans)
 
     def _decide(self, task_id: TaskId, rule: str, action: str, decision: Decision, **more: object) -> None:
