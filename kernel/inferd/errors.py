@@ -374,6 +374,22 @@ class BlobDamagedError(InferdError):
     outside = "the file of this blob is damaged or gone; delete it and put it again"
 
 
+class SourceUnavailableError(InferdError):
+    """The files of a model could not be fetched from where they are; `metadata["cause"]` says why."""
+
+    reason = "SOURCE_UNAVAILABLE"
+    code = "UNAVAILABLE"
+    outside = "the files of this model could not be fetched"
+
+
+class DiskFullError(InferdError):
+    """There is no room on the disk for the files of a model."""
+
+    reason = "DISK_FULL"
+    code = "RESOURCE_EXHAUSTED"
+    outside = "there is no room for the files of this model"
+
+
 class UnauthenticatedError(InferdError):
     """The call says not who makes it, or what it says does not hold, or no longer."""
 

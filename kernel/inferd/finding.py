@@ -2,8 +2,9 @@
 
 import asyncio
 from collections.abc import Mapping
+from hashlib import sha256
 
-from inferd.config import Settings
+from inferd.config import Settings, config_path
 from inferd.core.ids import DeviceId
 from inferd.model_settings import Watching
 from inferd.plugin.registry import BackendReport
@@ -11,8 +12,12 @@ from inferd.runtime.baselines import Baseline, as_before
 from inferd.runtime.declaring import Declarations
 from inferd.runtime.devices import DeviceMeter, find_devices
 from inferd.runtime.driver import Driver
+from inferd.runtime.fetching import Fetches
+from inferd.runtime.library import Library
 from inferd.runtime.plugins import Plugins
+from inferd.runtime.shelf import Shelf
 from inferd.runtime.watched import Watched
+from inferd.services.declared_terms import DeclaredTerms
 
 
 def found_meter(
@@ -54,3 +59,14 @@ def watched_folder(settings: Watching, driver: Driver, plugins: Plugins, declara
     if settings.folder is None:
         return None
     return Watched(settings.folder, settings.poll_s, driver=driver, plugins=plugins, declarations=declarations)
+
+
+def found_shelf(settings: Settings, driver: Driver, plugins: Plugins) -> Shelf:
+    """Where models come from: the library, what the configuration declares, and what is fetched from elsewhere.
+
+    The last has a folder of this kernel's own, whoever else has the same `data_dir`.
+    """
+    own = sha256(str(settings.state_dir.absolute()).encode()).hexdigest()[:16]
+    fetches = Fetches(settings.sources, settings.data_dir / "fetched" / own, driver.watchers.models.notify)
+    declarations = Declarations(str(config_path()), settings.models, DeclaredTerms(driver.loading.limits))
+    return Shelf(Library(settings.data_dir), plugins, driver, declarations, fetches)

@@ -12,6 +12,17 @@ NAME_RULE: Final = (
 _FORM: Final = re.compile(NAME_FORM)
 
 
+MOST_DIGITS: Final = 9  # of the number of a version
+AT: Final = "@"
+"""Between the name of a model and the number of a version of it, as in "chat@3"; no name has it."""
+
+
+def version_of(name: str) -> tuple[str, int] | None:
+    """The model and the number of the version that a name means; None for a name that means none."""
+    base, at, number = name.rpartition(AT)
+    return (base, int(number)) if at and number.isdecimal() and len(number) <= MOST_DIGITS and is_name(base) else None
+
+
 def is_name(text: str) -> bool:
     """Whether a model, or an alias, may have it for its name."""
     return len(text) <= MOST_NAME and _FORM.fullmatch(text) is not None

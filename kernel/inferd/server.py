@@ -9,7 +9,7 @@ import grpc
 
 from inferd import descriptors
 from inferd.addresses import loopback_port
-from inferd.config import Settings, config_path
+from inferd.config import Settings
 from inferd.core.backoff import Backoff
 from inferd.core.elastic import ElasticTimes
 from inferd.core.growth import GrowthLimits
@@ -23,14 +23,14 @@ from inferd.core.rollouts import RolloutLimits
 from inferd.core.vigil import WorkerTimes
 from inferd.doors import Doors, opened_doors
 from inferd.exposing import exposing
-from inferd.finding import found_meter, found_plugins, watched_folder
+from inferd.finding import found_meter, found_plugins, found_shelf, watched_folder
 from inferd.listeners import check_listeners, has_tls
 from inferd.plugin.registry import BackendReport
 from inferd.runtime.baselines import keep_baselines, kept_baselines
 from inferd.runtime.blob_opening import blobs_of, opened_blobs
 from inferd.runtime.certificates import Certificates
 from inferd.runtime.clock import Clock
-from inferd.runtime.declaring import Declarations, Declaring
+from inferd.runtime.declaring import Declaring
 from inferd.runtime.devices import DeviceMeter
 from inferd.runtime.digests import Digests
 from inferd.runtime.driver import Driver
@@ -45,13 +45,11 @@ from inferd.runtime.front.moderation import Moderation
 from inferd.runtime.front.named_files import NamedFiles
 from inferd.runtime.keeper_times import KeeperTimes
 from inferd.runtime.kept_times import set_clock
-from inferd.runtime.library import Library
 from inferd.runtime.own_memory import OwnMemory
 from inferd.runtime.plugins import Plugins
 from inferd.runtime.restoring import kept_names, read_kept, restore
 from inferd.runtime.shelf import Shelf
 from inferd.services.channel import channel_options
-from inferd.services.declared_terms import DeclaredTerms
 from inferd.services.doorway import Doorway
 from inferd.services.server import offer_services
 from inferd.store.opening import MEMORY, opened
@@ -201,9 +199,7 @@ async def _built_around(settings: Settings, driver: Driver, certificates: Certif
     before = await kept_baselines(driver)
     plugins = found_plugins(settings, driver, before)
     await plugins.refresh()
-    library, terms = Library(settings.data_dir), DeclaredTerms(driver.loading.limits)
-    declarations = Declarations(str(config_path()), settings.models, terms)
-    shelf = Shelf(library, plugins, driver, declarations)
+    shelf = found_shelf(settings, driver, plugins)
     await shelf.read(but=await kept_names(driver))
     meter = found_meter(settings, driver, plugins.reports, before)
     await keep_baselines(driver, meter, before)
@@ -221,12 +217,13 @@ async def _built_around(settings: Settings, driver: Driver, certificates: Certif
             digests=digests,
         )
         await front.adopt()
-        watched = watched_folder(settings.watched, driver, plugins, declarations)
-        declaring = Declaring(declarations, driver, plugins, library, watched)
+        watched = watched_folder(settings.watched, driver, plugins, shelf.declarations)
+        declaring = Declaring(driver, plugins, shelf, watched)
         try:
             yield _Built(driver, plugins, meter, front, shelf, authority, declaring)
         finally:
             await digests.close()
+            await shelf.fetches.close()
 
 
 def _core_limits(settings: Settings, *, has_store: bool) -> CoreLimits:
@@ -422,7 +419,7 @@ def _front(
             digests=digests,
             watchers=watchers("limits.model_watchers", limits.model_watchers, "watch models"),
             exports=watchers("bundles.exports", settings.bundles.exports, "export models"),
-            roots=NamedFiles(shelf.folder, settings, authority.access).roots,
+            roots=NamedFiles(shelf.folders, settings, authority.access).roots,
         ),
         leases=leases.Leases(
             driver,

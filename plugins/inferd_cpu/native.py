@@ -167,7 +167,9 @@ def _load(path: Path) -> ctypes.CDLL:
     except (OSError, AttributeError) as error:
         raise NativeMissing(f"{path.name} cannot be loaded: {error}", fix=FIX) from None
     if interface != INTERFACE:
-        raise NativeMissing(f"{path.name} has interface {interface}, but {INTERFACE} is needed", fix=FIX)
+        age = "older" if interface < INTERFACE else "newer"
+        why = f"{path.name} is {age} than the Python code beside it (interface {interface}; {INTERFACE} is needed)"
+        raise NativeMissing(why, fix=FIX)
     for name, (result, arguments) in _FUNCTIONS.items():
         function = getattr(library, name)
         function.restype, function.argtypes = result, arguments

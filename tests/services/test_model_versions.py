@@ -239,3 +239,24 @@ async def test_an_update_that_cannot_be_is_refused_by_its_field(
     with pytest.raises(grpc.aio.AioRpcError, match=words):
         await update(connection, **changes)
     assert [each.number for each in await versions(connection)] == [1]
+
+
+async def test_a_version_that_is_named_stays_what_it_is(connection: Connection) -> None:
+    """`fake@1` and an alias of it are version 1 whatever the model becomes; it never changes, and goes with it."""
+    await connection.create()
+    await update(connection, source=str(write_fake_model(connection.folder, "mute", mute=True)))
+    assert text_of(await read_all(connection.chat("hello"))) == ""
+    await connection.models.UpdateModel(ms.UpdateModelRequest(name="fake@1", add_aliases=["prod"]))
+    for name in ("fake@1", "prod"):
+        assert text_of(await read_all(connection.chat("hello", model=name))) == "hello"
+    reason, _ = await refusal(
+        connection.models.UpdateModel(ms.UpdateModelRequest(name="prod", settings={"context_tokens": "64"}))
+    )
+    assert reason == "INVALID_FIELD"
+    with pytest.raises(grpc.aio.AioRpcError, match="has no version 9; it has 1, 2"):
+        await read_all(connection.chat("hello", model="fake@9"))
+    await connection.models.DeleteModel(ms.DeleteModelRequest(name="fake", force=True))
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        async for _ in connection.models.WatchModel(ms.WatchModelRequest(name="fake@1"), timeout=60):
+            pass
+    assert reason_of(caught.value)[0] == "MODEL_NOT_FOUND"

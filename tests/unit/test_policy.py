@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 
 from inferd.auth_settings import Auth, KindName, VerbName
-from inferd.core.policy import Policy, ResourceKind, Rule, Rules, Verb, matches
+from inferd.core.policy import Grant, Policy, ResourceKind, Rule, Rules, Verb, matches
 from inferd.core.principal import OWNER, Principal
 from inferd.core.roles import BUILT_IN
 from inferd.runtime.front.authority import read_rules
@@ -129,3 +129,11 @@ def test_the_configuration_adds_rules() -> None:
     read, none = read_rules(settings)[len(BUILT_IN) :]
     assert read == Rule(who="role:chat", verbs=frozenset({Verb.RUN}), kinds=frozenset({ResourceKind.TASK}), models="m*")
     assert none == Rule(who="*", allow=False)
+
+
+def test_what_is_about_a_model_is_about_its_versions() -> None:
+    """A rule about "chat" holds for "chat@3", a rule about that for no other, and "chats@3" is another model."""
+    assert Grant(("chat",), ()).permits("chat@3")
+    assert not Grant(("*",), ("chat",)).permits("chat@3")
+    assert Grant(("*",), ("chat@3",)).permits("chat@2")
+    assert not Grant(("chat",), ()).permits("chats@3")

@@ -357,6 +357,20 @@ class BlobDamagedError(InferdError):
     code = "DATA_LOSS"
 
 
+class SourceUnavailableError(InferdError):
+    """The files of a model could not be fetched; `metadata["cause"]` says why. Asked again, it goes on where it was."""
+
+    reason = "SOURCE_UNAVAILABLE"
+    code = "UNAVAILABLE"
+
+
+class DiskFullError(InferdError):
+    """The disk of the kernel has no room for the files of a model; see `needed_bytes` and `free_bytes`."""
+
+    reason = "DISK_FULL"
+    code = "RESOURCE_EXHAUSTED"
+
+
 class UnauthenticatedError(InferdError):
     """The kernel needs a login, or does not know this one, or not any more; see `Client(credential_file=…)`."""
 

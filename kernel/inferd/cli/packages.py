@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from inferd.cli import pip
-from inferd.cli.download import AccessDeniedError, Meter, download, open_part, part_path, web_client
+from inferd.cli.download import AccessDeniedError, Meter, download, open_part, part_path
 from inferd.cli.output import CommandError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from inferd.cli.network import Network
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,15 +29,15 @@ class Wheel:
 
 
 @contextmanager
-def fetched(requirement: str, folder: Path, meter: Callable[[str], Meter]) -> Iterator[Wheel]:
-    """The wheel that pip finds: the user's own where it lies, or one downloaded into `folder`.
+def fetched(requirement: str, folder: Path, meter: Callable[[str], Meter], network: Network) -> Iterator[Wheel]:
+    """The wheel that the network finds: the user's own where it lies, or one downloaded into `folder`.
 
     What was downloaded goes when the block ends; if by an error, it stays for the next try.
 
     Raises:
         CommandError: There is none, or it cannot be had.
     """
-    found = pip.resolve(requirement)
+    found = network.resolve(requirement)
     parts = urlsplit(found.url)
     name = unquote(parts.path).rpartition("/")[2]
     if parts.scheme == "file":
@@ -44,11 +45,13 @@ def fetched(requirement: str, folder: Path, meter: Callable[[str], Meter]) -> It
         return
     with open_part(part_path(folder, found.url)) as part, tempfile.TemporaryDirectory(dir=folder) as into:
         try:
-            with web_client(any_scheme=True) as client:
+            with network.index_client() as client:
                 download(client, found.url, part, sha256=found.sha256, meter=meter(name))
             part.finish(sha256=found.sha256)
         except AccessDeniedError:
-            yield Wheel(path=pip.download(requirement, Path(into)), name=name)
+            if network.instead is None:
+                raise
+            yield Wheel(path=network.instead(requirement, Path(into)), name=name)
         else:
             yield Wheel(path=part.path, name=name)
         part.remove()

@@ -141,13 +141,14 @@ def _fetch(output: Output, library: Library, folder: Path, order: Order, progres
         for item in items:  # all are held until the last is there, so that a repeated command goes on
             parts[item.path] = held.enter_context(open_part(part_path(folder, item.origin)))
             item.bring(parts[item.path], meter(item.path))
-        manifest = _describe(order, parts)
-        if why := _add(library, folder, manifest, order, parts):
+        manifest = describe(order, parts)
+        if why := add(library, folder, manifest, order, parts):
             output.note(why)
         return manifest
 
 
-def _describe(order: Order, parts: Mapping[str, Part]) -> Manifest:
+def describe(order: Order, parts: Mapping[str, Part]) -> Manifest:
+    """What a library has to know of what came."""
     files = {path: part.sha256 for path, part in parts.items()}
     first = next(iter(files))
     return Manifest(
@@ -160,7 +161,7 @@ def _describe(order: Order, parts: Mapping[str, Part]) -> Manifest:
     )
 
 
-def _add(library: Library, folder: Path, manifest: Manifest, order: Order, parts: Mapping[str, Part]) -> str:
+def add(library: Library, folder: Path, manifest: Manifest, order: Order, parts: Mapping[str, Part]) -> str:
     """Check the whole model and move it into the library, or remove it; returns as `check_whole`.
 
     Raises:

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 
 from inferd import __version__
 from inferd.cli.guard import PR_SET_PDEATHSIG, prctl
+from inferd.cli.lacking import words
 from inferd.cli.output import CommandError
 from inferd.places import own_socket
+from inferd.plugin.registry import BackendState
 from inferd.serving import serve as serve_kernel
 
 UNIX, MUTUAL_TLS = "unix:", "mtls:"
@@ -31,7 +33,10 @@ def announce(output: Output, kernel: Kernel) -> None:
     models, keeper = kernel.driver.views.model_names(), kernel.driver.keeper
     store = "" if keeper is None else keeper.state.name
     if output.json:
-        backends = [{"name": report.name, "state": report.state.name, "why": report.why} for report in kernel.reports]
+        backends = [
+            {"name": report.name, "state": report.state.name, "why": report.why, "fix": report.fix}
+            for report in kernel.reports
+        ]
         facts = {"version": __version__, "pid": os.getpid(), "addresses": list(kernel.addresses), "store": store}
         output.line({**facts, "models": models, "backends": backends})
         return
@@ -40,6 +45,9 @@ def announce(output: Output, kernel: Kernel) -> None:
     addresses = " and ".join(kernel.addresses)
     keeps = f"keeps what is created in {store}" if store else "keeps nothing"
     output.text(f"inferd {__version__} listens on {addresses} ({count}, backends: {backends_text}; {keeps})")
+    for report in kernel.reports:
+        if report.state is BackendState.READY and report.why:
+            output.note(words(report.name, report.why, report.fix))
     if told := how_to_log_in(kernel):
         output.note(told)
 

@@ -11,7 +11,9 @@ from google.protobuf.json_format import ParseDict
 from inferd.cli.amounts import counted, size
 from inferd.cli.asking import INFER, command_of, how_to_ask
 from inferd.cli.catalogue import CATALOGUE
+from inferd.cli.fetches import is_fetched
 from inferd.cli.kernel import connected, reachable
+from inferd.cli.lacking import note_lacking
 from inferd.cli.models import is_pulled, pairs
 from inferd.cli.output import CommandError, screen, table_of
 from inferd.cli.plain import plain
@@ -46,7 +48,10 @@ KEEPING = {"pin": "stays loaded once it is", "warm": "loaded at the start of the
 def show(output: Output, address: str, wanted: Wanted, data_dir: Path, *, hashed: bool) -> None:
     """Tell all of a model, of the kernel where one runs, of the library, or at a path."""
     with connected(address) as client:
-        document = describe(client if reachable(client) else None, wanted, Library(data_dir), hashed=hashed)
+        running = reachable(client)
+        document = describe(client if running else None, wanted, Library(data_dir), hashed=hashed)
+        if running and document["model"] is not None:
+            note_lacking(output, client, document["model"]["backend"])
     if output.json:
         output.document(document)
         return
@@ -76,8 +81,8 @@ def describe(client: Client | None, wanted: Wanted, library: Library, *, hashed:
         if manifest is None and model is None:
             raise not_known(library, wanted.name, ModelNotFoundError(f"no model {wanted.name!r}"))
         source = model.source if model is not None else ""
-        if model is not None and manifest is None and source.startswith(BLOB_SCHEME):
-            return _of_blobs(client, model)
+        if model is not None and manifest is None and (source.startswith(BLOB_SCHEME) or is_fetched(source)):
+            return _of_kernel(client, model)
         path = library.path(manifest) if manifest is not None else Path(source.removeprefix("file://"))
     try:
         metadata, templates, sampling = read_folder(path) if path.is_dir() else read_file(path)
@@ -107,8 +112,8 @@ def describe(client: Client | None, wanted: Wanted, library: Library, *, hashed:
     }
 
 
-def _of_blobs(client: Client | None, model: Model) -> dict[str, Any]:
-    """Of a model that was uploaded: what the kernel tells, as its files are the kernel's alone."""
+def _of_kernel(client: Client | None, model: Model) -> dict[str, Any]:
+    """Of a model that was uploaded or fetched: what the kernel tells, as its files are the kernel's alone."""
     created = {field.name: round(value, 6) for field, value in model.sampling_defaults.ListFields()}
     return {
         "name": model.name,

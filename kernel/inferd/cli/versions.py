@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from inferd.cli.amounts import counted, span
+from inferd.cli.amounts import counted, size, span
+from inferd.cli.fetches import is_fetched, name_of, wait_for
 from inferd.cli.kernel import connected
 from inferd.cli.models import pairs
 from inferd.cli.output import CommandError
@@ -189,26 +190,34 @@ def add(
     Raises:
         CommandError: There is no model at the path.
     """
+    words: dict[str, Any] = {
+        "backend": wanted.backend,
+        "device": wanted.device,
+        "settings": wanted.settings,
+        "min_instances": bounds["min_instances"],
+        "max_instances": bounds["max_instances"],
+        **traits,
+    }
+    if is_fetched(wanted.name):
+        name = name or name_of(wanted.name)
+        with connected(address) as client:
+            at = client.address
+        model = wait_for(output, at, name, lambda client: client.create_model(name, wanted.name, **words))
+        _tell(
+            output, model, f"{model.name} is fetched ({size(model.size_bytes)}) and known; it loads at its first task"
+        )
+        return
     path = wanted.host_path()
     if path is None:
         raise CommandError(f"there is no file and no model folder {wanted.name}", reason="MODEL_NOT_FOUND")
     with connected(address) as client:
-        model = client.create_model(
-            name or path.stem,
-            str(path),
-            backend=wanted.backend,
-            device=wanted.device,
-            settings=wanted.settings,
-            min_instances=bounds["min_instances"],
-            max_instances=bounds["max_instances"],
-            **traits,
-        )
+        model = client.create_model(name or path.stem, str(path), **words)
     _tell(output, model, f"{model.name} is known; it loads at its first task, or with: inferd load {model.name}")
 
 
 def _path(source: Wanted, data_dir: Callable[[], Path]) -> str:
-    """Where a source is: a file, a folder, a model of the library, or blobs of the kernel."""
-    if source.name.startswith("blob:"):
+    """Where a source is: a file, a folder, a model of the library, blobs of the kernel, or what it fetches."""
+    if source.name.startswith("blob:") or is_fetched(source.name):
         return source.name
     if (path := source.host_path()) is not None:
         return str(path)
@@ -228,8 +237,11 @@ def _before(name: str, versions: Sequence[ModelVersion]) -> int:
 
 def _update(output: Output, client: Client, name: str, changes: Mapping[str, Any]) -> None:
     before, began = client.get_model(name), time.monotonic()
-    with output.status(f"rolling out {name}"):
-        model = client.update_model(name, **changes)
+    if is_fetched(changes.get("source", "")):
+        model = wait_for(output, client.address, name, lambda another: another.update_model(name, **changes))
+    else:
+        with output.status(f"rolling out {name}"):
+            model = client.update_model(name, **changes)
     took = span(time.monotonic() - began)
     if model.version == before.version:
         changed = [*_told_probe(before.probe, changes.get("probe")), *_told_changes(before, model)]

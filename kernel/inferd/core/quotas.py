@@ -11,7 +11,7 @@ from inferd.core.admission import RETRY_WHEN_FULL_S
 from inferd.core.changes import QuotaUsed
 from inferd.core.events import RestoreUses, SetQuotas, TaskUsed
 from inferd.core.lease import LIVING, Lease, LeaseSpec, MemoryClaim, ModelClaim
-from inferd.core.policy import matches
+from inferd.core.policy import matches, matches_model
 from inferd.core.principal import ANY
 from inferd.core.probe import PROBE_TENANT
 from inferd.core.quota import Quota, QuotaUse
@@ -341,7 +341,7 @@ class Quotas:
                 quota
                 for quota in self._quotas.values()
                 if matches(quota.tenants, tenant)
-                and (quota.models == ANY if model is None else matches(quota.models, model))
+                and (quota.models == ANY if model is None else matches_model(quota.models, model))
             )
         return found
 

@@ -7,6 +7,7 @@ from inferd.core.alarms import Alarms
 from inferd.core.bounds import TaskBounds
 from inferd.core.dispatch import Dispatcher
 from inferd.core.elastic import Elastic
+from inferd.core.expiry import expired
 from inferd.core.fleet import Fleet
 from inferd.core.ids import ModelName, TaskId, Tenant
 from inferd.core.index import Page
@@ -122,8 +123,7 @@ class Tasks:
         freed: dict[ModelName, None] = {}
         while (task_id := self._expiries.pop_due(now)) is not None:
             task = self.known[task_id]
-            late = TaskExpiredError(f"the deadline passed while the task was {task.state.name}")
-            self.finish(task, Outcome(state=TaskState.EXPIRED, error=late), now)
+            self.finish(task, expired(task, self._fleet.models[task.spec.model].error), now)
             freed[task.spec.model] = None
         while (name := self._dispatcher.pop_due(now)) is not None:
             freed[name] = None

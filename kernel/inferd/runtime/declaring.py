@@ -20,6 +20,7 @@ from inferd.core.traits import Traits, TraitsChange, whole
 from inferd.errors import BrokenModelError, InferdError, InvalidFieldError, suggestion
 from inferd.model_declarations import Fault, read_entries
 from inferd.runtime.probes import with_references
+from inferd.runtime.remote import Remote
 from inferd.sampling import NAMES, PARAMETERS, Form
 
 if TYPE_CHECKING:
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
     from inferd.core.model import Model, ModelSpec
     from inferd.model_declarations import DeclaredModel, Entry
     from inferd.runtime.driver import Driver
-    from inferd.runtime.library import Library
     from inferd.runtime.plugins import Plugins
+    from inferd.runtime.shelf import Shelf
     from inferd.runtime.terms import Terms
     from inferd.runtime.watched import Watched
 
@@ -48,6 +49,7 @@ class Declarations:
         entries: Those that can be used.
         faults: Why the others cannot.
         left_out: Why things in the watched folder are no models, by path. One writer: `Watched`.
+        on_the_way: Models whose files are being fetched, and why they are not there yet. One writer: `Remote`.
     """
 
     def __init__(self, file: str, given: Sequence[Any], terms: Terms) -> None:
@@ -56,6 +58,7 @@ class Declarations:
         self.entries: dict[str, Entry] = {}
         self.faults: list[Fault] = []
         self.left_out: dict[str, Fault] = {}
+        self.on_the_way: dict[str, Fault] = {}
         self.read(given)
 
     def read(self, given: Sequence[Any]) -> None:
@@ -81,7 +84,7 @@ class Declarations:
     @property
     def all_faults(self) -> list[Fault]:
         """Why models are left out of the configuration, and of the watched folder."""
-        return [*self.faults, *self.left_out.values()]
+        return [*self.faults, *self.on_the_way.values(), *self.left_out.values()]
 
     def where(self, name: str) -> str:
         """Where a model is declared, for people; "" for nowhere."""
@@ -107,29 +110,30 @@ class Declaring:
     """Has models be as they are declared, and loads those that are to be warm. One writer: the loop of the kernel.
 
     Args:
-        declarations: Say how.
         driver: Is told.
         plugins: Who may load models.
-        library: Where models are that were pulled.
+        shelf: Where models come from.
         watched: A folder whose files are models; None for none.
 
     Attributes:
-        declarations, watched: See there.
+        declarations: What the configuration says.
+        watched: See there.
+        remote: Brings those whose files are elsewhere.
         settled: Set when all was done at the start that there was to do.
     """
 
     def __init__(
         self,
-        declarations: Declarations,
         driver: Driver,
         plugins: Plugins,
-        library: Library,
+        shelf: Shelf,
         watched: Watched | None = None,
     ) -> None:
-        self.declarations = declarations
+        self.declarations = declarations = shelf.declarations
         self._driver = driver
         self._plugins = plugins
-        self._library = library
+        self._shelf = shelf
+        self.remote = Remote(shelf.fetches, declarations, self._arrived)
         self._terms = declarations.terms
         self.watched = watched
         self.settled = asyncio.Event()
@@ -137,9 +141,12 @@ class Declaring:
 
     async def make_known(self) -> None:
         """Make all known that are declared or in the watched folder. What needs a rollout is left to `run`."""
-        for entry in tuple(self.declarations.entries.values()):
+        entries = tuple(self.declarations.entries.values())
+        self.remote.keep(entries)
+        for entry in entries:
             try:
-                await self._declare(entry)
+                if not await self.remote.wants(entry):
+                    await self._declare(entry)
             except InferdError as error:
                 self.declarations.leave_out(entry, error)
         if self.watched is not None:
@@ -147,9 +154,13 @@ class Declaring:
 
     async def run(self) -> None:
         """Settle what was left to be done at the start, then watch the folder, if there is one."""
-        await self.settle()
-        if self.watched is not None:
-            await self.watched.run()
+        try:
+            await self.settle()
+            if self.watched is not None:
+                await self.watched.run()
+            await asyncio.Event().wait()  # what is on its way ends with this
+        finally:
+            await self.remote.close()
 
     async def settle(self) -> None:
         """Roll out what is otherwise than what is loaded, and load what is to be warm; what fails is told."""
@@ -169,6 +180,14 @@ class Declaring:
         """Have models be as they are declared now."""
         self.declarations.read(given)
         await self.make_known()
+        await self.settle()
+
+    async def _arrived(self, entry: Entry) -> None:
+        """The files of a model have come."""
+        try:
+            await self._declare(entry)
+        except InferdError as error:
+            self.declarations.leave_out(entry, error)
         await self.settle()
 
     async def _declare(self, entry: Entry) -> None:
@@ -226,21 +245,23 @@ class Declaring:
 
     async def _place(self, model: DeclaredModel) -> ModelSpec:
         source, backend, settings = model.source, model.backend, dict(model.settings)
+        fetched = await self._shelf.fetches.find(source, model.digest) if self._shelf.fetches.takes(source) else None
         if source.startswith("blob:"):
             raise InvalidFieldError("it is of blobs, which belong to a tenant; name a file or a folder", field="source")
-        if not source.startswith(("/", "file:")):
-            manifest = await asyncio.to_thread(self._library.find, source)
+        if fetched is None and not source.startswith(("/", "file:")):
+            manifest = await asyncio.to_thread(self._shelf.library.find, source)
             if manifest is None:
                 raise InvalidFieldError(
                     f"{source!r} is neither an absolute path nor the name of a model that was pulled; get that with:"
                     f" inferd pull {source}",
                     field="source",
                 )
-            source, backend = str(self._library.path(manifest)), backend or manifest.backend
+            source, backend = str(self._shelf.library.path(manifest)), backend or manifest.backend
             settings = {**manifest.settings, **settings}
         return await self._plugins.place(
             name=model.name,
             source=source,
+            path=None if fetched is None else fetched.path,
             backend=backend,
             device=model.device,
             settings=settings,

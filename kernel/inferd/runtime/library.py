@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,10 @@ class Manifest:
     def paths(self) -> tuple[str, ...]:
         """Of all its files, beside the manifest."""
         return tuple(self.files) or (self.file,)
+
+    def named(self, name: str) -> "Manifest":
+        """The same by another name."""
+        return replace(self, name=name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

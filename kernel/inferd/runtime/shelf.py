@@ -2,17 +2,23 @@
 
 import asyncio
 from collections.abc import Collection, Iterable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import structlog
 
 from inferd.core.ids import ModelName
 from inferd.core.model import BOUNDS
-from inferd.errors import BrokenModelError, InferdError, InvalidFieldError, ModelBusyError
+from inferd.errors import BrokenModelError, InferdError, InvalidFieldError, ModelBusyError, ModelNotFoundError
+from inferd.model_names import version_of
+from inferd.runtime.blob_opening import blobs_of
 from inferd.runtime.declaring import Declarations
 from inferd.runtime.driver import Driver
+from inferd.runtime.fetching import Fetches
 from inferd.runtime.lacking import Lacking
 from inferd.runtime.library import BrokenManifest, Library, Manifest
+from inferd.runtime.placement import stat_files
 from inferd.runtime.plugins import Plugins
 
 log = structlog.get_logger()
@@ -26,18 +32,24 @@ class Shelf:
         plugins: Who may load them.
         driver: Is told of them.
         declarations: What the configuration says of models.
+        fetches: Brings those that come from elsewhere.
 
     Attributes:
+        fetches: See there.
+        library: See there.
         lacking: What models that were known before lack now.
-        folder: Where the library is.
+        folders: Where the library is, and what was fetched.
         declarations: The configuration goes before the library: models of the same name are left to that.
     """
 
-    def __init__(self, library: Library, plugins: Plugins, driver: Driver, declarations: Declarations) -> None:
+    def __init__(
+        self, library: Library, plugins: Plugins, driver: Driver, declarations: Declarations, fetches: Fetches
+    ) -> None:
+        self.fetches = fetches
+        self.library = library
         self.lacking = Lacking(driver, plugins, library)
-        self.folder = library.root
+        self.folders = (library.root, fetches.root)
         self.declarations = declarations
-        self._library = library
         self._plugins = plugins
         self._driver = driver
         self._seen: frozenset[tuple[str, int]] | None = None
@@ -51,10 +63,10 @@ class Shelf:
         """
         await self.lacking.look_again()
         async with self._lock:
-            seen = await asyncio.to_thread(self._library.changes)
+            seen = await asyncio.to_thread(self.library.changes)
             if seen == self._seen:
                 return
-            broken, manifests = await asyncio.to_thread(lambda: (self._library.broken(), self._library.manifests()))
+            broken, manifests = await asyncio.to_thread(lambda: (self.library.broken(), self.library.manifests()))
             self._seen = seen
             self._warn((str(folder.path), folder.why) for folder in broken)
             for manifest in manifests:
@@ -83,8 +95,11 @@ class Shelf:
         if not name or (known is not None and not known.lacks):
             return
         async with self._lock:
+            if (meant := version_of(name)) is not None:
+                await self._make_version_known(ModelName(name), ModelName(meant[0]), meant[1])
+                return
             try:
-                entry = await asyncio.to_thread(self._library.look, name)
+                entry = await asyncio.to_thread(self.library.look, name)
             except InvalidFieldError:
                 return  # no name at all: the one who looks for it says so
             if isinstance(entry, BrokenManifest):
@@ -94,6 +109,33 @@ class Shelf:
                 await self._make_known(entry)
             else:
                 self.declarations.check(name)
+
+    async def _make_version_known(self, name: ModelName, base: ModelName, number: int) -> None:
+        """Make a version of a model known as a model of its own, which stays that whatever the other one becomes.
+
+        Raises:
+            ModelNotFoundError: The model has no such version.
+            BrokenModelError: The files of that version have changed since.
+            InferdError: It cannot be made known.
+        """
+        views = self._driver.views
+        if views.find_model(name) is not None or (model := views.find_model(base)) is None:
+            return
+        if (version := model.versions.get(number)) is None:
+            known = ", ".join(map(str, model.versions))
+            raise ModelNotFoundError(f"model {base!r} has no version {number}; it has {known}", field="model")
+        spec = replace(version.spec, name=name, min_instances=0)
+        blobs = blobs_of(self._driver.keeper) if spec.tenant else None
+        placed = None if blobs is None else await blobs.models.place(spec.tenant, spec.source, name, checks=False)
+        try:
+            _, now = await asyncio.to_thread(stat_files, Path(spec.path))
+            if now != spec.file_version:
+                why = f"the files of version {number} at {spec.path} have changed since it was made"
+                raise BrokenModelError(f"{name!r} cannot be used: {why}", metadata={"cause": why}, field="model")
+            self._driver.create_model(spec)
+        finally:
+            if blobs is not None and placed is not None:
+                blobs.models.settle(placed, views.find_model(name))
 
     async def _make_known(self, manifest: Manifest) -> None:
         known = self._driver.views.find_model(ModelName(manifest.name))
@@ -105,7 +147,7 @@ class Shelf:
             settings |= {key: value for key, value in known.spec.settings.items() if key in BOUNDS}
             bounds = {"min_instances": known.spec.min_instances, "max_instances": known.spec.max_instances}
             wanted = {"settings": settings, **bounds}
-        source = str(self._library.path(manifest))
+        source = str(self.library.path(manifest))
         self._driver.create_model(
             await self._plugins.place(name=manifest.name, source=source, backend=manifest.backend, **wanted)
         )

@@ -1,4 +1,4 @@
-"""Where the files of models are that callers name: nothing is dialled, and not everybody may name any file."""
+"""Where the files of models are that callers name on this host: not everybody may name any file."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,7 +119,7 @@ def _path_of(source: str) -> Path:
     elif not parts.scheme:
         path = Path(source)
     else:
-        fix = f"fetch it first: inferd pull {source!r}"
+        fix = f"fetch it first (inferd pull {source!r}), or have the kernel fetch it: https:, hub: or package:"
         raise InvalidFieldError(f"source {source!r} is not a file of this host; {fix}", field=FIELD)
     if not path.is_absolute():
         raise InvalidFieldError(f"source {source!r} is not an absolute path", field=FIELD)

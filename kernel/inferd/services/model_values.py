@@ -12,6 +12,7 @@ from inferd.core.version import Version
 from inferd.errors import InvalidFieldError
 from inferd.model_declarations import Fault
 from inferd.model_names import NAME_RULE, is_name
+from inferd.runtime.fetching import Fetch
 from inferd.runtime.front.models import Models
 from inferd.runtime.front.versions import Other, RolloutPlan
 from inferd.sampling import ENGINE_DEFAULTS
@@ -26,6 +27,7 @@ from inferd.services.times import duration, timestamp
 from inferd_api.v1 import model_pb2 as pb
 from inferd_api.v1 import model_service_pb2 as ms
 from inferd_api.v1 import sandbox_pb2
+from inferd_api.v1.fetch_pb2 import Fetch as Fetching
 
 MOST_INSTANCES = 64
 TRAITS = frozenset({"labels", "add_aliases", "remove_aliases", "pin", "warm"})
@@ -151,6 +153,7 @@ def _check_aliases(aliases: Iterable[str], field: str) -> None:
 def write_model(model: Model, models: Models) -> pb.Model:
     """A model with its living instances."""
     spec, kept = model.spec, models.kept_prefix(model)
+    fetch = models.fetches.of(spec.name)
     return pb.Model(
         name=spec.name,
         source=spec.source,
@@ -178,9 +181,15 @@ def write_model(model: Model, models: Models) -> pb.Model:
         digest_fraction=models.digests.fraction(spec),
         declared=inside(models.declarations.where(spec.name), spec.name),
         rolling=write_version(model.rollout.version, models, model.serving) if model.rollout is not None else None,
+        fetch=write_fetch(fetch) if fetch is not None else None,
         kept_prefix_tokens=kept.tokens if kept is not None else 0,
         kept_prefix_bytes=kept.memory.size_bytes if kept is not None else 0,
     )
+
+
+def write_fetch(fetch: Fetch) -> Fetching:
+    """Files on their way."""
+    return Fetching(source=fetch.source, done_bytes=fetch.done_bytes, total_bytes=fetch.total_bytes)
 
 
 def write_fault(fault: Fault) -> ms.DeclarationFault:

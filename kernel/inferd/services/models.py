@@ -11,6 +11,7 @@ from inferd.core.policy import Policy, ResourceKind, Verb
 from inferd.core.version import VersionState
 from inferd.errors import InvalidFieldError
 from inferd.model_names import NAME_RULE, is_name
+from inferd.runtime.fetching import Fetch
 from inferd.runtime.front import models as front
 from inferd.runtime.front.access import Admission, Names
 from inferd.runtime.front.blobs import Blobs
@@ -29,6 +30,7 @@ from inferd.services.model_values import (
     read_traits,
     read_traits_change,
     write_fault,
+    write_fetch,
     write_model,
     write_plan,
     write_rollout_plan,
@@ -167,11 +169,13 @@ class Models:
         other, change = read_other(request, self._models.versions.limits), read_traits_change(request)
         traits, may = self._models.traits, partial(_check_may, call.admission)
         await traits.check(request.name, change, may=may)
-        if request.validate_only:
-            model, plan = await self._models.versions.plan(request.name, other, call.caller, sees=call.admission.reads)
-            return ms.UpdateModelResponse(model=self._write(model), plan=write_rollout_plan(plan, model))
-        other = await self._with_probe(request, other)
-        model = await self._models.update(request.name, other, change, call.caller, may=may)
+        async with self._models.fetched(request.name, other) as there:
+            if request.validate_only:
+                versions, sees = self._models.versions, call.admission.reads
+                model, plan = await versions.plan(request.name, there, call.caller, sees=sees)
+                return ms.UpdateModelResponse(model=self._write(model), plan=write_rollout_plan(plan, model))
+            wanted = await self._with_probe(request, there)
+            model = await self._models.update(request.name, wanted, change, call.caller, may=may)
         return ms.UpdateModelResponse(model=self._write(model))
 
     def _check_named(self, call: Call, wanted: mp.Model) -> None:
@@ -266,7 +270,11 @@ class Models:
         told = None
         async with aclosing(self._models.watch(request.name, call.caller)) as changes:
             async for model in changes:
-                message = self._write(model)
+                if isinstance(model, Fetch):
+                    message = mp.Model(name=request.name, source=model.source, fetch=write_fetch(model))
+                    message.state = mp.MODEL_STATE_UNLOADED
+                else:
+                    message = self._write(model)
                 if message != told:  # of some changes nothing is shown
                     await call.write(ms.WatchModelResponse(model=message))
                     told = message

@@ -47,7 +47,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_TASK_CANCELLED: _ErrorReason.ValueType  # 10
     """The task was cancelled (CANCELLED)."""
     ERROR_REASON_TASK_EXPIRED: _ErrorReason.ValueType  # 11
-    """The task's deadline passed (DEADLINE_EXCEEDED)."""
+    """The task's deadline passed (DEADLINE_EXCEEDED). Metadata: `cause`, the reason for which its model could not be loaded,
+    where it waited for that.
+    """
     ERROR_REASON_QUEUE_FULL: _ErrorReason.ValueType  # 12
     """The queue is full, or as full as this tenant may make it (RESOURCE_EXHAUSTED; see RetryInfo). Metadata: `queued` and
     `limit`, or `bound` with `queued` or `value`, `held`, and `limit` or `free`.
@@ -152,6 +154,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     Metadata: `version`, `step`, `share`, `bound` (a field of `Canary`, or `canary_s`), `limit`, `found`, `tasks` and
     `failed`.
     """
+    ERROR_REASON_SOURCE_UNAVAILABLE: _ErrorReason.ValueType  # 85
+    """The files of a model could not be fetched from its source: it does not answer, has no such file, or broke off; what
+    came stays, and asking again goes on behind it (UNAVAILABLE). Metadata: `cause`, `source`.
+    """
+    ERROR_REASON_DISK_FULL: _ErrorReason.ValueType  # 86
+    """The disk of the kernel has no room for the files of a model (RESOURCE_EXHAUSTED). Metadata: `needed_bytes`,
+    `free_bytes` where they are known, `source`.
+    """
     ERROR_REASON_SANDBOX_INCOMPLETE: _ErrorReason.ValueType  # 110
     """The host does not allow all of the sandbox that `workers.sandbox` requires, and nothing of the model was read
     (FAILED_PRECONDITION). Metadata: `cause` (what is lacking, and why).
@@ -189,7 +199,9 @@ ERROR_REASON_TASK_NOT_FOUND: ErrorReason.ValueType  # 9
 ERROR_REASON_TASK_CANCELLED: ErrorReason.ValueType  # 10
 """The task was cancelled (CANCELLED)."""
 ERROR_REASON_TASK_EXPIRED: ErrorReason.ValueType  # 11
-"""The task's deadline passed (DEADLINE_EXCEEDED)."""
+"""The task's deadline passed (DEADLINE_EXCEEDED). Metadata: `cause`, the reason for which its model could not be loaded,
+where it waited for that.
+"""
 ERROR_REASON_QUEUE_FULL: ErrorReason.ValueType  # 12
 """The queue is full, or as full as this tenant may make it (RESOURCE_EXHAUSTED; see RetryInfo). Metadata: `queued` and
 `limit`, or `bound` with `queued` or `value`, `held`, and `limit` or `free`.
@@ -293,6 +305,14 @@ ERROR_REASON_CANARY_FAILED: ErrorReason.ValueType  # 81
 """A new version of a model was worse than the steps by which it came allow, and was taken back (FAILED_PRECONDITION).
 Metadata: `version`, `step`, `share`, `bound` (a field of `Canary`, or `canary_s`), `limit`, `found`, `tasks` and
 `failed`.
+"""
+ERROR_REASON_SOURCE_UNAVAILABLE: ErrorReason.ValueType  # 85
+"""The files of a model could not be fetched from its source: it does not answer, has no such file, or broke off; what
+came stays, and asking again goes on behind it (UNAVAILABLE). Metadata: `cause`, `source`.
+"""
+ERROR_REASON_DISK_FULL: ErrorReason.ValueType  # 86
+"""The disk of the kernel has no room for the files of a model (RESOURCE_EXHAUSTED). Metadata: `needed_bytes`,
+`free_bytes` where they are known, `source`.
 """
 ERROR_REASON_SANDBOX_INCOMPLETE: ErrorReason.ValueType  # 110
 """The host does not allow all of the sandbox that `workers.sandbox` requires, and nothing of the model was read

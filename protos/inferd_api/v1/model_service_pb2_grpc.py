@@ -142,7 +142,10 @@ class ModelServiceServicer:
         """Make a model known to this kernel. Creating the same again returns it. If its file has changed since, by size or time,
         what was loaded of the old one is unloaded first, and the next task loads the new one; while tasks or leases use
         what was loaded, it is MODEL_BUSY instead. Without this call a loaded model goes on with what it has read.
-        Errors: INVALID_FIELD, MODEL_EXISTS, MODEL_BUSY, BACKEND_NOT_FOUND, BACKEND_UNAVAILABLE, STORE_UNAVAILABLE (it may be
+        Files that the kernel fetches have come when this returns; `WatchModel` tells how far they are, also of a model that is
+        not known yet. A fetch ends with the last call that waits for it, and what came stays, to be gone on with.
+        Errors: INVALID_FIELD, MODEL_EXISTS, MODEL_BUSY, BACKEND_NOT_FOUND, BACKEND_UNAVAILABLE, PERMISSION_DENIED,
+        SOURCE_UNAVAILABLE, DISK_FULL, LIMIT_EXCEEDED (`sources.most_bytes`), STORE_UNAVAILABLE (it may be
         known until the kernel ends; asking again keeps it).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -205,7 +208,8 @@ class ModelServiceServicer:
         not later than `rollouts.trial_s`, the version before serves again, and these tasks go on with it. With a `probe` the
         new version answers that first, within `rollouts.probe_s`; if it does so otherwise than it must, it takes no task, and
         this is PROBE_FAILED. With `canary` it takes a rising share of the new tasks then, and this returns behind the last
-        step, or when it was taken back; within `rollouts.canary_s`. A call that is given up gives no rollout up. An update to
+        step, or when it was taken back; within `rollouts.canary_s`. A call that is given up gives no rollout up, but ends the fetch
+        of its files. An update to
         what serves changes nothing; one of bounds alone (`min_instances`, `max_instances`, the setting `queued_tasks`) holds
         at once, and makes no version.
         Errors: MODEL_NOT_FOUND, MODEL_EXISTS for an alias that is the name of a model, MODEL_BUSY while another version is on
@@ -255,7 +259,8 @@ class ModelServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchModel(self, request, context):
-        """Watch a model: its present state first, then each change of state and of load progress, until the caller ends it.
+        """Watch a model: its present state first, then each change of state and of load progress, until the caller ends it. One
+        whose files are being fetched for `CreateModel` is told with its name, its source and `fetch` alone.
         Errors: MODEL_NOT_FOUND, also when it is deleted meanwhile.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -45,7 +45,10 @@ class ModelServiceStub:
     """Make a model known to this kernel. Creating the same again returns it. If its file has changed since, by size or time,
     what was loaded of the old one is unloaded first, and the next task loads the new one; while tasks or leases use
     what was loaded, it is MODEL_BUSY instead. Without this call a loaded model goes on with what it has read.
-    Errors: INVALID_FIELD, MODEL_EXISTS, MODEL_BUSY, BACKEND_NOT_FOUND, BACKEND_UNAVAILABLE, STORE_UNAVAILABLE (it may be
+    Files that the kernel fetches have come when this returns; `WatchModel` tells how far they are, also of a model that is
+    not known yet. A fetch ends with the last call that waits for it, and what came stays, to be gone on with.
+    Errors: INVALID_FIELD, MODEL_EXISTS, MODEL_BUSY, BACKEND_NOT_FOUND, BACKEND_UNAVAILABLE, PERMISSION_DENIED,
+    SOURCE_UNAVAILABLE, DISK_FULL, LIMIT_EXCEEDED (`sources.most_bytes`), STORE_UNAVAILABLE (it may be
     known until the kernel ends; asking again keeps it).
     """
     UploadModel: _grpc.StreamStreamMultiCallable[_model_service_pb2.UploadModelRequest, _model_service_pb2.UploadModelResponse]
@@ -82,7 +85,8 @@ class ModelServiceStub:
     not later than `rollouts.trial_s`, the version before serves again, and these tasks go on with it. With a `probe` the
     new version answers that first, within `rollouts.probe_s`; if it does so otherwise than it must, it takes no task, and
     this is PROBE_FAILED. With `canary` it takes a rising share of the new tasks then, and this returns behind the last
-    step, or when it was taken back; within `rollouts.canary_s`. A call that is given up gives no rollout up. An update to
+    step, or when it was taken back; within `rollouts.canary_s`. A call that is given up gives no rollout up, but ends the fetch
+    of its files. An update to
     what serves changes nothing; one of bounds alone (`min_instances`, `max_instances`, the setting `queued_tasks`) holds
     at once, and makes no version.
     Errors: MODEL_NOT_FOUND, MODEL_EXISTS for an alias that is the name of a model, MODEL_BUSY while another version is on
@@ -116,7 +120,8 @@ class ModelServiceStub:
     STORE_UNAVAILABLE when the store takes nothing: asked for again it is MODEL_NOT_FOUND once it is gone for good.
     """
     WatchModel: _grpc.UnaryStreamMultiCallable[_model_service_pb2.WatchModelRequest, _model_service_pb2.WatchModelResponse]
-    """Watch a model: its present state first, then each change of state and of load progress, until the caller ends it.
+    """Watch a model: its present state first, then each change of state and of load progress, until the caller ends it. One
+    whose files are being fetched for `CreateModel` is told with its name, its source and `fetch` alone.
     Errors: MODEL_NOT_FOUND, also when it is deleted meanwhile.
     """
     Tokenize: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.TokenizeRequest, _model_service_pb2.TokenizeResponse]
@@ -160,7 +165,10 @@ class ModelServiceAsyncStub(ModelServiceStub):
     """Make a model known to this kernel. Creating the same again returns it. If its file has changed since, by size or time,
     what was loaded of the old one is unloaded first, and the next task loads the new one; while tasks or leases use
     what was loaded, it is MODEL_BUSY instead. Without this call a loaded model goes on with what it has read.
-    Errors: INVALID_FIELD, MODEL_EXISTS, MODEL_BUSY, BACKEND_NOT_FOUND, BACKEND_UNAVAILABLE, STORE_UNAVAILABLE (it may be
+    Files that the kernel fetches have come when this returns; `WatchModel` tells how far they are, also of a model that is
+    not known yet. A fetch ends with the last call that waits for it, and what came stays, to be gone on with.
+    Errors: INVALID_FIELD, MODEL_EXISTS, MODEL_BUSY, BACKEND_NOT_FOUND, BACKEND_UNAVAILABLE, PERMISSION_DENIED,
+    SOURCE_UNAVAILABLE, DISK_FULL, LIMIT_EXCEEDED (`sources.most_bytes`), STORE_UNAVAILABLE (it may be
     known until the kernel ends; asking again keeps it).
     """
     UploadModel: _aio.StreamStreamMultiCallable[_model_service_pb2.UploadModelRequest, _model_service_pb2.UploadModelResponse]  # type: ignore[assignment]
@@ -197,7 +205,8 @@ class ModelServiceAsyncStub(ModelServiceStub):
     not later than `rollouts.trial_s`, the version before serves again, and these tasks go on with it. With a `probe` the
     new version answers that first, within `rollouts.probe_s`; if it does so otherwise than it must, it takes no task, and
     this is PROBE_FAILED. With `canary` it takes a rising share of the new tasks then, and this returns behind the last
-    step, or when it was taken back; within `rollouts.canary_s`. A call that is given up gives no rollout up. An update to
+    step, or when it was taken back; within `rollouts.canary_s`. A call that is given up gives no rollout up, but ends the fetch
+    of its files. An update to
     what serves changes nothing; one of bounds alone (`min_instances`, `max_instances`, the setting `queued_tasks`) holds
     at once, and makes no version.
     Errors: MODEL_NOT_FOUND, MODEL_EXISTS for an alias that is the name of a model, MODEL_BUSY while another version is on
@@ -231,7 +240,8 @@ class ModelServiceAsyncStub(ModelServiceStub):
     STORE_UNAVAILABLE when the store takes nothing: asked for again it is MODEL_NOT_FOUND once it is gone for good.
     """
     WatchModel: _aio.UnaryStreamMultiCallable[_model_service_pb2.WatchModelRequest, _model_service_pb2.WatchModelResponse]  # type: ignore[assignment]
-    """Watch a model: its present state first, then each change of state and of load progress, until the caller ends it.
+    """Watch a model: its present state first, then each change of state and of load progress, until the caller ends it. One
+    whose files are being fetched for `CreateModel` is told with its name, its source and `fetch` alone.
     Errors: MODEL_NOT_FOUND, also when it is deleted meanwhile.
     """
     Tokenize: _aio.UnaryUnaryMultiCallable[_model_service_pb2.TokenizeRequest, _model_service_pb2.TokenizeResponse]  # type: ignore[assignment]
@@ -278,7 +288,10 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         """Make a model known to this kernel. Creating the same again returns it. If its file has changed since, by size or time,
         what was loaded of the old one is unloaded first, and the next task loads the new one; while tasks or leases use
         what was loaded, it is MODEL_BUSY instead. Without this call a loaded model goes on with what it has read.
-        Errors: INVALID_FIELD, MODEL_EXISTS, MODEL_BUSY, BACKEND_NOT_FOUND, BACKEND_UNAVAILABLE, STORE_UNAVAILABLE (it may be
+        Files that the kernel fetches have come when this returns; `WatchModel` tells how far they are, also of a model that is
+        not known yet. A fetch ends with the last call that waits for it, and what came stays, to be gone on with.
+        Errors: INVALID_FIELD, MODEL_EXISTS, MODEL_BUSY, BACKEND_NOT_FOUND, BACKEND_UNAVAILABLE, PERMISSION_DENIED,
+        SOURCE_UNAVAILABLE, DISK_FULL, LIMIT_EXCEEDED (`sources.most_bytes`), STORE_UNAVAILABLE (it may be
         known until the kernel ends; asking again keeps it).
         """
 
@@ -351,7 +364,8 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         not later than `rollouts.trial_s`, the version before serves again, and these tasks go on with it. With a `probe` the
         new version answers that first, within `rollouts.probe_s`; if it does so otherwise than it must, it takes no task, and
         this is PROBE_FAILED. With `canary` it takes a rising share of the new tasks then, and this returns behind the last
-        step, or when it was taken back; within `rollouts.canary_s`. A call that is given up gives no rollout up. An update to
+        step, or when it was taken back; within `rollouts.canary_s`. A call that is given up gives no rollout up, but ends the fetch
+        of its files. An update to
         what serves changes nothing; one of bounds alone (`min_instances`, `max_instances`, the setting `queued_tasks`) holds
         at once, and makes no version.
         Errors: MODEL_NOT_FOUND, MODEL_EXISTS for an alias that is the name of a model, MODEL_BUSY while another version is on
@@ -409,7 +423,8 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _model_service_pb2.WatchModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_model_service_pb2.WatchModelResponse], _abc.AsyncIterator[_model_service_pb2.WatchModelResponse]]:
-        """Watch a model: its present state first, then each change of state and of load progress, until the caller ends it.
+        """Watch a model: its present state first, then each change of state and of load progress, until the caller ends it. One
+        whose files are being fetched for `CreateModel` is told with its name, its source and `fetch` alone.
         Errors: MODEL_NOT_FOUND, also when it is deleted meanwhile.
         """
 

@@ -1,7 +1,8 @@
 """What may be done with models."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from hashlib import sha256
 from typing import Any
@@ -11,13 +12,15 @@ from inferd.core.index import Page
 from inferd.core.model import Instance, Model, ModelState
 from inferd.core.plan import LoadPlan
 from inferd.core.traits import NO_TRAITS, Traits, TraitsChange, whole
-from inferd.errors import ModelExistsError, StoreUnavailableError
+from inferd.errors import InferdError, InvalidFieldError, ModelExistsError, StoreUnavailableError
+from inferd.model_names import version_of
 from inferd.runtime.blob_opening import blobs_of
 from inferd.runtime.blobs import Blobs
 from inferd.runtime.declaring import Declarations
 from inferd.runtime.digests import Digests
 from inferd.runtime.driver import Driver
 from inferd.runtime.elements import Held
+from inferd.runtime.fetching import Fetch
 from inferd.runtime.front.bounds import SharedBound
 from inferd.runtime.front.caller import Caller
 from inferd.runtime.front.exports import Exports
@@ -49,6 +52,7 @@ class Models:
 
     Attributes:
         declarations, digests: See there.
+        fetches: Brings models from elsewhere.
         clock: The time of all models.
         exports: Reads them with their files.
         versions: What may be done with their versions.
@@ -70,6 +74,7 @@ class Models:
         self.clock = driver.clock
         self.declarations = declarations
         self.digests = digests
+        self.fetches = shelf.fetches
         self._driver = driver
         self._plugins = plugins
         self._shelf = shelf
@@ -112,6 +117,8 @@ class Models:
             PermissionDeniedError: The caller may not name its file.
             InferdError: It cannot be placed, or is in use, or cannot be kept for the kernel after this one.
         """
+        if self.fetches.takes(wanted["source"]):
+            return await self._create_fetched(caller, **wanted)
         if not wanted["source"].startswith("blob:"):
             return await self._create(roots=self._roots(caller), **wanted)
         models = self._blobs().models
@@ -120,6 +127,40 @@ class Models:
             return await self._create(path=placed.path, tenant=caller.tenant, roots=self._roots(caller), **wanted)
         finally:
             models.settle(placed, self._driver.views.find_model(ModelName(wanted["name"])))
+
+    async def _create_fetched(self, caller: Caller, **wanted: Any) -> Model:
+        """What would be refused whatever comes is refused first."""
+        name, source = ModelName(wanted["name"]), wanted["source"]
+        known = self._driver.views.find_model(name)
+        if known is not None and known.spec.source != source and not known.lacks:
+            message = (
+                f"model {name!r} exists and is of {known.spec.source}; give it another version (`inferd models set`)"
+            )
+            raise ModelExistsError(message, field="model.name")
+        self._check_traits(name, wanted.get("traits", NO_TRAITS))
+        async with self._driver.closing.cut_short(), self.fetches.brought(name, source, wanted["digest"]) as found:
+            return await self._create(path=found.path, roots=self._roots(caller), **wanted)
+
+    @asynccontextmanager
+    async def fetched(self, name: str, other: Other) -> AsyncIterator[Other]:
+        """What is to be otherwise of a model, with the files of a source that is fetched, which are held meanwhile.
+
+        Raises:
+            InferdError: There is no such model, or they may not be fetched, or cannot be.
+        """
+        if not self.fetches.takes(other.source):
+            yield other
+            return
+        model = await self.get(name)
+        fetching = self.fetches.brought(model.spec.name, other.source, other.digest)
+        async with self._driver.closing.cut_short(), fetching as found:
+            yield replace(other, path=found.path)
+
+    async def sweep(self) -> None:
+        """Remove fetched files that no version of a model is of any more."""
+        views = self._driver.views
+        models = [model for name in views.model_names() if (model := views.find_model(name)) is not None]
+        await self.fetches.sweep(version.spec.path for model in models for version in model.versions.values())
 
     async def _create(self, traits: Traits = NO_TRAITS, **wanted: Any) -> Model:
         spec, keeper = await self._plugins.place(**wanted), self._driver.keeper
@@ -161,6 +202,12 @@ class Models:
         Raises:
             InferdError: As `versions.update` and `traits.holding`.
         """
+        if (meant := version_of(name)) is not None and other != Other():
+            raise InvalidFieldError(
+                f"{name!r} is version {meant[1]} of model {meant[0]!r}, which never changes; update {meant[0]!r}, or"
+                " roll that version out again (`version`)",
+                field="name",
+            )
         doing = asyncio.create_task(self._update(name, other, change, caller, may), name=f"update of {name}")
         self._updates.add(doing)
         doing.add_done_callback(self._updates.discard)
@@ -168,11 +215,13 @@ class Models:
 
     async def _update(self, name: str, other: Other, change: TraitsChange, caller: Caller, may: May) -> Model:
         async with self._driver.closing.cut_short():
-            with self.traits.holding(name, change, may=may):
+            with self.fetches.held(other.path), self.traits.holding(name, change, may=may):
                 if change and other == Other():
                     return await self.traits.give(name, change)
                 model = await self.versions.update(name, other, caller)
-                return await self.traits.give(name, change) if change else model
+                model = await self.traits.give(name, change) if change else model
+        await self.sweep()
+        return model
 
     async def get(self, name: str) -> Model:
         """The model of this name.
@@ -255,6 +304,11 @@ class Models:
         finally:
             if keeper is not None:
                 await keeper.settled_model(ModelName(name))  # another call may have forgotten it just now
+        for each in self._driver.views.model_names():
+            if (meant := version_of(each)) is not None and meant[0] == name:  # nothing new comes to them either
+                with suppress(InferdError):
+                    self._driver.delete_model(each, drain=True)
+        await self.sweep()
 
     async def tokenize(self, name: str, given: object, caller: Caller) -> Sequence[int]:
         """The tokens of a text or a conversation, which only the worker opens; loads the model if need be.
@@ -299,18 +353,23 @@ class Models:
         """What is reserved for an instance."""
         return self._driver.views.reserved_bytes(instance.instance_id)
 
-    async def watch(self, name: str, caller: Caller) -> AsyncGenerator[Model, None]:
+    async def watch(self, name: str, caller: Caller) -> AsyncGenerator[Model | Fetch, None]:
         """A model, now and after each change; what changes while its reader is busy is merged. Never ends by itself.
+
+        Of one that is not known yet, as its files are on their way, these are told.
 
         Raises:
             ModelNotFoundError: There is none, or it was deleted.
             LimitExceededError: As many are watched as may be, or the tenant has its share.
             ShuttingDownError: The kernel is shutting down.
         """
-        known = (await self.get(name)).spec.name
+        known = ModelName(name)
+        if self.fetches.of(known) is None:
+            known = (await self.get(name)).spec.name
         with self._watchers.place(caller.tenant), self._driver.watchers.models.watch(known) as changed:
             while True:
                 self._driver.check_open()
                 seen = changed.version
-                yield self._driver.views.model(known)
+                fetch = self.fetches.of(known) if self._driver.views.find_model(known) is None else None
+                yield self._driver.views.model(known) if fetch is None else fetch
                 await changed.wait(seen)

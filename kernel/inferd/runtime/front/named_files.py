@@ -8,6 +8,7 @@ from inferd.core.policy import Policy, ResourceKind, Verb
 from inferd.runtime.sources import Roots
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from inferd.config import Settings
@@ -21,13 +22,13 @@ class NamedFiles:
     """Who may name files where: `local` anywhere, for it is who could read them anyway; all others within folders.
 
     Args:
-        library: One of them: that of pulled models.
+        own: Some of them: those of models that were pulled or fetched.
         settings: Say which others.
         access: Says whom they may be told: those who may make rules.
     """
 
-    def __init__(self, library: Path, settings: Settings, access: Access) -> None:
-        self._folders = (library, *settings.sources.roots)
+    def __init__(self, own: Sequence[Path], settings: Settings, access: Access) -> None:
+        self._folders = (*own, *settings.sources.roots)
         self._access = access
 
     def roots(self, caller: Caller) -> Roots | None:

@@ -41,6 +41,7 @@ class Other:
         digest: What its files must hold; "" for what they had to, where they stay where they are.
         probe: What the new version has to answer before it takes a task; None for nothing.
         canary: By which steps it comes to take the tasks; None for all at once.
+        path: Where the files of its source are, once they were fetched; None for where the source says.
     """
 
     source: str = ""
@@ -54,6 +55,7 @@ class Other:
     digest: str = ""
     probe: Probe | None = None
     canary: Canary | None = None
+    path: Path | None = None
 
 
 def otherwise(spec: ModelSpec, other: Other) -> dict[str, Any]:
@@ -74,7 +76,7 @@ def otherwise(spec: ModelSpec, other: Other) -> dict[str, Any]:
         "min_instances": spec.min_instances if other.min_instances is None else other.min_instances,
         "max_instances": spec.max_instances if other.max_instances is None else other.max_instances,
         "sampling": spec.sampling if other.sampling is None else other.sampling,
-        "path": Path(spec.path) if not other.source else None,
+        "path": other.path if other.source else Path(spec.path),
         "accepted": spec.settings,
         "tenant": spec.tenant if not other.source else "",
         "digest": other.digest or (spec.digest if not other.source else ""),
