@@ -40,6 +40,21 @@ def all_files(path: Path) -> list[Path]:
     return found
 
 
+def links_of(path: Path) -> dict[str, str]:
+    """What a file or a folder really is, and what the links in the folder lead to, by their paths.
+
+    Raises:
+        OSError: It cannot be looked at, or there are too many.
+    """
+    found = {str(path): str(path.resolve())}
+    for number, each in enumerate(sorted(path.rglob("*")) if path.is_dir() else []):
+        if number >= MOST_FILES:
+            raise OSError(f"{path} has more than {MOST_FILES} files")
+        if each.is_symlink():
+            found[str(each)] = str(each.resolve())
+    return found
+
+
 def content_digest(path: Path, tell: Callable[[float], None] = lambda _: None) -> str:
     """The digest of a model: "sha256:" and 64 hexadecimal digits. Reads all of its files.
 

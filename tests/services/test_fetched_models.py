@@ -117,6 +117,7 @@ async def test_a_fetch_goes_on_where_it_broke_off_and_is_shared(tmp_path: Path, 
 
 async def _told(connection: Connection, name: str, least_bytes: int) -> mp.Model:
     """What is told of a model once so much of it has come."""
+    changes = connection.kernel.driver.watchers.models
     async with asyncio.timeout(60):
         while True:
             watched = connection.models.WatchModel(ms.WatchModelRequest(name=name))
@@ -127,7 +128,8 @@ async def _told(connection: Connection, name: str, least_bytes: int) -> mp.Model
                         watched.cancel()
                         return model
             except grpc.aio.AioRpcError:  # it is not known yet, nor on its way
-                await asyncio.sleep(0.02)
+                with changes.watch(ModelName(name)) as changed:
+                    await changed.wait(changed.version, 0.05)
 
 
 def failed(folder: Path, web: Web, source: str, digest: str) -> InferdError:

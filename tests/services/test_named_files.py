@@ -184,3 +184,25 @@ async def test_names_of_models_and_tenants_are_told_who_may_read_them(kernel: Gu
     await owner.leases.ReleaseLease(ls.ReleaseLeaseRequest(lease_id=lease.lease_id))
     task.cancel()
     own.cancel()
+
+
+async def test_a_link_that_was_put_there_later_is_not_followed(kernel: Guarded) -> None:
+    """An adapter's folder gets a link behind the model's back: no load follows it, also by another setting's update."""
+    root, login = kernel.tcp.folder / "root", await kernel.login("operator")
+    adapter = root / "adapter"
+    adapter.mkdir()
+    (adapter / "real").write_text("x")
+    (adapter / "old").symlink_to(adapter / "real")
+    source = str(write_fake_model(root, "linked"))
+    model = mp.Model(name="linked", source=source, settings={"adapter": str(adapter)})
+    await kernel.tcp.models.CreateModel(ms.CreateModelRequest(model=model), metadata=login)
+    load = ms.LoadModelRequest(name="linked")
+    await kernel.tcp.models.LoadModel(load, metadata=login)
+    await kernel.tcp.models.UnloadModel(ms.UnloadModelRequest(name="linked"), metadata=login)
+    (adapter / "config.json").symlink_to("/etc/passwd")
+    reason, facts = await refused(kernel.tcp.models.LoadModel(load, metadata=login))
+    assert (reason, "config.json has led elsewhere" in facts["cause"]) == ("MODEL_LOAD_FAILED", True)
+    other = ms.UpdateModelRequest(name="linked", settings={"context_tokens": "64"})
+    assert (await refused(kernel.tcp.models.UpdateModel(other, metadata=login)))[0] == "MODEL_LOAD_FAILED"
+    (adapter / "config.json").unlink()
+    await kernel.tcp.models.LoadModel(load, metadata=login)

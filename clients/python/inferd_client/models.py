@@ -104,8 +104,10 @@ class Models(Connection):
             warm=warm,
             pinned_digest=digest,
         )
-        limit_s = None if source.startswith(FETCHED) else self._timeout_s
-        return self._wait(self._models.CreateModel, CreateModelRequest(model=model), limit_s).model
+        request = CreateModelRequest(model=model)
+        if source.startswith(FETCHED):
+            return self._wait(self._models.CreateModel, request, None).model
+        return self._call(self._models.CreateModel, request).model
 
     def get_model(self, name: str) -> Model:
         """Read a model. Raises ModelNotFoundError."""
@@ -291,8 +293,10 @@ class AsyncModels(AsyncConnection):
             warm=warm,
             pinned_digest=digest,
         )
-        limit_s = None if source.startswith(FETCHED) else self._timeout_s
-        return (await self._wait(self._models.CreateModel, CreateModelRequest(model=model), limit_s)).model
+        request = CreateModelRequest(model=model)
+        if source.startswith(FETCHED):
+            return (await self._wait(self._models.CreateModel, request, None)).model
+        return (await self._call(self._models.CreateModel, request)).model
 
     async def get_model(self, name: str) -> Model:
         """Read a model. Raises ModelNotFoundError."""

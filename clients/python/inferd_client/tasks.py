@@ -16,7 +16,6 @@ from inferd_api.v1.task_pb2 import (
     Task,
     TaskEvent,
     TaskSpec,
-    TaskState,
 )
 from inferd_api.v1.task_service_pb2 import (
     CancelTaskRequest,
@@ -51,7 +50,7 @@ from inferd_client.orders import LINGER
 from inferd_client.prompts import Prompt, write_prompt
 from inferd_client.rankings import Ranked
 from inferd_client.singly import singly, singly_async
-from inferd_client.values import check_values, with_texts
+from inferd_client.values import States, check_values, with_texts
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator, Iterable, Sequence
@@ -246,16 +245,14 @@ class Tasks(Connection):
         """Read a task. Raises TaskNotFoundError."""
         return self._call(self._tasks.GetTask, GetTaskRequest(task_id=task_id)).task
 
-    def list_tasks(self, *, states: Iterable[TaskState.ValueType] = (), with_trials: bool = False) -> Generator[Task]:
-        """All tasks in one of `states` (default: any), newest first; those that measure trials by `with_trials`."""
-        for page in self._pages(self._tasks.ListTasks, ListTasksRequest(states=states, trials=with_trials)):
+    def list_tasks(self, *, states: States = (), trials_too: bool = False) -> Generator[Task]:
+        """All tasks in one of `states` (default: any), newest first; those that measure trials by `trials_too`."""
+        for page in self._pages(self._tasks.ListTasks, ListTasksRequest(states=states, trials=trials_too)):
             yield from page.tasks
 
-    def watch_tasks(
-        self, *, states: Iterable[TaskState.ValueType] = (), with_trials: bool = False
-    ) -> Generator[WatchTasksResponse]:
+    def watch_tasks(self, *, states: States = (), trials_too: bool = False) -> Generator[WatchTasksResponse]:
         """The tasks in one of `states` (default: any), then each change; `anew` where the kernel is started again."""
-        yield from self._watched(self._tasks.WatchTasks, WatchTasksRequest(states=states, trials=with_trials))
+        yield from self._watched(self._tasks.WatchTasks, WatchTasksRequest(states=states, trials=trials_too))
 
     def cancel_task(self, task_id: str) -> Task:
         """End a task now; one that has ended is returned as it is. Raises TaskNotFoundError."""
@@ -404,19 +401,15 @@ class AsyncTasks(AsyncConnection):
         """Read a task. Raises TaskNotFoundError."""
         return (await self._call(self._tasks.GetTask, GetTaskRequest(task_id=task_id))).task
 
-    async def list_tasks(
-        self, *, states: Iterable[TaskState.ValueType] = (), with_trials: bool = False
-    ) -> AsyncGenerator[Task]:
-        """All tasks in one of `states` (default: any), newest first; those that measure trials by `with_trials`."""
-        async for page in self._pages(self._tasks.ListTasks, ListTasksRequest(states=states, trials=with_trials)):
+    async def list_tasks(self, *, states: States = (), trials_too: bool = False) -> AsyncGenerator[Task]:
+        """All tasks in one of `states` (default: any), newest first; those that measure trials by `trials_too`."""
+        async for page in self._pages(self._tasks.ListTasks, ListTasksRequest(states=states, trials=trials_too)):
             for task in page.tasks:
                 yield task
 
-    async def watch_tasks(
-        self, *, states: Iterable[TaskState.ValueType] = (), with_trials: bool = False
-    ) -> AsyncGenerator[WatchTasksResponse]:
+    async def watch_tasks(self, *, states: States = (), trials_too: bool = False) -> AsyncGenerator[WatchTasksResponse]:
         """The tasks in one of `states` (default: any), then each change, until the generator is closed."""
-        responses = self._watched(self._tasks.WatchTasks, WatchTasksRequest(states=states, trials=with_trials))
+        responses = self._watched(self._tasks.WatchTasks, WatchTasksRequest(states=states, trials=trials_too))
         try:
             async for response in responses:
                 yield response

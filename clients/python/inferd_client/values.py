@@ -18,7 +18,7 @@ from inferd_api.v1.lease_pb2 import Claim, Lease
 from inferd_api.v1.quota_pb2 import Quota
 from inferd_api.v1.rollout_pb2 import Canary, Probe
 from inferd_api.v1.sampling_pb2 import Grammar, SamplingDefaults, SamplingParams
-from inferd_api.v1.task_pb2 import EmbeddingParams
+from inferd_api.v1.task_pb2 import EmbeddingParams, TaskState
 from inferd_api.v1.tensor_pb2 import InferSequence
 from inferd_client.holding import HeldLease
 
@@ -217,7 +217,7 @@ OPTIONS: Final[Mapping[str, Kind | Several | Pairs]] = {
     "chunks": Kind("parts of bytes", lambda value: hasattr(value, "__iter__") and not isinstance(value, str | bytes)),
     **dict.fromkeys(("prefix_cache", "detach_on_disconnect"), FLAG),
     **dict.fromkeys(("add_generation_prompt", "continue_final_message", "parse_control_tokens"), FLAG),
-    **dict.fromkeys(("wait", "force", "drain", "mean", "normalize", "replace", "pin", "warm", "with_trials"), FLAG),
+    **dict.fromkeys(("wait", "force", "drain", "mean", "normalize", "replace", "pin", "warm", "trials_too"), FLAG),
     **dict.fromkeys(("min_instances", "max_instances", "sequences", "kv_tokens", "count", "version"), WHOLE),
     **dict.fromkeys(("after_sequence", "size_bytes", "offset_bytes"), LARGE),
     **dict.fromkeys(("timeout_s", "wait_timeout_s"), ENDLESS),
@@ -249,6 +249,9 @@ OPTIONS: Final[Mapping[str, Kind | Several | Pairs]] = {
 }
 """What each option is; those that stand in several methods mean the same in all of them."""
 
+
+States: TypeAlias = "Iterable[TaskState.ValueType]"
+"""Some states of tasks."""
 
 Setting: TypeAlias = str | float | bool
 """A setting of a model; numbers, true and false are written as texts for its backend."""

@@ -29,7 +29,7 @@ def list_tasks(
 ) -> None:
     """List the tenant's tasks, of these states or all, newest first, `limit` at most; 0 for all."""
     with connected(address, tenant) as client:
-        found = client.list_tasks(states=numbers(states), with_trials=trials)
+        found = client.list_tasks(states=numbers(states), trials_too=trials)
         tasks = list(islice(found, limit or None))
         more = bool(limit) and next(found, None) is not None
     if output.json:
@@ -62,7 +62,7 @@ def numbers(states: Iterable[str]) -> list[TaskState.ValueType]:
 def watch_list(output: Output, address: str, tenant: str, states: Iterable[str] = (), *, trials: bool = False) -> None:
     """Show the tenant's tasks as they stand, newest first, and each change of one; until Ctrl-C."""
     wanted = numbers(states)
-    with connected(address, tenant) as client, closing(client.watch_tasks(states=wanted, with_trials=trials)) as parts:
+    with connected(address, tenant) as client, closing(client.watch_tasks(states=wanted, trials_too=trials)) as parts:
         for part in parts:
             if output.json:
                 output.line(plain(part))
@@ -91,7 +91,7 @@ def resume(output: Output, address: str, tenant: str, task_id: str) -> None:
 
 
 def _ids(client: Client) -> Iterator[str]:
-    return (task.task_id for task in client.list_tasks(with_trials=True))
+    return (task.task_id for task in client.list_tasks(trials_too=True))
 
 
 def _tell(output: Output, task: Task) -> None:

@@ -162,6 +162,8 @@ class ModelSpec:
         file_version: Differs when the file has changed.
         digest: What its files must hold, "sha256:…", seen to before each load; "" for anything.
         tenant: Whose blobs its files are; "" where they are files of this host.
+        links: What those paths really were that settings name, and the links in them, when somebody named them who may
+            not name any file; loads see that they are so still.
         access: What its workers reach of the host besides its files and what its settings name; None where that was
             never told, as by kernels before this one.
     """
@@ -190,6 +192,7 @@ class ModelSpec:
     file_version: str = ""
     digest: str = ""
     tenant: str = field(default="", compare=False)
+    links: Mapping[str, str] = field(default_factory=dict, compare=False)
     access: Access | None = field(default=None, compare=False)
 
     @property

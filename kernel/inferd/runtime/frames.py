@@ -47,6 +47,7 @@ def load_frame(
         capacity_bytes=capacity_bytes,
         cores=cores,
         content_digest=spec.digest if checks else "",
+        links=spec.links,
         sampling_defaults=spec.sampling.numbers,
         fallback_sampling_defaults=spec.catalogue_sampling.numbers,
     )

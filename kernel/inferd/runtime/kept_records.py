@@ -250,6 +250,9 @@ def write_spec(spec: ModelSpec) -> dict[str, Any]:
     written["access"] = None if spec.access is None else asdict(spec.access)
     if not spec.digest:  # as kernels wrote it that knew none
         del written["digest"]
+    written["links"] = dict(spec.links)
+    if not spec.links:  # likewise
+        del written["links"]
     return {**written, "settings": dict(spec.settings), "values": dict(spec.values)}
 
 

@@ -67,12 +67,14 @@ def place(
     accepted: Mapping[str, str] | None = None,
     tenant: str = "",
     digest: str = "",
+    links: Mapping[str, str] | None = None,
 ) -> ModelSpec:
     """Find the model's file or folder, choose its backend and the devices that it may use, and check its settings.
 
     `sampling` are defaults of its tasks. Of a model of blobs, which are those of `tenant`, `path` is where they are;
     any other is within `roots`, if there are some, and so is what settings name that are not among the `accepted`.
-    Of settings that are `unset` the names alone are checked. Whether its files have the `digest` is seen at each load.
+    What the links in accepted ones led to are `links`. Of settings that are `unset` the names alone are checked.
+    Whether its files have the `digest` is seen at each load.
 
     Raises:
         InvalidFieldError: The source is no file and no model folder, or a setting is wrong.
@@ -94,10 +96,10 @@ def place(
         values = read_settings(known, settings or {})
     except ValueError as error:
         raise InvalidFieldError(str(error), field="model.settings") from None
-    if roots is not None:
-        for each in spec.settings:
-            if each.names_file and (value := values[each.name]) and (accepted or {}).get(each.name) != value:
-                check_setting(each.name, str(value), roots)
+    seen = {} if roots is None else dict(links or {})
+    for each in spec.settings if roots is not None else ():
+        if each.names_file and (value := values[each.name]) and (accepted or {}).get(each.name) != value:
+            seen |= check_setting(each.name, str(value), present(roots))
     drafts, queued, idle_s, keep_bytes = (values.pop(setting.name) for setting in ENGINE_SETTINGS)
     size_bytes, version = stat_files(path)
     others = alternatives(reports, choice, format=kind)
@@ -126,6 +128,7 @@ def place(
         file_version=version,
         tenant=tenant,
         digest=digest,
+        links=seen,
         access=_access(spec, values),
     )
 

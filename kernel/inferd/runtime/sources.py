@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from inferd.content import part_names
+from inferd.content import links_of, part_names
 from inferd.errors import InvalidFieldError, PermissionDeniedError, words_of
 from inferd.plugin.recipe_file import find_recipe
 from inferd.runtime.formats import INNER_MARKS, folder_format, lacks
@@ -56,8 +56,10 @@ def find_source(source: str, roots: Roots | None = None) -> Path:
     return path
 
 
-def check_setting(name: str, value: str, roots: Roots) -> None:
+def check_setting(name: str, value: str, roots: Roots) -> dict[str, str]:
     """Refuse a setting that names a file or a folder which is not within roots, or has links out of them.
+
+    What it really is, and what the links in it lead to, is returned, for loads to hold against.
 
     Raises:
         InvalidFieldError: It is no absolute path without '..', or its folder cannot be listed.
@@ -73,6 +75,10 @@ def check_setting(name: str, value: str, roots: Roots) -> None:
         raise InvalidFieldError(f"{what}: {value!r} cannot be listed: {words_of(error)}", field=field) from None
     for each in inside:
         check_real(each, str(Path(value, each.name)), roots, what=what, field=field)
+    try:
+        return links_of(Path(value))
+    except (OSError, RuntimeError) as error:
+        raise InvalidFieldError(f"{what}: {value!r} cannot be looked at: {words_of(error)}", field=field) from None
 
 
 def check_real(path: Path, given: str, roots: Roots, *, what: str, field: str) -> None:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from inferd.worker.beginning import Start
     from inferd.worker.desk import Desk
     from inferd.worker.link import Link
+from inferd.worker.links import check_links
 
 _PROGRESS_S: Final = 0.05  # least time between two reports of load progress
 
@@ -101,6 +102,7 @@ class Worker:
             backend = import_loader(load.loader)()
             self._activity.begin(Doing.STARTING)
             sandbox = self._start.seal()
+            check_links(load)
             self._check_content(load)
             identity = _identify(request, load.loader)
             self._activity.begin(Doing.MEASURE)

@@ -78,6 +78,7 @@ def otherwise(spec: ModelSpec, other: Other) -> dict[str, Any]:
         "sampling": spec.sampling if other.sampling is None else other.sampling,
         "path": other.path if other.source else Path(spec.path),
         "accepted": spec.settings,
+        "links": spec.links,
         "tenant": spec.tenant if not other.source else "",
         "digest": other.digest or (spec.digest if not other.source else ""),
     }

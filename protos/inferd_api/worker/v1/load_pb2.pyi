@@ -48,6 +48,26 @@ class Load(_message.Message):
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     @_typing.final
+    class LinksEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
     class SamplingDefaultsEntry(_message.Message):
         DESCRIPTOR: _descriptor.Descriptor
 
@@ -96,6 +116,7 @@ class Load(_message.Message):
     CAPACITY_BYTES_FIELD_NUMBER: _builtins.int
     CORES_FIELD_NUMBER: _builtins.int
     CONTENT_DIGEST_FIELD_NUMBER: _builtins.int
+    LINKS_FIELD_NUMBER: _builtins.int
     SAMPLING_DEFAULTS_FIELD_NUMBER: _builtins.int
     FALLBACK_SAMPLING_DEFAULTS_FIELD_NUMBER: _builtins.int
     SANDBOX_FIELD_NUMBER: _builtins.int
@@ -122,6 +143,10 @@ class Load(_message.Message):
         """Bounds of the engine."""
 
     @_builtins.property
+    def links(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """What paths that settings name really have to be, and links in those folders, by their paths; of others nothing is seen to."""
+
+    @_builtins.property
     def sampling_defaults(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
         """Defaults of sampling that go before those of the file, by the names of `inferd.v1.SamplingDefaults`."""
 
@@ -145,13 +170,14 @@ class Load(_message.Message):
         capacity_bytes: _builtins.int = ...,
         cores: _builtins.int = ...,
         content_digest: _builtins.str = ...,
+        links: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         sampling_defaults: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         fallback_sampling_defaults: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         sandbox: _sandbox_pb2.SandboxOrder | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "sandbox", b"sandbox"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity_bytes", b"capacity_bytes", "content_digest", b"content_digest", "cores", b"cores", "device", b"device", "fallback_sampling_defaults", b"fallback_sampling_defaults", "instance_id", b"instance_id", "limits", b"limits", "loader", b"loader", "path", b"path", "sampling_defaults", b"sampling_defaults", "sandbox", b"sandbox", "settings", b"settings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity_bytes", b"capacity_bytes", "content_digest", b"content_digest", "cores", b"cores", "device", b"device", "fallback_sampling_defaults", b"fallback_sampling_defaults", "instance_id", b"instance_id", "limits", b"limits", "links", b"links", "loader", b"loader", "path", b"path", "sampling_defaults", b"sampling_defaults", "sandbox", b"sandbox", "settings", b"settings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
