@@ -447,17 +447,3 @@ def words_of(error: BaseException) -> str:
         files = " to ".join(repr(file) for file in (error.filename, error.filename2) if file is not None)
         return f"{error.strerror}: {files}" if files else str(error.strerror)
     return str(error) or type(error).__name__
-
-
-BY_REASON: Mapping[str, type[InferdError]] = {kind.reason: kind for kind in InferdError.__subclasses__()}
-"""Every error class by its reason."""
-
-
-def from_reason(reason: str, message: str, metadata: Mapping[str, str] | None = None) -> InferdError:
-    """Build the error of a reason that came over a link; an unknown reason is an `InternalError`.
-
-    The wrong field of a request, if there is one, travels as the fact "field".
-    """
-    facts = dict(metadata or {})
-    field = facts.pop("field", "")
-    return BY_REASON.get(reason, InternalError)(message, metadata=facts, field=field)

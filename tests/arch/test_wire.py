@@ -17,7 +17,7 @@ import inferd.core
 import inferd.plugin
 import inferd.sandbox
 import inferd_api.v1
-from inferd.errors import BY_REASON
+from inferd.reasons import BY_REASON
 from inferd_api.v1 import errors_pb2
 
 ROOT = Path(__file__).parents[2]

@@ -22,7 +22,8 @@ from inferd.core.model import InstanceFacts, ModelSpec
 from inferd.core.plan import LoadPlan
 from inferd.core.resources import DeviceCapacity, MemoryNeed
 from inferd.core.task import SuspendReason
-from inferd.errors import BY_REASON, InferdError
+from inferd.errors import InferdError
+from inferd.reasons import BY_REASON
 
 MOST_STEPS = 200_000  # until all rests, once clients and faults are over
 NEVER = float("inf")

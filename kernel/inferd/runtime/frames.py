@@ -11,7 +11,8 @@ from inferd.core.resources import MemoryNeed
 from inferd.core.task import FinishReason, Outcome, TaskState, Usage
 from inferd.core.task_events import Logprobs, PromptOutput, TensorOutput
 from inferd.core.vigil import Doing, Pulse
-from inferd.errors import InferdError, from_reason
+from inferd.errors import InferdError
+from inferd.reasons import from_reason
 from inferd.runtime.link import Arrived
 from inferd.runtime.sandboxing import sandbox_order
 from inferd.runtime.shared_work import SharedWork

@@ -16,7 +16,7 @@ from inferd.core import task_events as te
 from inferd.core.ids import InstanceId
 from inferd.core.quota import Quota, QuotaUse
 from inferd.core.task import FinishReason, Outcome, SuspendReason, TaskState, Usage
-from inferd.errors import InferdError, from_reason
+from inferd.reasons import from_reason
 from inferd.runtime.elements import Chain, Held, Slice
 from inferd.runtime.event_log import Numbered, Run, cost_bytes
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from inferd.core.task_events import Elements
+    from inferd.errors import InferdError
     from inferd.runtime.event_log import Entry
 
 Written = list[Any]

@@ -9,7 +9,8 @@ from inferd.engine.cells.cell import CellError
 from inferd.engine.cells.channel import LateError
 from inferd.engine.cells.pool import DiedError, Pool
 from inferd.engine.text.control import Prompt
-from inferd.errors import ChatTemplateError, from_reason
+from inferd.errors import ChatTemplateError
+from inferd.reasons import from_reason
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

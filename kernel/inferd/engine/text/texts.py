@@ -12,7 +12,8 @@ from inferd.engine.cells.pool import DiedError, Pool
 from inferd.engine.text.control import Prompt
 from inferd.engine.text.template import ChatTemplate
 from inferd.engine.work import ChatInput
-from inferd.errors import InternalError, LimitExceededError, PromptTooLongError, UnsupportedInputError, from_reason
+from inferd.errors import InternalError, LimitExceededError, PromptTooLongError, UnsupportedInputError
+from inferd.reasons import from_reason
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

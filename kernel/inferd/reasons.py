@@ -1,0 +1,18 @@
+"""Errors by their reasons: as they come over links, and as they were kept."""
+
+from collections.abc import Mapping
+
+from inferd.errors import InferdError, InternalError
+
+BY_REASON: Mapping[str, type[InferdError]] = {kind.reason: kind for kind in InferdError.__subclasses__()}
+"""Every error class by its reason."""
+
+
+def from_reason(reason: str, message: str, metadata: Mapping[str, str] | None = None) -> InferdError:
+    """Build the error of a reason that came over a link; an unknown reason is an `InternalError`.
+
+    The wrong field of a request, if there is one, travels as the fact "field".
+    """
+    facts = dict(metadata or {})
+    field = facts.pop("field", "")
+    return BY_REASON.get(reason, InternalError)(message, metadata=facts, field=field)
