@@ -64,6 +64,10 @@ def test_a_trail_is_checked_over_a_kill_a_restart_and_whatever_somebody_does_to_
     assert inferd("export", "--offline", "--to", folder / "trail.jsonl").exit_code == 0
     assert told("verify", folder / "trail.jsonl", "--key", folder / "state" / "audit.pub") == whole
     assert inferd("export", "--offline", "--to", folder / "trail.jsonl").exit_code == 1  # it is there
+    command = ["store", "keys", "shred", "blue", "--yes"]
+    assert CliRunner().invoke(app, command).exit_code == 0
+    assert told("verify", "--offline")["last"] == whole["last"] + 2
+    assert '"event":"tenant shredded","name":"blue"' in inferd("export", "--offline").stdout
     _check_rows()
     _check_files(folder)
 

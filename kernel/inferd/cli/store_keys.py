@@ -14,6 +14,7 @@ from inferd.cli.settings import read_settings
 from inferd.cli.store import opened
 from inferd.runtime.blob_entry import read_left
 from inferd.runtime.store_keys import KeysStanding
+from inferd.runtime.trail_opening import tell_of_store
 from inferd.store.blob_files import MODELS
 from inferd.store.sealing.data_keys import Standing
 from inferd.store.sealing.turning import rotate, rotate_wrapping, settle, shred, standing_of
@@ -65,10 +66,17 @@ def turn(
                 _tell_turned(output, made.count, _read(made.keys), by="the kernel", wrapping=wrapping, forget=forget)
                 return
     with opened(file, url) as store:
+        _audit(store, "keys of the store rotated", tenant or "*", wrapping=int(wrapping), forget=int(forget))
         count = rotate_wrapping(store, forgets=forget) if wrapping else rotate(store, tenant)
         if not wrapping:
             _reseal(output, store)
         _tell_turned(output, count, standing_of(store), by="this command", wrapping=wrapping, forget=forget)
+
+
+def _audit(store: Store, event: str, tenant: str, **more: int) -> None:
+    """It is in the audit trail before it is done."""
+    settings = read_settings()
+    tell_of_store(settings.audit, store, settings.state_dir, {"event": event, "name": tenant, **more})
 
 
 def _reseal(output: Output, store: Store) -> None:
@@ -92,6 +100,7 @@ def drop(output: Output, tenant: str, file: Path | None, url: str | None, *, sur
         )
     with opened(file, url) as store:
         folder = read_left(store).folder
+        _audit(store, "tenant shredded", tenant)
         count = shred(store, tenant)
     root = read_settings().data_dir / "blobs" / folder if folder else None
     name = sha256(tenant.encode()).hexdigest()[:32]

@@ -24,8 +24,12 @@ KEY_BYTES = 1 << 14  # of a file with a key
 log = structlog.get_logger()
 
 
-def read_audit_key(path: Path) -> Ed25519PrivateKey:
+def read_audit_key(path: Path, *, any_owner: bool = False) -> Ed25519PrivateKey:
     """The key in a file that only its owner may read; made where it is not there, with its public half beside it.
+
+    Args:
+        path: The file.
+        any_owner: Whether that may be another user than this one, as for a command of root.
 
     Raises:
         InvalidFieldError: Others may read it, or it is no key.
@@ -36,7 +40,7 @@ def read_audit_key(path: Path) -> Ed25519PrivateKey:
     try:
         if not path.exists():
             _make(path)
-        key = _read(path)
+        key = _read(path, any_owner=any_owner)
         if not public.exists():
             put_file(public, key.public_key().public_bytes(PEM, _PUBLIC_FORMAT), mode=PUBLIC_MODE)
     except PermissionError:
@@ -53,11 +57,12 @@ def read_audit_key(path: Path) -> Ed25519PrivateKey:
 _PUBLIC_FORMAT = serialization.PublicFormat.SubjectPublicKeyInfo
 
 
-def _read(path: Path) -> Ed25519PrivateKey:
+def _read(path: Path, *, any_owner: bool) -> Ed25519PrivateKey:
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     with os.fdopen(descriptor, "rb") as file:
         found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode) or found.st_mode & 0o077 or found.st_uid != os.geteuid():
+        owned = any_owner or found.st_uid == os.geteuid()
+        if not stat.S_ISREG(found.st_mode) or found.st_mode & 0o077 or not owned:
             _refuse(
                 f"the file {path} of audit.key_file has mode {found.st_mode & 0o777:04o} and owner {found.st_uid}; "
                 f"others than its owner may use it: chmod 600 {path}, or remove it, should somebody have read it"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from typing import TYPE_CHECKING
 
+from inferd.core.audit import EntryType, time_of
 from inferd.runtime.audit_key import read_audit_key
 from inferd.runtime.kept_trail import TrailBounds, TrailWriter
 from inferd.runtime.trail import Trail
@@ -14,9 +16,13 @@ from inferd.signatures import public_of
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
     from inferd.audit_settings import Audit
+    from inferd.core.audit import Said
     from inferd.core.ids import TaskId
     from inferd.runtime.driver import Driver
+    from inferd.runtime.kept_trail import Shelf
 
 KEY, ANCHOR = "audit.key", "audit.head"
 
@@ -33,21 +39,9 @@ async def opened_trail(settings: Audit, driver: Driver, folder: Path) -> Trail:
         InvalidFieldError: The key is none, or others may read it.
         StoreUnavailableError: The key cannot be made, or the trail not be read.
     """
+    keeper = driver.keeper
     key = await asyncio.to_thread(read_audit_key, settings.key_file or folder / KEY)
-    public, keeper = public_of(key), driver.keeper
-    writer = TrailWriter(
-        TrailBounds(
-            every=settings.checkpoint_entries,
-            checkpoint_s=settings.checkpoint_s,
-            retention_s=settings.retention_s,
-            size_bytes=settings.memory_bytes if keeper is None else settings.bytes,
-        ),
-        public=public,
-        sign=key.sign,
-        wall=time.time,
-        steady=time.monotonic,
-        anchor=None if keeper is None else folder / ANCHOR,
-    )
+    writer, public = _writer(settings, key, None if keeper is None else folder / ANCHOR), public_of(key)
     found = [] if keeper is None else await keeper.read(writer.adopt)
 
     def goes_on(task_id: TaskId) -> bool:
@@ -60,3 +54,41 @@ async def opened_trail(settings: Audit, driver: Driver, folder: Path) -> Trail:
         keeper.trail = trail
     trail.begin(found)
     return trail
+
+
+def tell_of_store(settings: Audit, store: Shelf, folder: Path, said: Said) -> None:
+    """Tell, in the trail of a kernel that does not run, what is about to be done to its store; signed at once.
+
+    Args:
+        settings: What is configured.
+        store: It.
+        folder: As for `opened_trail`.
+        said: What is done.
+
+    Raises:
+        InferdError: It cannot be told.
+        OSError: The key cannot be read.
+    """
+    key = read_audit_key(settings.key_file or folder / KEY, any_owner=True)
+    writer = _writer(settings, key, folder / ANCHOR)
+    found: list[Said] = [{"type": EntryType.KERNEL, **each} for each in writer.adopt(store)]
+    who: Said = {"type": EntryType.KERNEL, "principal": f"uid:{os.getuid()}", "login": "store"}
+    now: Said = {"time": time_of(time.time())}
+    store.write(writer.write([*({**each, **now} for each in found), {**who, **said, **now}], seal=True))
+    writer.keep_apart()
+
+
+def _writer(settings: Audit, key: Ed25519PrivateKey, anchor: Path | None) -> TrailWriter:
+    return TrailWriter(
+        TrailBounds(
+            every=settings.checkpoint_entries,
+            checkpoint_s=settings.checkpoint_s,
+            retention_s=settings.retention_s,
+            size_bytes=settings.memory_bytes if anchor is None else settings.bytes,
+        ),
+        public=public_of(key),
+        sign=key.sign,
+        wall=time.time,
+        steady=time.monotonic,
+        anchor=anchor,
+    )
