@@ -1,5 +1,6 @@
 """The audit trail by the wire: what is told of calls, to whom, and that it outlives kernels and their deaths."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from connection import Connection
 from guarded import Guarded, guarded, refused
 
 from inferd.core.audit_check import Verdict, check
+from inferd.errors import StoreUnavailableError, present
 from inferd.signatures import holds
 from inferd.testing.kernel import kernel_here
 from inferd_api.v1 import audit_service_pb2 as aus
@@ -243,3 +245,37 @@ async def test_calls_are_counted_where_more_are_refused_than_are_told(tmp_path: 
         counted = sum(each["count"] for each in await entries(made.owner, type="omitted"))
         assert told < 20
         assert told + counted == 20
+
+
+@pytest.mark.parametrize("on_failure", ["serve", "refuse"])
+async def test_while_the_trail_cannot_be_written_changes_are_refused_and_calls_as_is_said(
+    tmp_path: Path, on_failure: str
+) -> None:
+    """A full disk: no change is made; calls are served and told later, or refused; once there is room all goes on."""
+    settings: Any = {"store": {"url": f"sqlite:{tmp_path}/store", "retry_s": 0.01}, "audit": {"on_failure": on_failure}}
+    async with kernel_here(tmp_path, **settings) as here:
+        connection, keeper = Connection(here, tmp_path), present(here.driver.keeper)
+        write, quotas = keeper._store.write, QuotaServiceStub(connection.channel)  # type: ignore[no-untyped-call]
+
+        def refuse(_: Any) -> None:
+            raise StoreUnavailableError("the disk is full")
+
+        keeper._store.write = refuse  # type: ignore[method-assign]
+        request = qs.CreateQuotaRequest(quota=qp.Quota(tasks=7))
+        for _ in range(2):
+            assert (await refused(quotas.CreateQuota(request)))[0] == "STORE_UNAVAILABLE"
+        metadata = (("inferd-correlation", "meanwhile"),)
+        call = connection.tasks.CancelTask(ts.CancelTaskRequest(task_id="none"), metadata=metadata)
+        wanted = "TASK_NOT_FOUND" if on_failure == "serve" else "STORE_UNAVAILABLE"
+        assert (await refused(call))[0] == wanted
+        assert (await stub(connection).GetAuditTrail(aus.GetAuditTrailRequest())).trail.failing
+        keeper._store.write = write  # type: ignore[method-assign]
+        async with asyncio.timeout(20):
+            while here.driver.trail is None or here.driver.trail.failing:
+                await connection.hosts.GetHost(hs.GetHostRequest())
+        assert not (await quotas.ListQuotas(qs.ListQuotasRequest())).quotas
+        await quotas.CreateQuota(request)
+        (told,) = await entries(connection, correlation="meanwhile")
+        assert told["reason"] == wanted
+        assert (await verdict(connection)).fault is None
+        await connection.channel.close()

@@ -10,13 +10,19 @@ import grpc
 import psutil
 import psycopg
 import pytest
-from connection import Connection, read_all, read_until, reason_of, text_of
+from connection import Connection, read_all, read_until, reason_of, refusal, text_of
 from postgres_server import PostgresServer
 from stores import Postgres
+from test_audit_service import entries, verdict
 from test_kept_outcomes import read_text
 from test_kept_tasks import created, get, kernel, retry_s, wanted, watch
 
+from inferd.audit_settings import Audit
+from inferd.core.audit_check import check
 from inferd.errors import StoreUnavailableError
+from inferd.runtime.kept_trail import all_lines, read_parts
+from inferd.runtime.trail_opening import tell_of_store
+from inferd.signatures import holds
 from inferd.store.postgres import PostgresStore
 from inferd.store.store import NO_TENANT, Kind, Put
 from inferd.testing.kernel import kernel_here
@@ -106,6 +112,26 @@ async def test_a_kernel_whose_store_was_taken_over_says_so(tmp_path: Path, store
             assert "another kernel has written it" in str(caught.value.details())
     with closing(stores.open()) as after:
         assert set(after.kept()) == before
+
+
+async def test_kernels_that_take_a_store_from_each_other_do_not_fork_its_trail(
+    tmp_path: Path, stores: Postgres
+) -> None:
+    """What goes on with the trail is the one that has the store; the other adds nothing, and its changes are refused."""
+    async with kernel(tmp_path) as connection:
+        await connection.create()
+        with closing(await take_over(stores)) as other:
+            tell_of_store(Audit(), other, tmp_path / "state", {"event": "taken over"})
+        error = await refusal(connection.models.DeleteModel(ms.DeleteModelRequest(name="fake")))
+        assert error[0] == "STORE_UNAVAILABLE"
+    async with kernel(tmp_path) as connection:
+        models = (await connection.models.ListModels(ms.ListModelsRequest())).models
+        assert [model.name for model in models] == ["fake"]
+        events = [each.get("event") for each in await entries(connection, type="kernel")]
+        assert events == ["started", "taken over", "started"]
+        assert (await verdict(connection)).fault is None
+    with closing(stores.open()) as after:
+        assert check(all_lines(after, read_parts(after)[1]), holds).fault is None
 
 
 @pytest.mark.usefixtures("_started_workers")
