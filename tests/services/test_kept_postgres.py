@@ -117,7 +117,7 @@ async def test_a_kernel_whose_store_was_taken_over_says_so(tmp_path: Path, store
 async def test_kernels_that_take_a_store_from_each_other_do_not_fork_its_trail(
     tmp_path: Path, stores: Postgres
 ) -> None:
-    """What goes on with the trail is the one that has the store; the other adds nothing, and its changes are refused."""
+    """Whoever has the store goes on with the trail; the other one adds nothing, and its changes are refused."""
     async with kernel(tmp_path) as connection:
         await connection.create()
         with closing(await take_over(stores)) as other:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from structlog.testing import capture_logs
 
 from inferd.audit_settings import Audit
 from inferd.core.audit import Decision, Said, read_line
@@ -239,6 +240,16 @@ async def test_what_is_lost_is_marked_as_a_gap() -> None:
     assert [each["place"] for each in found[:-1]] == list(range(1, 101))
     assert (found[-1]["type"], found[-1]["lost"]) == ("gap", 30)
     await trail.written("")
+
+
+async def test_what_a_kernel_finds_of_the_trail_before_it_is_logged_and_told() -> None:
+    """That it was put back, as by a backup, is in the log and in the trail behind the start of the kernel."""
+    trail = trail_of(None)
+    with capture_logs() as logged:
+        trail.begin([{"event": "put back", "lines": 7}])
+    assert [each["log_level"] for each in logged] == ["error"]
+    events = [said["event"] for said in _said(await _lines(trail)) if said["type"] == "kernel"]
+    assert events == ["started", "put back"]
 
 
 async def test_a_decision_that_no_call_made_is_told() -> None:

@@ -295,7 +295,7 @@ class Trail:
         """The kernel begins: that is told, and what was found of the trail before it."""
         self.add({"type": EntryType.KERNEL, "event": "started", "version": __version__})
         for said in found:
-            log.error("the audit trail is not as it was left", **{str(name): value for name, value in said.items()})
+            log.error("the audit trail is not as it was left", found=said)
             self.add({"type": EntryType.KERNEL, **said})
 
     def end(self, store: Shelf) -> None:
