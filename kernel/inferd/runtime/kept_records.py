@@ -48,7 +48,7 @@ class KeptTask:
     created: float
 
 
-def write_task(task: Task, clock: Clock, *, names: bool = False) -> bytes:
+def write_task(task: Task | KeptTask, clock: Clock, *, names: bool = False) -> bytes:
     """What a task is to do, which never changes; `names` of what is in blobs only where it is."""
     spec, demand = task.spec, task.spec.demand
     written = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from copy import copy
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -10,13 +9,13 @@ from inferd.core.task_events import Finished
 from inferd.runtime.event_log import Numbered
 from inferd.runtime.kept import Sent, Sizes
 from inferd.runtime.kept_events import InBlob, write_pieces
-from inferd.runtime.kept_records import with_bytes, write_past, write_progress, write_task
+from inferd.runtime.kept_records import KeptTask, with_bytes, write_past, write_progress, write_task
 from inferd.store.store import Append, Drop, Kind, Put
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from inferd.core.task import TaskSpec
+    from inferd.core.task import Task, TaskSpec
     from inferd.runtime.clock import Clock
     from inferd.runtime.kept import Kept
     from inferd.runtime.kept_events import KeptEntry
@@ -77,12 +76,17 @@ def _changes(kept: Kept, sizes: Sizes, clock: Clock) -> Callable[[], list[Write]
         end=end if isinstance(end, Numbered) and isinstance(end.event, Finished) else None,
         first_output_at=kept.stream.first_output_at,
     )
-    made = partial(write_task, copy(kept.task), clock, names=bool(kept.held)) if anew else None
+    made = partial(write_task, _as_made(kept.task), clock, names=bool(kept.held)) if anew else None
     written: list[KeptEntry] = [kept.in_blobs.get(each.sequence, each) for each in told] if kept.in_blobs else [*told]
     spec = kept.task.spec
     gone = deletes(spec.tenant, spec.task_id, tuple(kept.outputs)) if kept.deleting else []
     past = write_past(kept.task, clock) if ended else b""
     return partial(_writes, spec, made, (progress, past), written, sizes, kept.sizes.pieces, gone)
+
+
+def _as_made(task: Task) -> KeptTask:
+    """What of a task never changes, for another thread."""
+    return KeptTask(task.spec, task.number, task.created)
 
 
 def _writes(  # noqa: PLR0917 - of one call
