@@ -80,6 +80,8 @@ async def test_a_file_is_fetched_once_and_removed_with_its_last_version(tmp_path
         assert model.pinned_digest == DIGEST
         await create(connection, web.url("/m.gguf"))
         await create(connection, web.url("/elsewhere.gguf"), name="n")
+        strange = create(connection, "https://elsewhere.invalid/m.gguf", name="o")  # though what it names is there
+        assert (await refusal(strange))[0] == "PERMISSION_DENIED"
         assert len(web.asked) == 1
     (path,) = fetched(tmp_path)
     assert path.read_bytes() == BODY

@@ -223,3 +223,15 @@ def test_labels_and_pins_reach_the_kernel(scripted: Any, inferd: Commands) -> No
     assert (asked.HasField("pin"), asked.HasField("warm")) == (True, False)
     assert inferd("ls", "-l", "team=a").exit_code == 0
     assert dict(scripted.requests[-1].labels) == {"team": "a"}
+
+
+def test_add_takes_what_the_kernel_fetches(scripted: Any, inferd: Commands) -> None:
+    """The source goes to the kernel as it is, its model is called like the file, and a refusal is told in a line."""
+    done = inferd("add", "https://h.example/d/Tiny-1B.gguf", "--digest", f"sha256:{'0' * 64}")
+    assert done.exit_code == 0, done.stderr
+    model = next(each.model for each in scripted.requests if each.DESCRIPTOR.name == "CreateModelRequest")
+    assert (model.name, model.source, model.pinned_digest) == (
+        "Tiny-1B", "https://h.example/d/Tiny-1B.gguf", f"sha256:{'0' * 64}",
+    )  # fmt: skip
+    unknown = CliRunner().invoke(main.app, ["models", "add", "hub:o/r", "--address", "127.0.0.1:1"])
+    assert (unknown.exit_code, unknown.stderr.count("\n")) == (1, 1), unknown.stderr

@@ -200,12 +200,9 @@ def add(
     }
     if is_fetched(wanted.name):
         name = name or name_of(wanted.name)
-        with connected(address) as client:
-            at = client.address
-        model = wait_for(output, at, name, lambda client: client.create_model(name, wanted.name, **words))
-        _tell(
-            output, model, f"{model.name} is fetched ({size(model.size_bytes)}) and known; it loads at its first task"
-        )
+        with connected(address) as client:  # for its errors, too
+            model = wait_for(output, client.address, name, lambda other: other.create_model(name, wanted.name, **words))
+        _tell(output, model, f"{model.name} is fetched ({size(model.size_bytes)}); it loads at its first task")
         return
     path = wanted.host_path()
     if path is None:

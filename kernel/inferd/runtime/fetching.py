@@ -67,10 +67,11 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """Files that are there: the path of the model, and the digest of what they hold."""
+    """Files that are there: the path of the model, the digest of what they hold, and from where they came."""
 
     path: Path
     digest: str
+    source: str
 
 
 @dataclass(slots=True, eq=False)
@@ -134,8 +135,15 @@ class Fetches:
         return next(iter(self._told.get(name, ())), None)
 
     async def find(self, source: str, digest: str) -> Fetched | None:
-        """What was fetched of a source before, and holds what is wanted."""
-        return await asyncio.to_thread(self._find, source, digest)
+        """What was fetched of a source before, or of another one, and holds what is wanted.
+
+        Raises:
+            InvalidFieldError, PermissionDeniedError: It is there, and may not be fetched from this source.
+        """
+        found = await asyncio.to_thread(self._find, source, digest)
+        if found is not None and found.source != source:
+            self.check(source, digest)
+        return found
 
     def _find(self, source: str, digest: str) -> Fetched | None:
         if digest:
@@ -145,7 +153,7 @@ class Fetches:
         return None if manifest is None else self._fetched(manifest)
 
     def _fetched(self, manifest: Manifest) -> Fetched:
-        return Fetched(self._library.path(manifest), manifest.name)
+        return Fetched(self._library.path(manifest), manifest.name, manifest.source)
 
     def check(self, source: str, digest: str) -> None:
         """Refuse what cannot be fetched, whatever answers there.
@@ -277,7 +285,7 @@ class Fetches:
                 message = f"fetching {source} took longer than sources.most_s, {self._settings.most_s:g} s"
                 raise SourceUnavailableError(message, metadata={"cause": "TIMEOUT", "source": source}) from None
         log.info("a model was fetched", source=source, digest=f"sha256:{answer['sha256']}")
-        return Fetched(Path(answer["path"]), f"sha256:{answer['sha256']}")
+        return Fetched(Path(answer["path"]), f"sha256:{answer['sha256']}", source)
 
     def _token(self) -> str:
         path = self._settings.hub_token_file
