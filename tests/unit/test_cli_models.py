@@ -317,3 +317,11 @@ def test_settings_that_are_paths_are_made_absolute(monkeypatch: pytest.MonkeyPat
     given = ["adapter=lora/ok.gguf", "profile=~/x", "kv_format=./i8"]
     settings = read_wanted("m", settings=given).settings
     assert settings == {"adapter": f"{tmp_path}/lora/ok.gguf", "profile": "/h/x", "kv_format": "./i8"}
+
+
+def test_a_version_is_no_model_of_the_library(scripted: Any, inferd: Commands) -> None:
+    """`rm` and `show` of `echo@3` go to the kernel, and what was fetched is told to go with the last that is of it."""
+    scripted.models["echo@3"] = Model(name="echo@3", source="https://h.example/m.gguf")
+    assert "https://h.example/m.gguf" in inferd("show", "echo@3").stdout
+    assert "echo@3 is forgotten; what was fetched goes with" in inferd("rm", "echo@3").stdout
+    assert "no model 'echo@4'" in inferd("rm", "echo@4").stderr

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from inferd.cli.amounts import size
+from inferd.cli.fetches import is_fetched
 from inferd.cli.kernel import connected, reachable
 from inferd.cli.output import CommandError, command_error
 from inferd.cli.wanted import not_known
@@ -35,7 +36,7 @@ def remove(
         kernel = client if reachable(client) else None
         for name in names:
             try:
-                freed_bytes, uploaded, declared = _remove(kernel, library, name, drain=drain, force=force)
+                freed_bytes, source, declared = _remove(kernel, library, name, drain=drain, force=force)
             except (CommandError, InferdError) as error:
                 output.error(command_error(error))
                 failed = True
@@ -47,8 +48,12 @@ def remove(
             if output.json:
                 freed = {"name": name, "freed_bytes": None if freed_bytes is None else str(freed_bytes)}
                 output.line(freed | ({"declared": declared} if declared else {}))
-            elif uploaded:
+            elif freed_bytes is None and source.startswith("blob:"):
                 output.text(f"{name} is forgotten; its blobs stay as long as the kernel keeps them: inferd blobs list")
+            elif freed_bytes is None and is_fetched(source):
+                output.text(
+                    f"{name} is forgotten; what was fetched goes with the last version of a model that is of it"
+                )
             elif freed_bytes is None:
                 output.text(f"{name} is forgotten; its file was not pulled and stays")
             else:
@@ -62,11 +67,11 @@ def remove(
 
 def _remove(
     kernel: Client | None, library: Library, name: str, *, drain: bool, force: bool
-) -> tuple[int | None, bool, str]:
+) -> tuple[int | None, str, str]:
     """Forget a model and all that are made of its file, then remove the file.
 
     Returns:
-        The bytes freed, None for no file; whether the model is of blobs; and where it is declared.
+        The bytes freed, None for no file; the model's source; and where it is declared.
 
     Raises:
         CommandError, InferdError: It is in use, or not known.
@@ -74,17 +79,17 @@ def _remove(
     library.check_removable(name)
     manifest = library.find(name)
     pulled = str(library.path(manifest)) if manifest is not None else None
-    known, uploaded, declared = False, False, ""
+    known, source, declared = False, "", ""
     for model in kernel.list_models() if kernel is not None else ():
         if model.name == name or (pulled is not None and model.source == pulled):
             _forget(present(kernel), model.name, drain=drain, force=force)
             declared = declared or model.declared
             known = known or model.name == name
-            uploaded = uploaded or (model.name == name and model.source.startswith("blob:"))
+            source = model.source if model.name == name else source
     freed_bytes = library.remove(name)
     if freed_bytes is None and not known:
         raise not_known(library, name, ModelNotFoundError(f"no model {name!r}"))
-    return freed_bytes, uploaded and freed_bytes is None, declared
+    return freed_bytes, source, declared
 
 
 def _forget(kernel: Client, name: str, *, drain: bool, force: bool) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from inferd.errors import InvalidFieldError, words_of
+from inferd.model_names import version_of
 
 MANIFEST = "manifest.json"
 MANIFEST_BYTES = 1 << 20
@@ -89,6 +90,8 @@ class Library:
         Raises:
             InvalidFieldError: The name is not one that a model can have.
         """
+        if version_of(name) is not None:
+            return None  # a version is a model of the kernel alone
         entry = self._read(self._folder(name) / MANIFEST)
         return entry if isinstance(entry, Manifest) else None
 
@@ -155,6 +158,8 @@ class Library:
             InvalidFieldError: The name is not one that a model can have.
             OSError: The disk refused; `check_removable` says so before anything is gone.
         """
+        if version_of(name) is not None:
+            return None
         folder = self._folder(name)
         if folder.is_symlink():
             folder.unlink()
@@ -173,6 +178,8 @@ class Library:
             InvalidFieldError: The name is not one that a model can have.
             PermissionError: A folder of it may not be changed.
         """
+        if version_of(name) is not None:
+            return
         folder = self._folder(name)
         inside = [] if folder.is_symlink() else [Path(where) for where, _, _ in os.walk(folder)]
         for needed in [self.root, *inside] if folder.is_dir() else []:
