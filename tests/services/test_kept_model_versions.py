@@ -106,3 +106,14 @@ async def refused(connection: Connection) -> str:
     except grpc.aio.AioRpcError as error:
         return str(reason_of(error)[0])
     return ""
+
+
+async def test_an_alias_of_a_version_leads_there_in_the_next_kernel_too(tmp_path: Path) -> None:
+    """Though the model has gone on by then."""
+    async with kernel(tmp_path) as connection:
+        await connection.create()
+        await update(connection, source=str(write_fake_model(tmp_path, "mute", mute=True)))
+        await connection.models.UpdateModel(ms.UpdateModelRequest(name="fake@1", add_aliases=["stable"]))
+    async with kernel(tmp_path) as connection:
+        assert text_of(await read_all(connection.chat("hello", model="stable"))) == "hello"
+        assert text_of(await read_all(connection.chat("hello"))) == ""
