@@ -121,6 +121,7 @@ async def test_each_order_of_a_call_is_told_by_itself(kernel: Guarded) -> None:
         ("refused", "MODEL_NOT_FOUND", False),
     ]
     assert told[0]["input"] != told[1]["input"]
+    assert [each["model"] for each in told] == ["fake", "none"]
 
 
 async def test_what_is_denied_is_told_with_the_rule_reads_too(kernel: Guarded) -> None:

@@ -302,13 +302,18 @@ def lines_of(shelf: Shelf, segment: Segment) -> Iterator[str]:
         yield from block.decode("ascii", "replace").split("\n")
 
 
+def told_lines(shelf: Shelf, segment: Segment) -> Iterator[str]:
+    """The lines of a segment; a block that is damaged ends it, by a line that says so, and is none."""
+    try:
+        yield from lines_of(shelf, segment)
+    except DamagedError as error:
+        yield f"damaged: {error.metadata.get('cause', '')}"
+
+
 def all_lines(shelf: Shelf, segments: Sequence[Segment]) -> Iterator[str]:
-    """All lines, in their order; a block that is damaged is a line that says so, and is none."""
+    """All lines, in their order, as `told_lines`."""
     for segment in segments:
-        try:
-            yield from lines_of(shelf, segment)
-        except DamagedError as error:
-            yield f"damaged: {error.message}"
+        yield from told_lines(shelf, segment)
 
 
 def some_lines(
@@ -316,16 +321,13 @@ def some_lines(
 ) -> tuple[list[str], Place | None]:
     """Lines from a place on, so many and about so many bytes of them at most, and where the next ones begin.
 
-    Where something was tampered with, places say nothing of numbers: all lines are given, each once.
-
-    Raises:
-        DamagedError: A block is damaged.
+    Where something was tampered with, places say nothing of numbers: all lines are given, each once, as `told_lines`.
     """
     found: list[str] = []
     left_bytes = most_bytes
     for segment in segments[max(0, bisect_right([each.first for each in segments], place.segment) - 1) :]:
         begin = place.line if segment.first == place.segment else 0
-        for number, line in enumerate(lines_of(shelf, segment)):
+        for number, line in enumerate(told_lines(shelf, segment)):
             if number < begin:
                 continue
             if len(found) == most or (found and left_bytes < len(line)):

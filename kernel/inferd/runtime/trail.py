@@ -16,10 +16,9 @@ import structlog
 from inferd import __version__
 from inferd.core.audit import Decision, EntryType, Said, time_of
 from inferd.core.changes import TaskAccepted, TaskChanged
-from inferd.errors import InferdError, StoreUnavailableError
+from inferd.errors import InferdError, ShuttingDownError, StoreUnavailableError
 from inferd.runtime.kept import RETRY_AFTER_S, refuse, typed
 from inferd.runtime.kept_trail import MemoryShelf, Place, TrailWriter, place_behind, some_lines
-from inferd.store.store import DamagedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -194,6 +193,8 @@ class Trail:
         if self._keeper is None:
             self._flush()
             return
+        if self._closed:
+            raise ShuttingDownError("the kernel is shutting down", retry_after_s=RETRY_AFTER_S)
         if self._gap[0]:
             raise _unavailable(why)
         future = asyncio.get_running_loop().create_future()
@@ -357,15 +358,12 @@ class Trail:
         """Lines from a place on, and where the next ones begin.
 
         Raises:
-            StoreUnavailableError: They cannot be read; `DamagedError` where they are not what was written.
+            StoreUnavailableError: They cannot be read.
         """
         segments = tuple(self._writer.segments)
 
         def read(shelf: Shelf) -> tuple[list[str], Place | None]:
-            try:
-                return some_lines(shelf, segments, place, most=most, most_bytes=PAGE_BYTES)
-            except DamagedError as error:
-                return [f"damaged: {error.metadata.get('cause', '')}"], None
+            return some_lines(shelf, segments, place, most=most, most_bytes=PAGE_BYTES)
 
         if self._memory is not None:
             return read(self._memory)

@@ -224,7 +224,9 @@ class Note:
         """As `Maker.made_task`."""
         self._told = True
         spec = change.spec
-        return self._said(Decision.ALLOWED, task_id=spec.task_id, model=spec.model)
+        said = self._said(Decision.ALLOWED, task_id=spec.task_id, model=spec.model)
+        self._input = ""
+        return said
 
     async def end(self, answer: Any) -> None:
         """It was answered, and is acknowledged when this returns.
@@ -252,6 +254,8 @@ class Note:
         self._told = self._told or not is_order
         decision = Decision.DENIED if denied else Decision.REFUSED
         said = self._said(decision, reason=error.reason, phase="done" if self._begun else "", rule=self._rule(error))
+        if is_order:
+            said["model"], self._input = error.metadata.get("model", "")[:MOST_TEXT], ""
         (self._notes.trail.add if self._begun else self._notes.trail.refuse)(said)
 
     def leave(self) -> None:
@@ -259,6 +263,7 @@ class Note:
         if not self._told and self._is_told and self.caller is not None:
             self._told = True
             self._notes.trail.add(self._said(Decision.ALLOWED, reason="LEFT", phase="done" if self._begun else ""))
+        self.request = self.sent = None  # what the call began may go on for long, and has this note in its context
 
     @property
     def _is_told(self) -> bool:
@@ -278,7 +283,7 @@ class Note:
         }
         if request is not None:
             if self._policy.fields and "model" not in said:
-                said["model"] = ",".join(self._policy.models(request)[:MOST_LIST])
+                said["model"] = ",".join(name[:MOST_TEXT] for name in self._policy.models(request)[:MOST_LIST])
             if (name := _name_field(request.DESCRIPTOR)) is not None:
                 said["name"] = str(getattr(request, name))[:MOST_TEXT]
         return said

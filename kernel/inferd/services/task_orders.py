@@ -143,8 +143,8 @@ class TaskOrders:
                 await (self._run(tag, order.run) if kind == "run" else self._watch(tag, order.watch))
             except InferdError as error:
                 model = order.run.request.spec.model  # "" of one that watches
-                self._call.refused(error)
                 refused[tag] = error.with_traceback(None).about(model)  # whose frames hold what the client has sent
+                self._call.refused(refused[tag])
 
     async def _run(self, tag: int, order: ts.RunOrder) -> None:
         interval_s, linger_s = read_interval(_request_of(order, self._call.take).output_interval), _read_linger(order)
