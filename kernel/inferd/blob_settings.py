@@ -1,5 +1,7 @@
 """The settings of blobs: how many bytes clients may leave with the kernel, and for how long."""
 
+from pathlib import Path
+
 from pydantic import BaseModel, ConfigDict, Field
 
 from inferd.spans import Days, Seconds
@@ -43,5 +45,10 @@ class Blobs(BaseModel):
     upload_s: Days = Field(86_400.0, gt=0, description="a blob of which no more bytes came for so long is forgotten")
     retention_s: Days = Field(
         604_800.0, gt=0, description="a blob that nobody holds is forgotten when it was not used for so long"
+    )
+    open_dir: Path | None = Field(
+        None,
+        description="where the files of models that were given as blobs lie unsealed while workers have them; default: "
+        "in memory (/dev/shm), where that may have a quarter of the host's, else beside the blobs",
     )
     sweep_s: Seconds = Field(60.0, gt=0, description="time between two looks for what is to be forgotten")

@@ -186,7 +186,7 @@ async def _built(settings: Settings, certificates: Certificates) -> AsyncIterato
             driver.metrics.tell_store(driver.keeper.state)
         make_fail(driver, points)
         try:
-            blobs = opened_blobs(settings.data_dir / "blobs", driver.keeper, settings.blobs, points)
+            blobs = opened_blobs(settings.data_dir / "blobs", driver, settings.blobs, points)
             async with blobs, _built_around(settings, driver, certificates) as built:
                 yield built
         finally:
@@ -198,13 +198,14 @@ async def _built(settings: Settings, certificates: Certificates) -> AsyncIterato
 async def _built_around(settings: Settings, driver: Driver, certificates: Certificates) -> AsyncIterator[_Built]:
     before = await kept_baselines(driver)
     plugins = found_plugins(settings, driver, before)
+    plugins.opening = driver.supervisor.opening
     await plugins.refresh()
     shelf = found_shelf(settings, driver, plugins)
     await shelf.read(but=await kept_names(driver))
     meter = found_meter(settings, driver, plugins.reports, before)
     await keep_baselines(driver, meter, before)
     authority = await Authority.of(settings, driver, certificates)
-    digests = Digests(settings.state_dir / "digests.json", driver.watchers.models.notify)
+    digests = Digests(settings.state_dir / "digests.json", driver.watchers.models.notify, driver.supervisor.opening)
     with OwnMemory() as memory:
         front = _front(
             settings,

@@ -1,5 +1,6 @@
 """How much may be kept in blobs."""
 
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from inferd.errors import InvalidFieldError, LimitExceededError
@@ -31,6 +32,10 @@ class BlobBounds(Protocol):
     @property
     def blob_bytes(self) -> int:
         """Of one blob."""
+
+    @property
+    def open_dir(self) -> Path | None:
+        """Where the files of models are opened; None for where it fits."""
 
     @property
     def inline_bytes(self) -> int:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from inferd.runtime.blobs import Blobs
+from inferd.runtime.opened_files import open_root
 from inferd.store.opening import unnoticed
 
 if TYPE_CHECKING:
@@ -13,26 +15,29 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from inferd.runtime.blob_bounds import BlobBounds
+    from inferd.runtime.driver import Driver
     from inferd.runtime.failpoints import Failpoints
     from inferd.runtime.keeper import Keeper
 
 
 @asynccontextmanager
 async def opened_blobs(
-    root: Path, keeper: Keeper | None, bounds: BlobBounds, points: Failpoints
+    root: Path, driver: Driver, bounds: BlobBounds, points: Failpoints
 ) -> AsyncIterator[Blobs | None]:
     """The blobs of a kernel, until the block ends; None where it keeps nothing.
 
     Raises:
         StoreUnavailableError: The store, or the folder of their files, cannot be read.
     """
-    if keeper is None:
+    if (keeper := driver.keeper) is None:
         yield None
         return
-    blobs = Blobs(root, keeper.read, bounds, at_point=points.at_blob if points else unnoticed)
+    at_point, opened = points.at_blob if points else unnoticed, await asyncio.to_thread(open_root, bounds.open_dir)
+    blobs = Blobs(root, keeper.read, bounds, at_point=at_point, open_root=opened)
     try:
         await blobs.read()
         keeper.open_blobs(blobs)
+        driver.supervisor.opening = blobs.opened.of
         yield blobs
     finally:
         blobs.close()

@@ -24,6 +24,7 @@ from inferd.runtime.blob_entry import Entry, read_left, tried
 from inferd.runtime.blob_memories import BlobMemories
 from inferd.runtime.blob_sealing import seal_files
 from inferd.runtime.model_files import ModelFiles
+from inferd.runtime.opened_files import OpenedFiles
 from inferd.runtime.store_thread import StoreThread
 from inferd.store.arrival import Arrival
 from inferd.store.blob_files import PIECE_BYTES, SUM_BYTES, BlobFiles
@@ -59,10 +60,12 @@ class Blobs:
         bounds: How much may be kept, and for how long.
         at_point: Told where a write is, for tests.
         wall: The time.
+        open_root: In which folder models are opened; None for beside the blobs.
 
     Attributes:
         memories: Parts of them that tasks have named.
         models: Models that are made of them.
+        opened: The files of those, for who reads them.
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class Blobs:
         *,
         at_point: AtPoint = unnoticed,
         wall: Callable[[], float] = time.time,
+        open_root: Path | None = None,
     ) -> None:
         self._root = root
         self._rows = rows
@@ -80,12 +84,13 @@ class Blobs:
         self._at_point = at_point
         self._wall = wall
         self._thread = StoreThread("blobs")
+        self._open_root = open_root
         self._files = BlobFiles(root, at_point)
+        self.opened = OpenedFiles(self._files, self._thread)
         self._book = BlobBook()
         self.staying = self._book.staying
         self._lacks = False  # a folder for the first blob
         self._names: set[str] = set()  # of files that stay
-        self._linked: set[str] = set()  # the folders of models that stay, by the names of their lists
         self.memories = BlobMemories(self, bounds.inline_bytes)
         self.models = ModelFiles(self)
 
@@ -97,7 +102,8 @@ class Blobs:
         """
         left = await self._rows(read_left)
         folder, keys = self._root / (left.folder or uuid.uuid4().hex), await self._rows(lambda store: store.keys)
-        self._files, self._lacks = BlobFiles(folder, self._at_point, keys=keys), True
+        self._files, self._lacks = BlobFiles(folder, self._at_point, keys=keys, opened=self._open_root), True
+        self.opened = OpenedFiles(self._files, self._thread)
         if not left.entries:
             try:
                 await self._make()
@@ -340,24 +346,6 @@ class Blobs:
             entry.let_go(holder)
             entry.used = self._wall()
 
-    def model_folder(self, tenant: str, digest: str) -> Path:
-        """Where the files of a model are whose list has this digest."""
-        return self._files.model_folder(self._files.name(tenant, digest))
-
-    async def link(self, tenant: str, digest: str, files: dict[str, str]) -> None:
-        """Let a model's folder have these blobs, by its names of them, and nothing else.
-
-        Raises:
-            BlobDamagedError, StoreUnavailableError: A file is missing, or it cannot be done now.
-        """
-        self._linked.add(name := self._files.name(tenant, digest))
-        await self._do(self._files.link, name, tenant, files)
-
-    def unlink(self, tenant: str, digest: str) -> None:
-        """Nobody needs the folder of a model any more; one that cannot be removed now is swept."""
-        self._linked.discard(name := self._files.name(tenant, digest))
-        self._thread.submit(self._files.unlink, name)
-
     # Going.
 
     async def remove(self, tenant: str, digest: str) -> None:
@@ -430,7 +418,7 @@ class Blobs:
             left = [path for path in some if self._files.name_of(path) not in self._names]
             await self._do(self._files.remove, left)  # nothing was begun between the look and this
             removed += len(left)
-        await self._do(self._files.unlink_others, frozenset(self._linked))
+        await self._do(self._files.unlink_others, self.opened.names)
         if removed:
             log.info("files that belonged to no blob were removed", files=removed)
 
@@ -447,4 +435,5 @@ class Blobs:
 
     def close(self) -> None:
         """Read and write no more files."""
+        self._thread.submit(self._files.close_models)
         self._thread.shutdown()

@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING
 import structlog
 
 from inferd.content import content_digest
-from inferd.errors import words_of
+from inferd.errors import InferdError, words_of
+from inferd.runtime.opened_files import nothing_to_open
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from inferd.core.ids import ModelName
     from inferd.core.model import ModelSpec
+    from inferd.runtime.opened_files import Opening
 
 MOST_KNOWN = 1000
 MOST_ASKED = 16  # at once; for others it is asked again
@@ -36,9 +38,11 @@ class Digests:
     Args:
         file: Where it is kept for the kernel after this one.
         tell: Called with the model of which something is known that was not.
+        opening: Has the files of a model be there.
     """
 
-    def __init__(self, file: Path, tell: Callable[[ModelName], None]) -> None:
+    def __init__(self, file: Path, tell: Callable[[ModelName], None], opening: Opening = nothing_to_open) -> None:
+        self._opening = opening
         self._file = file
         self._tell = tell
         self._known = _read(file)
@@ -69,8 +73,10 @@ class Digests:
     async def _find(self, key: Key, name: ModelName) -> None:
         loop = asyncio.get_running_loop()
         try:
-            self._known[key] = await loop.run_in_executor(self._thread, content_digest, Path(key[0]), self._note(key))
-        except OSError as error:
+            async with self._opening(key[0]):
+                found = await loop.run_in_executor(self._thread, content_digest, Path(key[0]), self._note(key))
+            self._known[key] = found
+        except (OSError, InferdError) as error:
             log.warning("the digest of a model cannot be found out", model=name, why=words_of(error))
             return
         finally:

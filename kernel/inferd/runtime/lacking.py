@@ -57,7 +57,7 @@ class Lacking:
             return f"backend {spec.backend!r} is {reports[0].state.name}: {reports[0].why}{fix}"
         if not any(device_id in devices for device_id in spec.devices):
             return f"the host has no {' and no '.join(spec.devices)} now, and it may use nothing else"
-        return "" if Path(spec.path).exists() else f"its file {spec.path} is not there"
+        return "" if spec.tenant or Path(spec.path).exists() else f"its file {spec.path} is not there"
 
     async def pulled(self, names: Collection[str]) -> dict[ModelName, tuple[ModelSpec, str]]:
         """Models of these names that were pulled and could not be made known, each with why."""

@@ -147,7 +147,7 @@ class ModelFiles:
             )
         files = read_list(b"".join([piece async for piece in self._blobs.pieces(tenant, digest)]))
         digests = (digest, *(file.digest for file in files))
-        placed = Placed(self._blobs.model_folder(tenant, digest), tenant, name, ())
+        placed = Placed(self._blobs.opened.folder(tenant, digest), tenant, name, ())
         try:
             for each in digests:
                 self._blobs.hold(tenant, each, _holder(name))
@@ -156,7 +156,7 @@ class ModelFiles:
                 for each in digests[1:]:
                     async for _ in self._blobs.pieces(tenant, each):
                         pass
-            await self._blobs.link(tenant, digest, {file.name: file.digest for file in files})
+            await self._blobs.opened.link(tenant, digest, {file.name: file.digest for file in files})
         except BaseException:
             self._let_go(placed)
             raise
@@ -191,7 +191,7 @@ class ModelFiles:
         for digest in placed.digests:
             self._blobs.let_go(placed.tenant, digest, _holder(placed.name))
         if placed.digests and not self._is_placed(placed):
-            self._blobs.unlink(placed.tenant, placed.digests[0])
+            self._blobs.opened.unlink(placed.tenant, placed.digests[0])
 
     def _is_placed(self, placed: Placed) -> bool:
         """Whether a model still has this folder."""

@@ -125,7 +125,7 @@ def place(
         max_instances=max_instances,
         sampling=sampling,
         catalogue_sampling=catalogue_sampling(path, size_bytes),
-        file_version=version,
+        file_version=blobs_version(source) if tenant else version,
         tenant=tenant,
         digest=digest,
         links=seen,
@@ -138,6 +138,11 @@ def _access(spec: BackendSpec, values: Mapping[str, SettingValue | None]) -> Acc
     named = [each for each in spec.settings if each.names_file and values.get(each.name)]
     reads, writes = ([str(values[each.name]) for each in named if each.written is written] for written in (False, True))
     return replace(spec.access, reads=(*spec.access.reads, *reads, *writes), writes=(*spec.access.writes, *writes))
+
+
+def blobs_version(source: str) -> str:
+    """What differs once the files of a model of blobs are others: its source says what they are, wherever they lie."""
+    return hashlib.sha256(source.encode()).hexdigest()
 
 
 def advise(error: InferdError, spec: ModelSpec) -> InferdError:

@@ -8,12 +8,16 @@ from contextlib import suppress
 from importlib.util import find_spec
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from inferd.core.model import ModelSpec
 from inferd.errors import BackendNotFoundError, BackendUnavailableError
 from inferd.plugin.registry import BackendReport, BackendState, discover
+from inferd.runtime.opened_files import nothing_to_open
 from inferd.runtime.placement import place
+
+if TYPE_CHECKING:
+    from inferd.runtime.opened_files import Opening
 
 MOST_SOURCES = 1 << 12  # files of a plugin that are looked at
 
@@ -49,6 +53,7 @@ class Plugins:
         self._installed: Installed | None = None
         self._failed: Installed = frozenset()  # files of plugins that failed
         self._lock = asyncio.Lock()
+        self.opening: Opening = nothing_to_open
 
     async def refresh(self) -> bool:
         """Look for plugins, if a distribution came, changed or went since, or one that failed; whether that was so."""
@@ -71,12 +76,13 @@ class Plugins:
         Raises:
             InvalidFieldError, BackendNotFoundError, BackendUnavailableError: As there.
         """
-        try:
+        async with self.opening(wanted.get("path")):
+            try:
+                return await asyncio.to_thread(place, self.reports, **wanted)
+            except (BackendNotFoundError, BackendUnavailableError):
+                if not await self.refresh():
+                    raise
             return await asyncio.to_thread(place, self.reports, **wanted)
-        except (BackendNotFoundError, BackendUnavailableError):
-            if not await self.refresh():
-                raise
-        return await asyncio.to_thread(place, self.reports, **wanted)
 
 
 def _read_installed() -> Installed:

@@ -28,6 +28,7 @@ from inferd.runtime.kept_shares import read_share, read_use
 from inferd.runtime.lacking import tell_lacking, unknown_model
 from inferd.runtime.lease_records import read_lease
 from inferd.runtime.model_records import KeptModel, read_model
+from inferd.runtime.placement import blobs_version
 from inferd.runtime.shared_work import SharedWork, with_blobs
 from inferd.store.store import NO_TENANT, Kind
 from inferd_api.worker.v1 import task_pb2
@@ -306,25 +307,36 @@ def _tasks(store: Store, clock: Clock) -> tuple[list[Found], list[Ended], list[P
 
 async def _of_blobs(blobs: Blobs | None, models: Sequence[KeptModel]) -> list[KeptModel]:
     """The models, those of blobs with their folders; a version that serves no more is left out without its own."""
+    if blobs is None:
+        return list(models)
     found = []
     for kept in models:
-        if blobs is None or await _places(blobs, kept.spec):
-            others = [v for v in kept.versions if v.state is not VersionState.SERVING]
-            lost = [] if blobs is None else [v.number for v in others if not await _places(blobs, v.spec)]
-            found.append(replace(kept, versions=tuple(v for v in kept.versions if v.number not in lost)))
+        if (spec := await _placed(blobs, kept.spec)) is not None:
+            versions = []
+            for each in kept.versions:
+                if each.state is VersionState.SERVING:  # it is of the model's own files
+                    versions.append(replace(each, spec=_at(each.spec, spec.path)))
+                elif (placed := await _placed(blobs, each.spec)) is not None:
+                    versions.append(replace(each, spec=placed))
+            found.append(replace(kept, spec=spec, versions=tuple(versions)))
     return found
 
 
-async def _places(blobs: Blobs, spec: ModelSpec) -> bool:
-    """Make the folder of a model of blobs; whether there is one, or it is none of blobs."""
+async def _placed(blobs: Blobs, spec: ModelSpec) -> ModelSpec | None:
+    """A model of blobs with the folder that this kernel has for it; None for none. Others are as they are."""
     if not spec.tenant:
-        return True
+        return spec
     try:
-        blobs.models.keep(await blobs.models.place(spec.tenant, spec.source, spec.name, checks=False))
+        placed = await blobs.models.place(spec.tenant, spec.source, spec.name, checks=False)
     except InferdError as error:
         leave_out("model", spec.tenant, spec.name, error)
-        return False
-    return True
+        return None
+    blobs.models.keep(placed)
+    return _at(spec, str(placed.path))
+
+
+def _at(spec: ModelSpec, path: str) -> ModelSpec:
+    return replace(spec, path=path, file_version=blobs_version(spec.source)) if spec.tenant else spec
 
 
 async def _with_blobs(blobs: Blobs | None, tasks: Sequence[Found]) -> list[Found]:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
@@ -11,8 +11,12 @@ from inferd.core.ids import HostId, InstanceId
 from inferd.core.vigil import WorkerTimes
 from inferd.runtime.launcher import Launcher, NoLauncher
 from inferd.runtime.link import Arrived
+from inferd.runtime.opened_files import nothing_to_open
 from inferd.runtime.worker import Worker
 from inferd_api.worker.v1 import worker_pb2 as wire
+
+if TYPE_CHECKING:
+    from inferd.runtime.opened_files import Opening
 
 log = structlog.get_logger()
 
@@ -38,6 +42,7 @@ class Supervisor:
         measuring: Workers that hold no instance and only tell what a model needs.
         times: How long what of them may take.
         launchers: Who starts workers, by host.
+        opening: Has the files of a model be there.
 
     Args:
         launchers: That.
@@ -49,6 +54,7 @@ class Supervisor:
         self.measuring: set[Worker] = set()
         self.times = times
         self.launchers = dict(launchers)
+        self.opening: Opening = nothing_to_open
         self._listener = listener
 
     def start(
@@ -84,6 +90,7 @@ class Supervisor:
             times=self.times,
             on_frame=on_frame,
             on_memory=on_memory,
+            opening=self.opening,
         )
 
     async def _live(self, worker: Worker) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -10,15 +11,19 @@ from inferd import __version__
 from inferd.core.ids import HostId, InstanceId
 from inferd.core.resources import HOST_DEVICE
 from inferd.core.vigil import Vigil, WorkerTimes
-from inferd.errors import words_of
+from inferd.errors import InferdError, words_of
 from inferd.runtime.frames import proceed_frame, read_pulse, read_sandbox
 from inferd.runtime.launcher import Launcher, WorkerLink
 from inferd.runtime.link import Arrived
+from inferd.runtime.opened_files import nothing_to_open
 from inferd.runtime.signal import Signal
 from inferd.shared import Memory
 from inferd_api.worker.v1 import worker_pb2 as wire
 
 log = structlog.get_logger()
+
+if TYPE_CHECKING:
+    from inferd.runtime.opened_files import Opening
 
 TOLD_CHANGE = 0.01  # of the resident memory: a smaller one is not told
 
@@ -49,6 +54,7 @@ class Worker:
         times: WorkerTimes,
         on_frame: Callable[[InstanceId, wire.WorkerFrame, Arrived], None],
         on_memory: Callable[[InstanceId, int], None],
+        opening: "Opening" = nothing_to_open,
     ) -> None:
         self.instance_id = instance_id
         self.host_id = host_id
@@ -61,6 +67,7 @@ class Worker:
         self._times = times
         self._on_frame = on_frame
         self._on_memory = on_memory
+        self._opening = opening
         self._loaded = False
         self._memory_told = 0
         self._link: WorkerLink | None = None
@@ -106,6 +113,13 @@ class Worker:
 
     async def run(self) -> str:
         """Live through the whole life of the process; return how it ended. Nothing of it is left afterwards."""
+        try:
+            async with self._opening(self._load.load.path):
+                return await self._run()
+        except InferdError as error:
+            return f"its files cannot be opened: {error.message}"
+
+    async def _run(self) -> str:
         try:
             link = await self._launcher.launch(self.instance_id, on_frame=self._receive, on_closed=self._note_closed)
         except OSError as error:

@@ -48,13 +48,25 @@ class BlobFiles:
         folder: Where they are.
         at_point: Told where a write is, for tests.
         keys: Of the store that knows them; None where nothing is sealed.
+        opened: In which folder models are opened; None for in this one.
+
+    Attributes:
+        seals: Whether files that are begun are sealed.
     """
 
-    def __init__(self, folder: Path, at_point: AtPoint = unnoticed, *, keys: DataKeys | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        at_point: AtPoint = unnoticed,
+        *,
+        keys: DataKeys | None = None,
+        opened: Path | None = None,
+    ) -> None:
         self.folder = folder
         self.at_point = at_point
         self.keys = keys
-        self._seals = keys is not None and keys.seals
+        self.seals = keys is not None and keys.seals
+        self._models = folder / MODELS if opened is None or not self.seals else opened / folder.name
 
     def make(self) -> None:
         """Make the folder, if it is not there: it may be new.
@@ -83,7 +95,7 @@ class BlobFiles:
     def _one_of(self, tenant: str, digest: str, ending: str) -> Path:
         """Its file that is there, sealed or not; else where it is to be."""
         paths = [path.with_name(path.name + ending) for path in self._paths(tenant, digest)]
-        return next((path for path in paths if path.exists()), paths[0 if self._seals else -1])
+        return next((path for path in paths if path.exists()), paths[0 if self.seals else -1])
 
     def _paths(self, tenant: str, digest: str) -> list[Path]:
         """Where a whole blob may be: sealed, if the store has a key for names, and as it is."""
@@ -253,7 +265,7 @@ class BlobFiles:
 
     def model_folder(self, name: str) -> Path:
         """Where the files of a model are whose list has such files, see `name`."""
-        return self.folder / MODELS / name
+        return self._models / name
 
     def link(self, name: str, tenant: str, files: Mapping[str, str]) -> None:
         """Let a model's folder have these blobs, under their names there, and nothing else; what is sealed is opened.
@@ -299,9 +311,14 @@ class BlobFiles:
     def unlink_others(self, names: frozenset[str]) -> None:
         """Remove the folders of all models but these."""
         with self._typed():
-            for folder in self.folder.glob(f"{MODELS}/*/*"):
-                if f"{folder.parent.name}/{folder.name}" not in names:
+            for folder in {*self.folder.glob(f"{MODELS}/*/*"), *self._models.glob("*/*")}:
+                if folder.parents[1] != self._models or f"{folder.parent.name}/{folder.name}" not in names:
                     rmtree(folder, ignore_errors=True)
+
+    def close_models(self) -> None:
+        """Have no model be open."""
+        if self.seals:
+            rmtree(self._models, ignore_errors=True)
 
     @contextmanager
     def _typed(self, *, lost: type[OSError] | tuple[()] = (), makes: bool = False) -> Iterator[None]:
@@ -329,12 +346,12 @@ class BlobFiles:
     @property
     def all_sealed(self) -> bool:
         """Whether there is nothing more to seal."""
-        return not self._seals or (self.folder / ALL_SEALED).exists()
+        return not self.seals or (self.folder / ALL_SEALED).exists()
 
     def note_sealed(self) -> None:
         """All is sealed, or need not be."""
         with self._typed():
-            if self._seals:
+            if self.seals:
                 (self.folder / ALL_SEALED).touch(mode=0o600)
             else:
                 (self.folder / ALL_SEALED).unlink(missing_ok=True)
@@ -345,7 +362,7 @@ class BlobFiles:
         Whatever cuts this off, what is there is whole, and it may be done again.
         """
         sealed, *others = self._paths(tenant, digest)
-        if not self._seals or not others:
+        if not self.seals or not others:
             return False
         done = False
         with self._typed():

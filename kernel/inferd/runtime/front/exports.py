@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -110,10 +110,12 @@ class Exports:
         """
         self._driver.check_open()
         await self._shelf.look_for(name)
-        with self._bound.place(caller.tenant):
+        async with AsyncExitStack() as stack:
+            stack.enter_context(self._bound.place(caller.tenant))
             model = self._driver.views.model(ModelName(name))
             spec, roots = model.spec, self._roots(caller)
             paths = self._path_settings(spec)
+            await stack.enter_async_context(self._driver.supervisor.opening(spec.path))
             own = await self._own(spec, caller, roots)
             adapter = await asyncio.to_thread(_adapter, spec, roots) if ADAPTER in paths else []
             for files in (own, adapter):
@@ -144,7 +146,7 @@ class Exports:
         if blobs is None:
             raise BlobDamagedError(f"the files of model {spec.name!r} are blobs, and this kernel keeps none")
         files = read_list(b"".join([piece async for piece in blobs.pieces(spec.tenant, digest)]))
-        folder = blobs.model_folder(spec.tenant, digest)
+        folder = blobs.opened.folder(spec.tenant, digest)
         found = await asyncio.to_thread(_see, [folder / file.name for file in files], None, "source")
         return {seen: file.digest for seen, file in zip(found, files, strict=True)}
 
