@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import time
 import unicodedata
@@ -22,7 +23,7 @@ WORDS = ("forbidden", "kill all", "hemmung", "idiot", "слово", "ηλιος"
 PATTERNS = (r"\b\d{4}[ -]?\d{4}[ -]?\d{4}\b", r"secret-[a-z]{3,8}\d")
 UNSEEN = "\u200b\u200c\u200d\u2060\ufeff\u00ad\u034f\U000e0061\u202e"
 MARKS = "\u0301\u0308\u0323\u0336\u20dd"
-EVASIONS = 10_000
+EVASIONS = int(os.environ.get("EVASIONS", "10000"))  # more of them: EVASIONS=1000000 pytest …
 PIECES: list[str | bytes] = [bytes([n]) for n in range(256)]
 """Each token is one byte: a text can be split nowhere else."""
 
