@@ -786,7 +786,9 @@ class UpdateModelRequest(_message.Message):
     Errors: INVALID_FIELD, there is none, or its files have changed.
     """
     validate_only: _builtins.bool
-    """Check it and tell in `plan` how it would go, and change nothing. Default false."""
+    """Check it and tell in `plan` how it would go, and change nothing; files of a source that is fetched come for that, too.
+    Default false.
+    """
     pin: _builtins.bool
     """As in `Model`."""
     warm: _builtins.bool
