@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from inferd.plugin import NVIDIA, BackendSpec, Setting, hookimpl
+from inferd.plugin import NVIDIA, Access, BackendSpec, Setting, hookimpl
 
 GGUF_ARCHITECTURES = (  # that transformers 5 reads and whose attention can be ours; of folders it is what it knows
     *("llama", "mistral", "qwen2", "qwen2moe", "qwen3", "qwen3moe", "phi3", "gpt2", "starcoder2", "nemotron"),
@@ -65,7 +65,7 @@ SPEC = BackendSpec(
     rank=200,
     accelerated={"hf": 50},  # on the processor the native engine reads folders, too, and is several times faster
     extra="torch",
-    access=NVIDIA,
+    access=Access(devices=NVIDIA.devices, compilers=True),  # triton compiles what a GPU computes when it is first used
 )
 
 

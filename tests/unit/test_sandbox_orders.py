@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from inferd.core.ids import DeviceId, ModelName
 from inferd.core.model import ModelSpec
 from inferd.runtime.kept_records import read_spec, write_spec
 from inferd.runtime.sandboxing import sandbox_order
-from inferd.runtime.scratch import make_scratch, sweep_scratch
+from inferd.runtime.scratch import make_scratch, remove_scratch, sweep_scratch
 from inferd.sandbox.paths import with_targets
 from inferd.sandbox.state import Access, SandboxLevel, State
 from inferd.worker.beginning import _files
@@ -63,6 +64,8 @@ def test_what_a_model_reaches_is_kept_with_it() -> None:
         True,
     )
     assert not sandbox_order(kept, looks=True).writes
+    compiles = spec(access=Access(compilers=True))
+    assert (sandbox_order(compiles).programs, sandbox_order(compiles, host=False).programs) == (False, True)
     older = json.loads(json.dumps(write_spec(spec(values={"adapter": "/lora", "kind": "x", "n": 1}))))
     del older["access"]
     order = sandbox_order(read_spec(older))
@@ -100,9 +103,32 @@ def test_what_a_dead_kernel_left_of_scratch_goes(tmp_path: Path) -> None:
     other = tmp_path / f"{NOBODY}-abc.log"
     other.write_text("")
     sweep_scratch(tmp_path)
+    for thread in threading.enumerate():
+        if thread.name == "scratch":
+            thread.join()
     assert own.is_dir()
     assert not left.exists()
     assert other.exists()
+
+
+def test_scratch_that_cannot_be_removed_ends_nothing(tmp_path: Path) -> None:
+    """Folders in folders without end, which a hostile worker makes, are told of in the log; links are not followed."""
+    folder, outside = make_scratch(tmp_path), tmp_path / "outside"
+    outside.mkdir()
+    (folder / "link").symlink_to(outside)
+    remove_scratch(folder).join()
+    assert not folder.exists()
+    assert outside.is_dir()
+    deep = make_scratch(tmp_path)
+    at = os.open(deep, os.O_RDONLY)
+    for _ in range(1500):
+        os.mkdir("d", dir_fd=at)
+        inner = os.open("d", os.O_RDONLY, dir_fd=at)
+        os.close(at)
+        at = inner
+    os.close(at)
+    remove_scratch(deep).join()
+    subprocess.run(["/bin/rm", "-rf", deep], check=True)  # what pytest could not, either
 
 
 def test_a_state_in_words() -> None:

@@ -7,7 +7,7 @@ from inferd.core.commands import SendTask
 from inferd.core.host import name_of
 from inferd.core.ids import DeviceId, LeaseId
 from inferd.core.model import InstanceFacts, ModelSpec, SettingValue
-from inferd.core.resources import MemoryNeed
+from inferd.core.resources import HOST_DEVICE, MemoryNeed
 from inferd.core.task import FinishReason, Outcome, TaskState, Usage
 from inferd.core.task_events import Logprobs, PromptOutput, TensorOutput
 from inferd.core.vigil import Doing, Pulse
@@ -52,7 +52,7 @@ def load_frame(
         sampling_defaults=spec.sampling.numbers,
         fallback_sampling_defaults=spec.catalogue_sampling.numbers,
     )
-    load.sandbox.CopyFrom(sandbox_order(spec, looks=not checks))
+    load.sandbox.CopyFrom(sandbox_order(spec, host=name_of(device_id) == HOST_DEVICE, looks=not checks))
     if spec.draft_tokens is not None:
         load.limits.draft_tokens = spec.draft_tokens
     return wire.KernelFrame(load=load)

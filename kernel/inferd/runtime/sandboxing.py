@@ -33,20 +33,23 @@ def group_bounds(limits: sandbox_pb2.SandboxLimits) -> GroupBounds:
     return GroupBounds(limits.threads, group_bytes(limits.memory_bytes, read_memory().total_bytes))
 
 
-def sandbox_order(spec: ModelSpec, *, looks: bool = False) -> sandbox_pb2.SandboxOrder:
+def sandbox_order(spec: ModelSpec, *, host: bool = True, looks: bool = False) -> sandbox_pb2.SandboxOrder:
     """The order for a worker: what its backend asks for, and what its settings name.
 
-    One that only `looks` at the model writes nothing that these name.
+    One that only `looks` at the model writes nothing that these name. Whether it computes on the `host`'s processor
+    decides on compilers.
     """
     access = spec.access
     if access is None:  # of a kernel that kept none: what of the settings is a path is read, and may be written
         named = [value for value in spec.values.values() if isinstance(value, str) and Path(value).is_absolute()]
-        return sandbox_pb2.SandboxOrder(reads=named, writes=() if looks else named, devices=NVIDIA.devices, looks=looks)
+        return sandbox_pb2.SandboxOrder(
+            reads=named, writes=() if looks else named, devices=NVIDIA.devices, looks=looks, programs=not host
+        )
     return sandbox_pb2.SandboxOrder(
         reads=access.reads,
         writes=() if looks else access.writes,
         devices=access.devices,
         network=access.network,
-        programs=access.programs,
+        programs=access.programs or (access.compilers and not host),
         looks=looks,
     )

@@ -1,16 +1,21 @@
 """Where workers may write: a folder for each, which goes with it."""
 
+import logging
 import os
 import shutil
 import tempfile
+import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
+
+from inferd.errors import words_of
 
 VARIABLE: Final = "TMPDIR"
 """By which a worker is told where its own is."""
 
 _ENDING: Final = ".scratch"
+_log = logging.getLogger(__name__)
 
 
 def make_scratch(parent: Path) -> Path:
@@ -22,9 +27,14 @@ def make_scratch(parent: Path) -> Path:
     return Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", suffix=_ENDING, dir=parent))
 
 
-def remove_scratch(folder: Path) -> None:
-    """Have it gone, with what is in it; links are not followed."""
-    shutil.rmtree(folder, ignore_errors=True)
+def remove_scratch(folder: Path) -> threading.Thread:
+    """Have it gone, with what is in it; links are not followed.
+
+    Nobody waits for the thread that does it: a worker may leave very many files. What stays, the next kernel sweeps.
+    """
+    thread = threading.Thread(target=_remove, args=(folder,), name="scratch", daemon=True)
+    thread.start()
+    return thread
 
 
 def sweep_scratch(parent: Path) -> None:
@@ -34,3 +44,15 @@ def sweep_scratch(parent: Path) -> None:
             pid = folder.name.partition("-")[0]
             if pid.isdigit() and not Path(f"/proc/{pid}").exists():
                 remove_scratch(folder)
+
+
+def _remove(folder: Path) -> None:
+    try:
+        shutil.rmtree(folder)
+    except FileNotFoundError:
+        pass
+    except (
+        OSError,
+        RecursionError,
+    ) as error:  # folders in folders without end, or ones that even their owner may not read
+        _log.warning("the scratch of a worker stays: %s: %s", folder, words_of(error))

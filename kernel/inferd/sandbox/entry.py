@@ -53,9 +53,11 @@ class Sandbox:
 
     def seal(self) -> State:
         """Close what the import of a framework needed; what has become of the sandbox."""
-        if self._column is not None and self._walls and not self._order.programs:
+        if self._column is not None and self._walls:
             try:
-                seccomp.install(seccomp.inner(self._column, os.getpid(), kills=True), self._column)
+                seccomp.install(
+                    seccomp.inner(self._column, os.getpid(), forks=self._order.programs, kills=True), self._column
+                )
             except OSError as error:
                 self._lack(f"processes are not forbidden: {words_of(error)}")
         if self._order.file_bytes:

@@ -45,6 +45,7 @@ class Access:
         writes: Those that it writes.
         network: Whether it uses the network. Then its sandbox is never full.
         programs: Whether it starts programs. Likewise.
+        compilers: Whether it does so where it computes on another device than the host's processor. Likewise, there.
     """
 
     devices: tuple[str, ...] = ()
@@ -52,6 +53,7 @@ class Access:
     writes: tuple[str, ...] = ()
     network: bool = False
     programs: bool = False
+    compilers: bool = False
 
 
 NOTHING: Final = Access()
@@ -59,8 +61,9 @@ NOTHING: Final = Access()
 
 def read_access(written: Mapping[str, Any]) -> Access:
     """What `dataclasses.asdict` has made of one, once it was JSON."""
-    lists = {name: tuple(map(str, written[name])) for name in ("devices", "reads", "writes")}
-    return Access(**lists, network=bool(written["network"]), programs=bool(written["programs"]))
+    devices, reads, writes = (tuple(map(str, written[name])) for name in ("devices", "reads", "writes"))
+    network, programs, compilers = (bool(written.get(name)) for name in ("network", "programs", "compilers"))
+    return Access(devices=devices, reads=reads, writes=writes, network=network, programs=programs, compilers=compilers)
 
 
 NVIDIA: Final = Access(devices=("/dev/nvidia*", "/dev/nvidia-caps/*", "/dev/dxg"))
