@@ -152,6 +152,13 @@ def test_a_trail_that_another_key_has_signed_is_none(names: list[str]) -> None:
     assert (fault.kind, fault.sequence) == (FaultKind.SIGNATURE, 1)
 
 
+def test_a_trail_of_which_nothing_is_left_is_truncated() -> None:
+    """A kernel writes the first lines when it starts: none at all were removed."""
+    fault = check([], trusted).fault
+    assert fault is not None
+    assert (fault.kind, fault.sequence) == (FaultKind.TRUNCATED, 1)
+
+
 def test_a_trail_without_its_checkpoints_is_none() -> None:
     """Lines that were chained anew, without any checkpoint but the first, are too many without one."""
     chain = Chain()

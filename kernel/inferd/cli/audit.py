@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 DIGITS: Final = re.compile(rb"\s*([0-9a-f]{64})\s*")
 KEY_BYTES, LINE_BYTES = 1 << 14, 1 << 18  # most of a file with a key, and of a line
 FOLLOW_S = 1.0
+PASSING = "this kernel has no store (store.url is memory:): its audit trail ends with it"
 COLUMNS = ("TIME", "WHO", "WHAT", "ABOUT", "DECISION")
 
 
@@ -44,12 +45,21 @@ class Source:
         heads: Checkpoints of it that are known besides.
         keys: By which it may be signed.
         count: How many lines it is known to have; 0 where that is not known.
+        durable: Whether it outlives its kernel.
     """
 
     def __init__(
-        self, name: str, lines: Iterable[str], *, heads: Sequence[str] = (), keys: Sequence[str] = (), count: int = 0
+        self,
+        name: str,
+        lines: Iterable[str],
+        *,
+        heads: Sequence[str] = (),
+        keys: Sequence[str] = (),
+        count: int = 0,
+        durable: bool = True,
     ) -> None:
         self.name, self.lines, self.heads, self.keys, self.count = name, lines, heads, keys, count
+        self.durable = durable
 
 
 def verify(
@@ -111,16 +121,16 @@ def _tell(output: Output, source: Source, verdict: Verdict) -> None:
                 "sealed_time": verdict.sealed_time or None,
                 "unsealed": verdict.unsealed,
                 "keys": verdict.keys,
+                "durable": source.durable,
             }
         )
-        return
-    if not verdict.last:
-        output.text(f"{source.name} is empty")
         return
     output.text(
         f"{source.name}: lines {verdict.first} to {verdict.last} are what was written, as"
         f" {counted(verdict.checkpoints, 'checkpoint')} signed by {', '.join(key[:16] for key in verdict.keys)} say"
     )
+    if not source.durable:
+        output.note(PASSING)
     if verdict.unsealed:
         output.text(
             f"{counted(verdict.unsealed, 'line')} behind the last checkpoint ({verdict.sealed_time}) hold together and"
@@ -168,7 +178,10 @@ def checkpoint(output: Output, address: str) -> None:
 def tail(output: Output, address: str, *, lines: int, follow: bool) -> None:
     """Show the last lines, and what comes."""
     with connected(address) as client:
-        after = max(0, client.get_audit_trail().line_count - lines)
+        trail = client.get_audit_trail()
+        if not trail.durable:
+            output.note(PASSING)
+        after = max(0, trail.line_count - lines)
         shown = list(client.list_audit_lines(after_line=after))[-lines:]
         _show(output, shown)
         while follow:
@@ -248,8 +261,14 @@ def _source(address: str, *, file: Path | None, offline: bool, url: str | None) 
         with connected(address) as client:
             trail = client.get_audit_trail()
             heads = [trail.checkpoint] if trail.checkpoint else []
-            keys, count = [trail.public_key.hex()], trail.line_count
-            yield Source("the trail of the kernel", client.list_audit_lines(), heads=heads, keys=keys, count=count)
+            yield Source(
+                "the trail of the kernel",
+                client.list_audit_lines(),
+                heads=heads,
+                keys=[trail.public_key.hex()],
+                count=trail.line_count,
+                durable=trail.durable,
+            )
 
 
 def _own_keys() -> list[str]:

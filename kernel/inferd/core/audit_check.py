@@ -214,6 +214,10 @@ class _Check:
     def _reach(self) -> None:
         """Hold the end of the trail against what was kept elsewhere, and its beginning against its last checkpoint."""
         found, furthest = self._found, max(self._heads, default=0)
+        if not found.last:
+            raise _FaultError(
+                FaultKind.TRUNCATED, 1, "there is no line, and a kernel writes the first ones when it starts"
+            )
         if furthest > found.last:
             seen = text(self._heads[furthest].said, "time")
             raise _FaultError(
