@@ -19,6 +19,7 @@ from inferd.testing.kernel import kernel_here
 from inferd_api.v1 import audit_service_pb2 as aus
 from inferd_api.v1 import auth_service_pb2 as asp
 from inferd_api.v1 import host_service_pb2 as hs
+from inferd_api.v1 import model_pb2 as mp
 from inferd_api.v1 import model_service_pb2 as ms
 from inferd_api.v1 import quota_pb2 as qp
 from inferd_api.v1 import quota_service_pb2 as qs
@@ -154,6 +155,16 @@ async def test_a_change_that_is_refused_says_why(kernel: Guarded) -> None:
         "refused",
         "MODEL_NOT_FOUND",
     )
+
+
+async def test_a_source_is_told_without_what_lets_somebody_in_there(kernel: Guarded) -> None:
+    """Of an address neither user nor password, and nothing behind a question mark, are in the trail."""
+    metadata = (("inferd-correlation", "far"),)
+    model = mp.Model(name="far", source="https://eve:hush@example.org/m.gguf?token=hush")
+    await refused(kernel.owner.models.CreateModel(ms.CreateModelRequest(model=model), metadata=metadata))
+    begun, _ = await entries(kernel.owner, correlation="far")
+    assert begun["fields"]["model.source"] == "https://example.org/m.gguf"
+    assert "hush" not in "".join(await lines(kernel.owner))
 
 
 async def test_only_who_may_read_the_trail_for_all_tenants_reads_it(kernel: Guarded) -> None:

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from enum import IntEnum
 from functools import cache
@@ -49,6 +50,7 @@ NAMES = MADE | {
 """Fields with texts that are names: what they hold is told. Of others only that they were given."""
 MOST_FIELDS, MOST_TEXT, MOST_LIST, DEEPEST = 32, 128, 16, 5
 TEXTS = (FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES)
+USER = re.compile("//[^/]*@")
 GIVEN = "given"  # of a field whose content is not told
 WAYS = {"user:": "ticket", "uid:": "ticket", "cert:": "certificate"}
 INPUT_BYTES = 32  # of the hash of one: BLAKE2b with a key
@@ -323,7 +325,7 @@ def _name_field(kind: Descriptor) -> str | None:
     fields = [
         field.name for field in kind.fields if field.type == FieldDescriptor.TYPE_STRING and not field.is_repeated
     ]
-    return next((name for name in fields if name in NAMES and name != "model"), None)
+    return next((name for name in fields if name in NAMES - {"model", "source", "path"}), None)
 
 
 def _told_of(message: Any, names: frozenset[str], way: str = "", depth: int = DEEPEST) -> Iterator[tuple[str, object]]:
@@ -353,4 +355,9 @@ def _shown(field: FieldDescriptor, value: Any) -> object:
         return str(value) if known is None else known.name
     if isinstance(value, float):
         return f"{value:g}"
-    return value if isinstance(value, int) else str(value)[:MOST_TEXT]
+    if isinstance(value, int):
+        return value
+    told = str(value)
+    if "://" in told:  # who may be let in there, and by what, is no name
+        told = USER.sub("//", told.partition("?")[0].partition("#")[0], count=1)
+    return told[:MOST_TEXT]
