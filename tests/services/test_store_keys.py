@@ -1,7 +1,9 @@
 """The keys of a store: told, turned over while a kernel serves and while none does, and dropped for good."""
 
 import asyncio
+import hashlib
 import json
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
@@ -13,6 +15,7 @@ from typer.testing import CliRunner
 
 from inferd.cli.main import app
 from inferd.config import Settings
+from inferd.server import Kernel
 from inferd.store.sealing.key_source import MARK
 from inferd.store.sealing.sealed import Sealing
 from inferd.store.store import Append, DamagedError, Kind, Put, ShreddedError
@@ -39,9 +42,18 @@ def lines(path: Path) -> list[str]:
 
 
 @asynccontextmanager
-async def kernel(folder: Path, stores: Stores) -> AsyncIterator[AsyncClient]:
-    settings: dict[str, Any] = {"data_dir": folder / "data", "store": {**stores.settings, "reseal_rows": 1}}
-    async with kernel_here(folder, **settings) as made, AsyncClient(made.addresses[0]) as client:
+async def opened(folder: Path, stores: Stores, **more: Any) -> AsyncIterator[tuple[Kernel, AsyncClient]]:
+    store = {**stores.settings, "reseal_rows": 1, **more}
+    async with (
+        kernel_here(folder, data_dir=folder / "data", store=store) as made,
+        AsyncClient(made.addresses[0]) as client,
+    ):
+        yield made, client
+
+
+@asynccontextmanager
+async def kernel(folder: Path, stores: Stores, **more: Any) -> AsyncIterator[AsyncClient]:
+    async with opened(folder, stores, **more) as (_, client):
         yield client
 
 
@@ -125,3 +137,34 @@ def test_what_was_sealed_by_keys_that_were_dropped_is_told(stores: Stores) -> No
         assert [(tenant, type(error), error.metadata) for tenant, error in told] == [
             ("one", ShreddedError, {"cause": "shredded"})
         ]
+
+
+async def test_blobs_of_before_are_sealed_when_the_kernel_starts(tmp_path: Path, stores: Stores) -> None:
+    """Whole ones and one of which half came: nothing of them lies open then, both are there, and a cut goes on."""
+    said, half = b"canary of a blob " * 9000, os.urandom(200_000)
+    digest = f"sha256:{hashlib.sha256(half).hexdigest()}"
+    async with opened(tmp_path, stores, sealing="off") as (made, client):
+        whole = (await client.put_blob(said)).digest
+        keeper = made.driver.keeper
+        assert keeper is not None
+        assert keeper.blobs is not None
+        async with keeper.blobs.receiving("default", digest.removeprefix("sha256:"), len(half)) as entry:
+            await keeper.blobs.add(entry, half[:150_000])
+        plain = list((tmp_path / "data" / "blobs").rglob("*/*/??/*"))
+        assert len(plain) == 2
+        assert any(b"canary" in path.read_bytes() for path in plain)
+        with pytest.raises(StoreUnavailableError, match="has no keys"):
+            await client.get_store_keys()
+    (left,) = [path for path in plain if path.suffix != ".part"]
+    left.with_name("0" * 64 + "-s.sealing").write_bytes(b"cut off")  # of a kernel that was killed at it
+    async with kernel(tmp_path, stores) as client:
+        lying = list((tmp_path / "data" / "blobs").rglob("*/*/??/*"))
+        assert sorted(path.name.partition("-s")[2] for path in lying if path.suffix != ".sealing") == ["", ".part"]
+        assert not [path for path in lying if b"canary" in path.read_bytes()]
+        assert b"".join([chunk async for chunk in client.read_blob(whole)]) == said
+        assert (await client.get_blob(digest)).received_bytes == 150_000
+        assert (await client.put_blob(half)).digest == digest
+        assert b"".join([chunk async for chunk in client.read_blob(digest)]) == half
+    async with kernel(tmp_path, stores, sealing="off") as client:  # what is sealed is read on
+        assert b"".join([chunk async for chunk in client.read_blob(whole)]) == said
+        assert (await client.get_store_keys()).sealing is False
