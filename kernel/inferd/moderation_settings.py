@@ -52,6 +52,12 @@ class Moderation(BaseModel):
 
     rules: tuple[RuleSetting, ...] = Field((), description="rules; none by default, and then nothing is looked at")
     kept_rules: int = Field(1000, ge=0, le=1000, description="rules that were made by calls")
-    flags: int = Field(1000, ge=1, description="flags that are held; for one more the oldest goes, resolved ones first")
+    flags: int = Field(
+        1000, ge=1, description="flags that are held; for one more a resolved one goes, else one of who has the most"
+    )
     flags_s: Days = Field(2_592_000.0, gt=0, description="how long a flag is held, in seconds: 30 days")
-    questions: int = Field(256, ge=1, description="texts about which classifiers are asked at once; more count as late")
+    questions: int = Field(
+        256,
+        ge=1,
+        description="texts about which classifiers are asked at once, with shares of tenants; more count as late",
+    )

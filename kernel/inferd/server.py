@@ -440,7 +440,7 @@ def _front(
             reseal_rows=settings.store.reseal_rows,
         ),
         quotas=quotas.Quotas(driver, quotas_limit=scheduler.kept_quotas),
-        moderation=Moderation(driver, run_tasks, settings.moderation),
+        moderation=Moderation(driver, run_tasks, settings.moderation, share=scheduler.tenant_share),
         health=health.Health(
             driver, shelf, watchers=watchers("limits.health_watchers", limits.health_watchers, "watch health")
         ),

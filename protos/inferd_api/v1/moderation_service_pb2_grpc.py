@@ -105,7 +105,7 @@ class ModerationServiceServicer:
 
     def ListFlags(self, request, context):
         """List flags of tenants for which the caller may read rules, newest first. They are held for `moderation.flags_s`, at
-        most `moderation.flags` of them: then the oldest goes, of those that are resolved first.
+        most `moderation.flags` of them: then a resolved one goes, else the oldest of the tenant that has the most.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -51,7 +51,7 @@ class ModerationServiceStub:
     """Take away a rule that was made by a call. Errors: RULE_NOT_FOUND, PERMISSION_DENIED, STORE_UNAVAILABLE (it stays)."""
     ListFlags: _grpc.UnaryUnaryMultiCallable[_moderation_service_pb2.ListFlagsRequest, _moderation_service_pb2.ListFlagsResponse]
     """List flags of tenants for which the caller may read rules, newest first. They are held for `moderation.flags_s`, at
-    most `moderation.flags` of them: then the oldest goes, of those that are resolved first.
+    most `moderation.flags` of them: then a resolved one goes, else the oldest of the tenant that has the most.
     """
     GetFlag: _grpc.UnaryUnaryMultiCallable[_moderation_service_pb2.GetFlagRequest, _moderation_service_pb2.GetFlagResponse]
     """Read a flag. Errors: FLAG_NOT_FOUND."""
@@ -81,7 +81,7 @@ class ModerationServiceAsyncStub(ModerationServiceStub):
     """Take away a rule that was made by a call. Errors: RULE_NOT_FOUND, PERMISSION_DENIED, STORE_UNAVAILABLE (it stays)."""
     ListFlags: _aio.UnaryUnaryMultiCallable[_moderation_service_pb2.ListFlagsRequest, _moderation_service_pb2.ListFlagsResponse]  # type: ignore[assignment]
     """List flags of tenants for which the caller may read rules, newest first. They are held for `moderation.flags_s`, at
-    most `moderation.flags` of them: then the oldest goes, of those that are resolved first.
+    most `moderation.flags` of them: then a resolved one goes, else the oldest of the tenant that has the most.
     """
     GetFlag: _aio.UnaryUnaryMultiCallable[_moderation_service_pb2.GetFlagRequest, _moderation_service_pb2.GetFlagResponse]  # type: ignore[assignment]
     """Read a flag. Errors: FLAG_NOT_FOUND."""
@@ -132,7 +132,7 @@ class ModerationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_moderation_service_pb2.ListFlagsResponse, _abc.Awaitable[_moderation_service_pb2.ListFlagsResponse]]:
         """List flags of tenants for which the caller may read rules, newest first. They are held for `moderation.flags_s`, at
-        most `moderation.flags` of them: then the oldest goes, of those that are resolved first.
+        most `moderation.flags` of them: then a resolved one goes, else the oldest of the tenant that has the most.
         """
 
     @_abc_1.abstractmethod

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 CONTEXT_CHARS: Final = 64  # of what was shown before, so that the borders of words are known
 EXCERPT_CHARS: Final = 200  # on each side of what was flagged
+MOST_EXCERPT: Final = 2000  # characters: unseen ones may make a match as long as they like
 
 
 class OneLogprob(NamedTuple):
@@ -304,4 +305,4 @@ class Outlet:
         self._found = [each for each in self._found if each not in ready]
         for start, end, rule in ready:
             around = slice(max(0, start - EXCERPT_CHARS - first), max(0, end + EXCERPT_CHARS - first))
-            released.flagged.append(Flagged(self._ruling.rules[rule].name, text[around]))
+            released.flagged.append(Flagged(self._ruling.rules[rule].name, text[around][:MOST_EXCERPT]))

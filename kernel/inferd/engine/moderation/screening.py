@@ -13,7 +13,7 @@ from inferd.core.policy import matches
 from inferd.core.task_events import Logprobs
 from inferd.engine.moderation.inputs import texts_of
 from inferd.engine.moderation.inquiry import Asked, Inquiry
-from inferd.engine.moderation.outlet import EXCERPT_CHARS, OneLogprob, Outlet
+from inferd.engine.moderation.outlet import EXCERPT_CHARS, MOST_EXCERPT, OneLogprob, Outlet
 from inferd.engine.moderation.output import Flag, Moderated, Question, ScreenedOutput
 from inferd.engine.token.output import Ended, SampleEnd, StepOutput
 from inferd.errors import InferdError, ModeratedError, ModerationUnavailableError
@@ -170,7 +170,7 @@ class Screening:
             rule = ruling.rules[number]
             if rule.action is not Action.FLAG:
                 raise _refusal(rule, On.INPUT)
-            excerpt = text[max(0, start - EXCERPT_CHARS) : end + EXCERPT_CHARS]
+            excerpt = text[max(0, start - EXCERPT_CHARS) : end + EXCERPT_CHARS][:MOST_EXCERPT]
             if len(screened.flags) < len(ruling.rules):
                 screened.flags.append(Flag(screened.submission.handle, rule.name, excerpt, is_input=True))
 

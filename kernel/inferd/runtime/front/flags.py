@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
@@ -30,7 +31,8 @@ class Flags:
 
     Args:
         driver: Of the kernel.
-        most: How many are held; for one more the oldest goes, of those that are resolved first.
+        most: How many are held; for one more one goes: a resolved one first, else the oldest of the tenant that has the
+            most, so that nobody drives out what is said of others.
         held_s: How long each is held.
     """
 
@@ -66,13 +68,20 @@ class Flags:
 
     def _drop_old(self) -> None:
         oldest = time.time() - self._held_s
-        gone = [flag for flag in self._flags.values() if flag.created < oldest]
-        if (beyond := len(self._flags) - len(gone) - self._most) > 0:
-            left = [flag for flag in self._flags.values() if flag.created >= oldest]
-            gone += sorted(left, key=lambda flag: (flag.state is FlagState.OPEN, flag.created))[:beyond]
-        for flag in gone:
-            del self._flags[flag.flag_id]
-            self._write(Drop(flag.tenant, Kind.FLAG, flag.flag_id))
+        for flag in [flag for flag in self._flags.values() if flag.created < oldest]:
+            self._drop(flag)
+        while len(self._flags) > self._most:
+            counts = Counter(flag.tenant for flag in self._flags.values())
+            self._drop(
+                min(
+                    self._flags.values(),
+                    key=lambda flag: (flag.state is FlagState.OPEN, -counts[flag.tenant], flag.created),
+                )
+            )
+
+    def _drop(self, flag: Flag) -> None:
+        del self._flags[flag.flag_id]
+        self._write(Drop(flag.tenant, Kind.FLAG, flag.flag_id))
 
     def _write(self, record: Put | Drop) -> None:
         """Keep it, behind what is being written; what cannot be kept is held as long as the kernel lives."""

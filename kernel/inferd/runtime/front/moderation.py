@@ -39,17 +39,18 @@ class Moderation:
         driver: Of the kernel.
         tasks: By which classifiers are asked.
         chosen: The settings.
+        share: What a tenant may have of what is free of questions to classifiers (`scheduler.tenant_share`).
 
     Attributes:
         flags: What persons are to look at.
     """
 
-    def __init__(self, driver: Driver, tasks: Tasks, chosen: Chosen) -> None:
+    def __init__(self, driver: Driver, tasks: Tasks, chosen: Chosen, *, share: float) -> None:
         self.flags = Flags(driver, most=chosen.flags, held_s=chosen.flags_s)
         self._driver = driver
         self._chosen = chosen
         self._changing = asyncio.Lock()
-        self._verdicts = Verdicts(driver, tasks, most=chosen.questions)
+        self._verdicts = Verdicts(driver, tasks, most=chosen.questions, share=share)
         driver.moderation.findings = self
 
     async def adopt(self) -> None:

@@ -27,26 +27,31 @@ class Verdicts:
         driver: Of the kernel.
         tasks: By which they are asked.
         most: Questions at once.
+        share: A tenant may have so many times what is still free of them.
     """
 
-    def __init__(self, driver: Driver, tasks: Tasks, *, most: int) -> None:
+    def __init__(self, driver: Driver, tasks: Tasks, *, most: int, share: float) -> None:
         self._driver = driver
         self._tasks = tasks
         self._most = most
-        self._open: set[asyncio.Task[None]] = set()
+        self._share = share
+        self._open: dict[asyncio.Task[None], str] = {}  # and whose they are
 
     def ask(self, question: Question, rule: Rule, text: str) -> None:
         """Have a classifier asked about a text."""
         asked = rule.classifier
         if asked is None:
             return
-        if len(self._open) >= self._most:
-            failed = f"{len(self._open)} texts are asked about and moderation.questions is {self._most}"
-            self._driver.moderation.answer(question, failed=failed)
+        known = self._driver.views.find_task(question.task_id)
+        tenant = "" if known is None else known.spec.tenant
+        own = sum(each == tenant for each in self._open.values())
+        if own >= self._share * (self._most - len(self._open)):
+            failed = f"{own} texts of its tenant are asked about, {len(self._open)} of all; moderation.questions is "
+            self._driver.moderation.answer(question, failed=f"{failed}{self._most}")
             return
         task = asyncio.create_task(self._see_to(question, asked, text), name="classifier")
-        self._open.add(task)
-        task.add_done_callback(self._open.discard)
+        self._open[task] = tenant
+        task.add_done_callback(self._open.pop)
 
     async def _see_to(self, question: Question, asked: Classifier, text: str) -> None:
         found, failed = False, "it could not be asked"
