@@ -7,11 +7,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-OURS = {
-    f"inferd.v1.{name}Service"
-    for name in ("Audit", "Auth", "Blob", "Host", "Lease", "Model", "Quota", "Task", "Upload")
-}
-NAMES = ("Auth", "Blob", "Host", "Lease", "Model", "Moderation", "Quota", "Task", "Upload")
+NAMES = ("Audit", "Auth", "Blob", "Host", "Lease", "Model", "Moderation", "Quota", "Task", "Upload")
 OURS = {f"inferd.v1.{name}Service" for name in NAMES}
 OTHERS = {"grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"}
 # What no message of the services names, and errors carry.
