@@ -37,20 +37,21 @@ def read_audit_key(path: Path, *, any_owner: bool = False) -> Ed25519PrivateKey:
         OSError: It cannot be read.
     """
     public = path.with_suffix(".pub")
-    try:
-        if not path.exists():
+    if not path.exists():
+        try:
             _make(path)
-        key = _read(path, any_owner=any_owner)
-        if not public.exists():
+        except OSError as error:
+            raise StoreUnavailableError(
+                f"the key of the audit trail {path} cannot be made: {error.strerror}; make room there and let this user"
+                " write, or name another place (audit.key_file)",
+                metadata={"cause": f"{error.strerror}"},
+            ) from None
+    key = _read(path, any_owner=any_owner)
+    if not public.exists():
+        try:
             put_file(public, key.public_key().public_bytes(PEM, _PUBLIC_FORMAT), mode=PUBLIC_MODE)
-    except PermissionError:
-        raise
-    except OSError as error:
-        raise StoreUnavailableError(
-            f"the key of the audit trail {path} cannot be made: {error.strerror}; make room there and let this user"
-            " write, or name another place (audit.key_file)",
-            metadata={"cause": f"{error.strerror}"},
-        ) from None
+        except OSError as error:  # whoever checks the trail can ask the kernel for it
+            log.warning("the public half of the audit trail's key cannot be written", why=error.strerror)
     return key
 
 
