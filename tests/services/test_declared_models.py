@@ -128,6 +128,17 @@ async def test_declarations_are_read_again_while_the_model_runs(tmp_path: Path) 
         assert ([model.name for model in answer.models], len(answer.faults)) == (["m", "n"], 0)
 
 
+async def test_a_number_that_no_worker_can_be_told_is_a_fault_until_it_is_mended(tmp_path: Path) -> None:
+    """It is told with both numbers, and makes no model; read again with another one the model is there, and loads."""
+    wrong = entry(tmp_path, settings={"context_tokens": 10**20}, warm=True)
+    async with declared(tmp_path, wrong) as connection:
+        (fault,) = (await listed(connection)).faults
+        assert (fault.field, str(10**20) in fault.why, str((1 << 63) - 1) in fault.why) == ("settings", True, True)
+        await connection.kernel.declaring.read_again([{**wrong, "settings": {"context_tokens": 64}}])
+        assert (await until(connection, "m", mp.MODEL_STATE_READY)).instances[0].context_tokens == 64
+        assert not (await listed(connection)).faults
+
+
 async def test_warm_models_are_loaded_at_the_start_where_there_is_room(tmp_path: Path) -> None:
     """One is; one that fails ends nothing, and one that would have another evicted is not loaded."""
     half = {"weights_bytes": int(0.6 * GIB)}

@@ -8,6 +8,7 @@ from connection import Connection, read_all, read_failing, reason_of, refusal, t
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from inferd.plugin.registry import BackendState
+from inferd.runtime import orders
 from inferd.runtime.placement import place
 from inferd.testing.kernel import write_fake_model
 from inferd_api.v1 import model_pb2 as mp
@@ -252,3 +253,22 @@ async def test_health_follows_kernel_services_and_models(connection: Connection)
         await check("model:nothing")
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
     watch.cancel()
+
+
+async def test_a_start_that_raises_is_a_load_that_failed(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is raised while a worker is started, who waits for it is told why; the next start is another one."""
+
+    def fails(*_: Any, **__: Any) -> None:
+        raise ValueError("value out of range")
+
+    await connection.create()
+    with monkeypatch.context() as broken:
+        broken.setattr(orders, "load_frame", fails)
+        with pytest.raises(grpc.aio.AioRpcError, match="its worker could not be started: value out of range") as caught:
+            await read_all(connection.chat("hello", timeout=60))
+        assert reason_of(caught.value)[0] == "MODEL_LOAD_FAILED"
+        model = (await connection.models.GetModel(ms.GetModelRequest(name="fake"))).model
+        assert (model.state, list(model.instances)) == (mp.MODEL_STATE_FAILED, [])
+    assert text_of(await read_all(connection.chat("hello", timeout=60))) == "hello"

@@ -228,6 +228,7 @@ async def test_one_update_at_a_time(connection: Connection) -> None:
         ({"min_instances": 2}, "min_instances would be 2 and max_instances 1"),
         ({"settings": {"nonsense": "1"}}, "nonsense"),
         ({"settings": {"nonsense": ""}}, "has no setting 'nonsense'"),
+        ({"settings": {"context_tokens": "9" * 20}}, f"is {'9' * 20}; it must be at most {(1 << 63) - 1}"),
         ({"device": "cpu:7"}, "cpu:7"),
     ],
 )

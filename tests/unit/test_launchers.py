@@ -139,3 +139,17 @@ async def test_a_worker_where_nobody_starts_any() -> None:
     assert [why for _, why, _ in listener.exits] == [
         "it could not be started: nobody starts workers on host 'far', where 'm-1' was to be"
     ]
+
+
+async def test_a_launcher_that_fails_ends_its_worker_only() -> None:
+    """Whatever a launcher raises is how its worker ended; those of other instances live on."""
+
+    class Broken(FarLauncher):
+        async def launch(self, *_: object, **__: object) -> FarWorker:
+            raise ValueError("no such flag")
+
+    listener = Listener()
+    supervisor = Supervisor(times=TIMES, launchers={FAR: Broken()}, listener=listener)
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+        supervisor.start(group, NAME, LOAD, host_id=FAR)
+    assert [why for _, why, _ in listener.exits] == ["it could not be started: no such flag"]

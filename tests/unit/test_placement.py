@@ -3,11 +3,13 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from inferd.errors import BackendUnavailableError, InvalidFieldError, ModelLoadError
 from inferd.plugin import BackendSpec, DeviceInfo
+from inferd.plugin.backend import Kind, Setting, read_settings
 from inferd.plugin.registry import BackendReport, BackendState
 from inferd.runtime.kept_records import read_spec, write_spec
 from inferd.runtime.placement import advise, place
@@ -162,3 +164,26 @@ def test_what_is_no_model_is_told_for_what_it_is(tmp_path: Path) -> None:
         match=r"no READY backend loads txt files: .* loads folders with a config.json .Hugging Face., GGUF files",
     ):
         place(REPORTS, name="m", source=str(tmp_path / "bare/readme.txt"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "bounds", "text", "words"),
+    [
+        ("int", {"minimum": 1}, "0", "setting 'n' is 0; it must be at least 1"),
+        ("int", {"maximum": 8}, "9", "setting 'n' is 9; it must be at most 8"),
+        ("int", {"minimum": 1, "maximum": 8}, "9", "setting 'n' is 9; it must be from 1 to 8"),
+        ("int", {"minimum": 1}, "9" * 20, f"setting 'n' is {'9' * 20}; it must be at most 9223372036854775807"),
+        ("int", {}, f"-{'9' * 20}", f"setting 'n' is -{'9' * 20}; it must be at least -9223372036854775808"),
+        ("float", {"minimum": 0}, "inf", "setting 'n' is inf; it must be a finite number"),
+        ("float", {}, "nan", "setting 'n' is nan; it must be a finite number"),
+    ],
+)
+def test_a_number_that_no_setting_can_be(kind: Kind, bounds: dict[str, Any], text: str, words: str) -> None:
+    """It is refused with the one bound that it breaks, which is that of 64 bits where the setting has no other."""
+    spec = BackendSpec(
+        name="b", loader="a:B", formats=("b",), description="",
+        settings=(Setting(name="n", kind=kind, description="", **bounds),),
+    )  # fmt: skip
+    with pytest.raises(ValueError, match=f"^{words}$"):
+        read_settings(spec, {"n": text})
+    assert read_settings(spec, {"n": "2"}) == {"n": 2}

@@ -169,7 +169,7 @@ async def test_a_wrong_loader(write: Write, offer: Write, tmp_path: Path) -> Non
         (
             "settings",
             "(Setting(name='a', kind='int', description='', default=9, maximum=8),)",
-            "setting 'a' is 9; it must be from None to 8",
+            "setting 'a' is 9; it must be at most 8",
         ),
         ("settings", "(Setting(name='a', kind='int', description=''),) * 2", "names 'a' more than once"),
     ],

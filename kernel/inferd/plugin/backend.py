@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
+from math import isfinite
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
@@ -22,6 +23,7 @@ ReportProgress = Callable[[float], None]
 
 Kind = Literal["int", "float", "bool", "str"]
 KINDS: tuple[str, ...] = get_args(Kind)
+INT64 = 1 << 63  # whole numbers go to workers in 64 bits: they are below it, and at least its negative
 
 
 def one_of(names: Sequence[str]) -> str:
@@ -77,8 +79,8 @@ class Setting:
         kind: How its text is read. Another is a ValueError.
         default: Its default; None when the backend derives it.
         description: What it does.
-        minimum: Smallest value of a number; None for no bound.
-        maximum: Largest value of a number; None for no bound.
+        minimum: Smallest value of a number; None for no bound but that of 64 bits, and that it is finite.
+        maximum: Largest value of a number; None for no bound but those.
         choices: The values of a "str" setting; empty for any.
         names_file: Whether its value is the path of a file or a folder that the worker reads or writes: not everybody
             may name any.
@@ -368,10 +370,25 @@ def _read(setting: Setting, text: str) -> SettingValue:
                 value = text
     except (ValueError, KeyError):
         raise ValueError(f"setting {setting.name!r} is {text!r}; it must be of kind {setting.kind}") from None
-    if not isinstance(value, str) and not isinstance(value, bool):
-        low, high = setting.minimum, setting.maximum
-        if (low is not None and value < low) or (high is not None and value > high) or value != value:  # noqa: PLR0124 - NaN
-            raise ValueError(f"setting {setting.name!r} is {text}; it must be from {low} to {high}")
+    if not isinstance(value, str | bool) and (expected := _outside(setting, value)):
+        raise ValueError(f"setting {setting.name!r} is {text}; it must be {expected}")
     if setting.choices and value not in setting.choices:
         raise ValueError(f"setting {setting.name!r} is {text!r}; it must be one of {', '.join(setting.choices)}")
     return value
+
+
+def _outside(setting: Setting, value: float) -> str:
+    """What a number must be that is outside the bounds of its setting, or more than a worker can be told; else ""."""
+    low, high = setting.minimum, setting.maximum
+    if not isinstance(value, int) and not isfinite(value):
+        return "a finite number"
+    if (low is None or value >= low) and (high is None or value <= high):
+        return "" if not isinstance(value, int) or -INT64 <= value < INT64 else _far(value)
+    if low is not None and high is not None:
+        return f"from {low} to {high}"
+    return f"at most {high}" if low is None else f"at least {low}"
+
+
+def _far(value: int) -> str:
+    """What a whole number must be that has more than 64 bits."""
+    return f"at most {INT64 - 1}" if value > 0 else f"at least {-INT64}"

@@ -381,7 +381,8 @@ class Driver:
         self._relay.close(instance_id)  # last: what fell due meanwhile may still have dropped tasks of it
 
     def _log_of(self, instance_id: InstanceId) -> dict[str, str]:
-        return {"log": self.supervisor.workers[instance_id].log_path}
+        worker = self.supervisor.workers.get(instance_id)  # none where it could not be started
+        return {} if worker is None else {"log": worker.log_path}
 
     def _step(self, instance_id: InstanceId, step: step_pb2.StepOutput, memories: Arrived) -> None:
         if (instance := self.views.find_instance(instance_id)) is not None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, assert_never
 
+import structlog
+
 from inferd.core import commands
 from inferd.core.host import host_of
-from inferd.errors import present
+from inferd.errors import present, words_of
 from inferd.runtime.frames import hold_frame, load_frame, memories_of, submit_frame
 from inferd.runtime.probes import ProbeStream
 from inferd_api.worker.v1 import load_pb2, task_pb2
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from inferd.runtime.streams import Streams
     from inferd.runtime.supervisor import Supervisor
     from inferd.shared import Memory
+
+log = structlog.get_logger()
 
 Steering = commands.ProceedLoad | commands.StopWorker | commands.EndWorker | commands.AbandonWorker
 
@@ -98,17 +102,21 @@ class Orders:
                 worker.end(command.why)
 
     def _start(self, command: commands.StartWorker) -> None:
-        group = present(self.group)  # the driver runs
-        self._relay.open(command.instance_id)
-        load = load_frame(
-            command.instance_id,
-            command.spec,
-            self._engine_limits,
-            device_id=command.device_id,
-            capacity_bytes=command.capacity_bytes,
-            cores=command.cores,
-        )
-        self._supervisor.start(group, command.instance_id, load, host_id=host_of(command.device_id))
+        group, name, host_id = present(self.group), command.instance_id, host_of(command.device_id)
+        self._relay.open(name)
+        try:
+            load = load_frame(
+                name,
+                command.spec,
+                self._engine_limits,
+                device_id=command.device_id,
+                capacity_bytes=command.capacity_bytes,
+                cores=command.cores,
+            )
+            self._supervisor.start(group, name, load, host_id=host_id)
+        except Exception as error:  # whatever it is: the core waits for this worker, and nobody else tells of it
+            log.exception("a worker could not be started", instance_id=name)
+            self._supervisor.refuse(name, f"its worker could not be started: {words_of(error)}")
 
     def _submit(self, command: commands.SendTask) -> None:
         stream = self._streams.get(command.spec.task_id)

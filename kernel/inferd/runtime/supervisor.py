@@ -9,10 +9,12 @@ import structlog
 from inferd.core.host import LOCAL_HOST
 from inferd.core.ids import HostId, InstanceId
 from inferd.core.vigil import WorkerTimes
+from inferd.errors import ModelLoadError
 from inferd.runtime.launcher import Launcher, NoLauncher
 from inferd.runtime.link import Arrived
 from inferd.runtime.opened_files import nothing_to_open
 from inferd.runtime.worker import Worker
+from inferd_api.worker.v1 import failure_pb2, load_pb2
 from inferd_api.worker.v1 import worker_pb2 as wire
 
 if TYPE_CHECKING:
@@ -66,6 +68,17 @@ class Supervisor:
             instance_id, load, host_id=host_id, on_frame=listener.worker_frame, on_memory=listener.worker_memory
         )
         group.create_task(self._live(worker), name=f"worker {instance_id}")
+
+    def refuse(self, instance_id: InstanceId, why: str) -> None:
+        """A worker cannot be started, which is told as any load that fails, and its end, once this turn is over."""
+        self.workers.pop(instance_id, None)
+        asyncio.get_running_loop().call_soon(self._tell_refused, instance_id, why)
+
+    def _tell_refused(self, instance_id: InstanceId, why: str) -> None:
+        error = ModelLoadError(f"the model cannot be loaded: {why}", metadata={"cause": why})
+        failed = failure_pb2.Failure(reason=error.reason, message=error.message, metadata=error.metadata)
+        self._listener.worker_frame(instance_id, wire.WorkerFrame(load_failed=load_pb2.LoadFailed(failure=failed)), ())
+        self._listener.worker_exited(instance_id, why, "")
 
     def pids(self) -> set[int]:
         """The process ids of all workers that run on the kernel's own host."""

@@ -122,7 +122,9 @@ class Worker:
     async def _run(self) -> str:
         try:
             link = await self._launcher.launch(self.instance_id, on_frame=self._receive, on_closed=self._note_closed)
-        except OSError as error:
+        except Exception as error:
+            if not isinstance(error, OSError):  # a defect of whoever starts it: it ends this worker, and no other
+                log.exception("a worker could not be started", instance_id=self.instance_id)
             return f"it could not be started: {words_of(error)}"
         self._link = link
         why, went, how = "the kernel gave it up", False, ""
