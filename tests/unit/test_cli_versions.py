@@ -13,6 +13,7 @@ from typer.testing import CliRunner, Result
 from inferd.cli import main
 from inferd_api.v1 import model_pb2 as mp
 from inferd_api.v1 import rollout_pb2 as rp
+from inferd_client import Client
 
 Commands = Callable[..., Result]
 
@@ -235,3 +236,22 @@ def test_add_takes_what_the_kernel_fetches(scripted: Any, inferd: Commands) -> N
     )  # fmt: skip
     unknown = CliRunner().invoke(main.app, ["models", "add", "hub:o/r", "--address", "127.0.0.1:1"])
     assert (unknown.exit_code, unknown.stderr.count("\n")) == (1, 1), unknown.stderr
+
+
+def test_who_leaves_a_rollout_is_told_that_it_goes_on(
+    scripted: Any, inferd: Commands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C says so, with the commands that follow it and that give it up, and ends the wait."""
+
+    def interrupted(*_: Any, **__: Any) -> None:
+        scripted.models["echo"].rolling.number = 4
+        scripted.models["echo"].instances.add(instance_id="echo-7", version=4)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Client, "update_model", interrupted)
+    done = inferd("set", "echo", "a=b")
+    assert (done.exit_code, done.stdout) == (130, "")
+    assert " ".join(done.stderr.split()) == (
+        "the rollout of version 4 of echo goes on; follow it with: inferd models versions echo; give it up with: inferd"
+        " unload echo --instance echo-7"
+    )

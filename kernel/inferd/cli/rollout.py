@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,12 @@ from inferd.errors import InvalidFieldError
 from inferd.services.written_terms import canary_of, probe_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from inferd.cli.output import Output
+    from inferd_api.v1.model_pb2 import Model
     from inferd_api.v1.rollout_pb2 import Canary, Probe
+    from inferd_client import Client
 
 MOST_BYTES = 1 << 20  # of a file: as much as any kernel takes
 
@@ -47,6 +53,28 @@ def read_canary(text: str) -> Canary | None:
             raise typer.BadParameter(f"{text}, {error.field}: {error.message}", param_hint="--canary") from None
         hint = "" if error.message.startswith("step ") else ", and no FILE.toml"
         raise typer.BadParameter(f"{error.message}{hint}", param_hint="--canary") from None
+
+
+@contextmanager
+def leaving(output: Output, client: Client, name: str) -> Iterator[None]:
+    """Where Ctrl-C ends the wait for a rollout, tell that the rollout goes on, and how it is followed and given up."""
+    try:
+        yield
+    except KeyboardInterrupt:  # again meanwhile: that ends the command, and nothing is told
+        model = client.get_model(name)
+        if model.HasField("rolling"):
+            number, followed = model.rolling.number, f"inferd models versions {model.name}"
+            output.note(
+                f"the rollout of version {number} of {model.name} goes on; follow it with: {followed}; give it up with:"
+                f" {_given_up(model)}"
+            )
+        raise
+
+
+def _given_up(model: Model) -> str:
+    """The command that gives the rollout of a model up."""
+    own = [each.instance_id for each in model.instances if each.version == model.rolling.number]
+    return f"inferd unload {model.name}{f' --instance {own[0]}' if own else ''}"
 
 
 def _read_toml(path: Path, option: str) -> dict[str, Any]:

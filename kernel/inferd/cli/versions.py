@@ -15,6 +15,7 @@ from inferd.cli.models import pairs
 from inferd.cli.output import CommandError
 from inferd.cli.plain import plain
 from inferd.cli.plan import explain
+from inferd.cli.rollout import leaving
 from inferd.cli.wanted import no_model, not_known
 from inferd.runtime.library import Library
 from inferd_api.v1.model_pb2 import (
@@ -234,11 +235,12 @@ def _before(name: str, versions: Sequence[ModelVersion]) -> int:
 
 def _update(output: Output, client: Client, name: str, changes: Mapping[str, Any]) -> None:
     before, began = client.get_model(name), time.monotonic()
-    if is_fetched(changes.get("source", "")):
-        model = wait_for(output, client.address, name, lambda another: another.update_model(name, **changes))
-    else:
-        with output.status(f"rolling out {name}"):
-            model = client.update_model(name, **changes)
+    with leaving(output, client, name):
+        if is_fetched(changes.get("source", "")):
+            model = wait_for(output, client.address, name, lambda another: another.update_model(name, **changes))
+        else:
+            with output.status(f"rolling out {name}"):
+                model = client.update_model(name, **changes)
     took = span(time.monotonic() - began)
     if model.version == before.version:
         changed = [*_told_probe(before.probe, changes.get("probe")), *_told_changes(before, model)]
