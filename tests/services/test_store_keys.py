@@ -108,7 +108,9 @@ def test_the_command_turns_them_over_and_drops_them(stores: Stores) -> None:
             store.write([Put(tenant, Kind.TASK, "t", b"x"), Append(tenant, Kind.TASK, "t", 1, b"y")])
         before = held(store)
     place = ("--url", stores.settings["url"])
-    assert [each["number"] for each in command("status", *place)["tenants"]] == [0, 1, 1]
+    stands = command("status", *place)
+    assert (stands["sealing"], stands["whole"]) == (True, True)
+    assert [each["number"] for each in stands["tenants"]] == [0, 1, 1]
     turned = command("rotate", "--tenant", "two", *place)
     assert [(each["number"], each["keys"]) for each in turned["tenants"][1:]] == [(1, 1), (2, 1)]
     assert command("rotate", "--wrapping", *place)["count"] == 4  # that of the audit trail, too, and that of names

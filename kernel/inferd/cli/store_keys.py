@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from dataclasses import replace
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ from inferd.cli.amounts import counted
 from inferd.cli.kernel import connected, reachable
 from inferd.cli.output import CommandError
 from inferd.cli.settings import read_settings
-from inferd.cli.store import opened
+from inferd.cli.store import opened, place_of
 from inferd.runtime.blob_entry import read_left
 from inferd.runtime.store_keys import KeysStanding
 from inferd.runtime.trail_opening import tell_of_store
@@ -37,7 +38,8 @@ def status(output: Output, address: str, file: Path | None, url: str | None) -> 
                 _tell(output, _read(client.get_store_keys()), by="the kernel")
                 return
     with opened(file, url, reads=True) as store:
-        _tell(output, standing_of(store), by="this command")
+        seals = place_of(file, url).sealing == "on"  # which it is not by who only reads
+        _tell(output, replace(standing_of(store), sealing=seals), by="this command")
 
 
 def turn(
