@@ -2,10 +2,10 @@
 
 import asyncio
 import errno
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -28,6 +28,7 @@ from inferd_client.errors import StoreUnavailableError as Unavailable
 
 ARRAY = np.arange(1 << 20, dtype="f4").reshape(4, -1)
 DEADLINE_S = 60.0
+T = TypeVar("T")
 
 
 @asynccontextmanager
@@ -227,16 +228,18 @@ async def test_a_kernel_starts_on_a_full_disk(tmp_path: Path, stores: Stores, mo
                 await keeping
         monkeypatch.setattr(type(store), "write", write)
         async with asyncio.timeout(DEADLINE_S):
-            digest = (await client.put_blob(b"some")).digest
-            while (await kept_again(client)) is None:  # noqa: ASYNC110 - it is asked again
+            while (blob := await again(client.put_blob(b"some"))) is None:  # noqa: ASYNC110 - it is asked again
                 await asyncio.sleep(0)
+            while await again(client.create_task("fake", "la", max_tokens=5)) is None:  # noqa: ASYNC110 - as above
+                await asyncio.sleep(0)
+        digest = blob.digest
         assert b"".join([chunk async for chunk in client.read_blob(digest)]) == b"some"
     async with kernel(tmp_path, stores) as (connection, client):
         assert (await client.get_blob(digest)).size_bytes == 4
 
 
-async def kept_again(client: AsyncClient) -> str | None:
-    """The task that is made once the store takes it."""
+async def again(asked: Awaitable[T]) -> T | None:
+    """What is answered; None where it is to be asked again."""
     with suppress(Unavailable):
-        return (await client.create_task("fake", "la", max_tokens=5)).task_id
+        return await asked
     return None
