@@ -26,10 +26,12 @@ async def test_a_model_is_loaded_only_of_files_that_hold_what_is_pinned(connecti
     assert text_of(await read_all(connection.chat("hi", model="m"))) == "hi"
     other = write_fake_model(connection.folder, "other", context_tokens=256)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await connection.models.UpdateModel(ms.UpdateModelRequest(name="m", source=str(other), pinned_digest=OTHER))
+        await connection.models.UpdateModel(ms.UpdateModelRequest(name="m", source=str(other), pinned_digest=OTHER[7:]))
     reason, facts = reason_of(caught.value)
     assert (reason, facts["found"], facts["pinned"]) == ("MODEL_LOAD_FAILED", digest(other), OTHER)
     assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+    for word in ("model 'm'", str(other), "pinned_digest", f"inferd models set m --digest {digest(other)}"):
+        assert word in str(caught.value.details())
     found = (await connection.models.GetModel(ms.GetModelRequest(name="m"))).model
     assert (found.version, found.pinned_digest) == (1, digest(path))
     await connection.models.UnloadModel(ms.UnloadModelRequest(name="m"))

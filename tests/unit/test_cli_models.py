@@ -154,7 +154,11 @@ def test_show_of_a_path_a_folder_and_a_kernel_s_model(scripted: Any, inferd: Com
     scripted.models["echo"].source = str(path)
     told = json.loads(inferd("show", "echo", "-o", "json").stdout)
     assert told["model"]["state"] == "MODEL_STATE_READY"
-    assert "ready" in inferd("show", "echo").stdout
+    scripted.models["echo"].content_digest = "sha256:12"
+    assert "adapter" not in (shown := inferd("show", "echo").stdout)
+    assert "ready" in shown
+    scripted.models["echo"].settings["adapter"] = "/lora"
+    assert "sha256:12 (not of its adapter)" in " ".join(inferd("show", "echo").stdout.split())
     (folders / "config.json").write_text("[]")
     assert "must be a JSON object" in inferd("show", str(folders)).stderr
     path.write_bytes(path.read_bytes()[:40])

@@ -269,7 +269,8 @@ def _content_row(model: Mapping[str, Any]) -> str:
     found, pinned = model["content_digest"], model["pinned_digest"]
     if not found:
         found = f"not known yet, {float(model['digest_fraction']):.0%} of its files are read"
-    return f"{found}, pinned" if pinned == found else f"{found}; {pinned} is pinned" if pinned else found
+    said = f"{found}, pinned" if pinned == found else f"{found}; {pinned} is pinned" if pinned else found
+    return f"{said} (not of its adapter)" if "adapter" in model["settings"] else said
 
 
 def _signature_rows(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

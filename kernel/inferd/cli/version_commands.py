@@ -33,7 +33,11 @@ AliasOption = Annotated[
 PIN, WARM = "Once loaded it stays, whoever needs its memory.", "Load it at the start of the kernel."
 DigestOption = Annotated[
     str,
-    text_option("--digest", help="What its files must hold, seen to before each load.", metavar="sha256:HEX"),
+    text_option(
+        "--digest",
+        help="What its files must hold, seen to before each load; not of an adapter that its settings name.",
+        metavar="sha256:HEX",
+    ),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Tell how it would go, and change nothing; 1: no room.")]
 

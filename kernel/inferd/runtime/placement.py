@@ -146,10 +146,19 @@ def blobs_version(source: str) -> str:
 
 
 def advise(error: InferdError, spec: ModelSpec) -> InferdError:
-    """Add to a refusal by the chosen backend which others may run the model; other errors stay as they are.
+    """Add to why a model cannot be loaded what its worker does not know; other errors stay as they are.
 
-    Its "unsupported" is the architecture of the model, "*" where that is not known.
+    To a refusal by the chosen backend, which others may run the model: its "unsupported" is the architecture of the
+    model, "*" where that is not known. To files that hold something else than is pinned, whose they are and what helps.
     """
+    if pinned := error.metadata.get("pinned"):
+        found = error.metadata.get("found", "")
+        error.message = (
+            f"the files of model {spec.name!r}, {spec.source}, have the digest {found}, and its pinned_digest is"
+            f" {pinned}; put the files there that have it or, if these are the right ones, pin them: inferd models set"
+            f" {spec.name} --digest {found}"
+        )
+        error.args = (error.message,)
     architecture = error.metadata.pop("unsupported", "")
     if architecture and spec.alternatives:
         lists = spec.listed or ((),) * len(spec.alternatives)

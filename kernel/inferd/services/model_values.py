@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
+from string import hexdigits
 
 from inferd.core.model import Instance, Model
 from inferd.core.plan import LoadPlan
@@ -30,6 +31,7 @@ from inferd_api.v1 import sandbox_pb2
 from inferd_api.v1.fetch_pb2 import Fetch as Fetching
 
 MOST_INSTANCES = 64
+SHA256_DIGITS = 64
 TRAITS = frozenset({"labels", "add_aliases", "remove_aliases", "pin", "warm"})
 BESIDE_VERSION = {
     "name",
@@ -102,7 +104,10 @@ def read_pinned(digest: str, field: str) -> str:
     Raises:
         InvalidFieldError: It is no digest.
     """
-    return f"sha256:{read_digest(digest, field)}" if digest else ""
+    if not digest:
+        return ""
+    bare = all(each in hexdigits for each in digest) and len(digest) == SHA256_DIGITS  # as sha256sum writes it
+    return f"sha256:{read_digest(f'sha256:{digest.lower()}' if bare else digest, field)}"
 
 
 def read_traits(model: pb.Model, where: str, limits: RolloutLimits) -> Traits:

@@ -446,12 +446,13 @@ class Model(_message.Message):
     """Load it at the start of the kernel, where there is room beside what is loaded then. Default false."""
     content_digest: _builtins.str
     """Digest of what its files hold: "sha256:" and 64 hexadecimal digits, of several files that of the lines that sha256sum
-    writes of them, as `inferd show --digest` has it; of no recipe beside them. It is read once for `GetModel`, which does
-    not wait for it: empty while it is not known, see `digest_fraction`. Output only.
+    writes of them, as `inferd show --digest` has it; of no recipe beside them, and of no adapter or other file that its
+    settings name. It is read once for `GetModel`, which does not wait for it: empty while it is not known, see
+    `digest_fraction`. Output only.
     """
     pinned_digest: _builtins.str
     """What `content_digest` has to be: all files are read before each load, which fails with both digests where they hold
-    something else. Default: anything.
+    something else. 64 hexadecimal digits alone are taken for a SHA-256, too. Default: anything.
     """
     digest_fraction: _builtins.float
     """How much of its files has been read for `content_digest`, from 0 to 1. Output only."""
