@@ -172,6 +172,31 @@ def test_versions_are_listed(inferd: Commands) -> None:
     assert numbers == [3, 2, 1]
 
 
+def test_versions_tell_what_changed_with_each(scripted: Any, inferd: Commands) -> None:
+    """Also what has no column of its own, and that nothing did."""
+    same = scripted.versions[-1]
+    scripted.versions[:] = [
+        mp.ModelVersion(number=5, source="/a", pinned_digest=f"sha256:{'b' * 64}", size_bytes=7),
+        mp.ModelVersion(number=4, source="/a", pinned_digest=f"sha256:{'a' * 64}", size_bytes=7),
+        mp.ModelVersion(number=3, source="/a", settings={"threads": "2"}, size_bytes=7, device="cuda:0"),
+        mp.ModelVersion(number=2, source="/a"),
+        same,
+    ]
+    lines = inferd("versions", "echo").stdout.splitlines()[1:]
+    for line, words in zip(
+        lines,
+        (
+            f"digest {'b' * 12} is pinned",
+            f"device, threads, digest {'a' * 12} is pinned",
+            "device, threads, what its files hold",
+            "nothing",
+        ),
+        strict=False,
+    ):
+        assert words in line
+    assert not any(words in lines[4] for words in ("nothing", "source"))
+
+
 def test_add_makes_a_file_known(scripted: Any, inferd: Commands, tmp_path: Path) -> None:
     """Under its own name or another one; a path from the root that is none here is the kernel's to judge."""
     file = tmp_path / "mine.gguf"

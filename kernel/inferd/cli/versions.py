@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -17,6 +18,7 @@ from inferd.cli.plain import plain
 from inferd.cli.plan import explain
 from inferd.cli.rollout import leaving
 from inferd.cli.wanted import no_model, not_known
+from inferd.content import PREFIX
 from inferd.runtime.library import Library
 from inferd_api.v1.model_pb2 import (
     ROLLOUT_WAY_BESIDE,
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from inferd_client import Client
 
 SAID = {"pin": "pinned", "warm": "loaded at the start"}
+SHOWN_DIGITS = 12  # of a digest, in a table
 WAYS = {ROLLOUT_WAY_BESIDE: "beside what serves", ROLLOUT_WAY_DRAINS: "after draining"}
 
 
@@ -149,7 +152,7 @@ def list_versions(output: Output, address: str, name: str) -> None:
         output.document({"versions": [plain(version) for version in versions]})
         return
     output.table(
-        ("VERSION", "STATE", "SOURCE", "BACKEND", "SETTINGS", "MADE", "BY", "WHY"),
+        ("VERSION", "STATE", "SOURCE", "BACKEND", "SETTINGS", "CHANGED", "MADE", "BY", "WHY"),
         (
             (
                 str(each.number),
@@ -157,15 +160,38 @@ def list_versions(output: Output, address: str, name: str) -> None:
                 each.source,
                 each.backend,
                 pairs(each.settings),
+                _changed(each, before),
                 f"{span(max(0.0, time.time() - each.create_time.ToSeconds()))} ago",
                 each.requested_by,
                 each.error.message or _told_steps(each),
             )
-            for each in versions
+            for each, before in zip_longest(versions, versions[1:])
         ),
         gives_way="WHY",
         empty=f"{name} has no versions",
     )
+
+
+def _changed(version: ModelVersion, before: ModelVersion | None) -> str:
+    """What is otherwise of a version than of the one listed before it was made; "" where there is none."""
+    if before is None:
+        return ""
+    changed = [each for each in ("source", "backend", "device") if getattr(version, each) != getattr(before, each)]
+    settings = {*version.settings, *before.settings}
+    changed += sorted(each for each in settings if version.settings.get(each) != before.settings.get(each))
+    if version.sampling_defaults != before.sampling_defaults:
+        changed.append("sampling defaults")
+    if (pinned := version.pinned_digest) != before.pinned_digest:
+        changed.append(f"digest {pinned.removeprefix(PREFIX)[:SHOWN_DIGITS]} is pinned" if pinned else "no digest")
+    if "source" not in changed and _holds_other(version, before):
+        changed.append("what its files hold")
+    return ", ".join(changed) or "nothing"
+
+
+def _holds_other(version: ModelVersion, before: ModelVersion) -> bool:
+    """Whether the files of a version hold something else than those of another one, as far as that is known."""
+    now, was = version.content_digest, before.content_digest
+    return version.size_bytes != before.size_bytes or bool(now and was and now != was)
 
 
 def _told_steps(version: ModelVersion) -> str:
