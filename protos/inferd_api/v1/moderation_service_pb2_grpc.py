@@ -104,7 +104,7 @@ class ModerationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListFlags(self, request, context):
-        """List flags of tenants for which the caller may read rules, newest first. They are held for `moderation.flags_s`, at
+        """List flags of tenants for which the caller may update rules, as they hold what tasks said, newest first. They are held for `moderation.flags_s`, at
         most `moderation.flags` of them: then a resolved one goes, else the oldest of the tenant that has the most.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -50,7 +50,7 @@ class ModerationServiceStub:
     DeleteModerationRule: _grpc.UnaryUnaryMultiCallable[_moderation_service_pb2.DeleteModerationRuleRequest, _moderation_service_pb2.DeleteModerationRuleResponse]
     """Take away a rule that was made by a call. Errors: RULE_NOT_FOUND, PERMISSION_DENIED, STORE_UNAVAILABLE (it stays)."""
     ListFlags: _grpc.UnaryUnaryMultiCallable[_moderation_service_pb2.ListFlagsRequest, _moderation_service_pb2.ListFlagsResponse]
-    """List flags of tenants for which the caller may read rules, newest first. They are held for `moderation.flags_s`, at
+    """List flags of tenants for which the caller may update rules, as they hold what tasks said, newest first. They are held for `moderation.flags_s`, at
     most `moderation.flags` of them: then a resolved one goes, else the oldest of the tenant that has the most.
     """
     GetFlag: _grpc.UnaryUnaryMultiCallable[_moderation_service_pb2.GetFlagRequest, _moderation_service_pb2.GetFlagResponse]
@@ -80,7 +80,7 @@ class ModerationServiceAsyncStub(ModerationServiceStub):
     DeleteModerationRule: _aio.UnaryUnaryMultiCallable[_moderation_service_pb2.DeleteModerationRuleRequest, _moderation_service_pb2.DeleteModerationRuleResponse]  # type: ignore[assignment]
     """Take away a rule that was made by a call. Errors: RULE_NOT_FOUND, PERMISSION_DENIED, STORE_UNAVAILABLE (it stays)."""
     ListFlags: _aio.UnaryUnaryMultiCallable[_moderation_service_pb2.ListFlagsRequest, _moderation_service_pb2.ListFlagsResponse]  # type: ignore[assignment]
-    """List flags of tenants for which the caller may read rules, newest first. They are held for `moderation.flags_s`, at
+    """List flags of tenants for which the caller may update rules, as they hold what tasks said, newest first. They are held for `moderation.flags_s`, at
     most `moderation.flags` of them: then a resolved one goes, else the oldest of the tenant that has the most.
     """
     GetFlag: _aio.UnaryUnaryMultiCallable[_moderation_service_pb2.GetFlagRequest, _moderation_service_pb2.GetFlagResponse]  # type: ignore[assignment]
@@ -131,7 +131,7 @@ class ModerationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _moderation_service_pb2.ListFlagsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_moderation_service_pb2.ListFlagsResponse, _abc.Awaitable[_moderation_service_pb2.ListFlagsResponse]]:
-        """List flags of tenants for which the caller may read rules, newest first. They are held for `moderation.flags_s`, at
+        """List flags of tenants for which the caller may update rules, as they hold what tasks said, newest first. They are held for `moderation.flags_s`, at
         most `moderation.flags` of them: then a resolved one goes, else the oldest of the tenant that has the most.
         """
 
