@@ -11,6 +11,7 @@ import pytest
 
 from inferd.core.ids import DeviceId, ModelName
 from inferd.core.model import ModelSpec
+from inferd.runtime import scratch
 from inferd.runtime.kept_records import read_spec, write_spec
 from inferd.runtime.sandboxing import sandbox_order
 from inferd.runtime.scratch import make_scratch, remove_scratch, sweep_scratch
@@ -111,24 +112,35 @@ def test_what_a_dead_kernel_left_of_scratch_goes(tmp_path: Path) -> None:
     assert other.exists()
 
 
-def test_scratch_that_cannot_be_removed_ends_nothing(tmp_path: Path) -> None:
-    """Folders in folders without end, which a hostile worker makes, are told of in the log; links are not followed."""
-    folder, outside = make_scratch(tmp_path), tmp_path / "outside"
-    outside.mkdir()
-    (folder / "link").symlink_to(outside)
-    remove_scratch(folder).join()
-    assert not folder.exists()
-    assert outside.is_dir()
-    deep = make_scratch(tmp_path)
-    at = os.open(deep, os.O_RDONLY)
-    for _ in range(1500):
-        os.mkdir("d", dir_fd=at)
-        inner = os.open("d", os.O_RDONLY, dir_fd=at)
+def test_scratch_goes_however_deep_and_closed_it_is(tmp_path: Path) -> None:
+    """A worker makes more folders in each other than Python recurses, a path has room for, or descriptors are there.
+
+    Nor does it matter that their owner may not list them, or that links lead out of it.
+    """
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    (kept / "file").write_text("")
+    own = make_scratch(tmp_path)
+    (own / "out").symlink_to(kept)
+    at = os.open(own, os.O_PATH)
+    for _ in range(1100):
+        os.mkdir("d" * 20, mode=0o300, dir_fd=at)
+        below = os.open("d" * 20, os.O_PATH, dir_fd=at)
         os.close(at)
-        at = inner
+        at = below
+    os.symlink(kept, "out", dir_fd=at)
     os.close(at)
-    remove_scratch(deep).join()
-    subprocess.run(["/bin/rm", "-rf", deep], check=True)  # what pytest could not, either
+    remove_scratch(own).join()
+    assert [each.name for each in tmp_path.rglob("*")] == ["kept", "file"]
+
+
+def test_what_stays_of_a_worker_ends_no_kernel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever fails when its remains are removed is logged."""
+    monkeypatch.setattr(scratch, "remove_tree", lambda _: 1 / 0)
+    remove_scratch(tmp_path).join()
+    assert f"stays: {tmp_path}" in caplog.text
 
 
 def test_a_state_in_words() -> None:

@@ -184,12 +184,16 @@ def _make_groups(name: str, bounds: GroupBounds) -> tuple[MemoryGroup | None, Ta
 
 
 def _close(group: MemoryGroup | None, tasks: TaskGroup | None, scratch: Path) -> str:
-    """Leave nothing of what it had; what its group of memory counted, as a clause."""
-    remove_scratch(scratch)
-    count = 0 if group is None else group.ended_for_memory()
-    for each in (group, tasks):
-        if each is not None:
-            each.remove()
+    """Leave nothing of what it had; what its group of memory counted, as a clause. Failures are logged, not raised."""
+    count = 0
+    try:
+        count = 0 if group is None else group.ended_for_memory()
+        for each in (group, tasks):
+            if each is not None:
+                each.remove()
+        remove_scratch(scratch)
+    except Exception:  # a worker's remains end no kernel, whatever they are
+        log.exception("something of a worker stays", scratch=str(scratch))
     return f": memory ran out, and the system ended {count} of its processes" if count else ""
 
 

@@ -2,14 +2,13 @@
 
 import logging
 import os
-import shutil
 import tempfile
 import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from inferd.errors import words_of
+from inferd.removing import remove_tree
 
 VARIABLE: Final = "TMPDIR"
 """By which a worker is told where its own is."""
@@ -48,11 +47,9 @@ def sweep_scratch(parent: Path) -> None:
 
 def _remove(folder: Path) -> None:
     try:
-        shutil.rmtree(folder)
-    except FileNotFoundError:
-        pass
-    except (
-        OSError,
-        RecursionError,
-    ) as error:  # folders in folders without end, or ones that even their owner may not read
-        _log.warning("the scratch of a worker stays: %s: %s", folder, words_of(error))
+        left = remove_tree(folder)
+    except Exception:  # noqa: BLE001 - a worker's remains end no kernel, whatever they are
+        _log.exception("the scratch of a worker stays: %s", folder)
+        return
+    if left:
+        _log.warning("the scratch of a worker stays: %s: %s", folder, left)

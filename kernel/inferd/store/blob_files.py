@@ -15,9 +15,9 @@ from errno import EDQUOT, ENOSPC, EROFS
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
-from shutil import rmtree
 
 from inferd.errors import BlobDamagedError, StoreUnavailableError
+from inferd.removing import remove_tree
 from inferd.store.opening import AtPoint, unnoticed
 from inferd.store.sealing.data_keys import NAMES, DataKeys
 from inferd.store.sealing.sealed_file import HEADER_BYTES, Owner, SealedFile, plain_size, write_all
@@ -306,19 +306,19 @@ class BlobFiles:
 
     def unlink(self, name: str) -> None:
         """Remove a model's folder."""
-        rmtree(self.model_folder(name), ignore_errors=True)
+        remove_tree(self.model_folder(name))
 
     def unlink_others(self, names: frozenset[str]) -> None:
         """Remove the folders of all models but these."""
         with self._typed():
             for folder in {*self.folder.glob(f"{MODELS}/*/*"), *self._models.glob("*/*")}:
                 if folder.parents[1] != self._models or f"{folder.parent.name}/{folder.name}" not in names:
-                    rmtree(folder, ignore_errors=True)
+                    remove_tree(folder)
 
     def close_models(self) -> None:
         """Have no model be open."""
         if self.seals:
-            rmtree(self._models, ignore_errors=True)
+            remove_tree(self._models)
 
     @contextmanager
     def _typed(self, *, lost: type[OSError] | tuple[()] = (), makes: bool = False) -> Iterator[None]:
