@@ -10,6 +10,8 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Final
 
+from inferd.errors import words_of
+
 _AT_ONCE: Final = 1000  # names that are held of a folder, which may have any number
 _PATH: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -28,19 +30,19 @@ def remove_tree(folder: Path) -> str:
     except FileNotFoundError:
         return ""
     except OSError as error:
-        return str(error)
+        return words_of(error)
     try:
         names = (f"{token_hex(8)}-{number}" for number in count())
         while _pass(top, top, names):
             pass
     except OSError as error:
-        return str(error)
+        return words_of(error)
     finally:
         os.close(top)
     try:
         folder.rmdir()
     except OSError as error:
-        return str(error)
+        return words_of(error)
     return ""
 
 

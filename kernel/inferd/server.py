@@ -311,7 +311,7 @@ def _driver(settings: Settings, store: Store | None, clock: Clock | None = None)
                 ),
                 grammar=grammar_limits(workers),
                 look=look_limits(workers),
-                sandbox=sandbox_limits(workers),
+                sandbox=sandbox_limits(settings),
             ),
             times=WorkerTimes(
                 start_timeout_s=workers.start_timeout_s,

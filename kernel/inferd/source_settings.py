@@ -36,7 +36,8 @@ class Sources(BaseModel):
     roots: tuple[Annotated[Path, AfterValidator(_absolute)], ...] = Field(
         (),
         description="folders within which whoever may create models may name their files, besides that of pulled "
-        "models; `local`, whom the kernel's own user is, names any file that the kernel can read",
+        "models; `local`, whom the kernel's own user is, names any file that the kernel can read. Links in a model's "
+        "folder may lead into them, too",
     )
     hosts: tuple[Annotated[str, Field(pattern=r"^(\*\.)?[a-z0-9.-]+(:[0-9]{1,5})?$")], ...] = Field(
         (),

@@ -9,16 +9,20 @@ from pathlib import Path
 
 import pytest
 
+from inferd.config import Settings, config_path
 from inferd.core.ids import DeviceId, ModelName
 from inferd.core.model import ModelSpec
+from inferd.errors import ModelLoadError
 from inferd.runtime import scratch
+from inferd.runtime.driver_limits import sandbox_limits
 from inferd.runtime.kept_records import read_spec, write_spec
 from inferd.runtime.sandboxing import sandbox_order
 from inferd.runtime.scratch import make_scratch, remove_scratch, sweep_scratch
-from inferd.sandbox.paths import with_targets
 from inferd.sandbox.state import Access, SandboxLevel, State
-from inferd.worker.beginning import _files
+from inferd.worker.beginning import Start, _belongings
+from inferd.worker.belongings import Belongings
 from inferd.worker.refused import refused_words
+from inferd_api.worker.v1 import load_pb2
 
 NOBODY = 2_000_000_000  # no process has such a number
 
@@ -29,27 +33,113 @@ def spec(**changes: object) -> ModelSpec:
     return ModelSpec(**{**fields, **more, **changes})  # type: ignore[arg-type]
 
 
-def test_links_of_a_model_lead_to_files_that_are_read(tmp_path: Path) -> None:
-    """Folders of the hub hold links to blobs elsewhere: these files are reached, and not what is beside them."""
-    blobs, model = tmp_path / "blobs", tmp_path / "snapshot"
-    blobs.mkdir()
-    (model / "sub").mkdir(parents=True)
-    (blobs / "a").write_text("")
-    (blobs / "b").write_text("")
-    (model / "sub" / "weights").symlink_to(blobs / "a")
-    (model / "gone").symlink_to(blobs / "c")
-    assert with_targets([str(model), str(tmp_path / "none")]) == [model, blobs / "a", tmp_path / "none"]
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A folder of somebody who has models and other things."""
+    return tmp_path.resolve()
 
 
-def test_of_a_file_what_is_of_the_same_model_is_read(tmp_path: Path) -> None:
-    """Its parts, its recipe, and what an ONNX file has its numbers in; no other model of the folder, nor its papers."""
-    names = ("m.onnx", "m.onnx_data", "other.onnx", "paper.pdf", "onnx__MatMul_1", "m.gguf", "n.gguf", "m.txt")
-    for name in names:
-        (tmp_path / name).write_text("")
-    read = {Path(path).name for path in _files(tmp_path / "m.onnx")}
-    assert {"m.onnx", "m.onnx_data", "onnx__MatMul_1", "m.txt"} <= read
-    assert not {"other.onnx", "paper.pdf", "m.gguf"} & read
-    assert not {Path(path).name for path in _files(tmp_path / "m.gguf")} & set(names) - {"m.gguf"}
+def write(*paths: Path, text: bytes = b"") -> Path:
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(text)
+    return paths[0]
+
+
+def link(path: Path, target: Path | str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.symlink_to(target)
+    return path
+
+
+def found(path: Path, *, roots: tuple[Path, ...] = (), withheld: tuple[Path, ...] = ()) -> tuple[set[Path], list[str]]:
+    belongings = Belongings(roots, withheld)
+    belongings.add(path)
+    return set(belongings.paths), belongings.refused
+
+
+def test_links_of_a_snapshot_lead_to_its_blobs(home: Path) -> None:
+    """Folders of the hub's cache hold links to blobs elsewhere: these are reached, and not what is beside them."""
+    hub = home / "hub" / "models--a--b"
+    blobs = [write(hub / "blobs" / name) for name in ("1", "2", "3", "4")]
+    snapshot = hub / "snapshots" / "0123"
+    link(snapshot / "sub" / "weights", "../../../blobs/1")
+    link(snapshot / "gone", "../../blobs/none")
+    link(snapshot / "m.onnx", "../../blobs/2")
+    link(snapshot / "m.onnx_data", "../../blobs/3")
+    assert found(snapshot) == ({snapshot, *blobs[:3]}, [])
+    assert found(snapshot / "m.onnx") == ({*blobs[1:3]}, [])
+    linked = link(home / "mine", snapshot)
+    assert found(linked) == ({snapshot, *blobs[:3]}, [])
+    link(hub / "blobs" / "5", "/etc/passwd")
+    link(snapshot / "hostile", "../../blobs/5")
+    assert len(found(snapshot)[1]) == 1
+
+
+def test_a_link_out_of_a_model_is_followed_where_the_operator_says_so(home: Path) -> None:
+    """In a folder, in a folder that is reached by a link, beside a file: each is refused, and told with its target."""
+    secret, state = write(home / "other" / "secret"), write(home / "srv" / "state" / "pepper")
+    model = write(home / "model" / "own").parent
+    out = link(model / "vocab.json", secret)
+    assert found(model) == ({model}, [f"the link {out} leads to {secret}"])
+    assert found(model, roots=(home / "other",)) == ({model, secret}, [])
+    kept = link(model / "kept", state)
+    refused = found(model, roots=(home,), withheld=(state.parent,))[1]
+    assert refused == [f"the link {kept} leads to {state} (the kernel's own files are never a model's)"]
+    kept.unlink()
+    out.unlink()
+    inside = write(home / "common" / "tok.json")
+    folder = link(model / "tokenizer", inside.parent)
+    assert found(model, roots=(inside.parent,)) == ({model, inside.parent}, [])
+    deep = link(inside.parent / "deep", secret)
+    assert found(model, roots=(inside.parent,))[1] == [f"the link {deep} leads to {secret}"]
+    for path in (deep, folder):
+        path.unlink()
+    beside = link(home / "files" / "m.json", secret)
+    assert found(write(home / "files" / "m.onnx"))[1] == [f"the link {beside} leads to {secret}"]
+    assert found(link(home / "mine.gguf", state), withheld=(state.parent,))[1]
+
+
+def test_a_load_is_refused_that_follows_such_a_link(home: Path) -> None:
+    """Of a model, or a folder that a setting names; the error says link, target and the setting that allows it."""
+    secret = write(home / "secret")
+    adapter = link(home / "adapter" / "a", secret).parent
+    settings = Settings(data_dir=home / "data", state_dir=home / "state", sources={"roots": (home / "other",)})  # type: ignore[arg-type]
+    load = load_pb2.Load(path=str(write(home / "m.gguf")))
+    load.settings["adapter"].str_value = str(adapter)
+    load.sandbox.reads.append(str(adapter))
+    load.limits.sandbox.CopyFrom(sandbox_limits(settings))
+    assert list(load.limits.sandbox.roots) == [str(home / "other")]
+    assert {str(config_path()), str(home / "data"), str(home / "state")} <= set(load.limits.sandbox.withheld)
+    start = Start(load, refused=_belongings(load).refused)
+    with pytest.raises(ModelLoadError, match=f"the link {adapter}/a leads to {secret}, .* sources.roots"):
+        start.check()
+
+
+def test_what_a_model_links_to_of_its_own_is_read(home: Path) -> None:
+    """A link to another file of the folder, to libraries, and a model that is linked itself, with its parts."""
+    model = write(home / "model" / "own").parent
+    for number, target in enumerate(("own", "/usr", Path(os.__file__))):
+        link(model / str(number), target)
+    assert found(model) == ({model}, [])
+    parts = [write(home / "disk" / f"m-0000{number}-of-00002.gguf") for number in (1, 2)]
+    linked = [link(home / "mine" / part.name, part) for part in parts]
+    assert found(linked[0]) == (set(parts), [])
+    assert found(parts[0]) == (set(parts), [])
+
+
+def test_of_a_file_what_is_of_the_same_model_is_read(home: Path) -> None:
+    """Its parts, its recipe with what that says, tokenizers, and what it has its numbers in; nothing else beside it."""
+    places = ("weights/w.bin", "w.safetensors", "onnx__MatMul_1", ".netrc", "../up.bin", "id_ed25519", "m-secret.key")
+    text = b"".join(b"\x0a\x08location\x12" + bytes([len(each)]) + each.encode() for each in places)
+    model = write(home / "m.onnx", text=text)
+    write(home / "m.recipe.toml", text=b'labels = "names.txt"')
+    own = ("weights/w.bin", "w.safetensors", "onnx__MatMul_1", "m.onnx_data", "m_1.bin", "m.txt", "names.txt")
+    write(*(home / name for name in (*own, "tokenizer.json")))
+    others = ("other.onnx", "paper.pdf", ".netrc", "id_ed25519", "payroll.json", "other.bin", "m-secret.key", "m.gguf")
+    write(*(home / name for name in others), home / "merchants.txt", home.parent / "up.bin")
+    assert found(model) == ({model, home / "m.recipe.toml", *(home / name for name in (*own, "tokenizer.json"))}, [])
+    assert found(home / "m.gguf") == ({home / "m.gguf", home / "m.recipe.toml"}, [])
 
 
 def test_what_a_model_reaches_is_kept_with_it() -> None:

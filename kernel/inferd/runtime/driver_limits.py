@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from inferd.config import Settings, config_path
 from inferd.core.vigil import WorkerTimes
 from inferd.runtime.keeper_times import KeeperTimes
 from inferd.worker_settings import Workers
@@ -42,10 +43,14 @@ def look_limits(workers: Workers) -> load_pb2.LookLimits:
     )
 
 
-def sandbox_limits(workers: Workers) -> sandbox_pb2.SandboxLimits:
+def sandbox_limits(settings: Settings) -> sandbox_pb2.SandboxLimits:
     """Bounds of the sandboxes of workers."""
+    workers, keys = settings.workers, (settings.store_place.key_file, settings.audit.key_file, settings.tls.key_file)
+    withheld = (config_path(), settings.data_dir, settings.state_dir, *keys)
     return sandbox_pb2.SandboxLimits(
         mode=f"SANDBOX_MODE_{workers.sandbox.upper()}",  # type: ignore[arg-type] # a name of the enum, as protobuf takes it
         threads=workers.sandbox_threads,
         memory_bytes=workers.sandbox_memory_bytes,
+        roots=[str(each.resolve()) for each in settings.sources.roots],
+        withheld=[str(each.resolve()) for each in withheld if each is not None],
     )

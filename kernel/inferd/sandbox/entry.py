@@ -5,7 +5,7 @@ from pathlib import Path
 
 from inferd.errors import words_of
 from inferd.sandbox import landlock, nested, seccomp, walls
-from inferd.sandbox.paths import DEVICES, libraries, told, with_targets
+from inferd.sandbox.paths import DEVICES, libraries, told
 from inferd.sandbox.state import Order, SandboxLevel, State
 from inferd.sandbox.system import column
 
@@ -85,7 +85,7 @@ class Sandbox:
             rules = landlock.Ruleset(abi, network=order.network)
             rules.allow(libraries(package), landlock.RUN if order.programs else landlock.READ)
             rules.allow(told(), landlock.READ)
-            rules.allow(with_targets(order.reads), landlock.READ)
+            rules.allow(map(Path, order.reads), landlock.READ)
             rules.allow(map(Path, order.writes), landlock.WRITE)
             rules.allow(map(Path, (*DEVICES, *order.devices)), landlock.USE | landlock.READ)
             rules.enforce()

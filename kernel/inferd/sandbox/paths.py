@@ -2,7 +2,6 @@
 
 import os
 import sys
-from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -14,7 +13,6 @@ _CONFIGURATION: Final = (  # none of it is secret
     *("/etc/ssl/openssl.cnf", "/etc/pki/tls/openssl.cnf", "/etc/crypto-policies"),
 )
 _TOLD: Final = ("/proc", "/sys/devices", "/sys/fs/cgroup", "/sys/kernel/mm", "/sys/bus", "/sys/module")
-_MOST_LINKS: Final = 100_000  # of a folder that are followed
 
 DEVICES: Final = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 """What any process uses."""
@@ -40,30 +38,6 @@ def libraries(package: str = "") -> list[Path]:
 def told() -> list[Path]:
     """What the system tells of itself to everybody, and how it is set up, as far as libraries read it."""
     return [Path(each) for each in (*_CONFIGURATION, *_TOLD)]
-
-
-def with_targets(given: Iterable[str]) -> list[Path]:
-    """The paths, and what the links in those folders lead to: Landlock judges where a file really is."""
-    found: list[Path] = []
-    for each in map(Path, given):
-        found.append(each)
-        if each.is_dir():
-            found += _targets(each)
-    return found
-
-
-def _targets(folder: Path) -> list[Path]:
-    """Files that links below a folder lead to, out of it."""
-    targets, seen = [], 0
-    for parent, folders, files in os.walk(folder):
-        for name in (*folders, *files):
-            seen += 1
-            path = Path(parent, name)
-            if path.is_symlink() and (target := path.resolve()).is_file():
-                targets.append(target)
-        if seen > _MOST_LINKS:
-            break
-    return targets
 
 
 def _linked_folders(config: Path, *, depth: int = 3) -> list[str]:

@@ -13,18 +13,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from inferd import __version__
-from inferd.content import part_names
 from inferd.engine.cells.starter import Starter
-from inferd.errors import SandboxIncompleteError
+from inferd.errors import ModelLoadError, SandboxIncompleteError
 from inferd.plugin.host import read_memory
-from inferd.plugin.recipe_file import find_recipe
 from inferd.sandbox.entry import Sandbox
 from inferd.sandbox.state import Order, SandboxLevel, State
+from inferd.worker.belongings import Belongings
 from inferd_api.worker.v1 import sandbox_pb2
 from inferd_api.worker.v1 import worker_pb2 as wire
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from inferd.shared import Memory
     from inferd.worker.link import Link
@@ -35,12 +34,7 @@ SCRATCH: Final = "TMPDIR"
 
 OFF: Final = State(SandboxLevel.OFF, ("workers.sandbox is off",))
 _HOMES: Final = ("HOME", "XDG_CACHE_HOME", "HF_HOME", "TORCH_HOME", "TRITON_CACHE_DIR")  # where libraries keep things
-_WEIGHTS: Final = (".gguf", ".onnx", ".ort", ".safetensors")
 _LOOK_FILE_BYTES: Final = 64 << 20  # of what a worker writes that looks at a model, its log among it
-_MOST_SIBLINGS: Final = 10_000
-
-_EXTERNAL: Final = ("", ".data", ".bin", ".weight", ".weights", ".json", ".txt")
-"""Endings of files beside a model's one file that it may have its numbers in, or its words."""
 
 
 @dataclass(slots=True)
@@ -52,12 +46,14 @@ class Start:
         early: What the kernel has sent before.
         sandbox: Of this process; None for none.
         required: All of it has to be there.
+        refused: Links of the model that lead to what is not its own, a clause each.
     """
 
     load: load_pb2.Load
     early: list[tuple[wire.KernelFrame, Sequence[Memory]]] = field(default_factory=list)
     sandbox: Sandbox | None = None
     required: bool = False
+    refused: Sequence[str] = ()
 
     def seal(self) -> State:
         """Close what the import of the backend needed; what has become of the sandbox.
@@ -73,8 +69,16 @@ class Start:
         """See that all is there that is required, as far as that is known before the import of the backend.
 
         Raises:
+            ModelLoadError: A link of the model leads to what is not its own.
             SandboxIncompleteError: Something is lacking.
         """
+        if self.refused:
+            more = f", and {len(self.refused) - 1} more do likewise" if len(self.refused) > 1 else ""
+            cause = (
+                f"{self.refused[0]}{more}, and that is none of the model's files, which are all that a worker reads."
+                " Put the file itself there, or add the folder that the link leads to to sources.roots of the kernel"
+            )
+            raise ModelLoadError(cause, metadata={"cause": cause})
         self._check(() if self.sandbox is None else self.sandbox.reasons)
 
     def _check(self, reasons: Sequence[str]) -> None:
@@ -113,7 +117,9 @@ def _enter(start: Start, descriptor: int) -> Start:
     if mode in (sandbox_pb2.SANDBOX_MODE_AUTO, sandbox_pb2.SANDBOX_MODE_REQUIRE):
         start.required = mode == sandbox_pb2.SANDBOX_MODE_REQUIRE
         scratch = os.environ.get(SCRATCH, "")
-        order = _order(load, scratch)
+        found = _belongings(load)
+        start.refused = found.refused
+        order = _order(load, scratch, reads=tuple(map(str, found.paths)))
         for name in _HOMES if scratch else ():
             os.environ[name] = scratch
         start.sandbox = Sandbox(order, package=load.loader)
@@ -121,14 +127,28 @@ def _enter(start: Start, descriptor: int) -> Start:
     return start
 
 
-def _order(load: load_pb2.Load, scratch: str) -> Order:
+def _belongings(load: load_pb2.Load) -> Belongings:
+    """What is read of the model and of what its settings name; what the backend itself asks for is not looked into."""
+    limits = load.limits.sandbox
+    found = Belongings(tuple(map(Path, limits.roots)), tuple(map(Path, limits.withheld)))
+    found.add(Path(load.path))
+    named = {value.str_value for value in load.settings.values()}
+    for each in load.sandbox.reads:
+        if each in named:
+            found.add(Path(each), alone=True)
+        else:
+            found.paths[Path(each)] = None
+    return found
+
+
+def _order(load: load_pb2.Load, scratch: str, *, reads: tuple[str, ...]) -> Order:
     wants, limits = load.sandbox, load.limits.sandbox
     memory_bytes = limits.memory_bytes or read_memory().total_bytes
     if wants.looks and (most := load.limits.look.memory_bytes):
         memory_bytes = min(memory_bytes, most)
     devices = (path for pattern in wants.devices for path in glob.glob(pattern))  # noqa: PTH207 - it begins with "/"
     return Order(
-        reads=(*_files(Path(load.path)), *wants.reads),
+        reads=reads,
         writes=(*([scratch] if scratch else []), *wants.writes),
         devices=tuple(devices),
         network=wants.network,
@@ -137,19 +157,3 @@ def _order(load: load_pb2.Load, scratch: str) -> Order:
         file_bytes=_LOOK_FILE_BYTES if wants.looks else 0,
         threads=limits.threads,
     )
-
-
-def _files(path: Path) -> Iterator[str]:
-    """What belongs to a model: its folder, or its file with its parts and what may be beside it of the same model."""
-    yield str(path)
-    if path.is_dir():
-        return
-    own = {*part_names(path.name), find_recipe(path).name}
-    yield from (str(path.with_name(name)) for name in own)
-    if path.suffix == ".gguf":
-        return
-    with suppress(OSError), os.scandir(path.parent) as entries:
-        for _, entry in zip(range(_MOST_SIBLINGS), entries, strict=False):
-            ending = Path(entry.name).suffix
-            if ending not in _WEIGHTS and (entry.name.startswith(path.stem) or ending in _EXTERNAL) and entry.is_file():
-                yield entry.path

@@ -104,6 +104,8 @@ class SandboxLimits(_message.Message):
     MODE_FIELD_NUMBER: _builtins.int
     THREADS_FIELD_NUMBER: _builtins.int
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    ROOTS_FIELD_NUMBER: _builtins.int
+    WITHHELD_FIELD_NUMBER: _builtins.int
     mode: Global___SandboxMode.ValueType
     """How sure it has to be."""
     threads: _builtins.int
@@ -112,16 +114,26 @@ class SandboxLimits(_message.Message):
     """Most memory of its own that a worker takes beyond what it has before it loads, in bytes; 0 for as much as the
     machine has.
     """
+    @_builtins.property
+    def roots(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Folders to which links in a model's folder may lead, absolute and without links."""
+
+    @_builtins.property
+    def withheld(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The kernel's own files and folders, to which no link of a model may lead, likewise."""
+
     def __init__(
         self,
         *,
         mode: Global___SandboxMode.ValueType = ...,
         threads: _builtins.int = ...,
         memory_bytes: _builtins.int = ...,
+        roots: _abc.Iterable[_builtins.str] | None = ...,
+        withheld: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["memory_bytes", b"memory_bytes", "mode", b"mode", "threads", b"threads"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["memory_bytes", b"memory_bytes", "mode", b"mode", "roots", b"roots", "threads", b"threads", "withheld", b"withheld"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
