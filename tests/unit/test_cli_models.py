@@ -181,13 +181,14 @@ def test_an_uploaded_model_is_shown_and_forgotten_without_a_file(scripted: Any, 
 
 
 def test_rm_takes_a_model_from_library_and_kernel(scripted: Any, inferd: Commands, folders: Path) -> None:
-    """The kernel forgets the model and all that were made of its file, the files are gone, others stay."""
+    """The kernel forgets the model and all made of its file, the files are gone, others stay; aliases are told."""
     manifest = pulled(folders)
     source = str(Library(folders / "data").path(manifest))
     for name in ("mine", "mine:1234"):
-        scripted.models[name] = Model(name=name, source=source)
+        scripted.models[name] = Model(name=name, source=source, aliases=["live"] if name == "mine" else [])
     done = inferd("rm", "mine")
     assert done.exit_code == 0, done.output
+    assert done.stderr == "its alias live stands for nothing any more\n"
     assert done.stdout.startswith("mine is removed; ")
     assert {"mine", "mine:1234"} & set(scripted.models) == set()
     assert not Path(source).parent.exists()

@@ -105,6 +105,13 @@ def test_a_dry_run_tells_the_way_and_changes_nothing(scripted: Any, inferd: Comm
     assert scripted.models["echo"].version == 0
 
 
+def test_a_command_of_inferd_itself_is_told_to_who_looks_for_it_here(inferd: Commands) -> None:
+    """`inferd models unload` names `inferd unload`, and not what sounds alike."""
+    assert "It is: inferd unload" in (told := inferd("unload", "echo").stderr)
+    assert "upload" not in told
+    assert "Did you mean 'upload'?" in inferd("uplaod").stderr
+
+
 def test_set_without_a_change_is_a_mistake(scripted: Any, inferd: Commands) -> None:
     """Nothing is asked of the kernel, and the message says what could be given."""
     done = inferd("set", "echo")
@@ -115,8 +122,9 @@ def test_set_without_a_change_is_a_mistake(scripted: Any, inferd: Commands) -> N
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--canary", "5%,200%"), "step 2 of '5%,200%' is 2 of the new tasks; it must be above 0.05"),
-        (("--canary", "50%,25%"), "step 2 of '50%,25%' is 0.25 of the new tasks; it must be above 0.5"),
+        (("--canary", "5%,200%"), "step 2 of '5%,200%' is 200% of the new tasks; it must be above 5%"),
+        (("--canary", "50%,25%"), "step 2 of '50%,25%' is 25% of the new tasks; it must be above 50%"),
+        (("--canary", "5,25"), "step 1 of '5,25' is 5 of the new tasks; it must be above 0, to 100%, as 5%"),
         (("--canary", "5%,100%"), "nothing is to be otherwise; give NAME=VALUE"),
         (("--source", "http://example.org/x.gguf"), "fetch it first: inferd pull http://example.org/x.gguf"),
         (("--source", "m/nofile.fake"), "there is no file m/nofile.fake"),

@@ -25,9 +25,12 @@ from inferd.cli.options import (
 )
 from inferd.cli.output import Format, edge
 from inferd.cli.source import FORMS
+from inferd.cli.usage import ModelCommands
 
 model_app = typer.Typer()
-models_app = typer.Typer(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+models_app = typer.Typer(
+    cls=ModelCommands, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]}
+)
 
 
 @model_app.command("pull")

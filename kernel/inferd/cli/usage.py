@@ -39,6 +39,20 @@ class Commands(TyperGroup):
         sys.exit(code or 0)
 
 
+class ModelCommands(TyperGroup):
+    """The commands of `inferd models`. Who means one of `inferd` itself is told that one."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command of this name; an error names the one that is meant."""
+        try:
+            return super().resolve_command(ctx, args)
+        except _ClickError as error:
+            above = getattr(ctx.find_root().command, "commands", {})
+            if args and args[0] in above:
+                error.message = f"No such command {args[0]!r}. It is: inferd {args[0]}"
+            raise
+
+
 def wants_json(given: Sequence[str]) -> bool:
     """Whether JSON is asked for, as far as that can be told without knowing the command."""
     words = list(given[: given.index("--")] if "--" in given else given)

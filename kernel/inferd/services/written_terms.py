@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from google.protobuf.descriptor import Descriptor
 
 DURATION = "google.protobuf.Duration"
+PERCENT = 100
 REASON = "FINISH_REASON_"
 TYPES = {
     FieldDescriptor.CPPTYPE_STRING: "a text",
@@ -58,24 +59,26 @@ def _made(given: object, message: Terms, at: str) -> Terms:
 
 
 def _shares(text: str, at: str) -> Canary:
+    written = [each.strip() for each in text.split(",")]
     try:
-        shares = [_share(each.strip()) for each in text.split(",")]
+        shares = [_share(each) for each in written]
     except ValueError:
         raise InvalidFieldError(f"{text[:200]!r} is no shares as 5%,25%,100%", field=at) from None
-    before = 0.0
-    for number, share in enumerate(shares, 1):
+    before, above = 0.0, "0"
+    for number, (share, each) in enumerate(zip(shares, written, strict=True), 1):
         if not before < share <= 1:
+            percent = f", as {each[:40]}%" if 1 < share <= PERCENT and not each.endswith("%") else ""
             raise InvalidFieldError(
-                f"step {number} of {text[:200]!r} is {share:.4g} of the new tasks; it must be above {before:.4g}, to 1"
-                " (100%)",
+                f"step {number} of {text[:200]!r} is {each[:40]} of the new tasks; it must be above {above}, to"
+                f" 100%{percent}",
                 field=at,
             )
-        before = share
+        before, above = share, each
     return Canary(steps=[CanaryStep(share=share) for share in shares])
 
 
 def _share(text: str) -> float:
-    return float(text.removesuffix("%")) / 100 if text.endswith("%") else float(text)
+    return float(text.removesuffix("%")) / PERCENT if text.endswith("%") else float(text)
 
 
 def _checked(given: object, kind: Descriptor, at: str) -> Any:
