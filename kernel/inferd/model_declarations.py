@@ -1,5 +1,6 @@
 """What `[[models]]` of the configuration may say of a model. Each entry is read by itself: a wrong one is left out."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -10,6 +11,8 @@ from inferd.errors import suggestion
 from inferd.model_names import MOST_NAME, NAME_FORM, NAME_RULE
 
 MOST_INSTANCES = 64
+BARE_DIGEST = re.compile(r"[0-9a-f]{64}")
+MOST_TOLD = 16  # faults of one entry
 
 
 def _text(value: Any) -> Any:
@@ -17,6 +20,11 @@ def _text(value: Any) -> Any:
     if isinstance(value, bool):
         return "true" if value else "false"
     return str(value) if isinstance(value, int | float) else value
+
+
+def _digest(value: Any) -> Any:
+    """A digest as sha256sum writes it is one, too."""
+    return f"sha256:{value}" if isinstance(value, str) and BARE_DIGEST.fullmatch(value) else value
 
 
 Name = Annotated[str, Field(pattern=NAME_FORM, max_length=MOST_NAME)]
@@ -35,7 +43,9 @@ class DeclaredModel(BaseModel):
         max_length=4096,
         description="absolute path or file:// URL of its file or folder; or the name of a model that was pulled",
     )
-    digest: str = Field("", pattern=r"^(sha256:[0-9a-f]{64})?$", description="what its files must hold: sha256:…")
+    digest: Annotated[str, BeforeValidator(_digest)] = Field(
+        "", pattern=r"^(sha256:[0-9a-f]{64})?$", description="what its files must hold: sha256:…"
+    )
     backend: str = Field("", description="backend that must load it; default: the kernel chooses")
     device: str = Field("", description="device to load on; default: the first one of the backend, or one like it")
     settings: dict[str, Text] = Field({}, description="settings of the backend, and those that every model has")
@@ -112,9 +122,9 @@ def read_entries(file: str, given: Sequence[Any]) -> tuple[list[Entry], list[Fau
         try:
             model = DeclaredModel.model_validate(each)
         except ValidationError as error:
-            problem = error.errors()[0]
-            field = ".".join(map(str, problem["loc"]))
-            faults.append(Fault(where, name, field, _why(problem["type"], problem["msg"], field)))
+            for problem in error.errors()[:MOST_TOLD]:
+                field = ".".join(map(str, problem["loc"]))
+                faults.append(Fault(where, name, field, _why(problem["type"], problem["msg"], field)))
             continue
         twice = next((n for n in (model.name, *model.aliases) if n in taken), None)
         if twice is not None:

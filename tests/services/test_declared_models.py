@@ -80,6 +80,7 @@ async def test_a_wrong_entry_hinders_no_other(tmp_path: Path) -> None:
         assert "min_instances" in told["3 (typo)"][1]
         assert (told["4 (gone)"][0], told["5 (pulled)"][0], told["7 (set)"][0]) == ("source", "source", "settings")
         assert "inferd pull smollm9" in told["5 (pulled)"][1]
+        assert told["4 (gone)"][1] == f"{tmp_path}/gone.fake does not exist"
         assert "min_instances is 3" in told["6 (bounds)"][1]
         assert told["8 (good)"][0] == "name"
         reason, facts = await refusal(connection.models.GetModel(ms.GetModelRequest(name="gone")))

@@ -39,3 +39,12 @@ def test_the_configuration_declares_no_such_name(field: str) -> None:
     entries, (fault,) = read_entries("file", [said])
     assert (entries, fault.field.partition(".")[0]) == ([], field)
     assert "must not begin with '.' or '/'" in fault.why
+
+
+def test_all_faults_of_an_entry_are_told_at_once() -> None:
+    """Each with its field; a digest may be the digits alone."""
+    wrong = {"name": "a", "min_instance": 1, "max_instances": 99, "digest": "12"}
+    _, faults = read_entries("file", [wrong])
+    assert sorted(fault.field for fault in faults) == ["digest", "max_instances", "min_instance", "source"]
+    (entry,), _ = read_entries("file", [{"name": "a", "source": "/x", "digest": "1" * 64}])
+    assert entry.model.digest == f"sha256:{'1' * 64}"

@@ -71,7 +71,9 @@ class Declarations:
     def leave_out(self, entry: Entry, error: InferdError) -> None:
         """An entry cannot be used."""
         self.entries.pop(entry.model.name, None)
-        fault = Fault(entry.where, entry.model.name, error.field.removeprefix("model."), error.message)
+        field = error.field.removeprefix("model.")
+        why = error.message.removeprefix(f"{field} ")  # which is told before it
+        fault = Fault(entry.where, entry.model.name, field, why)
         self.faults.append(fault)
         _tell(fault)
 
