@@ -110,7 +110,7 @@ async def test_a_fetch_goes_on_where_it_broke_off_and_is_shared(tmp_path: Path, 
         web.go.set()
         assert (await create(connection, web.url("/m.gguf"), "b")).model.size_bytes == len(BODY)
         start = int(web.asked[1][1].removeprefix("bytes=").removesuffix("-"))
-        assert 200_000 <= start <= 300_000
+        assert 0 < start <= 300_000  # what its process had not written yet went with it
     web.cut_after = 500_000
     async with fetching(tmp_path / "again", web) as connection:
         await create(connection, web.url("/m.gguf"))  # a connection that breaks is taken up again by itself

@@ -78,6 +78,7 @@ class Part:
             self._unchecked_bytes = 0
             require_space(self.path.parent, len(chunk))
         self._file.write(chunk)
+        self._file.flush()  # what has come outlives this process, however it ends
         self._hash.update(chunk)
         self.size_bytes += len(chunk)
 
