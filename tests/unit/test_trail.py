@@ -11,7 +11,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from structlog.testing import capture_logs
 
 from inferd.audit_settings import Audit
-from inferd.core.audit import Decision, Said, read_line
+from inferd.core.audit import HEAD as HEAD_MEMBERS
+from inferd.core.audit import LINE_CHARACTERS, Decision, Said, read_line
 from inferd.core.audit_check import FaultKind, Verdict, check
 from inferd.errors import InvalidFieldError, StoreUnavailableError
 from inferd.runtime.audit_key import read_audit_key
@@ -107,6 +108,18 @@ def test_a_store_that_was_put_back_is_told_in_the_trail(store: SqliteStore, tmp_
     fault = verdict(store, heads=[head]).fault
     assert fault is not None
     assert fault.kind is FaultKind.TRUNCATED
+
+
+def test_no_line_is_longer_than_who_reads_it_takes(store: SqliteStore) -> None:
+    """Of an entry that is too long the longest members are left out, and named; what is short in it stays."""
+    made = writer(Times())
+    long = {"fields": {"name": "n" * (8 << 20)}, "model": "m" * (1 << 16), "method": "CreateModel"}
+    store.write(made.write([{"type": "call", **long}, {HEAD_MEMBERS: f'"peer":"{"p" * (1 << 20)}"'}], seal=True))
+    lines = list(all_lines(store, made.segments))
+    assert max(map(len, lines)) <= LINE_CHARACTERS
+    one, other = read_line(lines[1]).said, read_line(lines[2]).said
+    assert (one["method"], one["clipped"], other["clipped"]) == ("CreateModel", ["fields", "model"], ["head"])
+    assert verdict(store).fault is None
 
 
 @pytest.mark.parametrize("lost", [HEAD, "segment"])

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from inferd.cli.output import Output
 
 DIGITS: Final = re.compile(rb"\s*([0-9a-f]{64})\s*")
-KEY_BYTES, LINE_BYTES = 1 << 14, 1 << 18  # most of a file with a key, and of a line
+KEY_BYTES, LINE_BYTES = 1 << 14, 1 << 24  # most of a file with a key, and of a line (now 64 KiB, once a message)
 FOLLOW_S = 1.0
 PASSING = "this kernel has no store (store.url is memory:): its audit trail ends with it"
 COLUMNS = ("TIME", "WHO", "WHAT", "ABOUT", "DECISION")

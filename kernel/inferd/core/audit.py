@@ -25,7 +25,10 @@ SIGNED: Final = b"inferd audit 1 checkpoint\n"
 NOTHING: Final = bytes(32)  # the hash before the first line
 BEFORE_HASH, BEHIND_HASH = ',"hash":"', '"}'
 HASH_DIGITS: Final = 64
+LINE_END_CHARACTERS: Final = 256  # of a line, its format, number and hash
 END_CHARACTERS: Final = len(BEFORE_HASH) + HASH_DIGITS + len(BEHIND_HASH)
+LINE_CHARACTERS: Final = 1 << 16  # most of a line; of an entry that is longer the longest members are left out
+CLIPPED: Final = "clipped"  # names those
 SIGNATURE: Final = "signature"
 HEAD: Final = ""
 """The name of what an entry says that is written as it has to stand."""
@@ -156,6 +159,15 @@ def read_line(line: str) -> Line:
     return found
 
 
+def _clipped(said: Mapping[str, object]) -> Said:
+    """The same without its longest member, whose name it says instead."""
+    lengths = {name: len(members({name: value})) for name, value in said.items() if name not in (HEAD, CLIPPED)}
+    longest = max(lengths, key=lambda name: lengths[name], default=HEAD)
+    before = said.get(CLIPPED)
+    names = [*(before if isinstance(before, list) else ()), longest or "head"]
+    return {**{name: value for name, value in said.items() if name != longest}, CLIPPED: names}
+
+
 @dataclass(slots=True, eq=False)
 class Chain:
     """A chain that goes on. One writer: who adds to it.
@@ -172,7 +184,9 @@ class Chain:
         """One line more; what it says as `HEAD` are members of JSON already, and stand first."""
         head = said.get(HEAD)
         rest = members({name: value for name, value in said.items() if name != HEAD} if head else said)
-        told = f"{head},{rest}" if head and rest else head or rest
+        told = f"{head},{rest}" if head and rest else str(head or rest)
+        if len(told) > LINE_CHARACTERS - LINE_END_CHARACTERS:
+            return self.add(_clipped(said))
         return self._chain(f'{{{told},"format":{FORMAT},"sequence":{self.count + 1}}}')
 
     def _chain(self, body: str) -> str:
