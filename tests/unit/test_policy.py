@@ -119,7 +119,16 @@ def test_built_in_roles_rise() -> None:
     assert all(lower < higher for lower, higher in pairwise(rights))
     assert len(rights[-1]) == len(Verb) * len(ResourceKind)
     assert not any(each.kind in (ResourceKind.KEY, ResourceKind.RULE) for each in rights[2])
-    assert set(rules.roles) == {"viewer", "user", "operator", "admin"}
+    assert set(rules.roles) == {"viewer", "user", "operator", "admin", "auditor"}
+
+
+def test_an_auditor_changes_nothing() -> None:
+    """The role `auditor` reads, the trail among it, and does nothing else."""
+    rules, auditor = Rules(BUILT_IN), Principal(name="auditor", roles=frozenset({"auditor"}))
+    every = [Policy(verb, kind) for verb in Verb for kind in ResourceKind]
+    rights = {each for each in every if rules.grant(auditor, "a", each).permits()}
+    assert {each.verb for each in rights} == {Verb.READ}
+    assert Policy(Verb.READ, ResourceKind.AUDIT) in rights
 
 
 def test_the_configuration_adds_rules() -> None:
