@@ -106,6 +106,9 @@ async def test_a_fetch_goes_on_where_it_broke_off_and_is_shared(tmp_path: Path, 
         second.cancel()
         await asyncio.wait([second])
         assert len(web.asked) == 1
+        with pytest.raises(grpc.aio.AioRpcError):  # the kernel has heard of it when nothing is told of it any more
+            async for _ in connection.models.WatchModel(ms.WatchModelRequest(name="b"), timeout=60):
+                pass
         web.stall_after = None
         web.go.set()
         assert (await create(connection, web.url("/m.gguf"), "b")).model.size_bytes == len(BODY)
