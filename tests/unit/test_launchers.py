@@ -8,9 +8,10 @@ from inferd.core.host import device_on
 from inferd.core.ids import HostId, InstanceId, ModelName
 from inferd.core.model import ModelSpec
 from inferd.core.vigil import WorkerTimes
-from inferd.runtime.frames import load_frame
+from inferd.runtime.frames import load_frame, read_sandbox
 from inferd.runtime.supervisor import Supervisor
-from inferd_api.worker.v1 import load_pb2
+from inferd.sandbox.state import SandboxLevel, State
+from inferd_api.worker.v1 import load_pb2, sandbox_pb2
 from inferd_api.worker.v1 import worker_pb2 as wire
 
 FAR, NAME = HostId("far"), InstanceId("m-1")
@@ -19,6 +20,8 @@ TIMES = WorkerTimes(
     start_timeout_s=60.0, load_silence_s=60.0, heartbeat_s=0.02, heartbeat_timeout_s=60.0, step_floor_s=60.0,
     step_ceiling_s=60.0, stop_timeout_s=20.0,
 )  # fmt: skip
+PARTIAL = sandbox_pb2.SandboxState(level=SandboxLevel.PARTIAL.value, reasons=["why"])
+FULL = sandbox_pb2.SandboxState(level=SandboxLevel.FULL.value)
 LOAD = load_frame(
     NAME,
     ModelSpec(
@@ -49,9 +52,11 @@ class FarWorker:
         match kind:
             case "load":
                 self.load = frame.load
+                self.say(wire.WorkerFrame(sealed=PARTIAL))
                 self.say(wire.WorkerFrame(needs=load_pb2.Needs()))
             case "proceed":
-                self.say(wire.WorkerFrame(loaded=load_pb2.Loaded(memory_bytes=100)))
+                self.say(wire.WorkerFrame(sealed=FULL))  # by then the model may have taken it over
+                self.say(wire.WorkerFrame(loaded=load_pb2.Loaded(memory_bytes=100, sandbox=FULL)))
             case "ping":
                 self.say(wire.WorkerFrame(pong=wire.Pong(nonce=frame.ping.nonce, memory_bytes=500)))
             case "stop":
@@ -99,9 +104,12 @@ class Listener:
     def __init__(self) -> None:
         self.heard: asyncio.Queue[str] = asyncio.Queue()
         self.exits: list[tuple[InstanceId, str, str]] = []
+        self.sandbox: State | None = None
 
     def worker_frame(self, _: InstanceId, frame: wire.WorkerFrame, __: object = ()) -> None:
         self.heard.put_nowait(str(frame.WhichOneof("kind")))
+        if frame.HasField("loaded"):
+            self.sandbox = read_sandbox(frame.loaded)
 
     def worker_memory(self, _: InstanceId, memory_bytes: int) -> None:
         self.heard.put_nowait(f"{memory_bytes} bytes")
@@ -111,7 +119,10 @@ class Listener:
 
 
 async def test_the_life_of_a_worker_on_another_host() -> None:
-    """It is told its device by its name there, loads, beats, and ends; none of it is a process of this host."""
+    """It is told its device by its name there, loads, beats, and ends; none of it is a process of this host.
+
+    What it says of its sandbox before it opens its model holds, whatever it says later.
+    """
     listener, launcher = Listener(), FarLauncher()
     supervisor = Supervisor(times=TIMES, launchers={FAR: launcher}, listener=listener)
     async with asyncio.timeout(60), asyncio.TaskGroup() as group:
@@ -126,6 +137,7 @@ async def test_the_life_of_a_worker_on_another_host() -> None:
     assert (far.sent, far.ended) == (["load", "proceed", "stop"], [(True, False)])
     assert far.load is not None
     assert far.load.device == "cpu:0"
+    assert listener.sandbox == State(SandboxLevel.PARTIAL, ("why",))
     ended = "it exited with status 3; the last line of its log: bye"
     assert listener.exits == [(NAME, ended, "far:/logs/m-1")]
 

@@ -79,6 +79,7 @@ class Kernel:
     def load(self, path: Path, *, loader: str = FAKE, **settings: load_pb2.SettingValue) -> load_pb2.Loaded:
         self.expect("hello")
         self.send(load=load_pb2.Load(loader=loader, path=str(path), device="fake:0", settings=settings, limits=LIMITS))
+        self.expect("sealed")  # before anything that the model could have said
         self.expect("needs")
         self.send(proceed=load_pb2.Proceed())
         loaded: load_pb2.Loaded = self.expect("loaded")

@@ -18,6 +18,7 @@ from inferd.runtime.link import Arrived
 from inferd.runtime.opened_files import nothing_to_open
 from inferd.runtime.signal import Signal
 from inferd.shared import Memory
+from inferd_api.worker.v1 import sandbox_pb2
 from inferd_api.worker.v1 import worker_pb2 as wire
 
 log = structlog.get_logger()
@@ -69,6 +70,7 @@ class Worker:
         self._on_memory = on_memory
         self._opening = opening
         self._loaded = False
+        self._sandbox: sandbox_pb2.SandboxState | None = None
         self._memory_told = 0
         self._link: WorkerLink | None = None
         self._closed = ""  # why, once it is
@@ -177,6 +179,9 @@ class Worker:
         elif kind == "begun":
             self._allow_silence(self._times.load_silence_s)
             return
+        elif kind == "sealed":  # before the model is opened; what comes after that, the model may have had said
+            self._sandbox = frame.sealed if self._sandbox is None else self._sandbox
+            return
         elif kind == "needs":  # it waits, for as long as it takes, and only its heart must beat
             self._allow_silence(self._times.heartbeat_timeout_s)
         elif kind == "load_progress":
@@ -187,6 +192,7 @@ class Worker:
             self.memory_bytes = frame.loaded.memory_bytes
             self.signature = frame.loaded.signature
             self._loaded = True
+            frame.loaded.sandbox.CopyFrom(self._sandbox or sandbox_pb2.SandboxState())
             log.info("the sandbox of a worker", instance_id=self.instance_id, sandbox=str(read_sandbox(frame.loaded)))
         self._on_frame(self.instance_id, frame, memories)
 

@@ -28,7 +28,7 @@ from inferd.sampling import (
     defaults_of,
     fill,
 )
-from inferd_api.worker.v1 import failure_pb2, load_pb2, step_pb2, task_pb2
+from inferd_api.worker.v1 import failure_pb2, load_pb2, sandbox_pb2, step_pb2, task_pb2
 from inferd_api.worker.v1 import worker_pb2 as wire
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from inferd.engine.token.intake import Intake
     from inferd.engine.token.output import Ended, StepOutput
     from inferd.plugin.backend import SettingValue
+    from inferd.sandbox.state import State
     from inferd_api.v1.sampling_pb2 import Grammar as WireGrammar
     from inferd_api.v1.sampling_pb2 import SamplingParams
 
@@ -97,6 +98,12 @@ def needs_frame(need: MemoryNeed, device: str) -> wire.WorkerFrame:
         kv_saved_bytes=min(need.kv_saved_bytes, _MOST_BYTES),
     )
     return wire.WorkerFrame(needs=needs)
+
+
+def sealed_frame(state: State) -> wire.WorkerFrame:
+    """What has become of the sandbox."""
+    told = sandbox_pb2.SandboxState(level=state.level.value, reasons=state.reasons)
+    return wire.WorkerFrame(sealed=told)
 
 
 def pong_frame(nonce: int, memory_bytes: int, pulse: Pulse) -> wire.WorkerFrame:

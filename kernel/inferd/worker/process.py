@@ -21,7 +21,7 @@ from inferd.errors import ModelLoadError, SandboxIncompleteError, is_failure, wo
 from inferd.plugin import LoadError, UnsupportedModelError
 from inferd.plugin.checks import check_model, check_need, import_loader
 from inferd.worker.desk import make_desk
-from inferd.worker.frames import failure, needs_frame, pong_frame, read_load
+from inferd.worker.frames import failure, needs_frame, pong_frame, read_load, sealed_frame
 from inferd.worker.identity import Identity
 from inferd.worker.looking import bounded_look
 from inferd.worker.refused import refused_words
@@ -101,7 +101,7 @@ class Worker:
             self._activity.begin(Doing.IMPORT)
             backend = import_loader(load.loader)()
             self._activity.begin(Doing.STARTING)
-            sandbox = self._start.seal()
+            self._link.send(sealed_frame(self._start.seal()))
             check_links(load)
             self._check_content(load)
             identity = _identify(request, load.loader)
@@ -128,7 +128,6 @@ class Worker:
         loaded = self._desk.loaded()
         loaded.description, loaded.memory_bytes = _describe(model.description), _resident_bytes()
         loaded.peak_bytes = _peak_bytes()
-        loaded.sandbox.level, loaded.sandbox.reasons[:] = sandbox.level.value, sandbox.reasons
         self._activity.begin(Doing.IDLE)
         self._link.send(wire.WorkerFrame(loaded=loaded))
         return model

@@ -543,7 +543,9 @@ class Loaded(_message.Message):
 
     @_builtins.property
     def sandbox(self) -> _sandbox_pb2.SandboxState:
-        """What has become of its sandbox."""
+        """What has become of its sandbox: the kernel's, which puts in what the worker has said before it opened the model, and
+        goes by nothing that the worker itself writes here.
+        """
 
     def __init__(
         self,

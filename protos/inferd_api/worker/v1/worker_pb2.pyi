@@ -140,6 +140,7 @@ class WorkerFrame(_message.Message):
     KEPT_FIELD_NUMBER: _builtins.int
     ADOPTED_FIELD_NUMBER: _builtins.int
     BEGUN_FIELD_NUMBER: _builtins.int
+    SEALED_FIELD_NUMBER: _builtins.int
     MEMORIES_FIELD_NUMBER: _builtins.int
     memories: _builtins.int
     """As in `KernelFrame`."""
@@ -187,6 +188,10 @@ class WorkerFrame(_message.Message):
     def begun(self) -> _sandbox_pb2.Begun:
         """It has entered its sandbox and imported what it needs itself: what follows is the model's."""
 
+    @_builtins.property
+    def sealed(self) -> _sandbox_pb2.SandboxState:
+        """What has become of its sandbox, once it is sealed and before a file of the model is opened: the first one holds."""
+
     def __init__(
         self,
         *,
@@ -201,13 +206,14 @@ class WorkerFrame(_message.Message):
         kept: _prefix_pb2.Kept | None = ...,
         adopted: _prefix_pb2.Adopted | None = ...,
         begun: _sandbox_pb2.Begun | None = ...,
+        sealed: _sandbox_pb2.SandboxState | None = ...,
         memories: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["adopted", b"adopted", "answer", b"answer", "begun", b"begun", "hello", b"hello", "kept", b"kept", "kind", b"kind", "load_failed", b"load_failed", "load_progress", b"load_progress", "loaded", b"loaded", "needs", b"needs", "pong", b"pong", "step", b"step"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["adopted", b"adopted", "answer", b"answer", "begun", b"begun", "hello", b"hello", "kept", b"kept", "kind", b"kind", "load_failed", b"load_failed", "load_progress", b"load_progress", "loaded", b"loaded", "needs", b"needs", "pong", b"pong", "sealed", b"sealed", "step", b"step"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adopted", b"adopted", "answer", b"answer", "begun", b"begun", "hello", b"hello", "kept", b"kept", "kind", b"kind", "load_failed", b"load_failed", "load_progress", b"load_progress", "loaded", b"loaded", "memories", b"memories", "needs", b"needs", "pong", b"pong", "step", b"step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adopted", b"adopted", "answer", b"answer", "begun", b"begun", "hello", b"hello", "kept", b"kept", "kind", b"kind", "load_failed", b"load_failed", "load_progress", b"load_progress", "loaded", b"loaded", "memories", b"memories", "needs", b"needs", "pong", b"pong", "sealed", b"sealed", "step", b"step"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["hello", "load_progress", "loaded", "load_failed", "step", "pong", "answer", "needs", "kept", "adopted", "begun"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["hello", "load_progress", "loaded", "load_failed", "step", "pong", "answer", "needs", "kept", "adopted", "begun", "sealed"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
