@@ -27,7 +27,12 @@ class Audit(BaseModel):
     checkpoint_s: Seconds = Field(
         60.0, gt=0, description="a line that no checkpoint has signed for so long is signed, in seconds"
     )
-    retention_s: Days = Field(31_536_000.0, gt=0, description="how long entries are kept, in seconds: a year")
+    retention_s: Days = Field(
+        31_536_000.0,
+        ge=86_400.0,
+        description="how long entries are kept, in seconds: a year; a day at least, so that nobody lets go at once of "
+        "what is told of him",
+    )
     bytes: int = Field(
         4 << 30, ge=1 << 20, description="what is kept of the trail, in bytes; beyond it the oldest entries are cut"
     )

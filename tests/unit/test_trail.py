@@ -75,6 +75,40 @@ def test_what_is_older_or_more_than_may_be_is_cut_and_the_rest_holds(store: Sqli
     assert verdict(store).first == made.first > found.first
 
 
+def test_what_is_cut_is_told_and_signed(store: SqliteStore) -> None:
+    """A checkpoint says which lines went and by which setting: who sets it low for a while cannot hide that."""
+    times, made = Times(), writer(Times())
+    store.write(made.write(entries(20), seal=True))
+    last = made.chain.count
+    for bounds in ({}, {"retention_s": 1.0}, {}):
+        times.now += 100_000_000.0
+        made = writer(times, **bounds)
+        made.adopt(store)
+        store.write(made.write(entries(1), seal=True))
+    found = verdict(store)
+    assert found.fault is None
+    assert found.first > last
+    assert (found.cut["first"], found.cut["by"]) == (1, {"audit.retention_s": "1"})
+    with pytest.raises(ValueError, match="greater than or equal to 86400"):
+        Audit(retention_s=1)
+
+
+@pytest.mark.parametrize("anchor", ["", "{}"])
+def test_a_trail_whose_checkpoint_apart_is_gone_says_so(store: SqliteStore, tmp_path: Path, anchor: str) -> None:
+    """Who puts the store back and removes the file that would tell it is told of; a first start is not."""
+    head = tmp_path / "head"
+    made = writer(Times(), head)
+    assert made.adopt(store) == []
+    store.write(made.write(entries(3)))
+    assert writer(Times(), head).adopt(store) == []  # killed before it had more than its first checkpoint
+    store.write(made.write(entries(3), seal=True))
+    made.keep_apart()
+    assert writer(Times(), head).adopt(store) == []
+    head.write_text(anchor, encoding="ascii")
+    (told,) = writer(Times(), head).adopt(store)
+    assert (told["event"], told["what"]) == ("no checkpoint apart", ["head"])
+
+
 def test_a_line_that_nobody_has_signed_for_long_is_signed(store: SqliteStore) -> None:
     """After `checkpoint_s` a checkpoint is due, and not before; nothing is written where nothing is to be signed."""
     times, made = Times(), writer(Times())

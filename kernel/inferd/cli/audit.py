@@ -121,6 +121,7 @@ def _tell(output: Output, source: Source, verdict: Verdict) -> None:
                 "sealed_time": verdict.sealed_time or None,
                 "unsealed": verdict.unsealed,
                 "keys": verdict.keys,
+                "cut": verdict.cut or None,
                 "durable": source.durable,
             }
         )
@@ -131,11 +132,23 @@ def _tell(output: Output, source: Source, verdict: Verdict) -> None:
     )
     if not source.durable:
         output.note(PASSING)
+    if verdict.first > 1:
+        output.text(f"lines 1 to {verdict.first - 1} are not kept any more{_cut(verdict.cut)}")
     if verdict.unsealed:
         output.text(
             f"{counted(verdict.unsealed, 'line')} behind the last checkpoint ({verdict.sealed_time}) hold together and"
             " are not signed yet: whoever can write there could have changed or cut them"
         )
+
+
+def _cut(cut: Said) -> str:
+    """When the last of them went, and why."""
+    if not cut:
+        return ""
+    by = cut.get("by")
+    setting = ", ".join(f"{name} = {value}" for name, value in by.items()) if isinstance(by, dict) else ""
+    lines = f"lines {cut.get('first')} to {cut.get('last')}, which ended {text(cut, 'ended')[:19]}"
+    return f"; the last to go were {lines}: cut at {text(cut, 'time')[:19]} by {setting}"
 
 
 def export(output: Output, address: str, *, to: Path | None, offline: bool, url: str | None) -> None:

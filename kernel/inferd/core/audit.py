@@ -8,7 +8,7 @@ brace there. Some lines, checkpoints, are signed: what they say but the signatur
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import lru_cache
@@ -211,6 +211,7 @@ class Chain:
             "key": checkpoint.key,
             "format": FORMAT,
             "sequence": self.count + 1,
+            **({"cut": checkpoint.cut} if checkpoint.cut else {}),
         }
         return self._chain(canonical({**said, SIGNATURE: sign(signed(said)).hex()}))
 
@@ -224,12 +225,14 @@ class Checkpoint:
         first: The number of the oldest line that is kept; 0 for the checkpoint itself.
         every: So many lines stand between two of them at most.
         key: The public half of the key that signs, 64 hexadecimal digits.
+        cut: Which lines at the beginning are not kept from now on, and by which setting; {} for none.
     """
 
     time: str
     first: int
     every: int
     key: str
+    cut: Said = field(default_factory=dict)
 
 
 def signed(said: Mapping[str, object]) -> bytes:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, TypeAlias
 
-from inferd.core.audit import SIGNATURE, Line, NoLineError, hash_of, number, read_line, signed, text
+from inferd.core.audit import SIGNATURE, Line, NoLineError, Said, hash_of, number, read_line, signed, text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -53,6 +53,7 @@ class Verdict:
         sealed: The number of the last of them: what stands behind it could be changed by whoever can write there.
         sealed_time: When that was made.
         keys: By which they are signed.
+        cut: The last time when lines at the beginning went: `time`, and what the checkpoint says; {} for never.
     """
 
     fault: Fault | None = None
@@ -62,6 +63,7 @@ class Verdict:
     sealed: int = 0
     sealed_time: str = ""
     keys: list[str] = field(default_factory=list)
+    cut: Said = field(default_factory=dict)
 
     @property
     def unsealed(self) -> int:
@@ -187,6 +189,8 @@ class _Check:
         found.checkpoints += 1
         found.sealed, found.sealed_time = line.sequence, text(said, "time")
         self._kept_first, self._every = _number(said, "first"), _number(said, "every")
+        if isinstance(cut := said.get("cut"), dict):
+            found.cut = {"time": found.sealed_time, **cut}
         if (key := text(said, "key")) not in found.keys:
             found.keys.append(key)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import structlog
 
-from inferd.core.audit import Chain, Checkpoint, NoLineError, Said, read_line, time_of
+from inferd.core.audit import Chain, Checkpoint, NoLineError, Said, read_line, text, time_of
 from inferd.runtime.audit_key import put_file
 from inferd.runtime.kept_records import UNREADABLE
 from inferd.store.store import NO_TENANT, Append, DamagedError, Drop, Kind, Put
@@ -179,8 +179,10 @@ class TrailWriter:
                 self._writes.append(self.segments[-1].put())
             self.segments.append(Segment(self.chain.count + 1, began=now))
             self._writes.append(self.segments[-1].put())
-        self._cut(now)
-        checkpoint = Checkpoint(time=time_of(now), first=self.first, every=self._bounds.every, key=self._public)
+        cut = self._cut(now)
+        checkpoint = Checkpoint(
+            time=time_of(now), first=self.first, every=self._bounds.every, key=self._public, cut=cut
+        )
         self.checkpoint = self.chain.add_checkpoint(checkpoint, self._sign)
         self._add(self.checkpoint)
         self._behind = 0
@@ -191,15 +193,25 @@ class TrailWriter:
     def _is_old(self, now: float) -> bool:
         return now - self.segments[-1].began >= self._bounds.retention_s / PARTS
 
-    def _cut(self, now: float) -> None:
-        """Let the oldest go; the checkpoint that is made next says so."""
+    def _cut(self, now: float) -> Said:
+        """Let the oldest go; what the checkpoint that is made next says of that."""
+        bounds, first, oldest = self._bounds, self.first, None
         size_bytes = sum(segment.size_bytes for segment in self.segments)
-        while len(self.segments) > 1 and (
-            size_bytes > self._bounds.size_bytes or self.segments[0].ended < now - self._bounds.retention_s
-        ):
+        setting: Said = {}
+        while len(self.segments) > 1:
+            if size_bytes > bounds.size_bytes:
+                setting = {"audit.bytes": bounds.size_bytes}
+            elif self.segments[0].ended < now - bounds.retention_s:
+                setting = {"audit.retention_s": f"{bounds.retention_s:g}"}
+            else:
+                break
             oldest = self.segments.pop(0)
             size_bytes -= oldest.size_bytes
             self._writes.append(Drop(NO_TENANT, Kind.AUDIT, oldest.key))
+        if oldest is None:
+            return {}
+        log.info("the oldest part of the audit trail was cut", first=first, last=self.first - 1, by=setting)
+        return {"first": first, "last": self.first - 1, "ended": time_of(oldest.ended), "by": setting}
 
     def _close_block(self) -> None:
         if self._block:
@@ -251,12 +263,24 @@ class TrailWriter:
             wrong.append({"event": "damaged", "what": ["where the trail stood is not kept"]})
         if self._behind:
             self._behind = self._bounds.every  # what a kernel that was killed has left is signed first
-        if (seen := self._read_anchor()) is not None and seen.sequence > self.chain.count:
-            wrong.append({"event": "put back", "lines": seen.sequence, "last": seen.hash.hex()})
+        wrong += self._look_apart()
         if head is None and wrong and self.segments:
             self.segments[-1].ended = self._wall()
             self.segments[-1].size_bytes = max(self.segments[-1].size_bytes, self._part_bytes)
         return wrong
+
+    def _look_apart(self) -> Iterator[Said]:
+        """What the file apart from the store, and the key, say of the trail."""
+        last = None
+        with suppress(NoLineError):
+            last = read_line(self.checkpoint)
+        seen = self._read_anchor()
+        if seen is not None and seen.sequence > self.chain.count:
+            yield {"event": "put back", "lines": seen.sequence, "last": seen.hash.hex()}
+        elif seen is None and self._anchor is not None and last is not None and last.sequence > 1:
+            yield {"event": "no checkpoint apart", "what": [self._anchor.name], "last": last.sequence}
+        if last is not None and (before := text(last.said, "key")) != self._public:
+            yield {"event": "key changed", "before": before, "key": self._public}
 
     def _find_end(self, shelf: Shelf) -> None:
         """Where the last segment ends, as far as it can be read."""
