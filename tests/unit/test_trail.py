@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from structlog.testing import capture_logs
 
 from inferd.audit_settings import Audit
@@ -15,7 +16,7 @@ from inferd.core.audit import HEAD as HEAD_MEMBERS
 from inferd.core.audit import LINE_CHARACTERS, Decision, Said, read_line
 from inferd.core.audit_check import FaultKind, Verdict, check
 from inferd.errors import InvalidFieldError, StoreUnavailableError
-from inferd.runtime.audit_key import read_audit_key
+from inferd.runtime.audit_key import public_halves, read_audit_key
 from inferd.runtime.kept_trail import HEAD, TrailBounds, TrailWriter, all_lines, read_parts
 from inferd.runtime.trail import Trail
 from inferd.signatures import holds, public_of
@@ -107,6 +108,18 @@ def test_a_trail_whose_checkpoint_apart_is_gone_says_so(store: SqliteStore, tmp_
     head.write_text(anchor, encoding="ascii")
     (told,) = writer(Times(), head).adopt(store)
     assert (told["event"], told["what"]) == ("no checkpoint apart", ["head"])
+
+
+def test_a_trail_that_goes_on_with_another_key_says_so(store: SqliteStore) -> None:
+    """The key of the lines before is named; whoever has the public halves of both finds the trail to be right."""
+    store.write(writer(Times()).write(entries(3), seal=True))
+    key = Ed25519PrivateKey.generate()
+    bounds = TrailBounds(every=5, checkpoint_s=60.0, retention_s=1e9, size_bytes=1 << 30)
+    later = TrailWriter(bounds, public=public_of(key), sign=key.sign, wall=Times(), steady=Times())
+    (told,) = later.adopt(store)
+    assert told == {"event": "key changed", "before": PUBLIC, "key": public_of(key)}
+    store.write(later.write([told], seal=True))
+    assert (verdict(store).fault, verdict(store).keys) == (None, [PUBLIC, public_of(key)])
 
 
 def test_a_line_that_nobody_has_signed_for_long_is_signed(store: SqliteStore) -> None:
@@ -330,6 +343,10 @@ def test_the_key_is_made_once_and_others_may_not_read_it(tmp_path: Path) -> None
     assert public_of(read_audit_key(path)) == public_of(key)
     assert path.stat().st_mode & 0o777 == 0o600
     assert (tmp_path / "state" / "audit.pub").exists()
+    path.unlink()
+    other = read_audit_key(path)
+    halves = [load_pem_public_key(each.read_bytes()) for each in public_halves(path)]
+    assert halves == [other.public_key(), key.public_key()]  # what the lost one has signed is still told to be right
     path.chmod(0o640)
     with pytest.raises(InvalidFieldError, match="chmod 600"):
         read_audit_key(path)

@@ -19,6 +19,7 @@ from inferd.cli.settings import read_settings
 from inferd.cli.store import opened
 from inferd.core.audit import EntryType, NoLineError, Said, read_line, text
 from inferd.core.audit_check import Fault, FaultKind, Verdict, check
+from inferd.runtime.audit_key import public_halves
 from inferd.runtime.kept_trail import all_lines, read_parts
 from inferd.runtime.trail_opening import ANCHOR, KEY
 from inferd.signatures import RAW, holds
@@ -278,17 +279,16 @@ def _source(address: str, *, file: Path | None, offline: bool, url: str | None) 
                 "the trail of the kernel",
                 client.list_audit_lines(),
                 heads=heads,
-                keys=[trail.public_key.hex()],
+                keys=[trail.public_key.hex(), *_own_keys()],
                 count=trail.line_count,
                 durable=trail.durable,
             )
 
 
 def _own_keys() -> list[str]:
-    """The public half of this host's kernel's key, if it is there."""
+    """The public half of this host's kernel's key, and of those before it, as far as they are there."""
     settings = read_settings()
-    path = (settings.audit.key_file or settings.state_dir / KEY).with_suffix(".pub")
-    return [_read_key(path)] if path.exists() else []
+    return [_read_key(path) for path in public_halves(settings.audit.key_file or settings.state_dir / KEY)]
 
 
 def _anchor() -> list[str]:

@@ -201,7 +201,8 @@ class _Check:
             raise _FaultError(
                 FaultKind.SIGNATURE,
                 line.sequence,
-                f"the signature of this checkpoint does not hold, or its key {key[:16]} is not trusted",
+                f"the signature of this checkpoint does not hold, or its key {key} is not trusted: if that was the"
+                " kernel's, name its public half, too (--key)",
             )
 
     def _read_head(self, head: str) -> None:

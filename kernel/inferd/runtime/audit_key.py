@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import secrets
 import stat
 from contextlib import suppress
+from hashlib import sha256
 from typing import TYPE_CHECKING, NoReturn
 
 import structlog
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 PEM = serialization.Encoding.PEM
 MODE, PUBLIC_MODE = 0o600, 0o644
 KEY_BYTES = 1 << 14  # of a file with a key
+MOST_HALVES = 64  # public ones that are looked at
 
 log = structlog.get_logger()
 
@@ -47,12 +50,31 @@ def read_audit_key(path: Path, *, any_owner: bool = False) -> Ed25519PrivateKey:
                 metadata={"cause": f"{error.strerror}"},
             ) from None
     key = _read(path, any_owner=any_owner)
-    if not public.exists():
-        try:
-            put_file(public, key.public_key().public_bytes(PEM, _PUBLIC_FORMAT), mode=PUBLIC_MODE)
-        except OSError as error:  # whoever checks the trail can ask the kernel for it
-            log.warning("the public half of the audit trail's key cannot be written", why=error.strerror)
+    try:
+        _keep_public(public, key.public_key().public_bytes(PEM, _PUBLIC_FORMAT))
+    except OSError as error:  # whoever checks the trail can ask the kernel for it
+        log.warning("the public half of the audit trail's key cannot be written", why=error.strerror)
     return key
+
+
+def public_halves(path: Path) -> list[Path]:
+    """The files with the public half of a key, and with those of the keys before it, as far as they are there."""
+    public = path.with_suffix(".pub")
+    before = sorted(public.parent.glob(f"{glob.escape(public.stem)}-*.pub"))
+    return [each for each in (public, *before) if each.exists()][:MOST_HALVES]
+
+
+def _keep_public(public: Path, data: bytes) -> None:
+    """Have the public half stand beside the key; that of another key is kept, as what it signed is still there."""
+    if public.exists():
+        with public.open("rb") as file:
+            before = file.read(KEY_BYTES)
+        if before == data:
+            return
+        kept = public.with_name(f"{public.stem}-{sha256(before).hexdigest()[:16]}.pub")
+        public.replace(kept)
+        log.warning("the audit trail has another key now; the public half of the one before is kept", kept=kept.name)
+    put_file(public, data, mode=PUBLIC_MODE)
 
 
 _PUBLIC_FORMAT = serialization.PublicFormat.SubjectPublicKeyInfo
