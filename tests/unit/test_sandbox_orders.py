@@ -249,3 +249,24 @@ def test_it_is_tried_in_a_process() -> None:
     told = json.loads(done.stdout)
     assert told["level"] in SandboxLevel.__members__
     assert bool(told["reasons"]) is (told["level"] != "FULL")
+
+
+OLDER = """
+import sys
+from inferd.sandbox import landlock
+version = min(landlock.version(), 5)
+landlock.version = lambda: version
+from inferd.sandbox.entry import Sandbox
+from inferd.sandbox.state import Order
+print(version, Sandbox(Order()).seal())
+"""
+
+
+def test_an_older_landlock_is_told_for_what_it_lets_out() -> None:
+    """Before version 6 a sealed worker, too, may end other processes, as it ends its cells: the state says so."""
+    done = subprocess.run([sys.executable, "-P", "-c", OLDER], text=True, capture_output=True, timeout=60, check=True)
+    version, _, state = done.stdout.partition(" ")
+    if version != "5":
+        pytest.skip("this system has no such Landlock")
+    assert state.startswith("partial(")
+    assert "by descriptors of processes, by which cells are ended, also later" in state
