@@ -45,7 +45,10 @@ def test_each_call_that_is_allowed_is_carried_out_and_no_other(column: int) -> N
     program = outer(column, network=False, programs=False)
     free, known = set(allowed(column).values()), numbers(column)
     judged = {
-        known[name] for name in ("prctl", "kill", "tkill", "tgkill", "pidfd_open", "clone", "prlimit64", "sendto")
+        known[name]
+        for name in (
+            *("prctl", "kill", "tkill", "tgkill", "pidfd_open", "clone", "prlimit64", "sendto", "sched_setaffinity"),
+        )
     }
     for number in range(LAST_KNOWN + 100):
         if number in free | judged:
@@ -60,13 +63,14 @@ def test_each_call_that_is_allowed_is_carried_out_and_no_other(column: int) -> N
 
 @pytest.mark.parametrize("column", [1, 2])
 def test_calls_that_reach_others_by_their_arguments_are_refused(column: int) -> None:
-    """Limits of other processes, signals by way of a descriptor, input of a terminal, addresses and name spaces."""
+    """Limits and cores of other processes, signals by descriptors, input of a terminal, addresses and name spaces."""
     program, known = outer(column, network=False, programs=False), numbers(column)
 
     def of(name: str, *arguments: int) -> int:
         return answer(program, column, known[name], *arguments)
 
     assert (of("prlimit64", 0), of("prlimit64", ME)) == (0, EPERM)
+    assert (of("sched_setaffinity", 0), of("sched_setaffinity", ME)) == (0, EPERM)
     assert (of("fcntl", 1, 1), of("fcntl", 1, 8), of("fcntl", 1, 10), of("fcntl", 1, 15)) == (0, EPERM, EPERM, EPERM)
     assert (of("ioctl", 1, 0x5401), of("ioctl", 1, 0x5412), of("ioctl", 1, 1 << 32 | 0x5412)) == (0, EPERM, EPERM)
     assert (of("socketpair", 1, 1), of("socketpair", 1, 0x80001), of("socketpair", 1, 2)) == (0, 0, EPERM)

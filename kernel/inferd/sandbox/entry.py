@@ -97,8 +97,8 @@ class Sandbox:
             self._lack(f"Landlock has version {abi} here, which lets files be cut; {landlock.TRUNCATES} does not")
         if abi < landlock.SIGNALS:
             self._lack(
-                f"Landlock has version {abi} here, which lets signals out to all processes of the user: while the backend"
-                " is imported, and by descriptors of processes, by which cells are ended, also later;"
+                f"Landlock has version {abi} here, which lets signals out to all processes of the user: while the"
+                " backend is imported, and by descriptors of processes, by which cells are ended, also later;"
                 f" {landlock.SIGNALS} does not"
             )
         return abi

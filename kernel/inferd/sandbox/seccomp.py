@@ -78,6 +78,7 @@ def outer(column: int, *, network: bool, programs: bool) -> bytes:
         "clone3": Rule(known["clone3"], refused=ENOSYS),  # its flags cannot be seen here; libraries then use `clone`
         "clone": Rule(known["clone"], (Test(0, (0,), _NAMESPACES),)),
         "prlimit64": Rule(known["prlimit64"], (Test(0, (0,)),)),
+        "sched_setaffinity": Rule(known["sched_setaffinity"], (Test(0, (0,)),)),  # of the thread itself alone
         "fcntl": Rule(known["fcntl"], (Test(1, _OWNERS, turned=True),)),
         "ioctl": Rule(known["ioctl"], (Test(1, _CONTROLS, turned=True),)),
         "socketpair": Rule(known["socketpair"], (Test(0, (_UNIX,)), Test(1, (_STREAM,), _TYPE))),  # no addresses

@@ -54,7 +54,7 @@ getsid:124:156 getgroups:115:158 getresuid:118:148 getresgid:120:150 capget:125:
 setrlimit:160:164 getrusage:98:165 sysinfo:99:179 times:100:153 uname:63:160 getrandom:318:278
 getpriority:140:141 sched_getparam:143:121 sched_getscheduler:145:120 sched_get_priority_max:146:125
 sched_get_priority_min:147:126 sched_rr_get_interval:148:127 sched_getattr:315:275
-sched_setaffinity:203:122 sched_getaffinity:204:123
+sched_getaffinity:204:123
 """
 """Threads, and what a process knows of itself."""
 
@@ -72,7 +72,7 @@ pidfd_send_signal:424:424
 
 _JUDGED: Final = """
 clone:56:220 clone3:435:435 prctl:157:167 prlimit64:302:261 sendto:44:206 socketpair:53:199 kill:62:129
-tkill:200:130 tgkill:234:131 pidfd_open:434:434
+tkill:200:130 tgkill:234:131 pidfd_open:434:434 sched_setaffinity:203:122
 """
 """What is looked at before it is allowed or refused."""
 
