@@ -20,8 +20,7 @@ renameat2:316:276 mkdir:83:- mkdirat:258:34 rmdir:84:- link:86:- linkat:265:37 u
 unlinkat:263:35 symlink:88:- symlinkat:266:36 readlink:89:- readlinkat:267:78 umask:95:166 statfs:137:43
 fstatfs:138:44 statx:332:291 readahead:187:213 fadvise64:221:223 sync_file_range:277:84 sendfile:40:71
 splice:275:76 tee:276:77 copy_file_range:326:285 close_range:436:436 getxattr:191:8 lgetxattr:192:9
-fgetxattr:193:10 listxattr:194:11 llistxattr:195:12 flistxattr:196:13 ioctl:16:29 inotify_init:253:-
-inotify_init1:294:26 inotify_add_watch:254:27 inotify_rm_watch:255:28
+fgetxattr:193:10 listxattr:194:11 llistxattr:195:12 flistxattr:196:13 ioctl:16:29
 """
 """Files that Landlock judges, and descriptors."""
 
@@ -78,7 +77,7 @@ tkill:200:130 tgkill:234:131 pidfd_open:434:434 sched_setaffinity:203:122
 
 _REFUSED: Final = """
 socket:41:198 connect:42:203 ptrace:101:117 execve:59:221 execveat:322:281 unshare:272:97 chmod:90:-
-setsid:112:157
+setsid:112:157 inotify_init1:294:26
 """
 """For tests and errors."""
 
