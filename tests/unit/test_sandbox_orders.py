@@ -270,3 +270,23 @@ def test_an_older_landlock_is_told_for_what_it_lets_out() -> None:
         pytest.skip("this system has no such Landlock")
     assert state.startswith("partial(")
     assert "by descriptors of processes, by which cells are ended, also later" in state
+
+
+ONLINE = """
+import socket, sys
+from inferd.sandbox.entry import Sandbox
+from inferd.sandbox.state import Order
+server = socket.create_server(("127.0.0.1", 0))
+before = socket.getaddrinfo("localhost", 80)
+Sandbox(Order(network=True)).seal()
+assert socket.getaddrinfo("localhost", 80) == before
+socket.create_connection(server.getsockname()).close()
+with socket.socket(type=socket.SOCK_DGRAM) as datagrams:
+    datagrams.bind(("127.0.0.1", 0))
+open("/etc/hosts").close()
+"""
+
+
+def test_who_asks_for_the_network_has_it() -> None:
+    """Names are resolved, as before; connections are made."""
+    subprocess.run([sys.executable, "-P", "-c", ONLINE], timeout=60, check=True)

@@ -84,7 +84,7 @@ class Sandbox:
         try:
             rules = landlock.Ruleset(abi, network=order.network)
             rules.allow(libraries(package), landlock.RUN if order.programs else landlock.READ)
-            rules.allow(told(), landlock.READ)
+            rules.allow(told(network=order.network), landlock.READ)
             rules.allow(map(Path, order.reads), landlock.READ)
             rules.allow(map(Path, order.writes), landlock.WRITE)
             rules.allow(map(Path, (*DEVICES, *order.devices)), landlock.USE | landlock.READ)

@@ -12,6 +12,11 @@ _CONFIGURATION: Final = (  # none of it is secret
     *("/etc/passwd", "/etc/group", "/etc/nsswitch.conf", "/etc/mime.types", "/etc/os-release"),
     *("/etc/ssl/openssl.cnf", "/etc/pki/tls/openssl.cnf", "/etc/crypto-policies"),
 )
+_NETWORK: Final = (  # how names are resolved, and authorities of certificates
+    *("/etc/resolv.conf", "/etc/hosts", "/etc/host.conf", "/etc/gai.conf", "/etc/services", "/etc/protocols"),
+    *("/etc/ssl/certs", "/etc/ssl/cert.pem", "/etc/ca-certificates", "/etc/pki/tls/certs", "/etc/pki/tls/cert.pem"),
+    *("/etc/pki/ca-trust/extracted", "/run/systemd/resolve/stub-resolv.conf", "/run/systemd/resolve/resolv.conf"),
+)
 _TOLD: Final = ("/proc", "/sys/devices", "/sys/fs/cgroup", "/sys/kernel/mm", "/sys/bus", "/sys/module")
 
 DEVICES: Final = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
@@ -35,9 +40,13 @@ def libraries(package: str = "") -> list[Path]:
     return [path for path in map(Path, dict.fromkeys(found)) if path.is_absolute() and path != Path("/")]
 
 
-def told() -> list[Path]:
-    """What the system tells of itself to everybody, and how it is set up, as far as libraries read it."""
-    return [Path(each) for each in (*_CONFIGURATION, *_TOLD)]
+def told(*, network: bool = False) -> list[Path]:
+    """What the system tells of itself to everybody, and how it is set up, as far as libraries read it.
+
+    Args:
+        network: As well as how the network is.
+    """
+    return [Path(each) for each in (*_CONFIGURATION, *_TOLD, *(_NETWORK if network else ()))]
 
 
 def _linked_folders(config: Path, *, depth: int = 3) -> list[str]:

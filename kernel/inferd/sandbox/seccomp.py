@@ -88,7 +88,7 @@ def outer(column: int, *, network: bool, programs: bool) -> bytes:
     free |= {known[name] for name in ("prctl", "kill", "tkill", "tgkill", "pidfd_open")}
     if network:
         del rules["sendto"], rules["socketpair"]
-        free |= {known[name] for name in ("sendto", "socketpair", "socket", "connect")}
+        free |= {known[name] for name in ("sendto", "socketpair", "socket", "connect", "bind", "sendmmsg", "recvmmsg")}
     if programs:
         free |= {known[name] for name in ("execve", "execveat", "setsid")} | set(_FORKS[column])
     return _assemble(column, rules.values(), free)
