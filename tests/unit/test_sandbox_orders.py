@@ -19,6 +19,7 @@ from inferd.runtime.kept_records import read_spec, write_spec
 from inferd.runtime.sandboxing import sandbox_order
 from inferd.runtime.scratch import make_scratch, remove_scratch, sweep_scratch
 from inferd.sandbox.state import Access, SandboxLevel, State
+from inferd.sandbox.walls import _group_limit
 from inferd.worker.beginning import Start, _belongings
 from inferd.worker.belongings import Belongings
 from inferd.worker.refused import refused_words
@@ -290,3 +291,11 @@ open("/etc/hosts").close()
 def test_who_asks_for_the_network_has_it() -> None:
     """Names are resolved, as before; connections are made."""
     subprocess.run([sys.executable, "-P", "-c", ONLINE], timeout=60, check=True)
+
+
+@pytest.mark.parametrize(("group", "limit"), [("inferd-prod.scope", float("inf")), (f"inferd-{os.getppid()}-m", 300)])
+def test_a_limit_that_is_the_kernels_too_bounds_no_worker(home: Path, group: str, limit: float) -> None:
+    """What a worker inherits of its kernel's control group, however that is called, is none of its own."""
+    write(home / "proc" / "self" / "cgroup", text=f"0::/{group}".encode())
+    write(home / "sys" / "fs" / "cgroup" / group / "pids.max", text=b"300")
+    assert _group_limit("pids", "pids.max", root=home) == limit

@@ -20,7 +20,7 @@ _PR_CAP_AMBIENT: Final = 47
 _PR_CAP_AMBIENT_CLEAR: Final = 4
 _MOST_CAPABILITIES: Final = 64
 _STACK_BYTES: Final = 16 << 20  # of two threads
-_OWN_GROUP: Final = "inferd-"  # how the names of control groups begin that a kernel makes for its workers
+_OWN_GROUP: Final = "inferd-{}-"  # how the names of control groups begin that a kernel makes: with its process id
 _FIRST_VICTIM: Final = "500"  # of 1000: where memory runs out, a worker ends before its kernel
 
 
@@ -149,15 +149,19 @@ def memory_is_bounded() -> bool:
     return False
 
 
-def _group_limit(controller: str, *names: str) -> float:
-    """The limit of the control group that a kernel has put this process into; infinite where there is none."""
+def _group_limit(controller: str, *names: str, root: Path = Path("/")) -> float:
+    """The limit of the control group that its kernel has put this process into; infinite where there is none.
+
+    What it inherits from its kernel is none: it could leave that one nothing.
+    """
+    own = _OWN_GROUP.format(os.getppid())
     with suppress(OSError, ValueError):
-        for line in Path("/proc/self/cgroup").read_text().splitlines():
+        for line in (root / "proc/self/cgroup").read_text().splitlines():
             _, controllers, group = line.split(":", 2)
             if controllers and controller not in controllers.split(","):
                 continue
-            folder = Path("/sys/fs/cgroup", controller if controllers else "", group.lstrip("/"))
-            for name in names if folder.name.startswith(_OWN_GROUP) else ():
+            folder = Path(root, "sys/fs/cgroup", controller if controllers else "", group.lstrip("/"))
+            for name in names if folder.name.startswith(own) else ():
                 with suppress(OSError, ValueError):
                     return int((folder / name).read_text())
     return float("inf")
