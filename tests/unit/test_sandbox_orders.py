@@ -87,8 +87,11 @@ def test_a_link_out_of_a_model_is_followed_where_the_operator_says_so(home: Path
     kept = link(model / "kept", state)
     refused = found(model, roots=(home,), withheld=(state.parent,))[1]
     assert refused == [f"the link {kept} leads to {state} (the kernel's own files are never a model's)"]
-    kept.unlink()
-    out.unlink()
+    above = link(model / os.fsdecode(b"\xff"), home / "srv")
+    refused = found(model, roots=(home,), withheld=(state.parent,))[1]
+    assert f"the link {model}/\\xff leads to {home}/srv (the" in "".join(refused)
+    for path in (kept, out, above):
+        path.unlink()
     inside = write(home / "common" / "tok.json")
     folder = link(model / "tokenizer", inside.parent)
     assert found(model, roots=(inside.parent,)) == ({model, inside.parent}, [])

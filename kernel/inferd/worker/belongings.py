@@ -113,7 +113,7 @@ class Belongings:
         if near is None or not (target == near or (target.parent == near.parent and target.suffix in _DATA)):
             if _within(target, tuple(self.paths)):
                 return None
-            if not _within(target, (*blobs, *self.roots)) or _within(target, self.withheld):
+            if not _within(target, (*blobs, *self.roots)) or self._is_withheld(target):
                 if not _within(target, self._readable()):
                     self._refuse(path, target)
                 return None
@@ -126,9 +126,18 @@ class Belongings:
             self._libraries = tuple(each.resolve() for each in libraries())
         return self._libraries
 
+    def _is_withheld(self, target: Path) -> bool:
+        """Whether it is the kernel's own, or a folder that has something of it."""
+        return _within(target, self.withheld) or any(each.is_relative_to(target) for each in self.withheld)
+
     def _refuse(self, path: Path, target: Path) -> None:
-        never = " (the kernel's own files are never a model's)" if _within(target, self.withheld) else ""
-        self.refused.append(f"the link {path} leads to {target}{never}")
+        never = " (the kernel's own files are never a model's)" if self._is_withheld(target) else ""
+        self.refused.append(f"the link {_shown(path)} leads to {_shown(target)}{never}")
+
+
+def _shown(path: Path) -> str:
+    """For people, also where it is no UTF-8."""
+    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def _within(path: Path, folders: tuple[Path, ...]) -> bool:
