@@ -271,4 +271,5 @@ async def test_a_start_that_raises_is_a_load_that_failed(
         assert reason_of(caught.value)[0] == "MODEL_LOAD_FAILED"
         model = (await connection.models.GetModel(ms.GetModelRequest(name="fake"))).model
         assert (model.state, list(model.instances)) == (mp.MODEL_STATE_FAILED, [])
+    await connection.models.LoadModel(ms.LoadModelRequest(name="fake"))  # at once, without the backoff
     assert text_of(await read_all(connection.chat("hello", timeout=60))) == "hello"
