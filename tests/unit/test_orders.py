@@ -1,9 +1,12 @@
 """What the core asks of workers, carried out."""
 
+import asyncio
+
 import pytest
 
 from inferd.core import commands
-from inferd.core.ids import InstanceId, LeaseId, ModelName, TaskId, Tenant
+from inferd.core.ids import DeviceId, InstanceId, LeaseId, ModelName, TaskId, Tenant
+from inferd.core.model import ModelSpec
 from inferd.core.task import TaskSpec
 from inferd.core.vigil import WorkerTimes
 from inferd.runtime.clock import Clock
@@ -23,10 +26,47 @@ GONE, TASK = InstanceId("m-1"), TaskId("t")
 SPEC = TaskSpec(task_id=TASK, tenant=Tenant("t"), model=ModelName("m"), work=wp.Work())
 
 
+class Listener:
+    """Hears of a worker that was not started."""
+
+    def __init__(self) -> None:
+        self.heard: asyncio.Queue[tuple[object, ...]] = asyncio.Queue()
+
+    def worker_frame(self, instance_id: InstanceId, frame: wire.WorkerFrame, _: object) -> None:
+        failure = frame.load_failed.failure
+        self.heard.put_nowait((instance_id, failure.reason, failure.message))
+
+    def worker_memory(self, instance_id: InstanceId, memory_bytes: int) -> None:
+        raise AssertionError(instance_id, memory_bytes)
+
+    def worker_exited(self, instance_id: InstanceId, why: str, _: str) -> None:
+        self.heard.put_nowait((instance_id, why))
+
+
+async def test_a_kept_setting_that_no_frame_has_room_for_is_a_load_that_failed() -> None:
+    """An older kernel may have kept it: the load fails with the setting and both numbers, and its end is told."""
+    device, listener = DeviceId("cpu:0"), Listener()
+    model = ModelSpec(
+        name=ModelName("m"), source="/m", path="/m", format="fake", size_bytes=1, backend="fake", backend_reason="",
+        loader="x:Y", devices=(device,), values={"context_tokens": 10**20},
+    )  # fmt: skip
+    supervisor = Supervisor(times=TIMES, launchers={}, listener=listener)
+    relay, streams = Relay(Clock(), output_bytes=1), Streams(stream_bytes=1000, retained_bytes=1000, events_bytes=1000)
+    orders = Orders(supervisor, relay, streams, load_pb2.EngineLimits(), clock=Clock())
+    async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+        orders.group = group
+        orders.obey(commands.StartWorker(GONE, model, device, capacity_bytes=1))
+        why = f"setting 'context_tokens' is {10**20}; it must be at most {2**63 - 1}"
+        said = f"its worker could not be started: {why}"
+        assert await listener.heard.get() == (GONE, "MODEL_LOAD_FAILED", f"the model cannot be loaded: {said}")
+        assert await listener.heard.get() == (GONE, said)
+    assert supervisor.workers == {}
+
+
 class NoListener:
     """Is told nothing: no worker lives."""
 
-    def worker_frame(self, instance_id: InstanceId, frame: wire.WorkerFrame) -> None:
+    def worker_frame(self, instance_id: InstanceId, frame: wire.WorkerFrame, _: object) -> None:
         raise AssertionError(instance_id, frame)
 
     def worker_memory(self, instance_id: InstanceId, memory_bytes: int) -> None:

@@ -12,6 +12,7 @@ from inferd.core.task import FinishReason, Outcome, TaskState, Usage
 from inferd.core.task_events import Logprobs, PromptOutput, TensorOutput
 from inferd.core.vigil import Doing, Pulse
 from inferd.errors import InferdError
+from inferd.plugin.backend import INT64
 from inferd.reasons import from_reason
 from inferd.runtime.link import Arrived
 from inferd.runtime.sandboxing import sandbox_order
@@ -37,13 +38,16 @@ def load_frame(
 
     It computes on so many `cores`; 0 for all that its process may use. Whether its files have their digest is seen to
     only where it `checks`: that reads them whole.
+
+    Raises:
+        ValueError: A setting is a number that no frame has room for, as a kernel before this one may have kept it.
     """
     load = load_pb2.Load(
         instance_id=instance_id,
         loader=spec.loader,
         path=spec.path,
         device=name_of(device_id),
-        settings={name: _setting(value) for name, value in spec.values.items()},
+        settings={name: _setting(name, value) for name, value in spec.values.items()},
         limits=limits,
         capacity_bytes=capacity_bytes,
         cores=cores,
@@ -63,14 +67,17 @@ def proceed_frame() -> wire.KernelFrame:
     return wire.KernelFrame(proceed=load_pb2.Proceed())
 
 
-def _setting(value: SettingValue | None) -> load_pb2.SettingValue:
+def _setting(name: str, value: SettingValue | None) -> load_pb2.SettingValue:
     match value:
         case None:
             return load_pb2.SettingValue()
         case bool():  # before int, which it is too
             return load_pb2.SettingValue(bool_value=value)
-        case int():
+        case int() if -INT64 <= value < INT64:
             return load_pb2.SettingValue(int_value=value)
+        case int():
+            bound = INT64 - 1 if value > 0 else -INT64
+            raise ValueError(f"setting {name!r} is {value}; it must be at {'most' if value > 0 else 'least'} {bound}")
         case float():
             return load_pb2.SettingValue(float_value=value)
         case str():
