@@ -1,12 +1,16 @@
 """A model is given another version while tasks run; with real workers."""
 
 import asyncio
+import gc
 from typing import Any
 
 import grpc
 import pytest
 from connection import Connection, read_all, read_until, reason_of, refusal, text_of
+from structlog.testing import capture_logs
 
+from inferd.errors import ModelBusyError
+from inferd.runtime.front.versions import Versions
 from inferd.testing.kernel import write_fake_model
 from inferd_api.v1 import model_pb2 as mp
 from inferd_api.v1 import model_service_pb2 as ms
@@ -197,6 +201,34 @@ async def test_a_version_without_room_beside_comes_after_the_old_as_was_said(con
     assert updated.model.version == 2
     assert text_of(waiting) == "wait"
     assert text_of(before + await read_all(running)) == "la" * 100
+
+
+async def test_an_update_whose_caller_has_gone_fails_without_a_traceback(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log says in a line why the model is not changed."""
+    begun, given_up, told = asyncio.Event(), asyncio.Event(), list[Any]()
+
+    async def fails(*_: Any) -> None:
+        begun.set()
+        await given_up.wait()
+        raise ModelBusyError("it was unloaded")
+
+    await connection.create()
+    monkeypatch.setattr(Versions, "update", fails)
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+    with capture_logs() as logs:
+        call = connection.models.UpdateModel(ms.UpdateModelRequest(name="fake", max_instances=2), timeout=60)
+        await asyncio.wait_for(begun.wait(), 60)
+        (doing,) = (each for each in asyncio.all_tasks() if each.get_name() == "update of fake")
+        call.cancel()
+        given_up.set()
+        await asyncio.wait([doing], timeout=60)
+        del doing
+        gc.collect()
+        await asyncio.sleep(0)
+    assert ("update of fake", "it was unloaded") in [(each.get("what"), each.get("why")) for each in logs]
+    assert told == []
 
 
 async def test_one_update_at_a_time(connection: Connection) -> None:

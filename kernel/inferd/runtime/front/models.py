@@ -7,12 +7,14 @@ from dataclasses import replace
 from hashlib import sha256
 from typing import Any
 
+import structlog
+
 from inferd.core.ids import InstanceId, ModelName
 from inferd.core.index import Page
 from inferd.core.model import Instance, Model, ModelState
 from inferd.core.plan import LoadPlan
 from inferd.core.traits import NO_TRAITS, Traits, TraitsChange, whole
-from inferd.errors import InferdError, InvalidFieldError, ModelExistsError, StoreUnavailableError
+from inferd.errors import InferdError, InvalidFieldError, ModelExistsError, StoreUnavailableError, words_of
 from inferd.model_names import version_of
 from inferd.runtime.blob_opening import blobs_of
 from inferd.runtime.blobs import Blobs
@@ -33,6 +35,8 @@ from inferd.runtime.prefixes import KeptPrefix
 from inferd.runtime.shelf import Shelf
 from inferd.runtime.sources import Roots
 from inferd.runtime.worker import Worker
+
+log = structlog.get_logger()
 
 UPLOADING = "a model that is uploaded"  # as the holder of a blob
 
@@ -210,8 +214,15 @@ class Models:
             )
         doing = asyncio.create_task(self._update(name, other, change, caller, may), name=f"update of {name}")
         self._updates.add(doing)
-        doing.add_done_callback(self._updates.discard)
+        doing.add_done_callback(self._updated)
         return await asyncio.shield(doing)
+
+    def _updated(self, doing: asyncio.Task[Model]) -> None:
+        """An update has ended: why it came to nothing is told here, too, as its caller may have gone."""
+        self._updates.discard(doing)
+        if not doing.cancelled() and (error := doing.exception()) is not None:
+            defect = None if isinstance(error, InferdError) else error
+            log.info("a model is not changed", what=doing.get_name(), why=words_of(error), exc_info=defect)
 
     async def _update(self, name: str, other: Other, change: TraitsChange, caller: Caller, may: May) -> Model:
         async with self._driver.closing.cut_short():
