@@ -1,11 +1,21 @@
 """The settings of the audit trail: what is in it, how often it is signed, and how long it is kept."""
 
+import json
+from functools import reduce
+from hashlib import blake2b
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from inferd.spans import Days, Seconds, Times
+
+SECTION_BYTES = 8  # of the keyed hash of a part of the configuration
+PLAIN = (
+    *("audit.reads", "audit.on_failure", "audit.checkpoint_s", "audit.retention_s", "audit.bytes"),
+    *("auth.required", "auth.local_roles", "store.sealing", "workers.sandbox"),
+)
+"""Settings of which the trail tells the value: they say what holds its kernel, and the trail itself."""
 
 
 class Audit(BaseModel):
@@ -53,3 +63,19 @@ class Audit(BaseModel):
         description="the key that signs checkpoints (Ed25519, PEM), made at the first start; default: audit.key in "
         "state_dir; its public half stands beside it, as .pub",
     )
+
+
+def told_settings(settings: BaseModel, key: bytes) -> dict[str, object]:
+    """What the trail tells of a configuration when a kernel starts with it.
+
+    Args:
+        settings: All of it.
+        key: Hashes what may be secret, so that nobody without it can try what it might be.
+    """
+    parts = {
+        name: blake2b(json.dumps(part, sort_keys=True).encode(), key=key, digest_size=SECTION_BYTES).hexdigest()
+        for name, part in settings.model_dump(mode="json", exclude_defaults=True).items()
+    }
+    plain = {path: reduce(getattr, path.split("."), settings) for path in PLAIN}
+    told = {path: value if isinstance(value, (bool, int, str)) else f"{value}" for path, value in plain.items()}
+    return {"settings": told, "configuration": parts}

@@ -15,7 +15,7 @@ from guarded import Guarded, guarded, refused
 from inferd.core.audit_check import Verdict, check
 from inferd.errors import StoreUnavailableError, present
 from inferd.signatures import holds
-from inferd.testing.kernel import kernel_here
+from inferd.testing.kernel import kernel_here, write_fake_model
 from inferd_api.v1 import audit_service_pb2 as aus
 from inferd_api.v1 import auth_service_pb2 as asp
 from inferd_api.v1 import host_service_pb2 as hs
@@ -226,6 +226,29 @@ async def test_the_trail_goes_on_with_the_next_kernel(tmp_path: Path) -> None:
         assert len(await entries(connection, method="/inferd.v1.HostService/GetHost")) == 3
         found = await verdict(connection)
         assert (found.fault, found.first, found.checkpoints, len(found.keys)) == (None, 1, 4, 1)
+        await connection.channel.close()
+
+
+async def test_what_the_configuration_changes_is_told(tmp_path: Path) -> None:
+    """A start tells settings that hold the kernel, and a keyed hash of each part; models that are declared are told."""
+    path = write_fake_model(tmp_path, "known")
+    store: Any = {"url": f"sqlite:{tmp_path}/store"}
+    async with kernel_here(tmp_path, store=store):
+        pass
+    models = ({"name": "known", "source": str(path)},)
+    async with kernel_here(tmp_path, store=store, workers={"sandbox": "off"}, models=models) as here:
+        connection = Connection(here, tmp_path)
+        before, started, declared = (
+            each for each in await entries(connection, type="kernel") if each["event"] != "ended"
+        )
+        assert (declared["event"], declared["name"], declared["version"]) == ("model declared", "known", 1)
+        assert started["settings"]["workers.sandbox"] == "off"
+        changed = {name for name, part in started["configuration"].items() if before["configuration"].get(name) != part}
+        assert {"workers", "models"} <= changed
+        assert started["configuration"]["store"] == before["configuration"]["store"]
+        assert str(path) not in str(started)
+        await here.declaring.read_again(())
+        assert (await entries(connection, type="kernel"))[-1]["event"] == "declarations read"
         await connection.channel.close()
 
 

@@ -306,7 +306,7 @@ async def test_what_a_kernel_finds_of_the_trail_before_it_is_logged_and_told() -
     """That it was put back, as by a backup, is in the log and in the trail behind the start of the kernel."""
     trail = trail_of(None)
     with capture_logs() as logged:
-        trail.begin([{"event": "put back", "lines": 7}])
+        trail.begin([{"event": "put back", "lines": 7}], {})
     assert [each["log_level"] for each in logged] == ["error"]
     events = [said["event"] for said in _said(await _lines(trail)) if said["type"] == "kernel"]
     assert events == ["started", "put back"]

@@ -181,6 +181,9 @@ class Declaring:
     async def read_again(self, given: Sequence[Any]) -> None:
         """Have models be as they are declared now."""
         self.declarations.read(given)
+        if (trail := self._driver.trail) is not None:
+            faults = len(self.declarations.faults)
+            trail.tell("declarations read", models=len(self.declarations.entries), faults=faults)
         await self.make_known()
         await self.settle()
 
@@ -242,6 +245,9 @@ class Declaring:
         self._keep(spec.name)
 
     def _keep(self, name: ModelName) -> None:
+        """A model is otherwise than it was: that is told, and kept."""
+        if (trail := self._driver.trail) is not None:
+            trail.tell("model declared", name=name, version=self._driver.views.model(name).serving.number)
         if (keeper := self._driver.keeper) is not None:
             keeper.keep_model_soon(name)
 

@@ -292,9 +292,13 @@ class Trail:
             self._memory.write(self.take()())
             self.settle(None)
 
-    def begin(self, found: Sequence[Said]) -> None:
-        """The kernel begins: that is told, and what was found of the trail before it."""
-        self.add({"type": EntryType.KERNEL, "event": "started", "version": __version__})
+    def tell(self, event: str, **said: object) -> None:
+        """One entry more, of what the kernel does by itself or is told by its configuration."""
+        self.add({"type": EntryType.KERNEL, "event": event, **said})
+
+    def begin(self, found: Sequence[Said], started: Said) -> None:
+        """The kernel begins: that is told, with more of it, and what was found of the trail before it."""
+        self.tell("started", version=__version__, **started)
         for said in found:
             log.error("the audit trail is not as it was left", found=said)
             self.add({"type": EntryType.KERNEL, **said})

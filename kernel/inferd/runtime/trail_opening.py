@@ -27,13 +27,14 @@ if TYPE_CHECKING:
 KEY, ANCHOR = "audit.key", "audit.head"
 
 
-async def opened_trail(settings: Audit, driver: Driver, folder: Path) -> Trail:
+async def opened_trail(settings: Audit, driver: Driver, folder: Path, *, started: Said) -> Trail:
     """The trail of a kernel, which is the driver's from now on.
 
     Args:
         settings: What is configured.
         driver: Of the kernel.
         folder: Where its key lies if the configuration names no other place, and its last checkpoint.
+        started: What is told of the kernel's start.
 
     Raises:
         InvalidFieldError: The key is none, or others may read it.
@@ -52,7 +53,7 @@ async def opened_trail(settings: Audit, driver: Driver, folder: Path) -> Trail:
     driver.trail = trail
     if keeper is not None:
         keeper.trail = trail
-    trail.begin(found)
+    trail.begin(found, started)
     return trail
 
 
@@ -76,6 +77,8 @@ def tell_of_store(settings: Audit, store: Shelf, folder: Path, said: Said) -> No
     now: Said = {"time": time_of(time.time())}
     store.write(writer.write([*({**each, **now} for each in found), {**who, **said, **now}], seal=True))
     writer.keep_apart()
+    if os.geteuid() == 0 and (anchor := folder / ANCHOR).exists():  # the kernel's user is to read it
+        os.chown(anchor, folder.stat().st_uid, folder.stat().st_gid, follow_symlinks=False)
 
 
 def _writer(settings: Audit, key: Ed25519PrivateKey, anchor: Path | None) -> TrailWriter:

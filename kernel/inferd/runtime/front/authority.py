@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
+from inferd.audit_settings import told_settings
 from inferd.core.policy import ALL_KINDS, ALL_VERBS, Policy, ResourceKind, Rule, Verb
 from inferd.core.principal import ANY, LOCAL, Principal
 from inferd.core.roles import BUILT_IN
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from inferd.runtime.keeper import Keeper
     from inferd.runtime.login import Login
 
+CONFIGURATION = b"inferd audit 1 configuration"
+"""What the key that hashes the configuration for the audit trail is derived for from the pepper."""
 MAKE_KEYS = Policy(Verb.CREATE, ResourceKind.KEY)
 KEY_BEGINS, UNIX, MUTUAL_TLS = "ik_", "unix:", "mtls:"
 
@@ -58,7 +61,8 @@ class Authority:
         """The authority of a kernel by its settings, and its audit trail, which is the driver's. As `made`."""
         folder = settings.state_dir
         authority = await cls.made(settings.auth, driver.keeper, certificates, pepper_path=folder / "pepper")
-        await opened_trail(settings.audit, driver, folder)
+        started = told_settings(settings, authority.keyring.derive(CONFIGURATION))
+        await opened_trail(settings.audit, driver, folder, started=started)
         return authority
 
     @classmethod
