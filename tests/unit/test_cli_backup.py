@@ -10,10 +10,13 @@ from stores import opened_store, raw_value
 from typer.testing import CliRunner
 
 from inferd.cli.main import app
+from inferd.core.audit import read_line
 from inferd.core.key import Key, Secret
 from inferd.core.principal import Principal
+from inferd.runtime.audit_key import read_audit_key
 from inferd.runtime.kept_keys import read_key, write_key
 from inferd.runtime.kept_leases import FENCING, token_after
+from inferd.runtime.kept_trail import all_lines, read_parts
 from inferd.store.store import NO_TENANT, Append, Drop, Kind, Put
 from inferd.testing.kernel import kernel_process
 
@@ -93,6 +96,21 @@ def test_a_restored_store_gives_no_token_again(tmp_path: Path, monkeypatch: pyte
             assert [int(record.value) for record in store.records(Kind.COUNT)] == [above]
             given = above + (1 << 60 if fate == "known" else 5)
             store.write([Put(NO_TENANT, Kind.COUNT, FENCING, str(given).encode())])
+
+
+def test_a_restoration_is_in_the_audit_trail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That the kernel's store was put back is an entry of the trail that it has then; of another store it is none."""
+    monkeypatch.setenv("INFERD_STATE_DIR", str(tmp_path / "mine"))
+    file = store_at(tmp_path / "s")
+    read_audit_key(tmp_path / "mine" / "audit.key")
+    inferd("backup", tmp_path / "b", "--file", file)
+    for url in ("elsewhere", "s"):
+        monkeypatch.setenv("INFERD_STORE__URL", f"sqlite:{tmp_path / url}")
+        inferd("restore", tmp_path / "b", "--file", file)
+        with closing(opened_store(file)) as store:
+            lines = list(all_lines(store, read_parts(store)[1]))
+        told = [(line.said.get("event"), line.said.get("name")) for line in map(read_line, lines)]
+        assert told == ([(None, None), ("store restored", "b"), (None, None)] if url == "s" else [])
 
 
 def test_tokens_rise_with_the_clock_and_with_what_is_known() -> None:

@@ -14,6 +14,7 @@ from inferd.cli.output import CommandError
 from inferd.cli.settings import read_settings
 from inferd.cli.store import logging_aside, opened, place_of
 from inferd.core.key import KeyState
+from inferd.errors import InferdError
 from inferd.runtime.backups import Made, back_up_store
 from inferd.runtime.blob_backups import Blobbed, folder_of, give_up, looked_at, taken_back
 from inferd.runtime.clock import Clock
@@ -22,6 +23,7 @@ from inferd.runtime.kept_leases import read_token, token_after, write_token
 from inferd.runtime.kept_records import UNREADABLE, read_progress
 from inferd.runtime.lease_records import read_lease
 from inferd.runtime.restored_keys import CarriedKeys, carry_keys
+from inferd.runtime.trail_opening import KEY, tell_of_store
 from inferd.store.restoring import Before, Restored, prepared
 from inferd.store.restoring import restore as restore_store
 from inferd.store.sealing.sealed import Sealing
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
     from inferd.cli.output import Output
     from inferd.store.store import Store
+    from inferd.store.where import Where
     from inferd_client import Client
 
 
@@ -195,8 +198,23 @@ def restore(
         give_up(blobs)
         raise _told(error) from None
     _tell_restored(output, path, done, standing, token, blobs, keys)
+    if not check:
+        _audit(output, path, place)
     if check and blobs.missing:
         raise typer.Exit(1)
+
+
+def _audit(output: Output, path: Path, place: Where) -> None:
+    """It is in the audit trail of this host's kernel, if it is its store; one that comes first tells its own key."""
+    settings = read_settings()
+    known = (settings.audit.key_file or settings.state_dir / KEY).exists()
+    if not known or place.url != settings.store_place.url:
+        return
+    try:
+        with opened(None, place.url) as store:
+            tell_of_store(settings.audit, store, settings.state_dir, {"event": "store restored", "name": path.name})
+    except (InferdError, OSError) as error:
+        output.note(f"the audit trail could not be told of it: {error}")
 
 
 def _incomplete(path: Path, blobs: Blobbed) -> CommandError:
