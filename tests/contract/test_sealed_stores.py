@@ -100,8 +100,8 @@ SWAPS = {
     "pieces and records": "UPDATE pieces SET value = (SELECT o.value FROM records o WHERE o.key = pieces.key AND"
     " o.tenant = pieces.tenant AND o.kind = pieces.kind)",
     "keys": "UPDATE records SET key = 'other'",
-    "keys of tenants": "UPDATE data_keys SET wrapped = (SELECT o.wrapped FROM data_keys o WHERE o.tenant <>"
-    " data_keys.tenant AND o.number = data_keys.number) WHERE number > 0",
+    "keys of tenants": "UPDATE data_keys SET wrapped = (SELECT o.wrapped FROM data_keys o WHERE o.tenant NOT IN"
+    " ('', data_keys.tenant) AND o.number = data_keys.number) WHERE number > 0 AND tenant <> ''",
 }
 
 
@@ -251,6 +251,23 @@ def test_what_nobody_sealed_is_not_taken_for_kept(stores: Stores, sealing: Seali
         stores.run(store, f"UPDATE records SET value = {written} WHERE key = 'u'")  # noqa: S608 - of tests
         with pytest.raises(DamagedError, match="is not sealed"):
             held(store)
+
+
+@pytest.mark.parametrize("change", ["DELETE FROM data_keys", "UPDATE data_keys SET wrapped = ''"])
+def test_nobody_without_the_key_has_his_rows_sealed(change: str, stores: Stores, sealing: Sealing) -> None:
+    """A store that does not say, sealed, whether all of it is, is refused: else plain rows would be sealed."""
+    with closing(stores.open(sealing=Sealing(sealing.source, on=False))) as store:
+        store.write([Put("one", Kind.RULE, "forged", b"all")])
+    with closing(stores.open(sealing=sealing)) as store:
+        assert held(store).keys() == {("one", Kind.RULE, "forged")}
+        stores.run(store, f"{change} WHERE tenant = '' AND number = 0")
+    for _ in range(2):
+        with pytest.raises(SealError, match=r"Put a backup back.*sealing = \"off\"") as caught:
+            stores.open(sealing=sealing)
+        assert caught.value.metadata["cause"] == "no mark"
+    for on in (False, True):  # as whoever trusts what is there
+        with closing(stores.open(sealing=Sealing(sealing.source, on=on))) as store:
+            assert len(held(store)) == 1
 
 
 def test_keys_come_from_a_file_a_credential_or_a_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,9 +24,10 @@ SIZES = {VALUES: KEY_BYTES, NAMES: 2 * KEY_BYTES}  # AES-SIV has two keys
 STAMP_BYTES = 8
 HEADER_BYTES = 2 + STAMP_BYTES + ID_BYTES
 SHREDDED = b""  # stands in the place of the key with the highest number of a tenant whose keys were dropped
-WHOLE = (NO_TENANT, 0)  # the number of no key: its row says that all values are sealed
+WHOLE = (NO_TENANT, 0)  # the number of no key: its row says, sealed, whether all values are
 RESEALING = (NO_TENANT, -1)  # and this one's that values of older keys are to be sealed anew
-MARKED = b"yes"
+MARKED, UNMARKED = b"yes", b"no"
+MARK_BOUND = b"inferd data key mark"
 
 Row = tuple[str, int, bytes]
 """Tenant, number, and the key as it is wrapped."""
@@ -88,6 +89,7 @@ class DataKeys:
         unkept: Rows that the store is to write with its next write.
         gone: Rows that it is to remove with it: tenant and number.
         whole: Whether all values are sealed.
+        marked: Whether the store says that or the contrary, as only who has the key that wraps can.
         resealing: Whether values of older keys are to be sealed anew.
         seals: Whether what is written is sealed.
 
@@ -114,17 +116,20 @@ class DataKeys:
         self._current: dict[tuple[str, int], int] = {}
         self.unkept: dict[tuple[str, int], bytes] = {}
         self.gone: set[tuple[str, int]] = set()
-        self.whole = self.resealing = False
+        self.whole = self.marked = self.resealing = False
         self._load(list(rows))
 
     def _load(self, rows: Sequence[Row]) -> None:
         wrapped = [row for row in rows if row[1] > 0 and row[2] != SHREDDED]
         marks = {row[:2] for row in rows if row[2] == MARKED}
-        self.whole, self.resealing = WHOLE in marks, RESEALING in marks
+        self.resealing = RESEALING in marks
+        mark = next((row[2] for row in rows if row[:2] == WHOLE), SHREDDED)
         self._shredded = {tenant: number for tenant, number, value in rows if number > 0 and not value}
         if wrapped:
             self._keks = self._source.read()
             self._check(wrapped)
+        said = MARKED if mark == MARKED else self._opened_mark(mark)  # older kernels have not sealed it
+        self.whole, self.marked = said == MARKED, said is not None
         ciphers = {kek.id: kek.cipher for kek in self._keks}
         for tenant, number, value in wrapped:
             header = value[:HEADER_BYTES]
@@ -132,6 +137,12 @@ class DataKeys:
             if key is None:
                 log.error("a key of a tenant is damaged: what it sealed cannot be read", tenant=tenant, number=number)
             self._add(tenant, number, DataKey(header[1], int.from_bytes(header[2:-ID_BYTES]), header[-ID_BYTES:], key))
+
+    def _opened_mark(self, mark: bytes) -> bytes | None:
+        for kek in self._keks:
+            with suppress(ValueError):
+                return kek.cipher.open(mark, bound(MARK_BOUND))
+        return None
 
     def _add(self, tenant: str, number: int, key: DataKey) -> None:
         self._keys.setdefault(tenant, {})[number] = key
@@ -190,6 +201,8 @@ class DataKeys:
         key = DataKey(use, int(self._wall()), kek.id, secrets.token_bytes(SIZES[use]))
         self.unkept[tenant, number] = _wrapped(tenant, number, key, kek)
         self._add(tenant, number, key)
+        if not self.marked:
+            self.keep_whole(whole=False)  # from the first key on the store says so: what says nothing was changed
         return number
 
     # Use.
@@ -222,7 +235,9 @@ class DataKeys:
     def keep_whole(self, *, whole: bool) -> None:
         """Have the store say whether all its values are sealed."""
         self.whole = whole
-        self.unkept[WHOLE] = MARKED if whole else SHREDDED
+        if self._keks or self.seals:
+            sealed = self.find_wrapping().cipher.seal(MARKED if whole else UNMARKED, bound(MARK_BOUND))
+            self.unkept[WHOLE], self.marked = sealed, True
 
     def keep_resealing(self, *, resealing: bool) -> None:
         """Have the store say whether values of older keys are to be sealed anew."""
@@ -276,7 +291,14 @@ class DataKeys:
                     new = keys[number] = DataKey(key.use, key.made, keks[0].id, key.key)
                     self.unkept[tenant, number] = _wrapped(tenant, number, new, keks[0])
                     count += 1
+        if self.marked:
+            self.keep_whole(whole=self.whole)
         return count
+
+    @property
+    def has_any(self) -> bool:
+        """Whether there are keys, and so values that they have sealed."""
+        return any(self._keys.values())
 
     @property
     def source(self) -> KeySource:
@@ -312,6 +334,8 @@ class DataKeys:
                 if key.key is not None:
                     self.unkept[tenant, number] = _wrapped(tenant, number, key, ciphers[key.kek])
                     self._add(tenant, number, key)
+        if self.marked:
+            self.keep_whole(whole=self.whole)
         self.gone -= self.unkept.keys()
 
 

@@ -12,7 +12,7 @@ from inferd.store.sealing.data_keys import NAMES, DataKeys, Row
 from inferd.store.sealing.key_source import KeyPlace, KeySource, source_of
 from inferd.store.sealing.resealing import Rows, resealed
 from inferd.store.sealing.sealed_codec import SealedCodec
-from inferd.store.store import NO_TENANT, Write
+from inferd.store.store import NO_TENANT, SealError, Write
 
 TELL_S = 1.0  # between two lines of the log while all is sealed
 
@@ -57,11 +57,27 @@ class Sealed:
             return cls(PlainCodec())
         keys = DataKeys(name, sealing.source, rows, makes=sealing.on)
         if sealing.on:
+            _check_mark(name, keys)
             keys.find_wrapping()
             keys.current(NO_TENANT, NAMES)  # of files of blobs
         codec = SealedCodec(keys, seals=sealing.on)
         codec.lenient = not (keys.whole and (sealing.on or sealing.reads))
         return cls(codec, keys)
+
+
+def _check_mark(name: str, keys: DataKeys) -> None:
+    """Refuse a store that does not say whether all of it is sealed: plain rows of anybody would be taken for its own.
+
+    Raises:
+        SealError: It is one.
+    """
+    if keys.has_any and not keys.marked:
+        raise SealError(
+            f"the store {name} has keys of tenants, and what says whether all that it keeps is sealed is missing or was"
+            " written by somebody without the store's key. Nothing was changed. Put a backup back; or, if you trust"
+            ' what is there, start once with store.sealing = "off", and then with "on"',
+            metadata={"cause": "no mark"},
+        )
 
 
 class SealedRows(Rows, Protocol):
@@ -95,7 +111,7 @@ def seal_all(store: SealedRows, sealed: Sealed, sealing: Sealing | None, *, new:
     if sealing is None or sealing.reads or keys is None or not isinstance(codec, SealedCodec):
         return
     if not sealing.on:
-        if keys.whole:
+        if keys.whole or (keys.has_any and not keys.marked):
             keys.keep_whole(whole=False)
             store.write(())
         return
