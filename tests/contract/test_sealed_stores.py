@@ -13,10 +13,11 @@ from stores import Postgres, Sqlite, Stores, held, raw_value
 from inferd.config import Settings
 from inferd.errors import StoreUnavailableError
 from inferd.store import sqlite_file
+from inferd.store.postgres import PostgresStore
 from inferd.store.sealing import resealing
 from inferd.store.sealing.key_source import CREDENTIAL, Kek, KeyCommand, KeyFile, source_of
 from inferd.store.sealing.sealed import Sealing
-from inferd.store.sqlite import BEFORE_COMMIT
+from inferd.store.sqlite import BEFORE_COMMIT, SqliteStore
 from inferd.store.store import Append, DamagedError, Kind, Put, SealError, Store, Write
 from inferd.store_settings import usual_key_file
 
@@ -209,6 +210,20 @@ def test_sealing_that_is_cut_off_goes_on(stores: Stores, sealing: Sealing, monke
             assert sqlite_file.copies_of(stores.path, 1)
     with closing(stores.open(sealing=sealing)) as store:
         assert held(store) == kept
+    assert not [each for each in on_disk(stores) if CANARY.encode() in each]
+
+
+def test_a_copy_of_before_goes_though_the_kernel_was_killed(
+    stores: Stores, sealing: Sealing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the word that all is sealed and the end of the copy that is not: the next start removes that."""
+    unsealed(stores, sealing)
+    with monkeypatch.context() as patch:
+        patch.setattr(SqliteStore, "drop_unsealed", ignore)
+        patch.setattr(PostgresStore, "drop_unsealed", ignore)
+        stores.open(sealing=sealing).close()
+    assert [each for each in on_disk(stores) if CANARY.encode() in each]
+    stores.open(sealing=sealing).close()
     assert not [each for each in on_disk(stores) if CANARY.encode() in each]
 
 

@@ -121,6 +121,7 @@ def seal_all(store: SealedRows, sealed: Sealed, sealing: Sealing | None, *, new:
         _seal(store, codec)
         keys.keep_whole(whole=True)
         store.write(())
+    if not new:
         store.drop_unsealed()  # behind that: until then they are what there is to go back to
     codec.lenient = False
 
