@@ -85,9 +85,9 @@ def test_calls_that_reach_others_by_their_arguments_are_refused(column: int) -> 
         EPERM,
         EPERM,
     )
-    assert [
-        of(name) for name in ("socket", "connect", "execve", "ptrace", "setsid", "inotify_init1", "unshare")
-    ] == [EPERM] * 7
+    assert [of(name) for name in ("socket", "connect", "execve", "ptrace", "setsid", "inotify_init1", "unshare")] == [
+        EPERM
+    ] * 7
 
 
 @pytest.mark.parametrize("column", [1, 2])
