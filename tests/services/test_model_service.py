@@ -109,7 +109,7 @@ async def test_a_refused_model_is_told_which_backends_may_run_it(connection: Con
         ({"settings": {"k" * 4097: "1"}}, "INVALID_FIELD", "has 4097 and 1 characters"),
         ({"settings": {f"k{number}": "1" for number in range(65)}}, "INVALID_FIELD", "65 settings; at most 64"),
         ({"source": "relative.fake"}, "INVALID_FIELD", "absolute"),
-        ({"source": "https://example.org/m.gguf"}, "INVALID_FIELD", "inferd pull"),
+        ({"source": "https://example.org/m.gguf"}, "INVALID_FIELD", "needs a digest"),
         ({"backend": "fakee"}, "BACKEND_NOT_FOUND", "fake"),
         ({"backend": "cpu"}, "BACKEND_UNAVAILABLE", "GGUF files"),
         ({"device": "cuda:7"}, "BACKEND_UNAVAILABLE", "fake:0"),

@@ -15,6 +15,7 @@ from google.protobuf.descriptor import FieldDescriptor
 
 from inferd_api.v1.auth_pb2 import Rule
 from inferd_api.v1.lease_pb2 import Claim, Lease
+from inferd_api.v1.moderation_pb2 import ModerationRule
 from inferd_api.v1.quota_pb2 import Quota
 from inferd_api.v1.rollout_pb2 import Canary, Probe
 from inferd_api.v1.sampling_pb2 import Grammar, SamplingDefaults, SamplingParams
@@ -180,7 +181,8 @@ GRAMMAR: Final = _message(
     Grammar, 'write Grammar(regex="…"), Grammar(json_schema="…") or Grammar(choice=Choice(texts=["…"]))'
 )
 LEASE: Final = Kind("a lease or the id of one", lambda value: isinstance(value, (str, Lease, HeldLease)))
-STATES: Final = Several(Kind("a state", is_whole), "states")
+STATE: Final = Kind("a state", is_whole)
+STATES: Final = Several(STATE, "states")
 TOOLS: Final = Several(Kind("a mapping", lambda value: isinstance(value, Mapping)), "mappings, each a tool")
 
 
@@ -206,20 +208,21 @@ OPTIONS: Final[Mapping[str, Kind | Several | Pairs]] = {
     **{field.name: _kind_of(field) for field in SamplingParams.DESCRIPTOR.fields},
     **dict.fromkeys(("model", "name", "source", "backend", "device", "device_id", "adapter", "tools_json"), TEXT),
     **dict.fromkeys(("task_id", "lease_id", "instance_id", "request_id", "service", "address", "tenant"), TEXT),
-    **dict.fromkeys(("query", "digest", "principal", "key_id", "rule_id", "quota_id"), TEXT),
+    **dict.fromkeys(("query", "digest", "principal", "key_id", "rule_id", "quota_id", "flag_id", "note"), TEXT),
     **dict.fromkeys(("path", "credential_file", "ca_file", "cert_file", "key_file"), PATH),
     **dict.fromkeys(("roles", "tenants"), TEXTS),
     "rule": _message(Rule),
+    "moderation_rule": _message(ModerationRule),
     "quota": _message(Quota),
     "expire_time": MOMENT,
     "progress": Kind("a function", callable),
     "had_pieces": Kind("bytes", lambda value: isinstance(value, bytes)),
     "chunks": Kind("parts of bytes", lambda value: hasattr(value, "__iter__") and not isinstance(value, str | bytes)),
-    **dict.fromkeys(("prefix_cache", "detach_on_disconnect"), FLAG),
+    **dict.fromkeys(("prefix_cache", "detach_on_disconnect", "wrapping", "forget"), FLAG),
     **dict.fromkeys(("add_generation_prompt", "continue_final_message", "parse_control_tokens"), FLAG),
     **dict.fromkeys(("wait", "force", "drain", "mean", "normalize", "replace", "pin", "warm", "trials_too"), FLAG),
     **dict.fromkeys(("min_instances", "max_instances", "sequences", "kv_tokens", "count", "version"), WHOLE),
-    **dict.fromkeys(("after_sequence", "size_bytes", "offset_bytes"), LARGE),
+    **dict.fromkeys(("after_sequence", "after_line", "size_bytes", "offset_bytes"), LARGE),
     **dict.fromkeys(("timeout_s", "wait_timeout_s"), ENDLESS),
     **dict.fromkeys(("ttl_s", "output_interval_s", "interval_s", "overlap_s"), SECONDS),
     **dict.fromkeys(("lease_ids", "documents", "aliases", "add_aliases", "remove_aliases"), TEXTS),
@@ -229,7 +232,8 @@ OPTIONS: Final[Mapping[str, Kind | Several | Pairs]] = {
     "settings": Pairs(TEXT, SETTING, '{"threads": 4}'),
     "template_variables": Pairs(TEXT, ANYTHING, '{"enable_thinking": False}'),
     "tools": TOOLS,
-    "states": STATES,
+    **dict.fromkeys(("states", "flag_states"), STATES),
+    "decision": STATE,
     "claims": Several(_message(Claim, "inferd_client.claims makes them"), "claims"),
     "priority": CLASS,
     "target": Kind(
