@@ -33,7 +33,7 @@ _LONGEST: Final = 4096  # of a path
 _DATA: Final = frozenset(
     (".bias", ".bin", ".data", ".npy", ".onnx_data", ".pb", ".raw", ".safetensors", ".weight", ".weights")
 )
-_WORDS: Final = frozenset((".csv", ".json", ".jinja", ".model", ".tsv", ".txt"))
+_WORDS: Final = frozenset((".csv", ".jinja", ".json", ".labels", ".model", ".names", ".tsv", ".txt"))
 _EXPORTED: Final = re.compile(r"onnx__\w+")  # how torch names constants, each of which has a file
 _KNOWN: Final = frozenset(
     (
