@@ -46,7 +46,7 @@ class Start:
         early: What the kernel has sent before.
         sandbox: Of this process; None for none.
         required: All of it has to be there.
-        refused: Links of the model that lead to what is not its own, a clause each.
+        refused: What of the model is not its own, a sentence each.
     """
 
     load: load_pb2.Load
@@ -73,11 +73,8 @@ class Start:
             SandboxIncompleteError: Something is lacking.
         """
         if self.refused:
-            more = f", and {len(self.refused) - 1} more do likewise" if len(self.refused) > 1 else ""
-            cause = (
-                f"{self.refused[0]}{more}, and that is none of the model's files, which are all that a worker reads."
-                " Put the file itself there, or add the folder that the link leads to to sources.roots of the kernel"
-            )
+            more = f" ({len(self.refused) - 1} more are wrong likewise)" if len(self.refused) > 1 else ""
+            cause = self.refused[0] + more
             raise ModelLoadError(cause, metadata={"cause": cause})
         self._check(() if self.sandbox is None else self.sandbox.reasons)
 

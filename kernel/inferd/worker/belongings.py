@@ -52,7 +52,7 @@ class Belongings:
         roots: Folders to which links may lead, as `sources.roots` says.
         withheld: Files and folders to which none may, wherever they are: the kernel's own.
         paths: What is read, where it really is.
-        refused: Links that lead elsewhere, a clause each.
+        refused: Links that lead elsewhere, and folders with what is withheld: why, and what to do.
     """
 
     roots: tuple[Path, ...] = ()
@@ -76,6 +76,12 @@ class Belongings:
             return
         if own != named and _within(own, self.withheld) and not _within(named, self.withheld):
             self._refuse(path, own)
+            return
+        if kept := next((each for each in self.withheld if each.is_relative_to(own)), None):
+            self.refused.append(
+                f"{_shown(own)} has {_shown(kept)} in it, which the kernel has for itself, and a worker reads all of"
+                " its model's folder. Give the model a folder of its own"
+            )
             return
         self.paths[own] = None
         if own.is_dir():
@@ -113,7 +119,7 @@ class Belongings:
         if near is None or not (target == near or (target.parent == near.parent and target.suffix in _DATA)):
             if _within(target, tuple(self.paths)):
                 return None
-            if not _within(target, (*blobs, *self.roots)) or self._is_withheld(target):
+            if not _within(target, (*blobs, *self.roots)) or self._withheld_of(target) is not None:
                 if not _within(target, self._readable()):
                     self._refuse(path, target)
                 return None
@@ -126,13 +132,22 @@ class Belongings:
             self._libraries = tuple(each.resolve() for each in libraries())
         return self._libraries
 
-    def _is_withheld(self, target: Path) -> bool:
-        """Whether it is the kernel's own, or a folder that has something of it."""
-        return _within(target, self.withheld) or any(each.is_relative_to(target) for each in self.withheld)
+    def _withheld_of(self, target: Path) -> Path | None:
+        """What is the kernel's own of it, in it or around it; None where nothing is."""
+        return next(
+            (each for each in self.withheld if target.is_relative_to(each) or each.is_relative_to(target)), None
+        )
 
     def _refuse(self, path: Path, target: Path) -> None:
-        never = " (the kernel's own files are never a model's)" if self._is_withheld(target) else ""
-        self.refused.append(f"the link {_shown(path)} leads to {_shown(target)}{never}")
+        fix = "Put the file itself there, or add the folder that the link leads to to sources.roots of the kernel"
+        if self._withheld_of(target) is not None:
+            fix = (
+                "What the kernel has for itself is never a model's: put a copy of the file there, if it is of the model"
+            )
+        self.refused.append(
+            f"the link {_shown(path)} leads to {_shown(target)}, and that is none of the model's files, which are all"
+            f" that a worker reads. {fix}"
+        )
 
 
 def _shown(path: Path) -> str:
