@@ -113,6 +113,22 @@ def test_a_restoration_is_in_the_audit_trail(tmp_path: Path, monkeypatch: pytest
         assert told == ([(None, None), ("store restored", "b"), (None, None)] if url == "s" else [])
 
 
+def test_a_command_about_another_store_leaves_the_kernels_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keys of a store that --file names are rotated, which its trail tells: what lies apart is that of the kernel's."""
+    monkeypatch.setenv("INFERD_STATE_DIR", str(tmp_path / "mine"))
+    monkeypatch.setenv("INFERD_STORE__KEY_FILE", str(tmp_path / "store.key"))
+    monkeypatch.setenv("INFERD_STORE__URL", f"sqlite:{tmp_path}/own")
+    for name in ("own", "other"):
+        store_at(tmp_path / name)
+    head, kept = tmp_path / "mine" / "audit.head", list[str]()
+    for name in ("own", "other"):
+        inferd("keys", "rotate", "--file", tmp_path / name)
+        kept.append(head.read_text())
+    assert kept[0] == kept[1]
+
+
 def test_tokens_rise_with_the_clock_and_with_what_is_known() -> None:
     """A second later they are a million higher; a clock that was set back gives none again."""
     first = token_after(7, wall_s=1000.5)

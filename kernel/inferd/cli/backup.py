@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from inferd.cli.output import Output
+    from inferd.core.audit import Said
     from inferd.store.store import Store
     from inferd.store.where import Where
     from inferd_client import Client
@@ -212,7 +213,8 @@ def _audit(output: Output, path: Path, place: Where) -> None:
         return
     try:
         with opened(None, place.url) as store:
-            tell_of_store(settings.audit, store, settings.state_dir, {"event": "store restored", "name": path.name})
+            said: Said = {"event": "store restored", "name": path.name}
+            tell_of_store(settings.audit, store, settings.state_dir, said, is_own=True)
     except (InferdError, OSError) as error:
         output.note(f"the audit trail could not be told of it: {error}")
 

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from inferd.cli.output import Output
+    from inferd.core.audit import Said
     from inferd.store.store import Store
+    from inferd.store.where import Where
     from inferd_api.v1.store_key_pb2 import StoreKeys
 
 KEPT_KEY = "the file has the keys before, too, for other stores and for backups; --forget leaves them out"
@@ -68,17 +70,20 @@ def turn(
                 _tell_turned(output, made.count, _read(made.keys), by="the kernel", wrapping=wrapping, forget=forget)
                 return
     with opened(file, url) as store:
-        _audit(store, "keys of the store rotated", tenant or "*", wrapping=int(wrapping), forget=int(forget))
+        place = place_of(file, url)
+        _audit(store, place, "keys of the store rotated", tenant or "*", wrapping=int(wrapping), forget=int(forget))
         count = rotate_wrapping(store, forgets=forget) if wrapping else rotate(store, tenant)
         if not wrapping:
             _reseal(output, store)
         _tell_turned(output, count, standing_of(store), by="this command", wrapping=wrapping, forget=forget)
 
 
-def _audit(store: Store, event: str, tenant: str, **more: int) -> None:
+def _audit(store: Store, place: Where, event: str, tenant: str, **more: int) -> None:
     """It is in the audit trail before it is done."""
     settings = read_settings()
-    tell_of_store(settings.audit, store, settings.state_dir, {"event": event, "name": tenant, **more})
+    said: Said = {"event": event, "name": tenant, **more}
+    is_own = place.url == settings.store_place.url
+    tell_of_store(settings.audit, store, settings.state_dir, said, is_own=is_own)
 
 
 def _reseal(output: Output, store: Store) -> None:
@@ -102,7 +107,7 @@ def drop(output: Output, tenant: str, file: Path | None, url: str | None, *, sur
         )
     with opened(file, url) as store:
         folder = read_left(store).folder
-        _audit(store, "tenant shredded", tenant)
+        _audit(store, place_of(file, url), "tenant shredded", tenant)
         count = shred(store, tenant)
     root = read_settings().data_dir / "blobs" / folder if folder else None
     name = sha256(tenant.encode()).hexdigest()[:32]

@@ -42,7 +42,8 @@ async def opened_trail(settings: Audit, driver: Driver, folder: Path, *, started
     """
     keeper = driver.keeper
     key = await asyncio.to_thread(read_audit_key, settings.key_file or folder / KEY)
-    writer, public = _writer(settings, key, None if keeper is None else folder / ANCHOR), public_of(key)
+    anchor, size_bytes = (None, settings.memory_bytes) if keeper is None else (folder / ANCHOR, settings.bytes)
+    writer, public = _writer(settings, key, anchor, size_bytes=size_bytes), public_of(key)
     found = [] if keeper is None else await keeper.read(writer.adopt)
 
     def goes_on(task_id: TaskId) -> bool:
@@ -57,7 +58,7 @@ async def opened_trail(settings: Audit, driver: Driver, folder: Path, *, started
     return trail
 
 
-def tell_of_store(settings: Audit, store: Shelf, folder: Path, said: Said) -> None:
+def tell_of_store(settings: Audit, store: Shelf, folder: Path, said: Said, *, is_own: bool) -> None:
     """Tell, in the trail of a kernel that does not run, what is about to be done to its store; signed at once.
 
     Args:
@@ -65,29 +66,31 @@ def tell_of_store(settings: Audit, store: Shelf, folder: Path, said: Said) -> No
         store: It.
         folder: As for `opened_trail`.
         said: What is done.
+        is_own: Whether it is the store of this host's kernel: then its last checkpoint lies in that folder.
 
     Raises:
         InferdError: It cannot be told.
         OSError: The key cannot be read.
     """
     key = read_audit_key(settings.key_file or folder / KEY, any_owner=True)
-    writer = _writer(settings, key, folder / ANCHOR)
+    anchor = folder / ANCHOR if is_own else None
+    writer = _writer(settings, key, anchor, size_bytes=settings.bytes)
     found: list[Said] = [{"type": EntryType.KERNEL, **each} for each in writer.adopt(store)]
     who: Said = {"type": EntryType.KERNEL, "principal": f"uid:{os.getuid()}", "login": "store"}
     now: Said = {"time": time_of(time.time())}
     store.write(writer.write([*({**each, **now} for each in found), {**who, **said, **now}], seal=True))
     writer.keep_apart()
-    if os.geteuid() == 0 and (anchor := folder / ANCHOR).exists():  # the kernel's user is to read it
+    if os.geteuid() == 0 and anchor is not None and anchor.exists():  # the kernel's user is to read it
         os.chown(anchor, folder.stat().st_uid, folder.stat().st_gid, follow_symlinks=False)
 
 
-def _writer(settings: Audit, key: Ed25519PrivateKey, anchor: Path | None) -> TrailWriter:
+def _writer(settings: Audit, key: Ed25519PrivateKey, anchor: Path | None, *, size_bytes: int) -> TrailWriter:
     return TrailWriter(
         TrailBounds(
             every=settings.checkpoint_entries,
             checkpoint_s=settings.checkpoint_s,
             retention_s=settings.retention_s,
-            size_bytes=settings.memory_bytes if anchor is None else settings.bytes,
+            size_bytes=size_bytes,
         ),
         public=public_of(key),
         sign=key.sign,
