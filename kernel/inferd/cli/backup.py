@@ -14,7 +14,7 @@ from inferd.cli.output import CommandError
 from inferd.cli.settings import read_settings
 from inferd.cli.store import logging_aside, opened, place_of
 from inferd.core.key import KeyState
-from inferd.errors import InferdError
+from inferd.errors import InferdError, words_of
 from inferd.runtime.backups import Made, back_up_store
 from inferd.runtime.blob_backups import Blobbed, folder_of, give_up, looked_at, taken_back
 from inferd.runtime.clock import Clock
@@ -216,7 +216,7 @@ def _audit(output: Output, path: Path, place: Where) -> None:
             said: Said = {"event": "store restored", "name": path.name}
             tell_of_store(settings.audit, store, settings.state_dir, said, is_own=True)
     except (InferdError, OSError) as error:
-        output.note(f"the audit trail could not be told of it: {error}")
+        output.note(f"the audit trail could not be told of it: {words_of(error)}")
 
 
 def _incomplete(path: Path, blobs: Blobbed) -> CommandError:
