@@ -157,7 +157,7 @@ def test_no_encoding_breaks_a_command(run: Run, environment: dict[str, str]) -> 
     assert json.loads(done.stdout.splitlines()[-1])["summary"]["text"].endswith("🗼.")
     done = run(r"$inferd run echo $'a\xff'", **environment)
     assert done.returncode == 2
-    assert b"not UTF-8" in done.stderr
+    assert b"is no text in UTF-8" in done.stderr
     assert b"Traceback" not in done.stderr
 
 
