@@ -268,7 +268,7 @@ def test_the_canary_is_nowhere(tmp_path: Path, tmp_path_factory: pytest.TempPath
         "INFERD_AUTH__REQUIRED": "true",
         "INFERD_METRICS_LISTEN": f"127.0.0.1:{port}",
         "INFERD_STORE__URL": f"sqlite:{tmp_path / 'state' / 'kernel.sqlite'}",
-        "INFERD_FAILPOINTS": "store.begin=24*off->2*error(disk)",
+        "INFERD_FAILPOINTS": "store.begin=32*off->2*error(disk)",  # behind what makes models and keys ready
         "INFERD_CREDENTIAL": canary,
         "ELSEWHERE_TOKEN": canary,
         "TMPDIR": str(temporary),
