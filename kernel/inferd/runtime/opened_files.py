@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     Opening = Callable[[object], AbstractAsyncContextManager[None]]
     """Has the files of a model be there, by their paths, as long as the block; nothing where they are there anyway."""
 
-MEMORY = Path("/dev/shm")  # noqa: S108 - a folder of this user's own in there, which is looked at
+MEMORY = Path("/dev/shm")  # noqa: S108  # nosec B108 - a folder of this user's own in there, which is looked at
 OF_MEMORY = ("tmpfs", "ramfs")
 LEAST_PART = 4  # of the host's memory that a file system has, so that models are opened there
 

@@ -33,7 +33,7 @@ class Xaes:
 
     def __init__(self, key: bytes) -> None:
         # One block at a time under one key is what a block cipher is: this is CMAC, and seals no data.
-        self._blocks = Cipher(AES(key), ECB()).encryptor()  # noqa: S305
+        self._blocks = Cipher(AES(key), ECB()).encryptor()  # noqa: S305  # nosec B305
         doubled = int.from_bytes(self._blocks.update(bytes(BLOCK_BYTES))) << 1
         if doubled >> (8 * BLOCK_BYTES):
             doubled = (doubled & ((1 << 8 * BLOCK_BYTES) - 1)) ^ REDUCTION
