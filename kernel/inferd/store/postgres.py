@@ -23,11 +23,11 @@ from inferd.store.postgres_rows import NAMES, PAGE_BYTES, PAGE_ROWS, PIECES_BYTE
 from inferd.store.postgres_schema import (
     NOBODY,
     TABLES,
-    UNSEALED,
     Found,
     Marker,
-    drop_copies,
+    drop_unsealed,
     find,
+    has_unsealed,
     migrate,
     newest_schema,
     set_aside,
@@ -65,8 +65,7 @@ class PostgresStore:
     Raises:
         MissingError: There is none, and none is to be made.
         OldSchemaError: It is older, and is to stay so.
-        StoreUnavailableError: It cannot be opened, another process has it, a newer kernel has written it, or it is
-            another program's.
+        StoreUnavailableError: It cannot be opened, or another process, a newer kernel or another program has it.
     """
 
     def __init__(
@@ -420,7 +419,8 @@ class PostgresStore:
 
     def drop_unsealed(self) -> None:
         """As `SealedRows.drop_unsealed`."""
-        self._written(lambda session: drop_copies(session, self._where.postgres.schema_name, UNSEALED))
+        if has_unsealed(self._fetch, name := self._where.postgres.schema_name):  # else nothing is written
+            self._written(lambda session: drop_unsealed(session, name))
 
     def compact(self) -> None:
         """As `Store.compact`. Takes as long as it takes."""

@@ -2,6 +2,7 @@
 
 import re
 import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +43,7 @@ MIGRATIONS = (
     """,
 )
 """What brings a schema from each version to the next one; the version is how many were done."""
+NAMES_OF_SCHEMAS = "SELECT nspname FROM pg_namespace ORDER BY nspname"
 UNSEALED = 1
 """As in `sqlite_file`."""
 TABLES = ("inferd_store", "records", "pieces", "data_keys")
@@ -151,9 +153,13 @@ def _copy(connection: Connection, schema: str, version: int, copies: int) -> Non
 
 def _copies(connection: Connection, schema: str, version: int) -> list[str]:
     """The copies of a schema of a version, the oldest first."""
+    return copies_among(connection.execute(NAMES_OF_SCHEMAS).fetchall(), schema, version)
+
+
+def copies_among(names: Iterable[tuple[str, ...]], schema: str, version: int) -> list[str]:
+    """Those of these names that copies of a schema of a version have."""
     kind = f"schema_{version}"
     stamped = re.compile(re.escape(_cut(schema, kind, STAMP_CHARACTERS)) + rf"_{kind}_\d{{8}}t\d{{6}}z(_\d+)?")
-    names = connection.execute("SELECT nspname FROM pg_namespace ORDER BY nspname").fetchall()
     return [name for (name,) in names if stamped.fullmatch(name)]
 
 
@@ -162,9 +168,15 @@ def _drop(connection: Connection, names: list[str]) -> None:
         connection.execute(sql.SQL("DROP SCHEMA {} CASCADE").format(sql.Identifier(name)))
 
 
-def drop_copies(connection: Connection, schema: str, version: int) -> None:
-    """Remove the copies of a schema up to a version."""
-    for each in range(1, version + 1):
+def has_unsealed(fetch: Callable[[str], list[tuple[str, ...]]], schema: str) -> bool:
+    """Whether there are copies of a schema from before it was sealed."""
+    names = fetch(NAMES_OF_SCHEMAS)
+    return any(copies_among(names, schema, each) for each in range(1, UNSEALED + 1))
+
+
+def drop_unsealed(connection: Connection, schema: str) -> None:
+    """Remove the copies of a schema from before it was sealed."""
+    for each in range(1, UNSEALED + 1):
         if names := _copies(connection, schema, each):
             _drop(connection, names)
             log.warning("copies from before the store was sealed are removed: they were not sealed", copies=names)
