@@ -98,14 +98,15 @@ class Screening:
     def submit(self, submission: Submission) -> Callable[[Intake], None] | None:
         """A task comes. What is to be called where it is prepared, which raises where it is refused; None for nothing.
 
-        Its rules are those of now, until it ends or goes to another worker.
+        Its rules are those of now, until it ends or goes to another worker. What it was given is looked at again where
+        it has told nothing yet: only what was told shows that all have answered.
         """
         tenant = submission.share.tenant
         if not self._rules or tenant.startswith(OWN_TENANTS):
             return None
         about = [rule for rule in self._rules if matches(rule.tenants, tenant)]
-        fresh = submission.continuation is None
-        inputs = tuple(rule for rule in about if On.INPUT in rule.on) if fresh else ()
+        cleared = submission.continuation is not None and bool(submission.continuation.samples)
+        inputs = () if cleared else tuple(rule for rule in about if On.INPUT in rule.on)
         outputs = () if submission.embedding is not None else tuple(rule for rule in about if On.OUTPUT in rule.on)
         if not inputs and not outputs:
             return None

@@ -1,0 +1,70 @@
+"""What the screening shows of tasks, and what it tells of those that it refuses."""
+
+from __future__ import annotations
+
+import queue
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from inferd.core.ids import Tenant
+from inferd.engine.moderation.screening import Screening
+from inferd.engine.token.output import StepOutput
+from inferd.engine.token.submission import Continuation, SampleSoFar, Share, Submission
+from inferd.engine.work import TextInput
+from inferd.moderation.rules import Classifier, On, Rule, write_rules
+from inferd.sampling import Sampling
+
+if TYPE_CHECKING:
+    from inferd.engine.moderation.output import ScreenedOutput
+    from inferd.errors import InferdError
+
+ASKS = Rule(name="asks", on=frozenset({On.INPUT}), classifier=Classifier(model="judge", labels=("bad",)))
+
+
+class Bench:
+    """A screening, and what it sends; each token is one byte."""
+
+    def __init__(self, *rules: Rule) -> None:
+        self.sent: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.failed: list[tuple[int, InferdError]] = []
+        self._screening = Screening(self.sent.put, lambda handle, error: self.failed.append((handle, error)))
+        self._screening.go_by(write_rules(rules))
+        self.hear = self._screening.hear
+
+    def submit(self, text: str = "hello", **more: Any) -> bool:
+        """A task 1 of this text comes; whether it is under rules."""
+        submission = Submission(1, TextInput(text), Sampling(), share=Share(tenant=Tenant("t")), **more)
+        check = self._screening.submit(submission)
+        if check is not None:
+            intake: Any = SimpleNamespace(
+                pieces=[bytes([n]) for n in range(256)], plain_tokens=lambda text: list(text.encode())
+            )
+            check(intake)
+        return check is not None
+
+    def get(self) -> ScreenedOutput:
+        """What is sent next."""
+        sent: ScreenedOutput = self.sent.get(timeout=10)
+        return sent
+
+    def step(self, text: str = "", **more: Any) -> ScreenedOutput:
+        """What is sent of a step that gives the task this text."""
+        ids = list(text.encode())
+        some = {"handles": [1], "counts": [len(ids)], "token_ids": ids, "texts": [text]} if ids else {}
+        self._screening.deliver(StepOutput(**some, **more, seconds=1))
+        return self.get()
+
+
+def test_a_second_attempt_that_has_told_nothing_is_asked_about_again() -> None:
+    """That a prompt was begun elsewhere clears nothing: the classifier is asked, and till then nothing is shown."""
+    bench = Bench(ASKS)
+    assert bench.submit(continuation=Continuation(samples={}, cached_tokens=0))
+    assert [question.text for question in bench.get().questions] == ["hello"]
+    assert bench.step("held").texts == []
+    bench.hear(1, 1, found=False, failed="")
+    assert bench.get().texts == ["held"]
+
+
+def test_an_attempt_behind_what_was_told_asks_no_more() -> None:
+    """What was shown shows that all was cleared."""
+    assert not Bench(ASKS).submit(continuation=Continuation(samples={0: SampleSoFar([97])}, cached_tokens=0))
