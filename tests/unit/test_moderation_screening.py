@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from inferd.core.ids import Tenant
 from inferd.engine.moderation.screening import Screening
-from inferd.engine.token.output import StepOutput
+from inferd.engine.token.output import Ended, StepOutput
 from inferd.engine.token.submission import Continuation, SampleSoFar, Share, Submission
-from inferd.engine.work import TextInput
+from inferd.engine.work import Embedding, TextInput
 from inferd.moderation.rules import Classifier, On, Rule, write_rules
+from inferd.plugin.backend import Pooling
 from inferd.sampling import Sampling
 
 if TYPE_CHECKING:
@@ -68,3 +69,14 @@ def test_a_second_attempt_that_has_told_nothing_is_asked_about_again() -> None:
 def test_an_attempt_behind_what_was_told_asks_no_more() -> None:
     """What was shown shows that all was cleared."""
     assert not Bench(ASKS).submit(continuation=Continuation(samples={0: SampleSoFar([97])}, cached_tokens=0))
+
+
+def test_an_embedding_is_not_shown_once_its_input_was_refused() -> None:
+    """The verdict came first, the vector behind it: the task ends with the refusal and tells no vector."""
+    bench = Bench(ASKS)
+    assert bench.submit(embedding=Embedding(pooling=Pooling.LAST))
+    bench.get()
+    bench.hear(1, 1, found=True, failed="")
+    sent = bench.step(embeddings={1: (1.0, 2.0)}, ended=[Ended(handle=1)])
+    assert sent.embeddings == {}
+    assert [each.error.reason for each in sent.ended if each.error is not None] == ["MODERATED"]

@@ -239,8 +239,8 @@ class Screening:
                 self._fail(handle, screened.error)  # it was not there yet when it was to end
         for handle, vector in output.embeddings.items():
             screened = self._screened.get(handle)
-            if screened is not None and screened.inputs_open:
-                screened.embedding = vector
+            if screened is not None and (screened.inputs_open or screened.error is not None):
+                screened.embedding = vector  # `_conclude` shows it, or not
             else:
                 shown.embeddings[handle] = vector
         shown.sample_ends += ends.values()
