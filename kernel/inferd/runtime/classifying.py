@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from secrets import token_hex
 from struct import unpack
 from typing import TYPE_CHECKING, Any, Final
@@ -16,6 +17,8 @@ from inferd.sampling import choose_text
 from inferd_api.worker.v1 import task_pb2 as wp
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from inferd.core.task_events import TensorOutput
     from inferd.moderation.rules import Classifier
 
@@ -83,25 +86,50 @@ def text_input(signature: bytes) -> str:
     return str(names[0])
 
 
-def read_labels(told: TensorOutput) -> dict[str, float]:
-    """The labels of a text, and their scores; of one that has none, 1.
+def read_labels(told: TensorOutput) -> dict[str, float | None]:
+    """The labels of a text, and their scores, the greatest of equal labels; None for one that has no score.
 
     Raises:
-        ValueError: What was told has no labels.
+        ValueError: What was told has no labels, or scores that are no numbers.
     """
     read = _message("InferOutput")
     read.ParseFromString(told.written)
-    labels: dict[str, float] = {}
+    labels: dict[str, float | None] = {}
     scores = {each.name: each for each in read.outputs if each.element_type == _FLOAT}
     for each in read.outputs:
         if each.element_type != _STRING:
             continue
         values = list(each.strings.values)
         given = scores.get(each.name + SCORE)
-        numbers = [1.0] * len(values) if given is None else unpack(f"<{len(given.data) // 4}f", given.data)
+        if given is None:
+            labels.update(dict.fromkeys(values))
+            continue
+        numbers = unpack(f"<{len(given.data) // 4}f", given.data)
         if len(numbers) != len(values):
             raise ValueError(f"it gave {len(values)} labels and {len(numbers)} scores")
-        labels.update(zip(values, numbers, strict=True))
+        for label, number in zip(values, numbers, strict=True):
+            if not isfinite(number):
+                raise ValueError(f"it gave label {label[:80]!r} the score {number}, which is no number to go by")
+            known = labels.get(label, number)
+            labels[label] = None if known is None else max(known, number)
     if not labels:
         raise ValueError("it gave no labels; its recipe must have an output as labels")
     return labels
+
+
+def finds(asked: Classifier, labels: Mapping[str, float | None]) -> bool:
+    """Whether one of the labels asked for was told, with a score that counts; one without a score always does.
+
+    Raises:
+        ValueError: One asked for has no score though others have: nobody knows what it would be.
+    """
+    told = {label: labels[label] for label in asked.labels if label in labels}
+    if any(score is None or score >= asked.least_score for score in told.values()):
+        return True
+    unknown = [label for label in asked.labels if label not in labels]
+    if unknown and any(score is not None for score in labels.values()):
+        raise ValueError(
+            f"it gave {len(labels)} labels and none of them is {unknown[0][:80]!r}; name labels that it has, and let "
+            "its recipe tell all of them: top is how many"
+        )
+    return False

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from inferd.core.ids import ModelName
 from inferd.core.task_events import Output, TensorOutput
 from inferd.errors import InferdError
-from inferd.runtime.classifying import NONE, classifying_task, read_labels, text_input
+from inferd.runtime.classifying import NONE, classifying_task, finds, read_labels, text_input
 
 if TYPE_CHECKING:
     from inferd.moderation.rules import Classifier, Rule
@@ -75,16 +75,18 @@ class Verdicts:
             model = ModelName(asked.model)
             name = text_input(await self._driver.questions.signature(model))
         spec = classifying_task(asked, text, input_name=name, deadline=deadline)
-        said, labels = "", {}
+        said, told = "", None
         async with self._tasks.run(spec, size_bytes=spec.demand.memory_bytes) as stream:
             async for batch in stream.follow(0):
                 for _, event in batch:
                     if isinstance(event, Output):
                         said += event.text
                     elif isinstance(event, TensorOutput):
-                        labels = read_labels(event)
+                        told = event
         if not asked.prompt:
-            return any(labels.get(label, -1.0) >= asked.least_score for label in asked.labels)
+            if told is None:
+                raise ValueError("it gave nothing")
+            return finds(asked, read_labels(told))
         if said.strip() not in (*asked.labels, NONE):
             raise ValueError(f"it gave {len(said)} characters that are none of its labels")
         return said.strip() in asked.labels
