@@ -233,3 +233,17 @@ def test_a_whole_text_is_searched_as_one_that_comes_in_parts() -> None:
         for _ in range(100):
             text = f"x {evade(rng.choice(WORDS), rng, twins)} secret-ab{rng.choice('c1')}1"
             assert search(ruling, text) == Screen(ruling).push(text, final=True).found
+
+
+@pytest.mark.parametrize("sizes", [None, [4], [1000]])
+def test_what_is_cut_out_leaves_no_match_behind(sizes: list[int] | None) -> None:
+    """Nothing in the place of a word puts no other one together, of this rule or another: the output ends before it."""
+    yellow = Rule(name="yellow", words=("yellow",), action=Action.REDACT, replacement="")
+    shown = feed(outlet_of(yellow), "a yelyellowlow b", sizes)
+    assert (shown.text, shown.stopped and shown.stopped.name) == ("a yel", "yellow")
+    shown = feed(outlet_of(yellow, Rule(name="end", words=("kill",))), "a kiyellowll b", sizes)
+    assert (shown.text, shown.stopped and shown.stopped.name) == ("a ki", "end")
+    shown = feed(outlet_of(yellow, Rule(name="end", patterns=("k.ll",))), "a yelyellowfin yellow b", sizes)
+    assert (shown.text, shown.stopped) == ("a yelfin  b", None)
+    told = Rule(name="told", words=("gone",), action=Action.REDACT, replacement="(gone)")
+    assert feed(outlet_of(told), "a gone b", sizes).text == "a (gone) b"

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 CONTEXT_CHARS: Final = 64  # of what was shown before, so that the borders of words are known
 EXCERPT_CHARS: Final = 200  # on each side of what was flagged
+BORDER_CHARS: Final = 2000  # of what was shown, before what stands for something cut: twice the longest match
 MOST_EXCERPT: Final = 2000  # characters: unseen ones may make a match as long as they like
 
 
@@ -48,6 +49,7 @@ class _Cut:
     end: int
     rules: set[int]
     replacement: str
+    clear: bool = False  # what stands for it makes no match with what is around it
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +128,7 @@ class Outlet:
         self._text = ""  # what was not shown, from here on:
         self._at = 0
         self._past = ""  # the end of what was
+        self._shown = before[-BORDER_CHARS:]  # the same, with what stands for what is cut
         self._cuts: list[_Cut] = []
         self._cut_end = -1  # of the last cut
         self._limit = 0
@@ -223,6 +226,7 @@ class Outlet:
         limit = self._screen.upto
         if self._inquiry is not None:
             limit = min(limit, self._inquiry.cleared)
+        limit = self._join(limit)
         ends = self._stop is not None and self._stop[0] <= limit
         if self._stop is not None:
             limit = min(limit, self._stop[0])
@@ -244,6 +248,35 @@ class Outlet:
         released.closed = self._closed = ends or (self._final and limit == size)
         return released
 
+    def _join(self, limit: int) -> int:
+        """Up to where may be shown, so that what stands for a cut makes no match with what is around it.
+
+        Where it would, as of "yelyellowlow" with nothing for "yellow", the output ends before it: what was shown before
+        the cut was known is not taken back.
+        """
+        if all(cut.clear for cut in self._cuts if cut.start < limit):
+            return limit
+        text, at, places = self._shown, self._at, []
+        for cut in self._cuts:
+            text += self._text[at - self._at : cut.start - self._at]
+            places.append((len(text), len(text) + len(cut.replacement)))
+            text += cut.replacement
+            at = cut.end
+        decided = Screen(self._ruling).push(text + self._text[at - self._at :], final=self._final)
+        for cut, (start, end) in zip(self._cuts, places, strict=True):
+            if cut.clear:
+                continue
+            for found in decided.found:
+                inside = start <= found.start and found.end <= end  # the replacement's own words are the rule's
+                across = found.start < end and found.end > start and not inside
+                if across and self._ruling.rules[found.rule].action is not Action.FLAG:
+                    self._find(cut.start, cut.end, found.rule, Action.STOP)
+                    return limit
+            if decided.upto < end:
+                return min(limit, cut.start)
+            cut.clear = True
+        return limit
+
     def _show(self, limit: int, released: Released) -> None:
         """Let whole tokens go, as far as the text is decided, and no part of what is cut stays behind."""
         count, taken = 0, []
@@ -262,6 +295,7 @@ class Outlet:
             start, end, ids = group[0][0], group[-1][1].end, [token.token_id for _, token in group]
             text = self._compose(start, end, released.spans)
             released.text += text
+            self._shown = (self._shown + text)[-BORDER_CHARS:]
             if touched:
                 self._replace(released, text, ids)
                 continue
