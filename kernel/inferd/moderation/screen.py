@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from inferd.core.moderation import ModerationAction as Action
 from inferd.moderation.folds import Folded, fold_fast
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
     from inferd.moderation.rules import Rule
     from inferd.moderation.search import Lane
+
+SEARCHED_CHARS: Final = 4096
+"""Of a whole text are searched at once; behind something that refuses it there is no need to look."""
 
 
 class Ruling:
@@ -89,16 +92,37 @@ class Screen:
         if told:
             self._waiting = [each for each in self._waiting if each.start >= limit]
         if self._allowed:
-            told = [
-                each for each in told if not any(a.start <= each.start and each.end <= a.end for a in self._allowed)
-            ]
+            told = _outside(told, self._allowed)
             self._allowed = [each for each in self._allowed if each.end > limit]
         return Decided(limit, told)
 
 
+def _outside(found: Sequence[Found], allowed: Sequence[Found]) -> list[Found]:
+    """What does not lie inside of something that is allowed; `found` comes in its order."""
+    rising = iter(sorted(allowed))
+    following = next(rising, None)
+    outside, reach = [], 0
+    for each in found:
+        while following is not None and following.start <= each.start:
+            reach = max(reach, following.end)
+            following = next(rising, None)
+        if each.end > reach:
+            outside.append(each)
+    return outside
+
+
 def search(ruling: Ruling, text: str) -> list[Found]:
-    """All that is found in a whole text; most have nothing, which is seen at once."""
+    """What is found in a whole text, in its order; most have nothing, which is seen at once.
+
+    Behind something that is not only flagged there may be more, which is not searched for: the text is refused.
+    """
     fast = [(lane, fold_fast(text, lane.by, lane.spaces)) for lane in ruling.lanes]
     if not any(folded is None or lane.may_find(folded) for lane, folded in fast):
         return []
-    return Screen(ruling).push(text, final=True).found
+    screen, found = Screen(ruling), []
+    for at in range(0, len(text), SEARCHED_CHARS):
+        behind = at + SEARCHED_CHARS
+        found += screen.push(text[at:behind], final=behind >= len(text)).found
+        if any(ruling.rules[each.rule].action is not Action.FLAG for each in found):
+            break
+    return found

@@ -16,10 +16,11 @@ from inferd.moderation.folds import By, Folded, fold, is_latin
 from inferd.moderation.rules import MOST_PATTERN_CHARS, Rule
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 PATTERN_BYTES: Final = 4 << 20  # of memory of one compiled pattern
 UNBOUNDED: Final = 1 << 20
+WITHIN: Final = range(0x80, 0xC0)  # bytes of UTF-8 that begin no character
 
 
 class Found(NamedTuple):
@@ -128,22 +129,49 @@ class PatternLane:
         limit = size if final else max(0, size - self._span)
         if not limit:
             return [], 0
-        lead = len(folded.before)
-        text = folded.before + folded.text
+        text, lead = _bytes(folded.before + folded.text), len(_bytes(folded.before))
         found: list[Found] = []
         for pattern, rule in self._patterns:
-            at = lead
-            while (match := pattern.search(text, at)) is not None:
-                start, end = match.start() - lead, match.end() - lead
+            for start, end in _matches(pattern, text, lead):
                 if start >= limit:
                     break
                 found.append(Found(folded.origins[start], folded.origins[end - 1] + 1, rule))
-                at = match.start() + 1
         return found, limit
 
     def may_find(self, folded: str) -> bool:
         """See `Lane`."""
-        return any(pattern.search(folded) is not None for pattern, _ in self._patterns)
+        text = _bytes(folded)
+        return any(pattern.search(text) is not None for pattern, _ in self._patterns)
+
+
+def _matches(pattern: Any, text: bytes, lead: int) -> Iterator[tuple[int, int]]:
+    """The longest match at each place where there is one, in characters.
+
+    A text of bytes is searched from a place on without being read from its beginning, so this takes time by its length.
+
+    Args:
+        pattern: The pattern.
+        text: In UTF-8.
+        lead: Bytes at its beginning that are only context; characters are counted behind them.
+    """
+    at = counted = lead
+    start = 0
+    while (match := pattern.search(text, at)) is not None:
+        first, last = match.span()
+        start += _characters(text, counted, first)
+        counted = first
+        yield start, start + _characters(text, first, last)
+        at = first + 1
+        while at < len(text) and text[at] in WITHIN:
+            at += 1
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _characters(text: bytes, start: int, end: int) -> int:
+    return len(text[start:end].decode("utf-8", "surrogatepass"))
 
 
 def _options() -> Any:

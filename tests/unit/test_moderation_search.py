@@ -1,0 +1,70 @@
+"""Searching whole texts: what it costs, and what is found."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING, Any
+
+from inferd.core.moderation import ModerationAction as Action
+from inferd.moderation import search as searching
+from inferd.moderation.rules import Rule
+from inferd.moderation.screen import Ruling, Screen, search
+
+if TYPE_CHECKING:
+    import pytest
+
+MAIL = r"[a-z0-9]{1,24}@[a-z0-9]{1,24}\.[a-z]{2,6}"
+
+
+def test_a_text_with_many_matches_is_read_in_time_by_its_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A text with a match at each word is read once and not from its beginning for each match."""
+    read = 0
+    whole = searching._characters
+
+    def counted(text: bytes, start: int, end: int) -> int:
+        nonlocal read
+        read += end - start
+        return whole(text, start, end)
+
+    monkeypatch.setattr(searching, "_characters", counted)
+    text = "ann@exämple.org bob@example.org " * 300
+    ruling = Ruling([Rule(name="mail", patterns=(MAIL,), action=Action.FLAG)])
+    found = search(ruling, text)
+    assert {text[each.start : each.end] for each in found if text[each.start - 1 : each.start] in (" ", "")} == {
+        "ann@exämple.org",
+        "bob@example.org",
+    }
+    assert read <= 6 * len(text.encode())
+
+
+def test_a_text_that_is_refused_is_searched_no_further(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind the first match that refuses a text, nothing of it is folded or searched."""
+    taken = 0
+    push = Screen.push
+
+    def counted(self: Screen, text: str, **options: Any) -> Any:
+        nonlocal taken
+        taken += len(text)
+        return push(self, text, **options)
+
+    monkeypatch.setattr(Screen, "push", counted)
+    ruling = Ruling([Rule(name="mail", patterns=(MAIL,))])
+    assert search(ruling, "ann@example.org " * 10_000)[0].start == 0
+    assert taken < 10_000
+
+
+def test_what_is_allowed_hides_what_lies_inside_of_it_only() -> None:
+    """What many matches of a rule that allows leave is what none of them contains."""
+    draw = random.Random(7)
+    rules = [Rule(name="a", words=("ab", "bab", "aab"), action=Action.ALLOW), Rule(name="f", words=("b", "ba"))]
+    for _ in range(50):
+        text = "".join(draw.choice("ab") for _ in range(40))
+        allowed = [(n, n + len(w)) for w in rules[0].words for n in range(40) if text.startswith(w, n)]
+        wanted = {
+            (n, n + len(w))
+            for w in rules[1].words
+            for n in range(40)
+            if text.startswith(w, n) and not any(a <= n and n + len(w) <= e for a, e in allowed)
+        }
+        found = Screen(Ruling(rules)).push(text, final=True).found
+        assert {(each.start, each.end) for each in found} == wanted
