@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from re import _constants, _parser  # type: ignore[attr-defined] # how wide a match can be: nothing public says that
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 PATTERN_BYTES: Final = 4 << 20  # of memory of one compiled pattern
 UNBOUNDED: Final = 1 << 20
+POSIX: Final = re.compile(r"\[:\^?\w+:\]")
 WITHIN: Final = range(0x80, 0xC0)  # bytes of UTF-8 that begin no character
 
 
@@ -204,13 +206,17 @@ def width(pattern: str, field: str = "") -> int:
         raise InvalidFieldError(f"{field} has {len(pattern)} characters; it may have {MOST_PATTERN_CHARS}", field=field)
     if "{," in pattern:
         raise InvalidFieldError(f"{field} has '{{,'; write '{{0,' for it", field=field)
+    if (named := POSIX.search(pattern)) is not None:
+        raise InvalidFieldError(
+            f"{field} has {named[0]!r}, which cannot be measured; write its characters, as [a-z] or \\w", field=field
+        )
     try:
         least, most = _parser.parse(pattern).getwidth()
     except (ValueError, OverflowError, RecursionError, _constants.error) as error:
         raise InvalidFieldError(
             f"{field} cannot be measured: {error}; write it without what only RE2 knows, as \\pL or \\z", field=field
         ) from None
-    if not least:
+    if not least or compiled(pattern, field).search("") is not None:
         raise InvalidFieldError(f"{field} matches an empty text, so everywhere; let it need a character", field=field)
     return min(int(most), UNBOUNDED)
 
