@@ -8,8 +8,12 @@ from inferd.core.moderation import ModerationAction as Action
 from inferd.errors import InvalidFieldError, LimitExceededError
 from inferd.moderation.folds import By, fold
 from inferd.moderation.rules import (
+    MOST_ASKED_CHARS,
+    MOST_LABEL_CHARS,
     MOST_LABELS,
+    MOST_MODEL_CHARS,
     MOST_PATTERNS,
+    MOST_PROMPT_CHARS,
     MOST_REPLACEMENT_CHARS,
     MOST_RULES,
     MOST_SPAN,
@@ -93,6 +97,15 @@ def _check_classifier(rule: Rule, field: str) -> None:
             f"{field}.labels has {len(asked.labels)}; give 1 to {MOST_LABELS}, none of them empty",
             field=f"{field}.labels",
         )
+    for name, chars, limit in (
+        ("model", len(asked.model), MOST_MODEL_CHARS),
+        ("labels[]", max(map(len, asked.labels)), MOST_LABEL_CHARS),
+        ("prompt", len(asked.prompt), MOST_PROMPT_CHARS),
+    ):
+        if chars > limit:
+            raise InvalidFieldError(
+                f"{field}.{name} has {chars} characters; it may have {limit}", field=f"{field}.{name}"
+            )
     for name, least, most in (("window_chars", 20, 4000), ("deadline_s", 0.001, 60), ("least_score", 0, 1)):
         if not least <= (value := getattr(asked, name)) <= most:
             raise InvalidFieldError(
@@ -100,6 +113,11 @@ def _check_classifier(rule: Rule, field: str) -> None:
             )
     if asked.prompt and "{text}" not in asked.prompt:
         raise InvalidFieldError(f'{field}.prompt has no "{{text}}" where the window goes', field=f"{field}.prompt")
+
+
+def _asked_chars(rule: Rule) -> int:
+    asked = rule.classifier
+    return 0 if asked is None else len(asked.model) + len(asked.prompt) + sum(map(len, asked.labels))
 
 
 def check_rules(rules: Sequence[Rule]) -> None:
@@ -118,6 +136,7 @@ def check_rules(rules: Sequence[Rule]) -> None:
         ("words", sum(len(rule.words) for rule in rules), MOST_WORDS),
         ("patterns", sum(len(rule.patterns) for rule in rules), MOST_PATTERNS),
         ("characters of words", sum(sum(map(len, rule.words)) for rule in rules), MOST_WORDS_CHARS),
+        ("characters of classifiers", sum(map(_asked_chars, rules)), MOST_ASKED_CHARS),
     ):
         if value > most:
             raise LimitExceededError(

@@ -24,6 +24,10 @@ MOST_PATTERN_CHARS: Final = 2000
 MOST_SPAN: Final = 1000  # characters that a match of a pattern may have, at most
 MOST_REPLACEMENT_CHARS: Final = 200
 MOST_LABELS: Final = 64
+MOST_LABEL_CHARS: Final = 200
+MOST_MODEL_CHARS: Final = 500
+MOST_PROMPT_CHARS: Final = 8000
+MOST_ASKED_CHARS: Final = 1 << 20  # of names, labels and prompts of all classifiers: they go to each worker, too
 
 
 class On(Enum):
