@@ -37,3 +37,11 @@ def test_classifiers_of_all_rules_have_a_bound_together() -> None:
     check_rules(rules[:131])
     with pytest.raises(LimitExceededError, match="characters of classifiers; they may have 1048576"):
         check_rules(rules)
+
+
+@pytest.mark.parametrize("pattern", ["[a-z ]{1,999}x", "(a|b).{0,998}c"])
+def test_a_pattern_that_is_too_dear_is_refused(pattern: str) -> None:
+    """A pattern that may take tens of milliseconds a token is refused, with both numbers; one with less passes."""
+    with pytest.raises(InvalidFieldError, match=r"each token may take \d+ steps .* and it may take 1048576"):
+        check_rule(Rule(name="r", patterns=(pattern,), span=1000))
+    check_rule(Rule(name="r", patterns=(pattern.replace("99", "2"),), span=1000))

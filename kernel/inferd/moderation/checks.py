@@ -12,6 +12,7 @@ from inferd.moderation.rules import (
     MOST_LABEL_CHARS,
     MOST_LABELS,
     MOST_MODEL_CHARS,
+    MOST_PATTERN_STEPS,
     MOST_PATTERNS,
     MOST_PROMPT_CHARS,
     MOST_REPLACEMENT_CHARS,
@@ -81,7 +82,13 @@ def _check_pattern(rule: Rule, pattern: str, field: str) -> None:
             f"{rule.span}; bound its repetitions, as .{{0,40}} for .*, or give the rule a larger span",
             field=field,
         )
-    compiled(pattern, field)
+    size = compiled(pattern, field).programsize
+    if size * most > MOST_PATTERN_STEPS:
+        raise InvalidFieldError(
+            f"{field} is too dear: each token may take {size * most} steps (matches of {most} characters, times "
+            f"{size} instructions), and it may take {MOST_PATTERN_STEPS}; give its repetitions less",
+            field=field,
+        )
 
 
 def _check_classifier(rule: Rule, field: str) -> None:

@@ -22,6 +22,8 @@ MOST_WORDS_CHARS: Final = 1 << 20  # of all words of all rules: they go to each 
 MOST_PATTERNS: Final = 200  # of all rules together
 MOST_PATTERN_CHARS: Final = 2000
 MOST_SPAN: Final = 1000  # characters that a match of a pattern may have, at most
+MOST_PATTERN_STEPS: Final = 1 << 20
+"""Characters of a pattern's longest match, times instructions of its program: a token may take as many steps."""
 MOST_REPLACEMENT_CHARS: Final = 200
 MOST_LABELS: Final = 64
 MOST_LABEL_CHARS: Final = 200
