@@ -121,7 +121,7 @@ async def test_kernels_that_take_a_store_from_each_other_do_not_fork_its_trail(
     async with kernel(tmp_path) as connection:
         await connection.create()
         with closing(await take_over(stores)) as other:
-            tell_of_store(Audit(), other, tmp_path / "state", {"event": "taken over"})
+            tell_of_store(Audit(), other, tmp_path / "state", {"event": "taken over"}, is_own=True)
         error = await refusal(connection.models.DeleteModel(ms.DeleteModelRequest(name="fake")))
         assert error[0] == "STORE_UNAVAILABLE"
     async with kernel(tmp_path) as connection:
