@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from inferd.core.ids import Tenant
+from inferd.core.task_events import Logprobs, PromptOutput
 from inferd.engine.moderation.screening import Screening
 from inferd.engine.token.output import Ended, StepOutput
 from inferd.engine.token.submission import Continuation, SampleSoFar, Share, Submission
@@ -80,3 +81,25 @@ def test_an_embedding_is_not_shown_once_its_input_was_refused() -> None:
     sent = bench.step(embeddings={1: (1.0, 2.0)}, ended=[Ended(handle=1)])
     assert sent.embeddings == {}
     assert [each.error.reason for each in sent.ended if each.error is not None] == ["MODERATED"]
+
+
+def test_what_is_told_of_a_prompt_waits_for_the_verdict_about_it() -> None:
+    """Its text is shown with the first output once it is cleared, and not at all where it is refused."""
+    for found in (False, True):
+        bench = Bench(ASKS)
+        assert bench.submit()
+        bench.get()
+        prompt = PromptOutput("hello", [97])
+        assert bench.step("so", prompts={1: prompt}).prompts == {}
+        bench.hear(1, 1, found=found, failed="")
+        assert bench.step(ended=[Ended(handle=1)]).prompts == {} if found else bench.get().prompts == {1: prompt}
+
+
+def test_no_alternatives_are_told_where_words_are_held_back() -> None:
+    """What else a token might have been would spell the word, of the output as of the prompt; its own logprob stays."""
+    bench = Bench(Rule(name="cut", words=("bomb",), on=frozenset({On.OUTPUT})))
+    assert bench.submit()
+    likely = Logprobs([120], [-1.0], [98, 120], [-0.5, -1.0])
+    sent = bench.step("x", logprobs={0: likely}, prompts={1: PromptOutput("x", [120], likely)})
+    assert sent.logprobs == {0: Logprobs([120], [-1.0], [], [])}
+    assert sent.prompts[1].logprobs == Logprobs([120], [-1.0], [], [])

@@ -8,6 +8,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from inferd.core.moderation import ModerationAction as Action
+from inferd.core.task_events import Logprobs
 from inferd.engine.text.detokenizer import Detokenizer
 from inferd.engine.text.stops import StopFinder
 from inferd.moderation.folds import is_silent
@@ -34,6 +35,33 @@ class OneLogprob(NamedTuple):
     logprob: float
     top_ids: Sequence[int] = ()
     top_logprobs: Sequence[float] = ()
+
+
+def split_logprobs(logprobs: Logprobs, *, top: bool) -> list[OneLogprob]:
+    """How likely each token was; without `top` not which others might have stood there."""
+    count = len(logprobs.token_ids)
+    width = len(logprobs.top_ids) // max(1, count) if top else 0
+    return [
+        OneLogprob(
+            logprobs.token_ids[n],
+            logprobs.logprobs[n],
+            logprobs.top_ids[n * width : (n + 1) * width],
+            logprobs.top_logprobs[n * width : (n + 1) * width],
+        )
+        for n in range(count)
+    ]
+
+
+def join_logprobs(each: Sequence[OneLogprob]) -> Logprobs | None:
+    """The same as one; None for none."""
+    if not each:
+        return None
+    return Logprobs(
+        [one.token_id for one in each],
+        [one.logprob for one in each],
+        [token_id for one in each for token_id in one.top_ids],
+        [logprob for one in each for logprob in one.top_logprobs],
+    )
 
 
 class _Token(NamedTuple):

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import queue
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from inferd.core.moderation import ModerationAction as Action
 from inferd.core.policy import matches
-from inferd.core.task_events import Logprobs
 from inferd.engine.moderation.inputs import texts_of
 from inferd.engine.moderation.inquiry import Asked, Inquiry
-from inferd.engine.moderation.outlet import EXCERPT_CHARS, MOST_EXCERPT, OneLogprob, Outlet
+from inferd.engine.moderation.outlet import EXCERPT_CHARS, MOST_EXCERPT, Outlet, join_logprobs, split_logprobs
 from inferd.engine.moderation.output import Flag, Moderated, Question, ScreenedOutput
 from inferd.engine.token.output import Ended, SampleEnd, StepOutput
 from inferd.errors import InferdError, ModeratedError, ModerationUnavailableError
@@ -24,6 +23,7 @@ from inferd.moderation.screen import Ruling, search
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from inferd.core.task_events import Logprobs, PromptOutput
     from inferd.engine.moderation.outlet import Released
     from inferd.engine.token.intake import Intake
     from inferd.engine.token.submission import Submission
@@ -56,11 +56,17 @@ class _Screened:
     asked: int = 0
     inputs_open: set[int] = field(default_factory=set)  # questions about what it was given
     embedding: tuple[float, ...] | None = None
+    prompt: PromptOutput | None = None  # held until its input is cleared
     flags: list[Flag] = field(default_factory=list)
 
     @property
     def samples(self) -> int:
         return len(self.submission.sampling.samples)
+
+    @property
+    def hides(self) -> bool:
+        """Whether there are words that it must not show, so neither as what else the model might have said."""
+        return any(rule.action in (Action.STOP, Action.REDACT) for rule in self.outputs)
 
 
 class Screening:
@@ -216,8 +222,10 @@ class Screening:
 
     def _take(self, output: StepOutput, shown: ScreenedOutput) -> None:
         self._room.release()
-        shown.prefills, shown.prompts, shown.begun_prompts = output.prefills, output.prompts, output.begun_prompts
+        shown.prefills, shown.begun_prompts = output.prefills, output.begun_prompts
         shown.alone, shown.seconds = output.alone, output.seconds
+        for handle, prompt in output.prompts.items():
+            self._take_prompt(handle, prompt, shown)
         several = bool(output.samples)
         ends = {(end.handle, end.sample): end for end in output.sample_ends}
         ended = {each.handle: each for each in output.ended}
@@ -232,7 +240,7 @@ class Screening:
                 screened.ends[sample] = end
             final = end is not None or (screened.samples == 1 and handle in ended)
             if screened.error is None:
-                likely = () if logprobs is None else _split(logprobs)
+                likely = () if logprobs is None else split_logprobs(logprobs, top=not screened.hides)
                 released = self._outlet(screened, sample).push(ids, text, logprobs=likely, final=final)
                 self._show(shown, screened, sample, released)
             else:
@@ -246,6 +254,15 @@ class Screening:
         shown.sample_ends += ends.values()
         for each in ended.values():
             self._end(shown, each)
+
+    def _take_prompt(self, handle: int, prompt: PromptOutput, shown: ScreenedOutput) -> None:
+        screened = self._screened.get(handle)
+        if screened is not None and screened.hides and prompt.logprobs is not None:
+            prompt = replace(prompt, logprobs=join_logprobs(split_logprobs(prompt.logprobs, top=False)))
+        if screened is None or not (screened.inputs_open or screened.error):
+            shown.prompts[handle] = prompt
+        else:
+            screened.prompt = prompt
 
     def _outlet(self, screened: _Screened, sample: int) -> Outlet:
         found = screened.outlets.get(sample)
@@ -306,6 +323,8 @@ class Screening:
         elif found or failed:
             self._stop(screened, _refusal(rule, On.INPUT, failed))
         if not screened.inputs_open and screened.error is None:
+            if screened.prompt is not None:
+                output.prompts[screened.submission.handle] = screened.prompt
             for sample, outlet in screened.outlets.items():
                 outlet.held = False
                 self._show(output, screened, sample, outlet.push((), ""))
@@ -324,7 +343,7 @@ class Screening:
                 (handle, sample),
                 released.token_ids,
                 released.text,
-                logprobs=_join(released.logprobs),
+                logprobs=join_logprobs(released.logprobs),
                 several=screened.samples > 1,
             )
             if released.computed is not None:
@@ -406,28 +425,3 @@ def _pass_on(
         output.samples.append(sample)
     if logprobs is not None:
         output.logprobs[place] = logprobs
-
-
-def _split(logprobs: Logprobs) -> list[OneLogprob]:
-    count = len(logprobs.token_ids)
-    width = len(logprobs.top_ids) // max(1, count)
-    return [
-        OneLogprob(
-            logprobs.token_ids[n],
-            logprobs.logprobs[n],
-            logprobs.top_ids[n * width : (n + 1) * width],
-            logprobs.top_logprobs[n * width : (n + 1) * width],
-        )
-        for n in range(count)
-    ]
-
-
-def _join(each: Sequence[OneLogprob]) -> Logprobs | None:
-    if not each:
-        return None
-    return Logprobs(
-        [one.token_id for one in each],
-        [one.logprob for one in each],
-        [token_id for one in each for token_id in one.top_ids],
-        [logprob for one in each for logprob in one.top_logprobs],
-    )
