@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import queue
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from inferd.core.ids import Tenant
 from inferd.core.task_events import Logprobs, PromptOutput
+from inferd.engine.moderation.output import Moderated
 from inferd.engine.moderation.screening import Screening
 from inferd.engine.token.output import Ended, StepOutput
 from inferd.engine.token.submission import Continuation, SampleSoFar, Share, Submission
@@ -78,6 +82,7 @@ def test_an_embedding_is_not_shown_once_its_input_was_refused() -> None:
     assert bench.submit(embedding=Embedding(pooling=Pooling.LAST))
     bench.get()
     bench.hear(1, 1, found=True, failed="")
+    bench.get()
     sent = bench.step(embeddings={1: (1.0, 2.0)}, ended=[Ended(handle=1)])
     assert sent.embeddings == {}
     assert [each.error.reason for each in sent.ended if each.error is not None] == ["MODERATED"]
@@ -92,7 +97,8 @@ def test_what_is_told_of_a_prompt_waits_for_the_verdict_about_it() -> None:
         prompt = PromptOutput("hello", [97])
         assert bench.step("so", prompts={1: prompt}).prompts == {}
         bench.hear(1, 1, found=found, failed="")
-        assert bench.step(ended=[Ended(handle=1)]).prompts == {} if found else bench.get().prompts == {1: prompt}
+        assert bench.get().prompts == ({} if found else {1: prompt})
+        assert bench.step(ended=[Ended(handle=1)]).prompts == {}
 
 
 def test_no_alternatives_are_told_where_words_are_held_back() -> None:
@@ -103,3 +109,16 @@ def test_no_alternatives_are_told_where_words_are_held_back() -> None:
     sent = bench.step("x", logprobs={0: likely}, prompts={1: PromptOutput("x", [120], likely)})
     assert sent.logprobs == {0: Logprobs([120], [-1.0], [], [])}
     assert sent.prompts[1].logprobs == Logprobs([120], [-1.0], [], [])
+
+
+@pytest.mark.parametrize(("failed", "spans"), [("", 1), ("late", 0)])
+@pytest.mark.parametrize("on", On)
+def test_whatever_ends_a_task_is_told(on: On, failed: str, spans: int) -> None:
+    """A verdict about its input or its output, or none in time: one event, of no span where nothing was found."""
+    bench = Bench(replace(ASKS, on=frozenset({on})))
+    assert bench.submit()
+    if on is On.INPUT:
+        bench.get()
+    bench.step("x", ended=[Ended(handle=1)])
+    bench.hear(1, 1, found=not failed, failed=failed)
+    assert bench.get().moderated == [Moderated(1, 0, "asks", "stop", spans)]

@@ -165,7 +165,10 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Moderated:
-    """A rule cut so many spans of the output of a sample, or ended it: `action` is "redact" or "stop"."""
+    """A rule cut so many spans of the output of a sample, or ended it: `action` is "redact" or "stop".
+
+    A task that ends for want of a classifier's answer has none.
+    """
 
     rule: str
     action: str

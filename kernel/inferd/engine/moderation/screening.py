@@ -320,7 +320,8 @@ class Screening:
         opens = rule.classifier is not None and rule.classifier.open_on_failure
         if (found and rule.action is Action.FLAG) or (failed and opens):
             output.flags.append(Flag(screened.submission.handle, rule.name, failed, is_input=True))
-        elif found or failed:
+        elif (found or failed) and screened.error is None:
+            output.moderated.append(_ended_by(rule, screened.submission.handle, 0, found=found))
             self._stop(screened, _refusal(rule, On.INPUT, failed))
         if not screened.inputs_open and screened.error is None:
             if screened.prompt is not None:
@@ -348,18 +349,20 @@ class Screening:
             )
             if released.computed is not None:
                 output.computed[place] = released.computed
+        stopped = released.stopped
         for name, spans in released.spans.items():
-            stops = released.stopped is not None and released.stopped.name == name
-            if spans:
-                action = Action.STOP if stops else Action.REDACT
-                output.moderated.append(Moderated(handle, sample, name, action.name.lower(), spans))
+            cut = spans - (stopped is not None and name == stopped.name and not released.failed)
+            if cut:
+                output.moderated.append(Moderated(handle, sample, name, Action.REDACT.name.lower(), cut))
+        if stopped is not None:
+            output.moderated.append(_ended_by(stopped, handle, sample, found=not released.failed))
         output.flags += [Flag(handle, each.rule, each.excerpt, is_input=False) for each in released.flagged]
         if released.closed:
             screened.closed.add(sample)
             if (end := screened.ends.get(sample)) is not None:
                 output.sample_ends.append(end)
-        if released.stopped is not None:
-            self._stop(screened, _refusal(released.stopped, On.OUTPUT, released.failed))
+        if stopped is not None:
+            self._stop(screened, _refusal(stopped, On.OUTPUT, released.failed))
 
     @staticmethod
     def _rule_of(screened: _Screened, asked: Asked) -> Rule:
@@ -383,6 +386,11 @@ class Screening:
             output.embeddings[ended.handle] = screened.embedding
         output.ended.append(ended)
         self._drop(ended.handle)
+
+
+def _ended_by(rule: Rule, handle: int, sample: int, *, found: bool) -> Moderated:
+    """That a rule ends a task: for what it found, or for want of an answer, of which there are no spans."""
+    return Moderated(handle, sample, rule.name, Action.STOP.name.lower(), int(found))
 
 
 def _refusal(rule: Rule, on: On, failed: str = "") -> InferdError:
