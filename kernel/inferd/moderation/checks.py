@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from inferd.core.moderation import ModerationAction as Action
 from inferd.errors import InvalidFieldError, LimitExceededError
 from inferd.moderation.folds import By, fold
+from inferd.moderation.patterns import fold_pattern
 from inferd.moderation.rules import (
     MOST_ASKED_CHARS,
     MOST_LABEL_CHARS,
@@ -74,7 +75,10 @@ def _check_word(rule: Rule, word: str, field: str) -> None:
 
 
 def _check_pattern(rule: Rule, pattern: str, field: str) -> None:
-    most = width(pattern, field)
+    width(pattern, field)  # as it is written: what it is not is told of that
+    compiled(pattern, field)
+    folded = fold_pattern(pattern, rule.spaces, field)
+    most = width(folded, field)
     if most > rule.span:
         wide = "any number of" if most >= UNBOUNDED else str(most)
         raise InvalidFieldError(
@@ -82,7 +86,7 @@ def _check_pattern(rule: Rule, pattern: str, field: str) -> None:
             f"{rule.span}; bound its repetitions, as .{{0,40}} for .*, or give the rule a larger span",
             field=field,
         )
-    size = compiled(pattern, field).programsize
+    size = compiled(folded, field).programsize
     if size * most > MOST_PATTERN_STEPS:
         raise InvalidFieldError(
             f"{field} is too dear: each token may take {size * most} steps (matches of {most} characters, times "

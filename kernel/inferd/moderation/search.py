@@ -14,6 +14,7 @@ from inferd.core.moderation import ModerationAction as Action
 from inferd.core.moderation import ModerationSpaces as Spaces
 from inferd.errors import InvalidFieldError
 from inferd.moderation.folds import By, Folded, fold, is_latin
+from inferd.moderation.patterns import fold_pattern
 from inferd.moderation.rules import MOST_PATTERN_CHARS, Rule
 
 if TYPE_CHECKING:
@@ -236,7 +237,8 @@ def lanes_of(rules: Sequence[Rule]) -> list[Lane]:
             ]
             if words:
                 lanes.append(WordLane(by, spaces, words))
-        patterns = [(each, number, width(each)) for number, rule in some for each in rule.patterns]
+        folded = [(fold_pattern(each, spaces), number) for number, rule in some for each in rule.patterns]
+        patterns = [(each, number, width(each)) for each, number in folded]
         if patterns:
             lanes.append(PatternLane(spaces, patterns))
     return lanes
