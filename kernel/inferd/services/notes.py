@@ -335,7 +335,7 @@ def _told_of(message: Any, names: frozenset[str], way: str = "", depth: int = DE
         path, nested = f"{way}{field.name}", field.message_type
         if nested is not None and nested.GetOptions().map_entry:
             if every:
-                yield path, sorted(str(key)[:MOST_TEXT] for key in value)[:MOST_LIST]
+                yield path, sorted(str(key)[:MOST_TEXT] for key in islice(value, MOST_LIST))
         elif nested is not None and not field.is_repeated and depth:
             yield from _told_of(value, names, f"{path}.", depth - 1)
         elif field.name in names or (every and nested is None and field.type not in TEXTS):
