@@ -185,12 +185,17 @@ def test_a_classifier_holds_each_window_until_it_has_answered() -> None:
     assert outlet.push(list(b"0123456789abc"), "0123456789abc").text == ""
     (first,) = outlet.asks()
     assert (first.start, first.end, first.text) == (0, 10, "0123456789")
-    assert outlet.hear(first, found=False).text == "0123456789"
+    assert outlet.hear(first, found=False).text == "01234567"  # the next window begins with the rest
     assert outlet.push([], "", final=True).text == ""
     (last,) = outlet.asks()
-    assert last.text.endswith("abc")
+    assert (last.start, last.end, last.text) == (8, 13, "89abc")
     shown = outlet.hear(last, found=True)
     assert (shown.text, shown.closed) == ("[removed]", True)
+    outlet = make()
+    outlet.push(list(b"0123456789"), "0123456789")
+    assert outlet.hear(outlet.asks()[0], found=False).text == "01234567"
+    shown = outlet.push([], "", final=True)  # and no next one comes
+    assert (shown.text, shown.closed) == ("89", True)
     outlet = make()
     outlet.push(list(b"0123456789"), "0123456789")
     shown = outlet.hear(outlet.asks()[0], found=False, failed="it is dead")

@@ -21,8 +21,8 @@ class Asked:
     Attributes:
         number: Of the window in its text, by rule.
         rule: Which rule asks.
-        start, end: Which characters it decides about.
-        text: What is to be looked at: these, and some before them.
+        start, end: Which characters it decides about, the end of the window before with them.
+        text: These.
     """
 
     number: int
@@ -38,20 +38,28 @@ class _Windows:
     def __init__(self, rule: int, window_chars: int) -> None:
         self.rule = rule
         self.window_chars = window_chars
-        self.cleared = 0
+        self.answered_to = 0
         self.asked_to = 0
+        self.final = False
         self.number = 0
         self.text = ""  # from `asked_to - len(before)` on
         self.before = 0
         self.open: deque[Asked] = deque()
         self.answered: set[int] = set()
 
+    @property
+    def cleared(self) -> int:
+        """What the next window begins with waits for its answer, too: what lies across is not shown by halves."""
+        if self.final and self.answered_to == self.asked_to + len(self.text) - self.before:
+            return self.answered_to
+        return max(0, self.answered_to - self.window_chars // OVERLAP)
+
     def take(self, *, final: bool) -> list[Asked]:
         taken = []
         while (new := len(self.text) - self.before) >= self.window_chars or (final and new):
             size = min(new, self.window_chars)
             end = self.asked_to + size
-            asked = Asked(self.number, self.rule, self.asked_to, end, self.text[: self.before + size])
+            asked = Asked(self.number, self.rule, self.asked_to - self.before, end, self.text[: self.before + size])
             taken.append(asked)
             self.open.append(asked)
             self.number, self.asked_to = self.number + 1, end
@@ -64,7 +72,7 @@ class _Windows:
         while self.open and self.open[0].number in self.answered:
             done = self.open.popleft()
             self.answered.discard(done.number)
-            self.cleared = done.end
+            self.answered_to = done.end
 
 
 class Inquiry:
@@ -83,10 +91,11 @@ class Inquiry:
         """Up to which character all have answered."""
         return min(windows.cleared for windows in self._windows.values())
 
-    def add(self, text: str) -> None:
-        """More of the text has come."""
+    def add(self, text: str, *, final: bool) -> None:
+        """More of the text has come; with `final` nothing more follows."""
         for windows in self._windows.values():
             windows.text += text
+            windows.final = windows.final or final
 
     def take(self, *, final: bool) -> list[Asked]:
         """The windows that are full, once; with `final` what is left, too."""

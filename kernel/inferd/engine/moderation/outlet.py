@@ -203,7 +203,7 @@ class Outlet:
         self._extend_cut(text)
         self._text += text
         if self._inquiry is not None:
-            self._inquiry.add(text)
+            self._inquiry.add(text, final=final)
         decided = self._screen.push(text, final=final)
         for start, end, rule in decided.found:
             self._find(start, end, rule, self._ruling.rules[rule].action)
