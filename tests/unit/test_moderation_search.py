@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pytest
 
 from inferd.core.moderation import ModerationAction as Action
 from inferd.moderation import search as searching
 from inferd.moderation.rules import Rule
 from inferd.moderation.screen import Ruling, Screen, search
-
-if TYPE_CHECKING:
-    import pytest
 
 MAIL = r"[a-z0-9]{1,24}@[a-z0-9]{1,24}\.[a-z]{2,6}"
 
@@ -68,3 +67,9 @@ def test_what_is_allowed_hides_what_lies_inside_of_it_only() -> None:
         }
         found = Screen(Ruling(rules)).push(text, final=True).found
         assert {(each.start, each.end) for each in found} == wanted
+
+
+@pytest.mark.parametrize("unseen", ["\x1c", "\x1d", "\x1e", "\x1f", "\x07"])
+def test_separators_that_show_nothing_split_no_word(unseen: str) -> None:
+    """A word with a control character in it that Python takes for white space is found."""
+    assert search(Ruling([Rule(name="r", words=("yellow",))]), f"yel{unseen}low")

@@ -15,6 +15,7 @@ from inferd.core.moderation import ModerationSpaces as Spaces
 FIRST_JOINED_SCRIPT: Final = "\u0900"
 """From here on there are scripts whose vowels are marks of combining class 0; below, such a mark is of no word."""
 BRAILLE_BLANK: Final = "\u2800"
+_SEPARATORS: Final = "\x1c\x1d\x1e\x1f"
 _UNSEEN: Final = (
     (0x00AD, 0x00AD),
     (0x034F, 0x034F),
@@ -58,7 +59,12 @@ def _is_unseen(character: str) -> bool:
     if any(first <= code <= last for first, last in _UNSEEN):
         return True
     category = unicodedata.category(character)
-    return category == "Cf" or (category == "Cc" and not character.isspace())
+    return category == "Cf" or (category == "Cc" and not is_white(character))
+
+
+def is_white(character: str) -> bool:
+    """Whether it is white space; separators of files and records are none, which show nothing."""
+    return (character.isspace() and character not in _SEPARATORS) or character == BRAILLE_BLANK
 
 
 def _is_mark(character: str) -> bool:
@@ -200,7 +206,7 @@ class Folding:
         return found
 
     def _fold(self, character: str) -> Letter:
-        if character.isspace() or character == BRAILLE_BLANK:
+        if is_white(character):
             return Letter(" ", space=True)
         if _is_unseen(character) or _is_mark(character):
             return Letter("")

@@ -8,7 +8,7 @@ from typing import Final
 
 from inferd.core.moderation import ModerationSpaces as Spaces
 from inferd.errors import InvalidFieldError
-from inferd.moderation.folds import By, folding
+from inferd.moderation.folds import By, folding, is_white
 
 REPEATS: Final = "*+?{"
 ESCAPE: Final = re.compile(r"\\(?:x([0-9a-fA-F]{2})|([0-7]{3})|.)", re.DOTALL)
@@ -53,7 +53,7 @@ def fold_pattern(pattern: str, spaces: Spaces, field: str = "") -> str:
 
 def _fold_one(character: str, behind: str, field: str) -> str:
     if character.isascii():
-        if character.isspace() and character != " ":
+        if is_white(character) and character != " ":
             raise _white(character, field)
         return character
     into = folding(By.DIGITS).of(character).text
@@ -82,7 +82,7 @@ def _check_escapes(written: str, field: str, *, white: bool) -> None:
         code = int(hexed, 16) if hexed else int(octal, 8) if octal else 0
         if code >= PLAIN:
             raise InvalidFieldError(f"{field} has {found[0]!r}; write {chr(code)!r} for it", field=field)
-        if white and (found[0][1:] in ESCAPED_SPACES or (chr(code).isspace() and chr(code) != " ")):
+        if white and (found[0][1:] in ESCAPED_SPACES or (is_white(chr(code)) and chr(code) != " ")):
             raise _white(found[0], field)
 
 
