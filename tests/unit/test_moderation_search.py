@@ -73,3 +73,13 @@ def test_what_is_allowed_hides_what_lies_inside_of_it_only() -> None:
 def test_separators_that_show_nothing_split_no_word(unseen: str) -> None:
     """A word with a control character in it that Python takes for white space is found."""
     assert search(Ruling([Rule(name="r", words=("yellow",))]), f"yel{unseen}low")
+
+
+@pytest.mark.parametrize("text", ["|kill|", "kill™", "a |kill| b"])
+def test_a_word_stands_alone_beside_a_sign_that_looks_as_a_letter(text: str) -> None:
+    """What is no letter or digit is none beside a whole word either, whatever it is folded to and wherever split."""
+    ruling = Ruling([Rule(name="r", words=("kill",), whole_words=True)])
+    assert search(ruling, text)
+    screen = Screen(ruling)
+    assert [each for character in text for each in screen.push(character).found] + screen.push("", final=True).found
+    assert not search(ruling, text.replace("|", "l").replace("™", "tm"))

@@ -46,12 +46,14 @@ class Letter(NamedTuple):
         whole: It stands for one letter though it has become several: no match begins or ends inside of it.
         mark: It is a mark that only belongs to a word in some scripts.
         space: It is white space.
+        sign: It is no letter or digit though it has become some: a word may stand alone beside it.
     """
 
     text: str
     whole: bool = False
     mark: bool = False
     space: bool = False
+    sign: bool = False
 
 
 def _is_unseen(character: str) -> bool:
@@ -201,7 +203,7 @@ class Folding:
                 self._known.clear()
                 self.single.clear()
             found = self._known[character] = self._fold(character)
-            if len(found.text) == 1 and not found.mark and not found.space:
+            if len(found.text) == 1 and not (found.mark or found.space or found.sign):
                 self.single[character] = found.text
         return found
 
@@ -224,7 +226,8 @@ class Folding:
             bare = _bare(looks.of(bare))
             bare = bare.casefold() if self._by is By.LOOKS else bare
         mark = mark and not bare.isascii()  # some look as letters
-        return Letter(bare.translate(_ONE), whole=len(bare) > size, mark=mark)
+        sign = not mark and bare.isalnum() and not character.isalnum()
+        return Letter(bare.translate(_ONE), whole=len(bare) > size, mark=mark, sign=sign)
 
 
 def _ascii(character: str) -> str:
@@ -255,10 +258,11 @@ class Folded:
         starts: Of each, whether a match may begin there.
         ends: Of each, whether one may end there.
         taken: Characters of the text so far.
-        before: The folded character before `text`; "" at the beginning.
+        before: The folded character before `text`; "" at the beginning, " " for a sign.
+        signs: Of each, whether it comes from what is no letter or digit.
     """
 
-    __slots__ = ("_folding", "_last", "_spaces", "before", "ends", "origins", "starts", "taken", "text")
+    __slots__ = ("_folding", "_last", "_spaces", "before", "ends", "origins", "signs", "starts", "taken", "text")
 
     def __init__(self, by: By, spaces: Spaces) -> None:
         self._folding = folding(by)
@@ -268,12 +272,14 @@ class Folded:
         self.origins: list[int] = []
         self.starts = bytearray()
         self.ends = bytearray()
+        self.signs = bytearray()
         self.taken = 0
         self.before = ""
 
     def push(self, text: str) -> None:
         """Take what comes next."""
         single, parts, origins = self._folding.single, [], self.origins
+        signs: list[int] = []
         joined: list[int] = []  # places in which no match begins, and before which none ends
         last, taken = self._last, self.taken
         for character in text:
@@ -284,6 +290,8 @@ class Folded:
             elif into := self._rare(letter := self._folding.of(character), last):
                 if letter.whole:
                     joined += range(len(origins) + 1, len(origins) + len(into))
+                if letter.sign:
+                    signs += range(len(origins), len(origins) + len(into))
                 parts.append(into)
                 origins += [taken] * len(into)
                 last = into[-1]
@@ -293,6 +301,9 @@ class Folded:
         count = len(self.text) - len(self.starts)
         self.starts += b"\1" * count
         self.ends += b"\1" * count
+        self.signs += bytes(count)
+        for place in signs:
+            self.signs[place] = 1
         for place in joined:
             self.starts[place] = self.ends[place - 1] = 0
 
@@ -306,9 +317,9 @@ class Folded:
     def drop(self, count: int) -> None:
         """Forget the first so many folded characters."""
         if count:
-            self.before = self.text[count - 1]
+            self.before = " " if self.signs[count - 1] else self.text[count - 1]
             self.text = self.text[count:]
-            del self.origins[:count], self.starts[:count], self.ends[:count]
+            del self.origins[:count], self.starts[:count], self.ends[:count], self.signs[:count]
 
     def origin(self, place: int) -> int:
         """Which character of the text a folded one comes from; behind the last one: how many there are."""

@@ -113,8 +113,9 @@ class WordLane:
     @staticmethod
     def _stands_alone(folded: Folded, start: int, end: int) -> bool:
         before = folded.text[start - 1] if start else folded.before
-        behind = folded.text[end : end + 1]
-        return not before.isalnum() and not behind.isalnum()
+        follows = before.isalnum() and not (start and folded.signs[start - 1])
+        goes_on = folded.text[end : end + 1].isalnum() and not folded.signs[end]
+        return not follows and not goes_on
 
 
 class PatternLane:
