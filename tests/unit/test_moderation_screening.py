@@ -11,11 +11,12 @@ import pytest
 
 from inferd.core.ids import Tenant
 from inferd.core.task_events import Logprobs, PromptOutput
+from inferd.engine.moderation.inputs import texts_of
 from inferd.engine.moderation.output import Moderated
 from inferd.engine.moderation.screening import Screening
 from inferd.engine.token.output import Ended, StepOutput
 from inferd.engine.token.submission import Continuation, SampleSoFar, Share, Submission
-from inferd.engine.work import Embedding, TextInput
+from inferd.engine.work import ChatInput, Embedding, Message, TextInput
 from inferd.moderation.rules import Classifier, On, Rule, write_rules
 from inferd.plugin.backend import Pooling
 from inferd.sampling import Sampling
@@ -122,3 +123,12 @@ def test_whatever_ends_a_task_is_told(on: On, failed: str, spans: int) -> None:
     bench.step("x", ended=[Ended(handle=1)])
     bench.hear(1, 1, found=not failed, failed=failed)
     assert bench.get().moderated == [Moderated(1, 0, "asks", "stop", spans)]
+
+
+def test_escapes_in_json_hide_nothing() -> None:
+    """Keys and strings of calls, tools and variables are looked at as they are read; roles and ids of calls, too."""
+    message = Message("bomber", "", tool_call_id="call-9", tool_calls_json='[{"a": "k\\u0069ll", "a": 1}]')
+    given = ChatInput((message,), variables_json='{"b\\u006fmb": 1}')
+    intake: Any = None
+    texts = list(texts_of(given, None, intake))
+    assert {"bomber", "call-9", "a\nkill\na", "bomb"} <= set(texts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 from inferd.engine.work import ChatInput, TextInput
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from inferd.engine.work import Embedding, TaskInput
 
 BETWEEN = "\n"
+ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})  # which say nothing
 
 
 def texts_of(task_input: TaskInput, embedding: Embedding | None, intake: Intake) -> Iterator[str]:
@@ -34,9 +36,32 @@ def texts_of(task_input: TaskInput, embedding: Embedding | None, intake: Intake)
 
 def _said(chat: ChatInput) -> Iterator[str]:
     for message in chat.messages:
-        yield from filter(None, (message.content, message.name, message.tool_calls_json, message.reasoning_content))
+        yield from filter(
+            None,
+            ("" if message.role in ROLES else message.role, message.content, message.name, message.reasoning_content),
+        )
+        yield from filter(None, (message.tool_call_id, *_written(message.tool_calls_json)))
         if message.parts:
             yield "".join(message.parts)
             if len(message.parts) > 1:
                 yield BETWEEN.join(message.parts)
-    yield from filter(None, (chat.tools_json, chat.variables_json))
+    yield from filter(None, (*_written(chat.tools_json), *_written(chat.variables_json)))
+
+
+def _written(given: str) -> Iterator[str]:
+    """JSON as it is, and where it has escapes what its keys and strings say."""
+    yield given
+    if "\\" not in given:
+        return
+    try:
+        left = [json.loads(given, object_pairs_hook=list)]  # of two equal keys both
+    except (ValueError, RecursionError):
+        return  # whoever reads it refuses it
+    said = []
+    while left:
+        each = left.pop()
+        if isinstance(each, str):
+            said.append(each)
+        elif isinstance(each, list | tuple):
+            left.extend(reversed(each))
+    yield BETWEEN.join(said)
