@@ -75,7 +75,7 @@ def test_the_beginning_of_an_id_is_enough() -> None:
 def test_commands_take_the_beginning_of_an_id(scripted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """`cancel` finds the task that is meant, and tells it by its whole id; `run --verbose` tells it first."""
     listed = task_service_pb2.ListTasksResponse(tasks=[tp.Task(task_id=TASK), tp.Task(task_id="t-other")])
-    monkeypatch.setattr("inferd_client.Client.list_tasks", lambda _: iter(listed.tasks))
+    monkeypatch.setattr("inferd_client.Client.list_tasks", lambda _, **__: iter(listed.tasks))
 
     def cancel(_: Any, task_id: str) -> tp.Task:
         if task_id != TASK:

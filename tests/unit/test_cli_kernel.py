@@ -71,7 +71,7 @@ def test_serve_tells_where_it_listens_and_ends_in_order(start: Start, tmp_path: 
     tcp, unix = ready["addresses"]
     assert re.fullmatch(r"127\.0\.0\.1:[1-9]\d*", tcp)
     assert unix == f"unix:{tmp_path}/k.sock"
-    assert {"name": "fake", "state": "READY", "why": ""} in ready["backends"]
+    assert {"name": "fake", "state": "READY", "why": "", "fix": ""} in ready["backends"]
 
 
 def test_serve_tells_people_one_line(start: Start, tmp_path: Path) -> None:
