@@ -114,7 +114,7 @@ def test_need() -> None:
     ("options", "capacity_bytes", "message"),
     [
         (
-            {"kv_tokens": 10**30},
+            {"kv_tokens": 10**18},
             24 * GIB,
             r"KV pool 46080\d+, .* but 25769803776 may be given: lower the settings 'kv_tokens' \(now 1",
         ),
