@@ -131,7 +131,7 @@ async def test_a_worker_that_the_system_ends(
     """That memory ran out is told where the worker's control group counts it, and said to be a guess where none is."""
     counting = MemoryGroup(tmp_path, 1)
     monkeypatch.setattr(counting, "ended_for_memory", lambda: 1)
-    monkeypatch.setattr(MemoryGroup, "make", lambda _: counting if groups else None)
+    monkeypatch.setattr(MemoryGroup, "make", lambda _, **__: counting if groups else None)
     supervisor = supervise(tmp_path)
     with pytest.raises(WorkerDiedError, match=why):
         await inspect(supervisor, write_fake_model(tmp_path, die_in_measure=True))
