@@ -5,7 +5,7 @@ import string
 
 import pytest
 
-from inferd import errors
+from inferd import spelling
 from inferd.spelling import COMPARED, LONGEST_NAME, suggestion
 
 LETTERS = string.ascii_lowercase + "/.-"
@@ -25,13 +25,13 @@ def test_a_slip_among_a_thousand_long_names(monkeypatch: pytest.MonkeyPatch) -> 
     draw = random.Random(7)
     known = ["".join(draw.choices(LETTERS, k=LONGEST_NAME)) for _ in range(1000)]
     compared: list[int] = []
-    compare = errors.get_close_matches
+    compare = spelling.get_close_matches
 
     def count(name: str, names: list[str], **options: float) -> list[str]:
         compared.append(len(names))
         return compare(name, names, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(errors, "get_close_matches", count)
+    monkeypatch.setattr(spelling, "get_close_matches", count)
     for wanted in known[:20]:
         at = draw.randrange(LONGEST_NAME)
         assert suggestion(wanted[:at] + "_" + wanted[at + 1 :], known) == wanted

@@ -29,6 +29,7 @@ class UnreadCall:
         taken: Messages that were taken from it.
         written: What it was told.
         reads: Set when the client reads.
+        refusals: Orders whose refusal was told to whoever keeps an account of calls.
     """
 
     def __init__(self) -> None:
@@ -37,6 +38,10 @@ class UnreadCall:
         self.taken = 0
         self.written: list[ts.RunTasksResponse] = []
         self.reads = asyncio.Event()
+        self.refusals = 0
+
+    def refused(self, _: object) -> None:
+        self.refusals += 1
 
     async def read(self) -> Any:
         if self.taken == MESSAGES:
@@ -79,6 +84,7 @@ async def test_refusals_that_are_not_read_are_bounded(tmp_path: Path) -> None:
         call.reads.set()
     tags = [update.tag for response in call.written for update in response.updates]
     assert tags == list(range(MOST_ORDERS, (MESSAGES + 1) * MOST_ORDERS))
+    assert call.refusals == len(tags)
     assert max(response.ByteSize() for response in call.written) <= MESSAGE_BYTES
 
 
