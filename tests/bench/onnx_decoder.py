@@ -1,6 +1,6 @@
 """Figures of language models through ONNX Runtime: our graph, and beside ONNX Runtime GenAI in one sitting.
 
-`INFERD_BENCH_GENAI` names a folder that GenAI's model builder has written of the same weights in 4 bits; where the
+`BENCH_GENAI` names a folder that GenAI's model builder has written of the same weights in 4 bits; where the
 package is installed, too, it and we compute that folder and ours in turn, so that a disturbance meets all of them.
 """
 
@@ -15,7 +15,7 @@ from engine import Runner, load
 from limits import Figure
 from workload import CASES, WARM, Case
 
-FOLDER = "INFERD_BENCH_GENAI"
+FOLDER = "BENCH_GENAI"
 ROUNDS = 3
 SEQUENCES = (1, 8, 32)
 Way = Callable[[Case], float]
