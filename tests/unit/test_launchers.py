@@ -165,3 +165,24 @@ async def test_a_launcher_that_fails_ends_its_worker_only() -> None:
     async with asyncio.timeout(60), asyncio.TaskGroup() as group:
         supervisor.start(group, NAME, LOAD, host_id=FAR)
     assert [why for _, why, _ in listener.exits] == ["it could not be started: no such flag"]
+
+
+async def test_a_worker_that_cannot_be_ended_in_order_ends_no_other() -> None:
+    """Whatever its launcher raises at its end is told as how it ended, so that the core waits for nothing."""
+
+    class Broken(FarWorker):
+        async def end(self, *, went: bool, hangs: bool) -> str:
+            raise RuntimeError(f"no such process ({went}, {hangs})")
+
+    class Launcher(FarLauncher):
+        async def launch(self, *_: object, **more: Callable[..., None]) -> FarWorker:
+            return Broken(more["on_frame"], more["on_closed"])
+
+    listener = Listener()
+    supervisor = Supervisor(times=TIMES, launchers={FAR: Launcher()}, listener=listener)
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+        supervisor.start(group, NAME, LOAD, host_id=FAR)
+        supervisor.workers[NAME].end("it was given up")
+    assert supervisor.workers == {}
+    why = "it could not be ended in order: no such process (False, False)"
+    assert [each for _, each, _ in listener.exits] == [why]

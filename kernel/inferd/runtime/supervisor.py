@@ -9,7 +9,7 @@ import structlog
 from inferd.core.host import LOCAL_HOST
 from inferd.core.ids import HostId, InstanceId
 from inferd.core.vigil import WorkerTimes
-from inferd.errors import ModelLoadError
+from inferd.errors import ModelLoadError, words_of
 from inferd.runtime.launcher import Launcher, NoLauncher
 from inferd.runtime.link import Arrived
 from inferd.runtime.opened_files import nothing_to_open
@@ -109,6 +109,9 @@ class Supervisor:
     async def _live(self, worker: Worker) -> None:
         try:
             why = await worker.run()
+        except Exception as error:  # a defect of whoever ends it: it is told of this worker, and no other ends for it
+            log.exception("a worker could not be ended in order", instance_id=worker.instance_id)
+            why = f"it could not be ended in order: {words_of(error)}"
         finally:
             del self.workers[worker.instance_id]
         log.info("worker exited", instance_id=worker.instance_id, pid=worker.pid, why=why)
