@@ -13,13 +13,14 @@ async def test_who_has_the_most_flags_loses_one() -> None:
     flags = Flags(driver, most=4, held_s=1e9)
 
     def add(tenant: str, excerpt: str) -> None:
-        task: Any = SimpleNamespace(spec=SimpleNamespace(task_id="t", tenant=tenant, model="m"))
+        task: Any = SimpleNamespace(spec=SimpleNamespace(task_id=f"{tenant}-{excerpt}", tenant=tenant, model="m"))
         flags.add(task, "rule", excerpt, is_input=True)
 
     def left() -> list[str]:
         return [flag.excerpt for flag in flags.all((), has=lambda _: True)]
 
     add("quiet", "a")
+    add("quiet", "a")  # the same task is sent again, and flagged again
     for number in range(5):
         add("loud", str(number))
     assert left() == ["4", "3", "2", "a"]

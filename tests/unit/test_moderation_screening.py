@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from inferd.core.ids import Tenant
+from inferd.core.moderation import ModerationAction
 from inferd.core.task_events import Logprobs, PromptOutput
 from inferd.engine.moderation.inputs import texts_of
 from inferd.engine.moderation.output import Moderated
-from inferd.engine.moderation.screening import Screening
+from inferd.engine.moderation.screening import MOST_WINDOWS, WINDOWS_AT_ONCE, Screening
 from inferd.engine.token.output import Ended, StepOutput
 from inferd.engine.token.submission import Continuation, SampleSoFar, Share, Submission
 from inferd.engine.work import ChatInput, Embedding, Message, TextInput
@@ -132,3 +133,45 @@ def test_escapes_in_json_hide_nothing() -> None:
     intake: Any = None
     texts = list(texts_of(given, None, intake))
     assert {"bomber", "call-9", "a\nkill\na", "bomb"} <= set(texts)
+
+
+def test_classifiers_are_asked_about_some_windows_at_once() -> None:
+    """Of the windows of a long prompt some are asked about, then the next; nothing is shown before the last answer."""
+    bench = Bench(ASKS)
+    windows = 13  # of 400 characters, each with 100 of the one before
+    assert bench.submit("x" * (100 + windows * 300))
+    asked = list(bench.get().questions)
+    assert len(asked) == WINDOWS_AT_ONCE
+    assert bench.step("held").texts == []
+    for number in range(1, windows + 1):
+        bench.hear(1, number, found=False, failed="")
+        if number <= windows - WINDOWS_AT_ONCE or number == windows:  # one more is asked about; or all is shown
+            sent = bench.get()
+            asked += sent.questions
+            assert sent.texts == (["held"] if number == windows else [])
+    assert "".join(question.text[-300:] for question in asked) == "x" * 300 * windows
+
+
+def test_a_prompt_of_too_many_windows_is_as_one_without_an_answer() -> None:
+    """Its error has both numbers; where the rule is open on failure it goes on, and is flagged."""
+    text = "x" * 400 * MOST_WINDOWS
+    bench = Bench(ASKS)
+    assert bench.submit(text)
+    assert bench.get().questions == []
+    ((_, error),) = bench.failed
+    assert error.reason == "MODERATION_UNAVAILABLE"
+    assert f"has 1365 windows of 400 characters, and may have {MOST_WINDOWS}" in error.message
+    bench = Bench(replace(ASKS, classifier=Classifier(model="judge", labels=("bad",), open_on_failure=True)))
+    assert bench.submit(text)
+    assert [flag.rule for flag in bench.get().flags] == ["asks"]
+    assert bench.step("shown").texts == ["shown"]
+
+
+def test_a_rule_flags_a_task_once_in_each_direction() -> None:
+    """The first place of each rule is what a person looks at; one rule's many leave room for that of another."""
+    rules = [Rule(name=word, words=(word,), action=ModerationAction.FLAG) for word in ("alpha", "bomb")]
+    bench = Bench(*rules)
+    assert bench.submit("alpha alpha alpha bomb")
+    assert [(flag.rule, flag.is_input) for flag in bench.get().flags] == [("alpha", True), ("bomb", True)]
+    told = bench.step("alpha bomb alpha ").flags + bench.step("bomb alpha bomb. ", ended=[Ended(handle=1)]).flags
+    assert sorted((flag.rule, flag.is_input) for flag in told) == [("alpha", False), ("bomb", False)]

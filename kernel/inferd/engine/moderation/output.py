@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from inferd.engine.token.output import StepOutput
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from inferd.core.task_events import Logprobs
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,3 +78,36 @@ class ScreenedOutput(StepOutput):
             or self.seconds
             or self.alone is not None
         )
+
+
+def parts_of(output: StepOutput) -> Iterator[tuple[int, int, list[int], str, int]]:
+    """What a step says of each sample: handle, sample, token ids, text, and its place in `handles`."""
+    start = 0
+    for place, (handle, count, text) in enumerate(zip(output.handles, output.counts, output.texts, strict=True)):
+        sample = output.samples[place] if output.samples else 0
+        yield handle, sample, output.token_ids[start : start + count], text, place
+        start += count
+
+
+def pass_on(
+    output: StepOutput,
+    whose: tuple[int, int],
+    token_ids: list[int],
+    text: str,
+    *,
+    logprobs: Logprobs | None,
+    several: bool,
+) -> None:
+    """Have an output say something of a sample of a task, whose handle and number these are."""
+    handle, sample = whose
+    place = len(output.handles)
+    output.handles.append(handle)
+    output.counts.append(len(token_ids))
+    output.token_ids += token_ids
+    output.texts.append(text)
+    if several and not output.samples:
+        output.samples = [0] * place
+    if output.samples or several:
+        output.samples.append(sample)
+    if logprobs is not None:
+        output.logprobs[place] = logprobs

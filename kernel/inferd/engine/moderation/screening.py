@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+from collections import deque
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -13,7 +14,7 @@ from inferd.core.policy import matches
 from inferd.engine.moderation.inputs import texts_of
 from inferd.engine.moderation.inquiry import Asked, Inquiry
 from inferd.engine.moderation.outlet import EXCERPT_CHARS, MOST_EXCERPT, Outlet, join_logprobs, split_logprobs
-from inferd.engine.moderation.output import Flag, Moderated, Question, ScreenedOutput
+from inferd.engine.moderation.output import Flag, Moderated, Question, ScreenedOutput, parts_of, pass_on
 from inferd.engine.token.output import Ended, SampleEnd, StepOutput
 from inferd.errors import InferdError, ModeratedError, ModerationUnavailableError
 from inferd.moderation.folds import warm
@@ -21,9 +22,9 @@ from inferd.moderation.rules import On, read_rules
 from inferd.moderation.screen import Ruling, search
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
-    from inferd.core.task_events import Logprobs, PromptOutput
+    from inferd.core.task_events import PromptOutput
     from inferd.engine.moderation.outlet import Released
     from inferd.engine.token.intake import Intake
     from inferd.engine.token.submission import Submission
@@ -34,6 +35,9 @@ WAITING_STEPS: Final = 64
 
 OWN_TENANTS: Final = "inferd:"
 """How the tenants of the kernel's own tasks begin: probes, trials and classifiers are under no rules."""
+
+WINDOWS_AT_ONCE: Final = 8  # of what a task was given, about which classifiers are asked at once
+MOST_WINDOWS: Final = 1024  # of what a task was given, about which one classifier is asked
 
 MOST_RULINGS: Final = 16  # that are kept ready, by which rules they are of
 
@@ -57,7 +61,9 @@ class _Screened:
     inputs_open: set[int] = field(default_factory=set)  # questions about what it was given
     embedding: tuple[float, ...] | None = None
     prompt: PromptOutput | None = None  # held until its input is cleared
-    flags: list[Flag] = field(default_factory=list)
+    flags: list[Flag] = field(default_factory=list)  # of what it was given, one for each rule
+    flagged: set[str] = field(default_factory=set)  # rules that have flagged what it gives
+    unasked: deque[tuple[Rule, str]] = field(default_factory=deque)  # windows of what it was given
 
     @property
     def samples(self) -> int:
@@ -177,8 +183,8 @@ class Screening:
             rule = ruling.rules[number]
             if rule.action is not Action.FLAG:
                 raise _refusal(rule, On.INPUT)
-            excerpt = text[max(0, start - EXCERPT_CHARS) : end + EXCERPT_CHARS][:MOST_EXCERPT]
-            if len(screened.flags) < len(ruling.rules):
+            if all(flag.rule != rule.name for flag in screened.flags):
+                excerpt = text[max(0, start - EXCERPT_CHARS) : end + EXCERPT_CHARS][:MOST_EXCERPT]
                 screened.flags.append(Flag(screened.submission.handle, rule.name, excerpt, is_input=True))
 
     def _ruling(self, rules: tuple[Rule, ...]) -> Ruling:
@@ -198,15 +204,29 @@ class Screening:
     ) -> None:
         """Ask classifiers about what a task was given; until they have answered nothing is shown of it."""
         output.flags += screened.flags
+        beyond: list[tuple[Rule, str]] = []
         for rule in asking:
             if rule.classifier is None:
                 continue
             size = rule.classifier.window_chars
-            step = max(1, size - size // 4)
-            for text in texts:
-                for at in range(0, max(1, len(text) - size // 4), step):
-                    window = text[at : at + size]
-                    screened.inputs_open.add(self._question(output, screened, rule, window, (0, None)))
+            places = [range(0, max(1, len(text) - size // 4), max(1, size - size // 4)) for text in texts]
+            if (count := sum(map(len, places))) > MOST_WINDOWS:
+                why = f"what the task was given has {count} windows of {size} characters, and may have {MOST_WINDOWS}"
+                beyond.append((rule, why))
+                continue
+            for text, starts in zip(texts, places, strict=True):
+                screened.unasked.extend((rule, text[at : at + size]) for at in starts)
+        self._ask_more(output, screened)
+        for rule, why in beyond:
+            self._hear_of_input(output, screened, rule, found=False, failed=why)
+
+    def _ask_more(self, output: ScreenedOutput, screened: _Screened) -> None:
+        """Ask about the next windows of what a task was given: some at once, as an answer may take only so long."""
+        if screened.error is not None:
+            screened.unasked.clear()
+        while screened.unasked and len(screened.inputs_open) < WINDOWS_AT_ONCE:
+            rule, window = screened.unasked.popleft()
+            screened.inputs_open.add(self._question(output, screened, rule, window, (0, None)))
 
     def _question(
         self, output: ScreenedOutput, screened: _Screened, rule: Rule, text: str, about: tuple[int, Asked | None]
@@ -229,11 +249,11 @@ class Screening:
         several = bool(output.samples)
         ends = {(end.handle, end.sample): end for end in output.sample_ends}
         ended = {each.handle: each for each in output.ended}
-        for handle, sample, ids, text, place in _parts(output):
+        for handle, sample, ids, text, place in parts_of(output):
             screened = self._screened.get(handle)
             logprobs = output.logprobs.get(place)
             if screened is None:
-                _pass_on(shown, (handle, sample), ids, text, logprobs=logprobs, several=several)
+                pass_on(shown, (handle, sample), ids, text, logprobs=logprobs, several=several)
                 continue
             end = ends.pop((handle, sample), None)
             if end is not None:
@@ -323,6 +343,7 @@ class Screening:
         elif (found or failed) and screened.error is None:
             output.moderated.append(_ended_by(rule, screened.submission.handle, 0, found=found))
             self._stop(screened, _refusal(rule, On.INPUT, failed))
+        self._ask_more(output, screened)
         if not screened.inputs_open and screened.error is None:
             if screened.prompt is not None:
                 output.prompts[screened.submission.handle] = screened.prompt
@@ -339,7 +360,7 @@ class Screening:
         closes = released.closed and screened.samples > 1
         if released.token_ids or released.text or released.computed or closes:
             place = len(output.handles)
-            _pass_on(
+            pass_on(
                 output,
                 (handle, sample),
                 released.token_ids,
@@ -356,13 +377,21 @@ class Screening:
                 output.moderated.append(Moderated(handle, sample, name, Action.REDACT.name.lower(), cut))
         if stopped is not None:
             output.moderated.append(_ended_by(stopped, handle, sample, found=not released.failed))
-        output.flags += [Flag(handle, each.rule, each.excerpt, is_input=False) for each in released.flagged]
+        self._flag(output, screened, released)
         if released.closed:
             screened.closed.add(sample)
             if (end := screened.ends.get(sample)) is not None:
                 output.sample_ends.append(end)
         if stopped is not None:
             self._stop(screened, _refusal(stopped, On.OUTPUT, released.failed))
+
+    @staticmethod
+    def _flag(output: ScreenedOutput, screened: _Screened, released: Released) -> None:
+        """Tell of what a person is to look at, once for each rule."""
+        for each in released.flagged:
+            if each.rule not in screened.flagged:
+                screened.flagged.add(each.rule)
+                output.flags.append(Flag(screened.submission.handle, each.rule, each.excerpt, is_input=False))
 
     @staticmethod
     def _rule_of(screened: _Screened, asked: Asked) -> Rule:
@@ -401,35 +430,3 @@ def _refusal(rule: Rule, on: On, failed: str = "") -> InferdError:
         message = f"rule {rule.name!r} asks {asked!r} about {where}, which gave no answer: {failed}"
         return ModerationUnavailableError(message, metadata={**facts, "classifier": asked, "cause": failed})
     return ModeratedError(f"rule {rule.name!r} does not allow {where}", metadata=facts)
-
-
-def _parts(output: StepOutput) -> Iterator[tuple[int, int, list[int], str, int]]:
-    start = 0
-    for place, (handle, count, text) in enumerate(zip(output.handles, output.counts, output.texts, strict=True)):
-        sample = output.samples[place] if output.samples else 0
-        yield handle, sample, output.token_ids[start : start + count], text, place
-        start += count
-
-
-def _pass_on(
-    output: StepOutput,
-    whose: tuple[int, int],
-    token_ids: list[int],
-    text: str,
-    *,
-    logprobs: Logprobs | None,
-    several: bool,
-) -> None:
-    """Have an output say something of a sample of a task, whose handle and number these are."""
-    handle, sample = whose
-    place = len(output.handles)
-    output.handles.append(handle)
-    output.counts.append(len(token_ids))
-    output.token_ids += token_ids
-    output.texts.append(text)
-    if several and not output.samples:
-        output.samples = [0] * place
-    if output.samples or several:
-        output.samples.append(sample)
-    if logprobs is not None:
-        output.logprobs[place] = logprobs

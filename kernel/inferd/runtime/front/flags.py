@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
@@ -40,18 +39,28 @@ class Flags:
         self._driver = driver
         self._most = most
         self._held_s = held_s
-        self._flags: dict[str, Flag] = {}
+        self._flags: dict[str, Flag] = {}  # by id, as they came
+        self._open: dict[str, dict[str, None]] = {}  # ids of those that nobody has decided about, by tenant
+        self._resolved: dict[str, None] = {}  # ids of the others
+        self._about: set[tuple[str, str, bool]] = set()  # what the flags are about, each once
         self._writing: set[asyncio.Task[None]] = set()
 
     async def adopt(self) -> None:
         """Those that are kept are here again."""
         if self._driver.keeper is not None:
             found = await self._driver.keeper.read(kept_flags)
-            self._flags = {flag.flag_id: flag for flag in sorted(found, key=lambda flag: flag.created)}
+            for flag in sorted(found, key=lambda flag: flag.created):
+                self._hold(flag)
             self._drop_old()
 
+    def _hold(self, flag: Flag) -> None:
+        self._flags[flag.flag_id] = flag
+        self._about.add(_about(flag))
+        undecided = flag.state is FlagState.OPEN
+        (self._open.setdefault(flag.tenant, {}) if undecided else self._resolved)[flag.flag_id] = None
+
     def add(self, task: Task, rule: str, excerpt: str, *, is_input: bool) -> None:
-        """One more."""
+        """One more, unless the rule has flagged it already: at an earlier attempt, or in another sample."""
         flag = Flag(
             flag_id=secrets.token_hex(8),
             task_id=task.spec.task_id,
@@ -62,26 +71,36 @@ class Flags:
             excerpt=excerpt,
             created=time.time(),
         )
-        self._flags[flag.flag_id] = flag
+        if _about(flag) in self._about:
+            return
+        self._hold(flag)
         self._write(Put(flag.tenant, Kind.FLAG, flag.flag_id, write_flag(flag)))
         self._drop_old()
 
     def _drop_old(self) -> None:
         oldest = time.time() - self._held_s
-        for flag in [flag for flag in self._flags.values() if flag.created < oldest]:
-            self._drop(flag)
+        while self._flags and (first := next(iter(self._flags.values()))).created < oldest:
+            self._drop(first)
         while len(self._flags) > self._most:
-            counts = Counter(flag.tenant for flag in self._flags.values())
-            self._drop(
-                min(
-                    self._flags.values(),
-                    key=lambda flag: (flag.state is FlagState.OPEN, -counts[flag.tenant], flag.created),
-                )
-            )
+            most = self._resolved or max(self._open.values(), key=lambda ids: (len(ids), -self._age_of(ids)))
+            self._drop(self._flags[next(iter(most))])
+
+    def _age_of(self, ids: dict[str, None]) -> float:
+        """When the oldest of some flags was made."""
+        return self._flags[next(iter(ids))].created
 
     def _drop(self, flag: Flag) -> None:
         del self._flags[flag.flag_id]
+        self._about.discard(_about(flag))
+        self._forget_state(flag)
         self._write(Drop(flag.tenant, Kind.FLAG, flag.flag_id))
+
+    def _forget_state(self, flag: Flag) -> None:
+        self._resolved.pop(flag.flag_id, None)
+        if ids := self._open.get(flag.tenant):
+            ids.pop(flag.flag_id, None)
+            if not ids:
+                del self._open[flag.tenant]
 
     def _write(self, record: Put | Drop) -> None:
         """Keep it, behind what is being written; what cannot be kept is held as long as the kernel lives."""
@@ -135,5 +154,10 @@ class Flags:
         if self._driver.keeper is not None:
             await self._driver.keeper.keep_records([Put(flag.tenant, Kind.FLAG, flag.flag_id, write_flag(flag))])
         if flag_id in self._flags:
-            self._flags[flag_id] = flag
+            self._forget_state(flag)
+            self._hold(flag)
         return flag
+
+
+def _about(flag: Flag) -> tuple[str, str, bool]:
+    return flag.task_id, flag.rule, flag.is_input
