@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import io
 import struct
+import threading
 import zipfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -23,7 +24,7 @@ from inferd.cli.output import CommandError
 from inferd.content import joint
 from inferd.core.ids import ModelName
 from inferd.errors import InferdError
-from inferd.runtime.fetching import error_of
+from inferd.runtime.fetching import Fetches, error_of
 from inferd.source_settings import Sources
 from inferd.testing.kernel import FAKE_PLUGIN, kernel_here
 from inferd_api.v1 import model_pb2 as mp
@@ -150,6 +151,32 @@ def failed(folder: Path, web: Web, source: str, digest: str) -> InferdError:
         fetch(order, lambda **_: None)
     error = caught.value
     return error_of({"reason": error.reason, "message": error.message, "metadata": error.metadata}, source)
+
+
+async def test_what_is_found_while_others_are_removed_is_there(
+    tmp_path: Path, web: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model that comes to have fetched files while those of none are removed has them: they are fetched once more."""
+    fetches = Fetches(Sources.model_validate(web.settings()), tmp_path / "fetched", lambda _: None)
+    source, begun, goes_on = web.url("/m.gguf"), asyncio.Event(), threading.Event()
+    async with asyncio.timeout(60), fetches.brought(ModelName("a"), source, DIGEST) as found:
+        assert found.path.read_bytes() == BODY
+    loop, sweep = asyncio.get_running_loop(), fetches._sweep
+
+    def slow(kept: set[Path]) -> None:
+        loop.call_soon_threadsafe(begun.set)
+        assert goes_on.wait(60)
+        sweep(kept)
+
+    monkeypatch.setattr(fetches, "_sweep", slow)
+    async with asyncio.timeout(60):
+        removing = asyncio.create_task(fetches.sweep(set))
+        await begun.wait()
+        loop.call_later(0.1, goes_on.set)  # what is found before that would be removed behind it
+        async with fetches.brought(ModelName("b"), source, DIGEST) as found:
+            await removing
+            assert found.path.read_bytes() == BODY
+    await fetches.close()
 
 
 async def test_what_may_not_or_cannot_be_fetched_is_refused_with_why(tmp_path: Path, web: Web) -> None:

@@ -11,11 +11,10 @@ import asyncio
 import json
 import os
 import re
-import shutil
 import signal
 import sys
 import time
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,12 +31,14 @@ from inferd.errors import (
     PermissionDeniedError,
     SourceUnavailableError,
     present,
+    words_of,
 )
 from inferd.plugin.child import STDERR_BYTES, Pipe, environment
+from inferd.removing import remove_tree
 from inferd.runtime.library import Library
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from inferd.core.ids import ModelName
     from inferd.runtime.library import Manifest
@@ -112,6 +113,7 @@ class Fetches:
         self._under_way: dict[Key, Fetch] = {}
         self._places = asyncio.Semaphore(settings.at_once)
         self._held: dict[Path, int] = {}
+        self._sweeping = asyncio.Lock()  # what is found, or begins to come, meanwhile would be taken for nobody's
         self._told: dict[ModelName, list[Fetch]] = {}  # until the model is known
 
     @property
@@ -201,11 +203,13 @@ class Fetches:
         Raises:
             InferdError: They may not be fetched, or cannot be.
         """
-        found = await self.find(source, digest)
-        if found is not None:
-            with self.held(found.path):
+        with ExitStack() as stack:
+            async with self._sweeping:
+                found = await self.find(source, digest)
+                stack.enter_context(self.held(None if found is None else found.path))
+            if found is not None:
                 yield found
-            return
+                return
         self.check(source, digest)
         fetch = await self._join((source, digest))
         told = self._told.setdefault(name, [])
@@ -270,7 +274,8 @@ class Fetches:
     async def _fetch(self, fetch: Fetch, key: Key) -> Fetched:
         source, digest = key
         async with self._places:
-            token = await asyncio.to_thread(self._token)
+            async with self._sweeping:
+                token = await asyncio.to_thread(self._token)
             order = {
                 "source": source,
                 "sha256": digest.removeprefix("sha256:"),
@@ -288,8 +293,17 @@ class Fetches:
         return Fetched(Path(answer["path"]), f"sha256:{answer['sha256']}", source)
 
     def _token(self) -> str:
+        """What the hub is shown.
+
+        Raises:
+            SourceUnavailableError: Its file cannot be read.
+        """
         path = self._settings.hub_token_file
-        return "" if path is None else path.read_text(encoding="utf-8").strip()
+        try:
+            return "" if path is None else path.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            message = f"the file of sources.hub_token_file cannot be read: {words_of(error)}"
+            raise SourceUnavailableError(message, metadata={"cause": "TOKEN"}) from None
 
     async def _run(self, fetch: Fetch, order: bytes) -> dict[str, Any]:
         """Run the process that fetches; cancelling this kills it."""
@@ -346,29 +360,27 @@ class Fetches:
             for name in [name for name, fetches in self._told.items() if fetch in fetches]:
                 self._notify(name)
 
-    async def sweep(self, used: Iterable[str]) -> None:
-        """Remove what no model is of, and what is left of fetches long ago.
+    async def sweep(self, used: Callable[[], set[Path]]) -> None:
+        """Remove what no model is of, and what is left of fetches long ago; not while something comes.
 
         Args:
-            used: The paths of models, all their versions'.
+            used: Tells the paths of models, all their versions'.
         """
-        kept = {*map(Path, used), *self._held}
-        busy = bool(self._under_way)
-        await asyncio.to_thread(self._sweep, kept, busy=busy)
+        async with self._sweeping:
+            if not self._under_way:
+                await asyncio.to_thread(self._sweep, used() | self._held.keys())
 
-    def _sweep(self, kept: set[Path], *, busy: bool) -> None:
+    def _sweep(self, kept: set[Path]) -> None:
         for manifest in self._library.manifests():
             if self._library.path(manifest) not in kept:
                 with suppress(OSError):
                     self._library.remove(manifest.name)
                     log.info("a model that was fetched is removed: nothing is of it any more", digest=manifest.name)
-        if busy:
-            return
         old = time.time() - self._settings.part_s
         with suppress(OSError):
             for each in (self._folder / "parts").iterdir():
                 if each.stat().st_mtime < old:
-                    shutil.rmtree(each, ignore_errors=True) if each.is_dir() else each.unlink(missing_ok=True)
+                    remove_tree(each) if each.is_dir() else each.unlink(missing_ok=True)
 
     async def close(self) -> None:
         """End all of it."""

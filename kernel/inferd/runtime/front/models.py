@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Se
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -162,9 +163,13 @@ class Models:
 
     async def sweep(self) -> None:
         """Remove fetched files that no version of a model is of any more."""
+        await self.fetches.sweep(self._paths)
+
+    def _paths(self) -> set[Path]:
+        """Where the files of all versions of all models are."""
         views = self._driver.views
         models = [model for name in views.model_names() if (model := views.find_model(name)) is not None]
-        await self.fetches.sweep(version.spec.path for model in models for version in model.versions.values())
+        return {Path(version.spec.path) for model in models for version in model.versions.values()}
 
     async def _create(self, traits: Traits = NO_TRAITS, **wanted: Any) -> Model:
         spec, keeper = await self._plugins.place(**wanted), self._driver.keeper
