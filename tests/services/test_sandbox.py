@@ -12,6 +12,8 @@ import pytest
 from connection import Connection, read_all, refusal, text_of
 
 from inferd.runtime import local_launcher
+from inferd.runtime.memory_group import MemoryGroup, TaskGroup
+from inferd.sandbox import landlock
 from inferd.testing.kernel import FAKE_PLUGIN, kernel_here, write_fake_model
 from inferd_api.v1.model_pb2 import Model
 from inferd_api.v1.model_service_pb2 import CreateModelRequest, LoadModelRequest
@@ -31,6 +33,18 @@ os.execv({python!r}, [{python!r}, *sys.argv[1:]])
 """
 
 
+@pytest.fixture
+def _whole() -> None:
+    """This system allows all of a sandbox: else what it lacks is the reason to skip."""
+    if landlock.version() < landlock.SIGNALS:
+        pytest.skip(f"Landlock has version {landlock.version()} here, 0 for none; {landlock.SIGNALS} is needed")
+    for kind in (MemoryGroup, TaskGroup):
+        group = kind.make(f"{os.getpid()}-whole", **({"most_bytes": 1 << 30} if kind is MemoryGroup else {"most": 100}))
+        if group is None:
+            pytest.skip("the tests may make no control groups here")
+        group.remove()
+
+
 async def load_hostile(connection: Connection, folder: Path, tries: list[list[Any]]) -> Any:
     """The instance of a hostile model, and what became of each try."""
     path = write_fake_model(folder, "own").rename(folder / "own.hostile")
@@ -42,7 +56,7 @@ async def load_hostile(connection: Connection, folder: Path, tries: list[list[An
     return instance, json.loads(description[: description.index("]") + 1])
 
 
-@pytest.mark.usefixtures("_started_workers")
+@pytest.mark.usefixtures("_started_workers", "_whole")
 async def test_a_hostile_backend_reaches_nothing(tmp_path: Path) -> None:
     """Each way out is refused; the kernel lives, and a task of another model that runs meanwhile ends as it should."""
     secret = tmp_path / "secret"
