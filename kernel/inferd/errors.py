@@ -162,11 +162,11 @@ class ModeratedError(InferdError):
 
 
 class ModerationUnavailableError(InferdError):
-    """The classifier of a rule gave no answer; `metadata["cause"]` says why."""
+    """What a rule finds is not known: its classifier gave no answer, or it cannot be gone by; `metadata["cause"]`."""
 
     reason = "MODERATION_UNAVAILABLE"
     code = "UNAVAILABLE"
-    outside = "the classifier of a rule gave no answer"
+    outside = "what a rule finds could not be found out"
 
 
 class FlagNotFoundError(InferdError):

@@ -52,6 +52,12 @@ class Moderation(BaseModel):
 
     rules: tuple[RuleSetting, ...] = Field((), description="rules; none by default, and then nothing is looked at")
     kept_rules: int = Field(1000, ge=0, le=1000, description="rules that were made by calls")
+    search_s: Seconds = Field(
+        10.0,
+        gt=0,
+        le=600,
+        description="how long rules may look at what a task is given, in seconds; longer is MODERATION_UNAVAILABLE",
+    )
     flags: int = Field(
         1000, ge=1, description="flags that are held; for one more a resolved one goes, else one of who has the most"
     )

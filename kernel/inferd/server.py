@@ -433,7 +433,7 @@ def _front(
             plugins,
             unmeasured=meter.failing,
             memory=memory,
-            warnings=authority.certificates.warnings,
+            warnings=lambda: (*authority.certificates.warnings(), *driver.moderation.warnings()),
             watchers=watchers("limits.host_watchers", limits.host_watchers, "watch the host"),
             backups=Bound("store.backups", settings.store.backups, "backups"),
             backup_step_s=settings.store.backup_step_s,

@@ -11,8 +11,12 @@ import pytest
 import pytest_asyncio
 from connection import Connection, read_all, read_failing, reason_of
 
+from inferd.moderation.rules import Rule
+from inferd.runtime.kept_moderation import write_rule
+from inferd.store.store import NO_TENANT, Kind, Put
 from inferd.testing.kernel import kernel_here
 from inferd_api.v1 import audit_service_pb2 as aus
+from inferd_api.v1 import host_service_pb2 as hs
 from inferd_api.v1 import moderation_pb2 as mp
 from inferd_api.v1 import moderation_service_pb2 as ms
 from inferd_api.v1 import task_pb2 as tp
@@ -242,3 +246,37 @@ async def test_a_kernel_that_starts_again_goes_on_behind_what_was_shown(tmp_path
     shown = written(tmp_path)
     assert b"[x]" in shown
     assert shown.count(b"h4te") <= 2, "what the client gave is kept, and nothing of what was cut"
+
+
+async def test_a_kept_rule_that_would_be_refused_now_is_told_and_lets_nothing_pass(tmp_path: Path) -> None:
+    """One of another version, and one that nobody can read: by name, about what they are; until they are deleted."""
+    store = {"url": f"sqlite:{tmp_path / 'kept.sqlite'}"}
+    kept = {
+        "old": write_rule(Rule(name="old", models="fake", patterns=("[[:alpha:]]x",), origin="stored")),
+        "newer": json.dumps({"name": "newer", "models": "b*", "means": "harm"}).encode(),
+        "good": write_rule(Rule(name="good", words=("tulip",), origin="stored")),
+    }
+    async with moderated(tmp_path, [], store=store) as made:
+        assert made.kernel.driver.keeper is not None
+        await made.kernel.driver.keeper.keep_records(
+            [Put(NO_TENANT, Kind.MODERATION, name, value) for name, value in kept.items()]
+        )
+        for name in ("fake", "but", "other"):
+            await made.create(name)
+    async with moderated(tmp_path, [], store=store) as made:
+        stub: Any = ModerationServiceStub(made.channel)  # type: ignore[no-untyped-call]
+        rules = {rule.name: rule for rule in (await stub.ListModerationRules(ms.ListModerationRulesRequest())).rules}
+        assert "cannot be measured" in rules["old"].unsound
+        assert ("another version" in rules["newer"].unsound, rules["newer"].models) == (True, "b*")
+        assert not rules["good"].unsound
+        warnings = (await made.hosts.GetHost(hs.GetHostRequest())).host.warnings
+        assert {name for name in rules for warning in warnings if repr(name) in warning} == {"old", "newer"}
+        for model, rule in (("fake", "old"), ("but", "newer")):
+            _, error = await read_failing(made.chat("hello", model=model))
+            assert (reason_of(error)[0], f"rule {rule!r} is about this task" in (error.details() or "")) == (
+                "MODERATION_UNAVAILABLE",
+                True,
+            )
+        assert said(await read_all(made.chat("hello", model="other"))) == "hello"
+        await stub.DeleteModerationRule(ms.DeleteModerationRuleRequest(name="old"))
+        assert said(await read_all(made.chat("hello"))) == "hello"

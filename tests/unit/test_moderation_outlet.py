@@ -55,8 +55,9 @@ def _join(shown: Released, more: Released) -> None:
     shown.closed = more.closed
 
 
-def outlet_of(*rules: Rule, told: list[int] | None = None, stop: tuple[str, ...] = ()) -> Outlet:
-    return Outlet(Ruling(rules), PIECES, encode=lambda text: list(text.encode()), told=told or (), stop=stop)
+def outlet_of(*rules: Rule, told: list[int] | None = None, stop: tuple[str, ...] = (), begun: str = "") -> Outlet:
+    encode = lambda text: list(text.encode())  # noqa: E731 - as an encoder is given
+    return Outlet(Ruling(rules), PIECES, encode=encode, told=told or (), stop=stop, begun=begun)
 
 
 def _twins(character: str) -> list[str]:
@@ -252,3 +253,30 @@ def test_what_is_cut_out_leaves_no_match_behind(sizes: list[int] | None) -> None
     assert (shown.text, shown.stopped) == ("a yelfin  b", None)
     told = Rule(name="told", words=("gone",), action=Action.REDACT, replacement="(gone)")
     assert feed(outlet_of(told), "a gone b", sizes).text == "a (gone) b"
+
+
+@pytest.mark.parametrize("sizes", [None, [3], [1000]])
+def test_what_turns_the_direction_is_left_out_where_a_rule_cuts(sizes: list[int] | None) -> None:
+    """A text that is shown in the order in which it is searched; a rule that only flags changes nothing."""
+    text = "so \u202etah\u202c \u2067ror\u200fter\u2069 hat\u202e!"
+    shown = feed(outlet_of(Rule(name="cut", words=("hat",), action=Action.REDACT, replacement="#")), text, sizes)
+    assert (shown.text, bytes(shown.token_ids)) == ("so tah rorter #!", b"so tah rorter #!")
+    assert bytes(shown.computed or ()) == text.encode()
+    assert shown.spans == {"cut": 1}
+    assert feed(outlet_of(Rule(name="look", words=("hat",), action=Action.FLAG)), text, sizes).text == text
+
+
+@pytest.mark.parametrize("sizes", [None, [2], [1000]])
+def test_a_match_that_the_prompt_has_begun_is_cut(sizes: list[int] | None) -> None:
+    """Of a word or a pattern that begins in what the output goes on behind, no byte of the output is shown."""
+    word = Rule(name="w", words=("yellow",), action=Action.REDACT, replacement="#")
+    card = Rule(name="p", patterns=(r"\d{4}-\d{4}",), action=Action.REDACT, replacement="#")
+    assert feed(outlet_of(word, begun="so yel"), "low is", sizes).text == "# is"
+    assert feed(outlet_of(word, begun="so yel"), "lo is", sizes).text == "lo is"
+    assert feed(outlet_of(card, begun="so 4111"), "-1111 is", sizes).text == "# is"
+    assert feed(outlet_of(word, card, begun="yellow 4111-1111 "), "is", sizes).text == "is"
+    stops = Rule(name="s", words=("yellow",))
+    shown = feed(outlet_of(stops, begun="so yel"), "low is", sizes)
+    assert (shown.text, shown.stopped) == ("", stops)
+    alone = Rule(name="a", words=("low",), whole_words=True, action=Action.REDACT, replacement="#")
+    assert feed(outlet_of(alone, begun="so yel"), "low is", sizes).text == "# is", "as the output alone is shown"

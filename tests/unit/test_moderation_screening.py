@@ -12,18 +12,21 @@ import pytest
 from inferd.core.ids import Tenant
 from inferd.core.moderation import ModerationAction
 from inferd.core.task_events import Logprobs, PromptOutput
+from inferd.engine.moderation import screening
 from inferd.engine.moderation.inputs import texts_of
 from inferd.engine.moderation.output import Moderated
 from inferd.engine.moderation.screening import MOST_WINDOWS, WINDOWS_AT_ONCE, Screening
 from inferd.engine.token.output import Ended, StepOutput
 from inferd.engine.token.submission import Continuation, SampleSoFar, Share, Submission
 from inferd.engine.work import ChatInput, Embedding, Message, TextInput
+from inferd.errors import ModerationUnavailableError
 from inferd.moderation.rules import Classifier, On, Rule, write_rules
 from inferd.plugin.backend import Pooling
 from inferd.sampling import Sampling
 
 if TYPE_CHECKING:
     from inferd.engine.moderation.output import ScreenedOutput
+    from inferd.engine.work import TaskInput
     from inferd.errors import InferdError
 
 ASKS = Rule(name="asks", on=frozenset({On.INPUT}), classifier=Classifier(model="judge", labels=("bad",)))
@@ -32,16 +35,17 @@ ASKS = Rule(name="asks", on=frozenset({On.INPUT}), classifier=Classifier(model="
 class Bench:
     """A screening, and what it sends; each token is one byte."""
 
-    def __init__(self, *rules: Rule) -> None:
+    def __init__(self, *rules: Rule, search_s: float = 60) -> None:
         self.sent: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.failed: list[tuple[int, InferdError]] = []
         self._screening = Screening(self.sent.put, lambda handle, error: self.failed.append((handle, error)))
-        self._screening.go_by(write_rules(rules))
-        self.hear = self._screening.hear
+        self._screening.go_by(write_rules(rules), search_s)
+        self.hear, self.forget = self._screening.hear, self._screening.forget
 
-    def submit(self, text: str = "hello", **more: Any) -> bool:
-        """A task 1 of this text comes; whether it is under rules."""
-        submission = Submission(1, TextInput(text), Sampling(), share=Share(tenant=Tenant("t")), **more)
+    def submit(self, given: TaskInput | str = "hello", **more: Any) -> bool:
+        """A task 1 of this comes; whether it is under rules."""
+        task_input = TextInput(given) if isinstance(given, str) else given
+        submission = Submission(1, task_input, Sampling(), share=Share(tenant=Tenant("t")), **more)
         check = self._screening.submit(submission)
         if check is not None:
             intake: Any = SimpleNamespace(
@@ -175,3 +179,54 @@ def test_a_rule_flags_a_task_once_in_each_direction() -> None:
     assert [(flag.rule, flag.is_input) for flag in bench.get().flags] == [("alpha", True), ("bomb", True)]
     told = bench.step("alpha bomb alpha ").flags + bench.step("bomb alpha bomb. ", ended=[Ended(handle=1)]).flags
     assert sorted((flag.rule, flag.is_input) for flag in told) == [("alpha", False), ("bomb", False)]
+
+
+@pytest.mark.parametrize("given_up", [True, False])
+def test_what_a_task_was_given_is_searched_no_longer_than_somebody_waits(
+    monkeypatch: pytest.MonkeyPatch, *, given_up: bool
+) -> None:
+    """A task that is cancelled, or whose input takes too long, is searched no further; the error has both numbers."""
+    bench = Bench(Rule(name="r", words=("bomb",)), search_s=60 if given_up else 1e-9)
+
+    def search(_: Any, text: str, go_on: Any) -> list[Any]:
+        if given_up:
+            bench.forget(1)
+        go_on()
+        raise AssertionError(text)
+
+    monkeypatch.setattr(screening, "search", search)
+    with pytest.raises(
+        ModerationUnavailableError, match="nobody waits" if given_up else r"may for 1e-09 s \(moderation"
+    ):
+        bench.submit("x" * 100)
+
+
+def test_a_rule_that_cannot_be_gone_by_refuses_what_it_is_about() -> None:
+    """Of its tenants and its side; who calls is told its name, and not what it looks for; that is told and audited."""
+    rule = Rule(name="old", patterns=("[a-b]c",), on=frozenset({On.OUTPUT}), unsound="has [a-b]c")
+    bench = Bench(rule)
+    with pytest.raises(ModerationUnavailableError, match="rule 'old' is about this task") as caught:
+        bench.submit()
+    assert "[a-b]c" not in caught.value.message
+    ended = bench.step(ended=[Ended(handle=1, error=caught.value)])
+    assert ended.moderated == [Moderated(1, 0, "old", "stop", 0)]
+    assert not Bench(replace(rule, tenants="others")).submit()
+    assert not Bench(rule).submit(embedding=Embedding(pooling=Pooling.LAST)), "whose output no rule looks at"
+
+
+def test_an_input_is_searched_as_it_is_read_and_as_it_is_shown() -> None:
+    """An override that turns a word around hides it not, nor do characters that say it and show nothing."""
+    intake: Any = None
+    texts = list(texts_of(TextInput("a \u202ebmob\u202c \U000e006b\U000e0069ll"), None, intake))
+    assert texts[1:] == ["ki", "a bomb\u202c \U000e006b\U000e0069ll"]
+
+
+def test_what_a_prompt_has_begun_is_cut_of_the_output() -> None:
+    """A prompt that is continued, and a last message that is, begin matches; a message that is answered begins none."""
+    cut = Rule(name="cut", words=("yellow",), action=ModerationAction.REDACT, on=frozenset({On.OUTPUT}))
+    chat = ChatInput((Message("assistant", "so yel"),), continue_final_message=True)
+    answered = replace(chat, continue_final_message=False)
+    for task_input, shown in ((TextInput("so yel"), "[removed]"), (chat, "[removed]"), (answered, "low")):
+        bench = Bench(cut)
+        assert bench.submit(task_input)
+        assert bench.step("low", ended=[Ended(handle=1)]).texts == [shown]

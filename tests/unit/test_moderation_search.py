@@ -83,3 +83,47 @@ def test_a_word_stands_alone_beside_a_sign_that_looks_as_a_letter(text: str) -> 
     screen = Screen(ruling)
     assert [each for character in text for each in screen.push(character).found] + screen.push("", final=True).found
     assert not search(ruling, text.replace("|", "l").replace("™", "tm"))
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "\u0442error",
+        "\u0422\u0415RROR",
+        "\u0442\u0435\u0433\u0433or",
+        "\u1d1b\u1d07\u0280\u0280\u1d0f\u0280",
+        "\U0001f1f9\U0001f1ea\U0001f1f7\U0001f1f7\U0001f1f4\U0001f1f7",
+        "\U0001f163\U0001f154RROR",
+        "te\u027dr\u0275r",
+    ],
+)
+@pytest.mark.parametrize("rule", [Rule(name="r", words=("terror",)), Rule(name="r", patterns=("terror",))])
+def test_a_letter_is_read_as_its_other_case_and_its_name_say(rule: Rule, written: str) -> None:
+    """A small letter whose large form looks as a Latin one, small capitals, hooks and dark squares hide no word."""
+    assert search(Ruling([rule]), f"a {written} b")
+
+
+def test_a_word_of_two_scripts_is_found_in_any_case() -> None:
+    """The Latin half of a word whose other half is of another script may be large or small."""
+    ruling = Ruling([Rule(name="r", words=("Covid-\u0447\u0443\u0436\u043e\u0439",))])
+    for text in ("covid-\u0427\u0423\u0416\u041e\u0419", "COVID-\u0447\u0443\u0436\u043e\u0419"):
+        assert search(ruling, text)
+
+
+def test_a_search_is_given_up_between_its_parts() -> None:
+    """Whoever waits no more ends it, in the fast look over a whole text as in the exact one behind."""
+
+    class GivenUpError(Exception):
+        """Nobody waits."""
+
+    for words, most in ((("never",), 2), (("lorem",), 4)):
+        left = [most]
+
+        def go_on(left: list[int] = left) -> None:
+            left[0] -= 1
+            if not left[0]:
+                raise GivenUpError
+
+        ruling = Ruling([Rule(name="r", words=words, patterns=("x{1,9}y",), action=Action.FLAG)])
+        with pytest.raises(GivenUpError):
+            search(ruling, "lorem ipsum " * 5000, go_on)

@@ -92,6 +92,7 @@ def resolve(output: Output, address: str, flag_id: str, *, dismiss: bool, note: 
 def _rule_row(rule: ModerationRule) -> tuple[str, ...]:
     looks_at = "inputs" if rule.skip_outputs else "outputs" if rule.skip_inputs else "both"
     parts = [
+        f"cannot be gone by, and refuses all that it is about: {rule.unsound}" if rule.unsound else "",
         f"{len(rule.words)} words" if rule.words else "",
         f"{len(rule.patterns)} patterns" if rule.patterns else "",
         f"asks {rule.classifier.model}" if rule.HasField("classifier") else "",

@@ -8,9 +8,12 @@ import unicodedata
 from enum import Enum
 from functools import cache
 from importlib.resources import files
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from inferd.core.moderation import ModerationSpaces as Spaces
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 FIRST_JOINED_SCRIPT: Final = "\u0900"
 """From here on there are scripts whose vowels are marks of combining class 0; below, such a mark is of no word."""
@@ -160,6 +163,11 @@ _CASED: Final = range(0x370, 0x1E944)  # where letters are that have two forms, 
 BY_CONTEXT: Final = "\uffff"  # no character; in place of a mark that only belongs to some words
 _TURNS: Final = 3  # until nothing changes any more: "M" is "m", which looks as "rn"
 _ONE: Final = str.maketrans({"i": "l"})  # since "I" looks as "l"
+_LETTER: Final = re.compile(
+    r"(?:LATIN (?:SMALL |CAPITAL )?LETTER|(?:CROSSED )?NEGATIVE (?:CIRCLED|SQUARED) LATIN CAPITAL LETTER"
+    r"|REGIONAL INDICATOR SYMBOL LETTER)(?: [A-Z]+)* ([A-Z])(?: WITH .+)?"
+)
+"""Names of characters that are read as a letter of ASCII: small capitals, with a hook, turned, in a dark square."""
 
 
 class Table(dict[int, str]):
@@ -222,21 +230,41 @@ class Folding:
             bare = spelled  # the German "ß" is "ss", though it looks as another letter
         elif character in looks:
             bare = looks.of(character)  # before it is taken apart: U+037A looks as "i", and is a space and a mark
-        for _ in range(_TURNS):
-            bare = _bare(looks.of(bare))
-            bare = bare.casefold() if self._by is By.LOOKS else bare
+        bare = self._turned(looks, bare)
+        if self._by is By.LOOKS and not bare.isascii() and (read := _read_as(character)):
+            bare = self._turned(looks, read)
         mark = mark and not bare.isascii()  # some look as letters
         sign = not mark and bare.isalnum() and not character.isalnum()
         return Letter(bare.translate(_ONE), whole=len(bare) > size, mark=mark, sign=sign)
 
+    def _turned(self, looks: _Looks, text: str) -> str:
+        for _ in range(_TURNS):
+            text = _bare(looks.of(text))
+            text = text.casefold() if self._by is By.LOOKS else text
+        return text
+
 
 def _ascii(character: str) -> str:
-    """What it looks as in ASCII, if it does; else itself."""
-    looks = character if character.isascii() else _looks().of(character)
-    return looks.casefold() if looks.isascii() and looks.isalnum() else character
+    """As what it is read in ASCII, if it is; else itself."""
+    return character if character.isascii() else _read_as(character) or character
+
+
+def _read_as(character: str) -> str:
+    """The letter or digit of ASCII, small, as which a character beyond it is read; "" for none.
+
+    That is as it looks; else as its other case does: the large Cyrillic te is "T", so the small one is read as "t";
+    else as it is named.
+    """
+    for form in (character, character.upper(), character.lower()):
+        shown = _looks().of(form)
+        if shown.isascii() and shown.isalnum():
+            return shown.casefold()
+    named = _LETTER.fullmatch(unicodedata.name(character, ""))
+    return "" if named is None else named[1].lower()
 
 
 _RUNS: Final = re.compile("  +")
+FOLDED_CHARS: Final = 1 << 18  # are folded at once: some hundredths of a second
 
 
 @cache
@@ -333,9 +361,24 @@ def fold(text: str, by: By, spaces: Spaces) -> str:
     return folded.text
 
 
-def fold_fast(text: str, by: By, spaces: Spaces) -> str | None:
-    """A whole text, folded, without knowing where it comes from; None where that has to be gone through."""
-    folded = text.translate(folding(by).table)
+def gone_on() -> None:
+    """Nothing is given up."""
+
+
+def fold_fast(text: str, by: By, spaces: Spaces, go_on: Callable[[], None] = gone_on) -> str | None:
+    """A whole text, folded, without knowing where it comes from; None where that has to be gone through.
+
+    Args:
+        text: It.
+        by: In which order.
+        spaces: What becomes of white space.
+        go_on: Called from time to time; raises where that is to be given up.
+    """
+    table, parts = folding(by).table, []
+    for at in range(0, len(text), FOLDED_CHARS):
+        go_on()
+        parts.append(text[at : at + FOLDED_CHARS].translate(table))
+    folded = "".join(parts)
     if BY_CONTEXT in folded:
         return None
     match spaces:

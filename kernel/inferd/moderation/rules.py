@@ -81,6 +81,7 @@ class Rule:
         replacement: What stands in its place, where that is `REDACT`.
         classifier: Who is asked besides; None for nobody.
         origin: Where it was made: "config" or "stored".
+        unsound: Why it cannot be gone by, as one that was kept by another version; then what it is about is refused.
     """
 
     name: str
@@ -96,10 +97,13 @@ class Rule:
     replacement: str = "[removed]"
     classifier: Classifier | None = None
     origin: str = "config"
+    unsound: str = ""
 
     def write(self) -> dict[str, Any]:
         """As plain values."""
         plain = asdict(self)
+        if not self.unsound:
+            del plain["unsound"]
         plain["on"] = sorted(each.value for each in self.on)
         plain["spaces"], plain["action"] = self.spaces.name.lower(), self.action.name.lower()
         return plain

@@ -6,17 +6,20 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from inferd.core.moderation import ModerationAction as Action
-from inferd.moderation.folds import Folded, fold_fast
+from inferd.moderation.folds import Folded, fold_fast, gone_on
 from inferd.moderation.search import Found, lanes_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from inferd.moderation.rules import Rule
     from inferd.moderation.search import Lane
 
 SEARCHED_CHARS: Final = 4096
 """Of a whole text are searched at once; behind something that refuses it there is no need to look."""
+
+ALL: Final = 1 << 62
+"""Characters; more than there are."""
 
 
 class Ruling:
@@ -97,6 +100,37 @@ class Screen:
         return Decided(limit, told)
 
 
+class Bridge:
+    """Matches that begin in one text and end in another that goes on behind it. One writer: who reads that.
+
+    Args:
+        ruling: The rules.
+        before: The end of the first text; what lies in it alone is not told.
+
+    Attributes:
+        upto: Of so many characters of the second one it is known; below 0 while a match may begin in the first.
+    """
+
+    def __init__(self, ruling: Ruling, before: str) -> None:
+        self._screen = Screen(ruling)
+        self._size = len(before)
+        self._across = self._screen.push(before).upto < self._size
+        self.upto = self._screen.upto - self._size if self._across else ALL
+
+    def push(self, text: str, *, final: bool = False) -> list[Found]:
+        """Take what comes next of the second; matches from its beginning on that have begun before it."""
+        if not self._across:
+            return []
+        decided = self._screen.push(text, final=final)
+        self.upto = decided.upto - self._size
+        self._across = self.upto < 0
+        if not self._across:
+            self.upto = ALL
+        return [
+            Found(0, each.end - self._size, each.rule) for each in decided.found if each.start < self._size < each.end
+        ]
+
+
 def _outside(found: Sequence[Found], allowed: Sequence[Found]) -> list[Found]:
     """What does not lie inside of something that is allowed; `found` comes in its order."""
     rising = iter(sorted(allowed))
@@ -111,16 +145,22 @@ def _outside(found: Sequence[Found], allowed: Sequence[Found]) -> list[Found]:
     return outside
 
 
-def search(ruling: Ruling, text: str) -> list[Found]:
+def search(ruling: Ruling, text: str, go_on: Callable[[], None] = gone_on) -> list[Found]:
     """What is found in a whole text, in its order; most have nothing, which is seen at once.
 
     Behind something that is not only flagged there may be more, which is not searched for: the text is refused.
+
+    Args:
+        ruling: The rules.
+        text: It.
+        go_on: Called after each part of the work; raises where that is to be given up.
     """
-    fast = [(lane, fold_fast(text, lane.by, lane.spaces)) for lane in ruling.lanes]
-    if not any(folded is None or lane.may_find(folded) for lane, folded in fast):
+    fast = [(lane, fold_fast(text, lane.by, lane.spaces, go_on)) for lane in ruling.lanes]
+    if not any(folded is None or lane.may_find(folded, go_on) for lane, folded in fast):
         return []
     screen, found = Screen(ruling), []
     for at in range(0, len(text), SEARCHED_CHARS):
+        go_on()
         behind = at + SEARCHED_CHARS
         found += screen.push(text[at:behind], final=behind >= len(text)).found
         if any(ruling.rules[each.rule].action is not Action.FLAG for each in found):

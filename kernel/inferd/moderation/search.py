@@ -18,7 +18,7 @@ from inferd.moderation.patterns import fold_pattern
 from inferd.moderation.rules import MOST_PATTERN_CHARS, Rule
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 PATTERN_BYTES: Final = 4 << 20  # of memory of one compiled pattern
 UNBOUNDED: Final = 1 << 20
@@ -50,8 +50,13 @@ class Lane(Protocol):
         """
         ...
 
-    def may_find(self, folded: str) -> bool:
-        """Whether something is found in a whole text that is folded so; it may say so where nothing is."""
+    def may_find(self, folded: str, go_on: Callable[[], None]) -> bool:
+        """Whether something is found in a whole text that is folded so; it may say so where nothing is.
+
+        Args:
+            folded: The text.
+            go_on: Called from time to time; raises where that is to be given up.
+        """
         ...
 
 
@@ -99,8 +104,9 @@ class WordLane:
                 found += [Found(folded.origins[start], folded.origins[last] + 1, rule) for rule in word.alone]
         return found, hold
 
-    def may_find(self, folded: str) -> bool:
+    def may_find(self, folded: str, go_on: Callable[[], None]) -> bool:
         """See `Lane`."""
+        go_on()
         return next(self._automaton.iter(folded), None) is not None
 
     def _possible(self, text: str) -> int:
@@ -142,10 +148,14 @@ class PatternLane:
                 found.append(Found(folded.origins[start], folded.origins[end - 1] + 1, rule))
         return found, limit
 
-    def may_find(self, folded: str) -> bool:
+    def may_find(self, folded: str, go_on: Callable[[], None]) -> bool:
         """See `Lane`."""
         text = _bytes(folded)
-        return any(pattern.search(text) is not None for pattern, _ in self._patterns)
+        for pattern, _ in self._patterns:
+            go_on()
+            if pattern.search(text) is not None:
+                return True
+        return False
 
 
 def _matches(pattern: Any, text: bytes, lead: int) -> Iterator[tuple[int, int]]:
@@ -233,8 +243,7 @@ def lanes_of(rules: Sequence[Rule]) -> list[Lane]:
                 (text, number, rule.whole_words)
                 for number, rule in some
                 for word in rule.words
-                if by is By.LOOKS or not all(map(is_latin, word))
-                if (text := fold(word, by, spaces).strip(" "))
+                for text in _folded(word, by, spaces)
             ]
             if words:
                 lanes.append(WordLane(by, spaces, words))
@@ -243,6 +252,15 @@ def lanes_of(rules: Sequence[Rule]) -> list[Lane]:
         if patterns:
             lanes.append(PatternLane(spaces, patterns))
     return lanes
+
+
+def _folded(word: str, by: By, spaces: Spaces) -> set[str]:
+    """What is looked for of a word in a folding, if it is one for it."""
+    if by is By.CASE and all(map(is_latin, word)):
+        return set()
+    # Where the large and the small form of other scripts are one, those of Latin letters beside them are not.
+    forms = {word, word.lower(), word.upper(), word.title()} if by is By.CASE else {word}
+    return {text for form in forms if (text := fold(form, by, spaces).strip(" "))}
 
 
 def cuts(action: Action) -> bool:

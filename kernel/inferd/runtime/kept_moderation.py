@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 from inferd.core.moderation import FlagState
 from inferd.moderation.rules import Rule
 from inferd.runtime.kept_records import UNREADABLE
-from inferd.store.store import DamagedError, Kind
+from inferd.store.store import Kind
 
 if TYPE_CHECKING:
     from inferd.store.store import Store
+
+MOST_WHY: Final = 500  # characters of why a rule cannot be gone by
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,19 +52,29 @@ def write_rule(rule: Rule) -> bytes:
 
 
 def kept_rules(store: Store) -> list[Rule]:
-    """All rules that are kept.
-
-    Raises:
-        DamagedError: One cannot be read: without it something might be shown that was not to be.
-    """
+    """All rules that are kept; one that cannot be read is about all that it may be about, and cannot be gone by."""
     found = []
-    for record in store.records(Kind.MODERATION, None):
+
+    def damaged(_: str, key: str, error: Exception) -> None:
+        found.append(Rule(name=key, unsound=f"its record is damaged: {error}", origin="stored"))
+
+    for record in store.records(Kind.MODERATION, damaged):
+        plain: Any = None
         try:
-            found.append(Rule.read(json.loads(record.value)))
+            plain = json.loads(record.value)
+            found.append(Rule.read(plain))
         except UNREADABLE as error:
-            why = f"the rule of moderation {record.key!r} cannot be read, and without it too much might be shown"
-            raise DamagedError(why, metadata={"cause": type(error).__name__}) from None
+            found.append(_unread(record.key, plain, error))
     return found
+
+
+def _unread(name: str, plain: object, error: Exception) -> Rule:
+    """A rule of which is known at most whom it is about."""
+    about = {}
+    if isinstance(plain, dict):
+        about = {field: plain[field] for field in ("tenants", "models") if isinstance(plain.get(field), str)}
+    why = f"another version of inferd has written it, and this one cannot read it ({type(error).__name__}: {error})"
+    return Rule(name=name, unsound=why[:MOST_WHY], origin="stored", **about)
 
 
 def kept_flags(store: Store) -> list[Flag]:

@@ -55,11 +55,13 @@ class Moderation:
 
     Attributes:
         rules: All of them.
+        search_s: How long what a task was given may be searched.
         findings: Who sees to what is found; None until there is somebody.
     """
 
     def __init__(self, views: Views, supervisor: Supervisor, relay: Relay) -> None:
         self.rules: tuple[Rule, ...] = ()
+        self.search_s = 0.0
         self.findings: Findings | None = None
         self._views = views
         self._supervisor = supervisor
@@ -86,7 +88,16 @@ class Moderation:
         written = write_rules(about) if about else b""
         if written != self._given[instance_id]:
             self._given[instance_id] = written
-            worker.send(wire.KernelFrame(moderate=moderation_pb2.Moderate(rules=written)))
+            worker.send(wire.KernelFrame(moderate=moderation_pb2.Moderate(rules=written, search_s=self.search_s)))
+
+    def warnings(self) -> list[str]:
+        """What whoever runs the kernel has to look at."""
+        return [
+            f"rule of moderation {rule.name!r} cannot be gone by as it was kept, and tasks that it is about are"
+            " refused; `inferd moderation rules list` says why: delete it, and make it anew"
+            for rule in self.rules
+            if rule.unsound
+        ]
 
     def _about(self, name: ModelName) -> list[Rule]:
         return [rule for rule in self.rules if matches(rule.models, name)]

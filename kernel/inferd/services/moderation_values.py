@@ -93,6 +93,7 @@ def write_rule(rule: Rule) -> pb.ModerationRule:
         action=pb.ModerationAction.ValueType(rule.action.value),
         replacement=rule.replacement,
         configured=rule.origin == "config",
+        unsound=rule.unsound,
     )
     if (asked := rule.classifier) is not None:
         told = written.classifier

@@ -65,7 +65,7 @@ class Desk(Protocol):
     def cancel(self, cancel: task_pb2.Cancel) -> None:
         """Have a task forgotten."""
 
-    def moderate(self, rules: bytes) -> None:
+    def moderate(self, rules: bytes, search_s: float) -> None:
         """Go by other rules from now on."""
 
     def hear(self, verdict: moderation_pb2.Verdict) -> None:
@@ -138,9 +138,9 @@ class TokenDesk:
         self._screening.forget(cancel.handle)
         self.engine.cancel(cancel.handle, again=cancel.again)
 
-    def moderate(self, rules: bytes) -> None:
+    def moderate(self, rules: bytes, search_s: float) -> None:
         """Go by other rules from now on."""
-        self._screening.go_by(rules)
+        self._screening.go_by(rules, search_s)
 
     def hear(self, verdict: moderation_pb2.Verdict) -> None:
         """Take what a classifier says."""
@@ -241,7 +241,7 @@ class TensorDesk:
         """Have a task forgotten."""
         self.engine.cancel(cancel.handle, again=cancel.again)
 
-    def moderate(self, rules: bytes) -> None:
+    def moderate(self, rules: bytes, search_s: float) -> None:
         """Rules look at texts of language models."""
 
     def hear(self, verdict: moderation_pb2.Verdict) -> None:

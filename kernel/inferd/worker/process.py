@@ -206,7 +206,7 @@ class Worker:
             case "cancel":
                 desk.cancel(frame.cancel)
             case "moderate":
-                desk.moderate(frame.moderate.rules)
+                desk.moderate(frame.moderate.rules, frame.moderate.search_s)
             case "verdict":
                 desk.hear(frame.verdict)
             case "hold":

@@ -140,8 +140,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     told stays. Metadata: `rule`, and `on`, which is "input" or "output".
     """
     ERROR_REASON_MODERATION_UNAVAILABLE: _ErrorReason.ValueType  # 76
-    """The classifier of a rule gave no answer in time, or none at all, and the rule lets nothing pass then (UNAVAILABLE).
-    Metadata: `rule`, `on`, `classifier` and `cause`.
+    """What a rule finds is not known, and it lets nothing pass then: its classifier gave no answer in time, or none at all; it
+    cannot be gone by, as another version has kept it; or looking at the input took longer than it may (UNAVAILABLE).
+    Metadata: `rule`, `on`, `classifier` and `cause`; `bound` and `limit` where something took too long.
     """
     ERROR_REASON_FLAG_NOT_FOUND: _ErrorReason.ValueType  # 77
     """No flag of this id is known to the caller's tenants (NOT_FOUND). Metadata: `flag_id`."""
@@ -292,8 +293,9 @@ ERROR_REASON_MODERATED: ErrorReason.ValueType  # 75
 told stays. Metadata: `rule`, and `on`, which is "input" or "output".
 """
 ERROR_REASON_MODERATION_UNAVAILABLE: ErrorReason.ValueType  # 76
-"""The classifier of a rule gave no answer in time, or none at all, and the rule lets nothing pass then (UNAVAILABLE).
-Metadata: `rule`, `on`, `classifier` and `cause`.
+"""What a rule finds is not known, and it lets nothing pass then: its classifier gave no answer in time, or none at all; it
+cannot be gone by, as another version has kept it; or looking at the input took longer than it may (UNAVAILABLE).
+Metadata: `rule`, `on`, `classifier` and `cause`; `bound` and `limit` where something took too long.
 """
 ERROR_REASON_FLAG_NOT_FOUND: ErrorReason.ValueType  # 77
 """No flag of this id is known to the caller's tenants (NOT_FOUND). Metadata: `flag_id`."""

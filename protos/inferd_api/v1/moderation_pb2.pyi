@@ -221,6 +221,7 @@ class ModerationRule(_message.Message):
     REPLACEMENT_FIELD_NUMBER: _builtins.int
     CLASSIFIER_FIELD_NUMBER: _builtins.int
     CONFIGURED_FIELD_NUMBER: _builtins.int
+    UNSOUND_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """By which it is told, unique: 1 to 64 letters, digits, ".", "_" and "-". Required."""
     tenants: _builtins.str
@@ -243,6 +244,10 @@ class ModerationRule(_message.Message):
     """What stands in its place, at most 200 characters. Default "[removed]"."""
     configured: _builtins.bool
     """Whether it is of the configuration, so that no call changes it. Output only."""
+    unsound: _builtins.str
+    """Why it cannot be gone by, as one that another version has kept: tasks that it is about end with
+    MODERATION_UNAVAILABLE until it is deleted. Empty: it holds. Output only.
+    """
     @_builtins.property
     def words(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Words and phrases to look for, in any case, with marks, unseen characters and look-alikes. At most 200 characters each."""
@@ -272,10 +277,11 @@ class ModerationRule(_message.Message):
         replacement: _builtins.str | None = ...,
         classifier: Global___ModerationClassifier | None = ...,
         configured: _builtins.bool = ...,
+        unsound: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_replacement", b"_replacement", "classifier", b"classifier", "replacement", b"replacement"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_replacement", b"_replacement", "action", b"action", "classifier", b"classifier", "configured", b"configured", "models", b"models", "name", b"name", "patterns", b"patterns", "replacement", b"replacement", "skip_inputs", b"skip_inputs", "skip_outputs", b"skip_outputs", "spaces", b"spaces", "span", b"span", "tenants", b"tenants", "whole_words", b"whole_words", "words", b"words"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_replacement", b"_replacement", "action", b"action", "classifier", b"classifier", "configured", b"configured", "models", b"models", "name", b"name", "patterns", b"patterns", "replacement", b"replacement", "skip_inputs", b"skip_inputs", "skip_outputs", b"skip_outputs", "spaces", b"spaces", "span", b"span", "tenants", b"tenants", "unsound", b"unsound", "whole_words", b"whole_words", "words", b"words"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__replacement: _TypeAlias = _typing.Literal["replacement"]  # noqa: Y015
     _WhichOneofArgType__replacement: _TypeAlias = _typing.Literal["_replacement", b"_replacement"]  # noqa: Y015

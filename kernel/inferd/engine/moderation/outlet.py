@@ -12,7 +12,9 @@ from inferd.core.task_events import Logprobs
 from inferd.engine.text.detokenizer import Detokenizer
 from inferd.engine.text.stops import StopFinder
 from inferd.moderation.folds import is_silent
-from inferd.moderation.screen import Screen
+from inferd.moderation.screen import Bridge, Screen
+from inferd.moderation.search import cuts
+from inferd.moderation.turning import TURNING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -127,6 +129,7 @@ class Outlet:
         encode: Gives the tokens of a text.
         stop: The sample's stop strings, which were looked for before.
         told: The tokens that it has told before, here or elsewhere.
+        begun: The end of what the output goes on behind: a match may begin there. Of no use with `told`.
         inquiry: Who else is asked about its text; None for nobody.
 
     Attributes:
@@ -141,6 +144,7 @@ class Outlet:
         encode: Callable[[str], Sequence[int]],
         stop: Sequence[str] = (),
         told: Sequence[int] = (),
+        begun: str = "",
         inquiry: Inquiry | None = None,
     ) -> None:
         self.held = False
@@ -150,13 +154,15 @@ class Outlet:
         before = "".join(map(self._detokenizer.push, told))
         self._skipped = len(before) - len(StopFinder(stop).push(before)) if stop else 0  # it comes once more
         self._screen = Screen(ruling, before[-CONTEXT_CHARS:])
+        self._bridge = None if told or not begun else Bridge(ruling, begun)
+        self._turns = any(cuts(rule.action) for rule in ruling.rules)
         self._inquiry = inquiry
         self._tokens: deque[_Token] = deque()
         self._made = 0  # characters of the text of all tokens
         self._text = ""  # what was not shown, from here on:
         self._at = 0
         self._past = ""  # the end of what was
-        self._shown = before[-BORDER_CHARS:]  # the same, with what stands for what is cut
+        self._shown = (begun + before)[-BORDER_CHARS:]  # the same, with what stands for what is cut
         self._cuts: list[_Cut] = []
         self._cut_end = -1  # of the last cut
         self._limit = 0
@@ -201,11 +207,14 @@ class Outlet:
 
     def _add(self, text: str, *, final: bool) -> None:
         self._extend_cut(text)
+        if self._turns and not text.isascii():
+            self._cut_turning(text)
         self._text += text
         if self._inquiry is not None:
             self._inquiry.add(text, final=final)
         decided = self._screen.push(text, final=final)
-        for start, end, rule in decided.found:
+        crossing = [] if self._bridge is None else self._bridge.push(text, final=final)
+        for start, end, rule in (*decided.found, *crossing):
             self._find(start, end, rule, self._ruling.rules[rule].action)
 
     def _find(self, start: int, end: int, rule: int, action: Action, failed: str = "") -> None:
@@ -227,7 +236,7 @@ class Outlet:
         for each in self._cuts:
             if each.start < end and start < each.end:
                 rules |= each.rules
-                replacement = each.replacement if each.start <= start else replacement
+                replacement = each.replacement if each.rules and each.start <= start else replacement
                 start, end = min(start, each.start), max(end, each.end)
             else:
                 kept.append(each)
@@ -247,6 +256,14 @@ class Outlet:
         else:
             self._cuts.append(_Cut(at, at + silent, set(), ""))
 
+    def _cut_turning(self, text: str) -> None:
+        """What turns the direction is cut: else a text is shown in another order than it is searched in."""
+        size = self._at + len(self._text)
+        for found in TURNING.finditer(text):
+            at = size + found.start()
+            if not any(cut.start <= at < cut.end for cut in self._cuts):
+                self._cuts.append(_Cut(at, at + 1, set(), "", clear=True))  # the search has passed over it
+
     def _release(self) -> Released:
         released = Released()
         if self._closed or self.held:
@@ -254,6 +271,8 @@ class Outlet:
         limit = self._screen.upto
         if self._inquiry is not None:
             limit = min(limit, self._inquiry.cleared)
+        if self._bridge is not None:
+            limit = min(limit, self._bridge.upto)
         limit = self._join(limit)
         ends = self._stop is not None and self._stop[0] <= limit
         if self._stop is not None:

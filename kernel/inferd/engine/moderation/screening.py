@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections import deque
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from inferd.core.moderation import ModerationAction as Action
 from inferd.core.policy import matches
-from inferd.engine.moderation.inputs import texts_of
+from inferd.engine.moderation.inputs import end_of, texts_of
 from inferd.engine.moderation.inquiry import Asked, Inquiry
-from inferd.engine.moderation.outlet import EXCERPT_CHARS, MOST_EXCERPT, Outlet, join_logprobs, split_logprobs
+from inferd.engine.moderation.outlet import (
+    BORDER_CHARS,
+    EXCERPT_CHARS,
+    MOST_EXCERPT,
+    Outlet,
+    join_logprobs,
+    split_logprobs,
+)
 from inferd.engine.moderation.output import Flag, Moderated, Question, ScreenedOutput, parts_of, pass_on
-from inferd.engine.token.output import Ended, SampleEnd, StepOutput
+from inferd.engine.moderation.screened import Screened
+from inferd.engine.token.output import Ended, StepOutput
 from inferd.errors import InferdError, ModeratedError, ModerationUnavailableError
 from inferd.moderation.folds import warm
 from inferd.moderation.rules import On, read_rules
@@ -39,40 +46,9 @@ OWN_TENANTS: Final = "inferd:"
 WINDOWS_AT_ONCE: Final = 8  # of what a task was given, about which classifiers are asked at once
 MOST_WINDOWS: Final = 1024  # of what a task was given, about which one classifier is asked
 
+SEARCH_S: Final = 10.0  # as `moderation.search_s` is by default
+
 MOST_RULINGS: Final = 16  # that are kept ready, by which rules they are of
-
-
-@dataclass(slots=True, eq=False)
-class _Screened:
-    """A task that is under rules. One writer: the screening's thread, once it has been submitted."""
-
-    submission: Submission
-    inputs: tuple[Rule, ...]
-    outputs: tuple[Rule, ...]
-    ruling: Ruling | None = None
-    intake: Intake | None = None
-    outlets: dict[int, Outlet] = field(default_factory=dict)
-    closed: set[int] = field(default_factory=set)
-    ends: dict[int, SampleEnd] = field(default_factory=dict)
-    ended: Ended | None = None
-    error: InferdError | None = None
-    questions: dict[int, tuple[int, Asked | None, Rule]] = field(default_factory=dict)
-    asked: int = 0
-    inputs_open: set[int] = field(default_factory=set)  # questions about what it was given
-    embedding: tuple[float, ...] | None = None
-    prompt: PromptOutput | None = None  # held until its input is cleared
-    flags: list[Flag] = field(default_factory=list)  # of what it was given, one for each rule
-    flagged: set[str] = field(default_factory=set)  # rules that have flagged what it gives
-    unasked: deque[tuple[Rule, str]] = field(default_factory=deque)  # windows of what it was given
-
-    @property
-    def samples(self) -> int:
-        return len(self.submission.sampling.samples)
-
-    @property
-    def hides(self) -> bool:
-        """Whether there are words that it must not show, so neither as what else the model might have said."""
-        return any(rule.action in (Action.STOP, Action.REDACT) for rule in self.outputs)
 
 
 class Screening:
@@ -91,15 +67,22 @@ class Screening:
         self._send = send
         self._fail = fail
         self._rules: tuple[Rule, ...] = ()
+        self._search_s = SEARCH_S
         self._rulings: dict[tuple[int, ...], Ruling] = {}  # by the ids of the rules, which they keep
         self._making = threading.Lock()
-        self._screened: dict[int, _Screened] = {}
+        self._screened: dict[int, Screened] = {}
         self._items: queue.Queue[Callable[[ScreenedOutput], None]] = queue.Queue()
         self._room = threading.BoundedSemaphore(WAITING_STEPS)
         self._thread: threading.Thread | None = None
 
-    def go_by(self, written: bytes) -> None:
-        """Hold tasks that come from now on against these rules; those that are here keep theirs."""
+    def go_by(self, written: bytes, search_s: float = SEARCH_S) -> None:
+        """Hold tasks that come from now on against these rules; those that are here keep theirs.
+
+        Args:
+            written: The rules.
+            search_s: How long what a task was given may be searched.
+        """
+        self._search_s = search_s
         self._rules = tuple(read_rules(written)) if written else ()
         if self._rules and self._thread is None:
             self._thread = threading.Thread(target=self.run, name="screening", daemon=True)
@@ -122,12 +105,13 @@ class Screening:
         outputs = () if submission.embedding is not None else tuple(rule for rule in about if On.OUTPUT in rule.on)
         if not inputs and not outputs:
             return None
-        screened = self._screened[submission.handle] = _Screened(submission, inputs, outputs)
+        screened = self._screened[submission.handle] = Screened(submission, inputs, outputs)
         return partial(self._prepare, screened)
 
     def forget(self, handle: int) -> None:
         """A task has ended elsewhere; the kernel takes nothing more of it."""
-        if handle in self._screened:
+        if (screened := self._screened.get(handle)) is not None:
+            screened.given_up = True
             self._items.put(lambda _: self._drop(handle))
 
     def hear(self, handle: int, number: int, *, found: bool, failed: str) -> None:
@@ -158,13 +142,15 @@ class Screening:
 
     # Where a submission is prepared.
 
-    def _prepare(self, screened: _Screened, intake: Intake) -> None:
+    def _prepare(self, screened: Screened, intake: Intake) -> None:
         """Hold what a task is given against rules, and have ready what its output is held against.
 
         Raises:
             ModeratedError: It is refused.
+            ModerationUnavailableError: A rule cannot be gone by; or that takes too long, or nobody waits for it.
         """
         screened.intake = intake
+        screened.check_rules()
         if screened.outputs:
             screened.ruling = self._ruling(screened.outputs)
         if not screened.inputs:
@@ -173,13 +159,14 @@ class Screening:
         ruling = self._ruling(screened.inputs)
         asking = [rule for rule in screened.inputs if rule.classifier is not None]
         texts = list(texts_of(submission.task_input, submission.embedding, intake))
+        go_on = screened.leash(self._search_s)
         for text in texts:
-            self._check(screened, ruling, text)
+            self._check(screened, ruling, text, go_on)
         if asking or screened.flags:
             self._items.put(lambda output: self._ask_of_inputs(output, screened, asking, texts))
 
-    def _check(self, screened: _Screened, ruling: Ruling, text: str) -> None:
-        for start, end, number in search(ruling, text):
+    def _check(self, screened: Screened, ruling: Ruling, text: str, go_on: Callable[[], None]) -> None:
+        for start, end, number in search(ruling, text, go_on):
             rule = ruling.rules[number]
             if rule.action is not Action.FLAG:
                 raise _refusal(rule, On.INPUT)
@@ -200,7 +187,7 @@ class Screening:
     # In the thread of `run`.
 
     def _ask_of_inputs(
-        self, output: ScreenedOutput, screened: _Screened, asking: Sequence[Rule], texts: Sequence[str]
+        self, output: ScreenedOutput, screened: Screened, asking: Sequence[Rule], texts: Sequence[str]
     ) -> None:
         """Ask classifiers about what a task was given; until they have answered nothing is shown of it."""
         output.flags += screened.flags
@@ -220,7 +207,7 @@ class Screening:
         for rule, why in beyond:
             self._hear_of_input(output, screened, rule, found=False, failed=why)
 
-    def _ask_more(self, output: ScreenedOutput, screened: _Screened) -> None:
+    def _ask_more(self, output: ScreenedOutput, screened: Screened) -> None:
         """Ask about the next windows of what a task was given: some at once, as an answer may take only so long."""
         if screened.error is not None:
             screened.unasked.clear()
@@ -229,7 +216,7 @@ class Screening:
             screened.inputs_open.add(self._question(output, screened, rule, window, (0, None)))
 
     def _question(
-        self, output: ScreenedOutput, screened: _Screened, rule: Rule, text: str, about: tuple[int, Asked | None]
+        self, output: ScreenedOutput, screened: Screened, rule: Rule, text: str, about: tuple[int, Asked | None]
     ) -> int:
         """Ask about a text: of what a task was given, or `about` a window of a sample."""
         number = screened.asked = screened.asked + 1
@@ -284,14 +271,14 @@ class Screening:
         else:
             screened.prompt = prompt
 
-    def _outlet(self, screened: _Screened, sample: int) -> Outlet:
+    def _outlet(self, screened: Screened, sample: int) -> Outlet:
         found = screened.outlets.get(sample)
         if found is None:
             found = screened.outlets[sample] = self._make_outlet(screened, sample)
             found.held = bool(screened.inputs_open)
         return found
 
-    def _make_outlet(self, screened: _Screened, sample: int) -> Outlet:
+    def _make_outlet(self, screened: Screened, sample: int) -> Outlet:
         submission, intake, ruling = screened.submission, screened.intake, screened.ruling
         if intake is None:
             raise RuntimeError("a task that was never prepared has an output")
@@ -305,6 +292,7 @@ class Screening:
             encode=intake.plain_tokens,
             stop=submission.sampling.held_by,
             told=told.token_ids if told else (),
+            begun=end_of(submission.task_input, intake, most_chars=BORDER_CHARS) if screened.outputs else "",
             inquiry=Inquiry(ruling) if asks else None,
         )
 
@@ -314,8 +302,10 @@ class Screening:
             shown.ended.append(ended)
             return
         screened.ended, refused = ended, ended.error
-        if isinstance(refused, ModeratedError) and screened.error is None:  # before it began
-            shown.moderated.append(Moderated(ended.handle, 0, refused.metadata["rule"], Action.STOP.name.lower(), 1))
+        if isinstance(refused, ModeratedError | ModerationUnavailableError) and screened.error is None:  # not begun
+            found = isinstance(refused, ModeratedError)
+            rule = refused.metadata.get("rule", "")
+            shown.moderated.append(Moderated(ended.handle, 0, rule, Action.STOP.name.lower(), int(found)))
         if ended.error is None and screened.error is None and screened.submission.embedding is None:
             for sample in range(screened.samples):
                 if sample in screened.outlets and sample not in screened.closed:
@@ -335,7 +325,7 @@ class Screening:
         self._conclude(output, screened)
 
     def _hear_of_input(
-        self, output: ScreenedOutput, screened: _Screened, rule: Rule, *, found: bool, failed: str
+        self, output: ScreenedOutput, screened: Screened, rule: Rule, *, found: bool, failed: str
     ) -> None:
         opens = rule.classifier is not None and rule.classifier.open_on_failure
         if (found and rule.action is Action.FLAG) or (failed and opens):
@@ -351,7 +341,7 @@ class Screening:
                 outlet.held = False
                 self._show(output, screened, sample, outlet.push((), ""))
 
-    def _show(self, output: ScreenedOutput, screened: _Screened, sample: int, released: Released) -> None:
+    def _show(self, output: ScreenedOutput, screened: Screened, sample: int, released: Released) -> None:
         """Show what an outlet released; ask what it wants to know."""
         handle, outlet = screened.submission.handle, screened.outlets[sample]
         for asked in outlet.asks():
@@ -386,7 +376,7 @@ class Screening:
             self._stop(screened, _refusal(stopped, On.OUTPUT, released.failed))
 
     @staticmethod
-    def _flag(output: ScreenedOutput, screened: _Screened, released: Released) -> None:
+    def _flag(output: ScreenedOutput, screened: Screened, released: Released) -> None:
         """Tell of what a person is to look at, once for each rule."""
         for each in released.flagged:
             if each.rule not in screened.flagged:
@@ -394,15 +384,15 @@ class Screening:
                 output.flags.append(Flag(screened.submission.handle, each.rule, each.excerpt, is_input=False))
 
     @staticmethod
-    def _rule_of(screened: _Screened, asked: Asked) -> Rule:
+    def _rule_of(screened: Screened, asked: Asked) -> Rule:
         return screened.outputs[asked.rule]
 
-    def _stop(self, screened: _Screened, error: InferdError) -> None:
+    def _stop(self, screened: Screened, error: InferdError) -> None:
         if screened.error is None:
             screened.error = error
             self._fail(screened.submission.handle, error)
 
-    def _conclude(self, output: ScreenedOutput, screened: _Screened) -> None:
+    def _conclude(self, output: ScreenedOutput, screened: Screened) -> None:
         """Tell the end of a task once all that comes before it was told."""
         ended = screened.ended
         if ended is None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_left
 from dataclasses import replace
 from typing import TYPE_CHECKING
+
+import structlog
 
 from inferd.core.audit import Decision
 from inferd.core.moderation import ModerationAction as Action
 from inferd.core.moderation import ModerationSpaces as Spaces
 from inferd.core.policy import matches
 from inferd.core.principal import ANY
-from inferd.errors import LimitExceededError, RuleNotFoundError
+from inferd.errors import InferdError, LimitExceededError, RuleNotFoundError
 from inferd.moderation.checks import check_rule, check_rules
 from inferd.moderation.rules import Classifier, On, Rule
 from inferd.moderation.screen import Ruling
@@ -30,6 +33,8 @@ if TYPE_CHECKING:
     from inferd.runtime.front.caller import Caller
     from inferd.runtime.front.tasks import Tasks
     from inferd.runtime.moderation import Question
+
+log = structlog.get_logger()
 
 
 class Moderation:
@@ -52,9 +57,13 @@ class Moderation:
         self._changing = asyncio.Lock()
         self._verdicts = Verdicts(driver, tasks, most=chosen.questions, share=share)
         driver.moderation.findings = self
+        driver.moderation.search_s = chosen.search_s
 
     async def adopt(self) -> None:
         """The rules of the configuration hold, and those that calls made before; flags are there again.
+
+        Those that were kept are checked anew: another version may have kept what this one would refuse. What such a
+        rule is about is refused until it is deleted.
 
         Raises:
             InvalidFieldError, LimitExceededError: A rule of the configuration is none, or they are too many.
@@ -65,8 +74,11 @@ class Moderation:
         if keeper is not None:
             kept = await keeper.read(kept_rules)
             await self.flags.adopt()
+        if configured:
+            await asyncio.to_thread(_check_all, configured, "moderation.rules")
+        if kept:
+            kept = await asyncio.to_thread(_judged, configured, kept)
         if rules := self._in_order(configured, kept):
-            await asyncio.to_thread(_check_all, rules, "moderation.rules")
             self._driver.moderation.change(rules)
 
     @staticmethod
@@ -163,6 +175,43 @@ def _check_all(rules: Sequence[Rule], field: str) -> None:
     for number, rule in enumerate(rules):
         check_rule(rule, f"{field}[{number}]")
     check_rules(rules)
+
+
+def _judged(configured: Sequence[Rule], kept: Sequence[Rule]) -> list[Rule]:
+    """Rules that were kept, each with why it cannot be gone by, if it cannot; the log says that, too."""
+    names = {rule.name for rule in configured}
+    judged = [_judge(rule) for rule in kept if rule.name not in names]
+    sound = [number for number, rule in enumerate(judged) if not rule.unsound]
+
+    def why_not(count: int) -> str:
+        try:
+            check_rules([*configured, *(judged[number] for number in sound[:count])])
+        except InferdError as error:
+            return error.message
+        return ""
+
+    if why := why_not(len(sound)):  # as many of the first as there may be
+        first = bisect_left(range(len(sound)), True, key=lambda count: bool(why_not(count + 1)))
+        for number in sound[first:]:
+            judged[number] = replace(judged[number], unsound=why)
+    for rule in judged:
+        if rule.unsound:
+            log.error(
+                "a kept rule of moderation cannot be gone by, and tasks that it is about are refused: delete it",
+                rule=rule.name,
+                why=rule.unsound,
+            )
+    return judged
+
+
+def _judge(rule: Rule) -> Rule:
+    if rule.unsound:
+        return rule
+    try:
+        _check_one(rule, (rule,))
+    except InferdError as error:
+        return replace(rule, unsound=error.message)
+    return rule
 
 
 def _read(chosen: RuleSetting) -> Rule:

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%inferd_api/worker/v1/moderation.proto\x12\x10inferd.worker.v1\"\x19\n\x08Moderate\x12\r\n\x05rules\x18\x01 \x01(\x0c\"X\n\tModerated\x12\x0e\n\x06handle\x18\x01 \x01(\r\x12\x0e\n\x06sample\x18\x02 \x01(\r\x12\x0c\n\x04rule\x18\x03 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x04 \x01(\t\x12\r\n\x05spans\x18\x05 \x01(\r\"\x1d\n\x08\x43omputed\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\"G\n\x07\x46lagged\x12\x0e\n\x06handle\x18\x01 \x01(\r\x12\x0c\n\x04rule\x18\x02 \x01(\t\x12\x0f\n\x07\x65xcerpt\x18\x03 \x01(\t\x12\r\n\x05input\x18\x04 \x01(\x08\"S\n\x05\x41sked\x12\x0e\n\x06handle\x18\x01 \x01(\r\x12\x0e\n\x06sample\x18\x02 \x01(\r\x12\x0e\n\x06number\x18\x03 \x01(\r\x12\x0c\n\x04rule\x18\x04 \x01(\t\x12\x0c\n\x04text\x18\x05 \x01(\t\"H\n\x07Verdict\x12\x0e\n\x06handle\x18\x01 \x01(\r\x12\x0e\n\x06number\x18\x02 \x01(\r\x12\r\n\x05\x66ound\x18\x03 \x01(\x08\x12\x0e\n\x06\x66\x61iled\x18\x04 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%inferd_api/worker/v1/moderation.proto\x12\x10inferd.worker.v1\"+\n\x08Moderate\x12\r\n\x05rules\x18\x01 \x01(\x0c\x12\x10\n\x08search_s\x18\x02 \x01(\x01\"X\n\tModerated\x12\x0e\n\x06handle\x18\x01 \x01(\r\x12\x0e\n\x06sample\x18\x02 \x01(\r\x12\x0c\n\x04rule\x18\x03 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x04 \x01(\t\x12\r\n\x05spans\x18\x05 \x01(\r\"\x1d\n\x08\x43omputed\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\"G\n\x07\x46lagged\x12\x0e\n\x06handle\x18\x01 \x01(\r\x12\x0c\n\x04rule\x18\x02 \x01(\t\x12\x0f\n\x07\x65xcerpt\x18\x03 \x01(\t\x12\r\n\x05input\x18\x04 \x01(\x08\"S\n\x05\x41sked\x12\x0e\n\x06handle\x18\x01 \x01(\r\x12\x0e\n\x06sample\x18\x02 \x01(\r\x12\x0e\n\x06number\x18\x03 \x01(\r\x12\x0c\n\x04rule\x18\x04 \x01(\t\x12\x0c\n\x04text\x18\x05 \x01(\t\"H\n\x07Verdict\x12\x0e\n\x06handle\x18\x01 \x01(\r\x12\x0e\n\x06number\x18\x02 \x01(\r\x12\r\n\x05\x66ound\x18\x03 \x01(\x08\x12\x0e\n\x06\x66\x61iled\x18\x04 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,15 +32,15 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'inferd_api.worker.v1.modera
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_MODERATE']._serialized_start=59
-  _globals['_MODERATE']._serialized_end=84
-  _globals['_MODERATED']._serialized_start=86
-  _globals['_MODERATED']._serialized_end=174
-  _globals['_COMPUTED']._serialized_start=176
-  _globals['_COMPUTED']._serialized_end=205
-  _globals['_FLAGGED']._serialized_start=207
-  _globals['_FLAGGED']._serialized_end=278
-  _globals['_ASKED']._serialized_start=280
-  _globals['_ASKED']._serialized_end=363
-  _globals['_VERDICT']._serialized_start=365
-  _globals['_VERDICT']._serialized_end=437
+  _globals['_MODERATE']._serialized_end=102
+  _globals['_MODERATED']._serialized_start=104
+  _globals['_MODERATED']._serialized_end=192
+  _globals['_COMPUTED']._serialized_start=194
+  _globals['_COMPUTED']._serialized_end=223
+  _globals['_FLAGGED']._serialized_start=225
+  _globals['_FLAGGED']._serialized_end=296
+  _globals['_ASKED']._serialized_start=298
+  _globals['_ASKED']._serialized_end=381
+  _globals['_VERDICT']._serialized_start=383
+  _globals['_VERDICT']._serialized_end=455
 # @@protoc_insertion_point(module_scope)

@@ -25,16 +25,20 @@ class Moderate(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     RULES_FIELD_NUMBER: _builtins.int
+    SEARCH_S_FIELD_NUMBER: _builtins.int
     rules: _builtins.bytes
     """The rules about the model, as `inferd.moderation.rules.write_rules` writes them; empty for none."""
+    search_s: _builtins.float
+    """How long what a task was given may be searched, in seconds (`moderation.search_s`)."""
     def __init__(
         self,
         *,
         rules: _builtins.bytes = ...,
+        search_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["rules", b"rules"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rules", b"rules", "search_s", b"search_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
