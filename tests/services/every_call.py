@@ -206,6 +206,7 @@ CALLS: dict[str, Callable[[Client], Awaitable[object]]] = {
     "inferd.v1.HostService/BackupStore": lambda c: c.back_up(),
     "inferd.v1.HostService/GetStoreKeys": lambda c: c.connection.hosts.GetStoreKeys(kp.GetStoreKeysRequest()),
     "inferd.v1.HostService/RotateStoreKeys": lambda c: c.connection.hosts.RotateStoreKeys(kp.RotateStoreKeysRequest()),
+    "inferd.v1.HostService/ShredTenant": lambda c: c.connection.hosts.ShredTenant(kp.ShredTenantRequest(tenant="gone")),
     "inferd.v1.HostService/ListBackends": lambda c: c.connection.hosts.ListBackends(hs.ListBackendsRequest()),
     "inferd.v1.ModelService/CreateModel": lambda c: c.create(),
     "inferd.v1.ModelService/UploadModel": lambda c: c.give(),

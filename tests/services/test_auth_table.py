@@ -59,7 +59,7 @@ LEAST: dict[tuple[Verb, Kind], str] = {
     (Verb.RUN, Kind.MODEL): "user",
     **{(verb, Kind.MODEL): "operator" for verb in (Verb.CREATE, Verb.UPDATE, Verb.DELETE)},
     (Verb.READ, Kind.AUDIT): "admin",
-    **{(verb, Kind.STORE): "admin" for verb in (Verb.CREATE, Verb.READ, Verb.UPDATE)},
+    **{(verb, Kind.STORE): "admin" for verb in (Verb.CREATE, Verb.READ, Verb.UPDATE, Verb.DELETE)},
     **{(verb, Kind.KEY): "admin" for verb in (Verb.CREATE, Verb.READ, Verb.UPDATE, Verb.DELETE)},
     **{(verb, Kind.QUOTA): "admin" for verb in (Verb.CREATE, Verb.DELETE)},
     **{(verb, Kind.RULE): "admin" for verb in (Verb.CREATE, Verb.READ, Verb.UPDATE, Verb.DELETE)},

@@ -10,18 +10,26 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stores import Stores, held
+from stores import Stores, held, opened_store
 from typer.testing import CliRunner
 
 from inferd.cli.main import app
 from inferd.config import Settings
+from inferd.runtime.blob_sealing import FilesProgress
 from inferd.server import Kernel
 from inferd.store.sealing.key_source import MARK
 from inferd.store.sealing.sealed import Sealing
+from inferd.store.sealing.turning import rotate
 from inferd.store.store import Append, DamagedError, Kind, Put, ShreddedError
-from inferd.testing.kernel import kernel_here
+from inferd.testing.kernel import kernel_here, write_fake_model
 from inferd_client import AsyncClient
-from inferd_client.errors import InvalidFieldError, StoreUnavailableError
+from inferd_client.errors import (
+    BlobDamagedError,
+    BlobNotFoundError,
+    InvalidFieldError,
+    StoreUnavailableError,
+    TaskNotFoundError,
+)
 
 DEADLINE_S = 30.0
 
@@ -70,12 +78,10 @@ async def test_keys_are_turned_over_while_the_kernel_serves(tmp_path: Path, stor
         async with asyncio.timeout(DEADLINE_S):
             while (now := await client.get_store_keys()).resealing:  # noqa: ASYNC110 - of a kernel, which tells no more
                 await asyncio.sleep(0)
-        assert {each.tenant: each.keys for each in now.tenants} == {
-            "": 1,
-            "default": 2,
-        }  # whose blobs have the older one
+        assert {each.tenant: each.keys for each in now.tenants} == {"": 1, "default": 1}
+        assert not now.HasField("progress")
         wrapped = await client.rotate_store_keys(wrapping=True)
-        assert (wrapped.count, len(lines(key))) == (5, 2)
+        assert (wrapped.count, len(lines(key))) == (4, 2)
         assert list(wrapped.keys.wrapping) != list(before.wrapping)
         await client.rotate_store_keys(wrapping=True, forget=True)
         assert len(lines(key)) == 1
@@ -170,3 +176,108 @@ async def test_blobs_of_before_are_sealed_when_the_kernel_starts(tmp_path: Path,
     async with kernel(tmp_path, stores, sealing="off") as client:  # what is sealed is read on
         assert b"".join([chunk async for chunk in client.read_blob(whole)]) == said
         assert (await client.get_store_keys()).sealing is False
+
+
+def sealing_numbers(folder: Path) -> list[int]:
+    """By which keys of its tenant the files of blobs are sealed."""
+    lying = [path for path in (folder / "data" / "blobs").rglob("*/*/??/*") if path.is_file()]
+    return sorted(int.from_bytes(path.read_bytes()[8:12]) for path in lying)
+
+
+async def test_files_of_blobs_are_sealed_anew_and_a_cut_goes_on(tmp_path: Path, stores: Stores) -> None:
+    """Whole and growing ones, of which one is damaged: it keeps its keys, is told, and hinders no other."""
+    said, half = os.urandom(3 << 20), os.urandom(200_000)
+    async with opened(tmp_path, stores) as (made, client):
+        digest = (await client.put_blob(said)).digest
+        keeper = made.driver.keeper
+        assert keeper is not None
+        assert keeper.blobs is not None
+        growing = hashlib.sha256(half).hexdigest()
+        async with keeper.blobs.receiving("default", growing, len(half)) as entry:
+            await keeper.blobs.add(entry, half[:150_000])
+        assert len({*sealing_numbers(tmp_path)}) == 1
+
+        class CutError(Exception):
+            """The kernel is killed."""
+
+        def cut(point: str) -> None:
+            if point == "resealed":
+                raise CutError
+
+        keeper.blobs._files.at_point = cut
+        await keeper.read(lambda store: rotate(store, None))
+        with pytest.raises(CutError):
+            await keeper.blobs.reseal(FilesProgress())
+        assert len(sealing_numbers(tmp_path)) == 2, "what was begun is removed"
+        assert len({*sealing_numbers(tmp_path)}) == 1
+        assert b"".join([chunk async for chunk in client.read_blob(digest)]) == said
+    before = sealing_numbers(tmp_path)
+    async with kernel(tmp_path, stores) as client:
+        await settled(client)
+        after = sealing_numbers(tmp_path)
+        assert after[0] > before[-1]
+        assert (await client.put_blob(half)).digest == f"sha256:{growing}"
+        for each, whole in ((digest, said), (f"sha256:{growing}", half)):
+            assert b"".join([chunk async for chunk in client.read_blob(each)]) == whole
+        assert {each.keys for each in (await client.get_store_keys()).tenants} == {1}
+        path = next(p for p in (tmp_path / "data" / "blobs").rglob("*-s") if p.stat().st_size > 1 << 20)
+        path.write_bytes(path.read_bytes()[:-1] + b"x")
+        await client.rotate_store_keys()
+        await settled(client)
+        told = {each.tenant: each.keys for each in (await client.get_store_keys()).tenants}
+        assert told == {"": 1, "default": 2}
+        assert b"".join([chunk async for chunk in client.read_blob(f"sha256:{growing}")]) == half
+        with pytest.raises(BlobDamagedError):
+            assert [chunk async for chunk in client.read_blob(digest)]
+
+
+async def settled(client: AsyncClient) -> None:
+    """Wait until what older keys sealed is sealed anew."""
+    async with asyncio.timeout(DEADLINE_S):
+        while (await client.get_store_keys()).resealing:  # noqa: ASYNC110 - of a kernel, which tells no more
+            await asyncio.sleep(0)
+
+
+async def test_a_tenant_is_shredded_while_the_kernel_serves(tmp_path: Path, stores: Stores) -> None:
+    """Its tasks end by that, typed; its rows, blobs and flags are gone for this kernel and the next."""
+    rules = [{"name": "look", "words": ["la"], "action": "flag", "on": ["output"]}]
+    store = {**stores.settings, "reseal_rows": 1}
+    settings: Any = {"data_dir": tmp_path / "data", "store": store, "moderation": {"rules": rules}}
+    async with kernel_here(tmp_path, **settings) as made, AsyncClient(made.addresses[0]) as client:
+        await client.create_model("fake", str(write_fake_model(tmp_path, step_s=0.01)))
+        digest = (await client.put_blob(b"to be shredded")).digest
+        ended = await client.create_task("fake", "la", max_tokens=2)
+        assert [event async for event in client.watch(ended.task_id)]
+        running = await client.create_task("fake", "la", max_tokens=900, temperature=0)
+        told = []
+        async for event in client.watch(running.task_id):
+            told.append(event)
+            if len(told) == 3:
+                gone = await client.shred_tenant("default")
+                assert (gone.tasks, gone.blobs, gone.keys) == (2, 1, 2)
+        assert "was shredded, and this with it" in told[-1].finished.error.message
+        for task_id in (ended.task_id, running.task_id):
+            with pytest.raises(TaskNotFoundError):
+                await client.get_task(task_id)
+        with pytest.raises(BlobNotFoundError):
+            await client.get_blob(digest)
+        assert not [flag async for flag in client.list_flags()]
+        assert not sealing_numbers(tmp_path)
+        standing = {each.tenant: each for each in (await client.get_store_keys()).tenants}
+        assert standing["default"].shredded
+        later = (await client.put_blob(b"of another time")).digest
+    async with kernel_here(tmp_path, **settings) as made, AsyncClient(made.addresses[0]) as client:
+        assert not [task async for task in client.list_tasks()]
+        assert b"".join([chunk async for chunk in client.read_blob(later)]) == b"of another time"
+
+
+def test_files_that_were_set_aside_unsealed_are_told(tmp_path: Path) -> None:
+    """A damaged store of before the sealing, and none of after it; other files are nobody's business."""
+    path = tmp_path / "store"
+    with closing(opened_store(path, sealing=sealing())) as store:
+        store.write([Put("one", Kind.TASK, "t", b"x")])
+    sealed = tmp_path / "store.replaced-2026"
+    sealed.write_bytes(path.read_bytes())
+    for name in ("store.damaged-2026", "store.damaged-2026.txt", "store.other", "other.damaged-2026"):
+        (tmp_path / name).write_bytes(b"SQLite format 3\0" + b"plain")
+    assert command("status", "--file", path)["unsealed_files"] == [str(tmp_path / "store.damaged-2026")]

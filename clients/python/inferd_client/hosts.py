@@ -17,7 +17,7 @@ from inferd_api.v1.host_service_pb2 import (
     WatchHostResponse,
 )
 from inferd_api.v1.host_service_pb2_grpc import HostServiceStub
-from inferd_api.v1.store_key_pb2 import GetStoreKeysRequest, RotateStoreKeysRequest
+from inferd_api.v1.store_key_pb2 import GetStoreKeysRequest, RotateStoreKeysRequest, ShredTenantRequest
 from inferd_client.channel import AsyncConnection, Connection
 from inferd_client.claims import span
 from inferd_client.errors import StatusError
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from inferd_api.v1.host_pb2 import Backend, Host
     from inferd_api.v1.host_service_pb2_grpc import HostServiceAsyncStub
-    from inferd_api.v1.store_key_pb2 import RotateStoreKeysResponse, StoreKeys
+    from inferd_api.v1.store_key_pb2 import RotateStoreKeysResponse, ShredTenantResponse, StoreKeys
 
 
 @strict
@@ -76,6 +76,14 @@ class Hosts(Connection):
         """
         request = RotateStoreKeysRequest(tenant=tenant, wrapping=wrapping, forget=forget)
         return self._call(self._host.RotateStoreKeys, request)
+
+    def shred_tenant(self, tenant: str) -> ShredTenantResponse:
+        """End the tasks of a tenant, drop its keys, and then what they sealed: nobody reads it again.
+
+        Args:
+            tenant: Whose.
+        """
+        return self._call(self._host.ShredTenant, ShredTenantRequest(tenant=tenant))
 
     def list_backends(self) -> Generator[Backend]:
         """All plugins that were found, working or not, by name."""
@@ -146,6 +154,14 @@ class AsyncHosts(AsyncConnection):
         """
         request = RotateStoreKeysRequest(tenant=tenant, wrapping=wrapping, forget=forget)
         return await self._call(self._host.RotateStoreKeys, request)
+
+    async def shred_tenant(self, tenant: str) -> ShredTenantResponse:
+        """End the tasks of a tenant, drop its keys, and then what they sealed: nobody reads it again.
+
+        Args:
+            tenant: Whose.
+        """
+        return await self._call(self._host.ShredTenant, ShredTenantRequest(tenant=tenant))
 
     async def list_backends(self) -> AsyncGenerator[Backend]:
         """All plugins that were found, working or not, by name."""

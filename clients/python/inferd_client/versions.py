@@ -24,7 +24,7 @@ SINCE: Final[Mapping[str, str]] = {
     "CreateTask": "0.3.0",
     **dict.fromkeys(("PutBlob", "ReadBlob", "GetBlob", "ListBlobs", "DeleteBlob", "UploadModel"), "0.4.0"),
     **dict.fromkeys(("BackupStore", "UpdateModel", "ListModelVersions", "OptimizeModel", "ExportModel"), "0.4.0"),
-    **dict.fromkeys(("GetStoreKeys", "RotateStoreKeys"), "0.4.0"),
+    **dict.fromkeys(("GetStoreKeys", "RotateStoreKeys", "ShredTenant"), "0.4.0"),
     **dict.fromkeys(("CreateQuota", "ListQuotas", "ListQuotaUses", "DeleteQuota"), "0.4.0"),
     **dict.fromkeys(("GetAuditTrail", "ListAuditLines"), "0.4.0"),
     **dict.fromkeys(("CreateModerationRule", "ListModerationRules", "DeleteModerationRule"), "0.4.0"),

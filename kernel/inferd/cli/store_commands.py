@@ -156,12 +156,16 @@ def _shred(
     tenant: Annotated[str, typer.Argument(help="Whose.", metavar="TENANT")],
     *,
     yes: Annotated[bool, typer.Option("--yes", help="It cannot be undone.")] = False,
+    address: Address = ADDRESS,
     file: File = None,
     url: Url = None,
     output: Output = Format.TABLE,
 ) -> None:
-    """Drop the keys of a tenant, while no kernel runs: nobody reads again what is kept of it; that goes, too."""
+    """Drop the keys of a tenant, also while a kernel runs: nobody reads again what is kept of it; that goes, too.
+
+    Its tasks and leases end, and models of its blobs are unloaded.
+    """
     with edge(output) as out:
         from inferd.cli.store_keys import drop
 
-        drop(out, tenant, file, url, sure=yes)
+        drop(out, address, tenant, file, url, sure=yes)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from dataclasses import replace
-from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from inferd.cli.amounts import counted
@@ -13,14 +11,17 @@ from inferd.cli.kernel import connected, reachable
 from inferd.cli.output import CommandError
 from inferd.cli.settings import read_settings
 from inferd.cli.store import opened, place_of
+from inferd.errors import BlobDamagedError, StoreUnavailableError
 from inferd.runtime.blob_entry import read_left
+from inferd.runtime.blob_sealing import remove_all
 from inferd.runtime.store_keys import KeysStanding
 from inferd.runtime.trail_opening import tell_of_store
-from inferd.store.blob_files import MODELS
+from inferd.store.blob_files import BlobFiles
 from inferd.store.sealing.data_keys import Standing
 from inferd.store.sealing.turning import rotate, rotate_wrapping, settle, shred, standing_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from inferd.cli.output import Output
@@ -88,14 +89,33 @@ def _audit(store: Store, place: Where, event: str, tenant: str, **more: int) -> 
 
 def _reseal(output: Output, store: Store) -> None:
     rows = read_settings().store.reseal_rows
-    with output.status("values of older keys are sealed anew") as shown:
+    with output.status("what older keys sealed is sealed anew") as shown:
         for progress in store.resealing(rows):
             shown(f"{progress.looked} values were looked at, and {progress.done} are sealed anew")
-    settle(store)
+        settle(store, _reseal_blobs(output, store, shown))
 
 
-def drop(output: Output, tenant: str, file: Path | None, url: str | None, *, sure: bool) -> None:
-    """Drop the keys of a tenant, and what they sealed.
+def _reseal_blobs(output: Output, store: Store, shown: Callable[[str], None]) -> set[str] | None:
+    """Seal the files of blobs anew; the tenants of those that cannot be, or None where they are not here."""
+    found, left = read_left(store), set[str]()
+    if not found.entries:
+        return left
+    files = BlobFiles(read_settings().data_dir / "blobs" / found.folder, keys=store.keys)
+    for number, entry in enumerate(found.entries):
+        try:
+            for _ in files.resealing(*entry.key):
+                shown(f"{number} of {len(found.entries)} blobs are sealed anew")
+        except BlobDamagedError as error:
+            left.add(entry.tenant)
+            output.note(error.message)
+        except StoreUnavailableError as error:
+            output.note(f"files of blobs are not sealed anew, and older keys stay for them: {error.message}")
+            return None
+    return left
+
+
+def drop(output: Output, address: str, tenant: str, file: Path | None, url: str | None, *, sure: bool) -> None:
+    """Drop the keys of a tenant, and what they sealed: by the kernel while it runs, else in the store itself.
 
     Raises:
         CommandError: It was not said to be sure.
@@ -105,21 +125,31 @@ def drop(output: Output, tenant: str, file: Path | None, url: str | None, *, sur
             f"nobody will read again what is kept of tenant {tenant!r}, blobs and models too; name --yes to do that",
             reason="USAGE",
         )
+    if file is None and url is None:
+        with connected(address) as client:
+            if reachable(client):
+                gone = client.shred_tenant(tenant)
+                facts = {"keys": gone.keys, "tasks": gone.tasks, "blobs": gone.blobs}
+                _tell_dropped(output, tenant, facts, by="the kernel")
+                return
     with opened(file, url) as store:
         folder = read_left(store).folder
         _audit(store, place_of(file, url), "tenant shredded", tenant)
         count = shred(store, tenant)
-    root = read_settings().data_dir / "blobs" / folder if folder else None
-    name = sha256(tenant.encode()).hexdigest()[:32]
-    for path in [] if root is None else [root / name, root / MODELS / name]:
-        shutil.rmtree(path, ignore_errors=True)
+    if folder:
+        remove_all(BlobFiles(read_settings().data_dir / "blobs" / folder), tenant)
+    _tell_dropped(output, tenant, {"path": store.name, "keys": count}, by="this command")
+
+
+def _tell_dropped(output: Output, tenant: str, facts: Mapping[str, str | int], *, by: str) -> None:
     if output.json:
-        output.document({"path": store.name, "tenant": tenant, "keys": count})
+        output.document({"tenant": tenant, **facts, "by": by})
         return
+    ended = f" {counted(int(facts['tasks']), 'task')} of it ended." if facts.get("tasks") else ""
     output.text(
-        f"{store.name}: {counted(count, 'key')} of {tenant!r} dropped, and all that they sealed. Backups of before have"
-        " them still, wrapped: remove those, or `inferd store keys rotate --wrapping --forget`, with which no backup of"
-        " before opens"
+        f"{counted(int(facts['keys']), 'key')} of {tenant!r} dropped, and all that they sealed.{ended} Backups of"
+        " before have them still, wrapped: remove those, or `inferd store keys rotate --wrapping --forget`, with which"
+        " no backup of before opens"
     )
 
 
@@ -134,6 +164,15 @@ def _read(keys: StoreKeys) -> KeysStanding:
             Standing(each.tenant, each.number, each.create_time.seconds, each.keys, each.shredded)
             for each in keys.tenants
         ],
+        progress={
+            "values": keys.progress.values,
+            "blobs": keys.progress.blobs,
+            "of_blobs": keys.progress.of_blobs,
+            "damaged": keys.progress.damaged,
+        }
+        if keys.HasField("progress")
+        else {},
+        unsealed=list(keys.unsealed_files),
     )
 
 
@@ -154,6 +193,8 @@ def _facts(standing: KeysStanding) -> dict[str, object]:
             }
             for each in standing.tenants
         ],
+        "progress": dict(standing.progress) or None,
+        "unsealed_files": list(standing.unsealed),
     }
 
 
@@ -173,7 +214,16 @@ def _tell(output: Output, standing: KeysStanding, *, by: str) -> None:
         since = f"key {each.number} since {_time(each.made)}, of {each.keys}" if each.number else "no key"
         output.text(f"  {name}: {since}{'; others were shredded' if each.shredded else ''}")
     if standing.resealing:
-        output.text("values of older keys are being sealed anew")
+        output.text("what older keys sealed is being sealed anew" + _how_far(standing.progress))
+    for path in standing.unsealed:
+        output.text(f"{path} was set aside before the store was sealed, and is not: remove it once you need it no more")
+
+
+def _how_far(progress: Mapping[str, int]) -> str:
+    if not progress:
+        return ""
+    damaged = f", {counted(progress['damaged'], 'damaged blob')}" if progress["damaged"] else ""
+    return f": {counted(progress['values'], 'value')}, {progress['blobs']} of {progress['of_blobs']} blobs{damaged}"
 
 
 def _tell_turned(output: Output, count: int, standing: KeysStanding, *, by: str, wrapping: bool, forget: bool) -> None:

@@ -118,10 +118,14 @@ class CancelTask:
 
 @dataclass(frozen=True, slots=True)
 class WithdrawTask:
-    """A task cannot be kept as it was to be: it ends, and is known no longer. One detached later is so no more."""
+    """A task cannot be kept as it was to be: it ends, and is known no longer. One detached later is so no more.
+
+    With an `error` it ends by that and is forgotten, whichever it is.
+    """
 
     task_id: TaskId
     tenant: Tenant
+    error: InferdError | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -290,8 +290,11 @@ class KernelMachine:
 
     def _cancel(self, event: events.CancelTask | events.WithdrawTask) -> None:
         task = self.tasks.get(event.task_id, event.tenant)
-        ends = self.tasks.cancel if isinstance(event, events.CancelTask) else self.tasks.withdraw
-        if ends(task, self._now):
+        if isinstance(event, events.CancelTask):
+            lived = self.tasks.cancel(task, self._now)
+        else:
+            lived = self.tasks.withdraw(task, self._now, event.error)
+        if lived:
             self._freed[task.spec.model] = None
 
     # Leases.

@@ -392,18 +392,18 @@ class Tasks:
         """End a task for its client; whether it lived."""
         return self._cut_off(task, cancelled("the client cancelled the task"), now)
 
-    def withdraw(self, task: Task, now: float) -> bool:
+    def withdraw(self, task: Task, now: float, error: InferdError | None = None) -> bool:
         """A task cannot be kept: one that was made to be is ended and forgotten; whether it lived and is ended.
 
-        One that was detached later lives with its clients' calls again.
+        One that was detached later lives with its clients' calls again, but for an `error` by which it ends.
         """
-        if not task.spec.detached:
+        if not task.spec.detached and error is None:
             self._register.attach(task, now)
             if task.expires is None:
                 self._expiries.cancel(task.spec.task_id)
             return False
-        error = StoreUnavailableError("the task cannot be kept as it was to be, and is withdrawn; ask for it again")
-        lived = self._cut_off(task, Outcome(state=TaskState.FAILED, error=error), now)
+        why = StoreUnavailableError("the task cannot be kept as it was to be, and is withdrawn; ask for it again")
+        lived = self._cut_off(task, Outcome(state=TaskState.FAILED, error=error or why), now)
         self._register.drop(task)
         return lived
 

@@ -51,6 +51,10 @@ class BlobBook:
             del self._tenants[entry.tenant]
         self._bytes -= entry.room_bytes
 
+    def of(self, tenant: str) -> list[Entry]:
+        """All of a tenant."""
+        return list(self._tenants.get(tenant, Own()).entries.values())
+
     def take_up(self, entry: Entry, size_bytes: int, bounds: BlobBounds) -> None:
         """Keep room for all of one that is given, or gone on with.
 

@@ -22,7 +22,7 @@ from inferd.runtime.blob_book import BlobBook
 from inferd.runtime.blob_bounds import check_room
 from inferd.runtime.blob_entry import Entry, read_left, tried
 from inferd.runtime.blob_memories import BlobMemories
-from inferd.runtime.blob_sealing import seal_files
+from inferd.runtime.blob_sealing import FilesProgress, remove_all, reseal_files, seal_files
 from inferd.runtime.model_files import ModelFiles
 from inferd.runtime.opened_files import OpenedFiles
 from inferd.runtime.store_thread import StoreThread
@@ -376,6 +376,17 @@ class Blobs:
         gone = [e.key for e in entries if e.key not in self._book.entries]  # others are given anew already
         await self._do(self._files.remove, [path for key in gone for path in self._files.all_of(*key)])
         self._at_point("removed")
+
+    async def reseal(self, progress: FilesProgress) -> set[str]:
+        """Seal anew what older keys have sealed; the tenants of blobs that cannot be. Raises as `reseal_files`."""
+        return await reseal_files(self._files, [*self._book.entries.values()], self._do, progress, names=self._names)
+
+    async def shred(self, tenant: str) -> int:
+        """The rows and keys of a tenant are dropped: its files go, whoever holds them. How many blobs there were."""
+        for entry in (gone := self._book.of(tenant)):
+            self._forget(entry)
+        await self._do(remove_all, self._files, tenant)
+        return len(gone)
 
     async def run(self) -> None:
         """Sweep, now and from time to time, until this is cancelled."""

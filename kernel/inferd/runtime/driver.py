@@ -208,9 +208,9 @@ class Driver:
         """
         self._apply(events.CancelTask(task_id, tenant))
 
-    def withdraw(self, task_id: TaskId, tenant: Tenant) -> None:
-        """End a task that cannot be kept as it was to be, and forget it."""
-        self._apply(events.WithdrawTask(task_id, tenant))
+    def withdraw(self, task_id: TaskId, tenant: Tenant, error: InferdError | None = None) -> None:
+        """End a task that cannot be kept as it was to be, or by an error, and forget it."""
+        self._apply(events.WithdrawTask(task_id, tenant, error))
 
     def withdraw_lease(self, lease_id: LeaseId, tenant: Tenant, error: InferdError) -> None:
         """End a lease that was granted and cannot be kept."""

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from inferd.core.changes import Change
-    from inferd.core.ids import LeaseId, ModelName, TaskId
+    from inferd.core.ids import LeaseId, ModelName, TaskId, Tenant
     from inferd.core.model import ModelSpec
     from inferd.core.task import TaskSpec
     from inferd.runtime.blobs import Blobs
@@ -67,6 +67,7 @@ class Keeper:
         shares: What tenants were served, and what they used of quotas.
         trail: What is told of calls; None until it is opened.
         most_output_tokens: Of a task that is accepted now.
+        forgets: Who else has something of tenants, and forgets it when one is shredded.
     """
 
     def __init__(self, store: Store, times: KeeperTimes, driver: Driver) -> None:
@@ -88,6 +89,7 @@ class Keeper:
         self.state = StoreState(store.name, lambda: driver.watchers.models.notify(STORE))
         self.trail: Trail | None = None
         self.most_output_tokens = times.most_output_tokens
+        self.forgets: list[Callable[[Tenant], None]] = []
         self._patience = Patience(DRAIN_S)
         self.hurry = self._patience.hurry  # the kernel ends at once: a store that does not answer is not waited for
 

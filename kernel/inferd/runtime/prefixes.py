@@ -152,6 +152,10 @@ class Prefixes:
         """Keep nothing of a model."""
         self._kept.pop(name, None)
 
+    def forget_all(self) -> None:
+        """Keep nothing of what is kept now."""
+        self._kept.clear()
+
     def _hand_over(self, name: ModelName) -> None:
         """Have the instances of versions that do not serve keep what they can, if they have nothing else to do.
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import structlog
 
 from inferd.errors import InferdError, StoreUnavailableError
+from inferd.runtime.blob_sealing import FilesProgress
 from inferd.store.sealing.turning import KeysStanding, rotate, rotate_wrapping, settle, standing_of
 
 if TYPE_CHECKING:
@@ -33,6 +35,8 @@ class StoreKeys:
         self._keeper = keeper
         self._rows = rows
         self._turned = asyncio.Event()
+        self._values = 0  # that were looked at
+        self._files = FilesProgress()
 
     def _kept(self) -> Keeper:
         if self._keeper is None:
@@ -48,7 +52,11 @@ class StoreKeys:
             StoreUnavailableError: Nothing is kept, or sealed.
         """
         found: KeysStanding = await self._kept().read(standing_of)
-        return found
+        if not found.resealing:
+            return found
+        files = self._files
+        told = {"values": self._values, "blobs": files.looked, "of_blobs": files.total, "damaged": files.damaged}
+        return replace(found, progress=told)
 
     async def rotate(self, tenant: str | None, *, wrapping: bool, forgets: bool) -> int:
         """Have new keys seal, of one tenant or of all, or a new one wrap them; how many.
@@ -87,10 +95,12 @@ class StoreKeys:
             step = await keeper.read(lambda _: next(steps, None))
             if step is None:
                 break
-            progress = step
+            progress, self._values = step, step.looked
             await asyncio.sleep(time.monotonic() - began)  # others have the store for as long as this had it
+        self._files = FilesProgress()
+        left = None if keeper.blobs is None else await keeper.blobs.reseal(self._files)
         if self._turned.is_set():
             return  # anew, with the keys that are newer still
-        gone = await keeper.read(settle)
+        gone = await keeper.read(lambda store: settle(store, left))
         done = progress.done if progress is not None else 0
-        log.info("values of older keys are sealed anew", values=done, keys_dropped=gone)
+        log.info("what older keys sealed is sealed anew", values=done, blobs=self._files.done, keys_dropped=gone)

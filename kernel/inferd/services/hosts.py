@@ -1,8 +1,10 @@
 """`inferd.v1.HostService`."""
 
+import asyncio
 from contextlib import aclosing
 
 from inferd.core.broker import Account
+from inferd.core.ids import Tenant
 from inferd.errors import InvalidFieldError
 from inferd.plugin.backend import DeviceInfo, Setting
 from inferd.plugin.registry import BackendReport, BackendState
@@ -87,6 +89,12 @@ class Hosts:
         count = await self._hosts.keys.rotate(tenant, wrapping=request.wrapping, forgets=request.forget)
         return kp.RotateStoreKeysResponse(count=count, keys=_write_keys(await self._hosts.keys.standing()))
 
+    async def ShredTenant(self, request: kp.ShredTenantRequest, call: Call) -> kp.ShredTenantResponse:  # noqa: N802 - the wire's name
+        """Drop the keys of a tenant, and what they sealed."""
+        call.admission.check_all_tenants("whoever drops keys of a tenant may do so of all of them")
+        gone = await asyncio.shield(self._hosts.shredding.shred(Tenant(request.tenant)))  # whole, though its call ends
+        return kp.ShredTenantResponse(keys=gone.keys, tasks=gone.tasks, blobs=gone.blobs)
+
     def _write(self, report: front.HostReport) -> hp.Host:
         return hp.Host(
             name=report.name,
@@ -164,6 +172,8 @@ def _write_keys(standing: KeysStanding) -> kp.StoreKeys:
         resealing=standing.resealing,
         source=standing.source,
         wrapping=standing.wrapping,
+        progress=kp.Resealing(**standing.progress) if standing.progress else None,
+        unsealed_files=standing.unsealed,
     )
     for each in standing.tenants:
         tenant = written.tenants.add(tenant=each.tenant, number=each.number, keys=each.keys, shredded=each.shredded)

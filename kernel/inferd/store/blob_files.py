@@ -9,7 +9,7 @@ Files are sealed (`sealed_file`) where the store is, and their names then say no
 
 import hmac
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from errno import EDQUOT, ENOSPC, EROFS
 from hashlib import sha256
@@ -18,6 +18,7 @@ from pathlib import Path
 
 from inferd.errors import BlobDamagedError, StoreUnavailableError
 from inferd.removing import remove_tree
+from inferd.store.file_work import opened_file, put_in_place, sync_file
 from inferd.store.opening import AtPoint, unnoticed
 from inferd.store.sealing.data_keys import NAMES, DataKeys
 from inferd.store.sealing.sealed_file import HEADER_BYTES, Owner, SealedFile, plain_size, write_all
@@ -141,7 +142,7 @@ class BlobFiles:
         with self._typed():
             for folder in (path.parent.parent, path.parent):
                 folder.mkdir(exist_ok=True, mode=0o700)  # parents that `mkdir` makes beside have the usual mode
-            with _opened(path, os.O_RDWR | os.O_CREAT) as file:
+            with opened_file(path, os.O_RDWR | os.O_CREAT) as file:
                 if is_sealed(path):
                     self._grow(file, owner, start, data)
                 else:
@@ -175,7 +176,7 @@ class BlobFiles:
             FileNotFoundError: There is none.
             BlobDamagedError: It is sealed, and not what was sealed.
         """
-        with self._typed(lost=FileNotFoundError), _opened(path, os.O_RDONLY) as file:
+        with self._typed(lost=FileNotFoundError), opened_file(path, os.O_RDONLY) as file:
             if not is_sealed(path):
                 return os.pread(file, size_bytes, start)
             grows = path.suffix == PARTIAL
@@ -229,15 +230,15 @@ class BlobFiles:
             if partial.exists():
                 if is_sealed(partial):
                     self._finish(partial, Owner(tenant, digest))
-                _sync(partial)
+                sync_file(partial)
                 self.at_point("synced")
                 partial.rename(path)
                 self.at_point("renamed")
             for folder in (path.parent, path.parent.parent, self.folder):
-                _sync(folder)
+                sync_file(folder)
 
     def _finish(self, partial: Path, owner: Owner) -> None:
-        with _opened(partial, os.O_RDWR) as file:
+        with opened_file(partial, os.O_RDWR) as file:
             try:
                 self._sealed(file, owner).finish()
             except ValueError as error:
@@ -298,7 +299,7 @@ class BlobFiles:
         if target.exists() and target.stat().st_size == size_bytes:
             return
         growing, at = target.with_name(f".{target.name}{PARTIAL}"), 0
-        with _opened(growing, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) as file:
+        with opened_file(growing, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) as file:
             while data := self.read(path, at, PIECE_BYTES, owner):
                 write_all(file, data, at)
                 at += len(data)
@@ -378,16 +379,57 @@ class BlobFiles:
     def _seal_one(self, plain: Path, path: Path, owner: Owner, *, whole: bool) -> None:
         growing, at = path.with_name(path.name + SEALING), 0
         growing.parent.mkdir(exist_ok=True, mode=0o700)
-        with _opened(growing, os.O_RDWR | os.O_CREAT | os.O_TRUNC) as file, _opened(plain, os.O_RDONLY) as given:
+        with (
+            opened_file(growing, os.O_RDWR | os.O_CREAT | os.O_TRUNC) as file,
+            opened_file(plain, os.O_RDONLY) as given,
+        ):
             sealed = self._sealed(file, owner, begins=True)
             while data := os.pread(given, PIECE_BYTES, at):
                 sealed.write(at, data)
                 at += len(data)
             if whole:
                 sealed.finish()
-        _sync(growing)
-        growing.rename(path)
-        _sync(path.parent)
+        put_in_place(growing, path)
+
+    def resealing(self, tenant: str, digest: str) -> Generator[Path]:
+        """Seal what older keys of the tenant have sealed of a blob in another file, which takes its place.
+
+        Tells that file before each step. What cuts this off leaves what is there whole, and the other file is removed.
+
+        Raises:
+            BlobDamagedError: It cannot be read; it stays as it is.
+        """
+        sealed = [path for path in self.all_of(tenant, digest) if is_sealed(path)]
+        for path in sealed if self.seals else ():
+            growing = path.with_name(path.name + SEALING)
+            yield growing
+            with self._typed():
+                try:
+                    yield from self._reseal(path, growing, Owner(tenant, digest))
+                finally:
+                    growing.unlink(missing_ok=True)
+
+    def _reseal(self, path: Path, growing: Path, owner: Owner) -> Iterator[Path]:
+        grows, at = path.suffix == PARTIAL, 0
+        if not path.exists() or (grows and path.stat().st_size <= HEADER_BYTES):
+            return
+        with opened_file(path, os.O_RDONLY) as given:
+            old = self._sealed(given, owner)
+            if self.keys is None or old.is_current(self.keys, owner):
+                return
+            with opened_file(growing, os.O_RDWR | os.O_CREAT | os.O_TRUNC) as file:
+                new = self._sealed(file, owner, begins=True)
+                try:
+                    while data := old.read(at, PIECE_BYTES, grows=grows):
+                        new.write(at, data)
+                        at += len(data)
+                        yield growing
+                    if not grows:
+                        new.finish()
+                except ValueError as error:
+                    raise _damaged(owner.digest, str(error)) from None
+        self.at_point("resealed")
+        put_in_place(growing, path)
 
 
 def _damaged(digest: str, why: str) -> BlobDamagedError:
@@ -405,17 +447,3 @@ def is_sealed(path: Path) -> bool:
 def _is_that(opened: Path, path: Path) -> bool:
     """Whether a file of a model is this blob's; one that was opened is looked at again when it is opened."""
     return is_sealed(path) or (path.exists() and opened.samefile(path))
-
-
-@contextmanager
-def _opened(path: Path, flags: int) -> Iterator[int]:
-    file = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        yield file
-    finally:
-        os.close(file)
-
-
-def _sync(path: Path) -> None:
-    with _opened(path, os.O_RDONLY) as file:
-        os.fsync(file)

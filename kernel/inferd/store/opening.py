@@ -10,6 +10,7 @@ import structlog
 
 from inferd.errors import StoreUnavailableError
 from inferd.store.sealing.sealed import Sealing
+from inferd.store.sealing.turning import unsealed_beside
 from inferd.store.store import MissingError, Store
 from inferd.store.where import Where
 
@@ -39,6 +40,10 @@ async def opened(where: Where, at_point: AtPoint = unnoticed) -> AsyncIterator[S
     if where.sealing == "off":
         log.warning('store.sealing is "off": what is kept is written as it is, and whoever has the disk reads it')
     store = await asyncio.to_thread(open_store, where, at_point=at_point)
+    for path in unsealed_beside(Path(store.name)) if where.sealing == "on" else ():
+        log.warning(
+            "a file that was set aside before the store was sealed is not: remove it once you can", path=str(path)
+        )
     try:
         yield store
     finally:

@@ -66,6 +66,11 @@ class HostServiceStub:
                 request_serializer=inferd__api_dot_v1_dot_store__key__pb2.RotateStoreKeysRequest.SerializeToString,
                 response_deserializer=inferd__api_dot_v1_dot_store__key__pb2.RotateStoreKeysResponse.FromString,
                 _registered_method=True)
+        self.ShredTenant = channel.unary_unary(
+                '/inferd.v1.HostService/ShredTenant',
+                request_serializer=inferd__api_dot_v1_dot_store__key__pb2.ShredTenantRequest.SerializeToString,
+                response_deserializer=inferd__api_dot_v1_dot_store__key__pb2.ShredTenantResponse.FromString,
+                _registered_method=True)
 
 
 class HostServiceServicer:
@@ -125,6 +130,17 @@ class HostServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ShredTenant(self, request, context):
+        """End the tasks and leases of a tenant, drop its keys, and then what they sealed, its blobs and the models of them too:
+        nobody reads it again, but in copies of before. What the tenant does next is sealed with keys of its own. Only who may
+        ask for all tenants does that. Errors: PERMISSION_DENIED, INVALID_FIELD (`tenant` is empty), STORE_UNAVAILABLE (nothing
+        is kept or sealed, or it cannot be written: then its tasks have ended, and what was kept is as it was; metadata
+        `cause`).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_HostServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -157,6 +173,11 @@ def add_HostServiceServicer_to_server(servicer, server):
                     servicer.RotateStoreKeys,
                     request_deserializer=inferd__api_dot_v1_dot_store__key__pb2.RotateStoreKeysRequest.FromString,
                     response_serializer=inferd__api_dot_v1_dot_store__key__pb2.RotateStoreKeysResponse.SerializeToString,
+            ),
+            'ShredTenant': grpc.unary_unary_rpc_method_handler(
+                    servicer.ShredTenant,
+                    request_deserializer=inferd__api_dot_v1_dot_store__key__pb2.ShredTenantRequest.FromString,
+                    response_serializer=inferd__api_dot_v1_dot_store__key__pb2.ShredTenantResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -322,6 +343,33 @@ class HostService:
             '/inferd.v1.HostService/RotateStoreKeys',
             inferd__api_dot_v1_dot_store__key__pb2.RotateStoreKeysRequest.SerializeToString,
             inferd__api_dot_v1_dot_store__key__pb2.RotateStoreKeysResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ShredTenant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/inferd.v1.HostService/ShredTenant',
+            inferd__api_dot_v1_dot_store__key__pb2.ShredTenantRequest.SerializeToString,
+            inferd__api_dot_v1_dot_store__key__pb2.ShredTenantResponse.FromString,
             options,
             channel_credentials,
             insecure,

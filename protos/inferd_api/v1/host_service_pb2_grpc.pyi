@@ -62,6 +62,13 @@ class HostServiceStub:
     else. Only who may ask for all tenants does that. Errors: PERMISSION_DENIED, INVALID_FIELD (`tenant`: it has no key),
     STORE_UNAVAILABLE (nothing is kept or sealed, or the keys cannot be written; metadata `cause`).
     """
+    ShredTenant: _grpc.UnaryUnaryMultiCallable[_store_key_pb2.ShredTenantRequest, _store_key_pb2.ShredTenantResponse]
+    """End the tasks and leases of a tenant, drop its keys, and then what they sealed, its blobs and the models of them too:
+    nobody reads it again, but in copies of before. What the tenant does next is sealed with keys of its own. Only who may
+    ask for all tenants does that. Errors: PERMISSION_DENIED, INVALID_FIELD (`tenant` is empty), STORE_UNAVAILABLE (nothing
+    is kept or sealed, or it cannot be written: then its tasks have ended, and what was kept is as it was; metadata
+    `cause`).
+    """
 
 @_typing.type_check_only
 class HostServiceAsyncStub(HostServiceStub):
@@ -95,6 +102,13 @@ class HostServiceAsyncStub(HostServiceStub):
     """Have new keys seal what the kernel writes from now on; what the old ones sealed is read on, and sealed anew beside all
     else. Only who may ask for all tenants does that. Errors: PERMISSION_DENIED, INVALID_FIELD (`tenant`: it has no key),
     STORE_UNAVAILABLE (nothing is kept or sealed, or the keys cannot be written; metadata `cause`).
+    """
+    ShredTenant: _aio.UnaryUnaryMultiCallable[_store_key_pb2.ShredTenantRequest, _store_key_pb2.ShredTenantResponse]  # type: ignore[assignment]
+    """End the tasks and leases of a tenant, drop its keys, and then what they sealed, its blobs and the models of them too:
+    nobody reads it again, but in copies of before. What the tenant does next is sealed with keys of its own. Only who may
+    ask for all tenants does that. Errors: PERMISSION_DENIED, INVALID_FIELD (`tenant` is empty), STORE_UNAVAILABLE (nothing
+    is kept or sealed, or it cannot be written: then its tasks have ended, and what was kept is as it was; metadata
+    `cause`).
     """
 
 class HostServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -162,6 +176,19 @@ class HostServiceServicer(metaclass=_abc_1.ABCMeta):
         """Have new keys seal what the kernel writes from now on; what the old ones sealed is read on, and sealed anew beside all
         else. Only who may ask for all tenants does that. Errors: PERMISSION_DENIED, INVALID_FIELD (`tenant`: it has no key),
         STORE_UNAVAILABLE (nothing is kept or sealed, or the keys cannot be written; metadata `cause`).
+        """
+
+    @_abc_1.abstractmethod
+    def ShredTenant(
+        self,
+        request: _store_key_pb2.ShredTenantRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_store_key_pb2.ShredTenantResponse, _abc.Awaitable[_store_key_pb2.ShredTenantResponse]]:
+        """End the tasks and leases of a tenant, drop its keys, and then what they sealed, its blobs and the models of them too:
+        nobody reads it again, but in copies of before. What the tenant does next is sealed with keys of its own. Only who may
+        ask for all tenants does that. Errors: PERMISSION_DENIED, INVALID_FIELD (`tenant` is empty), STORE_UNAVAILABLE (nothing
+        is kept or sealed, or it cannot be written: then its tasks have ended, and what was kept is as it was; metadata
+        `cause`).
         """
 
 def add_HostServiceServicer_to_server(servicer: HostServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

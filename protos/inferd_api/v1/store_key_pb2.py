@@ -26,7 +26,7 @@ from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior_
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dinferd_api/v1/store_key.proto\x12\tinferd.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x88\x01\n\tStoreKeys\x12\x0f\n\x07sealing\x18\x01 \x01(\x08\x12\r\n\x05whole\x18\x02 \x01(\x08\x12\x11\n\tresealing\x18\x03 \x01(\x08\x12\x0e\n\x06source\x18\x04 \x01(\t\x12\x10\n\x08wrapping\x18\x05 \x03(\t\x12&\n\x07tenants\x18\x06 \x03(\x0b\x32\x15.inferd.v1.TenantKeys\"}\n\nTenantKeys\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x04\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04keys\x18\x04 \x01(\r\x12\x10\n\x08shredded\x18\x05 \x01(\x08\"\x15\n\x13GetStoreKeysRequest\":\n\x14GetStoreKeysResponse\x12\"\n\x04keys\x18\x01 \x01(\x0b\x32\x14.inferd.v1.StoreKeys\"l\n\x16RotateStoreKeysRequest\x12\x19\n\x06tenant\x18\x01 \x01(\tB\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12\x16\n\x08wrapping\x18\x02 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12\x14\n\x06\x66orget\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x01\x42\t\n\x07_tenant\"L\n\x17RotateStoreKeysResponse\x12\r\n\x05\x63ount\x18\x01 \x01(\r\x12\"\n\x04keys\x18\x02 \x01(\x0b\x32\x14.inferd.v1.StoreKeysB%\n\tinferd.v1P\x01Z\x16inferd_api/v1;inferdv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dinferd_api/v1/store_key.proto\x12\tinferd.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc8\x01\n\tStoreKeys\x12\x0f\n\x07sealing\x18\x01 \x01(\x08\x12\r\n\x05whole\x18\x02 \x01(\x08\x12\x11\n\tresealing\x18\x03 \x01(\x08\x12\x0e\n\x06source\x18\x04 \x01(\t\x12\x10\n\x08wrapping\x18\x05 \x03(\t\x12&\n\x07tenants\x18\x06 \x03(\x0b\x32\x15.inferd.v1.TenantKeys\x12&\n\x08progress\x18\x07 \x01(\x0b\x32\x14.inferd.v1.Resealing\x12\x16\n\x0eunsealed_files\x18\x08 \x03(\t\"M\n\tResealing\x12\x0e\n\x06values\x18\x01 \x01(\x04\x12\r\n\x05\x62lobs\x18\x02 \x01(\r\x12\x10\n\x08of_blobs\x18\x03 \x01(\r\x12\x0f\n\x07\x64\x61maged\x18\x04 \x01(\r\"}\n\nTenantKeys\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x04\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04keys\x18\x04 \x01(\r\x12\x10\n\x08shredded\x18\x05 \x01(\x08\"\x15\n\x13GetStoreKeysRequest\":\n\x14GetStoreKeysResponse\x12\"\n\x04keys\x18\x01 \x01(\x0b\x32\x14.inferd.v1.StoreKeys\"l\n\x16RotateStoreKeysRequest\x12\x19\n\x06tenant\x18\x01 \x01(\tB\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12\x16\n\x08wrapping\x18\x02 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12\x14\n\x06\x66orget\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x01\x42\t\n\x07_tenant\"L\n\x17RotateStoreKeysResponse\x12\r\n\x05\x63ount\x18\x01 \x01(\r\x12\"\n\x04keys\x18\x02 \x01(\x0b\x32\x14.inferd.v1.StoreKeys\"*\n\x12ShredTenantRequest\x12\x14\n\x06tenant\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"A\n\x13ShredTenantResponse\x12\x0c\n\x04keys\x18\x01 \x01(\r\x12\r\n\x05tasks\x18\x02 \x01(\r\x12\r\n\x05\x62lobs\x18\x03 \x01(\rB%\n\tinferd.v1P\x01Z\x16inferd_api/v1;inferdv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,16 +40,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ROTATESTOREKEYSREQUEST'].fields_by_name['wrapping']._serialized_options = b'\342A\001\001'
   _globals['_ROTATESTOREKEYSREQUEST'].fields_by_name['forget']._loaded_options = None
   _globals['_ROTATESTOREKEYSREQUEST'].fields_by_name['forget']._serialized_options = b'\342A\001\001'
+  _globals['_SHREDTENANTREQUEST'].fields_by_name['tenant']._loaded_options = None
+  _globals['_SHREDTENANTREQUEST'].fields_by_name['tenant']._serialized_options = b'\342A\001\002'
   _globals['_STOREKEYS']._serialized_start=111
-  _globals['_STOREKEYS']._serialized_end=247
-  _globals['_TENANTKEYS']._serialized_start=249
-  _globals['_TENANTKEYS']._serialized_end=374
-  _globals['_GETSTOREKEYSREQUEST']._serialized_start=376
-  _globals['_GETSTOREKEYSREQUEST']._serialized_end=397
-  _globals['_GETSTOREKEYSRESPONSE']._serialized_start=399
-  _globals['_GETSTOREKEYSRESPONSE']._serialized_end=457
-  _globals['_ROTATESTOREKEYSREQUEST']._serialized_start=459
-  _globals['_ROTATESTOREKEYSREQUEST']._serialized_end=567
-  _globals['_ROTATESTOREKEYSRESPONSE']._serialized_start=569
-  _globals['_ROTATESTOREKEYSRESPONSE']._serialized_end=645
+  _globals['_STOREKEYS']._serialized_end=311
+  _globals['_RESEALING']._serialized_start=313
+  _globals['_RESEALING']._serialized_end=390
+  _globals['_TENANTKEYS']._serialized_start=392
+  _globals['_TENANTKEYS']._serialized_end=517
+  _globals['_GETSTOREKEYSREQUEST']._serialized_start=519
+  _globals['_GETSTOREKEYSREQUEST']._serialized_end=540
+  _globals['_GETSTOREKEYSRESPONSE']._serialized_start=542
+  _globals['_GETSTOREKEYSRESPONSE']._serialized_end=600
+  _globals['_ROTATESTOREKEYSREQUEST']._serialized_start=602
+  _globals['_ROTATESTOREKEYSREQUEST']._serialized_end=710
+  _globals['_ROTATESTOREKEYSRESPONSE']._serialized_start=712
+  _globals['_ROTATESTOREKEYSRESPONSE']._serialized_end=788
+  _globals['_SHREDTENANTREQUEST']._serialized_start=790
+  _globals['_SHREDTENANTREQUEST']._serialized_end=832
+  _globals['_SHREDTENANTRESPONSE']._serialized_start=834
+  _globals['_SHREDTENANTRESPONSE']._serialized_end=899
 # @@protoc_insertion_point(module_scope)

@@ -31,6 +31,8 @@ class StoreKeys(_message.Message):
     SOURCE_FIELD_NUMBER: _builtins.int
     WRAPPING_FIELD_NUMBER: _builtins.int
     TENANTS_FIELD_NUMBER: _builtins.int
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    UNSEALED_FILES_FIELD_NUMBER: _builtins.int
     sealing: _builtins.bool
     """Whether what is written is sealed (`store.sealing`)."""
     whole: _builtins.bool
@@ -47,6 +49,14 @@ class StoreKeys(_message.Message):
     def tenants(self) -> _containers.RepeatedCompositeFieldContainer[Global___TenantKeys]:
         """Keys of each tenant, by its name; "" is of what is everybody's."""
 
+    @_builtins.property
+    def progress(self) -> Global___Resealing:
+        """How far what older keys have sealed is sealed anew; unset where nothing is."""
+
+    @_builtins.property
+    def unsealed_files(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Files beside the store that were set aside, as damaged or replaced, before it was sealed: they are as they were written."""
+
     def __init__(
         self,
         *,
@@ -56,14 +66,50 @@ class StoreKeys(_message.Message):
         source: _builtins.str = ...,
         wrapping: _abc.Iterable[_builtins.str] | None = ...,
         tenants: _abc.Iterable[Global___TenantKeys] | None = ...,
+        progress: Global___Resealing | None = ...,
+        unsealed_files: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["resealing", b"resealing", "sealing", b"sealing", "source", b"source", "tenants", b"tenants", "whole", b"whole", "wrapping", b"wrapping"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress", "resealing", b"resealing", "sealing", b"sealing", "source", b"source", "tenants", b"tenants", "unsealed_files", b"unsealed_files", "whole", b"whole", "wrapping", b"wrapping"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StoreKeys: _TypeAlias = StoreKeys  # noqa: Y015
+
+@_typing.final
+class Resealing(_message.Message):
+    """How far what older keys have sealed is sealed anew, since this kernel began or went on with it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VALUES_FIELD_NUMBER: _builtins.int
+    BLOBS_FIELD_NUMBER: _builtins.int
+    OF_BLOBS_FIELD_NUMBER: _builtins.int
+    DAMAGED_FIELD_NUMBER: _builtins.int
+    values: _builtins.int
+    """Values of the store that were looked at."""
+    blobs: _builtins.int
+    """Blobs whose files were looked at."""
+    of_blobs: _builtins.int
+    """Of how many."""
+    damaged: _builtins.int
+    """Blobs that cannot be read, and stay as they are, as do the keys of their tenants."""
+    def __init__(
+        self,
+        *,
+        values: _builtins.int = ...,
+        blobs: _builtins.int = ...,
+        of_blobs: _builtins.int = ...,
+        damaged: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blobs", b"blobs", "damaged", b"damaged", "of_blobs", b"of_blobs", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Resealing: _TypeAlias = Resealing  # noqa: Y015
 
 @_typing.final
 class TenantKeys(_message.Message):
@@ -207,3 +253,57 @@ class RotateStoreKeysResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RotateStoreKeysResponse: _TypeAlias = RotateStoreKeysResponse  # noqa: Y015
+
+@_typing.final
+class ShredTenantRequest(_message.Message):
+    """Asks that nobody reads again what is kept of a tenant."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """Whose. Required."""
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShredTenantRequest: _TypeAlias = ShredTenantRequest  # noqa: Y015
+
+@_typing.final
+class ShredTenantResponse(_message.Message):
+    """Nobody does."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEYS_FIELD_NUMBER: _builtins.int
+    TASKS_FIELD_NUMBER: _builtins.int
+    BLOBS_FIELD_NUMBER: _builtins.int
+    keys: _builtins.int
+    """Keys that were dropped."""
+    tasks: _builtins.int
+    """Tasks that were known, whether they lived or had ended. Those that lived have ended with STORE_UNAVAILABLE (metadata
+    `cause` is "shredded").
+    """
+    blobs: _builtins.int
+    """Blobs that went."""
+    def __init__(
+        self,
+        *,
+        keys: _builtins.int = ...,
+        tasks: _builtins.int = ...,
+        blobs: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blobs", b"blobs", "keys", b"keys", "tasks", b"tasks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShredTenantResponse: _TypeAlias = ShredTenantResponse  # noqa: Y015

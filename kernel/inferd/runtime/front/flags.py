@@ -44,6 +44,8 @@ class Flags:
         self._resolved: dict[str, None] = {}  # ids of the others
         self._about: set[tuple[str, str, bool]] = set()  # what the flags are about, each once
         self._writing: set[asyncio.Task[None]] = set()
+        if driver.keeper is not None:
+            driver.keeper.forgets.append(self._forget_tenant)
 
     async def adopt(self) -> None:
         """Those that are kept are here again."""
@@ -94,6 +96,10 @@ class Flags:
         self._about.discard(_about(flag))
         self._forget_state(flag)
         self._write(Drop(flag.tenant, Kind.FLAG, flag.flag_id))
+
+    def _forget_tenant(self, tenant: str) -> None:
+        for flag in [each for each in self._flags.values() if each.tenant == tenant]:
+            self._drop(flag)
 
     def _forget_state(self, flag: Flag) -> None:
         self._resolved.pop(flag.flag_id, None)

@@ -21,6 +21,7 @@ from inferd.runtime.front.bounds import Bound, SharedBound
 from inferd.runtime.front.caller import Caller
 from inferd.runtime.own_memory import OwnMemory
 from inferd.runtime.plugins import Plugins
+from inferd.runtime.shredding import Shredding
 from inferd.runtime.store_keys import StoreKeys
 
 LEAST_GAP_S = 0.1
@@ -82,6 +83,7 @@ class Hosts:
     Attributes:
         clock: The kernel's.
         keys: That seal what it keeps.
+        shredding: Has all of a tenant gone.
     """
 
     def __init__(
@@ -98,6 +100,7 @@ class Hosts:
         reseal_rows: int,
     ) -> None:
         self.keys = StoreKeys(driver.keeper, reseal_rows)
+        self.shredding = Shredding(driver)
         self.clock = driver.clock
         self._driver = driver
         self._plugins = plugins

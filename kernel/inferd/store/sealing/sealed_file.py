@@ -85,6 +85,10 @@ class SealedFile:
         write_all(file, header, 0)
         return begun
 
+    def is_current(self, keys: DataKeys, owner: Owner) -> bool:
+        """Whether the newest key of its tenant has sealed it."""
+        return self.header[len(MAGIC) : -PREFIX_BYTES] == keys.current(owner.tenant, makes=False).to_bytes(NUMBER_BYTES)
+
     @property
     def size_bytes(self) -> int:
         """How many bytes it has."""

@@ -1,7 +1,9 @@
 """The keys of a store are turned over, looked at, and dropped for good."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import glob
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import structlog
 
@@ -11,6 +13,9 @@ from inferd.store.sealing.key_source import MOST_KEYS, Kek, KeyFile
 from inferd.store.store import NO_TENANT, Kind, SealError, Store
 
 BLOBS = (Kind.BLOB, Kind.UPLOAD)
+KEYS_TABLE = b"data_keys"
+SCHEMA_BYTES = 64 << 10
+NOTE = ".txt"  # ends what says why a file was set aside
 
 log = structlog.get_logger()
 
@@ -26,6 +31,8 @@ class KeysStanding:
         source: Where the key comes from that wraps the others, for people.
         wrapping: Its id, and those of others that wrap some still, in hexadecimal digits.
         tenants: Of each tenant.
+        progress: How far what older keys have sealed is sealed anew, by what is counted.
+        unsealed: Files beside the store that were set aside, as damaged or replaced, before it was sealed.
     """
 
     sealing: bool
@@ -34,6 +41,8 @@ class KeysStanding:
     source: str
     wrapping: Sequence[str]
     tenants: Sequence[Standing]
+    progress: Mapping[str, int] = field(default_factory=dict)
+    unsealed: Sequence[str] = ()
 
 
 def keys_of_store(store: Store) -> DataKeys:
@@ -64,7 +73,27 @@ def standing_of(store: Store) -> KeysStanding:
         source=keys.source.name,
         wrapping=keys.wrapping,
         tenants=list(keys.standing()),
+        unsealed=[str(path) for path in unsealed_beside(Path(store.name))],
     )
+
+
+def unsealed_beside(path: Path) -> list[Path]:
+    """Files beside a store that were set aside, and have no keys of tenants: they are as they were written."""
+    if not path.is_file():
+        return []
+    aside = (
+        each for kind in ("damaged", "replaced") for each in path.parent.glob(f"{glob.escape(path.name)}.{kind}-*")
+    )
+    return sorted(each for each in aside if each.suffix != NOTE and not _has_keys(each))
+
+
+def _has_keys(path: Path) -> bool:
+    """Whether the schema of a file, which is at its beginning, has the table of keys."""
+    try:
+        with path.open("rb") as file:
+            return KEYS_TABLE in file.read(SCHEMA_BYTES)
+    except OSError:
+        return False
 
 
 def rotate(store: Store, tenant: str | None) -> int:
@@ -119,15 +148,23 @@ def rotate_wrapping(store: Store, *, forgets: bool = False) -> int:
     return count
 
 
-def settle(store: Store) -> int:
-    """All values are sealed by the newest keys: the older ones go, but those of tenants with blobs. How many went.
+def settle(store: Store, left: Collection[str] | None) -> int:
+    """All values are sealed by the newest keys: the older ones go, but those that files of blobs need. How many went.
+
+    Args:
+        store: It.
+        left: Tenants of blobs whose files are not sealed by the newest; None: nobody has looked.
 
     Raises:
         StoreUnavailableError: They cannot be written.
     """
     keys = keys_of_store(store)
-    with_blobs = {record.tenant for kind in BLOBS for record in store.records(kind, lambda *_: None)}
-    gone = sum(keys.retire(each.tenant) for each in list(keys.standing()) if each.tenant not in with_blobs)
+    need = set(left or ())
+    for kind in BLOBS:
+        for record in store.records(kind, lambda tenant, *_: need.add(tenant)):  # of damaged rows files stay
+            if left is None:
+                need.add(record.tenant)
+    gone = sum(keys.retire(each.tenant) for each in list(keys.standing()) if each.tenant not in need)
     keys.keep_resealing(resealing=False)
     store.write([])
     return gone
