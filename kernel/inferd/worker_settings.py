@@ -27,6 +27,16 @@ class Workers(BaseModel):
         description="most memory of its own that a worker takes beyond what it has before it loads its model, in bytes;"
         " 0 for as much as the machine has",
     )
+    scratch_bytes: int = Field(
+        4 << 30,
+        ge=1 << 20,
+        le=1 << 62,
+        description="most that a worker may have written to its scratch and its log, in bytes of the disk; one with"
+        " more is ended",
+    )
+    scratch_files: int = Field(
+        100_000, ge=100, le=1 << 31, description="most files and folders that a worker may have in its scratch"
+    )
     start_timeout_s: Seconds = Field(20.0, gt=0, description="from the start of the process to its first frame")
     load_silence_s: Seconds = Field(60.0, gt=0, description="longest time without progress while a model loads")
     look_memory_bytes: int = Field(

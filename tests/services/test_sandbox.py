@@ -131,3 +131,20 @@ async def test_what_a_system_does_not_allow_is_told(tmp_path: Path, monkeypatch:
         reason, facts = await refusal(connection.models.LoadModel(LoadModelRequest(name="fake")))
         assert (reason, "no Landlock" in facts["cause"]) == ("SANDBOX_INCOMPLETE", True)
         await connection.channel.close()
+
+
+@pytest.mark.usefixtures("_started_workers")
+async def test_a_worker_that_fills_its_scratch_is_ended(tmp_path: Path) -> None:
+    """The load fails with both numbers and the setting, and the kernel lives."""
+    workers = {"scratch_bytes": 1 << 20, "restart_backoff_s": 0.01}
+    async with asyncio.timeout(DEADLINE_S), kernel_here(tmp_path, plugin_modules=PLUGINS, workers=workers) as kernel:
+        connection = Connection(kernel, tmp_path)
+        path = write_fake_model(tmp_path, "own").rename(tmp_path / "own.hostile")
+        model = Model(name="hostile", source=str(path), settings={"tries": json.dumps([["fill", 2 << 20]])})
+        await connection.models.CreateModel(CreateModelRequest(model=model))
+        reason, facts = await refusal(connection.models.LoadModel(LoadModelRequest(name="hostile")))
+        assert reason in ("WORKER_DIED", "MODEL_LOAD_FAILED")
+        assert "and may write 1048576 (workers.scratch_bytes)" in facts["cause"]
+        await connection.create()
+        assert text_of(await read_all(connection.chat("still here"))) == "still here"
+        await connection.channel.close()

@@ -5,6 +5,7 @@ import os
 import resource
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from inferd.core.host import LOCAL_HOST
 from inferd.core.ids import DeviceId, InstanceId, ModelName
 from inferd.core.model import ModelSpec
 from inferd.core.vigil import WorkerTimes
+from inferd.removing import remove_tree
 from inferd.runtime.frames import load_frame
 from inferd.runtime.local_launcher import LocalLauncher, LocalWorker
+from inferd.runtime.scratch import Watched
 from inferd.runtime.supervisor import Supervisor
 from inferd.runtime.worker import Worker
 from inferd.testing.kernel import write_fake_model
@@ -191,10 +194,46 @@ async def test_a_worker_is_gone_when_its_life_is_cut_short_while_it_is_ended(tmp
     """A kernel that is cancelled while it waits for a hung worker to write where it is leaves no process behind."""
     process = await asyncio.create_subprocess_exec("sleep", "600", start_new_session=True)
     os.kill(process.pid, signal.SIGSTOP)  # a stopped one does not hear SIGABRT
-    worker = LocalWorker(process, tmp_path / "log", tmp_path / "scratch")
+    worker = LocalWorker(process, Watched(tmp_path / "scratch", tmp_path / "log", 0, 0))
     ending = asyncio.create_task(worker.end(went=False, hangs=True))
     await asyncio.sleep(0)  # it waits now
     ending.cancel()
     with pytest.raises(asyncio.CancelledError):
         await ending
     assert process.returncode == -signal.SIGKILL
+
+
+async def test_a_worker_that_has_written_too_much_is_ended_with_both_numbers(tmp_path: Path) -> None:
+    """What its scratch and its log take is looked at while it lives; how it ended says that, and not the signal."""
+    process = await asyncio.create_subprocess_exec("sleep", "600", start_new_session=True)
+    (tmp_path / "scratch").mkdir()
+    (tmp_path / "log").write_bytes(b"x" * 100_000)
+    worker = LocalWorker(process, Watched(tmp_path / "scratch", tmp_path / "log", 50_000, 100))
+    async with asyncio.timeout(20):
+        await process.wait()
+    how = await worker.end(went=True, hangs=False)
+    assert "to its scratch and its log, and may write 50000 (workers.scratch_bytes)" in how
+
+
+def test_what_a_worker_has_written_is_counted_without_following_links(tmp_path: Path) -> None:
+    """Files, folders in folders, too many of them, and what the kernel cannot look into; links lead nowhere."""
+    scratch, log = tmp_path / "scratch", tmp_path / "log"
+    (scratch / "a" / "b").mkdir(parents=True)
+    (scratch / "a" / "b" / "file").write_bytes(b"x" * 100_000)
+    (tmp_path / "large").write_bytes(b"x" * 1_000_000)
+    (scratch / "link").symlink_to(tmp_path / "large")
+    (scratch / "loop").symlink_to(scratch)
+    watched = Watched(scratch, log, 200_000, 10)
+    assert watched.excess() == ""
+    assert "may write 90000 (workers.scratch_bytes)" in replace(watched, most_bytes=90_000).excess()
+    assert "more than 4 files and folders in its scratch" in replace(watched, most_files=4).excess()
+    assert Watched(tmp_path / "gone", log, 1, 1).excess() == ""
+    deep = os.open(scratch, os.O_RDONLY)
+    for _ in range(300):  # deeper than any path may name
+        os.mkdir("d" * 200, dir_fd=deep)
+        inner = os.open("d" * 200, os.O_RDONLY, dir_fd=deep)
+        os.close(deep)
+        deep = inner
+    os.close(deep)
+    assert "the kernel cannot look into" in replace(watched, most_files=1000, most_bytes=1 << 30).excess()
+    assert not remove_tree(scratch)

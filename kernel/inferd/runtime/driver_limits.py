@@ -51,6 +51,8 @@ def sandbox_limits(settings: Settings) -> sandbox_pb2.SandboxLimits:
         mode=f"SANDBOX_MODE_{workers.sandbox.upper()}",  # type: ignore[arg-type] # a name of the enum, as protobuf takes it
         threads=workers.sandbox_threads,
         memory_bytes=workers.sandbox_memory_bytes,
+        scratch_bytes=workers.scratch_bytes,
+        scratch_files=workers.scratch_files,
         roots=[str(each.resolve()) for each in settings.sources.roots],
         withheld=[str(each.resolve()) for each in withheld if each is not None],
     )

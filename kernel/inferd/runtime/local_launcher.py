@@ -19,12 +19,14 @@ from inferd.plugin.child import abort, environment
 from inferd.runtime.link import LocalLink, OnClosed, OnFrame
 from inferd.runtime.memory_group import MemoryGroup, TaskGroup, sweep
 from inferd.runtime.sandboxing import UNBOUNDED, GroupBounds
-from inferd.runtime.scratch import VARIABLE, make_scratch, remove_scratch, sweep_scratch
+from inferd.runtime.scratch import VARIABLE, Watched, make_scratch, remove_scratch, sweep_scratch
 from inferd.runtime.worker_log import last_words, new_log
 from inferd.shared import Memory, can_share
 from inferd_api.worker.v1 import worker_pb2 as wire
 
 LONGEST_LOG_NAME = 150  # characters; a file's name has at most 255 bytes
+LOOK_S = 1.0  # between two looks at what a worker has written
+LOOK_REST = 20.0  # times as long as a look took, at least
 ORDERLY_EXIT_S = 0.5  # how long a worker that closed its link may take to go by itself
 GUESS = ", perhaps because memory ran out (this kernel may make no control groups, which would tell)"
 
@@ -73,7 +75,9 @@ class LocalLauncher:
         except BaseException:  # cancelled, too
             remove_scratch(scratch)
             raise
-        worker = LocalWorker(process, log_path, scratch)
+        worker = LocalWorker(
+            process, Watched(scratch, log_path, self._bounds.scratch_bytes, self._bounds.scratch_files)
+        )
         try:
             await worker.enter(*await asyncio.to_thread(_make_groups, log_path.stem, self._bounds))
             worker.link = await LocalLink.connect(
@@ -115,11 +119,13 @@ class LocalWorker:
         link: The kernel's end of it; None before it is connected.
     """
 
-    def __init__(self, process: asyncio.subprocess.Process, log_path: Path, scratch: Path) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, written: Watched) -> None:
         self.link: LocalLink | None = None
         self._process = process
-        self._log_path = log_path
-        self._scratch = scratch
+        self._log_path = written.log
+        self._written = written
+        self._excess = ""  # why it was ended for what it has written
+        self._looking = asyncio.create_task(self._look()) if written.most_bytes else None
         self._group: MemoryGroup | None = None
         self._tasks: TaskGroup | None = None
 
@@ -134,6 +140,17 @@ class LocalWorker:
         for each in (group, tasks):
             if each is not None:
                 await asyncio.to_thread(each.add, self.pid)
+
+    async def _look(self) -> None:
+        """End it when it has written more than it may."""
+        loop = asyncio.get_running_loop()
+        while not self._excess:
+            began = loop.time()
+            self._excess = await asyncio.to_thread(self._written.excess)
+            await asyncio.sleep(0 if self._excess else max(LOOK_S, LOOK_REST * (loop.time() - began)))
+        if self._process.returncode is None:
+            with suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
 
     def send(self, frame: wire.KernelFrame, memories: Sequence[Memory] = ()) -> None:
         """Send a frame and the memories that it speaks of; lost when the worker is gone."""
@@ -159,6 +176,8 @@ class LocalWorker:
                     await abort(process)
         finally:  # cancelled meanwhile, too
             by_itself = process.returncode is not None
+            if self._looking is not None:
+                self._looking.cancel()
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)  # the whole group, so that nothing it started holds memory
             await process.wait()
@@ -166,7 +185,9 @@ class LocalWorker:
                 self.link.close()
             group, self._group = self._group, None
             tasks, self._tasks = self._tasks, None
-            memory = await asyncio.to_thread(_close, group, tasks, self._scratch)
+            memory = await asyncio.to_thread(_close, group, tasks, self._written.folder)
+        if self._excess:
+            return self._excess
         guess = GUESS if by_itself and group is None and process.returncode == -signal.SIGKILL else ""
         return f"{_ending(process.returncode or 0)}{memory or guess}"
 

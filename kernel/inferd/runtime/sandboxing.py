@@ -12,25 +12,30 @@ from inferd_api.worker.v1 import sandbox_pb2
 
 @dataclass(frozen=True, slots=True)
 class GroupBounds:
-    """Of the control groups of a worker.
+    """Of a worker: of its control groups, and of what it writes.
 
     Attributes:
         threads: Most threads and processes; 0 for no bound.
         memory_bytes: Most memory; 0 for no bound.
+        scratch_bytes: Most that it writes to its scratch and its log; 0 for no bound.
+        scratch_files: Most files and folders in its scratch.
     """
 
     threads: int = 0
     memory_bytes: int = 0
+    scratch_bytes: int = 0
+    scratch_files: int = 0
 
 
 UNBOUNDED: Final = GroupBounds()
 
 
 def group_bounds(limits: sandbox_pb2.SandboxLimits) -> GroupBounds:
-    """What the control groups of each worker bound."""
+    """What bounds each worker from outside: its control groups, and the kernel's looks at what it has written."""
+    scratch = {"scratch_bytes": limits.scratch_bytes, "scratch_files": limits.scratch_files}
     if limits.mode not in (sandbox_pb2.SANDBOX_MODE_AUTO, sandbox_pb2.SANDBOX_MODE_REQUIRE):
-        return UNBOUNDED
-    return GroupBounds(limits.threads, group_bytes(limits.memory_bytes, read_memory().total_bytes))
+        return GroupBounds(**scratch)
+    return GroupBounds(limits.threads, group_bytes(limits.memory_bytes, read_memory().total_bytes), **scratch)
 
 
 def sandbox_order(spec: ModelSpec, *, host: bool = True, looks: bool = False) -> sandbox_pb2.SandboxOrder:

@@ -19,6 +19,7 @@ from inferd.testing.fake import FakeBackend
 _ATTACH: Final = 16  # PTRACE_ATTACH, sys/ptrace.h
 _MANY: Final = 200  # of threads and processes
 _ADDRESS_S: Final = 5.0
+_FILLED_S: Final = 30.0
 
 
 def _connect(port: int) -> None:
@@ -66,6 +67,12 @@ def _thread(count: int) -> None:
             thread.join()
 
 
+def _fill(size_bytes: int) -> None:
+    """Write so much where a worker may, and wait for whatever comes of it."""
+    Path(os.environ["TMPDIR"], "filled").write_bytes(bytes(size_bytes))
+    threading.Event().wait(_FILLED_S)
+
+
 TRIES: Final[dict[str, Callable[[Any], object]]] = {
     "network": _connect,
     "socket": _connect_file,
@@ -81,6 +88,7 @@ TRIES: Final[dict[str, Callable[[Any], object]]] = {
     "program": lambda path: subprocess.run([path], check=True),
     "fork": _fork,
     "thread": _thread,
+    "fill": _fill,
     "memory": lambda size: len(bytearray(size)),
 }
 """What may be tried, each with one argument."""

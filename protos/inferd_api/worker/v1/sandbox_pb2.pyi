@@ -106,6 +106,8 @@ class SandboxLimits(_message.Message):
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     ROOTS_FIELD_NUMBER: _builtins.int
     WITHHELD_FIELD_NUMBER: _builtins.int
+    SCRATCH_BYTES_FIELD_NUMBER: _builtins.int
+    SCRATCH_FILES_FIELD_NUMBER: _builtins.int
     mode: Global___SandboxMode.ValueType
     """How sure it has to be."""
     threads: _builtins.int
@@ -114,6 +116,10 @@ class SandboxLimits(_message.Message):
     """Most memory of its own that a worker takes beyond what it has before it loads, in bytes; 0 for as much as the
     machine has.
     """
+    scratch_bytes: _builtins.int
+    """Most that a worker may have written to its scratch and its log, in bytes of the disk; the kernel looks."""
+    scratch_files: _builtins.int
+    """Most files and folders in its scratch."""
     @_builtins.property
     def roots(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Folders to which links in a model's folder may lead, absolute and without links."""
@@ -130,10 +136,12 @@ class SandboxLimits(_message.Message):
         memory_bytes: _builtins.int = ...,
         roots: _abc.Iterable[_builtins.str] | None = ...,
         withheld: _abc.Iterable[_builtins.str] | None = ...,
+        scratch_bytes: _builtins.int = ...,
+        scratch_files: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["memory_bytes", b"memory_bytes", "mode", b"mode", "roots", b"roots", "threads", b"threads", "withheld", b"withheld"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["memory_bytes", b"memory_bytes", "mode", b"mode", "roots", b"roots", "scratch_bytes", b"scratch_bytes", "scratch_files", b"scratch_files", "threads", b"threads", "withheld", b"withheld"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
