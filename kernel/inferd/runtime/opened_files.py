@@ -110,6 +110,8 @@ class OpenedFiles:
         async with self._locks[folder]:
             if not self._users[folder]:  # nor since
                 await self._do(self._files.unlink, name)
+        if not self._users[folder]:
+            del self._users[folder], self._locks[folder]
 
 
 def open_root(chosen: Path | None) -> Path | None:
