@@ -5,7 +5,10 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-RESERVED = {"cert": "certificates", "user": "users of this host", "uid": "users of this host"}
+RESERVED = {"cert": "certificates", "user": "users of this host", "uid": "users of this host"} | {
+    "host": "agents of hosts",
+    "invite": "invitations of hosts",
+}
 """What names of principals begin with who do not come by a token."""
 VerbName = Literal["read", "create", "update", "delete", "run"]
 KindName = Literal[
@@ -20,6 +23,7 @@ KindName = Literal[
     "key",
     "rule",
     "quota",
+    "agent",
     "audit",
     "health",
     "reflection",

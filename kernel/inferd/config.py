@@ -22,6 +22,7 @@ from inferd.auth_settings import Auth
 from inferd.blob_settings import Blobs
 from inferd.bundle_settings import Bundles
 from inferd.environment import Environment
+from inferd.host_settings import Hosts
 from inferd.model_settings import Elastic, Optimize, Prefix, Rollouts, Watching
 from inferd.moderation_settings import Moderation
 from inferd.quota_settings import QuotaSettings
@@ -332,6 +333,7 @@ class Settings(BaseSettings):
     audit: Audit = Audit()
     sources: Sources = Sources()
     tls: Tls = Tls()
+    hosts: Hosts = Hosts()
     moderation: Moderation = Moderation()
     models: tuple[Any, ...] = Field(
         (), description="models that are declared, each as `inferd.model_declarations` says; a wrong one is left out"

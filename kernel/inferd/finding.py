@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from hashlib import sha256
 
 from inferd.config import Settings, config_path
+from inferd.core.events import HostJoined
 from inferd.core.ids import DeviceId
 from inferd.model_settings import Watching
 from inferd.plugin.registry import BackendReport
@@ -43,7 +44,8 @@ def found_plugins(settings: Settings, driver: Driver, before: Mapping[DeviceId, 
         found = await asyncio.to_thread(find_devices, reports, settings.devices)
         known = driver.views.devices
         fresh = (device for device in found if device.device_id not in known)
-        driver.find_devices(tuple(as_before(device, before, settings.devices.memory_bytes) for device in fresh))
+        own = tuple(as_before(device, before, settings.devices.memory_bytes) for device in fresh)
+        driver.tell_host(HostJoined(own))
 
     return Plugins(
         allow=settings.backends,

@@ -24,6 +24,7 @@ from inferd.core.vigil import WorkerTimes
 from inferd.doors import Doors, opened_doors
 from inferd.exposing import exposing
 from inferd.finding import found_meter, found_plugins, found_shelf, watched_folder
+from inferd.joining import let_join
 from inferd.listeners import check_listeners, has_tls
 from inferd.plugin.registry import BackendReport
 from inferd.runtime.baselines import keep_baselines, kept_baselines
@@ -345,6 +346,7 @@ async def _beside(built: _Built) -> AsyncIterator[None]:
         asyncio.create_task(built.meter.run(), name="device meter"),
         asyncio.create_task(built.declaring.run(), name="declared models"),
         asyncio.create_task(built.front.hosts.keys.run(), name="keys of the store"),
+        asyncio.create_task(built.front.agents.hosts.run(), name="other hosts"),
     ]
     if (blobs := blobs_of(built.driver.keeper)) is not None:
         running.append(asyncio.create_task(blobs.run(), name="sweep of blobs"))
@@ -385,6 +387,7 @@ def _front(
 
     return Front(
         access=authority.access,
+        agents=let_join(settings, driver, authority),
         audit=audit.Audit(driver.trail),
         auth=authority.auth,
         calls=Calls(

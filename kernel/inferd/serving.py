@@ -31,7 +31,7 @@ async def serve(settings: Settings, *, ready: Callable[[Kernel], None]) -> None:
     Raises:
         InvalidFieldError, OSError: As `running_kernel`.
     """
-    _set_up_logs()
+    set_up_logs()
     collect_imports()
     if not settings.core_dumps:
         forbid_cores()
@@ -128,7 +128,8 @@ async def _drain(driver: Driver, drain_s: float, at_once: asyncio.Event) -> None
         log.warning("tasks still run: kept ones go on with the next kernel, others end now", running=running)
 
 
-def _set_up_logs() -> None:
+def set_up_logs() -> None:
+    """Have logs of this process written to stderr."""
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,

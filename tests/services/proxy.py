@@ -17,6 +17,8 @@ class Proxy:
         self.address = ""
         self.connections = 0
         self._behind = behind
+        self._passes = asyncio.Event()
+        self._passes.set()
         self._live: set[asyncio.StreamWriter] = set()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -24,21 +26,29 @@ class Proxy:
         self.connections += 1
         there, back = await connection_to(self._behind)
         self._live |= {writer, back}
-        await asyncio.gather(_pass(reader, back), _pass(there, writer))
+        await asyncio.gather(self._pass(reader, back), self._pass(there, writer))
+
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await reader.read(1 << 16):
+                await self._passes.wait()
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    def stop(self) -> None:
+        """Swallow nothing and pass on nothing, as a cable that is out: connections stay, also new ones."""
+        self._passes.clear()
+
+    def go_on(self) -> None:
+        """Pass on again."""
+        self._passes.set()
 
     def abort(self) -> None:
         """Break every connection, without a word to either end."""
         for writer in self._live:
             writer.transport.abort()
         self._live.clear()
-
-
-async def _pass(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with suppress(OSError):
-        while data := await reader.read(1 << 16):
-            writer.write(data)
-            await writer.drain()
-    writer.close()
 
 
 async def connection_to(address: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

@@ -15,11 +15,13 @@ from guarded import Guarded, Metadata, bearer, guarded
 from inferd.core.policy import ResourceKind as Kind
 from inferd.core.policy import Verb
 from inferd.services.policies import read_policies
+from inferd_api.agent.v1 import agent_service_pb2
 from inferd_api.v1 import (
     audit_service_pb2,
     auth_service_pb2,
     blob_service_pb2,
     host_service_pb2,
+    invite_service_pb2,
     lease_service_pb2,
     model_service_pb2,
     moderation_service_pb2,
@@ -37,6 +39,8 @@ SERVICES = [
         auth_service_pb2,
         blob_service_pb2,
         host_service_pb2,
+        invite_service_pb2,
+        agent_service_pb2,
         lease_service_pb2,
         model_service_pb2,
         moderation_service_pb2,
@@ -59,6 +63,8 @@ LEAST: dict[tuple[Verb, Kind], str] = {
     (Verb.RUN, Kind.MODEL): "user",
     **{(verb, Kind.MODEL): "operator" for verb in (Verb.CREATE, Verb.UPDATE, Verb.DELETE)},
     (Verb.READ, Kind.AUDIT): "admin",
+    (Verb.CREATE, Kind.HOST): "admin",
+    **{(verb, Kind.AGENT): "admin" for verb in (Verb.CREATE, Verb.RUN)},
     **{(verb, Kind.STORE): "admin" for verb in (Verb.CREATE, Verb.READ, Verb.UPDATE, Verb.DELETE)},
     **{(verb, Kind.KEY): "admin" for verb in (Verb.CREATE, Verb.READ, Verb.UPDATE, Verb.DELETE)},
     **{(verb, Kind.QUOTA): "admin" for verb in (Verb.CREATE, Verb.DELETE)},

@@ -68,7 +68,7 @@ def bring_up(driver: Driver, number: int) -> None:
 def test_changes_are_kept_before_anything_follows_from_them(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
     """All changes of an event are kept first, then workers are ordered, and only then watchers are woken."""
     trace = Trace(driver, monkeypatch)
-    driver.find_devices((DeviceCapacity(device_id=CPU, memory_bytes=1000, cores=1),))
+    driver.tell_host(events.HostJoined((DeviceCapacity(device_id=CPU, memory_bytes=1000, cores=1),)))
     driver.create_model(SPEC)
     driver._apply(events.LoadModel(MODEL))
     bring_up(driver, 1)
@@ -86,7 +86,7 @@ def test_changes_are_kept_before_anything_follows_from_them(driver: Driver, monk
 def test_a_stream_tells_the_states_of_its_task_in_their_order(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
     """A task that goes on elsewhere with the event that stopped it is told to be stopped first, then to go on."""
     Trace(driver, monkeypatch)
-    driver.find_devices((DeviceCapacity(device_id=CPU, memory_bytes=1000, cores=1),))
+    driver.tell_host(events.HostJoined((DeviceCapacity(device_id=CPU, memory_bytes=1000, cores=1),)))
     driver.create_model(SPEC)
     driver._apply(events.LoadModel(MODEL))
     bring_up(driver, 1)
@@ -102,7 +102,7 @@ def test_an_ended_task_is_told_of_though_it_is_forgotten(driver: Driver, monkeyp
     """What a change says is all that telling it takes: the record may be gone with the same event."""
     trace = Trace(driver, monkeypatch)
     driver.machine.tasks._register._retentions[False]._most = 0
-    driver.find_devices((DeviceCapacity(device_id=CPU, memory_bytes=1000, cores=1),))
+    driver.tell_host(events.HostJoined((DeviceCapacity(device_id=CPU, memory_bytes=1000, cores=1),)))
     driver.create_model(SPEC)
     stream = driver.submit(TaskSpec(task_id=TaskId("t"), tenant=TENANT, model=MODEL, work=task_pb2.Work()))
     driver.cancel(TaskId("t"), TENANT)

@@ -19,6 +19,7 @@ from inferd_client.generations import Generation, Sample
 from inferd_client.holding import HeldLease
 from inferd_client.hosts import AsyncHosts, Hosts
 from inferd_client.inferences import AsyncInferences, Inferences
+from inferd_client.invites import AsyncInvites, Invites
 from inferd_client.keys import AsyncKeys, Keys, NewKey
 from inferd_client.leases import AsyncLeases, Leases
 from inferd_client.model_exports import AsyncModelExports, ModelExports
@@ -70,6 +71,7 @@ class Client(
     Leases,
     Hosts,
     ModelUploads,
+    Invites,
     Keys,
     Quotas,
     Audit,
@@ -87,6 +89,7 @@ class AsyncClient(
     AsyncLeases,
     AsyncHosts,
     AsyncModelUploads,
+    AsyncInvites,
     AsyncKeys,
     AsyncQuotas,
     AsyncAudit,

@@ -59,6 +59,7 @@ class Key:
         expires: When it ends; None for never.
         revoked: When it was taken back; None as long as it was not.
         secrets: The present one, and the one before as long as that may hold.
+        uses: How many hosts may still join by it, of an invitation; None for others.
     """
 
     key_id: str
@@ -67,6 +68,7 @@ class Key:
     expires: float | None = None
     revoked: float | None = None
     secrets: tuple[Secret, ...] = ()
+    uses: int | None = None
 
     def state(self, now: float) -> KeyState:
         """Where it stands at a time."""
@@ -79,6 +81,11 @@ class Key:
         if not KEY_TABLE[self.state(now)]:
             return self
         return replace(self, revoked=now)
+
+    def spend(self, now: float) -> Key:
+        """It, used once more; one that was used up is revoked."""
+        left = (self.uses or 1) - 1
+        return replace(self, uses=left) if left else replace(self, uses=0).revoke(now)
 
     def ended(self, now: float) -> float | None:
         """When it ended; None as long as it has not."""

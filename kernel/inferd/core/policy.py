@@ -52,6 +52,7 @@ class ResourceKind(IntEnum):
     STORE = 12
     QUOTA = 13
     AUDIT = 70
+    AGENT = 90
 
 
 @dataclass(frozen=True, slots=True)

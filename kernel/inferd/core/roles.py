@@ -10,6 +10,16 @@ def _role(name: str, verbs: set[Verb], *kinds: Kind) -> Rule:
     return Rule(who=f"role:{name}", verbs=frozenset(verbs), kinds=frozenset(kinds))
 
 
+def _only(name: str, verb: Verb) -> tuple[Rule, ...]:
+    """A role that may do this with agents, and nothing else."""
+    who, others = f"role:{name}", frozenset(Kind) - {Kind.AGENT, Kind.IDENTITY, Kind.HEALTH}
+    return (
+        _role(name, {verb}, Kind.AGENT),
+        Rule(who=who, allow=False, verbs=frozenset(Verb) - {verb}, kinds=frozenset({Kind.AGENT})),
+        Rule(who=who, allow=False, kinds=others),
+    )
+
+
 BUILT_IN = (
     # Whoever is known may ask who that is, what serves and what is offered.
     Rule(
@@ -28,6 +38,9 @@ BUILT_IN = (
     _role("operator", set(Verb), Kind.TASK, Kind.LEASE, Kind.UPLOAD, Kind.BLOB, Kind.MODEL),
     # Sees who did what, and who may do what; changes nothing and runs nothing.
     _role("auditor", {READ}, Kind.AUDIT, Kind.KEY, Kind.RULE, Kind.QUOTA, Kind.MODEL, Kind.HOST),
+    # The agent of a host, and whoever is to become one: that, and nothing else, whatever other rules say.
+    *_only("agent", RUN),
+    *_only("joiner", CREATE),
     # May do all, and says who may do what.
     _role("admin", set(Verb), *Kind),
 )

@@ -14,7 +14,6 @@ from inferd.core.lease import Lease, LeaseSpec
 from inferd.core.machine import CoreLimits, KernelMachine
 from inferd.core.model import Instance, Model, ModelSpec
 from inferd.core.plan import LoadPlan
-from inferd.core.resources import DeviceCapacity
 from inferd.core.restored import RestoredVersion
 from inferd.core.rollout_events import TaskBegan
 from inferd.core.task import Outcome, SuspendReason, TaskSpec
@@ -276,9 +275,9 @@ class Driver:
         self._apply(events.ReleaseLease(lease_id, tenant))
         return self.views.lease(lease_id, tenant)
 
-    def find_devices(self, devices: tuple[DeviceCapacity, ...]) -> None:
-        """What may be given of the devices of the kernel's own host, which takes instances from now on."""
-        self._apply(events.HostJoined(devices))
+    def tell_host(self, event: events.HostEvent) -> None:
+        """Something happens to a host, the kernel's own too."""
+        self._apply(event)
 
     def measure_foreign(self, device_id: DeviceId, foreign_bytes: int) -> None:
         """Programs that the kernel does not know hold so much of a device."""

@@ -34,6 +34,7 @@ def write_key(key: Key, used: float | None) -> bytes:
             "revoked": key.revoked,
             "used": used,
             "secrets": [[secret.number, secret.digest.hex(), secret.until] for secret in key.secrets],
+            **({} if key.uses is None else {"uses": key.uses}),
         }
     )
 
@@ -50,6 +51,7 @@ def read_key(value: bytes) -> tuple[Key, float | None]:
         expires=written["expires"],
         revoked=written["revoked"],
         secrets=tuple(Secret(number, bytes.fromhex(digest), until) for number, digest, until in written["secrets"]),
+        uses=written.get("uses"),
     )
     return key, written["used"]
 

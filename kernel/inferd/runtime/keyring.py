@@ -159,8 +159,8 @@ class Keyring:
         """When a call last came with a key; None for never."""
         return self._used.get(key.key_id)
 
-    async def create(self, principal: Principal, expires: float | None) -> tuple[Key, str]:
-        """A new key, and its credential, which nobody can tell again.
+    async def create(self, principal: Principal, expires: float | None, *, uses: int | None = None) -> tuple[Key, str]:
+        """A new key, and its credential, which nobody can tell again; of an invitation, for so many hosts.
 
         Raises:
             LimitExceededError: There are as many as may be.
@@ -177,7 +177,14 @@ class Keyring:
             key_id = new_id()
             credential = new_credential(key_id)
             secret = Secret(1, digest_of(self._pepper, credential))
-            key = Key(key_id=key_id, principal=principal, created=self._wall(), expires=expires, secrets=(secret,))
+            key = Key(
+                key_id=key_id,
+                principal=principal,
+                created=self._wall(),
+                expires=expires,
+                secrets=(secret,),
+                uses=uses,
+            )
             await self._keep_key(key)
             self._add(key)
             return key, credential
@@ -214,6 +221,26 @@ class Keyring:
                 told(revoked)
             await self._keep_key(revoked)
             return revoked
+
+    async def spend(self, key_id: str) -> None:
+        """An invitation is used once more; one that was used up holds no longer.
+
+        Raises:
+            UnauthenticatedError: It holds no longer.
+            StoreUnavailableError: That cannot be kept; nothing has changed.
+        """
+        async with self._changing:
+            key, now = self._keys.get(key_id), self._wall()
+            if key is None or key.state(now) is not KeyState.ACTIVE:
+                raise UnauthenticatedError("this invitation has expired, or was used up; ask for another one")
+            spent = key.spend(now)
+            await self._keep_key(spent)
+            self._keys[key_id] = spent
+
+    def of(self, name: str) -> list[Key]:
+        """The keys of a principal that hold."""
+        now = self._wall()
+        return [key for key in self._keys.values() if key.principal.name == name and key.state(now) is KeyState.ACTIVE]
 
     async def _keep_key(self, key: Key) -> None:
         if self._keep is not None:

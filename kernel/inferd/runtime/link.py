@@ -71,6 +71,7 @@ class LocalLink:
         self._arrivals = Arrivals()
         self._outgoing: deque[tuple[memoryview, Sequence[Memory]]] = deque()  # what was not written yet
         self._blocked = False  # the socket had no room for it
+        self._paused = False
         self._loop = asyncio.get_running_loop()
         self._open = True
 
@@ -94,6 +95,18 @@ class LocalLink:
         self._outgoing.append((memoryview(HEADER.pack(len(data)) + data), memories))
         if len(self._outgoing) == 1:
             self._loop.call_soon(self._write)
+
+    def pause(self) -> None:
+        """Read no more, until `resume`: the worker waits when the socket is full. Again changes nothing."""
+        if not self._paused:
+            self._paused = True
+            self._loop.remove_reader(self._sock)
+
+    def resume(self) -> None:
+        """Read on; again changes nothing."""
+        if self._paused:
+            self._paused = False
+            self._go_on()
 
     def close(self) -> None:
         """Close this end; `on_closed` follows."""
@@ -162,7 +175,7 @@ class LocalLink:
             self._loop.call_later(min(rest_s, MOST_REST_S), self._go_on)
 
     def _go_on(self) -> None:
-        if self._open:
+        if self._open and not self._paused:
             self._loop.add_reader(self._sock, self._read)
 
     def _hand_on(self, frames: list[tuple[wire.WorkerFrame, Arrived]]) -> None:

@@ -226,9 +226,9 @@ def _ending(returncode: int) -> str:
     return f"it exited with status {returncode}" if returncode else ""
 
 
-def log_name(instance_id: InstanceId) -> str:
-    """The name of the log of an instance's worker: readable, of this kernel, and short enough for a file."""
+def log_name(instance_id: InstanceId, *, pid: int = 0) -> str:
+    """The name of the log of an instance's worker: readable, of this process or `pid`, and short enough for a file."""
     name = quote(instance_id, safe="")
     if len(name) > LONGEST_LOG_NAME:  # a name may be all slashes, each of which takes three letters
         name = f"{name[:LONGEST_LOG_NAME]}-{hashlib.sha256(instance_id.encode()).hexdigest()[:16]}"
-    return f"{os.getpid()}-{name}.log"
+    return f"{pid or os.getpid()}-{name}.log"

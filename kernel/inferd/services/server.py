@@ -6,6 +6,7 @@ from inferd.config import Settings
 from inferd.runtime.front.authority import Authority
 from inferd.runtime.front.front import Front
 from inferd.runtime.tickets import Tickets
+from inferd.services.agents import Agents
 from inferd.services.audits import Audits
 from inferd.services.auth import Auth
 from inferd.services.blobs import Blobs
@@ -13,6 +14,7 @@ from inferd.services.entrance import Entrance
 from inferd.services.extents import Extents
 from inferd.services.health import Health
 from inferd.services.hosts import Hosts
+from inferd.services.invites import Invites
 from inferd.services.leases import Leases
 from inferd.services.logins import Logins
 from inferd.services.models import Models
@@ -24,11 +26,13 @@ from inferd.services.quotas import Quotas
 from inferd.services.reflection import add_reflection
 from inferd.services.tasks import Tasks
 from inferd.services.uploads import Uploads
+from inferd_api.agent.v1 import agent_service_pb2
 from inferd_api.v1 import (
     audit_service_pb2,
     auth_service_pb2,
     blob_service_pb2,
     host_service_pb2,
+    invite_service_pb2,
     lease_service_pb2,
     model_service_pb2,
     moderation_service_pb2,
@@ -78,6 +82,8 @@ def offer_services(
             extents=extents,
         ),
         host_service_pb2: Hosts(front.hosts, front.models),
+        invite_service_pb2: Invites(front.agents),
+        agent_service_pb2: Agents(front.agents),
         auth_service_pb2: Auth(front.auth),
         quota_service_pb2: Quotas(front.quotas),
         audit_service_pb2: Audits(front.audit),

@@ -91,6 +91,8 @@ class _ResourceKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Resource
     """Quotas, and what tenants use of them."""
     RESOURCE_KIND_AUDIT: _ResourceKind.ValueType  # 70
     """The audit trail: who did what, with which decision."""
+    RESOURCE_KIND_AGENT: _ResourceKind.ValueType  # 90
+    """Other hosts as their agents see it: joining a kernel, and carrying its workers."""
 
 class ResourceKind(_ResourceKind, metaclass=_ResourceKindEnumTypeWrapper):
     """What a call is about. Rules allow or deny verbs on kinds."""
@@ -125,6 +127,8 @@ RESOURCE_KIND_QUOTA: ResourceKind.ValueType  # 13
 """Quotas, and what tenants use of them."""
 RESOURCE_KIND_AUDIT: ResourceKind.ValueType  # 70
 """The audit trail: who did what, with which decision."""
+RESOURCE_KIND_AGENT: ResourceKind.ValueType  # 90
+"""Other hosts as their agents see it: joining a kernel, and carrying its workers."""
 Global___ResourceKind: _TypeAlias = ResourceKind  # noqa: Y015
 
 @_typing.final

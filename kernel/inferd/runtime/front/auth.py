@@ -105,6 +105,14 @@ class Auth:
         """
         return await self._keyring.revoke(key_id, self._permits(caller, DELETE_KEY), self._end_calls)
 
+    async def end_key(self, key_id: str) -> None:
+        """Another key has taken the place of this one: it holds no longer, nor do calls that go on with it.
+
+        Raises:
+            InferdError: As `Keyring.revoke`.
+        """
+        await self._keyring.revoke(key_id, lambda _: True, self._end_calls)
+
     def _permits(self, caller: Caller, policy: Policy) -> Callable[[Key], bool]:
         """Whether a caller may do something with a key: for each tenant of that, not only for the call's."""
         return lambda key: self._access.may_for_each(caller.principal, key.principal.tenants, policy)

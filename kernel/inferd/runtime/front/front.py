@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from inferd.runtime.clock import Clock
 from inferd.runtime.front.access import Access
+from inferd.runtime.front.agents import Agents
 from inferd.runtime.front.audit import Audit
 from inferd.runtime.front.auth import Auth
 from inferd.runtime.front.blobs import Blobs
@@ -41,6 +42,7 @@ class Front:
     optimizing: Optimizing
     leases: Leases
     hosts: Hosts
+    agents: Agents
     quotas: Quotas
     moderation: Moderation
     health: Health

@@ -1,0 +1,110 @@
+"""Connections of an agent to its kernel."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import grpc
+
+from inferd_api.agent.v1 import agent_service_pb2 as service
+from inferd_api.agent.v1.agent_service_pb2_grpc import AgentServiceStub
+from inferd_client.channel import AsyncConnection
+from inferd_client.rpc_errors import from_rpc
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+    from typing import Any
+
+    from inferd_api.agent.v1 import agent_pb2 as wire
+
+JOIN_S = 30.0
+
+
+class KernelConnection(AsyncConnection):
+    """One connection. An attempt to attach has two: what one carries does not hold up the beats of the other."""
+
+    @cached_property
+    def _agents(self) -> Any:
+        return AgentServiceStub(self._channel)
+
+    async def join(self, name: str) -> str:
+        """Make the host known; the credential of this agent.
+
+        Raises:
+            inferd_client.InferdError: It may not join.
+        """
+        made: service.JoinResponse = await self._wait(self._agents.Join, service.JoinRequest(name=name), JOIN_S)
+        return made.credential
+
+    async def attach_nothing(self) -> None:
+        """Ask to be attached as nobody, which shows whether the kernel knows who calls.
+
+        Raises:
+            inferd_client.InferdError: As it refuses that.
+        """
+        stream = await self.attach()
+        try:
+            await stream.open(service.AttachRequest(opening=service.AttachOpening()))
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc(error, self.address) from None
+        finally:
+            stream.cancel()
+
+    async def attach(self) -> KernelStream:
+        """Begin the stream of the host."""
+        await self._renew()
+        return KernelStream(self._agents.Attach(metadata=self._metadata))
+
+    async def carry(self) -> KernelStream:
+        """Begin the stream of a worker."""
+        await self._renew()
+        return KernelStream(self._agents.Carry(metadata=self._metadata))
+
+
+class KernelStream:
+    """One stream."""
+
+    def __init__(self, call: Any) -> None:
+        self._call = call
+
+    async def open(self, opening: Any) -> Any:
+        """Send the first message; the first one of the kernel, None where it ended the stream instead.
+
+        Raises:
+            grpc.aio.AioRpcError: It refused.
+        """
+        await self._call.write(opening)
+        return await self._read()
+
+    async def _read(self) -> Any:
+        message = await self._call.read()
+        if message is not grpc.aio.EOF:
+            return message
+        if await self._call.code() is not grpc.StatusCode.OK:
+            await self._call.read()  # raises
+        return None
+
+    async def read(self) -> wire.Parcels | None:
+        """What comes next; None at the end.
+
+        Raises:
+            grpc.aio.AioRpcError: It broke.
+        """
+        message = await self._read()
+        return None if message is None else message.parcels
+
+    def writer(self, made: Callable[..., Any]) -> Callable[[wire.Parcels], Awaitable[None]]:
+        """What sends parcels, in messages of a kind."""
+
+        async def write(parcels: wire.Parcels) -> None:
+            await self._call.write(made(parcels=parcels))
+
+        return write
+
+    def cancel(self) -> None:
+        """End it."""
+        self._call.cancel()
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        return self._call.__aiter__()  # type: ignore[no-any-return]

@@ -1,0 +1,210 @@
+"""A worker of a far kernel on this host: a local one, whose frames go by an exchange."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from google.protobuf.message import DecodeError
+
+from inferd.runtime.far.exchange import Exchange
+from inferd.shared import Memory
+from inferd_api.agent.v1 import agent_pb2 as wire
+from inferd_api.worker.v1 import failure_pb2, load_pb2
+from inferd_api.worker.v1 import worker_pb2 as frames_pb
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from inferd.core.ids import InstanceId
+    from inferd.runtime.far.parcels import Given
+    from inferd.runtime.link import Arrived
+    from inferd.runtime.local_launcher import LocalLauncher, LocalWorker
+
+WINDOWS = 2  # that a worker may be ahead of its connection before it has to wait
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a worker ended.
+
+    Attributes:
+        how: In words; "" for in order.
+        tail: What its log says last.
+    """
+
+    how: str = ""
+    tail: str = ""
+
+
+class HostedWorker:
+    """One worker. One writer: its agent.
+
+    A worker whose connection is slow or broken goes on until `WINDOWS` are full; then it waits to be read, as it does
+    for a local kernel that is behind.
+
+    Attributes:
+        launch_id: As the kernel names it.
+        control: Where what becomes of it is told: of the epoch in which it was asked for.
+        exchange: Of its frames.
+        runs: Whether it was started.
+
+    Args:
+        host: Name of this host.
+        bounds: Of the link.
+        own: Files and folders of this agent, to which no link of a model may lead.
+    """
+
+    def __init__(
+        self,
+        launch_id: int,
+        instance_id: InstanceId,
+        *,
+        host: str,
+        bounds: wire.LinkBounds,
+        control: Exchange,
+        own: Sequence[str],
+    ) -> None:
+        self.launch_id = launch_id
+        self.control = control
+        self.exchange = Exchange(bounds, on_frames=self._obey, on_closed=self._gone, on_room=self._look_at_room)
+        self.runs = False
+        self._instance_id = instance_id
+        self._host = host
+        self._own = own
+        self._most_bytes = WINDOWS * bounds.window_bytes
+        self._worker: LocalWorker | None = None
+        self._starting: asyncio.Task[LocalWorker] | None = None
+        self._ending: asyncio.Task[Ended] | None = None
+        self._looking: asyncio.Task[None] | None = None
+        self._telling: asyncio.Task[None] | None = None
+        self._held: list[tuple[frames_pb.KernelFrame, tuple[Memory, ...]]] = []
+
+    async def start(self, launcher: LocalLauncher) -> int:
+        """Start it; its process id.
+
+        Raises:
+            OSError: It could not be started.
+            asyncio.CancelledError: It is to end.
+        """
+        self._starting = asyncio.create_task(
+            launcher.launch(self._instance_id, on_frame=self._tell, on_closed=self._finish)
+        )
+        self._worker = await self._starting
+        self.runs = True
+        return self._worker.pid
+
+    async def resident_bytes(self) -> int:
+        """Its resident memory; 0 when it is gone."""
+        return 0 if self._worker is None or self._ending is not None else await self._worker.resident_bytes()
+
+    async def end(self, *, went: bool = False, hangs: bool = False) -> Ended:
+        """Have nothing left of it, whatever happens meanwhile. Again gives the same."""
+        if self._ending is None:
+            self._ending = asyncio.create_task(self._end(went=went, hangs=hangs))
+        return await asyncio.shield(self._ending)
+
+    async def _end(self, *, went: bool, hangs: bool) -> Ended:
+        self.exchange.close("it has ended")
+        if self._looking is not None:
+            self._looking.cancel()
+        if self._worker is None:
+            if self._starting is not None:
+                self._starting.cancel()
+                with suppress(asyncio.CancelledError, OSError):
+                    self._worker = await self._starting
+            if self._worker is None:
+                return Ended()
+        how = await self._worker.end(went=went, hangs=hangs)
+        return Ended(how, await self._worker.tail())
+
+    # From the worker.
+
+    def _tell(self, frame: frames_pb.WorkerFrame, memories: Arrived = (), /) -> None:
+        given = [memory for memory in memories if isinstance(memory, Memory)]
+        if len(given) < len(memories):
+            refused = next(memory for memory in memories if not isinstance(memory, Memory))
+            self._finish(f"it gave a memory that cannot be read: {refused}")
+            return
+        self.exchange.send(frame.SerializeToString(), given)
+        self._look_at_room()
+
+    def _finish(self, why: str, /) -> None:
+        """No frame follows."""
+        self.exchange.finish(why)
+
+    def _look_at_room(self) -> None:
+        link = None if self._worker is None else self._worker.link
+        if link is None:
+            return
+        if self.exchange.queued_bytes > self._most_bytes:
+            link.pause()
+        else:
+            link.resume()
+
+    # From the kernel.
+
+    def _obey(self, frames: Sequence[Given]) -> None:
+        for data, memories in frames:
+            try:
+                frame = frames_pb.KernelFrame.FromString(data)
+            except DecodeError as error:
+                self.exchange.close(f"a frame of the kernel cannot be read: {error}")
+                return
+            if frame.HasField("load"):
+                self._looking = asyncio.create_task(self._look(frame))
+            elif self._looking is not None and not self._looking.done():
+                self._held.append((frame, memories))
+            else:
+                self._pass_on(frame, memories)
+
+    async def _look(self, frame: frames_pb.KernelFrame) -> None:
+        """Pass the order to load on, with what is of this host in it; what came behind it follows."""
+        load = frame.load
+        load.limits.sandbox.withheld.extend(self._own)
+        if await asyncio.to_thread(_is_missing, load.path):
+            self._refuse(load.path)
+        else:
+            self._pass_on(frame, ())
+        held, self._held = self._held, []
+        for each, memories in held:
+            self._pass_on(each, memories)
+
+    def _refuse(self, path: str) -> None:
+        cause = (
+            f"there is no {path} on host {self._host!r}; models are read there from the path that they have on the "
+            "kernel's own host: share the folder, or copy it"
+        )
+        failure = failure_pb2.Failure(
+            reason="MODEL_LOAD_FAILED",
+            message=f"the model cannot be loaded: {cause}",
+            metadata={"cause": cause, "host": self._host, "path": path},
+        )
+        self._tell(frames_pb.WorkerFrame(load_failed=load_pb2.LoadFailed(failure=failure)))
+
+    def _pass_on(self, frame: frames_pb.KernelFrame, memories: Sequence[Memory]) -> None:
+        if self._worker is not None:
+            self._worker.send(frame, memories)
+
+    def _gone(self, why: str) -> None:
+        """The exchange is closed, and not by `end`: it cannot go on."""
+        if self._ending is None:
+            self._telling = asyncio.create_task(self._tell_gone(why))
+
+    async def _tell_gone(self, why: str) -> None:
+        ended = await self.end()
+        told = wire.WorkerEnded(launch_id=self.launch_id, how=ended.how or why, tail=ended.tail)
+        self.control.send(wire.ControlReport(ended=told).SerializeToString())
+
+
+def _is_missing(path: str) -> bool:
+    try:
+        Path(path).stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:  # whoever opens it says why it cannot be read
+        return False
+    return False

@@ -1,0 +1,171 @@
+"""`inferd host`: the agent of a host in the foreground."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+from inferd import __version__, descriptors, logs
+from inferd.agent.agent import Agent
+from inferd.agent.connection import KernelConnection
+from inferd.agent.credential import OwnCredential
+from inferd.agent.facts import Found
+from inferd.cli.output import CommandError, command_error
+from inferd.config import config_path
+from inferd.plugin.cores import forbid_cores
+from inferd.plugin.registry import BackendState
+from inferd.serving import set_up_logs
+from inferd_client import CredentialError, InferdError
+from inferd_client.channel import target
+from inferd_client.credentials import MOST_BYTES, credential_of
+from inferd_client.errors import UnauthenticatedError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from inferd.cli.output import Output
+    from inferd.config import Settings
+
+
+def read_labels(given: Sequence[str]) -> dict[str, str]:
+    """Labels as they are given, `NAME=VALUE` each.
+
+    Raises:
+        CommandError: One is no label, or stands twice.
+    """
+    labels: dict[str, str] = {}
+    for each in given:
+        name, equals, value = each.partition("=")
+        if not (name and equals):
+            raise CommandError(f"--label {each!r} is none; write NAME=VALUE, as zone=a", reason="USAGE")
+        if name in labels:
+            raise CommandError(f"--label {name} is given twice; a label has one value", reason="USAGE")
+        labels[name] = value
+    return labels
+
+
+def serve_host(
+    output: Output,
+    settings: Settings,
+    address: str,
+    *,
+    name: str,
+    labels: Mapping[str, str],
+    token_file: Path | None,
+) -> None:
+    """Serve a kernel with this machine's devices, until SIGTERM or SIGINT.
+
+    Raises:
+        CommandError: The kernel does not take this host.
+    """
+    try:
+        target(address)
+        asyncio.run(_serve(output, settings, address, name or platform.node(), labels, _read_token(token_file)))
+    except CredentialError as error:
+        raise CommandError(str(error), reason="CREDENTIAL_INVALID") from None
+    except ValueError as error:
+        raise CommandError(f"--join: {error}", reason="USAGE") from None
+    except InferdError as error:
+        raise command_error(error) from None
+
+
+def _read_token(file: Path | None) -> str:
+    if file is None:
+        return ""
+    if str(file) == "-":
+        return sys.stdin.read(MOST_BYTES).strip()
+    return credential_of(None, file)
+
+
+async def _serve(  # noqa: PLR0917 - of one command
+    output: Output, settings: Settings, address: str, name: str, labels: Mapping[str, str], token: str
+) -> None:
+    set_up_logs()
+    descriptors.raise_limit()
+    if not settings.core_dumps:
+        forbid_cores()
+    ends = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, ends.set)
+    with output.status("looking for backends and devices"):
+        found = await Found.here(settings)
+    log_folder = settings.state_dir / "workers"
+    own = OwnCredential(settings.state_dir, address, name)
+    credential = await _credential(own, address, name, token)
+    agent = Agent(
+        found.facts(name, labels, log_folder),
+        connect=lambda: KernelConnection(address, credential=credential, timeout_s=None),
+        find=found.devices,
+        log_folder=log_folder,
+        own=[str(path.resolve()) for path in (config_path(), settings.data_dir, settings.state_dir)],
+        watcher=Told(output, address, name, found),
+    )
+    logs.install()
+    await agent.run(ends)
+
+
+async def _credential(own: OwnCredential, address: str, name: str, token: str) -> str | None:
+    """What this host is known by: its own credential; with a new invitation, a new one. None for that of the client."""
+    known = own.read()
+    if known and not (token and await _is_unknown(address, known)):
+        return known
+    if not token:
+        return None
+    async with KernelConnection(address, credential=token) as connection:
+        credential = await connection.join(name)
+    own.write(credential)
+    return credential
+
+
+async def _is_unknown(address: str, credential: str) -> bool:
+    """Whether the kernel knows a credential no longer."""
+    async with KernelConnection(address, credential=credential) as connection:
+        try:
+            await connection.attach_nothing()
+        except UnauthenticatedError:
+            return True
+        except InferdError:
+            return False
+    return False
+
+
+class Told:
+    """Tells how the agent stands: that it is attached on stdout, and why it is not beside it, each time anew.
+
+    Args:
+        output: Where.
+        address: Of the kernel.
+        name: Of this host.
+        found: What it has.
+    """
+
+    def __init__(self, output: Output, address: str, name: str, found: Found) -> None:
+        self._output = output
+        self._address = address
+        self._name = name
+        self._found = found
+        self._why = ""
+
+    def attached(self, epoch: int, *, resumed: bool) -> None:
+        """It is attached."""
+        self._why = ""
+        backends = [report.name for report in self._found.reports if report.state is BackendState.READY]
+        if self._output.json:
+            facts = {"version": __version__, "pid": os.getpid(), "host": self._name, "kernel": self._address}
+            self._output.line({**facts, "epoch": epoch, "resumed": resumed, "backends": backends})
+            return
+        again = ", again: all goes on" if resumed else ""
+        self._output.text(
+            f"host {self._name} is attached to {self._address} (backends: {', '.join(backends) or 'none'}){again}"
+        )
+
+    def detached(self, why: str) -> None:
+        """It is not."""
+        if why != self._why:
+            self._why = why
+            self._output.note(f"not attached to {self._address}: {why}; trying again")

@@ -1,0 +1,43 @@
+"""Settings of other hosts: how their agents are attached, watched and bounded."""
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from inferd.spans import Days, Seconds
+
+
+class Hosts(BaseModel):
+    """Other hosts than the kernel's own, each with an agent that connects to the kernel."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    most: int = Field(1000, ge=0, description="other hosts that are known at once, lost ones too; 0 lets none join")
+    detection_s: Seconds = Field(
+        3.0, gt=0, description="a host of which nothing is heard for so long is lost: its tasks go on elsewhere"
+    )
+    beat_s: Seconds = Field(0.5, gt=0, description="kernel and agent tell each other so often that they live")
+    grace_s: Seconds = Field(
+        30.0,
+        gt=0,
+        description="an agent without its kernel keeps its workers for so long; it goes on trying after that",
+    )
+    answer_s: Seconds = Field(
+        20.0, gt=0, description="an agent that does not say for so long that a worker has ended is taken for lost"
+    )
+    window_bytes: int = Field(
+        1 << 20,
+        ge=64 << 10,
+        le=1 << 30,
+        description="frames of a worker, or of a host, that are on their way at most before they are acknowledged",
+    )
+    held_bytes: int = Field(
+        64 << 20,
+        ge=1 << 20,
+        le=1 << 40,
+        description="frames to a worker that wait at most for a slow or broken connection; for more the worker ends",
+    )
+    memory_bytes: int = Field(
+        1 << 30, ge=1 << 20, le=1 << 40, description="most memory of tensors that goes with one frame to or from a host"
+    )
+    invite_s: Days = Field(3600.0, gt=0, description="how long an invitation of a host holds that names no time")
+    invite_most_s: Days = Field(604_800.0, gt=0, description="how long it holds at most: a week")
+    invite_uses: int = Field(1000, ge=1, description="hosts that one invitation may be for at most")

@@ -1,0 +1,243 @@
+"""A host whose agent is attached, as the kernel has it: what is asked of it, and what it tells."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+import structlog
+from google.protobuf.message import DecodeError
+
+from inferd.core.ids import DeviceId
+from inferd.core.resources import DeviceCapacity
+from inferd.errors import InvalidFieldError
+from inferd.runtime.far.exchange import Exchange
+from inferd.runtime.far.worker import FarWorker
+from inferd.runtime.local_launcher import log_name
+from inferd_api.agent.v1 import agent_pb2 as wire
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from inferd.core.ids import HostId, InstanceId
+    from inferd.runtime.far.parcels import Given
+    from inferd.runtime.link import OnClosed, OnFrame
+
+log = structlog.get_logger()
+MOST_DEVICES = 256  # of a host
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What an agent says of its host.
+
+    Attributes:
+        name: Of the host.
+        version: Of inferd.
+        system: Its operating system.
+        labels: By which operators choose hosts.
+        backends: The devices of each backend that works there, as the host calls them.
+        pid: Of the agent.
+        log_folder: Where the logs of workers are.
+    """
+
+    name: HostId
+    version: str
+    system: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    backends: Mapping[str, tuple[DeviceId, ...]] = field(default_factory=dict)
+    pid: int = 0
+    log_folder: str = ""
+
+
+class Owner(Protocol):
+    """Who has hosts."""
+
+    def ready(self, host: FarHost, devices: tuple[DeviceCapacity, ...]) -> None:
+        """A host takes workers."""
+
+    def lose(self, host: FarHost, why: str) -> None:
+        """A host is lost."""
+
+
+class FarHost:
+    """One attached agent, over all its streams, from when it begins anew until it is lost. Is a `Launcher`.
+
+    One writer: its owner, on one loop.
+
+    Attributes:
+        facts: What it says of itself.
+        incarnation: Names the process of its agent.
+        epoch: Names this time of it.
+        principal: Who attached it.
+        bounds: Of the link.
+        control: The exchange of orders and reports.
+        workers: Those that were not said to have ended, by launch.
+        gone: Why it is lost; "" while it is not.
+    """
+
+    def __init__(
+        self,
+        facts: Facts,
+        *,
+        incarnation: int,
+        epoch: int,
+        principal: str,
+        bounds: wire.LinkBounds,
+        answer_s: float,
+        owner: Owner,
+    ) -> None:
+        self.facts = facts
+        self.incarnation = incarnation
+        self.epoch = epoch
+        self.principal = principal
+        self.bounds = bounds
+        self.workers: dict[int, FarWorker] = {}
+        self.gone = ""
+        self._answer_s = answer_s
+        self._owner = owner
+        self._launches = 0
+        self._ready = False
+        self.control = Exchange(
+            bounds, on_frames=self._hear, on_closed=self._control_closed, most_held_bytes=bounds.held_bytes
+        )
+
+    @property
+    def name(self) -> HostId:
+        """Its name."""
+        return self.facts.name
+
+    # As a launcher.
+
+    def log_of(self, instance_id: InstanceId) -> str:
+        """Where the log of an instance's worker is, for people."""
+        return f"{self.name}:{self.facts.log_folder}/{log_name(instance_id, pid=self.facts.pid)}"
+
+    async def launch(self, instance_id: InstanceId, *, on_frame: OnFrame, on_closed: OnClosed) -> FarWorker:
+        """Start a worker there.
+
+        Raises:
+            OSError: It could not be started, or the host is lost.
+        """
+        self._check()
+        self._launches += 1
+        worker = FarWorker(self, self._launches, on_frame=on_frame, on_closed=on_closed)
+        self.workers[worker.launch_id] = worker
+        order = wire.LaunchWorker(launch_id=worker.launch_id, instance_id=instance_id)
+        self._order(wire.ControlOrder(launch=order))
+        try:
+            await worker.started()
+        except BaseException:  # cancelled, too: nothing is left behind
+            if worker.launch_id in self.workers:
+                self._order(wire.ControlOrder(end=wire.EndWorker(launch_id=worker.launch_id)))
+            worker.given.set()  # nobody waits for that any more
+            worker.exchange.close("it was given up")
+            raise
+        worker.given.set()
+        return worker
+
+    def _check(self) -> None:
+        if self.gone:
+            raise OSError(f"host {self.name!r} is lost: {self.gone}")
+
+    # For its workers.
+
+    def measure(self, worker: FarWorker) -> None:
+        """Ask for the resident memory of one."""
+        if worker.launch_id in self.workers:
+            self._order(wire.ControlOrder(measure=wire.MeasureWorker(launch_id=worker.launch_id)))
+        else:
+            worker.note_measured(0)
+
+    async def end(self, worker: FarWorker, *, went: bool, hangs: bool) -> str:
+        """End one; how it ended. Where its host does not say so in time, that is lost."""
+        if worker.launch_id in self.workers:
+            order = wire.EndWorker(launch_id=worker.launch_id, went=went, hangs=hangs)
+            self._order(wire.ControlOrder(end=order))
+        try:
+            async with asyncio.timeout(self._answer_s):
+                return await worker.ended()
+        except TimeoutError:
+            self._owner.lose(self, f"its agent did not say within {self._answer_s:g} s that a worker has ended")
+            return ""
+
+    def _order(self, order: wire.ControlOrder) -> None:
+        self.control.send(order.SerializeToString())
+
+    # For its owner.
+
+    def find(self, launch_id: int) -> FarWorker:
+        """The worker of a launch.
+
+        Raises:
+            InvalidFieldError: The kernel has given it up.
+        """
+        worker = self.workers.get(launch_id)
+        if worker is None or worker.exchange.closed:
+            raise InvalidFieldError(f"no worker of launch {launch_id}: it was given up", field="launch_id")
+        return worker
+
+    def lost(self, why: str) -> None:
+        """It is lost: so are its workers, and whatever it still says counts for nothing."""
+        self.gone = self.gone or why
+        self.control.close(why)
+        workers, self.workers = tuple(self.workers.values()), {}
+        for worker in workers:
+            worker.note_ended(wire.WorkerEnded(), f"host {self.name!r} is lost: {why}")
+
+    def _control_closed(self, why: str) -> None:
+        if not self.gone:
+            self._owner.lose(self, why)
+
+    def _hear(self, frames: Sequence[Given]) -> None:
+        for data, _ in frames:
+            if self.gone:
+                return
+            try:
+                report = wire.ControlReport.FromString(data)
+            except DecodeError as error:
+                self._owner.lose(self, f"what its agent says cannot be read: {error}")
+                return
+            self._obey(report)
+
+    def _obey(self, report: wire.ControlReport) -> None:
+        match report.WhichOneof("kind"):
+            case "ready":
+                self._begin(report.ready)
+            case "leaves":
+                self._owner.lose(self, report.leaves.why or "its agent has ended")
+            case "started" | "not_started" | "ended" | "measured" as kind:
+                told = getattr(report, kind)
+                if (worker := self.workers.get(told.launch_id)) is not None:
+                    self._tell(worker, told)
+
+    def _tell(self, worker: FarWorker, told: object) -> None:
+        """Its host has said something of a worker."""
+        match told:
+            case wire.WorkerStarted():
+                worker.note_started(told.pid)
+            case wire.WorkerNotStarted():
+                del self.workers[worker.launch_id]
+                worker.note_failed(f"host {self.name!r} could not start it: {told.why}")
+            case wire.WorkerEnded():
+                del self.workers[worker.launch_id]
+                worker.note_ended(told, f"it has ended on host {self.name!r}")
+            case wire.WorkerMeasured():
+                worker.note_measured(told.memory_bytes)
+
+    def _begin(self, ready: wire.HostReady) -> None:
+        if self._ready or len(ready.devices) > MOST_DEVICES:
+            return
+        self._ready = True
+        devices = (
+            DeviceCapacity(device_id=DeviceId(each.device_id), memory_bytes=each.memory_bytes, cores=each.cores)
+            for each in ready.devices
+            if is_device_name(each.device_id)
+        )
+        self._owner.ready(self, tuple(devices))
+
+
+def is_device_name(name: str) -> bool:
+    """Whether a device may be called so: what stands before a "/" would be taken for a host."""
+    return 0 < len(name) <= 64 and name.isascii() and name.isprintable() and "/" not in name and " " not in name  # noqa: PLR2004 - letters of a name

@@ -1,0 +1,148 @@
+"""A worker on another host, as the kernel has it: its frames come and go by an exchange."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from google.protobuf.message import DecodeError
+
+from inferd.runtime.far.exchange import Exchange
+from inferd.runtime.step_runs import merged
+from inferd_api.worker.v1 import worker_pb2 as frames_pb
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from inferd.runtime.far.host import FarHost
+    from inferd.runtime.far.parcels import Given
+    from inferd.runtime.link import OnClosed, OnFrame
+    from inferd.shared import Memory
+    from inferd_api.agent.v1 import agent_pb2 as wire
+
+MEASURE_S = 1.0  # how long the resident memory of one is waited for
+
+
+class FarWorker:
+    """A worker that an agent started, or is starting. One writer: its `FarHost`; one user: its `Worker`.
+
+    Attributes:
+        launch_id: Names it in the life of this kernel.
+        exchange: Of its frames.
+        given: Set once whoever asked for it has it: no frame is told before.
+    """
+
+    def __init__(self, host: FarHost, launch_id: int, *, on_frame: OnFrame, on_closed: OnClosed) -> None:
+        self.launch_id = launch_id
+        self.exchange = Exchange(
+            host.bounds, on_frames=self._take, on_closed=on_closed, most_held_bytes=host.bounds.held_bytes
+        )
+        self.given = asyncio.Event()
+        self._host = host
+        self._on_frame = on_frame
+        self._pid = 0
+        loop = asyncio.get_running_loop()
+        self._started: asyncio.Future[int] = loop.create_future()
+        self._ended: asyncio.Future[wire.WorkerEnded] = loop.create_future()
+        self._measured: asyncio.Future[int] | None = None
+
+    # For its `Worker`.
+
+    @property
+    def pid(self) -> int:
+        """Its process id on its host."""
+        return self._pid
+
+    def send(self, frame: frames_pb.KernelFrame, memories: Sequence[Memory] = ()) -> None:
+        """Send a frame and the memories that it speaks of; lost when the worker is gone."""
+        if memories:
+            frame.memories = len(memories)
+        self.exchange.send(frame.SerializeToString(), memories)
+
+    async def resident_bytes(self) -> int:
+        """Its resident memory; 0 when it is gone, or its host does not say in time."""
+        if self._measured is None or self._measured.done():
+            self._measured = asyncio.get_running_loop().create_future()
+            self._host.measure(self)
+        try:
+            async with asyncio.timeout(MEASURE_S):
+                return await asyncio.shield(self._measured)
+        except TimeoutError:
+            return 0
+
+    async def tail(self) -> str:
+        """What its log says last, as a clause; "" when that is nothing, or its host is lost."""
+        return self._ended.result().tail if self._ended.done() else ""
+
+    async def end(self, *, went: bool, hangs: bool) -> str:
+        """Have nothing left of it on its host; how it ended, "" when that was in order, or its host is lost."""
+        try:
+            return await self._host.end(self, went=went, hangs=hangs)
+        finally:
+            self.exchange.close("the kernel closed its link")
+
+    # For its host.
+
+    async def started(self) -> None:
+        """Wait until it runs.
+
+        Raises:
+            OSError: It could not be started.
+        """
+        self._pid = await self._started
+
+    async def ended(self) -> str:
+        """Wait until it is gone; how it ended."""
+        return (await asyncio.shield(self._ended)).how
+
+    def note_started(self, pid: int) -> None:
+        """It runs."""
+        if not self._started.done():
+            self._started.set_result(pid)
+
+    def note_failed(self, why: str) -> None:
+        """It could not be started."""
+        if not self._started.done():
+            self._started.set_exception(OSError(why))
+            self._started.exception()  # whoever asked for it may be gone
+
+    def note_ended(self, ended: wire.WorkerEnded, why: str) -> None:
+        """It is gone."""
+        self.note_failed(why)
+        self.given.set()
+        if not self._ended.done():
+            self._ended.set_result(ended)
+        self.note_measured(0)
+        self.exchange.close(why)
+
+    def note_measured(self, memory_bytes: int) -> None:
+        """It takes so much."""
+        if self._measured is not None and not self._measured.done():
+            self._measured.set_result(memory_bytes)
+
+    def _take(self, given: Sequence[Given]) -> None:
+        memories: dict[int, tuple[Memory, ...]] = {}
+        frames = []
+        for data, parts in given:
+            try:
+                frame = frames_pb.WorkerFrame.FromString(data)
+            except DecodeError as error:
+                self.exchange.close(f"a frame cannot be read: {error}")
+                break
+            if frame.memories != len(parts):
+                self.exchange.close(f"a frame speaks of {frame.memories} memories and {len(parts)} came")
+                break
+            if frame.HasField("load_failed"):
+                self._name_host(frame)
+            frames.append(frame)
+            if parts:
+                memories[id(frame)] = parts
+        for frame in merged(frames) if len(frames) > 1 else frames:
+            self._on_frame(frame, memories.get(id(frame), ()))
+
+    def _name_host(self, frame: frames_pb.WorkerFrame) -> None:
+        """A load that fails says where."""
+        failure = frame.load_failed.failure
+        if "host" not in failure.metadata:
+            failure.metadata["host"] = self._host.name
+            failure.message = f"on host {self._host.name!r}: {failure.message}"

@@ -1,0 +1,150 @@
+"""What agents of other hosts may ask, and who may become one."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from inferd.core.ids import HostId
+from inferd.core.principal import LOCAL, Principal
+from inferd.errors import InvalidFieldError, PermissionDeniedError
+
+if TYPE_CHECKING:
+    from inferd.core.key import Key
+    from inferd.host_settings import Hosts as Settings
+    from inferd.runtime.far.host import Facts, FarHost
+    from inferd.runtime.far.hosts import FarHosts
+    from inferd.runtime.front.auth import Auth
+    from inferd.runtime.keyring import Keyring
+    from inferd.runtime.login import Login
+
+HOST, INVITE = "host:", "invite"
+"""What names of principals are of agents that joined by an invitation, and of invitations; of one that is for a host
+of a certain name, ":" and that follow."""
+TENANT = "inferd-hosts"
+"""Of keys of agents, and of invitations: it has no tasks."""
+NAME_FORM = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+LABEL_FORM = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}")
+VALUE_FORM = re.compile(r"[A-Za-z0-9._-]{0,63}")
+MOST_LABELS, MOST_BACKENDS, MOST_FACT = 32, 64, 256
+
+
+class Agents:
+    """Makes invitations, and lets agents in.
+
+    Args:
+        hosts: The attached ones.
+        keyring: Of the kernel.
+        auth: The same, for calls to end whose key holds no longer.
+        settings: The bounds.
+
+    Attributes:
+        hosts: See there.
+    """
+
+    def __init__(self, hosts: FarHosts, keyring: Keyring, auth: Auth, settings: Settings) -> None:
+        self.hosts = hosts
+        self._keyring = keyring
+        self._auth = auth
+        self._settings = settings
+
+    async def invite(self, name: str, *, uses: int | None, ttl_s: float | None) -> tuple[Key, str]:
+        """An invitation and its credential: by it so many hosts may join, for so long, or one of a certain name.
+
+        Raises:
+            InvalidFieldError: Something is outside its bounds.
+            LimitExceededError, StoreUnavailableError: As `Keyring.create`.
+        """
+        settings = self._settings
+        uses = 1 if uses is None else uses
+        ttl_s = settings.invite_s if ttl_s is None else ttl_s
+        if name:
+            _check_name(name, "host")
+        if not 1 <= uses <= settings.invite_uses:
+            message = f"uses is {uses}; it must be from 1 to {settings.invite_uses} (hosts.invite_uses)"
+            raise InvalidFieldError(message, field="uses")
+        if not 0 < ttl_s <= settings.invite_most_s:
+            message = f"ttl is {ttl_s:g} s; it must be above 0 and at most {settings.invite_most_s:g} s"
+            raise InvalidFieldError(f"{message} (hosts.invite_most_s)", field="ttl")
+        who = f"{INVITE}:{name}" if name else INVITE
+        principal = Principal(name=who, roles=frozenset({"joiner"}), tenants=(TENANT,))
+        return await self._keyring.create(principal, self._auth.now() + ttl_s, uses=uses)
+
+    async def join(self, login: Login, name: str) -> str:
+        """A host becomes known; the credential of its agent, in the place of one that it had before.
+
+        Raises:
+            InvalidFieldError: It has no such name, or an agent of it is attached.
+            PermissionDeniedError: The invitation is for another name.
+            UnauthenticatedError: It was used up.
+            LimitExceededError, StoreUnavailableError: As `Keyring.create`.
+        """
+        _check_name(name, "name")
+        invited, _, only = login.principal.name.partition(":")
+        if invited == INVITE and only and only != name:
+            raise PermissionDeniedError(
+                f"this invitation is for host {only!r}, not for {name!r}; name it so (--name), or ask for another one",
+                metadata={"principal": login.principal.name},
+            )
+        if HostId(name) in self.hosts.attached:
+            raise InvalidFieldError(
+                f"host {name!r} is attached; end its agent first, or give this one another name (--name)", field="name"
+            )
+        if login.key_id and invited == INVITE:
+            await self._keyring.spend(login.key_id)
+        principal = Principal(name=HOST + name, roles=frozenset({"agent"}), tenants=(TENANT,))
+        before = self._keyring.of(principal.name)
+        _, credential = await self._keyring.create(principal, None)
+        for key in before:
+            await self._auth.end_key(key.key_id)
+        return credential
+
+    def attach(self, login: Login, facts: Facts, *, incarnation: int, kernel: int, epoch: int) -> FarHost:
+        """An agent comes, or comes back.
+
+        Raises:
+            InferdError: As `FarHosts.attach`; or the facts are none.
+        """
+        _check_facts(facts)
+        who = login.principal.name
+        if who.startswith(HOST) and who != HOST + facts.name:
+            raise PermissionDeniedError(
+                f"the credential of this agent is of host {who.removeprefix(HOST)!r}, and it says {facts.name!r}",
+                metadata={"principal": who},
+            )
+        if not who.startswith(HOST) and who != LOCAL and self._keyring.of(HOST + facts.name):
+            raise PermissionDeniedError(
+                f"host {facts.name!r} has joined with a key of its own; {who!r} is another one; name it otherwise"
+                " (--name), or revoke that key (inferd keys list)",
+                metadata={"principal": who},
+            )
+        return self.hosts.attach(facts, incarnation=incarnation, kernel=kernel, epoch=epoch, principal=who)
+
+
+def _check_name(name: str, field: str) -> None:
+    if not NAME_FORM.fullmatch(name):
+        raise InvalidFieldError(
+            f"{field} is {name[:80]!r}; a host's name is 1 to 63 of letters, digits, '.', '_' and '-', and begins with"
+            " a letter or a digit",
+            field=field,
+        )
+
+
+def _check_facts(facts: Facts) -> None:
+    _check_name(facts.name, "facts.name")
+    if len(facts.labels) > MOST_LABELS:
+        message = f"facts.labels has {len(facts.labels)} entries; at most {MOST_LABELS}"
+        raise InvalidFieldError(message, field="facts.labels")
+    for name, value in facts.labels.items():
+        if not (LABEL_FORM.fullmatch(name) and VALUE_FORM.fullmatch(value)):
+            raise InvalidFieldError(
+                f"label {name[:80]!r}={value[:80]!r} is none: its name is 1 to 63 of letters, digits and '._/-', its"
+                " value 0 to 63 of letters, digits and '._-'",
+                field="facts.labels",
+            )
+    for field, text in (("facts.os", facts.system), ("facts.log_folder", facts.log_folder)):
+        if len(text) > MOST_FACT or not text.isprintable():
+            raise InvalidFieldError(f"{field} must be at most {MOST_FACT} letters that can be shown", field=field)
+    if len(facts.backends) > MOST_BACKENDS:
+        message = f"facts.backends has {len(facts.backends)} entries; at most {MOST_BACKENDS}"
+        raise InvalidFieldError(message, field="facts.backends")

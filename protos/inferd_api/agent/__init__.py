@@ -1,0 +1,1 @@
+"""Wire messages between a kernel and the agents of its other hosts."""

@@ -1,0 +1,1 @@
+"""Generated code of `inferd.agent.v1`."""

@@ -1,0 +1,131 @@
+"""Workers on another host: an agent in this process, real gRPC over loopback, and workers of the FakeBackend."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from connection import Connection, kinds_of, read_all, read_failing, read_until, reason_of, text_of
+from far_host import FarHost, far_host, place, until_state
+from proxy import Proxy, proxy_to
+
+from inferd.core.host import HostState
+from inferd.core.ids import InstanceId
+from inferd.testing.kernel import kernel_here
+
+DEADLINE_S = 60.0
+QUICK = {"detection_s": 0.6, "beat_s": 0.1, "grace_s": 20.0}
+SMALL = {"memory_bytes": {"cpu:0": 1 << 30}}  # less than the host has, so that it is chosen first
+
+
+@pytest.fixture
+async def connection(tmp_path: Path) -> AsyncIterator[Connection]:
+    """A connection to a kernel that soon takes silent hosts for lost."""
+    async with kernel_here(tmp_path, hosts=QUICK, devices=SMALL, workers={"restart_backoff_s": 0.01}) as kernel:
+        made = Connection(kernel, tmp_path)
+        yield made
+        await made.channel.close()
+
+
+@pytest.fixture
+async def proxy(connection: Connection) -> AsyncIterator[Proxy]:
+    """The way of agents to it."""
+    async with proxy_to(connection.kernel.addresses[0]) as made:
+        yield made
+
+
+@pytest.fixture
+async def host(connection: Connection, proxy: Proxy) -> AsyncIterator[FarHost]:
+    """A host `b` that is attached."""
+    async with far_host(connection.folder, proxy.address) as made:
+        await until_state(connection.kernel, "b", HostState.READY)
+        yield made
+
+
+async def test_a_task_runs_on_another_host(connection: Connection, host: FarHost) -> None:
+    """A stream of a far worker is as that of a near one; its device is the host's, and its process the agent's."""
+    near = await read_all(connection.endless(model=await connection.create("near"), tokens=50))
+    far = await read_all(connection.endless(model=await place(connection, "far", "b/cpu:0"), tokens=50))
+    assert text_of(far) == text_of(near) == "la" * 25
+    assert kinds_of(far) == kinds_of(near)
+    assert far[-1].finished.receipt.device == "b/cpu:0"
+    (worker,) = (each for each in connection.kernel.driver.supervisor.workers.values() if each.host_id)
+    logs = {str(path) for path in (connection.folder / "b" / "state" / "workers").glob("*.log")}
+    assert worker.host_id == "b"
+    assert worker.log_path.startswith("b:")
+    assert worker.log_path.removeprefix("b:") in logs
+    assert worker.pid == host.agent.hosted[1]._worker.pid  # type: ignore[union-attr]
+    assert await worker.resident_bytes() > 1 << 20
+    os.kill(worker.pid, 0)
+
+
+async def test_a_broken_connection_loses_nothing(connection: Connection, host: FarHost, proxy: Proxy) -> None:
+    """A stream whose host's connection breaks again and again is that of an undisturbed run, in one attempt."""
+    name = await place(connection, "far", "b/cpu:0", step_s=0.001)
+    call = connection.endless(model=name, tokens=900)
+    events = await read_until(call, "output")
+    for n in range(4):
+        proxy.abort()
+        await host.heard.until("again", n + 1)
+    events += await read_all(call)
+    assert text_of(events) == "la" * 450
+    assert [event.started.attempt for event in events if event.HasField("started")] == [1]
+    assert host.heard.told[0] == "anew 1"
+    assert sum(each.startswith("anew") for each in host.heard.told) == 1
+
+
+async def test_a_silent_host_is_lost_and_its_tasks_go_on(connection: Connection, proxy: Proxy) -> None:
+    """What ran on a host that is lost goes on elsewhere, behind what it told; its old workers end when it is back."""
+    async with far_host(connection.folder, proxy.address) as host:
+        await until_state(connection.kernel, "b", HostState.READY)
+        name = await place(connection, "both", "b/cpu:0", "cpu:0", step_s=0.001)
+        call = connection.endless(model=name, tokens=900)
+        events = await read_until(call, "output")
+        assert [event.started.attempt for event in events if event.HasField("started")] == [1]
+        proxy.stop()
+        await until_state(connection.kernel, "b", HostState.LOST)
+        events += await read_all(call)
+        assert text_of(events) == "la" * 450
+        proxy.go_on()
+        await host.heard.until("anew", 2)
+        await until_state(connection.kernel, "b", HostState.READY)
+        assert not host.agent.hosted
+
+
+async def test_a_host_that_ends_in_order_is_lost_at_once(connection: Connection, host: FarHost) -> None:
+    """An agent that is ended says so: its host is lost without waiting, and nothing of its workers is left."""
+    name = await place(connection, "far", "b/cpu:0", step_s=0.001)
+    call = connection.endless(model=name, tokens=900)
+    await read_until(call, "output")
+    pid = connection.kernel.driver.supervisor.workers[InstanceId("far-1")].pid
+    host.ends.set()
+    await until_state(connection.kernel, "b", HostState.LOST)
+    await host.running
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+    call.cancel()
+
+
+async def test_a_name_is_of_one_agent(connection: Connection, host: FarHost) -> None:
+    """A second agent of a name is refused as long as the first one is attached, with what helps, and gives up."""
+    async with far_host(connection.folder / "2", connection.kernel.addresses[0]) as second:
+        async with asyncio.timeout(DEADLINE_S):
+            await asyncio.wait([second.running])
+        error = second.running.exception()
+    assert "has an agent, which was heard" in str(error)
+    assert "--name" in str(error)
+    assert not host.running.done()
+
+
+async def test_a_missing_file_names_host_and_path(connection: Connection, host: FarHost) -> None:
+    """A model whose files are not on the host fails to load with the host and the path, and nothing else ends."""
+    name = await place(connection, "far", "b/cpu:0")
+    path = connection.folder / "far-base.fake"
+    path.rename(path.with_suffix(".away"))
+    _, error = await read_failing(connection.endless(model=name, tokens=5))
+    reason, facts = reason_of(error)
+    assert reason == "MODEL_LOAD_FAILED"
+    assert (facts["host"], facts["path"]) == ("b", str(path))
+    assert "on host 'b'" in str(error.details())
+    assert not host.running.done()

@@ -1,0 +1,128 @@
+"""How a host joins: by an invitation, once or some times, for a while; and what its agent may do then."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from far_host import far_host, made_agent, until_state
+from google.protobuf.duration_pb2 import Duration
+from guarded import Guarded, bearer, failing, guarded, refused
+
+from inferd.agent.connection import KernelConnection
+from inferd.core.host import HostState
+from inferd_api.agent.v1 import agent_service_pb2 as asp
+from inferd_api.agent.v1.agent_service_pb2_grpc import AgentServiceStub
+from inferd_api.v1 import auth_service_pb2 as aus
+from inferd_api.v1 import invite_service_pb2 as isp
+from inferd_api.v1.invite_service_pb2_grpc import InviteServiceStub
+from inferd_client.errors import InvalidFieldError, PermissionDeniedError, UnauthenticatedError
+
+DEADLINE_S = 60.0
+QUICK = {"detection_s": 0.6, "beat_s": 0.1}
+
+
+async def invite(kernel: Guarded, **wanted: Any) -> isp.CreateInviteResponse:
+    """An invitation."""
+    stub: Any = InviteServiceStub(kernel.owner.channel)  # type: ignore[no-untyped-call]
+    made: isp.CreateInviteResponse = await stub.CreateInvite(isp.CreateInviteRequest(**wanted))
+    return made
+
+
+async def join(kernel: Guarded, token: str, name: str) -> str:
+    """Join over TCP; the credential of the agent."""
+    async with KernelConnection(kernel.kernel.addresses[1], credential=token) as connection:
+        return await connection.join(name)
+
+
+async def test_a_host_joins_by_an_invitation_and_comes_back_without(tmp_path: Path) -> None:
+    """An invitation is good once; the credential that it gives attaches the agent, until it is revoked."""
+    async with guarded(tmp_path, hosts=QUICK) as kernel:
+        invited = await invite(kernel)
+        assert invited.uses == 1
+        credential = await join(kernel, invited.credential, "b")
+        with pytest.raises(UnauthenticatedError):
+            await join(kernel, invited.credential, "c")
+        async with far_host(tmp_path, kernel.kernel.addresses[1], credential=credential) as host:
+            await until_state(kernel.kernel, "b", HostState.READY)
+            keys = (await kernel.made.ListKeys(aus.ListKeysRequest())).keys
+            assert {key.principal: list(key.roles) for key in keys} == {"invite": ["joiner"], "host:b": ["agent"]}
+            (own,) = (key.key_id for key in keys if key.principal == "host:b")
+            await kernel.made.RevokeKey(aus.RevokeKeyRequest(key_id=own))
+            async with asyncio.timeout(DEADLINE_S):
+                await asyncio.wait([host.running])
+            assert isinstance(host.running.exception(), UnauthenticatedError)
+            await until_state(kernel.kernel, "b", HostState.LOST)
+
+
+async def test_an_invitation_is_for_so_many_and_so_long_or_for_a_name(tmp_path: Path) -> None:
+    """It holds for as many hosts as it says, is refused outside its bounds, and one for a name for no other."""
+    async with guarded(tmp_path) as kernel:
+        two = (await invite(kernel, uses=2)).credential
+        assert len({await join(kernel, two, name) for name in "bc"}) == 2
+        with pytest.raises(UnauthenticatedError):
+            await join(kernel, two, "d")
+        named = (await invite(kernel, host="gpu7")).credential
+        with pytest.raises(PermissionDeniedError, match="gpu7"):
+            await join(kernel, named, "gpu8")
+        with pytest.raises(InvalidFieldError, match="a host's name is"):
+            await join(kernel, named, "../b")
+        before = await join(kernel, named, "gpu7")
+        again = await join(kernel, (await invite(kernel)).credential, "gpu7")
+        with pytest.raises(UnauthenticatedError):  # another one has taken its place
+            await join(kernel, before, "gpu7")
+        assert again != before
+        for wrong in ({"uses": 0}, {"uses": 1001}, {"host": "a/b"}, {"ttl": Duration(seconds=604_801)}):
+            stub: Any = InviteServiceStub(kernel.owner.channel)  # type: ignore[no-untyped-call]
+            reason, _ = await refused(stub.CreateInvite(isp.CreateInviteRequest(**wrong)))
+            assert reason == "INVALID_FIELD"
+
+
+async def test_an_agent_may_call_its_own_service_alone(tmp_path: Path) -> None:
+    """Whatever rules allow to all, a credential of an agent or an invitation is refused by every call but its own."""
+    everything = {"rules": [{"who": "*", "effect": "allow"}], "failed_logins": 1000}
+    async with guarded(tmp_path, auth=everything) as kernel:
+        token = (await invite(kernel, uses=2)).credential
+        agent = await join(kernel, token, "b")
+        may = {token: {"Join"}, agent: {"Attach", "Carry"}}
+        for credential, own in may.items():
+            assert await open_to(kernel, credential) == own | {"WhoAmI"}
+
+
+async def open_to(kernel: Guarded, credential: str) -> set[str]:
+    """The calls that are not refused at the door, of all services."""
+    import test_auth_table as table  # noqa: PLC0415 - the calls of the wire, as that has them
+
+    found = set()
+    for method in table.METHODS.values():
+        ended = await table.code(kernel, method, bearer(credential))
+        if ended not in table.DOOR:
+            found.add(method.name)
+    return found
+
+
+async def test_a_name_is_of_who_joined_by_it(tmp_path: Path) -> None:
+    """An agent says the name of its credential, and nobody else attaches by the name of a host that has joined."""
+    async with guarded(tmp_path, auth={"rules": [{"who": "role:other", "kinds": ["agent"]}]}) as kernel:
+        credential = await join(kernel, (await invite(kernel)).credential, "b")
+        other = (await kernel.key(roles=["other"])).credential
+        for name, secret in (("c", credential), ("b", other)):
+            agent, _ = await made_agent(tmp_path, kernel.kernel.addresses[1], name, credential=secret)
+            with pytest.raises(PermissionDeniedError):
+                await agent.run(asyncio.Event())
+
+
+async def test_streams_of_another_time_are_refused(tmp_path: Path) -> None:
+    """Frames of another host, epoch, process or launch are refused, and so is an opening without facts."""
+    async with guarded(tmp_path) as kernel, far_host(tmp_path, kernel.kernel.addresses[0]) as host:
+        await until_state(kernel.kernel, "b", HostState.READY)
+        stub: Any = AgentServiceStub(kernel.owner.channel)  # type: ignore[no-untyped-call]
+        right = {"host": "b", "incarnation": host.agent.incarnation, "epoch": 1, "launch_id": 1}
+        for wrong in ({"host": "c"}, {"incarnation": 7}, {"epoch": 2}, {"launch_id": 9}):
+            opening = asp.CarryOpening(**{**right, **wrong})
+            error = await failing(stub.Carry(iter([asp.CarryRequest(opening=opening)])))
+            assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+        for request in ([], [asp.AttachRequest()], [asp.AttachRequest(opening=asp.AttachOpening())]):
+            error = await failing(stub.Attach(iter(request)))
+            assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
