@@ -10,13 +10,14 @@ class Proxy:
 
     Attributes:
         address: Where it listens.
+        behind: Of the kernel, for connections from now on.
         connections: How many there were.
     """
 
     def __init__(self, behind: str) -> None:
         self.address = ""
         self.connections = 0
-        self._behind = behind
+        self.behind = behind
         self._passes = asyncio.Event()
         self._passes.set()
         self._live: set[asyncio.StreamWriter] = set()
@@ -24,7 +25,7 @@ class Proxy:
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection."""
         self.connections += 1
-        there, back = await connection_to(self._behind)
+        there, back = await connection_to(self.behind)
         self._live |= {writer, back}
         await asyncio.gather(self._pass(reader, back), self._pass(there, writer))
 

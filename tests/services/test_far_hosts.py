@@ -2,20 +2,25 @@
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
+import grpc
+import numpy as np
 import pytest
 from connection import Connection, kinds_of, read_all, read_failing, read_until, reason_of, text_of
 from far_host import FarHost, far_host, place, until_state
 from proxy import Proxy, proxy_to
 
 from inferd.core.host import HostState
-from inferd.core.ids import InstanceId
+from inferd.core.ids import HostId, InstanceId
 from inferd.testing.kernel import kernel_here
+from inferd_client import AsyncClient
 
 DEADLINE_S = 60.0
-QUICK = {"detection_s": 0.6, "beat_s": 0.1, "grace_s": 20.0}
+QUICK = {"detection_s": 1.2, "beat_s": 0.2, "grace_s": 20.0}
 SMALL = {"memory_bytes": {"cpu:0": 1 << 30}}  # less than the host has, so that it is chosen first
 
 
@@ -129,3 +134,50 @@ async def test_a_missing_file_names_host_and_path(connection: Connection, host: 
     assert (facts["host"], facts["path"]) == ("b", str(path))
     assert "on host 'b'" in str(error.details())
     assert not host.running.done()
+
+
+async def test_tensors_of_any_size_cross(connection: Connection, host: FarHost) -> None:
+    """Inputs and outputs that are in memory on one machine come to the other one whole, also more than a window."""
+    name = await place(connection, "far", "b/cpu:0", tensor="identity")
+    async with AsyncClient(connection.kernel.addresses[0]) as client:
+        for shape in ((1, 3), (1, 400_000), (3, 500_000)):
+            x = np.random.default_rng(7).standard_normal(shape, np.float32)
+            outputs = await client.infer(name, {"x": x})
+            assert (outputs["y"] == x).all()
+    assert not [told for told in host.heard.told[1:] if told.startswith("anew")]
+
+
+async def test_an_agent_outlives_its_kernel(tmp_path: Path) -> None:
+    """A kernel ends with a task on the host, and another one follows: the agent attaches to that by itself."""
+    async with (
+        kernel_here(tmp_path / "1", hosts=QUICK) as first,
+        proxy_to(first.addresses[0]) as proxy,
+        far_host(tmp_path, proxy.address) as host,
+    ):
+        await until_state(first, "b", HostState.READY)
+        connection = Connection(first, tmp_path)
+        call = connection.endless(model=await place(connection, "far", "b/cpu:0", step_s=0.002), tokens=900)
+        await read_until(call, "output")
+        first.driver.close()
+        with suppress(grpc.aio.AioRpcError):
+            await read_all(call)
+        await connection.channel.close()
+        proxy.stop()
+        async with kernel_here(tmp_path / "2", hosts=QUICK) as second:
+            proxy.behind = second.addresses[0]
+            proxy.go_on()
+            proxy.abort()
+            await host.heard.until("anew", 2)
+            await until_state(second, "b", HostState.READY)
+            assert not host.agent.hosted
+            host.ends.set()
+            await host.running
+
+
+async def test_a_kernel_that_was_stopped_loses_no_host(connection: Connection, host: FarHost) -> None:
+    """A kernel whose loop did nothing for longer than a host may be silent gives all hosts the time anew."""
+    del host
+    time.sleep(1.5 * QUICK["detection_s"])  # noqa: ASYNC251 - as a signal stops it
+    hosts = connection.kernel.driver.machine.hosts
+    await asyncio.sleep(QUICK["detection_s"])
+    assert hosts.known[HostId("b")].state is HostState.READY

@@ -7,8 +7,8 @@ from grpc_reflection.v1alpha import reflection_pb2
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-NAMES = ("Audit", "Auth", "Blob", "Host", "Lease", "Model", "Moderation", "Quota", "Task", "Upload")
-OURS = {f"inferd.v1.{name}Service" for name in NAMES}
+NAMES = ("Audit", "Auth", "Blob", "Host", "Lease", "Model", "Moderation", "Quota", "Task", "Upload", "Invite")
+OURS = {f"inferd.v1.{name}Service" for name in NAMES} | {"inferd.agent.v1.AgentService"}
 OTHERS = {"grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"}
 # What no message of the services names, and errors carry.
 DETAILS = ("ErrorInfo", "RetryInfo", "BadRequest", "QuotaFailure")
