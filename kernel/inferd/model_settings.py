@@ -36,6 +36,12 @@ class Prefix(BaseModel):
         " again, within what is free; a model may have less (its setting prefix_keep_bytes). 0: an unload gives all"
         " memory back",
     )
+    disk_bytes: int = Field(
+        0,
+        ge=0,
+        description="most bytes of the disk in which what keep_bytes keeps is kept too, sealed where the store is, also"
+        " over the end of the kernel; 0 for none, as with store.url memory:",
+    )
 
 
 class Watching(BaseModel):

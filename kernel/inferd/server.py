@@ -35,7 +35,7 @@ from inferd.runtime.declaring import Declaring
 from inferd.runtime.devices import DeviceMeter
 from inferd.runtime.digests import Digests
 from inferd.runtime.driver import Driver
-from inferd.runtime.driver_limits import DriverLimits, grammar_limits, look_limits, sandbox_limits
+from inferd.runtime.driver_limits import DriverLimits, grammar_limits, look_limits, prefix_limits, sandbox_limits
 from inferd.runtime.failing import failing_store, make_fail
 from inferd.runtime.failpoints import Failpoints
 from inferd.runtime.front import audit, blobs, health, hosts, leases, models, optimizing, quotas, tasks, uploads
@@ -331,7 +331,7 @@ def _driver(settings: Settings, store: Store | None, clock: Clock | None = None)
                 held_tasks=settings.store.held_tasks,
                 tenant_share=settings.scheduler.tenant_share,
             ),
-            prefix_keep_bytes=settings.prefix.keep_bytes,
+            prefixes=prefix_limits(settings, store),
         ),
         log_dir=settings.state_dir / "workers",
         store=store,

@@ -2,12 +2,15 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from connection import Connection, read_all, text_of
 
+from inferd.runtime.prefix_files import PrefixFiles
+from inferd.shared import Memory
 from inferd.testing.kernel import kernel_here, write_fake_model
 from inferd_api.v1 import model_pb2 as mp
 from inferd_api.v1 import model_service_pb2 as ms
@@ -100,3 +103,78 @@ async def test_what_is_kept_goes_with_its_bound_and_its_model(keeping: Connectio
     assert keeping.kernel.driver.prefixes.held_bytes > 0
     await keeping.models.DeleteModel(ms.DeleteModelRequest(name="fake"))
     assert keeping.kernel.driver.prefixes.held_bytes == 0
+
+
+@asynccontextmanager
+async def on_disk(folder: Path, *, sealing: str = "on") -> AsyncIterator[tuple[Connection, asyncio.Event]]:
+    """A kernel that keeps prefix caches in files, too; the event is set when a worker has looked at what was kept."""
+    store = {"url": f"sqlite:{folder}/kept", "sealing": sealing}
+    prefix = {"keep_bytes": 1 << 20, "disk_bytes": 1 << 20}
+    async with kernel_here(folder, prefix=prefix, store=store) as kernel:
+        made, adopted, told = Connection(kernel, folder), asyncio.Event(), kernel.driver.prefixes.adopted
+
+        def tell(*words: Any) -> None:
+            told(*words)
+            adopted.set()
+
+        kernel.driver.prefixes.adopted = tell  # type: ignore[method-assign]
+        yield made, adopted
+        await made.channel.close()
+
+
+def files_in(folder: Path) -> list[Path]:
+    return [path for path in (folder / "data" / "prefixes").rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("sealing", ["on", "off"])
+async def test_the_next_kernel_finds_prefixes_on_the_disk(tmp_path: Path, sealing: str) -> None:
+    """What a model has when the kernel ends is in one file, sealed as the store is, and found by the next kernel."""
+    async with on_disk(tmp_path, sealing=sealing) as (made, _):
+        await made.create()
+        assert await cached(made) == 0
+    (file,) = files_in(tmp_path)
+    assert file.name.endswith("-s") == (sealing == "on")
+    assert (b"inferdKV" in file.read_bytes()) == (sealing == "off")
+    (tmp_path / "data" / "prefixes" / file.parent.name / "cut.part").write_bytes(b"x")
+    async with on_disk(tmp_path, sealing=sealing) as (made, adopted):
+        await made.models.LoadModel(ms.LoadModelRequest(name="fake"))
+        async with asyncio.timeout(60):
+            await adopted.wait()
+        assert await cached(made) == len(WORDS) // BLOCK * BLOCK
+        assert files_in(tmp_path) == [file]
+        await made.models.DeleteModel(ms.DeleteModelRequest(name="fake", force=True))
+    assert files_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("sealing", ["on", "off"])
+async def test_a_damaged_prefix_file_is_removed_and_given_to_nobody(tmp_path: Path, sealing: str) -> None:
+    """Whichever byte was changed, or where it was cut off: the log says so, and the prompt is computed."""
+    async with on_disk(tmp_path, sealing=sealing) as (made, _):
+        await made.create()
+        await cached(made)
+    (file,) = files_in(tmp_path)
+    whole = file.read_bytes()
+    async with on_disk(tmp_path, sealing=sealing) as (made, _):
+        files = made.kernel.driver.prefixes._files
+        assert files is not None
+        assert files.read("fake", 1 << 20) is not None
+        for wrong in (whole[:-40], whole[:-1] + bytes([whole[-1] ^ 1]), whole[:60] + b"?" + whole[61:], b""):
+            file.write_bytes(wrong)
+            assert files.read("fake", 1 << 20) is None
+            assert wrong == b"" or not file.exists()
+
+
+def test_files_of_prefixes_have_a_bound_and_the_oldest_goes(tmp_path: Path) -> None:
+    """Of models that are known: one that is too large by itself is not kept, and drives out nobody."""
+    files = PrefixFiles(tmp_path / "p", most_bytes=5 << 20, keys=None)
+    files.sweep()
+    for number, name in enumerate("abc"):
+        files.write(name, Memory.of(bytes([number]) * (2 << 20)), 16, "abcd")
+    assert [files.read(name, 1 << 30) is not None for name in "abc"] == [False, True, True]
+    files.write("d", Memory.of(bytes(11 << 20)), 16, "abcd")
+    found = files.read("c", 1 << 30)
+    assert found is not None
+    assert (found[0].read(0, found[0].size_bytes), found[1]) == (bytes([2]) * (2 << 20), 16)
+    assert files.read("c", 1 << 10) is None, "there is no room for it in memory"
+    files.write("c", Memory.of(b"c"), 32, "c")
+    assert [files.read(name, 1 << 30) is not None for name in "bc"] == [False, True]

@@ -10,7 +10,7 @@ from inferd.core.changes import ModelForgotten, VersionChanged
 from inferd.core.ids import InstanceId, ModelName
 from inferd.core.model import InstanceState
 from inferd.core.version import VersionChange, VersionState
-from inferd.runtime.prefixes import Prefixes
+from inferd.runtime.prefixes import Prefixes, PrefixLimits
 from inferd.shared import Memory, MemoryRefusedError
 from inferd_api.worker.v1 import prefix_pb2
 
@@ -37,7 +37,7 @@ class Kernel:
                 spec=spec, going=False, instances={f"{name}-1": instance}, serving=SimpleNamespace(number=1),
                 is_rolling=lambda _: False,
             )  # fmt: skip
-        self.prefixes = Prefixes(cast("Any", self), cast("Any", self), most_bytes=most_bytes, stop_timeout_s=3.0)
+        self.prefixes = Prefixes(cast("Any", self), cast("Any", self), PrefixLimits(most_bytes, 3.0))
 
     def model(self, name: str) -> Any:
         return self.models[name]

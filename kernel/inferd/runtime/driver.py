@@ -103,8 +103,7 @@ class Driver:
         self.metrics = Metrics(self.machine)
         self._relay = Relay(self.clock, output_bytes=limits.output_bytes)
         self.moderation = Moderation(self.views, self.supervisor, self._relay)
-        keep_bytes, stop_s = limits.prefix_keep_bytes, limits.times.stop_timeout_s
-        self.prefixes = Prefixes(self.views, self.supervisor, most_bytes=keep_bytes, stop_timeout_s=stop_s)
+        self.prefixes = Prefixes(self.views, self.supervisor, limits.prefixes)
         self._orders = Orders(
             self.supervisor, self._relay, self.streams, limits.engine, clock=self.clock, stop=self.prefixes.stop
         )
@@ -130,6 +129,7 @@ class Driver:
             finally:
                 self.close()
         self._alarm.set(None)
+        await self.prefixes.written()
 
     def drain(self, drain_s: float) -> None:
         """Take nothing new and begin no waiting task; what runs goes on, for so long at most; then comes `close`."""

@@ -1,10 +1,14 @@
 """The bounds of the runtime."""
 
 from dataclasses import dataclass
+from hashlib import sha256
 
 from inferd.config import Settings, config_path
 from inferd.core.vigil import WorkerTimes
 from inferd.runtime.keeper_times import KeeperTimes
+from inferd.runtime.prefix_files import PrefixFiles
+from inferd.runtime.prefixes import NO_PREFIXES, PrefixLimits
+from inferd.store.store import Store
 from inferd.worker_settings import Workers
 from inferd_api.worker.v1 import load_pb2, sandbox_pb2
 
@@ -23,7 +27,7 @@ class DriverLimits:
     engine: load_pb2.EngineLimits
     times: WorkerTimes
     keeper: KeeperTimes
-    prefix_keep_bytes: int = 0
+    prefixes: PrefixLimits = NO_PREFIXES
 
 
 def grammar_limits(workers: Workers) -> load_pb2.GrammarLimits:
@@ -56,3 +60,12 @@ def sandbox_limits(settings: Settings) -> sandbox_pb2.SandboxLimits:
         roots=[str(each.resolve()) for each in settings.sources.roots],
         withheld=[str(each.resolve()) for each in withheld if each is not None],
     )
+
+
+def prefix_limits(settings: Settings, store: Store | None) -> PrefixLimits:
+    """What may be kept of models that are unloaded: in files of this store, as other kernels may have the folder."""
+    prefix, files = settings.prefix, None
+    if prefix.disk_bytes and store is not None:
+        folder = settings.data_dir / "prefixes" / sha256(store.name.encode()).hexdigest()[:32]
+        files = PrefixFiles(folder, most_bytes=prefix.disk_bytes, keys=store.keys)
+    return PrefixLimits(prefix.keep_bytes, settings.workers.stop_timeout_s, files)

@@ -1,14 +1,16 @@
-"""Prefix caches of models that were unloaded, in memory of this host, until their models are loaded again."""
+"""Prefix caches of models that were unloaded, in memory and files of this host, until their models are loaded again."""
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import structlog
 
-from inferd.core.changes import ModelChanged, ModelForgotten, VersionChanged
+from inferd.core.changes import InstanceChanged, ModelChanged, ModelForgotten, VersionChanged
 from inferd.core.host import LOCAL_HOST, host_of
 from inferd.core.ids import NO_LEASE
 from inferd.core.model import InstanceState
@@ -20,13 +22,15 @@ from inferd_api.worker.v1 import prefix_pb2
 from inferd_api.worker.v1 import worker_pb2 as wire
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
+    from typing import Any
 
     from inferd.core.changes import Change
     from inferd.core.ids import DeviceId, InstanceId, ModelName
     from inferd.core.model import Instance, Model
     from inferd.core.views import Views
     from inferd.runtime.link import Arrived
+    from inferd.runtime.prefix_files import PrefixFiles
     from inferd.runtime.supervisor import Supervisor
 
 log = structlog.get_logger()
@@ -45,24 +49,48 @@ class KeptPrefix:
     tokens: int
 
 
+@dataclass(frozen=True, slots=True)
+class PrefixLimits:
+    """What may be kept of models that are unloaded.
+
+    Attributes:
+        keep_bytes: Of all, in memory; 0 to keep nothing.
+        stop_timeout_s: How long a worker may take to end in order: half of it to write what is kept.
+        files: Where it is kept as well; None for nowhere.
+    """
+
+    keep_bytes: int = 0
+    stop_timeout_s: float = 0.0
+    files: PrefixFiles | None = None
+
+
+NO_PREFIXES = PrefixLimits()
+
+
 class Prefixes:
     """Takes what workers keep as they end, and gives it to the next ones of their models. One writer: the driver.
 
     It lies in what the broker has given to nobody, and goes as soon as that is given: the model that was kept first
-    goes first. Nothing of it is written to a disk, and nothing is left of it when the kernel has ended.
+    goes first. Where there are files each is written to one as well, beside all else: they are read when their models
+    are loaded, also by the next kernel.
 
     Args:
         views: What may be read of the core.
         supervisor: The workers.
-        most_bytes: Of all models; 0 to keep nothing.
-        stop_timeout_s: How long a worker may take to end in order: half of it to write what is kept.
+        limits: What may be kept.
     """
 
-    def __init__(self, views: Views, supervisor: Supervisor, *, most_bytes: int, stop_timeout_s: float) -> None:
+    def __init__(self, views: Views, supervisor: Supervisor, limits: PrefixLimits) -> None:
         self._views = views
         self._supervisor = supervisor
-        self._most_bytes = most_bytes
-        self._most_s = stop_timeout_s / 2
+        self._most_bytes = limits.keep_bytes
+        self._most_s = limits.stop_timeout_s / 2
+        self._files = limits.files if limits.keep_bytes else None
+        self._thread = None if self._files is None else ThreadPoolExecutor(1, "prefixes")
+        self._fetching: set[ModelName] = set()
+        self._closing = False
+        if self._files is not None:
+            self._beside(self._files.sweep)
         self._kept: OrderedDict[ModelName, KeptPrefix] = OrderedDict()  # kept first, first
 
     @property
@@ -79,9 +107,22 @@ class Prefixes:
         return self._kept.get(name)
 
     def close(self) -> None:
-        """Keep nothing from now on: there is no next worker."""
-        self._most_bytes = 0
+        """Keep nothing in memory from now on: there is no next worker of this kernel."""
+        self._closing = True
+        if self._files is None:
+            self._most_bytes = 0
         self._kept.clear()
+
+    async def written(self) -> None:
+        """Wait until files are as they are to be, and write no more."""
+        if self._thread is not None:
+            await asyncio.wrap_future(self._thread.submit(int))
+            self._thread.shutdown(wait=False)
+
+    def _beside(self, do: Callable[..., Any], *values: Any) -> None:
+        """Do something with the files, when what was to be done before is done."""
+        if self._thread is not None:
+            self._thread.submit(do, *values)
 
     def stop(self, instance_id: InstanceId) -> wire.Stop:
         """The order to end for a worker, with what it may keep."""
@@ -104,7 +145,11 @@ class Prefixes:
         if before is not None and before.tokens > told.tokens:
             log.info("a smaller prefix cache of the same model is not kept", model=name, instance_id=instance_id)
             return
-        self.forget(name)
+        if self._files is not None:
+            self._beside(self._files.write, name, memory, told.tokens, self._views.model_names())
+        if self._closing:
+            return
+        self._kept.pop(name, None)
         self._kept[name] = KeptPrefix(memory, told.tokens)
         lacking = {"lacking": told.why_not} if told.why_not else {}
         log.info("prefix cache kept", model=name, tokens=told.tokens, bytes=memory.size_bytes, **lacking)
@@ -140,6 +185,9 @@ class Prefixes:
             if isinstance(change, VersionChanged):
                 if change.state is VersionState.SERVING and change.change is not None:
                     self._hand_over(change.name)
+            elif isinstance(change, InstanceChanged):
+                if change.state is InstanceState.LOADING and self._is_for_us(change.instance_id):
+                    self._fetch(change.model)
             elif isinstance(change, ModelForgotten):
                 self.forget(change.name)
             elif isinstance(change, ModelChanged) and (kept := self._kept.get(change.name)) is not None:
@@ -151,10 +199,41 @@ class Prefixes:
     def forget(self, name: ModelName) -> None:
         """Keep nothing of a model."""
         self._kept.pop(name, None)
+        if self._files is not None:
+            self._beside(self._files.forget, name)
 
     def forget_all(self) -> None:
         """Keep nothing of what is kept now."""
         self._kept.clear()
+        if self._files is not None:
+            self._beside(self._files.forget_all)
+
+    def _fetch(self, name: ModelName) -> None:
+        """A model is being loaded: read what a file has of it meanwhile."""
+        if self._files is None or self._thread is None or self._closing:
+            return
+        most_bytes = min(self._bound(self._views.model(name)), self._spare_bytes())
+        if name in self._kept or name in self._fetching or not most_bytes:
+            return
+        self._fetching.add(name)
+        reading = asyncio.wrap_future(self._thread.submit(self._files.read, name, most_bytes))
+        reading.add_done_callback(lambda done: self._fetched(name, done))
+
+    def _fetched(self, name: ModelName, done: asyncio.Future[tuple[Memory, int] | None]) -> None:
+        self._fetching.discard(name)
+        found = None if done.cancelled() or done.exception() is not None else done.result()
+        model = self._views.find_model(name)
+        if found is None or model is None or model.going or name in self._kept or self._closing:
+            return
+        self._kept[name] = KeptPrefix(*found)
+        log.info("prefix cache read from the disk", model=name, tokens=found[1], bytes=found[0].size_bytes)
+        self._fit(self._spare_bytes())
+        if (other := answering(model, NO_LEASE)) is not None:
+            self.give(other.instance_id)
+
+    def _is_for_us(self, instance_id: InstanceId) -> bool:
+        instance = self._views.find_instance(instance_id)
+        return instance is not None and _is_ours(instance)
 
     def _hand_over(self, name: ModelName) -> None:
         """Have the instances of versions that do not serve keep what they can, if they have nothing else to do.
