@@ -6,7 +6,10 @@ import re
 import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
+V = TypeVar("V")
+PIN = "_digest"  # ends the name of a setting that says what the file has to hold that another setting names
 PREFIX = "sha256:"
 DIGEST_FORM = re.compile(r"sha256:[0-9a-f]{64}")
 CHUNK_BYTES = 1 << 20
@@ -77,6 +80,12 @@ def content_digest(path: Path, tell: Callable[[float], None] = lambda _: None) -
     found = {each.relative_to(path.parent).as_posix(): _sha256_of(each, advance) for each in files}
     single = len(found) == 1 and not path.is_dir()
     return PREFIX + (next(iter(found.values())) if single else joint(found))
+
+
+def split_pins(values: Mapping[str, V]) -> tuple[dict[str, V], dict[str, V]]:
+    """The settings of a backend, and of those that name files what these have to hold, by the settings' names."""
+    pins = {name: values[name + PIN] for name in values if name + PIN in values}
+    return {name: value for name, value in values.items() if name not in {each + PIN for each in pins}}, pins
 
 
 def joint(files: Mapping[str, str]) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from inferd.errors import suggestion
-from inferd.model_names import MOST_NAME, NAME_FORM, NAME_RULE
+from inferd.model_names import MOST_DIGITS, MOST_NAME, NAME_FORM, NAME_RULE
 
 MOST_INSTANCES = 64
 BARE_DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -52,6 +52,9 @@ class DeclaredModel(BaseModel):
     min_instances: int = Field(0, ge=0, le=MOST_INSTANCES, description="fewest instances that stay loaded")
     max_instances: int = Field(1, ge=1, le=MOST_INSTANCES, description="most instances")
     aliases: tuple[Name, ...] = Field((), max_length=16, description="other names of it")
+    version_aliases: dict[Name, Annotated[int, Field(strict=True, ge=1, lt=10**MOST_DIGITS)]] = Field(
+        {}, max_length=16, description="names that stand for a version of it by number, whichever serves: {stable = 3}"
+    )
     labels: dict[
         Annotated[str, Field(min_length=1, max_length=64)], Annotated[str, Field(min_length=1, max_length=256)]
     ] = Field({}, max_length=16, description="for whoever looks for models")
@@ -126,14 +129,17 @@ def read_entries(file: str, given: Sequence[Any]) -> tuple[list[Entry], list[Fau
                 field = ".".join(map(str, problem["loc"]))
                 faults.append(Fault(where, name, field, _why(problem["type"], problem["msg"], field)))
             continue
-        twice = next((n for n in (model.name, *model.aliases) if n in taken), None)
-        if twice is not None:
-            field = "name" if twice == model.name else "aliases"
+        names = (model.name, *model.aliases, *model.version_aliases)
+        at = next((at for at, n in enumerate(names) if n in taken or n in names[:at]), None)
+        if at is not None:
+            twice, field = names[at], "version_aliases" if at > len(model.aliases) else "aliases" if at else "name"
             faults.append(
-                Fault(where, name, field, f"{twice!r} is a name in {taken[twice]} already; choose another one")
+                Fault(
+                    where, name, field, f"{twice!r} is a name in {taken.get(twice, where)} already; choose another one"
+                )
             )
             continue
-        taken |= dict.fromkeys((model.name, *model.aliases), where)
+        taken |= dict.fromkeys(names, where)
         entries.append(Entry(where, model))
     return entries, faults
 
@@ -145,6 +151,6 @@ def _why(kind: str, message: str, field: str) -> str:
         return f"there is no field {field!r}; {known}"
     if kind == "missing":
         return "it is missing"
-    if kind == "string_pattern_mismatch" and field.partition(".")[0] in ("name", "aliases"):
+    if kind == "string_pattern_mismatch" and field.partition(".")[0] in ("name", "aliases", "version_aliases"):
         return f"it is no name, {NAME_RULE}"
     return message.removeprefix("Value error, ")

@@ -231,3 +231,25 @@ async def test_wrong_terms_are_told_with_their_key(tmp_path: Path) -> None:
     for n, (_, field, why) in enumerate(wrong):
         fault = told[f"m{n}"]
         assert (fault.field, why in fault.why) == (field, True), fault
+
+
+async def test_a_name_that_is_declared_for_a_version_stays_that(tmp_path: Path) -> None:
+    """Whichever serves, over a new start too; it moves with its declaration, and one for no version is told."""
+    old, new = entry(tmp_path, "old", {"step_s": 0.001}), entry(tmp_path, "new")
+    async with declared(tmp_path, {**old, "name": "m", "version_aliases": {"stable": 1}}, kept=True) as connection:
+        assert (await get(connection, "stable")).name == "m@1"
+        await connection.kernel.declaring.read_again([{**new, "name": "m", "version_aliases": {"stable": 1}}])
+        assert ((await get(connection)).version, (await get(connection, "stable")).name) == (2, "m@1")
+    wanted = {**new, "name": "m", "version_aliases": {"stable": 1, "next": 9}, "aliases": ["prod"]}
+    async with declared(tmp_path, wanted, kept=True) as connection:
+        model = await get(connection, "stable")
+        assert (model.name, model.source.rpartition("/")[2]) == ("m@1", "old.fake")
+        assert text_of(await read_all(connection.chat("hello", model="stable"))) == "hello"
+        (fault,) = (await listed(connection)).faults
+        assert (fault.field, fault.why) == ("version_aliases.next", "model 'm' has no version 9; it has 1, 2")
+        assert (await get(connection, "prod")).name == "m"
+        await connection.kernel.declaring.read_again([{**wanted, "version_aliases": {"stable": 2}}])
+        assert (await get(connection, "stable")).name == "m@2"
+        twice = [{**wanted, "version_aliases": {"prod": 1}}, {**entry(tmp_path, "n"), "version_aliases": {"n": 1}}]
+        await connection.kernel.declaring.read_again(twice)
+        assert [fault.field for fault in (await listed(connection)).faults] == ["version_aliases"] * 2

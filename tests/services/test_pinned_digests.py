@@ -7,6 +7,7 @@ import grpc
 import pytest
 from connection import Connection, read_all, reason_of, refusal, text_of
 
+from inferd.content import content_digest
 from inferd.testing.kernel import write_fake_model
 from inferd_api.v1 import model_pb2 as mp
 from inferd_api.v1 import model_service_pb2 as ms
@@ -58,3 +59,28 @@ async def test_what_files_hold_is_told_once_it_is_known(connection: Connection) 
     wrong = mp.Model(name="x", source="/x", pinned_digest="sha256:12")
     reason, _ = await refusal(connection.models.CreateModel(ms.CreateModelRequest(model=wrong)))
     assert reason == "INVALID_FIELD"
+
+
+async def test_an_adapter_has_a_pin_of_its_own(connection: Connection) -> None:
+    """A file or a folder that a setting names and that was exchanged fails the load with both digests and the fix."""
+    adapter = connection.folder / "adapter"
+    adapter.mkdir()
+    (adapter / "weights").write_bytes(b"right")
+    pinned = content_digest(adapter)
+    settings = {"adapter": str(adapter), "adapter_digest": pinned}
+    path = write_fake_model(connection.folder, "m")
+    model = mp.Model(name="m", source=str(path), settings=settings)
+    await connection.models.CreateModel(ms.CreateModelRequest(model=model))
+    assert (await connection.models.LoadModel(ms.LoadModelRequest(name="m"))).model.state == mp.MODEL_STATE_READY
+    await connection.models.UnloadModel(ms.UnloadModelRequest(name="m"))
+    (adapter / "weights").write_bytes(b"wrong")
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await connection.models.LoadModel(ms.LoadModelRequest(name="m"))
+    assert reason_of(caught.value)[0] == "MODEL_LOAD_FAILED"
+    found = content_digest(adapter)
+    for word in (str(adapter), f"has the digest {found}, and adapter_digest is {pinned}", f"adapter_digest={found}"):
+        assert word in str(caught.value.details())
+    for wrong in ({"adapter_digest": pinned}, {**settings, "adapter_digest": "sha256:1"}):
+        other = mp.Model(name="n", source=str(path), settings=wrong)
+        reason, _ = await refusal(connection.models.CreateModel(ms.CreateModelRequest(model=other)))
+        assert reason == "INVALID_FIELD"

@@ -266,11 +266,11 @@ def _rows(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _content_row(model: Mapping[str, Any]) -> str:
     """What its files hold, and have to."""
-    found, pinned = model["content_digest"], model["pinned_digest"]
+    found, pinned, settings = model["content_digest"], model["pinned_digest"], model["settings"]
     if not found:
         found = f"not known yet, {float(model['digest_fraction']):.0%} of its files are read"
     said = f"{found}, pinned" if pinned == found else f"{found}; {pinned} is pinned" if pinned else found
-    return f"{said} (not of its adapter)" if "adapter" in model["settings"] else said
+    return f"{said} (not of its adapter)" if "adapter" in settings and "adapter_digest" not in settings else said
 
 
 def _signature_rows(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from inferd.core.events import UpdateModel
-from inferd.core.ids import DEFAULT_TENANT, NO_LEASE
+from inferd.core.ids import DEFAULT_TENANT, NO_LEASE, ModelName
 from inferd.core.sampling_defaults import SamplingDefaults
 from inferd.core.traits import Traits, TraitsChange, whole
 from inferd.errors import BrokenModelError, InferdError, InvalidFieldError, suggestion
 from inferd.model_declarations import Fault, read_entries
+from inferd.model_names import AT
 from inferd.runtime.probes import with_references
 from inferd.runtime.remote import Remote
 from inferd.sampling import NAMES, PARAMETERS, Form
@@ -26,7 +27,6 @@ from inferd.sampling import NAMES, PARAMETERS, Form
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from inferd.core.ids import ModelName
     from inferd.core.model import Model, ModelSpec
     from inferd.model_declarations import DeclaredModel, Entry
     from inferd.runtime.driver import Driver
@@ -80,6 +80,12 @@ class Declarations:
     def note(self, entry: Entry, error: InferdError) -> None:
         """An entry was used, and what it says does not serve: its model is as it was before."""
         fault = Fault(entry.where, entry.model.name, "", f"its new version does not serve: {error.message}")
+        self.faults.append(fault)
+        _tell(fault)
+
+    def lack(self, entry: Entry, field: str, error: InferdError) -> None:
+        """An entry was used, but for a field of it."""
+        fault = Fault(entry.where, entry.model.name, field, error.message)
         self.faults.append(fault)
         _tell(fault)
 
@@ -223,6 +229,25 @@ class Declaring:
             self._driver.loading.set_traits(name, change)
         if known is None or before != traits:
             self._keep(name)
+        for alias, number in entry.model.version_aliases.items():
+            try:
+                await self._point(entry, alias, ModelName(f"{name}{AT}{number}"))
+            except InferdError as error:
+                self.declarations.lack(entry, f"version_aliases.{alias}", error)
+
+    async def _point(self, entry: Entry, alias: str, name: ModelName) -> None:
+        """Have a name stand for a version of a declared model, whichever serves."""
+        await self._shelf.look_for(name)
+        known, change = self._driver.views.model(name), TraitsChange(aliases=(alias,), moves=True)
+        if alias in known.traits.aliases:
+            return
+        self._driver.views.check_aliases(name, change)
+        if (owner := self._driver.views.aliases.get(alias)) is not None:
+            log.warning("an alias goes to the model that declares it", alias=alias, model=name, before=owner)
+            self._keep(owner)
+        self._driver.loading.set_traits(name, change)
+        self._keep(name)
+        log.info("a name stands for a version", alias=alias, model=name, where=entry.where)
 
     def _probe(self, model: DeclaredModel, before: Traits) -> str:
         return before.probe if model.probe is None else self._terms.written(model.probe, model.name)

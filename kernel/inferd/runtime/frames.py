@@ -3,6 +3,7 @@
 from array import array
 from collections.abc import Mapping
 
+from inferd.content import split_pins
 from inferd.core.commands import SendTask
 from inferd.core.host import name_of
 from inferd.core.ids import DeviceId, LeaseId
@@ -42,16 +43,18 @@ def load_frame(
     Raises:
         ValueError: A setting is a number that no frame has room for, as a kernel before this one may have kept it.
     """
+    values, pins = split_pins(spec.values)
     load = load_pb2.Load(
         instance_id=instance_id,
         loader=spec.loader,
         path=spec.path,
         device=name_of(device_id),
-        settings={name: _setting(name, value) for name, value in spec.values.items()},
+        settings={name: _setting(name, value) for name, value in values.items()},
         limits=limits,
         capacity_bytes=capacity_bytes,
         cores=cores,
         content_digest=spec.digest if checks else "",
+        setting_digests={name: str(value) for name, value in pins.items()} if checks else {},
         links=spec.links,
         sampling_defaults=spec.sampling.numbers,
         fallback_sampling_defaults=spec.catalogue_sampling.numbers,

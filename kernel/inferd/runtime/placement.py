@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from inferd.content import DIGEST_FORM, PIN
 from inferd.core.ids import DeviceId, ModelName
 from inferd.core.model import ModelSpec
 from inferd.core.sampling_defaults import NO_DEFAULTS, SamplingDefaults
@@ -91,9 +92,10 @@ def place(
     choice = choose(reports, format=kind, requested=backend, device=device)
     spec = present(choice.report.spec)  # `choose` gives READY backends only, and they have one
     try:
-        known = replace(spec, settings=(*spec.settings, *ENGINE_SETTINGS))
+        known = replace(spec, settings=(*spec.settings, *ENGINE_SETTINGS, *_pins_of(spec)))
         check_names(known, unset)
         values = read_settings(known, settings or {})
+        _check_pins(spec, values)
     except ValueError as error:
         raise InvalidFieldError(str(error), field="model.settings") from None
     seen = {} if roots is None else dict(links or {})
@@ -131,6 +133,32 @@ def place(
         links=seen,
         access=_access(spec, values),
     )
+
+
+def _pins_of(spec: BackendSpec) -> list[Setting]:
+    """Settings that say what the files have to hold that others name, and that are read."""
+    described = "what the file or folder has to hold that {} names: sha256:…, seen to before each load"
+    return [
+        Setting(name=each.name + PIN, kind="str", description=described.format(each.name))
+        for each in spec.settings
+        if each.names_file and not each.written
+    ]
+
+
+def _check_pins(spec: BackendSpec, values: dict[str, SettingValue | None]) -> None:
+    """See that what is pinned can be; leave out what is not.
+
+    Raises:
+        ValueError: It is no digest, or of no file.
+    """
+    for each in _pins_of(spec):
+        if (pinned := values[each.name]) is None:
+            del values[each.name]
+        elif not DIGEST_FORM.fullmatch(str(pinned)):
+            raise ValueError(f"setting {each.name!r} is {str(pinned)[:80]!r}; it must be sha256: and 64 of 0-9 and a-f")
+        elif not values[each.name.removesuffix(PIN)]:
+            of = each.name.removesuffix(PIN)
+            raise ValueError(f"setting {each.name!r} is given and {of!r}, whose file it is about, is not; give both")
 
 
 def _access(spec: BackendSpec, values: Mapping[str, SettingValue | None]) -> Access:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from inferd import logs
-from inferd.content import content_digest
+from inferd.content import PIN, content_digest
 from inferd.core.vigil import Doing
 from inferd.engine.activity import Activity
 from inferd.engine.cause import last_line, placed_line
@@ -141,23 +141,29 @@ class Worker:
         return told
 
     def _check_content(self, load: load_pb2.Load) -> None:
-        """See that the model's files hold what they have to; how far that is, is told as of a load.
+        """See that the model's files, and those that settings name, hold what they have to; tells how far that is.
 
         Raises:
             ModelLoadError: They hold something else, or cannot be read.
         """
-        if not load.content_digest:
-            return
+        if load.content_digest and (found := self._digest_of(load.path)) != load.content_digest:
+            cause = f"its files have the digest {found}, and {load.content_digest} is pinned"
+            raise ModelLoadError(cause, metadata={"cause": cause, "found": found, "pinned": load.content_digest})
+        for name, pinned in load.setting_digests.items():
+            if (found := self._digest_of(path := load.settings[name].str_value)) != pinned:
+                cause = f"what its setting {name} names has the digest {found}, and {name}{PIN} is {pinned}"
+                fix = f"put the files there that have it or, if these are the right ones, set {name}{PIN}={found}"
+                raise ModelLoadError(f"{cause}: {path}; {fix}", metadata={"cause": cause, "found": found})
+
+    def _digest_of(self, path: str) -> str:
         try:
-            found = content_digest(Path(load.path), self._report)
+            return content_digest(Path(path), self._report)
         except OSError as error:
             raise ModelLoadError(
                 f"its files cannot be read: {words_of(error)}", metadata={"cause": words_of(error)}
             ) from None
-        if found != load.content_digest:
-            cause = f"its files have the digest {found}, and {load.content_digest} is pinned"
-            raise ModelLoadError(cause, metadata={"cause": cause, "found": found, "pinned": load.content_digest})
-        self._reported = -1.0  # what follows is another thing
+        finally:
+            self._reported = -1.0  # what follows is another thing
 
     def _report(self, fraction: float) -> None:
         """Tell the kernel how far loading is, at most 20 times a second."""

@@ -447,8 +447,8 @@ class Model(_message.Message):
     content_digest: _builtins.str
     """Digest of what its files hold: "sha256:" and 64 hexadecimal digits, of several files that of the lines that sha256sum
     writes of them, as `inferd show --digest` has it; of no recipe beside them, and of no adapter or other file that its
-    settings name. It is read once for `GetModel`, which does not wait for it: empty while it is not known, see
-    `digest_fraction`. Output only.
+    settings name, which have pins of their own (`adapter_digest`). It is read once for `GetModel`, which does not wait for
+    it: empty while it is not known, see `digest_fraction`. Output only.
     """
     pinned_digest: _builtins.str
     """What `content_digest` has to be: all files are read before each load, which fails with both digests where they hold

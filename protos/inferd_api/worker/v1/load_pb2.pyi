@@ -48,6 +48,26 @@ class Load(_message.Message):
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     @_typing.final
+    class SettingDigestsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
     class LinksEntry(_message.Message):
         DESCRIPTOR: _descriptor.Descriptor
 
@@ -116,6 +136,7 @@ class Load(_message.Message):
     CAPACITY_BYTES_FIELD_NUMBER: _builtins.int
     CORES_FIELD_NUMBER: _builtins.int
     CONTENT_DIGEST_FIELD_NUMBER: _builtins.int
+    SETTING_DIGESTS_FIELD_NUMBER: _builtins.int
     LINKS_FIELD_NUMBER: _builtins.int
     SAMPLING_DEFAULTS_FIELD_NUMBER: _builtins.int
     FALLBACK_SAMPLING_DEFAULTS_FIELD_NUMBER: _builtins.int
@@ -141,6 +162,10 @@ class Load(_message.Message):
     @_builtins.property
     def limits(self) -> Global___EngineLimits:
         """Bounds of the engine."""
+
+    @_builtins.property
+    def setting_digests(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """What the file or folder has to hold that a setting names, "sha256:…", by the setting's name; of others anything."""
 
     @_builtins.property
     def links(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
@@ -170,6 +195,7 @@ class Load(_message.Message):
         capacity_bytes: _builtins.int = ...,
         cores: _builtins.int = ...,
         content_digest: _builtins.str = ...,
+        setting_digests: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         links: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         sampling_defaults: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         fallback_sampling_defaults: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
@@ -177,7 +203,7 @@ class Load(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "sandbox", b"sandbox"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity_bytes", b"capacity_bytes", "content_digest", b"content_digest", "cores", b"cores", "device", b"device", "fallback_sampling_defaults", b"fallback_sampling_defaults", "instance_id", b"instance_id", "limits", b"limits", "links", b"links", "loader", b"loader", "path", b"path", "sampling_defaults", b"sampling_defaults", "sandbox", b"sandbox", "settings", b"settings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity_bytes", b"capacity_bytes", "content_digest", b"content_digest", "cores", b"cores", "device", b"device", "fallback_sampling_defaults", b"fallback_sampling_defaults", "instance_id", b"instance_id", "limits", b"limits", "links", b"links", "loader", b"loader", "path", b"path", "sampling_defaults", b"sampling_defaults", "sandbox", b"sandbox", "setting_digests", b"setting_digests", "settings", b"settings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
