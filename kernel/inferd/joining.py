@@ -23,5 +23,6 @@ def let_join(settings: Settings, driver: Driver, authority: Authority) -> Agents
         teller=driver,
         launchers=driver.supervisor.launchers,
         known=driver.machine.hosts.known,
+        accounts=driver.views.devices,
     )
     return Agents(hosts, authority.keyring, authority.auth, settings.hosts)

@@ -75,7 +75,7 @@ async def made_agent(
     agent = Agent(
         found.facts(name, labels or {}, logs),
         connect=lambda: KernelConnection(address, credential=credential, timeout_s=None),
-        find=found.devices,
+        found=found,
         log_folder=logs,
         own=[str(settings.state_dir)],
         watcher=heard,

@@ -362,7 +362,7 @@ async def test_nobody_locks_itself_out(tmp_path: Path) -> None:
         request = asp.CreateRuleRequest(rule=ap.Rule(who="role:x"))
         assert (await refused(kernel.auth.CreateRule(request, metadata=admin)))[0] == "PERMISSION_DENIED"
         roles = (await kernel.auth.ListRoles(asp.ListRolesRequest(), metadata=admin)).roles
-        assert [role.name for role in roles] == ["admin", "auditor", "operator", "user", "viewer"]
+        assert [role.name for role in roles] == ["admin", "agent", "auditor", "joiner", "operator", "user", "viewer"]
 
 
 async def test_a_kernel_that_nobody_could_use_does_not_start(tmp_path: Path) -> None:
@@ -409,7 +409,10 @@ async def test_a_key_that_may_do_nothing_is_told(tmp_path: Path) -> None:
             return " ".join(CliRunner().invoke(main.app, [*words, *options]).stderr.split())
 
         told = await asyncio.to_thread(create, "operater")
-        assert "no rule that you may read names the role operater (known to you: admin, auditor, operator," in told
+        assert (
+            "no rule that you may read names the role operater (known to you: admin, agent, auditor, joiner, operator,"
+            in told
+        )
         assert "did you mean 'operator'?" in told
         assert "may do nothing until a rule names" in await asyncio.to_thread(create)
         assert "rule" not in await asyncio.to_thread(create, "user")

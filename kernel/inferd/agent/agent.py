@@ -57,6 +57,16 @@ class SilentError(Exception):
     """Nothing is heard of the kernel."""
 
 
+class Devices(Protocol):
+    """The devices of a host."""
+
+    async def devices(self) -> Sequence[DeviceCapacity]:
+        """What may be given of each, now."""
+
+    async def measure(self, pids: Callable[[], set[int]], tell: Callable[[wire.DeviceUsed], None]) -> None:
+        """Tell what others hold of each beyond what they do now, when it has changed, until this is cancelled."""
+
+
 class Watcher(Protocol):
     """Is told how an agent stands."""
 
@@ -73,7 +83,7 @@ class Agent:
     Args:
         facts: What the host is.
         connect: Makes a new connection to the kernel.
-        find: Looks for what may be given of the devices, now.
+        found: The devices of the host.
         log_folder: Where the logs of workers are.
         own: Files and folders of this agent, to which no link of a model may lead.
         watcher: Is told how it stands.
@@ -88,7 +98,7 @@ class Agent:
         facts: wire.HostFacts,
         *,
         connect: Callable[[], KernelConnection],
-        find: Callable[[], Awaitable[Sequence[DeviceCapacity]]],
+        found: Devices,
         log_folder: Path,
         own: Sequence[str] = (),
         watcher: Watcher,
@@ -97,7 +107,8 @@ class Agent:
         self.incarnation = secrets.randbits(63) | 1
         self._facts = facts
         self._connect = connect
-        self._find = find
+        self._found = found
+        self._metering: asyncio.Task[None] | None = None
         self._log_folder = log_folder
         self._own = own
         self._watcher = watcher
@@ -126,6 +137,8 @@ class Agent:
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from None
         finally:
+            if self._metering is not None:
+                self._metering.cancel()
             await self._end_all()
 
     async def _serve(self) -> None:
@@ -237,11 +250,21 @@ class Agent:
 
     async def _get_ready(self, control: Exchange) -> None:
         await self._end_all()
+        if self._metering is not None:
+            self._metering.cancel()
         devices = [
             wire.DeviceFacts(device_id=each.device_id, memory_bytes=each.memory_bytes, cores=each.cores)
-            for each in await self._find()
+            for each in await self._found.devices()
         ]
         _report(control, wire.ControlReport(ready=wire.HostReady(devices=devices)))
+
+        def tell(used: wire.DeviceUsed) -> None:
+            _report(control, wire.ControlReport(used=used))
+
+        self._metering = asyncio.create_task(self._found.measure(self._pids, tell), name="device meter")
+
+    def _pids(self) -> set[int]:
+        return {worker.pid for worker in self.hosted.values() if worker.pid}
 
     async def _attend(self, control: Exchange) -> None:
         """Break a connection of which nothing is heard: what it was may hold it up for very long.

@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import os
 import platform
+from functools import partial
 from typing import TYPE_CHECKING
 
 from inferd import __version__
+from inferd.core.ids import DeviceId
 from inferd.plugin.registry import BackendReport, discover
-from inferd.runtime.devices import find_devices
+from inferd.runtime.devices import DeviceMeter, find_devices
 from inferd.shared import can_share
 from inferd_api.agent.v1 import agent_pb2 as wire
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from inferd.config import Settings
@@ -47,6 +49,35 @@ class Found:
     async def devices(self) -> tuple[DeviceCapacity, ...]:
         """What may be given of each device, by what is free now."""
         return await asyncio.to_thread(find_devices, self.reports, self._settings.devices)
+
+    async def measure(self, pids: Callable[[], set[int]], tell: Callable[[wire.DeviceUsed], None]) -> None:
+        """Tell what others than workers hold of each device beyond what they hold now, until this is cancelled.
+
+        Args:
+            pids: The processes of the workers.
+            tell: Called when it has changed.
+        """
+        untold = set[DeviceId]()  # devices that do not tell what which process holds
+
+        def count_none(device_id: DeviceId) -> int:
+            untold.add(device_id)
+            return 0
+
+        def tell_one(device_id: DeviceId, held_bytes: int) -> None:
+            tell(wire.DeviceUsed(device_id=device_id, held_bytes=held_bytes, with_workers=device_id in untold))
+
+        meter = await asyncio.to_thread(
+            partial(
+                DeviceMeter,
+                self.reports,
+                self._settings.devices,
+                pids=pids,
+                leased_bytes=lambda _: 0,  # which the kernel knows
+                instance_bytes=count_none,
+                tell=tell_one,
+            )
+        )
+        await meter.run()
 
     def facts(self, name: str, labels: Mapping[str, str], log_folder: Path) -> wire.HostFacts:
         """What is told of the host.

@@ -97,6 +97,11 @@ class HostedWorker:
         self.runs = True
         return self._worker.pid
 
+    @property
+    def pid(self) -> int:
+        """Its process id; 0 before it runs."""
+        return 0 if self._worker is None else self._worker.pid
+
     async def resident_bytes(self) -> int:
         """Its resident memory; 0 when it is gone."""
         return 0 if self._worker is None or self._ending is not None else await self._worker.resident_bytes()

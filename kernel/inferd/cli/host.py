@@ -100,7 +100,7 @@ async def _serve(  # noqa: PLR0917 - of one command
     agent = Agent(
         found.facts(name, labels, log_folder),
         connect=lambda: KernelConnection(address, credential=credential, timeout_s=None),
-        find=found.devices,
+        found=found,
         log_folder=log_folder,
         own=[str(path.resolve()) for path in (config_path(), settings.data_dir, settings.state_dir)],
         watcher=Told(output, address, name, found),

@@ -5,17 +5,17 @@ from typing import Annotated
 
 import typer
 
-from inferd.cli.options import ADDRESS, Address, Output, parse_seconds
+from inferd.cli.options import ADDRESS, Address, Output, parse_seconds, text_option
 from inferd.cli.output import Format, edge
 
 Join = Annotated[
     str,
-    typer.Option(
+    text_option(
         "--join", help="The kernel: tls:host:port, mtls:host:port, host:port or unix:/path.", metavar="ADDRESS"
     ),
 ]
 HostName = Annotated[
-    str, typer.Option("--name", help="What the host is called. Default: the name of this machine.", metavar="NAME")
+    str, text_option("--name", help="What the host is called. Default: the name of this machine.", metavar="NAME")
 ]
 Label = Annotated[
     list[str] | None, typer.Option("--label", help="A label of the host; may be repeated.", metavar="NAME=VALUE")
@@ -29,9 +29,7 @@ TokenFile = Annotated[
     ),
 ]
 Config = Annotated[Path | None, typer.Option(help="The configuration, a TOML file.", metavar="FILE")]
-ForHost = Annotated[
-    str, typer.Option("--host", help="The name that the host is to have. Default: any.", metavar="NAME")
-]
+ForHost = Annotated[str, text_option("--host", help="The name that the host is to have. Default: any.", metavar="NAME")]
 Uses = Annotated[int | None, typer.Option(help="How many hosts may join by it. Default 1.", min=1, metavar="N")]
 ExpiresIn = Annotated[
     float | None, typer.Option(parser=parse_seconds, help="Seconds until it ends. Default: an hour.", metavar="S")

@@ -60,6 +60,9 @@ class Owner(Protocol):
     def lose(self, host: FarHost, why: str) -> None:
         """A host is lost."""
 
+    def used(self, host: FarHost, device_id: DeviceId) -> None:
+        """A host has told how much of a device others hold."""
+
 
 class FarHost:
     """One attached agent, over all its streams, from when it begins anew until it is lost. Is a `Launcher`.
@@ -75,6 +78,9 @@ class FarHost:
         control: The exchange of orders and reports.
         workers: Those that were not said to have ended, by launch.
         gone: Why it is lost; "" while it is not.
+        devices: Those that it has said to have, as it calls them.
+        used: How much of them others hold, as it has said last.
+        told: What the core has been told of that, in bytes.
     """
 
     def __init__(
@@ -95,6 +101,9 @@ class FarHost:
         self.bounds = bounds
         self.workers: dict[int, FarWorker] = {}
         self.gone = ""
+        self.devices: frozenset[DeviceId] = frozenset()
+        self.used: dict[DeviceId, wire.DeviceUsed] = {}
+        self.told: dict[DeviceId, int] = {}
         self._answer_s = answer_s
         self._owner = owner
         self._launches = 0
@@ -205,6 +214,8 @@ class FarHost:
         match report.WhichOneof("kind"):
             case "ready":
                 self._begin(report.ready)
+            case "used":
+                self._note_used(report.used)
             case "leaves":
                 self._owner.lose(self, report.leaves.why or "its agent has ended")
             case "started" | "not_started" | "ended" | "measured" as kind:
@@ -226,6 +237,11 @@ class FarHost:
             case wire.WorkerMeasured():
                 worker.note_measured(told.memory_bytes)
 
+    def _note_used(self, told: wire.DeviceUsed) -> None:
+        if told.device_id in self.devices:
+            self.used[DeviceId(told.device_id)] = told
+            self._owner.used(self, DeviceId(told.device_id))
+
     def _begin(self, ready: wire.HostReady) -> None:
         if self._ready or len(ready.devices) > MOST_DEVICES:
             return
@@ -235,7 +251,9 @@ class FarHost:
             for each in ready.devices
             if is_device_name(each.device_id)
         )
-        self._owner.ready(self, tuple(devices))
+        found = tuple(devices)
+        self.devices = frozenset(each.device_id for each in found)
+        self._owner.ready(self, found)
 
 
 def is_device_name(name: str) -> bool:

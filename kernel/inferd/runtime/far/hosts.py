@@ -10,15 +10,18 @@ import structlog
 
 from inferd import __version__
 from inferd.core import events
+from inferd.core.host import device_on
 from inferd.errors import InvalidFieldError, LimitExceededError, PermissionDeniedError
+from inferd.runtime.devices import TOLD_STEP_BYTES
 from inferd.runtime.far.host import Facts, FarHost
 from inferd_api.agent.v1 import agent_pb2 as wire
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from inferd.core.broker import Account
     from inferd.core.host import Host
-    from inferd.core.ids import HostId
+    from inferd.core.ids import DeviceId, HostId
     from inferd.core.resources import DeviceCapacity
     from inferd.host_settings import Hosts as Settings
     from inferd.runtime.launcher import Launcher
@@ -39,6 +42,9 @@ class Teller(Protocol):
 
     def check_open(self) -> None:
         """Refuse what comes too late."""
+
+    def measure_foreign(self, device_id: DeviceId, foreign_bytes: int) -> None:
+        """Programs that the kernel does not know hold so much of a device."""
 
 
 def link_bounds(
@@ -68,6 +74,7 @@ class FarHosts:
         teller: Is told of hosts.
         launchers: Where it puts who starts workers on a host.
         known: The hosts that the core knows.
+        accounts: Of their devices.
 
     Attributes:
         kernel: Names this life of the kernel.
@@ -82,6 +89,7 @@ class FarHosts:
         teller: Teller,
         launchers: dict[HostId, Launcher],
         known: Mapping[HostId, Host],
+        accounts: Mapping[DeviceId, Account],
     ) -> None:
         self.kernel = secrets.randbits(63) | 1
         self.attached: dict[HostId, FarHost] = {}
@@ -90,6 +98,7 @@ class FarHosts:
         self._teller = teller
         self._launchers = launchers
         self._known = known
+        self._accounts = accounts
         self._epoch = 0
         self._owners: dict[HostId, str] = {}
 
@@ -193,6 +202,20 @@ class FarHosts:
         self._teller.tell_host(events.HostLost(host.name, why))
         host.lost(why)
 
+    def used(self, host: FarHost, device_id: DeviceId) -> None:
+        """What others hold of a device, less what leases give to programs, and workers where it does not tell them."""
+        account = self._accounts.get(name := device_on(host.name, device_id))
+        if account is None or self.attached.get(host.name) is not host:
+            return
+        said = host.used[device_id]
+        known_bytes = account.lease_bytes - account.drawn_bytes
+        if said.with_workers:
+            known_bytes += account.instance_bytes + account.drawn_bytes
+        foreign_bytes, told_bytes = max(0, said.held_bytes - known_bytes), host.told.get(device_id, 0)
+        if abs(foreign_bytes - told_bytes) >= TOLD_STEP_BYTES or (told_bytes and not foreign_bytes):
+            host.told[device_id] = foreign_bytes
+            self._teller.measure_foreign(name, foreign_bytes)
+
     async def run(self) -> None:
         """Look for silent hosts, until it is cancelled; then no host is attached any more.
 
@@ -207,6 +230,8 @@ class FarHosts:
                 for host in tuple(self.attached.values()):
                     if gap_s > limit_s / 2:
                         host.control.heard_at = looked_at
+                    for device_id in host.used:  # leases come and go without a word of the host
+                        self.used(host, device_id)
                     silent_s = looked_at - host.control.heard_at
                     if silent_s > limit_s:
                         self.lose(

@@ -396,6 +396,7 @@ class ControlReport(_message.Message):
     ENDED_FIELD_NUMBER: _builtins.int
     MEASURED_FIELD_NUMBER: _builtins.int
     LEAVES_FIELD_NUMBER: _builtins.int
+    USED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def ready(self) -> Global___HostReady:
         """The host takes workers from now on; told once, when nothing is left of those of before."""
@@ -420,6 +421,10 @@ class ControlReport(_message.Message):
     def leaves(self) -> Global___AgentLeaves:
         """The agent ends, and its workers with it."""
 
+    @_builtins.property
+    def used(self) -> Global___DeviceUsed:
+        """What others take of a device."""
+
     def __init__(
         self,
         *,
@@ -429,12 +434,13 @@ class ControlReport(_message.Message):
         ended: Global___WorkerEnded | None = ...,
         measured: Global___WorkerMeasured | None = ...,
         leaves: Global___AgentLeaves | None = ...,
+        used: Global___DeviceUsed | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["ended", b"ended", "kind", b"kind", "leaves", b"leaves", "measured", b"measured", "not_started", b"not_started", "ready", b"ready", "started", b"started"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ended", b"ended", "kind", b"kind", "leaves", b"leaves", "measured", b"measured", "not_started", b"not_started", "ready", b"ready", "started", b"started", "used", b"used"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended", b"ended", "kind", b"kind", "leaves", b"leaves", "measured", b"measured", "not_started", b"not_started", "ready", b"ready", "started", b"started"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended", b"ended", "kind", b"kind", "leaves", b"leaves", "measured", b"measured", "not_started", b"not_started", "ready", b"ready", "started", b"started", "used", b"used"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["ready", "started", "not_started", "ended", "measured", "leaves"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["ready", "started", "not_started", "ended", "measured", "leaves", "used"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -571,6 +577,38 @@ class WorkerMeasured(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WorkerMeasured: _TypeAlias = WorkerMeasured  # noqa: Y015
+
+@_typing.final
+class DeviceUsed(_message.Message):
+    """How much of a device is held by others than workers, beyond what was held when the host began anew. Programs that fill
+    what they have leased are among them.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEVICE_ID_FIELD_NUMBER: _builtins.int
+    HELD_BYTES_FIELD_NUMBER: _builtins.int
+    WITH_WORKERS_FIELD_NUMBER: _builtins.int
+    device_id: _builtins.str
+    """Its name as the host calls it."""
+    held_bytes: _builtins.int
+    """How much, in bytes."""
+    with_workers: _builtins.bool
+    """What workers hold is in that, too: the device does not tell it apart."""
+    def __init__(
+        self,
+        *,
+        device_id: _builtins.str = ...,
+        held_bytes: _builtins.int = ...,
+        with_workers: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_id", b"device_id", "held_bytes", b"held_bytes", "with_workers", b"with_workers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeviceUsed: _TypeAlias = DeviceUsed  # noqa: Y015
 
 @_typing.final
 class AgentLeaves(_message.Message):

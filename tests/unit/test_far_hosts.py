@@ -1,0 +1,134 @@
+"""Which agents are attached, what is told to the core of their hosts, and what they say that counts for nothing."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from inferd import __version__
+from inferd.core import events
+from inferd.core.ids import DeviceId, HostId
+from inferd.errors import InvalidFieldError, LimitExceededError, PermissionDeniedError
+from inferd.host_settings import Hosts as Settings
+from inferd.runtime.far.host import Facts, FarHost
+from inferd.runtime.far.hosts import FarHosts, link_bounds
+from inferd_api.agent.v1 import agent_pb2 as wire
+from inferd_api.worker.v1 import sandbox_pb2
+
+GIB = 1 << 30
+B = HostId("b")
+
+
+class Core:
+    """Notes what it is told, as a driver."""
+
+    def __init__(self) -> None:
+        self.told: list[Any] = []
+        self.known: dict[HostId, Any] = {HostId(""): None}
+        self.launchers: dict[HostId, Any] = {}
+        self.account = SimpleNamespace(lease_bytes=0, drawn_bytes=0, instance_bytes=0)
+
+    def tell_host(self, event: events.HostEvent) -> None:
+        self.told.append(event)
+        if isinstance(event, events.HostFound):
+            self.known[event.host_id] = event
+
+    def measure_foreign(self, device_id: DeviceId, foreign_bytes: int) -> None:
+        self.told.append((device_id, foreign_bytes))
+
+    def check_open(self) -> None:
+        return
+
+    def hosts(self, **settings: Any) -> FarHosts:
+        chosen = Settings(**settings)
+        bounds = link_bounds(chosen, message_bytes=4 << 20, frame_bytes=1 << 20, sandbox=sandbox_pb2.SandboxLimits())
+        accounts: Any = {DeviceId("b/cpu:0"): self.account}
+        return FarHosts(chosen, bounds, teller=self, launchers=self.launchers, known=self.known, accounts=accounts)
+
+
+def attach(hosts: FarHosts, *, name: HostId = B, incarnation: int = 1, epoch: int = 0, **more: Any) -> FarHost:
+    facts = Facts(name=name, version=more.pop("version", __version__))
+    kernel = hosts.kernel if epoch else 0
+    return hosts.attach(facts, incarnation=incarnation, kernel=kernel, epoch=epoch, principal=more.pop("who", "host:b"))
+
+
+def ready(host: FarHost, *names: str) -> None:
+    devices = [wire.DeviceFacts(device_id=name, memory_bytes=GIB, cores=2) for name in names]
+    host._obey(wire.ControlReport(ready=wire.HostReady(devices=devices)))
+
+
+async def test_an_agent_goes_on_or_begins_anew() -> None:
+    """The same process in the same epoch goes on; one that heard nothing of its epoch begins anew, and others wait."""
+    core = Core()
+    hosts = core.hosts()
+    host = attach(hosts)
+    assert attach(hosts, epoch=host.epoch) is host
+    anew = attach(hosts)
+    assert (anew.epoch, host.gone) == (host.epoch + 1, "its agent begins anew")
+    with pytest.raises(InvalidFieldError, match=r"hosts\.detection_s") as caught:
+        attach(hosts, incarnation=2)
+    assert caught.value.retry_after_s == 3.0
+    hosts.lose(anew, "so")
+    assert attach(hosts, incarnation=2).epoch == 3
+    assert [type(each).__name__ for each in core.told] == [
+        "HostFound",
+        "HostLost",
+        "HostFound",
+        "HostLost",
+        "HostFound",
+    ]
+
+
+async def test_who_may_not_attach_is_told_why() -> None:
+    """Another version, another's name and one host too many are refused, with what helps."""
+    hosts = Core().hosts(most=1)
+    with pytest.raises(InvalidFieldError, match=r"version 0\.0\.1"):
+        attach(hosts, version="0.0.1")
+    hosts.lose(attach(hosts), "so")
+    with pytest.raises(PermissionDeniedError, match="was attached by 'host:b'"):
+        attach(hosts, who="cert:x", incarnation=2)
+    with pytest.raises(LimitExceededError, match=r"hosts\.most is 1"):
+        attach(hosts, name=HostId("c"))
+    with pytest.raises(LimitExceededError):
+        attach(Core().hosts(most=0))
+
+
+async def test_what_a_lost_host_says_counts_for_nothing() -> None:
+    """Devices are told once, names that are none are left out, and a host that is lost tells nothing more."""
+    core = Core()
+    hosts = core.hosts()
+    host = attach(hosts)
+    ready(host, "cpu:0", "a/b", "", "x" * 65)
+    ready(host, "cpu:1")
+    (joined,) = (each for each in core.told if isinstance(each, events.HostJoined))
+    assert [device.device_id for device in joined.devices] == ["cpu:0"]
+    assert core.launchers == {B: host}
+    hosts.lose(host, "so")
+    told = len(core.told)
+    host._hear([(wire.ControlReport(leaves=wire.AgentLeaves()).SerializeToString(), ())])
+    assert len(core.told) == told
+    assert not core.launchers
+    with pytest.raises(OSError, match="host 'b' is lost: so"):
+        await host.launch("m-1", on_frame=print, on_closed=print)  # type: ignore[arg-type] # never called
+
+
+async def test_what_others_hold_of_a_far_device() -> None:
+    """Of what is held beyond workers, leases of programs are known, and workers where the device does not tell them."""
+    core = Core()
+    hosts = core.hosts()
+    host = attach(hosts)
+    ready(host, "cpu:0")
+
+    def say(held_bytes: int, **more: Any) -> list[Any]:
+        core.told.clear()
+        host._obey(wire.ControlReport(used=wire.DeviceUsed(device_id="cpu:0", held_bytes=held_bytes, **more)))
+        return core.told
+
+    assert say(3 * GIB) == [("b/cpu:0", 3 * GIB)]
+    assert say(3 * GIB + 1000) == []
+    core.account.lease_bytes, core.account.drawn_bytes, core.account.instance_bytes = 2 * GIB, GIB, GIB // 2
+    assert say(3 * GIB) == [("b/cpu:0", 2 * GIB)]
+    assert say(3 * GIB, with_workers=True) == [("b/cpu:0", GIB // 2)]
+    assert say(0) == [("b/cpu:0", 0)]
+    host._obey(wire.ControlReport(used=wire.DeviceUsed(device_id="cuda:9", held_bytes=GIB)))
+    assert len(core.told) == 1
