@@ -1,14 +1,16 @@
 """What a kernel finds on its host: plugins, devices with what other programs hold of them, and models in a folder."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 
+from inferd import __version__
 from inferd.config import Settings, config_path
 from inferd.core.events import HostJoined
+from inferd.core.host import HostBackend, HostFacts
 from inferd.core.ids import DeviceId
 from inferd.model_settings import Watching
-from inferd.plugin.registry import BackendReport
+from inferd.plugin.registry import BackendReport, BackendState
 from inferd.runtime.baselines import Baseline, as_before
 from inferd.runtime.declaring import Declarations
 from inferd.runtime.devices import DeviceMeter, find_devices
@@ -46,6 +48,7 @@ def found_plugins(settings: Settings, driver: Driver, before: Mapping[DeviceId, 
         fresh = (device for device in found if device.device_id not in known)
         own = tuple(as_before(device, before, settings.devices.memory_bytes) for device in fresh)
         driver.tell_host(HostJoined(own))
+        driver.tell_host(HostJoined(own, facts=own_facts(reports)))
 
     return Plugins(
         allow=settings.backends,
@@ -53,7 +56,15 @@ def found_plugins(settings: Settings, driver: Driver, before: Mapping[DeviceId, 
         timeout_s=settings.plugin_timeout_s,
         log_dir=settings.state_dir / "plugins",
         found=tell,
+        elsewhere=driver.views.backends,
     )
+
+
+def own_facts(reports: Sequence[BackendReport]) -> HostFacts:
+    """What the kernel says of its own host: its version, and the backends that work there with their devices."""
+    ready = [report for report in reports if report.state is BackendState.READY]
+    backends = (HostBackend(name=each.name, devices=tuple(d.device_id for d in each.devices)) for each in ready)
+    return HostFacts(version=__version__, backends=tuple(backends))
 
 
 def watched_folder(settings: Watching, driver: Driver, plugins: Plugins, declarations: Declarations) -> Watched | None:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -69,6 +69,16 @@ class DeclaredModel(BaseModel):
     canary: Any = Field(
         "", description='by which steps new versions come where it is loaded: "5%,25%,100%", or as inferd.v1.Canary'
     )
+
+    selector: dict[str, Text] = Field(
+        {},
+        max_length=32,
+        description='labels that its hosts must have: `zone = "a"`; `host` is the id of each',
+    )
+    strategy: Literal["spread", "pack"] = Field(
+        "spread", description="on hosts with fewer of its instances and more free memory first, or where less is free"
+    )
+    apart: bool = Field(False, description="no host has two of its instances")
 
     @model_validator(mode="after")
     def _check_bounds(self) -> "DeclaredModel":

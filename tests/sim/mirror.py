@@ -140,7 +140,8 @@ class Mirror:
                 self.versions.check_sent(home, command)
                 if home is not None:
                     task_id = command.spec.task_id
-                    self.hosts.check_open(home.device_id, task_id, leased=bool(command.spec.lease_id))
+                    leased = bool(command.spec.lease_id) or self.placements.has_stand_in(home)
+                    self.hosts.check_open(home.device_id, task_id, leased=leased)
                 self._check_drain(command.instance_id, now)
                 self.tasks.sent(command, now)
             case changes.TaskChanged(reason=SuspendReason() as reason):
@@ -229,7 +230,7 @@ class Mirror:
         self.tasks.draining = {i.instance_id: None for i in instances if i.draining or not self._takes_tasks(i)}
         self.versions.check(self._event, self.machine)
         self.versions.look(self.machine)
-        for place in filter(self.hosts.must_go, self.tasks.places.values()):
+        for place in filter(self.placements.must_go, self.tasks.places.values()):
             if not self.leases.holds_part(place.model):
                 raise BrokenRuleError(Rule.EMPTY, f"{place.instance_id} has nothing to do on {place.device_id}")
         self.tasks.check(now)

@@ -38,6 +38,18 @@ class PlacementBook:
         if here is False and any(self._fits(place, d) for d in left):
             raise BrokenRuleError(Rule.PLACEMENT, f"{place.instance_id} waits on {place.device_id}, and fits {left}")
 
+    def has_stand_in(self, place: Place) -> bool:
+        """Whether another instance comes up to take the place of one whose host drains."""
+        return any(
+            other.model == place.model and not (other.ready or other.stopping or other.lease_id)
+            for other in self._tasks.places.values()
+            if self._hosts.is_ready(other.device_id)
+        )
+
+    def must_go(self, place: Place) -> bool:
+        """Whether an instance is on a host that drains, and nothing keeps it there."""
+        return self._hosts.must_go(place) and not self.has_stand_in(place)
+
     def _fits(self, place: Place, device_id: DeviceId, *, but: InstanceId | None = None) -> bool | None:
         """Whether one fits what is free on a device and not wanted by loads that have begun; None: not known."""
         before = (p for p in self._tasks.places.values() if p.device_id == device_id and not p.lease_id)

@@ -30,6 +30,7 @@ from inferd.core.queue import FairQueue
 from inferd.core.quotas import Quotas
 from inferd.core.relief import Relief
 from inferd.core.resources import MemoryNeed
+from inferd.core.siting import Siting
 from inferd.core.task import TASK_TABLE, Outcome, Task, TaskChange, TaskState
 from inferd.core.task_register import TaskRegister
 from inferd.core.tasks import Tasks
@@ -225,10 +226,12 @@ def hide_evictions(patch: Patch) -> None:
 
 
 def place_anywhere(patch: Patch) -> None:
-    def anywhere(self: Fleet, _model: Model, lease_id: LeaseId, _version: Version | None = None) -> list[DeviceId]:
-        return [d for d in self._broker.devices if not lease_id or self._broker.lease_holds(lease_id, d)]
+    def anywhere(
+        self: Siting, _model: Model, lease_id: LeaseId, _version: Version | None = None, **_: object
+    ) -> list[DeviceId]:
+        return [d for d in self._broker.devices if not lease_id or d in self._broker.leased(lease_id)]
 
-    patch.setattr(Fleet, "devices_under", anywhere)
+    patch.setattr(Siting, "devices_under", anywhere)
 
 
 def prefer_full(patch: Patch) -> None:
@@ -246,11 +249,13 @@ def plan_the_last(patch: Patch) -> None:
 
 
 def start_anywhere(patch: Patch) -> None:
-    def any_host(self: Fleet, model: Model, lease_id: LeaseId, version: Version | None = None) -> list[DeviceId]:
+    def any_host(
+        self: Siting, model: Model, lease_id: LeaseId, version: Version | None = None, **_: object
+    ) -> list[DeviceId]:
         known = [d for d in (version or model.serving).spec.devices if d in self._broker.devices]
-        return [d for d in known if not lease_id or self._broker.lease_holds(lease_id, d)]
+        return [d for d in known if not lease_id or d in self._broker.leased(lease_id)]
 
-    patch.setattr(Fleet, "devices_under", any_host)
+    patch.setattr(Siting, "devices_under", any_host)
 
 
 def stay_behind(patch: Patch) -> None:
@@ -402,7 +407,7 @@ SABOTAGES = {
     "plans tell of another device": Sabotage(Rule.PLAN, plan_the_last),
     "models start on any device": Sabotage(Rule.PLACEMENT, place_anywhere),
     "models start where all is taken": Sabotage(Rule.PLACEMENT, prefer_full),
-    "loads wait where they do not fit": Sabotage(Rule.PLACEMENT, replace_by(Fleet, "is_misplaced", lambda *_: False)),
+    "loads wait where they do not fit": Sabotage(Rule.PLACEMENT, replace_by(Siting, "is_misplaced", lambda *_: False)),
     "tasks have no bound": Sabotage(Rule.BOUND, forget_bounds(tasks=10**9)),
     "queues have no bound": Sabotage(Rule.BOUND, forget_bounds(queued_tasks=10**9)),
     "one tenant may fill the queue": Sabotage(Rule.BOUND, forget_bounds(tenant_share=1e9)),

@@ -7,7 +7,8 @@ import pytest
 
 from inferd.core import changes, commands, events
 from inferd.core.elastic import ElasticTimes
-from inferd.core.host import LOCAL_HOST, HostState, device_on, host_of, name_of
+from inferd.core.host import LOCAL_HOST, HostChange, HostState, device_on, host_of, name_of
+from inferd.core.host_events import CordonHost, OrderHosts
 from inferd.core.ids import DeviceId, HostId, InstanceId, LeaseId, ModelName, TaskId, Tenant
 from inferd.core.lease import CoresClaim, LeaseSpec, LeaseState, MemoryClaim, ModelClaim
 from inferd.core.machine import CoreLimits, KernelMachine
@@ -129,19 +130,78 @@ def test_a_load_is_no_failure_of_a_model_whose_host_is_lost() -> None:
 
 
 def test_a_host_drains() -> None:
-    """What runs there ends there; the next task goes elsewhere, and the instance goes with the last of its tasks."""
+    """What runs there ends there; another instance comes up elsewhere first, and takes the tasks once it is READY."""
+    bench = Bench()
+    bench.submit("t1")
+    bench.come_up("m-1")
+    assert [c.device_id for c in of(bench.tell(events.DrainHost(A)), commands.StartWorker)] == [ON_B]
+    assert not of(bench.submit("t2"), commands.StartWorker)
+    assert bench.states("t1", "t2") == ["RUNNING", "RUNNING"]
+    assert not bench.tell(events.DrainHost(A))
+    bench.come_up("m-2")
+    bench.submit("t3")
+    assert bench.machine.tasks.known[TaskId("t3")].instance_id == "m-2"
+    bench.tell(events.CancelTask(TaskId("t1"), TENANT))
+    found = bench.tell(events.CancelTask(TaskId("t2"), TENANT))
+    assert [c.instance_id for c in of(found, commands.StopWorker)] == ["m-1"]
+    assert bench.places == {"m-2": ON_B}
+
+
+def test_a_drain_that_finds_no_place_elsewhere_waits_for_what_runs() -> None:
+    """Where nothing is free on another host, or what comes up there fails, the instance takes no new task at once."""
+    bench = Bench()
+    bench.claim(MemoryClaim(device_id=ON_B, memory_bytes=900))
+    bench.submit("t1")
+    bench.come_up("m-1")
+    bench.machine.views.model(MODEL).versions[1].needs.clear()
+    bench.tell(events.ModelMeasured(MODEL, {ON_A: MemoryNeed(weights_bytes=300)}))
+    assert not of(bench.tell(events.DrainHost(A)), commands.StartWorker)
+    bench.submit("t2")
+    assert bench.states("t1", "t2") == ["RUNNING", "QUEUED"]
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_an_instance_whose_stand_in_fails_goes_all_the_same(fails: bool) -> None:  # noqa: FBT001
+    """And one whose host need not drain any more stays: then what was to stand in for it ends."""
     bench = Bench()
     bench.submit("t1")
     bench.come_up("m-1")
     bench.tell(events.DrainHost(A))
+    if fails:
+        bench.tell(events.WorkerExited(InstanceId("m-2"), WorkerDiedError("it died")))
+    else:
+        found = bench.tell(events.ResumeHost(A))
+        assert [c.instance_id for c in of(found, commands.StopWorker)] == ["m-2"]
+    bench.submit("t2")
+    assert bench.states("t1", "t2") == ["RUNNING", "QUEUED" if fails else "RUNNING"]
+
+
+def test_a_cordoned_host_keeps_its_instances() -> None:
+    """They take tasks, nothing new comes, also when it was lost and is back, until it is resumed; then it may."""
+    bench = Bench(max_instances=2)
+    bench.tell(events.LoadModel(MODEL))
+    bench.come_up("m-1")
+    bench.tell(CordonHost(A))
+    bench.submit("t1")
     assert bench.states("t1") == ["RUNNING"]
-    assert [c.device_id for c in of(bench.submit("t2"), commands.StartWorker)] == [ON_B]
-    assert not bench.tell(events.DrainHost(A))
-    found = bench.tell(events.CancelTask(TaskId("t1"), TENANT))
-    assert [c.instance_id for c in of(found, commands.StopWorker)] == ["m-1"]
-    bench.come_up("m-2")
-    assert bench.states("t2") == ["RUNNING"]
-    assert bench.places == {"m-2": ON_B}
+    assert bench.machine.hosts.known[A].state is HostState.CORDONED
+    bench.tell(events.HostLost(A, "no word"))
+    bench.tell(events.HostJoined((GPU,), A))
+    assert bench.machine.hosts.known[A].state is HostState.CORDONED
+    assert not bench.machine.views.devices[ON_A].open
+    bench.tell(events.ResumeHost(A))
+    assert bench.machine.views.devices[ON_A].open
+
+
+def test_what_operators_wanted_of_hosts_holds_when_these_join() -> None:
+    """A kernel that was started anew drains and cordons the hosts that the one before did, once they are there."""
+    bench = Bench()
+    bench.tell(OrderHosts({HostId("c"): HostChange.DRAIN, HostId("d"): HostChange.CORDON}))
+    states = []
+    for name in "cde":
+        bench.tell(events.HostJoined((GPU,), HostId(name)))
+        states.append(bench.machine.hosts.known[HostId(name)].state)
+    assert states == [HostState.DRAINING, HostState.CORDONED, HostState.READY]
 
 
 def test_a_host_that_need_not_drain_takes_tasks_again() -> None:
@@ -162,8 +222,8 @@ def test_a_resumed_host_gives_a_model_no_more_instances_than_it_may_have() -> No
     bench.submit("t1")
     bench.come_up("m-1")
     bench.tell(events.DrainHost(A))
-    bench.submit("t2")
     bench.come_up("m-2")
+    bench.submit("t2")
     bench.tell(events.ResumeHost(A))
     assert len(bench.machine.views.model(MODEL).shared) == 1
     found = bench.tell(events.CancelTask(TaskId("t1"), TENANT))
@@ -231,8 +291,12 @@ def test_minimum_instances_move_to_another_host() -> None:
     bench = Bench(min_instances=1)
     bench.come_up("m-1")
     found = bench.tell(events.DrainHost(A))
-    assert [c.instance_id for c in of(found, commands.StopWorker)] == ["m-1"]
     assert [c.device_id for c in of(found, commands.StartWorker)] == [ON_B]
+    assert not of(found, commands.StopWorker)
+    bench.tell(events.InstanceNeeds(InstanceId("m-2"), MemoryNeed(weights_bytes=300)))
+    facts = InstanceFacts(max_tasks=2, context_tokens=64, description="", memory_bytes=1, kv_tokens=256)
+    found = bench.tell(events.InstanceLoaded(InstanceId("m-2"), facts))
+    assert [c.instance_id for c in of(found, commands.StopWorker)] == ["m-1"]
 
 
 def smaller(memory_bytes: int, cores: int = 4) -> DeviceCapacity:
@@ -300,7 +364,7 @@ def test_nobody_waits_for_a_model_whose_devices_are_gone(leaves: events.Event) -
         events.AskModel(MODEL),
         events.LoadModel(MODEL),
     ):
-        with pytest.raises(ModelLoadError, match="'m' can be loaded nowhere: a/gpu:0 has left for good"):
+        with pytest.raises(ModelLoadError, match="'m' can be loaded nowhere: no host that is known has a/gpu:0"):
             bench.tell(event)
     bench.tell(events.HostJoined((GPU,), A))
     assert of(bench.submit("again"), commands.StartWorker)

@@ -14,7 +14,7 @@ from inferd_client.values import setting_texts
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from inferd_api.v1.model_pb2 import Model, ModelVersion
+    from inferd_api.v1.model_pb2 import Model, ModelVersion, PlacementRules
     from inferd_api.v1.model_service_pb2 import RolloutPlan
     from inferd_api.v1.model_service_pb2_grpc import ModelServiceAsyncStub
     from inferd_api.v1.rollout_pb2 import Canary, Probe
@@ -50,6 +50,7 @@ class ModelVersions(Connection):
         warm: bool | None = None,
         canary: Canary | None = None,
         digest: str = "",
+        placement: PlacementRules | None = None,
         timeout_s: float | None = None,
     ) -> Model:
         """Give a model another version; returns when that takes its new tasks. What is left out stays.
@@ -75,6 +76,7 @@ class ModelVersions(Connection):
             warm: As for `create_model`.
             canary: By which steps it comes to take the tasks, and what must hold meanwhile; this returns behind the
                 last of them. Default: all tasks at once.
+            placement: As for `create_model`, in place of all that was said before; an empty one takes it away.
             digest: As for `create_model`; what was pinned before holds for the files that it was pinned for.
             timeout_s: How long to wait, in seconds; default: as long as it takes.
 
@@ -96,6 +98,7 @@ class ModelVersions(Connection):
                 pin=pin,
                 warm=warm,
                 pinned_digest=digest,
+                placement=placement,
             )
         )
         return self._wait(self._versions.UpdateModel, request, timeout_s).model
@@ -114,6 +117,7 @@ class ModelVersions(Connection):
         version: int | None = None,
         probe: Probe | None = None,
         canary: Canary | None = None,
+        placement: PlacementRules | None = None,
         timeout_s: float | None = None,
     ) -> RolloutPlan:
         """How `update_model` would go: beside the old version, after it has drained, or not at all; nothing changes.
@@ -126,7 +130,7 @@ class ModelVersions(Connection):
             *(name, source, backend, device, settings, min_instances, max_instances, sampling_defaults),
             *(version, probe, canary),
         )
-        request.validate_only = True
+        request.MergeFrom(UpdateModelRequest(placement=placement, validate_only=True))
         return self._wait(self._versions.UpdateModel, request, timeout_s).plan
 
     def list_model_versions(self, name: str) -> list[ModelVersion]:
@@ -162,6 +166,7 @@ class AsyncModelVersions(AsyncConnection):
         warm: bool | None = None,
         canary: Canary | None = None,
         digest: str = "",
+        placement: PlacementRules | None = None,
         timeout_s: float | None = None,
     ) -> Model:
         """Give a model another version; returns when that takes its new tasks. As `update_model` of `ModelVersions`."""
@@ -177,6 +182,7 @@ class AsyncModelVersions(AsyncConnection):
                 pin=pin,
                 warm=warm,
                 pinned_digest=digest,
+                placement=placement,
             )
         )
         return (await self._wait(self._versions.UpdateModel, request, timeout_s)).model
@@ -195,6 +201,7 @@ class AsyncModelVersions(AsyncConnection):
         version: int | None = None,
         probe: Probe | None = None,
         canary: Canary | None = None,
+        placement: PlacementRules | None = None,
         timeout_s: float | None = None,
     ) -> RolloutPlan:
         """How `update_model` would go; nothing changes. As `plan_update` of `ModelVersions`."""
@@ -202,7 +209,7 @@ class AsyncModelVersions(AsyncConnection):
             *(name, source, backend, device, settings, min_instances, max_instances, sampling_defaults),
             *(version, probe, canary),
         )
-        request.validate_only = True
+        request.MergeFrom(UpdateModelRequest(placement=placement, validate_only=True))
         return (await self._wait(self._versions.UpdateModel, request, timeout_s)).plan
 
     async def list_model_versions(self, name: str) -> list[ModelVersion]:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
     from typing import Unpack
 
+    from inferd_api.v1.model_pb2 import PlacementRules
     from inferd_api.v1.model_service_pb2_grpc import ModelServiceAsyncStub
     from inferd_api.v1.rollout_pb2 import Probe
     from inferd_api.v1.sampling_pb2 import SamplingDefaults
@@ -71,6 +72,7 @@ class Models(Connection):
         probe: Probe | None = None,
         warm: bool = False,
         digest: str = "",
+        placement: PlacementRules | None = None,
     ) -> Model:
         """Make the file at `source` (an absolute path or `file:///…`) known as `name`; the same again returns it.
 
@@ -82,7 +84,8 @@ class Models(Connection):
         tasks take for what they leave out. `aliases` are other names of it, which calls may use; one with `pin` stays
         loaded once it is, and one with `warm` is loaded at the start of the kernel. Its new versions have to answer
         `probe` before they take tasks. With a `digest` ("sha256:…", as `inferd show --digest` tells) its files are read
-        before each load, which fails where they hold something else.
+        before each load, which fails where they hold something else. `placement` says by labels which hosts it may use,
+        and how its instances lie on them.
 
         Raises:
             InferdError: InvalidFieldError, ModelExistsError, BackendNotFoundError, BackendUnavailableError,
@@ -103,6 +106,7 @@ class Models(Connection):
             probe=probe,
             warm=warm,
             pinned_digest=digest,
+            placement=placement,
         )
         request = CreateModelRequest(model=model)
         if source.startswith(FETCHED):
@@ -260,6 +264,7 @@ class AsyncModels(AsyncConnection):
         probe: Probe | None = None,
         warm: bool = False,
         digest: str = "",
+        placement: PlacementRules | None = None,
     ) -> Model:
         """Make the file at `source` (an absolute path or `file:///…`) known as `name`; the same again returns it.
 
@@ -271,7 +276,8 @@ class AsyncModels(AsyncConnection):
         tasks take for what they leave out. `aliases` are other names of it, which calls may use; one with `pin` stays
         loaded once it is, and one with `warm` is loaded at the start of the kernel. Its new versions have to answer
         `probe` before they take tasks. With a `digest` ("sha256:…", as `inferd show --digest` tells) its files are read
-        before each load, which fails where they hold something else.
+        before each load, which fails where they hold something else. `placement` says by labels which hosts it may use,
+        and how its instances lie on them.
 
         Raises:
             InferdError: InvalidFieldError, ModelExistsError, BackendNotFoundError, BackendUnavailableError,
@@ -292,6 +298,7 @@ class AsyncModels(AsyncConnection):
             probe=probe,
             warm=warm,
             pinned_digest=digest,
+            placement=placement,
         )
         request = CreateModelRequest(model=model)
         if source.startswith(FETCHED):

@@ -15,6 +15,7 @@ from google.protobuf.descriptor import FieldDescriptor
 
 from inferd_api.v1.auth_pb2 import Rule
 from inferd_api.v1.lease_pb2 import Claim, Lease
+from inferd_api.v1.model_pb2 import PlacementRules
 from inferd_api.v1.moderation_pb2 import ModerationRule
 from inferd_api.v1.quota_pb2 import Quota
 from inferd_api.v1.rollout_pb2 import Canary, Probe
@@ -249,6 +250,7 @@ OPTIONS: Final[Mapping[str, Kind | Several | Pairs]] = {
     "sampling_defaults": _message(SamplingDefaults),
     "probe": _message(Probe),
     "canary": _message(Canary),
+    "placement": _message(PlacementRules),
     "lease": LEASE,
 }
 """What each option is; those that stand in several methods mean the same in all of them."""

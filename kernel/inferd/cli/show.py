@@ -16,6 +16,7 @@ from inferd.cli.kernel import connected, reachable
 from inferd.cli.lacking import note_lacking
 from inferd.cli.models import is_pulled, pairs
 from inferd.cli.output import CommandError, screen, table_of
+from inferd.cli.placing import rules_text
 from inferd.cli.plain import plain
 from inferd.cli.sandboxed import sandboxes
 from inferd.cli.wanted import not_known
@@ -25,7 +26,7 @@ from inferd.plugin.sampling import read_gguf_sampling, read_hf_sampling
 from inferd.runtime.catalogue import catalogue_sampling
 from inferd.runtime.library import Library
 from inferd.sampling import ENGINE_DEFAULTS
-from inferd_api.v1.model_pb2 import ModelState
+from inferd_api.v1.model_pb2 import ModelState, PlacementRules
 from inferd_api.v1.tensor_pb2 import ModelSignature, TensorFill, TensorPadding
 from inferd_client.errors import KernelTooOldError, ModelNotFoundError, UnsupportedInputError
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from inferd_api.v1.model_pb2 import Model
     from inferd_client import Client
 
+SHOWN_DEVICES = 8
 SHOWN_ITEMS = 16  # of an array, in full
 MOST_JSON_BYTES = 64 << 20  # of a file beside the weights
 OURS = "the kernel"
@@ -249,10 +251,11 @@ def _rows(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if model is not None:
         state = ModelState.Name(ModelState.Value(model["state"])).removeprefix("MODEL_STATE_").lower()
         why = model.get("error", {}).get("message", "")
-        devices = " or ".join(model["devices"]) or model["device"]
+        devices = _devices_row(model)
         facts |= {
             "state": f"{state}: {why}" if why else state,
             "backend": f"{model['backend']} on {devices}: {model['backend_reason']}",
+            "hosts": rules_text(ParseDict(model.get("placement", {}), PlacementRules())),
             "declared": model["declared"],
             "content": _content_row(model),
             "aliases": ", ".join(model["aliases"]),
@@ -262,6 +265,14 @@ def _rows(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             "keeping": ", ".join(said for trait, said in KEEPING.items() if model[trait]),
         }
     yield from ((name, fact) for name, fact in facts.items() if fact)
+
+
+def _devices_row(model: Mapping[str, Any]) -> str:
+    """The devices that it may use; of many the first."""
+    devices, count = model["devices"], int(model.get("device_count", 0))
+    if max(len(devices), count) > SHOWN_DEVICES:
+        return f"{', '.join(devices[:SHOWN_DEVICES])} and {max(len(devices), count) - SHOWN_DEVICES} other devices"
+    return " or ".join(devices) or model["device"]
 
 
 def _content_row(model: Mapping[str, Any]) -> str:

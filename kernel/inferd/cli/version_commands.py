@@ -1,5 +1,6 @@
 """The commands of `inferd models` that make models known, give them other versions, and take them away."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -59,6 +60,20 @@ CanaryOption = Annotated[
     ),
 ]
 
+SelectorOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--selector",
+        help="A label that its hosts must have; may be repeated; host=ID is one host. For `set`, KEY= takes it away.",
+        metavar="KEY=VALUE",
+    ),
+]
+PackOption = Annotated[
+    bool | None,
+    typer.Option("--pack/--spread", help="Where less is free first; or (default) where fewer of its instances are."),
+]
+ApartOption = Annotated[bool | None, typer.Option("--apart/--no-apart", help="No host has two of its instances.")]
+
 version_app = typer.Typer()
 version_app.command("show")(show_model)
 version_app.command("rm")(remove_models)
@@ -87,11 +102,15 @@ def _add(
     warm: Annotated[bool, typer.Option("--warm", help=WARM)] = False,
     probe: ProbeOption = None,
     digest: DigestOption = "",
+    selector: SelectorOption = None,
+    pack: PackOption = None,
+    apart: ApartOption = None,
     address: Address = ADDRESS,
     output: Output = Format.TABLE,
 ) -> None:
     """Make a model known to the kernel, where its file is; it is known again after a restart."""
     with edge(output) as out:
+        from inferd.cli.placing import rules_of
         from inferd.cli.rollout import read_probe
         from inferd.cli.versions import add
 
@@ -104,6 +123,7 @@ def _add(
             "warm": warm,
             "digest": digest,
             "probe": read_probe(probe),
+            "placement": rules_of(read_pairs(selector, "--selector"), packs=pack, apart=apart),
         }
         add(out, address, wanted, name=name, bounds=bounds, traits=traits)
 
@@ -135,12 +155,16 @@ def _set(
     warm: Annotated[bool | None, typer.Option("--warm/--no-warm", help=WARM)] = None,
     canary: CanaryOption = "",
     digest: DigestOption = "",
+    selector: SelectorOption = None,
+    pack: PackOption = None,
+    apart: ApartOption = None,
     dry_run: DryRun = False,
     address: Address = ADDRESS,
     output: Output = Format.TABLE,
 ) -> None:
     """Give a model another version while it runs: the new one loads, takes the new tasks, and the old one goes."""
     with edge(output) as out:
+        from inferd.cli.placing import rules_of
         from inferd.cli.rollout import read_canary, read_probe
         from inferd.cli.versions import set_model
         from inferd.cli.wanted import Wanted
@@ -153,6 +177,7 @@ def _set(
             unset=unset or (),
             bounds={"min_instances": least, "max_instances": most},
             terms={"probe": read_probe(probe), "canary": read_canary(canary)},
+            rules=partial(rules_of, read_pairs(selector, "--selector"), packs=pack, apart=apart),
             traits={"labels": read_pairs(label, "--label"), "pin": pin, "warm": warm, "digest": digest},
             data_dir=data_dir,
             dry_run=dry_run,

@@ -14,6 +14,7 @@ from inferd.cli.fetches import is_fetched, name_of, wait_for
 from inferd.cli.kernel import connected
 from inferd.cli.models import pairs
 from inferd.cli.output import CommandError
+from inferd.cli.placing import rules_text
 from inferd.cli.plain import plain
 from inferd.cli.plan import explain
 from inferd.cli.rollout import leaving
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
     from inferd.cli.output import Output
     from inferd.cli.wanted import Wanted
-    from inferd_api.v1.model_pb2 import Model
+    from inferd_api.v1.model_pb2 import Model, PlacementRules
     from inferd_api.v1.rollout_pb2 import Probe
     from inferd_client import Client
 
@@ -55,6 +56,7 @@ def set_model(
     unset: Sequence[str],
     bounds: Mapping[str, int | None],
     terms: Mapping[str, Any],
+    rules: Callable[..., PlacementRules | None],
     traits: Mapping[str, Any],
     data_dir: Callable[[], Path],
     dry_run: bool,
@@ -72,7 +74,13 @@ def set_model(
         "settings": {**wanted.settings, **dict.fromkeys(unset, "")},
         **bounds,
     }
-    given = [*bounds.values(), *(value or None for value in changes.values()), *traits.values(), terms["probe"]]
+    given = [
+        *bounds.values(),
+        *(value or None for value in changes.values()),
+        *traits.values(),
+        terms["probe"],
+        rules(),
+    ]
     if all(value in (None, {}, "") for value in given):
         if terms["canary"] is not None:
             message = (
@@ -82,6 +90,8 @@ def set_model(
             raise typer.BadParameter(message, param_hint="--canary")
         raise typer.BadParameter("nothing is to be otherwise; give NAME=VALUE, --source, or another option")
     with connected(address) as client:
+        if rules() is not None:
+            changes["placement"] = rules(before=client.get_model(wanted.name).placement)
         if dry_run:
             _tell_plan(output, client, wanted.name, {**changes, **terms})
         else:
@@ -179,6 +189,8 @@ def _changed(version: ModelVersion, before: ModelVersion | None) -> str:
     changed = [each for each in ("source", "backend", "device") if getattr(version, each) != getattr(before, each)]
     settings = {*version.settings, *before.settings}
     changed += sorted(each for each in settings if version.settings.get(each) != before.settings.get(each))
+    if version.placement != before.placement:
+        changed.append(f"placement {rules_text(version.placement) or 'anywhere'}")
     if version.sampling_defaults != before.sampling_defaults:
         changed.append("sampling defaults")
     if (pinned := version.pinned_digest) != before.pinned_digest:

@@ -6,6 +6,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from inferd.core.lease import ModelClaim
+from inferd.core.nowhere import why_nowhere
 from inferd.errors import (
     InferdError,
     InvalidFieldError,
@@ -17,11 +18,12 @@ from inferd.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Mapping
+    from collections.abc import Mapping
 
-    from inferd.core.ids import DeviceId, ModelName
+    from inferd.core.atlas import Atlas
+    from inferd.core.ids import ModelName
     from inferd.core.leases import Leases
-    from inferd.core.model import Model
+    from inferd.core.model import Model, ModelSpec
     from inferd.core.task import TaskSpec
     from inferd.core.traits import Aliases
 
@@ -53,19 +55,25 @@ def find_model(models: Mapping[ModelName, Model], name: ModelName, aliases: Alia
     raise ModelNotFoundError(unnamed, field="model")
 
 
-def stranded(model: Model, devices: Container[DeviceId]) -> ModelLoadError | None:
-    """Why a model can be loaded nowhere: all that it may use is gone for good, or it lacks something; else None."""
+def places_of(spec: ModelSpec) -> str:
+    """Where a model may be loaded, in words."""
+    names = " or ".join(spec.devices)
+    return f"{names} with {spec.placement.words}" if spec.placement.selector else names
+
+
+def stranded(model: Model, atlas: Atlas) -> ModelLoadError | None:
+    """Why a model can be loaded nowhere: no host that is known has what it needs, or it lacks something; else None."""
     if model.lacks:
         return ModelLoadError(
             f"model {model.spec.name!r} cannot be loaded now: {model.lacks}", metadata={"cause": model.lacks}
         )
-    if any(device_id in devices for device_id in model.spec.devices):
+    if atlas.may(model.spec):
         return None
-    where = " and ".join(model.spec.devices)
+    why = why_nowhere(model.spec, atlas)
     return ModelLoadError(
-        f"model {model.spec.name!r} can be loaded nowhere: {where} has left for good, and it may use nothing else;"
-        " delete it and create it anew on a device that is there",
-        metadata={"cause": f"{where} has left for good"},
+        f"model {model.spec.name!r} can be loaded nowhere: {why}; have such a host join, or give the model another"
+        " device or selector (`inferd models set`)",
+        metadata={"cause": why},
     )
 
 
@@ -79,13 +87,13 @@ def check_staying(model: Model) -> None:
         raise ModelBusyError(f"model {model.spec.name!r} is being deleted and takes nothing new")
 
 
-def check_stranded(model: Model, devices: Container[DeviceId]) -> None:
+def check_stranded(model: Model, atlas: Atlas) -> None:
     """Refuse what would wait for a model for ever.
 
     Raises:
-        ModelLoadError: All devices that it may use are gone for good, or it lacks something.
+        ModelLoadError: No host that is known has a device that it may use, or it lacks something.
     """
-    if (error := stranded(model, devices)) is not None:
+    if (error := stranded(model, atlas)) is not None:
         raise error
 
 

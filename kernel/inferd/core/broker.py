@@ -1,13 +1,23 @@
 """The memory broker: every byte of every device, and who holds it. There is no other place where memory is given."""
 
-from collections import OrderedDict
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from __future__ import annotations
 
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from inferd.core.atlas import MOST_SITES, Atlas
 from inferd.core.ids import NO_LEASE, DeviceId, InstanceId, LeaseId
 from inferd.core.plan import LoadPlan
 from inferd.core.resources import DeviceCapacity, MemoryNeed, size_text
 from inferd.errors import InternalError, InvalidFieldError, suggestion
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping, Sequence
+
+    from inferd.core.model import ModelSpec
+
+MOST_TOLD = 256  # devices among which the one is looked for that was meant
 
 
 @dataclass(slots=True, kw_only=True)
@@ -89,6 +99,7 @@ class Broker:
         devices: The accounts.
         eased: Devices that may have more room than when this was last looked at: something was given back, is about to
             be, or may be evicted now.
+        atlas: Which devices there are, and where a start may go.
     """
 
     def __init__(self) -> None:
@@ -96,6 +107,8 @@ class Broker:
         self._reservations: dict[InstanceId, Reservation] = {}
         self._expected: dict[InstanceId, tuple[DeviceId, int]] = {}
         self.eased: dict[DeviceId, None] = {}
+        self.atlas = Atlas()
+        self._moved: dict[DeviceId, None] = {}
         self._shares: dict[LeaseId, dict[DeviceId, Part]] = {}
 
     def add(self, device: DeviceCapacity, *, is_open: bool) -> None:
@@ -108,16 +121,44 @@ class Broker:
             )
         else:
             known.capacity_bytes, known.cores = device.memory_bytes, device.cores
+        self.atlas.add(device.device_id)
+        self.open(device.device_id, is_open=self.devices[device.device_id].open)
 
     def open(self, device_id: DeviceId, *, is_open: bool) -> None:
         """Give of a device from now on, or do not."""
         self.devices[device_id].open = is_open
         self.eased[device_id] = None
+        self.atlas.open(device_id, is_open=is_open)
+        self._move(device_id)
 
     def remove(self, device_id: DeviceId) -> None:
         """A device is gone; nothing is held there."""
         del self.devices[device_id]
         self.eased.pop(device_id, None)
+        self._moved.pop(device_id, None)
+        self.atlas.remove(device_id)
+
+    def _move(self, device_id: DeviceId) -> None:
+        """Other amounts of a device are free than before."""
+        self._moved[device_id] = None
+        if len(self._moved) >= MOST_SITES < len(self.devices):
+            self._chart()
+
+    def _chart(self) -> None:
+        """Have the atlas know what is free. Of few devices nobody looks at it."""
+        for device_id in self._moved if len(self.devices) > MOST_SITES else ():
+            account = self.devices[device_id]
+            room_bytes = account.free_bytes - account.expected_bytes
+            self.atlas.measure(device_id, room_bytes, room_bytes + account.idle_bytes + account.stopping_bytes)
+        if len(self.devices) > MOST_SITES:
+            self._moved.clear()
+
+    def candidates(
+        self, spec: ModelSpec, need_bytes: int, *, own: Collection[DeviceId] = (), but: Collection[DeviceId] = ()
+    ) -> Sequence[DeviceId]:
+        """See `Atlas.candidates`."""
+        self._chart()
+        return self.atlas.candidates(spec, need_bytes, own=own, but=but)
 
     def account(self, device_id: DeviceId, *, field: str = "device") -> Account:
         """The account of a device.
@@ -127,8 +168,9 @@ class Broker:
         """
         account = self.devices.get(device_id)
         if account is None:
-            near = suggestion(device_id, list(self.devices))
-            hint = f"did you mean {near!r}?" if near else f"there are {', '.join(sorted(self.devices)[:10])}"
+            among: list[str] = [*self.atlas.beside(device_id, most=MOST_TOLD)]
+            near = suggestion(device_id, among)
+            hint = f"did you mean {near!r}?" if near else f"there are {', '.join(sorted(among)[:10])}"
             raise InvalidFieldError(f"no device {device_id!r}; {hint}", field=field)
         return account
 
@@ -136,6 +178,7 @@ class Broker:
         """Programs that the kernel does not know hold so much of a device."""
         self.account(device_id).foreign_bytes = foreign_bytes
         self.eased[device_id] = None
+        self._move(device_id)
 
     # Instances.
 
@@ -156,12 +199,14 @@ class Broker:
         self.expect_no_more(instance_id)
         self._expected[instance_id] = (device_id, size_bytes)
         self.devices[device_id].expected_bytes += size_bytes
+        self._move(device_id)
 
     def expect_no_more(self, instance_id: InstanceId) -> None:
         """An instance has what it was expected to ask for, or will not ask for it."""
         device_id, size_bytes = self._expected.pop(instance_id, (None, 0))
         if device_id is not None:
             self.devices[device_id].expected_bytes -= size_bytes
+            self._move(device_id)
 
     def reserve(self, instance_id: InstanceId, device_id: DeviceId, need: MemoryNeed, lease_id: LeaseId) -> None:
         """Give an instance what it needs; the caller has seen that there is room."""
@@ -176,6 +221,7 @@ class Broker:
         else:
             self.devices[device_id].instance_bytes += size_bytes
             self.devices[device_id].held_by[instance_id] = None
+        self._move(device_id)
 
     def measured(self, instance_id: InstanceId, memory_bytes: int) -> None:
         """An instance was seen to take so much: what it holds rises to that, as far as there is room."""
@@ -191,6 +237,7 @@ class Broker:
             account.stopping_bytes += more if reservation.stopping else 0
             account.idle_bytes += more if instance_id in account.idle else 0
             self.eased[reservation.device_id] = None  # who is first may not fit any more, and others pass it
+            self._move(reservation.device_id)
 
     def lacking_bytes(self, instance_id: InstanceId, memory_bytes: int) -> int:
         """What an instance takes beyond what it holds and what could be given to it: memory of others, or none."""
@@ -210,6 +257,7 @@ class Broker:
             account.idle[instance_id] = None
             self.eased[reservation.device_id] = None
             account.idle_bytes += reservation.size_bytes
+            self._move(reservation.device_id)
 
     def wake(self, instance_id: InstanceId) -> None:
         """An instance may not be evicted, any more or at all."""
@@ -218,6 +266,7 @@ class Broker:
             del account.idle[instance_id]
             account.idle_bytes -= reservation.size_bytes
             self.eased[reservation.device_id] = None  # as where it grew
+            self._move(reservation.device_id)
 
     def stopping(self, instance_id: InstanceId) -> None:
         """The worker of an instance is being stopped: what it holds will be free."""
@@ -228,6 +277,7 @@ class Broker:
             reservation.stopping = True
             if not reservation.lease_id:
                 self.devices[reservation.device_id].stopping_bytes += reservation.size_bytes
+                self._move(reservation.device_id)
 
     def give_back(self, instance_id: InstanceId) -> DeviceId | None:
         """The worker of an instance is gone; the device where that made room, if it held anything."""
@@ -244,6 +294,7 @@ class Broker:
             account.instance_bytes -= reservation.size_bytes
             del account.held_by[instance_id]
             account.stopping_bytes -= reservation.size_bytes if reservation.stopping else 0
+        self._move(reservation.device_id)
         return reservation.device_id
 
     # Leases.
@@ -276,6 +327,7 @@ class Broker:
         share.cores += cores
         account.lease_bytes += size_bytes
         account.leased_cores += cores
+        self._move(device_id)
 
     def end_lease(self, lease_id: LeaseId, instances: Iterable[InstanceId]) -> tuple[DeviceId, ...]:
         """Take back what a lease holds; what its instances draw is theirs until their workers are gone."""
@@ -285,6 +337,7 @@ class Broker:
             account.lease_bytes -= share.size_bytes
             account.leased_cores -= share.cores
             account.drawn_bytes -= share.drawn_bytes
+            self._move(device_id)
         for instance_id in instances:
             reservation = self._reservations.get(instance_id)
             if reservation is not None and reservation.lease_id == lease_id:
@@ -293,16 +346,16 @@ class Broker:
                 account.instance_bytes += reservation.size_bytes
                 account.held_by[instance_id] = None
                 account.stopping_bytes += reservation.size_bytes if reservation.stopping else 0
+                self._move(reservation.device_id)
         return tuple(shares)
+
+    def leased(self, lease_id: LeaseId) -> list[DeviceId]:
+        """The devices of which a lease holds memory."""
+        return [device_id for device_id, share in self._shares.get(lease_id, {}).items() if share.size_bytes > 0]
 
     def lessees(self, device_ids: Collection[DeviceId]) -> tuple[LeaseId, ...]:
         """The leases that hold something of one of these devices."""
         return tuple(lease_id for lease_id, shares in self._shares.items() if not shares.keys().isdisjoint(device_ids))
-
-    def lease_holds(self, lease_id: LeaseId, device_id: DeviceId) -> bool:
-        """Whether a lease holds memory of a device."""
-        share = self._shares.get(lease_id, {}).get(device_id)
-        return share is not None and share.size_bytes > 0
 
     # Plans.
 

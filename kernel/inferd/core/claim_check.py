@@ -48,7 +48,7 @@ def check_possible(spec: LeaseSpec, broker: Broker, models: Mapping[ModelName, M
 
 def _check_model(claim: ModelClaim, where: str, models: Mapping[ModelName, Model], broker: Broker) -> None:
     model = find_model(models, claim.model)
-    check_stranded(model, broker.devices)
+    check_stranded(model, broker.atlas)
     facts = next((i.facts for i in model.shared if i.facts is not None), None)
     if facts is None:
         return

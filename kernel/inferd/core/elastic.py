@@ -102,9 +102,9 @@ class Elastic:
 
     def _grow(self, model: Model, now: float) -> None:
         """One instance more if its memory is free: growth evicts nobody."""
-        devices = self._fleet.devices_under(model, NO_LEASE)
+        devices = self._fleet.siting.devices_under(model, NO_LEASE)
         may = devices and now >= model.retry_at
-        if may and self._fleet.place(model, model.need_on, devices=devices).at_once:
+        if may and self._fleet.siting.place(model, model.need_on, devices=devices).at_once:
             self._fleet.start(model, now)
         else:
             self._pressed.set(model.spec.name, now + self._times.grow_s)

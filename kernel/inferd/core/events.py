@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from inferd.core.canary import NO_PACE, Canary, Pace
-from inferd.core.host import LOCAL_HOST
+from inferd.core.host import LOCAL_HOST, NO_FACTS, HostFacts
+from inferd.core.host_events import CordonHost, HostHolds, OrderHosts
 from inferd.core.ids import DEFAULT_TENANT, NO_LEASE, DeviceId, HostId, InstanceId, LeaseId, ModelName, TaskId, Tenant
 from inferd.core.lease import LeaseSpec
 from inferd.core.model import InstanceFacts, ModelSpec
@@ -27,12 +28,14 @@ class CreateModel:
         kept: A kernel before this one knew it: bounds are for new ones.
         lacks: Why one that was kept cannot be loaded now, for people; "" where it can.
         versions: Those that such a kernel knew, the one that served among them, which `spec` is of; none for one.
+        waits: It may be made known though no host is there that it could use: one may join.
     """
 
     spec: ModelSpec
     kept: bool = False
     lacks: str = ""
     versions: tuple[RestoredVersion, ...] = ()
+    waits: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,11 +238,12 @@ class HostFound:
 class HostJoined:
     """A host has these devices, named as it calls them; it takes instances from now on, unless it drains.
 
-    Told again it has more devices, or other amounts of them.
+    Told again it has more devices, or other amounts of them, and of itself it says what it says now.
     """
 
     devices: tuple[DeviceCapacity, ...]
     host_id: HostId = LOCAL_HOST
+    facts: HostFacts = NO_FACTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +255,7 @@ class DrainHost:
 
 @dataclass(frozen=True, slots=True)
 class ResumeHost:
-    """An operator lets a host that drains take instances again."""
+    """An operator lets a host that drains or is cordoned take instances again."""
 
     host_id: HostId
 
@@ -271,7 +275,9 @@ class HostLeft:
     host_id: HostId
 
 
-HostEvent = HostFound | HostJoined | DrainHost | ResumeHost | HostLost | HostLeft
+HostTold = HostFound | HostJoined | HostLost | HostLeft | HostHolds
+HostOrder = CordonHost | DrainHost | ResumeHost | OrderHosts
+HostEvent = HostTold | HostOrder
 
 
 @dataclass(frozen=True, slots=True)

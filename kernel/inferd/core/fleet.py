@@ -1,21 +1,21 @@
 """Models and their instances: which worker is started, stopped or given up. The part of the machine without tasks."""
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping
 
-from inferd.core.admission import check_stranded, stranded
+from inferd.core.admission import check_stranded, places_of, stranded
 from inferd.core.alarms import Alarms
 from inferd.core.backoff import Backoff
 from inferd.core.broker import Broker
 from inferd.core.commands import Reply, StartWorker, StopWorker
+from inferd.core.events import CreateModel
 from inferd.core.fleet_register import FleetRegister
 from inferd.core.hosts import Hosts
 from inferd.core.ids import NO_LEASE, DeviceId, InstanceId, LeaseId, ModelName
 from inferd.core.index import Page
 from inferd.core.model import Instance, InstanceChange, InstanceFacts, InstanceState, Model, ModelSpec, ModelState
-from inferd.core.placement import Placement, Site, choose, is_misplaced, look
+from inferd.core.nowhere import check_place
 from inferd.core.resources import MemoryNeed
-from inferd.core.restored import RestoredVersion
+from inferd.core.siting import Siting
 from inferd.core.version import Version
 from inferd.errors import InferdError, LimitExceededError, ModelBusyError, ModelExistsError
 
@@ -30,6 +30,7 @@ class Fleet:
         retries: When a model's backoff ends.
         alarms: Of what is due at some time.
         leavers: Instances that leave, and may go now.
+        siting: Where instances may be started, and are best.
     """
 
     def __init__(
@@ -45,29 +46,24 @@ class Fleet:
         self._models_limit = models
         self._versions_limit = versions
         self._broker = broker
+        self.siting = Siting(broker, self.models)
         self._out = out
 
-    def create(
-        self,
-        spec: ModelSpec,
-        now: float,
-        *,
-        kept: bool = False,
-        lacks: str = "",
-        versions: Sequence[RestoredVersion] = (),
-    ) -> None:
+    def create(self, event: CreateModel, now: float) -> None:
         """Make a model known; the same again changes nothing, unless its file has changed: then it is loaded anew.
 
-        One that was `kept` may lack something, its device, say, and is known all the same: its tasks wait.
+        One that was `kept` may lack something, its device, say, and is known all the same: its tasks wait. One that
+        `waits` may be made known before any host is there that it could use.
 
         Raises:
-            InvalidFieldError: A device of it is not known.
+            InvalidFieldError: No host that is known has what it needs.
             ModelExistsError: The name stands for something else.
             ModelBusyError: Its file has changed, and tasks or leases use what was loaded of it.
             LimitExceededError: `limits.models` are known; one that was `kept` may be one more.
         """
-        for device_id in () if kept else spec.devices:
-            self._broker.account(device_id, field="model.device")
+        spec, kept, lacks = event.spec, event.kept, event.lacks
+        if not (kept or event.waits):
+            check_place(spec, self._broker, "model.")
         known = self.models.get(spec.name)
         if known is not None and known.lacks and (kept or not known.spec.devices or known.spec.wanted == spec.wanted):
             known.serving.spec = spec  # as it can be loaded now, if it can
@@ -87,7 +83,7 @@ class Fleet:
                 metadata={"bound": "limits.models", "value": limit, "limit": limit},
             )
         if known is None:
-            self._register.add_model(spec, now, versions)
+            self._register.add_model(spec, now, event.versions)
             if lacks:
                 self._lack(self.models[spec.name], lacks)
         elif known.spec.file_version != spec.file_version:
@@ -96,7 +92,7 @@ class Fleet:
     def _lack(self, model: Model, lacks: str) -> None:
         """A model cannot be loaded for this reason; or can again."""
         model.lacks = lacks
-        model.error = stranded(model, self._broker.devices) if lacks else None
+        model.error = stranded(model, self._broker.atlas) if lacks else None
         self._register.touch_model(model)
 
     def _renew(self, model: Model, spec: ModelSpec, now: float) -> None:
@@ -158,16 +154,17 @@ class Fleet:
         """
         if model.state is ModelState.UNLOADING:
             raise ModelBusyError(f"model {model.spec.name!r} is being unloaded; try again when it is UNLOADED")
-        check_stranded(model, self._broker.devices)
+        check_stranded(model, self._broker.atlas)
         if model.rollout is not None and model.gives_way and not model.shared:
             number = model.rollout.version.number
             raise ModelBusyError(
                 f"model {model.spec.name!r} is given version {number}, for which the one before had to go; watch it",
                 metadata={"version": str(number)},
             )
-        if not self.devices_under(model, NO_LEASE):
-            where = " or ".join(model.spec.devices)
-            raise ModelBusyError(f"no host of {where} takes instances now, where model {model.spec.name!r} computes")
+        if not self.siting.devices_under(model, NO_LEASE):
+            raise ModelBusyError(
+                f"no host of {places_of(model.spec)} takes instances now, where model {model.spec.name!r} computes"
+            )
         if not model.shared:
             model.loaded_on_demand = False
             self.start(model, now)
@@ -178,7 +175,7 @@ class Fleet:
             return  # the version that is on its way takes its place
         if now < model.retry_at:
             self.retries.set(model.spec.name, model.retry_at)
-        elif self.devices_under(model, NO_LEASE):
+        elif self.siting.devices_under(model, NO_LEASE):
             self.start(model, now)
 
     def start(
@@ -192,11 +189,11 @@ class Fleet:
     ) -> Instance:
         """Start a worker for one more instance, where it is best placed now; not on devices that were tried.
 
-        One of `devices_under` is left. The `version` is the one that serves, unless it is given.
+        One of `Siting.devices_under` is left. The `version` is the one that serves, unless it is given.
         """
         version = version or model.serving
-        devices = [device_id for device_id in self.devices_under(model, lease_id, version) if device_id not in tried]
-        placement = self.place(model, version.need_on, devices=devices, lease_id=lease_id)
+        devices = self.siting.devices_under(model, lease_id, version, but=tried)
+        placement = self.siting.place(model, version.need_on, devices=devices, lease_id=lease_id, spec=version.spec)
         device_id = placement.device_id
         model.instance_count += 1
         instance_id = InstanceId(f"{model.spec.name}-{model.instance_count}")
@@ -222,53 +219,11 @@ class Fleet:
         self._register.add(instance)
         return instance
 
-    def place(
-        self,
-        model: Model,
-        need_on: Callable[[DeviceId], MemoryNeed],
-        *,
-        devices: Sequence[DeviceId],
-        lease_id: LeaseId = NO_LEASE,
-    ) -> Placement:
-        """Where of these devices one more instance of a model would be started now, if it needs so much there."""
-        return choose(self._sites(model, need_on, devices, lease_id))
-
-    def is_misplaced(self, instance: Instance) -> bool:
-        """Whether an instance of which it is known what it needs would do better on a device that was not tried."""
-        model, here = self.models[instance.model], instance.device_id
-        version = model.versions[instance.version]
-        may = self.devices_under(model, instance.lease_id, version)
-        left = [d for d in may if d != here and d not in instance.tried]
-        site, *others = self._sites(model, version.need_on, [here, *left], instance.lease_id)
-        return is_misplaced(site, others)
-
     def start_elsewhere(self, instance: Instance, now: float) -> Instance:
         """Start another instance on a device that was not tried, in place of one that has not begun to load."""
         self.stop(instance)
         tried, model = (*instance.tried, instance.device_id), self.models[instance.model]
         return self.start(model, now, instance.lease_id, tried=tried, version=model.versions[instance.version])
-
-    def _sites(
-        self,
-        model: Model,
-        need_on: Callable[[DeviceId], MemoryNeed],
-        devices: Iterable[DeviceId],
-        lease_id: LeaseId,
-    ) -> list[Site]:
-        own = Counter(i.device_id for i in model.instances.values() if i.living)
-        return [look(self._broker, d, need_on(d), own=own[d], lease_id=lease_id) for d in devices]
-
-    def devices_under(self, model: Model, lease_id: LeaseId, version: Version | None = None) -> Sequence[DeviceId]:
-        """The devices of READY hosts that a model may use; under a lease, those of which that holds memory.
-
-        A host that drains leaves to leases what they hold. The `version` is the one that serves, unless it is given.
-        """
-        known, version = self._broker.devices, version or model.serving
-        if model.lacks and version is model.serving:
-            return []
-        if lease_id:
-            return [device_id for device_id in version.spec.devices if self._broker.lease_holds(lease_id, device_id)]
-        return [device_id for device_id in version.spec.devices if device_id in known and known[device_id].open]
 
     def measured(self, model: Model, version: Version, needs: Mapping[DeviceId, MemoryNeed]) -> None:
         """It is known what a version of a model needs on some devices: those that start count with that."""
@@ -337,7 +292,7 @@ class Fleet:
 
     def strand(self, model: Model) -> InferdError | None:
         """Why a model can be loaded nowhere any more, which is kept with it; None when that is not so."""
-        error = stranded(model, self._broker.devices)
+        error = stranded(model, self._broker.atlas)
         if error is not None:
             model.asked, model.error = False, error
             self._register.touch_model(model)

@@ -1,6 +1,7 @@
 """What becomes of all that hangs on a host when it comes, drains, is lost, comes back or leaves."""
 
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Protocol, assert_never
 
 from inferd.core import events
@@ -8,14 +9,18 @@ from inferd.core.broker import Broker
 from inferd.core.capacity import Capacity
 from inferd.core.commands import AbandonWorker, Reply
 from inferd.core.fleet import Fleet
-from inferd.core.host import Host, HostChange, HostState
+from inferd.core.host import LOCAL_HOST, Host, HostChange, HostState, check_facts, check_host_id, shown_host
+from inferd.core.host_events import CordonHost, HostHolds, OrderHosts
 from inferd.core.hosts import Hosts
 from inferd.core.ids import DeviceId, HostId, ModelName
 from inferd.core.lease import Lease, LeaseChange
 from inferd.core.leases import Leases
-from inferd.core.model import Instance, Model
+from inferd.core.model import Instance, InstanceState, Model
+from inferd.core.relocation import Relocation
 from inferd.core.vain import claimants, too_large_leases, too_large_loads
 from inferd.errors import InferdError, InvalidFieldError, LeaseUnavailableError, WorkerDiedError
+
+NOT_BEGUN = (InstanceState.STARTING, InstanceState.WAITING)
 
 
 class Owner(Protocol):
@@ -61,79 +66,130 @@ class Hosting:
         self._capacity = capacity
         self._owner = owner
         self._out = out
+        self._relocation = Relocation(fleet, broker)
 
-    def tell(self, event: events.HostEvent, now: float) -> None:
+    def tell(self, event: events.HostTold, now: float) -> None:
         """Something happens to a host; what was heard of it too late changes nothing.
 
         Raises:
-            InvalidFieldError: An operator's host is not known, or is neither READY nor DRAINING.
+            InvalidFieldError: What a host says of itself is too much, or nothing that one can say.
         """
+        host = self._hosts.known.get(event.host_id)
         match event:
             case events.HostFound():
                 self._found(event.host_id, now)
             case events.HostJoined():
                 self._joined(event, now)
+            case events.HostLost():
+                if host is not None and host.state is not HostState.LOST:
+                    self._lose(host, HostChange.LOSE, event.why, now)
+            case events.HostLeft():
+                if host is not None:
+                    self._leave(host, now)
+            case HostHolds():
+                if host is not None:
+                    check_facts(facts := replace(host.facts, holds=event.holds), len(host.devices))
+                    self._hosts.equip(host, (), facts)
+            case _:
+                assert_never(event)
+
+    def order(self, event: events.HostOrder, now: float) -> None:
+        """An operator wants something of a host.
+
+        Raises:
+            InvalidFieldError: The host is not known, or is in no state for that.
+        """
+        match event:
+            case OrderHosts():
+                self._hosts.orders.update(event.orders)
+            case CordonHost():
+                self._cordon(self._hosts.get(event.host_id), now)
             case events.DrainHost():
                 self._drain(self._hosts.get(event.host_id), now)
             case events.ResumeHost():
                 self._resume(self._hosts.get(event.host_id), now)
-            case events.HostLost():
-                host = self._hosts.known.get(event.host_id)
-                if host is not None and host.state is not HostState.LOST:
-                    self._lose(host, HostChange.LOSE, event.why, now)
-            case events.HostLeft():
-                if (left := self._hosts.known.get(event.host_id)) is not None:
-                    self._leave(left, now)
             case _:
                 assert_never(event)
 
     def _found(self, host_id: HostId, now: float) -> Host:
         host = self._hosts.known.get(host_id)
         if host is None:
+            if host_id != LOCAL_HOST:
+                check_host_id(host_id)
             return self._hosts.add(host_id, now)
         if host.state is HostState.LOST:
+            host.why = ""
             self._hosts.move(host, HostChange.RETURN, now)
         return host
 
     def _joined(self, event: events.HostJoined, now: float) -> None:
+        check_facts(event.facts, len(event.devices))
         host = self._found(event.host_id, now)
         if host.state is HostState.JOINING:
             self._forget_devices(host, self._hosts.missing(host, event.devices))
-        self._hosts.equip(host, event.devices)
+        self._hosts.equip(host, event.devices, event.facts)
         self._refuse_too_large(host)
         if host.state is HostState.JOINING:
-            self._hosts.move(host, HostChange.DRAIN if host.drains else HostChange.JOIN, now)
+            self._hosts.move(host, self._hosts.orders.get(host.host_id, HostChange.JOIN), now)
         if host.state is HostState.READY:
             self._reconcile_on(host, now)
 
-    def _drain(self, host: Host, now: float) -> None:
-        """No new instance, no new task but those of leases; who has nothing to do goes at once."""
-        if host.state is HostState.DRAINING:
+    def _cordon(self, host: Host, now: float) -> None:
+        """No new instance, and no load goes on there that has not begun; what is READY stays."""
+        if host.state is HostState.CORDONED:
             return
         _check(host, HostState.READY)
-        host.drains = True
+        self._hosts.orders[host.host_id] = HostChange.CORDON
+        self._hosts.move(host, HostChange.CORDON, now)
+        models = self._close(host)
+        for instance_id in tuple(host.instances):
+            if (instance := self._fleet.instances[instance_id]).state in NOT_BEGUN:
+                self._fleet.leave(instance)
+        for model in models:
+            self._owner.reconcile(model)
+
+    def _drain(self, host: Host, now: float) -> None:
+        """No new instance, no new task but those of leases; who has nothing to do goes at once.
+
+        An instance that is used, and that no other one could stand in for, takes tasks until another one is READY
+        elsewhere, where there is room for that now.
+        """
+        if host.state is HostState.DRAINING:
+            return
+        _check(host, HostState.READY, HostState.CORDONED)
+        self._hosts.orders[host.host_id] = HostChange.DRAIN
         self._hosts.move(host, HostChange.DRAIN, now)
         models = self._close(host)
         for instance_id in tuple(host.instances):
-            self._fleet.leave(self._fleet.instances[instance_id])
+            instance = self._fleet.instances[instance_id]
+            if not self._relocation.begin(instance, now):
+                self._fleet.leave(instance)
         for model in models:
             self._owner.reconcile(model)
 
     def _resume(self, host: Host, now: float) -> None:
         if host.state is HostState.READY:
             return
-        _check(host, HostState.DRAINING)
-        host.drains = False
+        _check(host, HostState.DRAINING, HostState.CORDONED)
+        self._hosts.orders.pop(host.host_id, None)
         self._hosts.move(host, HostChange.RESUME, now)
-        for instance_id in host.instances:
+        for instance_id in tuple(host.instances):
             instance = self._fleet.instances[instance_id]
+            self._relocation.stay(instance)
             self._fleet.stay(instance)
             self._owner.free(instance.model)
         self._reconcile_on(host, now)
 
+    def settle(self) -> None:
+        """Instances go whose stand-ins are READY, or will not be."""
+        for instance in self._relocation.settle():
+            self._fleet.leave(instance)
+            self._owner.free(instance.model)
+
     def _lose(self, host: Host, change: HostChange, why: str, now: float) -> None:
         """Whatever was there is no more: tasks go on elsewhere, and leases of what it had end."""
         self._hosts.move(host, change, now)
+        host.why = why
         error = WorkerDiedError(f"host {host.host_id!r} is lost: {why}", metadata={"host": host.host_id, "cause": why})
         models = self._close(host)
         for instance_id in tuple(host.instances):
@@ -160,9 +216,10 @@ class Hosting:
             gone = LeaseUnavailableError(f"{' and '.join(device_ids)} has left for good, of which it claims a part")
             self._owner.end_lease(lease, LeaseChange.REFUSE, gone)
         self._capacity.forget_devices(device_ids)
+        concerned = self._users(device_ids)
         self._hosts.strip(host, device_ids)
-        for model in self._fleet.models.values():
-            if not set(device_ids).isdisjoint(model.spec.devices) and (error := self._fleet.strand(model)) is not None:
+        for model in concerned:
+            if (error := self._fleet.strand(model)) is not None:
                 for lease_id in tuple(model.leases):
                     self._owner.end_lease(self._leases.known[lease_id], LeaseChange.LOSE, error)
                 self._owner.fail_waiting(model.spec.name, error)
@@ -184,11 +241,17 @@ class Hosting:
     def _reconcile_on(self, host: Host, now: float) -> None:
         """A host takes instances: those of models that waited for one; and leases get what they wait for."""
         self._capacity.reopen(host.devices, now)
-        for model in self._fleet.models.values():
-            if any(device_id in host.devices for device_id in model.spec.devices):
-                self._owner.reconcile(model)
+        for model in self._users(host.devices):
+            self._owner.reconcile(model)
+
+    def _users(self, device_ids: Collection[DeviceId]) -> list[Model]:
+        """The models that may use one of some devices."""
+        atlas = self._broker.atlas
+        bits = atlas.bits_of(device_ids)
+        return [model for model in self._fleet.models.values() if bits and atlas.may(model.spec) & bits]
 
 
-def _check(host: Host, state: HostState) -> None:
-    if host.state is not state:
-        raise InvalidFieldError(f"host {host.host_id!r} is {host.state.name}, not {state.name}", field="host_id")
+def _check(host: Host, *states: HostState) -> None:
+    if host.state not in states:
+        wanted, name = " or ".join(state.name for state in states), shown_host(host.host_id)
+        raise InvalidFieldError(f"host {name!r} is {host.state.name}, not {wanted}", field="host_id")

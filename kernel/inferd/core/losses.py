@@ -146,7 +146,7 @@ class Losses:
         if lease is None or lease.state is not LeaseState.ACTIVE:
             return
         waits = any(self._tasks.known[task_id].spec.model == instance.model for task_id in lease.tasks)
-        if waits and self._fleet.devices_under(model, instance.lease_id):
+        if waits and self._fleet.siting.devices_under(model, instance.lease_id):
             fresh = self._fleet.start(model, now, instance.lease_id)
             self._leases.begin_instance(lease, fresh.instance_id)
 

@@ -14,6 +14,7 @@ from inferd.core.elastic import Elastic, ElasticTimes
 from inferd.core.ending import Ending
 from inferd.core.fleet import Fleet
 from inferd.core.growth import Growth, GrowthLimits
+from inferd.core.host_events import CordonHost, HostHolds, OrderHosts
 from inferd.core.hosting import Hosting
 from inferd.core.hosts import Hosts
 from inferd.core.ids import InstanceId, ModelName
@@ -129,6 +130,7 @@ class KernelMachine:
                 self._give_what_is_free()
             self._decide(event)
             self._rollouts.settle(self._now)
+            self._hosting.settle()
             self._give_what_is_free()
             for name in self._unloading.settle():
                 self._elastic.forget(name)
@@ -165,7 +167,7 @@ class KernelMachine:
             case events.ResumeTask():
                 task = self.tasks.get(event.task_id, event.tenant)
                 if task.state is TaskState.SUSPENDED:
-                    admission.check_stranded(self.fleet.models[task.spec.model], self.broker.devices)
+                    admission.check_stranded(self.fleet.models[task.spec.model], self.broker.atlas)
                 self.tasks.resume(task, self._now)
                 self.reconcile(self.fleet.models[task.spec.model])
             case events.DetachTask():
@@ -209,10 +211,10 @@ class KernelMachine:
                     self._losses.give_up(instance, self._now)
             case events.WorkerExited():
                 self._worker_exited(event)
-            case events.HostFound() | events.HostJoined() | events.HostLost() | events.HostLeft():
+            case events.HostFound() | events.HostJoined() | events.HostLost() | events.HostLeft() | HostHolds():
                 self._hosting.tell(event, self._now)
-            case events.DrainHost() | events.ResumeHost():
-                self._hosting.tell(event, self._now)
+            case CordonHost() | events.DrainHost() | events.ResumeHost() | OrderHosts():
+                self._hosting.order(event, self._now)
             case events.ForeignMeasured():
                 self.broker.set_foreign(event.device_id, event.foreign_bytes)
             case events.MemoryMeasured():
@@ -267,7 +269,7 @@ class KernelMachine:
         self.ending.check_taking(self._now)
         model = self.views.model(spec.model)
         admission.check_staying(model)
-        admission.check_stranded(model, self.broker.devices)
+        admission.check_stranded(model, self.broker.atlas)
         if spec.lease_id:
             admission.check_covered(spec, model, self.leases)
         elif not model.shared:
@@ -321,7 +323,7 @@ class KernelMachine:
     def _create_model(self, event: events.CreateModel) -> None:
         self.ending.check_taking(self._now)
         self._naming.check_name(event.spec.name)
-        self.fleet.create(event.spec, self._now, kept=event.kept, lacks=event.lacks, versions=event.versions)
+        self.fleet.create(event, self._now)
         self.tasks.add_model(event.spec.name)
         self.reconcile(self.fleet.models[event.spec.name])
 
@@ -332,9 +334,9 @@ class KernelMachine:
             self.fleet.load(model, self._now)
             return
         lease = self.leases.active(event.lease_id, event.tenant)
-        if not self.fleet.devices_under(model, event.lease_id):
+        if not self.fleet.siting.devices_under(model, event.lease_id):
             raise InvalidFieldError(
-                f"lease {event.lease_id} holds no memory of {' or '.join(model.spec.devices)} for {event.name!r}",
+                f"lease {event.lease_id} holds no memory of {admission.places_of(model.spec)} for {event.name!r}",
                 field="inferd-lease",
             )
         if not any(i.lease_id == event.lease_id and i.living for i in model.instances.values()):
@@ -347,7 +349,7 @@ class KernelMachine:
         if any(instance.state is InstanceState.READY for instance in model.shared):
             return
         admission.check_staying(model)
-        admission.check_stranded(model, self.broker.devices)
+        admission.check_stranded(model, self.broker.atlas)
         if not model.shared:
             if model.state is ModelState.UNLOADING:
                 raise ModelBusyError(f"model {event.name!r} is being unloaded; ask again when it is UNLOADED")
@@ -383,7 +385,7 @@ class KernelMachine:
 
     def _moves(self, instance: Instance) -> bool:
         """Whether an instance that has not begun to load does better elsewhere; then another one is started there."""
-        if not self.fleet.is_misplaced(instance):
+        if not self.fleet.siting.is_misplaced(instance):
             return False
         fresh = self.fleet.start_elsewhere(instance, self._now)
         if instance.lease_id:

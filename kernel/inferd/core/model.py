@@ -7,6 +7,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from inferd.core.ids import NO_LEASE, DeviceId, InstanceId, LeaseId, ModelName, TaskId
+from inferd.core.placement_rules import ANYWHERE, PlacementRules
 from inferd.core.sampling_defaults import NO_DEFAULTS, SamplingDefaults
 from inferd.core.traits import NO_TRAITS, Traits
 from inferd.core.victims import Victims
@@ -148,7 +149,10 @@ class ModelSpec:
         alternatives: Other backends that load such files, as they could be chosen when it became known, for people.
         listed: The architectures that each of `alternatives` lists for such files; none where it may be any.
         loader: Dotted path of the backend class, "package.module:Class".
-        devices: Devices that it may use, at least one, in the order of its backend.
+        devices: Devices that it may use, at least one, in the order of its backend: as hosts call them, of any host
+            where its backend works, or with the host, of that alone. See `core.atlas`.
+        pinned: Whether it may use no others of their kind, as far hosts may have.
+        placement: Which hosts it may use, and which of their devices first.
         settings: Settings of the backend, as the client gave them.
         values: Every setting of the backend, checked and converted; None where the backend derives a default.
         draft_tokens: Most tokens that the engine guesses in a step; None for the kernel's default.
@@ -194,6 +198,8 @@ class ModelSpec:
     tenant: str = field(default="", compare=False)
     links: Mapping[str, str] = field(default_factory=dict, compare=False)
     access: Access | None = field(default=None, compare=False)
+    pinned: bool = field(default=False, compare=False)
+    placement: PlacementRules = ANYWHERE
 
     @property
     def device(self) -> str:
@@ -209,7 +215,7 @@ class ModelSpec:
     @property
     def loaded(self) -> tuple[object, ...]:
         """That of it which an instance is made of: the rest may change without a new one."""
-        how = (self.backend, self.device, self.values, self.draft_tokens, self.sampling, self.digest)
+        how = (self.backend, self.device, self.values, self.draft_tokens, self.sampling, self.digest, self.placement)
         return (self.source, self.path, *how, {k: v for k, v in self.settings.items() if k not in BOUNDS})
 
 

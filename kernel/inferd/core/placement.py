@@ -1,16 +1,45 @@
 """Where a model is loaded: chosen at each start, of the devices that it may use.
 
 First comes where it fits what is free, then where the least has to give way to it, then where fewer of its own
-instances are, then where more is free, then the order of its backend. Loads that have begun count as if they had their
-memory. One that turns out to have to wait where it is goes on to a device where it would not have to.
+instances are, on the host and on the device, then where its files are, then where more is free, then the order of its
+backend. A model that packs takes where less is free, and its own instances do not count. Loads that have begun count as
+if they had their memory. One that turns out to have to wait where it is goes on to a device where it would not have to.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from __future__ import annotations
 
-from inferd.core.broker import Broker
-from inferd.core.ids import DeviceId, LeaseId
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from inferd.core.host import host_of
+from inferd.core.placement_rules import PlacementStrategy
 from inferd.core.resources import MemoryNeed, size_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from inferd.core.broker import Broker
+    from inferd.core.ids import DeviceId, HostId, LeaseId
+    from inferd.core.model import Instance, ModelSpec
+
+
+@dataclass(slots=True)
+class Own:
+    """How many instances of a model there are, or come, where."""
+
+    on: Counter[DeviceId] = field(default_factory=Counter)
+    on_host: Counter[HostId] = field(default_factory=Counter)
+
+    @classmethod
+    def of(cls, instances: Iterable[Instance]) -> Own:
+        """Of these that live."""
+        own = cls()
+        for instance in instances:
+            if instance.living:
+                own.on[instance.device_id] += 1
+                own.on_host[host_of(instance.device_id)] += 1
+        return own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +53,9 @@ class Site:
         room_bytes: What is free there, or in the lease that it starts under, less what loads that have begun will take.
         idle_bytes: What idle instances would make free, and those that are being stopped.
         own: Instances of the model that are there, or come.
+        host_own: Those on the whole host.
+        has_files: Whether the host has the model's files.
+        packs: Whether less free memory is better than more, and own instances count nothing.
     """
 
     device_id: DeviceId
@@ -32,6 +64,9 @@ class Site:
     room_bytes: int
     idle_bytes: int = 0
     own: int = 0
+    host_own: int = 0
+    has_files: bool = True
+    packs: bool = False
 
     @property
     def too_large(self) -> bool:
@@ -49,9 +84,12 @@ class Site:
         return max(0, self.yielded_bytes - self.idle_bytes)
 
     @property
-    def rank(self) -> tuple[bool, int, int, int, int]:
+    def rank(self) -> tuple[bool, int, int, int, int, bool, int]:
         """What speaks against it, the heaviest first."""
-        return self.too_large, self.lacking_bytes, self.yielded_bytes, self.own, -self.room_bytes
+        waits = self.too_large, self.lacking_bytes, self.yielded_bytes
+        if self.packs:
+            return *waits, 0, 0, not self.has_files, self.room_bytes
+        return *waits, self.host_own, self.own, not self.has_files, -self.room_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,20 +107,26 @@ class Placement:
     reason: str
 
 
-def look(broker: Broker, device_id: DeviceId, need: MemoryNeed, *, own: int, lease_id: LeaseId) -> Site:
-    """A device as it stands, for a start under a lease or under none."""
+def look(
+    broker: Broker, device_id: DeviceId, need: MemoryNeed, spec: ModelSpec, *, own: Own, lease_id: LeaseId
+) -> Site:
+    """A device as it stands, for a start of a model under a lease or under none."""
     account, room_bytes = broker.account(device_id), broker.room_bytes(device_id, lease_id)
+    most_bytes, idle_bytes = account.capacity_bytes, account.idle_bytes + account.stopping_bytes
     if lease_id:
-        return Site(
-            device_id=device_id, most_bytes=room_bytes, need_bytes=need.total_bytes, room_bytes=room_bytes, own=own
-        )
+        most_bytes, idle_bytes = room_bytes, 0
+    else:
+        room_bytes -= account.expected_bytes
     return Site(
         device_id=device_id,
-        most_bytes=account.capacity_bytes,
+        most_bytes=most_bytes,
         need_bytes=need.total_bytes,
-        room_bytes=room_bytes - account.expected_bytes,
-        idle_bytes=account.idle_bytes + account.stopping_bytes,
-        own=own,
+        room_bytes=room_bytes,
+        idle_bytes=idle_bytes,
+        own=own.on[device_id],
+        host_own=own.on_host[host_of(device_id)],
+        has_files=broker.atlas.holds(device_id, spec),
+        packs=spec.placement.strategy is PlacementStrategy.PACK,
     )
 
 
@@ -106,20 +150,19 @@ def _compare(best: Site, other: Site) -> str:
     there = other.device_id
     if best.rank == other.rank:
         return f"as good as {there}, and named before it by the backend"
-    at = next(n for n, (mine, its) in enumerate(zip(best.rank, other.rank, strict=True)) if mine != its)
-    match at:
-        case 0:
-            return f"{there} has {size_text(other.most_bytes)} to give at most, {size_text(other.need_bytes)} is needed"
-        case 1:
-            mine = size_text(best.lacking_bytes) if best.lacking_bytes else "nothing"
-            return f"{mine} that others use has to be given back, on {there} {size_text(other.lacking_bytes)}"
-        case 2:
-            mine = f"{size_text(best.yielded_bytes)} has to give way" if best.yielded_bytes else "it fits what is free"
-            return f"{mine}, on {there} {size_text(other.yielded_bytes)} has to give way"
-        case 3:
-            return f"it has {best.own} instances there, on {there} {other.own}"
-        case _:
-            return f"{_free(best)} is free, on {there} {_free(other)}"
+    mine = size_text(best.lacking_bytes) if best.lacking_bytes else "nothing"
+    gives = f"{size_text(best.yielded_bytes)} has to give way" if best.yielded_bytes else "it fits what is free"
+    packs = ", and it packs" if best.packs else ""
+    words = (
+        f"{there} has {size_text(other.most_bytes)} to give at most, {size_text(other.need_bytes)} is needed",
+        f"{mine} that others use has to be given back, on {there} {size_text(other.lacking_bytes)}",
+        f"{gives}, on {there} {size_text(other.yielded_bytes)} has to give way",
+        f"it has {best.host_own} instances on that host, on that of {there} {other.host_own}",
+        f"it has {best.own} instances there, on {there} {other.own}",
+        f"the host has its files, that of {there} has not",
+        f"{_free(best)} is free, on {there} {_free(other)}{packs}",
+    )
+    return next(said for said, own, its in zip(words, best.rank, other.rank, strict=True) if own != its)
 
 
 def _free(site: Site) -> str:

@@ -106,6 +106,6 @@ class Restoration:
     def _load_under(self, lease: Lease, name: ModelName, now: float) -> None:
         """Load again what was loaded under a lease: nothing else may use its memory, and its tasks run nowhere else."""
         model = self._fleet.models.get(name)
-        if model is not None and self._fleet.devices_under(model, lease.spec.lease_id):
+        if model is not None and self._fleet.siting.devices_under(model, lease.spec.lease_id):
             instance = self._fleet.start(model, now, lease.spec.lease_id)
             self._leases.begin_instance(lease, instance.instance_id)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
+from inferd.core.admission import places_of
 from inferd.core.alarms import Alarms
 from inferd.core.broker import Broker
 from inferd.core.canary import Pace, Passed, Steps, canary_failed, find_passed, first_limit_s
@@ -14,6 +15,7 @@ from inferd.core.events import UpdateModel
 from inferd.core.fleet import Fleet
 from inferd.core.ids import NO_LEASE, DeviceId, ModelName
 from inferd.core.model import Instance, InstanceState, Model
+from inferd.core.nowhere import check_place
 from inferd.core.proofs import Proofs, answers
 from inferd.core.resources import MemoryNeed
 from inferd.core.rollout_events import ProbeAnswered, RolloutEvent
@@ -112,7 +114,7 @@ class Rollouts:
         if event.number is not None:
             version = self._kept(model, event.number)
         elif event.spec.loaded != version.spec.loaded or event.spec.file_version != version.spec.file_version:
-            self._check_devices(event)
+            check_place(event.spec, self._broker)
             self.end_trial(model)
             version = self._fleet.add_version(model, event.spec, now, event.by)
         elif event.spec.wanted != version.spec.wanted:
@@ -130,14 +132,10 @@ class Rollouts:
             raise InvalidFieldError(message, field="version")
         return version
 
-    def _check_devices(self, event: UpdateModel) -> None:
-        for device_id in event.spec.devices:
-            self._broker.account(device_id, field="device")
-
     def _roll(self, model: Model, version: Version, event: UpdateModel, now: float) -> None:
         """Bring an instance of a version up, or keep one that was about to go."""
-        if not self._fleet.devices_under(model, NO_LEASE, version):
-            where = " or ".join(version.spec.devices)
+        if not self._fleet.siting.devices_under(model, NO_LEASE, version):
+            where = places_of(version.spec)
             message = f"no host of {where} takes instances now, where version {version.number} would compute"
             if version.state is VersionState.ROLLING:
                 self._fleet.register.forget_version(model, version)

@@ -1,18 +1,21 @@
 """What may be read of the machine. A view looks at the records that it gives, and at no others of their kind."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from inferd.core import admission
+from inferd.core.atlas import MOST_SITES
 from inferd.core.broker import Account, Broker
 from inferd.core.census import Census
 from inferd.core.fleet import Fleet
+from inferd.core.host import LOCAL_HOST
 from inferd.core.ids import DeviceId, InstanceId, LeaseId, ModelName, TaskId, Tenant
 from inferd.core.index import Page
 from inferd.core.lease import Lease, LeaseSpec, LeaseState, ModelClaim
 from inferd.core.leases import Leases
 from inferd.core.model import Instance, Model, ModelSpec
 from inferd.core.naming import check_aliases
+from inferd.core.nowhere import check_place
 from inferd.core.past_tasks import Listed, PastTask
 from inferd.core.plan import LoadPlan
 from inferd.core.quota import Quota, QuotaUse
@@ -237,6 +240,45 @@ class Views:
         """What each device has, and who holds it."""
         return self._broker.devices
 
+    def check_stranded(self, name: ModelName) -> None:
+        """Refuse what would wait for a model for ever; see `admission.check_stranded`."""
+        admission.check_stranded(self.model(name), self._broker.atlas)
+
+    def reach(self, spec: ModelSpec, *, most: int) -> tuple[Sequence[DeviceId], int]:
+        """The devices that a model may use now, so many at most, and how many there are; none where none is known."""
+        atlas = self._broker.atlas
+        bits = atlas.may(spec)
+        return atlas.listed(bits, spec, most=most), bits.bit_count()
+
+    def told_devices(self, spec: ModelSpec, *, most: int) -> tuple[Sequence[DeviceId], int]:
+        """As `reach`; where it can use the kernel's own host alone, or none, those that it names."""
+        atlas = self._broker.atlas
+        own = not atlas.may(spec) & ~atlas.of_host(LOCAL_HOST)
+        return (spec.devices, len(spec.devices)) if own else self.reach(spec, most=most)
+
+    @property
+    def generation(self) -> int:
+        """Rises whenever models may use other devices than before."""
+        return self._broker.atlas.generation
+
+    def sites(self, spec: ModelSpec) -> Mapping[DeviceId, int]:
+        """The devices of which a load of a model would go to one, each with what may be given of it at all.
+
+        Raises:
+            InvalidFieldError: No host that is known has what it needs.
+        """
+        need_bytes = spec.size_bytes
+        if (model := self.find_model(spec.name)) is not None:
+            need_bytes = model.need_on(DeviceId("")).total_bytes
+        found = self._broker.candidates(spec, need_bytes) or self.reach(spec, most=MOST_SITES)[0]
+        if not found:
+            check_place(spec, self._broker)
+        return {device_id: self._broker.devices[device_id].capacity_bytes for device_id in found}
+
+    def backends(self) -> Mapping[str, Sequence[str]]:
+        """The backends that work on far hosts, each with what its devices are called there."""
+        return self._broker.atlas.backends()
+
     def reserved_bytes(self, instance_id: InstanceId) -> int:
         """What is reserved for an instance."""
         return self._broker.reserved_bytes(instance_id)
@@ -252,9 +294,12 @@ class Views:
             ModelNotFoundError: There is no model of this name.
         """
         model = self.model(spec.name)
-        known = [device_id for device_id in spec.devices if device_id in needs]
+        atlas = self._broker.atlas
+        known = atlas.listed(atlas.may(spec) & atlas.bits_of(needs), spec)
+        if not known:
+            check_place(spec, self._broker)
         ready = [device_id for device_id in known if self._broker.account(device_id).open]
-        placement = self._fleet.place(model, needs.__getitem__, devices=ready or known)
+        placement = self._fleet.siting.place(model, needs.__getitem__, devices=ready or known, spec=spec)
         plan = self._broker.plan(placement.device_id, needs[placement.device_id])
         return replace(plan, device_reason=placement.reason)
 

@@ -174,6 +174,18 @@ def choose(
     return Choice(fit[0], (device,) if device else _alike(fit[0]), reason)
 
 
+def with_devices(report: BackendReport, names: Sequence[str]) -> BackendReport:
+    """A backend with the devices that it has on other hosts behind its own; the processor is behind all others then."""
+    own = report.devices if report.state is BackendState.READY else ()
+    known = {device.device_id for device in own}
+    others = [name for name in names if name not in known]
+    if report.spec is None or not others:
+        return report
+    far = (DeviceInfo(device_id=name, description="of another host", memory_bytes=0, cores=0) for name in others)
+    devices = sorted((*own, *far), key=lambda device: device.device_id == HOST_DEVICE)
+    return replace(report, state=BackendState.READY, devices=tuple(devices), why="", fix="")
+
+
 def alternatives(
     reports: Sequence[BackendReport],
     choice: Choice,

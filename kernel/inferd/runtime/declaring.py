@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from inferd.core.events import UpdateModel
+from inferd.core.host import check_selector
 from inferd.core.ids import DEFAULT_TENANT, NO_LEASE, ModelName
+from inferd.core.placement_rules import PlacementRules, PlacementStrategy
 from inferd.core.sampling_defaults import SamplingDefaults
 from inferd.core.traits import Traits, TraitsChange, whole
 from inferd.errors import BrokenModelError, InferdError, InvalidFieldError, suggestion
@@ -164,9 +166,10 @@ class Declaring:
         """Settle what was left to be done at the start, then watch the folder, if there is one."""
         try:
             await self.settle()
-            if self.watched is not None:
-                await self.watched.run()
-            await asyncio.Event().wait()  # what is on its way ends with this
+            async with asyncio.TaskGroup() as group:  # what is on its way ends with this
+                group.create_task(self._shelf.lacking.run(), name="models that wait for hosts")
+                if self.watched is not None:
+                    group.create_task(self.watched.run(), name="the watched folder")
         finally:
             await self.remote.close()
 
@@ -210,9 +213,9 @@ class Declaring:
         change = whole(traits, before, moves=True)
         self._driver.views.check_aliases(name, change)
         if known is None:
-            self._driver.create_model(spec)
+            self._driver.create_model(spec, waits=True)
         elif known.lacks and known.spec.wanted == spec.wanted:
-            self._driver.create_model(spec)  # it can be loaded again
+            self._driver.create_model(spec, waits=True)  # it can be loaded again
         elif (known.spec.wanted, known.spec.file_version) != (spec.wanted, spec.file_version):
             log.warning(
                 "a model is otherwise than it is declared: the declaration wins, as a new version where one is needed",
@@ -291,6 +294,7 @@ class Declaring:
                 )
             source, backend = str(self._shelf.library.path(manifest)), backend or manifest.backend
             settings = {**manifest.settings, **settings}
+        check_selector(model.selector, "selector")
         return await self._plugins.place(
             name=model.name,
             source=source,
@@ -302,6 +306,7 @@ class Declaring:
             max_instances=model.max_instances,
             digest=model.digest,
             sampling=_sampling_of(model),
+            rules=_rules_of(model),
         )
 
     async def _warm(self, model: Model) -> None:
@@ -337,6 +342,11 @@ def _sampling_of(model: DeclaredModel) -> SamplingDefaults:
             raise InvalidFieldError(f"it is {value:g}; it must be {what}{expected}", field=field)
         numbers[name] = int(value) if is_whole else value
     return SamplingDefaults(**numbers)
+
+
+def _rules_of(model: DeclaredModel) -> PlacementRules:
+    strategy = PlacementStrategy[model.strategy.upper()]
+    return PlacementRules(selector=model.selector, strategy=strategy, apart=model.apart)
 
 
 def _traits_of(model: DeclaredModel) -> Traits:

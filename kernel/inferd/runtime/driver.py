@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from inferd.core import commands, events
-from inferd.core.admission import check_stranded
 from inferd.core.changes import Change
 from inferd.core.host import LOCAL_HOST
 from inferd.core.ids import DeviceId, InstanceId, LeaseId, ModelName, TaskId, Tenant
@@ -14,7 +14,6 @@ from inferd.core.lease import Lease, LeaseSpec
 from inferd.core.machine import CoreLimits, KernelMachine
 from inferd.core.model import Instance, Model, ModelSpec
 from inferd.core.plan import LoadPlan
-from inferd.core.restored import RestoredVersion
 from inferd.core.rollout_events import TaskBegan
 from inferd.core.task import Outcome, SuspendReason, TaskSpec
 from inferd.errors import (
@@ -31,7 +30,7 @@ from inferd.runtime.clock import Clock
 from inferd.runtime.closing import Closing
 from inferd.runtime.driver_limits import DriverLimits
 from inferd.runtime.frames import read_facts, read_failure, read_needs, read_outcome
-from inferd.runtime.inspection import Inspections
+from inferd.runtime.inspection import Inspections, measured_first
 from inferd.runtime.instances import answering
 from inferd.runtime.keeper import Keeper
 from inferd.runtime.link import Arrived
@@ -277,6 +276,11 @@ class Driver:
 
     def tell_host(self, event: events.HostEvent) -> None:
         """Something happens to a host, the kernel's own too."""
+        """Something happens to a host, the kernel's own too.
+
+        Raises:
+            InvalidFieldError: There is no such host, or it cannot be so.
+        """
         self._apply(event)
 
     def measure_foreign(self, device_id: DeviceId, foreign_bytes: int) -> None:
@@ -289,8 +293,8 @@ class Driver:
         Raises:
             InferdError: The backend cannot say what the model needs, or its devices are gone for good.
         """
-        check_stranded(self.views.model(spec.name), self.views.devices)
-        capacities = {d: self.views.devices[d].capacity_bytes for d in spec.devices if d in self.views.devices}
+        self.views.check_stranded(spec.name)
+        capacities = measured_first(self.views.sites(spec))
         needs = await self._inspections.inspect_all(spec, limits=self._engine_limits, capacities=capacities)
         if self.views.model(spec.name).spec is spec:
             self._apply(events.ModelMeasured(spec.name, needs))  # so that a load decides as the plan does
@@ -300,15 +304,13 @@ class Driver:
         """Output tokens a second over the last seconds."""
         return self._relay.rate.tokens_per_s(self.clock.now())
 
-    def create_model(
-        self, spec: ModelSpec, *, kept: bool = False, lacks: str = "", versions: tuple[RestoredVersion, ...] = ()
-    ) -> Model:
-        """Make a model known, or one that was `kept`, with its `versions`, and perhaps lacks something now.
+    def create_model(self, spec: ModelSpec, **how: Any) -> Model:
+        """Make a model known; `how` as for `events.CreateModel`.
 
         Raises:
             InferdError: It is refused.
         """
-        self._apply(events.CreateModel(spec, kept, lacks, versions))
+        self._apply(events.CreateModel(spec, **how))
         return self.views.model(spec.name)
 
     def delete_model(self, name: ModelName, *, drain: bool = False, force: bool = False) -> None:

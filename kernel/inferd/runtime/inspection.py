@@ -6,7 +6,7 @@ from contextlib import suppress
 from itertools import count
 from typing import Any
 
-from inferd.core.host import host_of
+from inferd.core.host import LOCAL_HOST, host_of
 from inferd.core.ids import DeviceId, InstanceId
 from inferd.core.model import ModelSpec
 from inferd.core.resources import MemoryNeed
@@ -21,7 +21,17 @@ from inferd_api.worker.v1 import load_pb2
 from inferd_api.worker.v1 import worker_pb2 as wire
 
 CONCURRENT_INSPECTIONS = 2  # workers that measure at once, besides those that load
+MOST_MEASURED = 4  # sizes of far devices on which a model is measured for one plan
 ANSWERS = ("needs", "load_failed")
+
+
+def measured_first(capacities: Mapping[DeviceId, int]) -> dict[DeviceId, int]:
+    """Of these devices those on which a model is measured: all of the kernel's own host, far ones of a few sizes."""
+    sizes = dict[int, None]()
+    for device_id, size in capacities.items():
+        if host_of(device_id) == LOCAL_HOST or len(sizes) < MOST_MEASURED:
+            sizes[size] = None
+    return {device_id: size for device_id, size in capacities.items() if size in sizes}
 
 
 class Inspections:

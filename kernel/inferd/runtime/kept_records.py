@@ -15,6 +15,7 @@ from inferd.core.demand import NO_DEMAND, Demand
 from inferd.core.ids import DeviceId, InstanceId, LeaseId, ModelName, TaskId, Tenant
 from inferd.core.model import ModelSpec
 from inferd.core.past_tasks import PastTask
+from inferd.core.placement_rules import ANYWHERE, PlacementRules, PlacementStrategy
 from inferd.core.priority import Priority
 from inferd.core.restored import RestoredTask
 from inferd.core.sampling_defaults import SamplingDefaults
@@ -250,6 +251,11 @@ def write_spec(spec: ModelSpec) -> dict[str, Any]:
     written["access"] = None if spec.access is None else asdict(spec.access)
     if not spec.digest:  # as kernels wrote it that knew none
         del written["digest"]
+    if not spec.pinned:  # likewise
+        del written["pinned"]
+    written["placement"] = _write_rules(spec.placement)
+    if spec.placement == ANYWHERE:  # likewise
+        del written["placement"]
     written["links"] = dict(spec.links)
     if not spec.links:  # likewise
         del written["links"]
@@ -264,9 +270,15 @@ def read_spec(written: dict[str, Any]) -> ModelSpec:
     written["listed"] = tuple(map(tuple, written.get("listed", ())))  # kernels before this one did not write it
     for name in ("sampling", "catalogue_sampling"):
         written[name] = SamplingDefaults(**written[name])
+    if (rules := written.get("placement")) is not None:
+        written["placement"] = PlacementRules(**{**rules, "strategy": PlacementStrategy(rules["strategy"])})
     if (access := written.get("access")) is not None:
         written["access"] = read_access(access)
     return replace(ModelSpec(**written), name=ModelName(written["name"]))
+
+
+def _write_rules(rules: PlacementRules) -> dict[str, Any]:
+    return {"selector": dict(rules.selector), "strategy": rules.strategy.value, "apart": rules.apart}
 
 
 def _json(written: dict[str, Any]) -> bytes:

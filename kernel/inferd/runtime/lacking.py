@@ -12,14 +12,16 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from inferd.core.admission import places_of
 from inferd.core.ids import ModelName
 from inferd.core.model import ModelSpec
 from inferd.plugin.registry import BackendState
 from inferd.runtime.library import BrokenManifest
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
+    from inferd.plugin.registry import BackendReport
     from inferd.runtime.driver import Driver
     from inferd.runtime.library import Library
     from inferd.runtime.plugins import Plugins
@@ -43,21 +45,19 @@ class Lacking:
 
     async def of(self, specs: Iterable[ModelSpec]) -> dict[ModelName, str]:
         """What models lack, of those that lack something, for people."""
-        return await asyncio.to_thread(self._of, tuple(specs), frozenset(self._driver.views.devices))
+        known = tuple(specs)
+        reach = {spec.name for spec in known if self._driver.views.reach(spec, most=0)[1]}
+        return await asyncio.to_thread(_all_lacks, known, reach, self._plugins.of_all_hosts)
 
-    def _of(self, specs: Iterable[ModelSpec], devices: Collection[str]) -> dict[ModelName, str]:
-        return {spec.name: why for spec in specs if (why := self._why(spec, devices))}
-
-    def _why(self, spec: ModelSpec, devices: Collection[str]) -> str:
-        reports = [report for report in self._plugins.reports if report.name == spec.backend]
-        if not reports:
-            return f"backend {spec.backend!r} is not there; `inferd plugins` lists those that are"
-        if reports[0].state is not BackendState.READY:
-            fix = f"; fix: {reports[0].fix}" if reports[0].fix else ""
-            return f"backend {spec.backend!r} is {reports[0].state.name}: {reports[0].why}{fix}"
-        if not any(device_id in devices for device_id in spec.devices):
-            return f"the host has no {' and no '.join(spec.devices)} now, and it may use nothing else"
-        return "" if spec.tenant or Path(spec.path).exists() else f"its file {spec.path} is not there"
+    async def run(self) -> None:
+        """See anew what models lack whenever a host has joined, drains no more or is gone, until it is cancelled."""
+        changes, seen = self._driver.watchers.hosts, -1
+        while True:
+            version = changes.version
+            if self._driver.views.generation != seen:
+                seen = self._driver.views.generation
+                await self.look_again()
+            await changes.wait(version)
 
     async def pulled(self, names: Collection[str]) -> dict[ModelName, tuple[ModelSpec, str]]:
         """Models of these names that were pulled and could not be made known, each with why."""
@@ -106,3 +106,21 @@ def tell_lacking(why: Mapping[ModelName, str]) -> None:
     """Tell the log which models wait for what."""
     for name, lacks in why.items():
         log.warning("a model that was kept cannot be loaded now: its tasks wait", model=name, lacks=lacks)
+
+
+def _all_lacks(
+    specs: Iterable[ModelSpec], reach: Collection[ModelName], reports: Sequence[BackendReport]
+) -> dict[ModelName, str]:
+    by_name = {report.name: report for report in reversed(reports)}  # a name can stand twice
+    return {spec.name: why for spec in specs if (why := _lacks(spec, reach, by_name.get(spec.backend)))}
+
+
+def _lacks(spec: ModelSpec, reach: Collection[ModelName], report: BackendReport | None) -> str:
+    if report is None:
+        return f"backend {spec.backend!r} is not there; `inferd plugins` lists those that are"
+    if report.state is not BackendState.READY:
+        fix = f"; fix: {report.fix}" if report.fix else ""
+        return f"backend {spec.backend!r} is {report.state.name}: {report.why}{fix}"
+    if spec.name not in reach:
+        return f"no host that is known has {places_of(spec)} now, and it may use nothing else"
+    return "" if spec.tenant or Path(spec.path).exists() else f"its file {spec.path} is not there"

@@ -8,6 +8,7 @@ from pathlib import Path
 from inferd.content import DIGEST_FORM, PIN
 from inferd.core.ids import DeviceId, ModelName
 from inferd.core.model import ModelSpec
+from inferd.core.placement_rules import ANYWHERE, PlacementRules
 from inferd.core.sampling_defaults import NO_DEFAULTS, SamplingDefaults
 from inferd.errors import InferdError, InvalidFieldError, present
 from inferd.plugin.backend import BackendSpec, Setting, SettingValue, check_names, read_settings
@@ -69,13 +70,16 @@ def place(
     tenant: str = "",
     digest: str = "",
     links: Mapping[str, str] | None = None,
+    pinned: bool = True,
+    rules: PlacementRules = ANYWHERE,
 ) -> ModelSpec:
     """Find the model's file or folder, choose its backend and the devices that it may use, and check its settings.
 
     `sampling` are defaults of its tasks. Of a model of blobs, which are those of `tenant`, `path` is where they are;
     any other is within `roots`, if there are some, and so is what settings name that are not among the `accepted`.
     What the links in accepted ones led to are `links`. Of settings that are `unset` the names alone are checked.
-    Whether its files have the `digest` is seen at each load.
+    Whether its files have the `digest` is seen at each load. A `device` that is not `pinned` is the one that it had by
+    default; far hosts may have others of its kind.
 
     Raises:
         InvalidFieldError: The source is no file and no model folder, or a setting is wrong.
@@ -117,6 +121,8 @@ def place(
         listed=tuple(others.values()),
         loader=spec.loader,
         devices=tuple(map(DeviceId, choice.device_ids)),
+        pinned=bool(device) and pinned,
+        placement=rules,
         settings=dict(settings or {}),
         values=values,
         draft_tokens=None if drafts is None else int(drafts),

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import sys
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from importlib.util import find_spec
 from itertools import chain, islice
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from inferd.core.model import ModelSpec
 from inferd.errors import BackendNotFoundError, BackendUnavailableError
-from inferd.plugin.registry import BackendReport, BackendState, discover
+from inferd.plugin.registry import BackendReport, BackendState, discover, with_devices
 from inferd.runtime.opened_files import nothing_to_open
 from inferd.runtime.placement import place
 
@@ -33,6 +33,7 @@ class Plugins:
         timeout_s: See there.
         log_dir: See there.
         found: Called with what each later discovery found.
+        elsewhere: The devices that backends have on other hosts, as these call them.
 
     Attributes:
         reports: A report for each backend.
@@ -46,10 +47,12 @@ class Plugins:
         timeout_s: float,
         log_dir: Path | None = None,
         found: Callable[[tuple[BackendReport, ...]], Awaitable[None]],
+        elsewhere: Callable[[], Mapping[str, Sequence[str]]] = dict,
     ) -> None:
         self.reports: tuple[BackendReport, ...] = ()
         self._allow, self._modules, self._timeout_s, self._log_dir = allow, modules, timeout_s, log_dir
         self._found = found
+        self._elsewhere = elsewhere
         self._installed: Installed | None = None
         self._failed: Installed = frozenset()  # files of plugins that failed
         self._lock = asyncio.Lock()
@@ -70,6 +73,12 @@ class Plugins:
             await self._found(self.reports)
             return True
 
+    @property
+    def of_all_hosts(self) -> tuple[BackendReport, ...]:
+        """The reports with the devices that these backends have on other hosts; READY is what works on one of all."""
+        elsewhere = self._elsewhere()
+        return tuple(with_devices(report, elsewhere.get(report.name, ())) for report in self.reports)
+
     async def place(self, **wanted: Any) -> ModelSpec:
         """As `inferd.runtime.placement.place`, with a backend that was installed meanwhile, too.
 
@@ -78,11 +87,11 @@ class Plugins:
         """
         async with self.opening(wanted.get("path")):
             try:
-                return await asyncio.to_thread(place, self.reports, **wanted)
+                return await asyncio.to_thread(place, self.of_all_hosts, **wanted)
             except (BackendNotFoundError, BackendUnavailableError):
                 if not await self.refresh():
                     raise
-            return await asyncio.to_thread(place, self.reports, **wanted)
+            return await asyncio.to_thread(place, self.of_all_hosts, **wanted)
 
 
 def _read_installed() -> Installed:

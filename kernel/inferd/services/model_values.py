@@ -4,7 +4,9 @@ from collections.abc import Iterable
 from dataclasses import replace
 from string import hexdigits
 
+from inferd.core.host import check_selector
 from inferd.core.model import Instance, Model
+from inferd.core.placement_rules import ANYWHERE, PlacementRules, PlacementStrategy
 from inferd.core.plan import LoadPlan
 from inferd.core.resources import MemoryNeed
 from inferd.core.rollouts import RolloutLimits, RolloutWay
@@ -95,7 +97,30 @@ def read_other(request: ms.UpdateModelRequest, limits: RolloutLimits) -> Other:
         sampling=read_sampling_defaults(request.sampling_defaults) if request.HasField("sampling_defaults") else None,
         probe=probe,
         canary=canary,
+        rules=read_rules(request.placement, "placement") if request.HasField("placement") else None,
     )
+
+
+def read_rules(rules: pb.PlacementRules, where: str) -> PlacementRules:
+    """On which hosts a model is loaded.
+
+    Raises:
+        InvalidFieldError: Its selector has what can be no label, or its strategy is none.
+    """
+    check_selector(rules.selector, f"{where}.selector")
+    strategy = rules.strategy or pb.PLACEMENT_STRATEGY_SPREAD
+    if strategy not in (each.value for each in PlacementStrategy):
+        known = ", ".join(pb.PlacementStrategy.keys()[1:])
+        raise InvalidFieldError(f"{where}.strategy is {strategy}; it must be one of {known}", field=f"{where}.strategy")
+    return PlacementRules(selector=dict(rules.selector), strategy=PlacementStrategy(strategy), apart=rules.apart)
+
+
+def write_rules(rules: PlacementRules) -> pb.PlacementRules | None:
+    """On which hosts a model is loaded; None where nothing was said."""
+    if rules == ANYWHERE:
+        return None
+    strategy = pb.PlacementStrategy.ValueType(rules.strategy.value)
+    return pb.PlacementRules(selector=rules.selector, strategy=strategy, apart=rules.apart)
 
 
 def read_pinned(digest: str, field: str) -> str:
@@ -158,13 +183,14 @@ def _check_aliases(aliases: Iterable[str], field: str) -> None:
 def write_model(model: Model, models: Models) -> pb.Model:
     """A model with its living instances."""
     spec, kept = model.spec, models.kept_prefix(model)
+    devices, device_count = models.devices(spec)
     fetch = models.fetches.of(spec.name)
     return pb.Model(
         name=spec.name,
         source=spec.source,
         backend=spec.backend,
         device=spec.device,
-        devices=spec.devices,
+        devices=devices,
         settings=spec.settings,
         state=pb.ModelState.ValueType(model.state.value),
         backend_reason=spec.backend_reason,
@@ -189,6 +215,8 @@ def write_model(model: Model, models: Models) -> pb.Model:
         fetch=write_fetch(fetch) if fetch is not None else None,
         kept_prefix_tokens=kept.tokens if kept is not None else 0,
         kept_prefix_bytes=kept.memory.size_bytes if kept is not None else 0,
+        placement=write_rules(spec.placement),
+        device_count=device_count,
     )
 
 
@@ -224,6 +252,7 @@ def write_version(version: Version, models: Models, serving: Version | None = No
         canary=write_progress(version, serving or version, models.clock),
         content_digest=models.digests.known(spec),
         pinned_digest=spec.digest,
+        placement=write_rules(spec.placement),
     )
 
 

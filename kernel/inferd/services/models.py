@@ -27,6 +27,7 @@ from inferd.services.model_values import (
     read_bounds,
     read_other,
     read_pinned,
+    read_rules,
     read_traits,
     read_traits_change,
     write_fault,
@@ -194,6 +195,7 @@ class Models:
             "sampling": read_sampling_defaults(wanted.sampling_defaults),
             "traits": read_traits(wanted, where, self._models.versions.limits),
             "digest": read_pinned(wanted.pinned_digest, f"{where}.pinned_digest"),
+            "rules": read_rules(wanted.placement, f"{where}.placement"),
         }
 
     async def _with_probe(self, request: ms.UpdateModelRequest, other: Other) -> Other:

@@ -151,6 +151,38 @@ VERSION_STATE_CANARY: VersionState.ValueType  # 6
 """A share of the new tasks is for it, see `ModelVersion.canary`."""
 Global___VersionState: _TypeAlias = VersionState  # noqa: Y015
 
+class _PlacementStrategy:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PlacementStrategyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PlacementStrategy.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PLACEMENT_STRATEGY_UNSPECIFIED: _PlacementStrategy.ValueType  # 0
+    """As PLACEMENT_STRATEGY_SPREAD."""
+    PLACEMENT_STRATEGY_SPREAD: _PlacementStrategy.ValueType  # 1
+    """Where it fits what is free or the least gives way to it; then on hosts and devices with fewer of its instances, then
+    where its files are, then where more is free.
+    """
+    PLACEMENT_STRATEGY_PACK: _PlacementStrategy.ValueType  # 2
+    """Likewise, but where less is free before where more is, so that large models find room elsewhere; its own instances
+    do not count.
+    """
+
+class PlacementStrategy(_PlacementStrategy, metaclass=_PlacementStrategyEnumTypeWrapper):
+    """Which of several devices a model is loaded on."""
+
+PLACEMENT_STRATEGY_UNSPECIFIED: PlacementStrategy.ValueType  # 0
+"""As PLACEMENT_STRATEGY_SPREAD."""
+PLACEMENT_STRATEGY_SPREAD: PlacementStrategy.ValueType  # 1
+"""Where it fits what is free or the least gives way to it; then on hosts and devices with fewer of its instances, then
+where its files are, then where more is free.
+"""
+PLACEMENT_STRATEGY_PACK: PlacementStrategy.ValueType  # 2
+"""Likewise, but where less is free before where more is, so that large models find room elsewhere; its own instances
+do not count.
+"""
+Global___PlacementStrategy: _TypeAlias = PlacementStrategy  # noqa: Y015
+
 class _RolloutWay:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -186,6 +218,60 @@ ROLLOUT_WAY_DRAINS: RolloutWay.ValueType  # 4
 ROLLOUT_WAY_NO_ROOM: RolloutWay.ValueType  # 5
 """It fits not even then: NO_MEMORY."""
 Global___RolloutWay: _TypeAlias = RolloutWay  # noqa: Y015
+
+@_typing.final
+class PlacementRules(_message.Message):
+    """Which hosts a model may be loaded on, and which of their devices first."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class SelectorEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    SELECTOR_FIELD_NUMBER: _builtins.int
+    STRATEGY_FIELD_NUMBER: _builtins.int
+    APART_FIELD_NUMBER: _builtins.int
+    strategy: Global___PlacementStrategy.ValueType
+    """Which of several devices. Default: PLACEMENT_STRATEGY_SPREAD."""
+    apart: _builtins.bool
+    """Whether no host may have two of its instances: others wait until another host is there. Default false."""
+    @_builtins.property
+    def selector(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Labels that a host must have, all of them: 32 at most; see `Host.labels`. Each host has `host` besides, its id; that
+        of the kernel's own is `local`. Default: any host.
+        """
+
+    def __init__(
+        self,
+        *,
+        selector: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        strategy: Global___PlacementStrategy.ValueType = ...,
+        apart: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["apart", b"apart", "selector", b"selector", "strategy", b"strategy"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlacementRules: _TypeAlias = PlacementRules  # noqa: Y015
 
 @_typing.final
 class ModelVersion(_message.Message):
@@ -230,6 +316,7 @@ class ModelVersion(_message.Message):
     CANARY_FIELD_NUMBER: _builtins.int
     CONTENT_DIGEST_FIELD_NUMBER: _builtins.int
     PINNED_DIGEST_FIELD_NUMBER: _builtins.int
+    PLACEMENT_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """From 1, rising with each version of the model."""
     state: Global___VersionState.ValueType
@@ -278,6 +365,10 @@ class ModelVersion(_message.Message):
     def canary(self) -> _rollout_pb2.CanaryProgress:
         """How far it has come by steps, or had come when it was last rolled out by this kernel; unset where it was not by steps."""
 
+    @_builtins.property
+    def placement(self) -> Global___PlacementRules:
+        """As in `Model`."""
+
     def __init__(
         self,
         *,
@@ -298,10 +389,11 @@ class ModelVersion(_message.Message):
         canary: _rollout_pb2.CanaryProgress | None = ...,
         content_digest: _builtins.str = ...,
         pinned_digest: _builtins.str = ...,
+        placement: Global___PlacementRules | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["canary", b"canary", "create_time", b"create_time", "error", b"error", "sampling_defaults", b"sampling_defaults", "serve_time", b"serve_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["canary", b"canary", "create_time", b"create_time", "error", b"error", "placement", b"placement", "sampling_defaults", b"sampling_defaults", "serve_time", b"serve_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "backend_reason", b"backend_reason", "canary", b"canary", "content_digest", b"content_digest", "create_time", b"create_time", "device", b"device", "devices", b"devices", "error", b"error", "number", b"number", "pinned_digest", b"pinned_digest", "requested_by", b"requested_by", "sampling_defaults", b"sampling_defaults", "serve_time", b"serve_time", "settings", b"settings", "size_bytes", b"size_bytes", "source", b"source", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "backend_reason", b"backend_reason", "canary", b"canary", "content_digest", b"content_digest", "create_time", b"create_time", "device", b"device", "devices", b"devices", "error", b"error", "number", b"number", "pinned_digest", b"pinned_digest", "placement", b"placement", "requested_by", b"requested_by", "sampling_defaults", b"sampling_defaults", "serve_time", b"serve_time", "settings", b"settings", "size_bytes", b"size_bytes", "source", b"source", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -404,6 +496,8 @@ class Model(_message.Message):
     DECLARED_FIELD_NUMBER: _builtins.int
     FETCH_FIELD_NUMBER: _builtins.int
     PROBE_FIELD_NUMBER: _builtins.int
+    PLACEMENT_FIELD_NUMBER: _builtins.int
+    DEVICE_COUNT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name: 1 to 128 of letters, digits, `.`, `_`, `-`, `:` and `/`. It begins with no `.` and no `/`, and no part between
     slashes is empty or of dots alone. Required. A name as `chat@3` means version 3 of model `chat` wherever a call names a
@@ -425,8 +519,9 @@ class Model(_message.Message):
     size_bytes: _builtins.int
     """Size of its file in bytes. Output only."""
     device: _builtins.str
-    """Device to load on, one of `Backend.devices`. Default: the first one of the backend, or one like it, whichever is best
-    at each start, see `devices`. When read: the one device that it may use, empty where there are several.
+    """Device to load on, one of `Backend.devices`, as each host calls it; or of one host alone, "HOST/cuda:0". Default: the
+    first one of the backend, or one like it, whichever is best at each start, see `devices`. When read: the one device
+    that it may use, empty where there are several.
     """
     min_instances: _builtins.int
     """Fewest instances that stay loaded. 0 (default) to `max_instances`. With 0 the model is loaded on first use."""
@@ -460,6 +555,8 @@ class Model(_message.Message):
     """Where the configuration declares it, for those who may change it: what calls make otherwise holds until that is read
     again. Output only.
     """
+    device_count: _builtins.int
+    """How many devices it may be loaded on now, those that `devices` leaves out too. Output only."""
     @_builtins.property
     def settings(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Settings of the backend, for example `context_tokens`; unknown names are errors. See `Backend.settings`."""
@@ -494,7 +591,8 @@ class Model(_message.Message):
     @_builtins.property
     def devices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Devices that it may be loaded on, in the order of its backend: `device`, or the first one of the backend and those
-        whose ids differ only behind the last colon. Each instance says which it is on, and why. Output only.
+        whose ids differ only behind the last colon; of the hosts that are known now and that `placement` allows, 100 at most.
+        Each instance says which it is on, and why. Output only.
         """
 
     @_builtins.property
@@ -521,6 +619,12 @@ class Model(_message.Message):
     def probe(self) -> _rollout_pb2.Probe:
         """What its new versions have to answer before they take any task, unless `UpdateModel` says otherwise. When read: told by
         `GetModel` alone.
+        """
+
+    @_builtins.property
+    def placement(self) -> Global___PlacementRules:
+        """On which hosts it is loaded, and how its instances lie. A model that no host that is known could load is refused, with
+        the nearest label; one of the configuration waits for such a host. Default: any host, SPREAD.
         """
 
     def __init__(
@@ -557,10 +661,12 @@ class Model(_message.Message):
         declared: _builtins.str = ...,
         fetch: _fetch_pb2.Fetch | None = ...,
         probe: _rollout_pb2.Probe | None = ...,
+        placement: Global___PlacementRules | None = ...,
+        device_count: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_instances", b"_max_instances", "_min_instances", b"_min_instances", "create_time", b"create_time", "effective_sampling_defaults", b"effective_sampling_defaults", "error", b"error", "fetch", b"fetch", "max_instances", b"max_instances", "min_instances", b"min_instances", "probe", b"probe", "rolling", b"rolling", "sampling_defaults", b"sampling_defaults"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_instances", b"_max_instances", "_min_instances", b"_min_instances", "create_time", b"create_time", "effective_sampling_defaults", b"effective_sampling_defaults", "error", b"error", "fetch", b"fetch", "max_instances", b"max_instances", "min_instances", b"min_instances", "placement", b"placement", "probe", b"probe", "rolling", b"rolling", "sampling_defaults", b"sampling_defaults"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_instances", b"_max_instances", "_min_instances", b"_min_instances", "adapters", b"adapters", "aliases", b"aliases", "backend", b"backend", "backend_reason", b"backend_reason", "content_digest", b"content_digest", "create_time", b"create_time", "declared", b"declared", "device", b"device", "devices", b"devices", "digest_fraction", b"digest_fraction", "effective_sampling_defaults", b"effective_sampling_defaults", "error", b"error", "fetch", b"fetch", "instances", b"instances", "kept_prefix_bytes", b"kept_prefix_bytes", "kept_prefix_tokens", b"kept_prefix_tokens", "labels", b"labels", "max_instances", b"max_instances", "min_instances", b"min_instances", "name", b"name", "pin", b"pin", "pinned_digest", b"pinned_digest", "probe", b"probe", "rolling", b"rolling", "sampling_defaults", b"sampling_defaults", "settings", b"settings", "size_bytes", b"size_bytes", "source", b"source", "state", b"state", "version", b"version", "warm", b"warm"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_instances", b"_max_instances", "_min_instances", b"_min_instances", "adapters", b"adapters", "aliases", b"aliases", "backend", b"backend", "backend_reason", b"backend_reason", "content_digest", b"content_digest", "create_time", b"create_time", "declared", b"declared", "device", b"device", "device_count", b"device_count", "devices", b"devices", "digest_fraction", b"digest_fraction", "effective_sampling_defaults", b"effective_sampling_defaults", "error", b"error", "fetch", b"fetch", "instances", b"instances", "kept_prefix_bytes", b"kept_prefix_bytes", "kept_prefix_tokens", b"kept_prefix_tokens", "labels", b"labels", "max_instances", b"max_instances", "min_instances", b"min_instances", "name", b"name", "pin", b"pin", "pinned_digest", b"pinned_digest", "placement", b"placement", "probe", b"probe", "rolling", b"rolling", "sampling_defaults", b"sampling_defaults", "settings", b"settings", "size_bytes", b"size_bytes", "source", b"source", "state", b"state", "version", b"version", "warm", b"warm"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_instances: _TypeAlias = _typing.Literal["max_instances"]  # noqa: Y015
     _WhichOneofArgType__max_instances: _TypeAlias = _typing.Literal["_max_instances", b"_max_instances"]  # noqa: Y015

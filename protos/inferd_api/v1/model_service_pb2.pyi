@@ -769,6 +769,7 @@ class UpdateModelRequest(_message.Message):
     PIN_FIELD_NUMBER: _builtins.int
     WARM_FIELD_NUMBER: _builtins.int
     PINNED_DIGEST_FIELD_NUMBER: _builtins.int
+    PLACEMENT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name. Required."""
     source: _builtins.str
@@ -831,6 +832,12 @@ class UpdateModelRequest(_message.Message):
     def remove_aliases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Aliases of it that are to stand for nothing."""
 
+    @_builtins.property
+    def placement(self) -> _model_pb2.PlacementRules:
+        """New rules, in place of all that were given before; an empty message takes them away. The new version is loaded where
+        they allow it, beside the old one, which ends its tasks and goes.
+        """
+
     def __init__(
         self,
         *,
@@ -852,10 +859,11 @@ class UpdateModelRequest(_message.Message):
         pin: _builtins.bool | None = ...,
         warm: _builtins.bool | None = ...,
         pinned_digest: _builtins.str = ...,
+        placement: _model_pb2.PlacementRules | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_instances", b"_max_instances", "_min_instances", b"_min_instances", "_pin", b"_pin", "_warm", b"_warm", "canary", b"canary", "max_instances", b"max_instances", "min_instances", b"min_instances", "pin", b"pin", "probe", b"probe", "sampling_defaults", b"sampling_defaults", "warm", b"warm"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_instances", b"_max_instances", "_min_instances", b"_min_instances", "_pin", b"_pin", "_warm", b"_warm", "canary", b"canary", "max_instances", b"max_instances", "min_instances", b"min_instances", "pin", b"pin", "placement", b"placement", "probe", b"probe", "sampling_defaults", b"sampling_defaults", "warm", b"warm"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_instances", b"_max_instances", "_min_instances", b"_min_instances", "_pin", b"_pin", "_warm", b"_warm", "add_aliases", b"add_aliases", "backend", b"backend", "canary", b"canary", "device", b"device", "labels", b"labels", "max_instances", b"max_instances", "min_instances", b"min_instances", "name", b"name", "pin", b"pin", "pinned_digest", b"pinned_digest", "probe", b"probe", "remove_aliases", b"remove_aliases", "sampling_defaults", b"sampling_defaults", "settings", b"settings", "source", b"source", "validate_only", b"validate_only", "version", b"version", "warm", b"warm"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_instances", b"_max_instances", "_min_instances", b"_min_instances", "_pin", b"_pin", "_warm", b"_warm", "add_aliases", b"add_aliases", "backend", b"backend", "canary", b"canary", "device", b"device", "labels", b"labels", "max_instances", b"max_instances", "min_instances", b"min_instances", "name", b"name", "pin", b"pin", "pinned_digest", b"pinned_digest", "placement", b"placement", "probe", b"probe", "remove_aliases", b"remove_aliases", "sampling_defaults", b"sampling_defaults", "settings", b"settings", "source", b"source", "validate_only", b"validate_only", "version", b"version", "warm", b"warm"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_instances: _TypeAlias = _typing.Literal["max_instances"]  # noqa: Y015
     _WhichOneofArgType__max_instances: _TypeAlias = _typing.Literal["_max_instances", b"_max_instances"]  # noqa: Y015

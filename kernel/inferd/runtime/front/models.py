@@ -12,7 +12,7 @@ import structlog
 
 from inferd.core.ids import InstanceId, ModelName
 from inferd.core.index import Page
-from inferd.core.model import Instance, Model, ModelState
+from inferd.core.model import Instance, Model, ModelSpec, ModelState
 from inferd.core.plan import LoadPlan
 from inferd.core.traits import NO_TRAITS, Traits, TraitsChange, whole
 from inferd.errors import InferdError, InvalidFieldError, ModelExistsError, StoreUnavailableError, words_of
@@ -39,6 +39,7 @@ from inferd.runtime.worker import Worker
 
 log = structlog.get_logger()
 
+DEVICES_TOLD = 100  # of those that a model may use
 UPLOADING = "a model that is uploaded"  # as the holder of a blob
 
 
@@ -364,6 +365,10 @@ class Models:
     def kept_prefix(self, model: Model) -> KeptPrefix | None:
         """What is kept of the prefix cache of a model that was unloaded."""
         return self._driver.prefixes.of(model.spec.name)
+
+    def devices(self, spec: ModelSpec) -> tuple[Sequence[str], int]:
+        """Devices that a model may use now, some of many, and how many there are."""
+        return self._driver.views.told_devices(spec, most=DEVICES_TOLD)
 
     def reserved_bytes(self, instance: Instance) -> int:
         """What is reserved for an instance."""

@@ -10,6 +10,7 @@ from inferd.core.canary import Canary
 from inferd.core.events import UpdateModel
 from inferd.core.ids import ModelName
 from inferd.core.model import Model, ModelSpec
+from inferd.core.placement_rules import PlacementRules
 from inferd.core.plan import LoadPlan
 from inferd.core.probe import Probe
 from inferd.core.rollouts import RolloutLimits, RolloutWay
@@ -41,6 +42,7 @@ class Other:
         digest: What its files must hold; "" for what they had to, where they stay where they are.
         probe: What the new version has to answer before it takes a task; None for nothing.
         canary: By which steps it comes to take the tasks; None for all at once.
+        rules: Which hosts it may use, in place of what was said before.
         path: Where the files of its source are, once they were fetched; None for where the source says.
     """
 
@@ -55,6 +57,7 @@ class Other:
     digest: str = ""
     probe: Probe | None = None
     canary: Canary | None = None
+    rules: PlacementRules | None = None
     path: Path | None = None
 
 
@@ -81,6 +84,8 @@ def otherwise(spec: ModelSpec, other: Other) -> dict[str, Any]:
         "links": spec.links,
         "tenant": spec.tenant if not other.source else "",
         "digest": other.digest or (spec.digest if not other.source else ""),
+        "pinned": bool(other.device) or spec.pinned,
+        "rules": spec.placement if other.rules is None else other.rules,
     }
 
 
