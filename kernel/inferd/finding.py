@@ -47,7 +47,6 @@ def found_plugins(settings: Settings, driver: Driver, before: Mapping[DeviceId, 
         known = driver.views.devices
         fresh = (device for device in found if device.device_id not in known)
         own = tuple(as_before(device, before, settings.devices.memory_bytes) for device in fresh)
-        driver.tell_host(HostJoined(own))
         driver.tell_host(HostJoined(own, facts=own_facts(reports)))
 
     return Plugins(

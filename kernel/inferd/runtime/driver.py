@@ -275,7 +275,6 @@ class Driver:
         return self.views.lease(lease_id, tenant)
 
     def tell_host(self, event: events.HostEvent) -> None:
-        """Something happens to a host, the kernel's own too."""
         """Something happens to a host, the kernel's own too.
 
         Raises:
