@@ -19,6 +19,7 @@ from inferd_torch.devices import check_device, find_devices
 from inferd_torch.plugin import TENSOR_TYPES
 
 if TYPE_CHECKING:
+    from inferd.plugin.ranks import Seat
     from inferd_torch.loading import Examined
 
 
@@ -68,6 +69,12 @@ class TorchBackend:
         model = measured[1] if measured is not None and measured[0] == request else _examine(request)
         with naming(lambda: _name_architecture(request)):
             return load(model, request, progress)
+
+    def join(self, seat: "Seat") -> None:
+        """Be one of the other ranks of a model that spans devices, see `inferd.plugin.ranks`."""
+        from inferd_torch.spanning.member import serve  # noqa: PLC0415 - it imports torch and transformers
+
+        serve(seat)
 
 
 def _has_tensors(request: LoadRequest) -> bool:

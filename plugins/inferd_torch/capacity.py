@@ -111,6 +111,15 @@ def derive_need(sizes: Sizes, limits: TokenLimits, *, room: Room) -> MemoryNeed:
     )
 
 
+def times(need: MemoryNeed, count: int) -> MemoryNeed:
+    """What so many processes need of one device."""
+    return MemoryNeed(
+        weights_bytes=count * need.weights_bytes,
+        kv_bytes=count * need.kv_bytes,
+        workspace_bytes=count * need.workspace_bytes,
+    )
+
+
 def check_need(path: Path, need: MemoryNeed, limits: TokenLimits, *, capacity_bytes: int) -> None:
     """Check that a session fits, before memory is taken.
 

@@ -2,22 +2,37 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import torch
 
-from inferd.plugin import LoadedModel, LoadRequest, MemoryNeed, ModelDescription, ReportProgress, TokenLimits
+from inferd.plugin import (
+    LoadedModel,
+    LoadError,
+    LoadRequest,
+    MemoryNeed,
+    ModelDescription,
+    ReportProgress,
+    TokenLimits,
+    UnsupportedModelError,
+)
 from inferd_torch import devices, network
 from inferd_torch.artifact import Artifact
 from inferd_torch.attention import AttendRows
-from inferd_torch.capacity import CUDA, PROCESSOR, Sizes, check_need, derive_limits, derive_need
+from inferd_torch.capacity import CUDA, PROCESSOR, Sizes, check_need, derive_limits, derive_need, times
 from inferd_torch.folder import read_folder
 from inferd_torch.gguf import read_gguf, refuse_unread
 from inferd_torch.pool import LayerShape
 from inferd_torch.pulse import Pulse
 from inferd_torch.session import TorchSession
+from inferd_torch.spanning.group import Group
+from inferd_torch.spanning.parts import folder_parts
+from inferd_torch.spanning.share import Share, check_share, divide
 from inferd_torch.survey import Survey, survey
+
+if TYPE_CHECKING:
+    from inferd_torch.spanning.session import SpanningSession
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +47,7 @@ class Examined:
         shapes: Of keys and values, by layer.
         limits: Of the session.
         need: What it takes.
+        share: What of it each of several ranks holds; None for one. All but `artifact` and `need` is that of a rank.
     """
 
     artifact: Artifact
@@ -41,6 +57,7 @@ class Examined:
     shapes: list[LayerShape]
     limits: TokenLimits
     need: MemoryNeed
+    share: Share | None = None
 
 
 def examine(request: LoadRequest) -> Examined:
@@ -58,12 +75,19 @@ def examine(request: LoadRequest) -> Examined:
     if artifact.metadata:
         refuse_unread(artifact, config.get_text_config(decoder=True))
     dtype = network.choose_dtype(config, str(request.settings["dtype"]), device)
-    skeleton = network.make_skeleton(artifact, config)
+    skeleton, share = network.make_skeleton(artifact, config), None
+    if (ranks := _count_ranks(request)) > 1:
+        share, whole = divide(artifact, config, ranks), skeleton
+        config, skeleton = share.config, network.make_skeleton(artifact, share.config)
+        check_share(artifact, share, whole, skeleton)
+    together = request.ranks.count(request.device) or 1  # on one device
     weights_bytes = sum(weight.numel() for weight in skeleton.parameters()) * dtype.itemsize
     found = survey(artifact, config, skeleton)
     sizes = _measure(found, dtype, weights_bytes=weights_bytes, context_tokens=network.read_context(artifact, config))
     room = CUDA if device.type == "cuda" else PROCESSOR
-    limits = derive_limits(request.path, request.settings, sizes, room=room, capacity_bytes=request.capacity_bytes)
+    limits = derive_limits(
+        request.path, request.settings, sizes, room=room, capacity_bytes=request.capacity_bytes // together
+    )
     return Examined(
         artifact=artifact,
         config=config,
@@ -71,8 +95,33 @@ def examine(request: LoadRequest) -> Examined:
         dtype=dtype,
         shapes=found.shapes,
         limits=limits,
-        need=derive_need(sizes, limits, room=room),
+        need=times(derive_need(sizes, limits, room=room), together),
+        share=share,
     )
+
+
+def _count_ranks(request: LoadRequest) -> int:
+    """How many processes compute a model.
+
+    Raises:
+        LoadError: The setting says something else than the devices that it was given.
+    """
+    given, asked = len(request.ranks) or 1, request.settings["ranks"]
+    if asked not in (None, given):
+        raise LoadError(
+            f"{request.path}: setting 'ranks' is {asked}, but the model is given {given} devices"
+            f" ({', '.join(request.ranks) or request.device}): leave it out, or set 'devices' to {asked}"
+        )
+    if (twice := request.ranks.count(request.device)) > 1 and request.device != devices.CPU:
+        raise LoadError(
+            f"{request.path}: setting 'ranks' is {asked}, with {twice} ranks on {request.device}: there may be one on"
+            f" each device; set 'devices' to {given} instead"
+        )
+    if given > 1 and not request.path.is_dir():
+        raise UnsupportedModelError(
+            f"{request.path}: a GGUF file is not divided among {given} ranks: take the model's folder of safetensors"
+        )
+    return given
 
 
 def _measure(found: Survey, dtype: torch.dtype, *, weights_bytes: int, context_tokens: int) -> Sizes:
@@ -96,14 +145,22 @@ def load(model: Examined, request: LoadRequest, progress: ReportProgress) -> Loa
     """
     progress(0.0)
     check_need(request.path, model.need, model.limits, capacity_bytes=request.capacity_bytes)
+    session: TorchSession | SpanningSession
     with Pulse(progress, _meter(model.device), expected_bytes=model.need.weights_bytes):
-        session = _make_session(model, graphs=bool(request.settings["cuda_graphs"]))
+        if model.share is None:
+            whole = network.load_network(model.artifact, model.config, device=model.device, dtype=model.dtype)
+            session = make_session(model, whole, graphs=bool(request.settings["cuda_graphs"]))
+        else:
+            from inferd_torch.spanning.gathering import load_spanning  # noqa: PLC0415 - it imports this module
+
+            session = load_spanning(model, request)
     progress(1.0)
+    ranks = 1 if model.share is None else model.share.ranks
     description = ModelDescription(
         architecture=model.config.model_type,
         parameters=model.artifact.parameters,
         weight_format=model.artifact.weight_format,
-        compute_format=str(model.dtype).removeprefix("torch.").upper(),
+        compute_format=str(model.dtype).removeprefix("torch.").upper() + (f" by {ranks} ranks" if ranks > 1 else ""),
     )
     artifact = model.artifact
     return LoadedModel(
@@ -115,13 +172,28 @@ def load(model: Examined, request: LoadRequest, progress: ReportProgress) -> Loa
     )
 
 
-def _make_session(model: Examined, *, graphs: bool) -> TorchSession:
+def load_part(model: Examined, rank: int) -> Any:
+    """The network of a rank, with its part of the weights.
+
+    Raises:
+        LoadError: A weight is missing or has a wrong shape.
+    """
+    if model.share is None:
+        raise ValueError("the model is not divided among ranks")
+    with folder_parts(model.artifact, model.share, rank) as parts:
+        return network.load_network(model.artifact, model.config, device=model.device, dtype=model.dtype, weights=parts)
+
+
+def make_session(model: Examined, loaded: Any, group: Group | None = None, *, graphs: bool) -> TorchSession:
+    """The session of a network that was loaded, or of the part that one of a `group` has."""
     device = model.device
     cuda = device.type == "cuda"
     if cuda:
         torch.cuda.set_device(device)  # for Triton, which launches on the current device of its thread
+    if group is not None and model.share is not None:
+        group.join(loaded, model.share)
     return TorchSession(
-        network.load_network(model.artifact, model.config, device=device, dtype=model.dtype),
+        loaded,
         shapes=model.shapes,
         limits=model.limits,
         device=device,

@@ -1,6 +1,6 @@
 """The network of an artifact, as transformers builds it, with our attention in it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from typing import Any
 
@@ -71,24 +71,35 @@ def make_skeleton(artifact: Artifact, config: Any) -> Any:
     return _guard(artifact, build, kind=UnsupportedModelError).eval()
 
 
-def load_network(artifact: Artifact, config: Any, *, device: torch.device, dtype: torch.dtype) -> Any:
-    """Load the weights onto a device.
+def load_network(
+    artifact: Artifact,
+    config: Any,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    weights: Mapping[str, Any] | None = None,
+) -> Any:
+    """Load the weights onto a device: those of the artifact, or what is given instead, by name.
 
     Raises:
         LoadError: A weight is missing, or has another shape than the configuration says.
     """
     register()
     logging.disable_progress_bar()
-    options = _options(artifact)
+    options = _options(artifact) | ({} if weights is None else {"state_dict": weights})
+    kind: Any = AutoModelForCausalLM
+    folder: Any = artifact.folder
     if "gguf_file" in options:
         options["quantization_config"] = GgufConfig(dequantize=True)
     else:
         options["config"] = config
+    if weights is not None:
+        kind, folder = AutoModelForCausalLM._model_mapping[type(config)], None  # noqa: SLF001 - it has no public name
     with names_made_once():
         network, found = _guard(
             artifact,
-            lambda: AutoModelForCausalLM.from_pretrained(
-                artifact.folder,
+            lambda: kind.from_pretrained(
+                folder,
                 **options,
                 dtype=dtype,
                 attn_implementation=NAME,

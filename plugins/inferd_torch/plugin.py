@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from inferd.plugin import NVIDIA, Access, BackendSpec, Setting, hookimpl
+from inferd.plugin.ranks import MOST_RANKS
 
 GGUF_ARCHITECTURES = (  # that transformers 5 reads and whose attention can be ours; of folders it is what it knows
     *("llama", "mistral", "qwen2", "qwen2moe", "qwen3", "qwen3moe", "phi3", "gpt2", "starcoder2", "nemotron"),
@@ -56,6 +57,22 @@ SPEC = BackendSpec(
             description="record decode steps as CUDA graphs while loading; without effect on the processor",
         ),
         Setting(
+            name="ranks",
+            kind="int",
+            minimum=1,
+            maximum=MOST_RANKS,
+            description="processes that compute the model together, each with a part of its heads and weights; default:"
+            " one for each of its devices. On one processor it is there to try that, and no faster",
+        ),
+        Setting(
+            name="rank_silence_s",
+            kind="float",
+            default=15.0,
+            minimum=0.5,
+            maximum=3600,
+            description="seconds without any part of a step after which a rank is lost, and the instance with it",
+        ),
+        Setting(
             name="pre_tokenizer",
             kind="str",
             description="how a byte-level vocabulary splits text, as `tokenizer.ggml.pre` names it: for GGUF files that"
@@ -66,6 +83,7 @@ SPEC = BackendSpec(
     accelerated={"hf": 50},  # on the processor the native engine reads folders, too, and is several times faster
     extra="torch",
     access=Access(devices=NVIDIA.devices, compilers=True),  # triton compiles what a GPU computes when it is first used
+    spans=True,
 )
 
 

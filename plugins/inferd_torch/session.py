@@ -70,18 +70,23 @@ class TorchSession:
             ValueError: The batch is not what `TokenBatch` promises, or exceeds the limits. Nothing has changed.
         """
         check_batch(batch, self._limits)
+        return self.compute(batch)
+
+    def compute(self, batch: TokenBatch) -> StepResult:
+        """Compute a step that was checked."""
         with torch.inference_mode():
-            single = len(batch.token_ids) == len(batch.lengths) == len(batch.logit_rows)
-            if self._graphs is not None and single and batch.hidden_rows is None:
-                return _result(self._graphs.run(batch), batch)
-            plan = make_plan(batch, self._limits, self._device, by_tables=self._by_tables)
-            rows = torch.from_numpy(batch.logit_rows).to(self._device, torch.int64)
-            logits = self._forward(plan, rows)
+            logits = self._run(batch)
             hidden = None
             if batch.hidden_rows is not None and self._hidden is not None:
                 hidden = _fetch(self._hidden[torch.from_numpy(batch.hidden_rows).to(self._device, torch.int64)])
             self._hidden = None
             return _result(logits, batch, hidden)
+
+    def follow(self, batch: TokenBatch) -> None:
+        """Compute of a step that was checked what others need of it: neither logits nor tokens."""
+        with torch.inference_mode():
+            self._run(batch, follows=True)
+            self._hidden = None
 
     def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
         """Copy KV blocks, each pair from its first to its second; in order.
@@ -122,6 +127,16 @@ class TorchSession:
         gc.collect()  # networks are full of cycles
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
+
+    def _run(self, batch: TokenBatch, *, follows: bool = False) -> Tensor:
+        """The logits that a batch wants; none where it `follows`. What is recorded is played for others as well."""
+        single = len(batch.token_ids) == len(batch.lengths) == len(batch.logit_rows)
+        if self._graphs is not None and single and batch.hidden_rows is None:
+            logits: Tensor = self._graphs.run(batch)
+            return logits
+        plan = make_plan(batch, self._limits, self._device, by_tables=self._by_tables)
+        wanted = batch.logit_rows[:0] if follows else batch.logit_rows
+        return self._forward(plan, torch.from_numpy(wanted).to(self._device, torch.int64))
 
     def _forward(self, plan: Plan, logit_rows: Tensor | int = 0) -> Tensor:
         """Logits (R, V) of the given rows, or of all."""

@@ -17,8 +17,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from inferd.engine.cells.channel import Channel, ClosedError
 from inferd.engine.cells.stem import die_with
+from inferd.plugin.channel import Channel, ClosedError
 from inferd.plugin.child import environment
 from inferd.runtime.local_launcher import LocalLauncher
 from inferd.runtime.scratch import VARIABLE

@@ -91,6 +91,23 @@ def test_calls_that_reach_others_by_their_arguments_are_refused(column: int) -> 
 
 
 @pytest.mark.parametrize("column", [1, 2])
+def test_ranks_have_sockets_of_an_empty_network_and_no_others(column: int) -> None:
+    """With a loopback there are sockets of the internet's families and for routes, and none with a path.
+
+    What works beside a worker has none of these, either.
+    """
+    program, known = outer(column, network=False, programs=False, loopback=True), numbers(column)
+    socket = known["socket"]
+    assert [answer(program, column, socket, family, 1, 0) for family in (2, 10, 16, 1, 17, 40)] == [0] * 3 + [EPERM] * 3
+    assert [answer(program, column, socket, 16, 3, protocol) for protocol in (0, 6, 4, 12)] == [0, 0, EPERM, EPERM]
+    for name in ("connect", "bind", "listen", "accept4", "sendto"):
+        assert answer(program, column, known[name], 3, 0, 0, 0, 1) == 0, name
+    assert answer(program, column, known["socketpair"], 1, 2) == EPERM
+    assert answer(program, column, known["execve"]) == EPERM
+    assert answer(inner(column, ME, forks=True, sockets=False), column, socket, 2, 1, 0) == EPERM
+
+
+@pytest.mark.parametrize("column", [1, 2])
 def test_a_sealed_process_makes_threads_alone(column: int) -> None:
     """It forks no more, and signals nobody but itself, or what it has a descriptor of; what it forks from may fork."""
     known = numbers(column)

@@ -20,7 +20,7 @@ from inferd.runtime.sandboxing import sandbox_order
 from inferd.runtime.scratch import make_scratch, remove_scratch, sweep_scratch
 from inferd.sandbox.state import Access, SandboxLevel, State
 from inferd.sandbox.walls import _group_limit
-from inferd.worker.beginning import Start, _belongings
+from inferd.worker.beginning import _SHARED, Start, _belongings, _order
 from inferd.worker.belongings import Belongings
 from inferd.worker.refused import refused_words
 from inferd_api.worker.v1 import load_pb2
@@ -308,3 +308,12 @@ def test_a_limit_that_is_the_kernels_too_bounds_no_worker(home: Path, group: str
     write(home / "proc" / "self" / "cgroup", text=f"0::/{group}".encode())
     write(home / "sys" / "fs" / "cgroup" / group / "pids.max", text=b"300")
     assert _group_limit("pids", "pids.max", root=home) == limit
+
+
+def test_ranks_reach_each_other_and_share_memory_on_devices_alone() -> None:
+    """The order for several ranks is for a loopback; a folder of shared memory is written where devices compute."""
+    one, host = load_pb2.Load(device="cpu:0", ranks=["cpu:0"]), load_pb2.Load(device="cpu:0", ranks=["cpu:0"] * 2)
+    cards = load_pb2.Load(device="cuda:0", ranks=["cuda:0", "cuda:1"])
+    orders = [_order(load, "/scratch", reads=()) for load in (one, host, cards)]
+    assert [order.loopback for order in orders] == [False, True, True]
+    assert [order.writes for order in orders] == [("/scratch",), ("/scratch",), ("/scratch", *_SHARED)]

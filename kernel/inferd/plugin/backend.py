@@ -121,6 +121,8 @@ class BackendSpec:
             their names. Empty where that is not known beforehand. Kinds with "GGUF" or "Hugging Face" and
             "architectures" or "types" in them list the architectures of such files, all of them.
         access: What its workers reach of the host besides Python, libraries and the model: nothing, by default.
+        spans: Whether an instance may span devices: then its class is a `SpanningBackend`, too, and its setting `ranks`
+            says how many processes compute a model on one device, where it has one.
     """
 
     name: str
@@ -133,6 +135,7 @@ class BackendSpec:
     extra: str = ""
     supported: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     access: Access = NOTHING
+    spans: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,6 +185,8 @@ class LoadRequest:
         capacity_bytes: What may be used of the device's memory at all. Defaults are derived from it and not from what
             is free just now, so that the same model needs the same memory whenever it is loaded.
         cores: Cores of the processor that no lease holds, on which it is to compute; 0 for all that this process has.
+        ranks: Devices of the processes that compute it together, one for each, `device` first; empty for one process.
+            What `Backend.measure` tells is for each device, of all its ranks.
     """
 
     path: Path
@@ -189,6 +194,7 @@ class LoadRequest:
     settings: Mapping[str, SettingValue | None] = field(default_factory=dict)
     capacity_bytes: int
     cores: int = 0
+    ranks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

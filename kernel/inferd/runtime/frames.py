@@ -59,10 +59,17 @@ def load_frame(
         sampling_defaults=spec.sampling.numbers,
         fallback_sampling_defaults=spec.catalogue_sampling.numbers,
     )
+    load.ranks.extend(_ranks(spec, device_id))
     load.sandbox.CopyFrom(sandbox_order(spec, host=name_of(device_id) == HOST_DEVICE, looks=not checks))
     if spec.draft_tokens is not None:
         load.limits.draft_tokens = spec.draft_tokens
     return wire.KernelFrame(load=load)
+
+
+def _ranks(spec: ModelSpec, device_id: DeviceId) -> list[str]:
+    """The devices of the processes that compute it together; none where one does."""
+    count = spec.values.get("ranks")
+    return [name_of(device_id)] * count if isinstance(count, int) and count > 1 else []
 
 
 def proceed_frame() -> wire.KernelFrame:

@@ -30,14 +30,17 @@ class Sandbox:
         self._walls = 0  # of those that forbid: Landlock, and the filter
         walls.go_first()
         isolated = order.network or walls.empty_network()
+        looped = not order.loopback or not isolated or order.network or walls.raise_loopback()
         threads, memory = walls.bound_threads(order.threads), walls.memory_is_bounded()
         self._drop(self._restrict_files(package))
         filtered = self._filter()
         nested.confined = self._walls > 0
         if order.network:
             self._lack("its backend asks for the network")
-        elif not isolated and not filtered:
+        elif not isolated and (order.loopback or not filtered):
             self._lack("no empty network: this system lets no process make one")
+        if not looped:
+            self._lack("its network does not lead to itself, so that its ranks do not reach each other")
         if order.programs:
             self._lack("its backend asks to start programs")
         if order.memory_bytes and not memory:
@@ -82,7 +85,7 @@ class Sandbox:
             return 0
         order = self._order
         try:
-            rules = landlock.Ruleset(abi, network=order.network)
+            rules = landlock.Ruleset(abi, network=order.network or order.loopback)
             rules.allow(libraries(package), landlock.RUN if order.programs else landlock.READ)
             rules.allow(told(network=order.network), landlock.READ)
             rules.allow(map(Path, order.reads), landlock.READ)
@@ -116,7 +119,9 @@ class Sandbox:
             return False
         order = self._order
         try:
-            program = seccomp.outer(self._column, network=order.network, programs=order.programs)
+            program = seccomp.outer(
+                self._column, network=order.network, programs=order.programs, loopback=order.loopback
+            )
             seccomp.install(program, self._column)
         except OSError as error:
             self._lack(f"no filter of system calls: {words_of(error)}")

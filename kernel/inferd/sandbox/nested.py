@@ -37,4 +37,4 @@ def close() -> None:
 def _filter(*, forks: bool) -> None:
     if (known := column()) is not None:
         with suppress(OSError):  # a system without filters: the worker's state says so
-            seccomp.install(seccomp.inner(known, os.getpid(), forks=forks), known)
+            seccomp.install(seccomp.inner(known, os.getpid(), forks=forks, sockets=False), known)

@@ -24,6 +24,8 @@ _ALL_BITS: Final = 0xFFFFFFFF
 _THREAD: Final = 0x10000  # CLONE_THREAD of linux/sched.h
 _NAMESPACES: Final = 0x7E020000  # CLONE_NEW…
 _UNIX, _STREAM, _TYPE = 1, 1, 0xF  # AF_UNIX, SOCK_STREAM; the bits of a socket's type that are no flags
+_INTERNET: Final = (2, 10, 16)  # AF_INET, AF_INET6; AF_NETLINK, by which a library sees what network there is
+_PROTOCOLS: Final = (0, 6)  # as the family has it, which is routes of AF_NETLINK; TCP
 _OWNERS: Final = (8, 10, 15)  # F_SETOWN, F_SETSIG, F_SETOWN_EX: signals to others, by way of a descriptor
 _CONTROLS: Final = (0x5412, 0x541C, 0x8901, 0x8902)  # TIOCSTI, TIOCLINUX: another's input; FIOSETOWN, SIOCSPGRP
 
@@ -65,12 +67,13 @@ class Rule:
     refused: int = 0
 
 
-def outer(column: int, *, network: bool, programs: bool) -> bytes:
+def outer(column: int, *, network: bool, programs: bool, loopback: bool = False) -> bytes:
     """The filter that a process has from its beginning: no sockets, no programs, nothing of other processes.
 
     Args:
         column: Of this machine in `syscalls`.
         network: Whether it may make sockets after all.
+        loopback: Whether it may make those of the internet's families, in a network that leads nowhere.
         programs: Whether it may start programs.
     """
     known = numbers(column)
@@ -89,12 +92,16 @@ def outer(column: int, *, network: bool, programs: bool) -> bytes:
     if network:
         del rules["sendto"], rules["socketpair"]
         free |= {known[name] for name in ("sendto", "socketpair", "socket", "connect", "bind", "sendmmsg", "recvmmsg")}
+    elif loopback:
+        del rules["sendto"]
+        rules["socket"] = Rule(known["socket"], (Test(0, _INTERNET), Test(2, _PROTOCOLS)))
+        free |= {known[name] for name in ("sendto", "connect", "bind", "listen", "accept", "accept4")}
     if programs:
         free |= {known[name] for name in ("execve", "execveat", "setsid")} | set(_FORKS[column])
     return _assemble(column, rules.values(), free)
 
 
-def inner(column: int, pid: int, *, forks: bool = False, kills: bool = False) -> bytes:
+def inner(column: int, pid: int, *, forks: bool = False, kills: bool = False, sockets: bool = True) -> bytes:
     """The filter that a process gets once it is sealed, besides the outer one: it allows all that it does not name.
 
     Args:
@@ -102,6 +109,7 @@ def inner(column: int, pid: int, *, forks: bool = False, kills: bool = False) ->
         pid: Of the process, which may send signals to itself.
         forks: Whether it may make processes, and have descriptors of them.
         kills: Whether it may send signals by such descriptors, which others give it.
+        sockets: Whether it may make the sockets that the outer one allows.
     """
     known = numbers(column)
     itself = () if forks else (Test(0, (pid,)),)  # what it forks inherits this, and has another number
@@ -114,6 +122,8 @@ def inner(column: int, pid: int, *, forks: bool = False, kills: bool = False) ->
         Rule(known["clone"], () if forks else (Test(0, (_THREAD,), _THREAD),)),
         Rule(known["pidfd_open"], refused=0 if forks else EPERM),
     ]
+    if not sockets:
+        rules.append(Rule(known["socket"], refused=EPERM))
     return _assemble(column, rules, None)
 
 

@@ -94,6 +94,7 @@ class Order:
         writes: Folders that it writes to, its scratch first.
         devices: Device files that it uses.
         network: Whether its backend asks for the network.
+        loopback: Whether it and its children reach each other through a network that has nothing else.
         programs: Whether it asks to start programs.
         memory_bytes: Most memory of its own beyond what it has when it is sealed; 0 for no bound.
         threads: Most threads and processes.
@@ -104,6 +105,7 @@ class Order:
     writes: tuple[str, ...] = ()
     devices: tuple[str, ...] = ()
     network: bool = False
+    loopback: bool = False
     programs: bool = False
     memory_bytes: int = 0
     threads: int = THREADS

@@ -77,7 +77,8 @@ tkill:200:130 tgkill:234:131 pidfd_open:434:434 sched_setaffinity:203:122
 
 _REFUSED: Final = """
 socket:41:198 connect:42:203 ptrace:101:117 execve:59:221 execveat:322:281 unshare:272:97 chmod:90:-
-setsid:112:157 bind:49:200 sendmmsg:307:269 recvmmsg:299:243 inotify_init1:294:26
+setsid:112:157 bind:49:200 listen:50:201 accept:43:202 accept4:288:242 sendmmsg:307:269 recvmmsg:299:243
+inotify_init1:294:26
 """
 """Of those that ask for the network or for programs; for tests and errors."""
 

@@ -1,8 +1,10 @@
 """The walls that are neither Landlock nor a filter: an empty network, no capabilities, bounds of a process."""
 
 import ctypes
+import fcntl
 import os
 import resource
+import socket
 import struct
 from contextlib import suppress
 from pathlib import Path
@@ -12,6 +14,8 @@ from inferd.sandbox.system import PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS, call, pr
 
 _NEW_USER: Final = 0x10000000  # CLONE_NEWUSER, linux/sched.h
 _NEW_NETWORK: Final = 0x40000000
+_GET_FLAGS, _SET_FLAGS, _UP = 0x8913, 0x8914, 1  # SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP; see netdevice(7)
+_FLAGS: Final = struct.Struct("16sh22x")  # `struct ifreq`
 _CAPSET: Final = {1: 126, 2: 91}
 _CAPABILITIES: Final = 0x20080522  # _LINUX_CAPABILITY_VERSION_3
 _READ_ALL: Final = 1 << 2  # CAP_DAC_READ_SEARCH
@@ -41,6 +45,15 @@ def empty_network() -> bool:
         with suppress(OSError):
             Path("/proc/self/uid_map").write_text(f"{user} {user} 1")
             Path("/proc/self/gid_map").write_text(f"{group} {group} 1")
+        return True
+    return False
+
+
+def raise_loopback() -> bool:
+    """Have an empty network lead to itself, so that processes in it reach each other; whether it does."""
+    with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        asked = fcntl.ioctl(sock, _GET_FLAGS, _FLAGS.pack(b"lo", 0))
+        fcntl.ioctl(sock, _SET_FLAGS, _FLAGS.pack(b"lo", _FLAGS.unpack(asked)[1] | _UP))
         return True
     return False
 

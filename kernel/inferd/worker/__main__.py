@@ -9,11 +9,10 @@ import socket
 from typing import Final
 
 from inferd import descriptors
-from inferd.worker.beginning import begin
+from inferd.worker.beginning import THREAD_VARIABLES, begin
 from inferd.worker.link import Link
 
 PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
-THREAD_VARIABLES: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from inferd import __version__
+from inferd.core.resources import HOST_DEVICE
 from inferd.engine.cells.starter import Starter
 from inferd.errors import ModelLoadError, SandboxIncompleteError
 from inferd.plugin.host import read_memory
@@ -32,8 +33,12 @@ if TYPE_CHECKING:
 SCRATCH: Final = "TMPDIR"
 """The variable by which a worker is told where it may write; a library finds it there, too."""
 
+THREAD_VARIABLES: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+"""By which libraries are told how many threads to compute with."""
+
 OFF: Final = State(SandboxLevel.OFF, ("workers.sandbox is off",))
 _HOMES: Final = ("HOME", "XDG_CACHE_HOME", "HF_HOME", "TORCH_HOME", "TRITON_CACHE_DIR")  # where libraries keep things
+_SHARED: Final = ("/dev/shm",)  # noqa: S108 - where ranks on devices have memory that they share; nothing else does
 _LOOK_FILE_BYTES: Final = 64 << 20  # of what a worker writes that looks at a model, its log among it
 
 
@@ -121,6 +126,10 @@ def _enter(start: Start, descriptor: int) -> Start:
             os.environ[name] = scratch
         start.sandbox = Sandbox(order, package=load.loader)
     Starter.make(keep_out=descriptor)
+    if len(load.ranks) > 1 and not load.sandbox.looks:
+        from inferd.worker.ranks import prepare_ranks  # noqa: PLC0415 - other workers start without it
+
+        prepare_ranks(load, start.seal, keep_out=descriptor)
     return start
 
 
@@ -144,11 +153,17 @@ def _order(load: load_pb2.Load, scratch: str, *, reads: tuple[str, ...]) -> Orde
     if wants.looks and (most := load.limits.look.memory_bytes):
         memory_bytes = min(memory_bytes, most)
     devices = (path for pattern in wants.devices for path in glob.glob(pattern))  # noqa: PTH207 - it begins with "/"
+    looped = len(load.ranks) > 1
     return Order(
         reads=reads,
-        writes=(*([scratch] if scratch else []), *wants.writes),
+        writes=(
+            *([scratch] if scratch else []),
+            *wants.writes,
+            *(_SHARED if looped and load.device != HOST_DEVICE else ()),
+        ),
         devices=tuple(devices),
         network=wants.network,
+        loopback=looped,
         programs=wants.programs,
         memory_bytes=memory_bytes,
         file_bytes=_LOOK_FILE_BYTES if wants.looks else 0,

@@ -61,6 +61,7 @@ def read_load(load: load_pb2.Load) -> tuple[LoadRequest, EngineLimits]:
         settings={name: _read_setting(value) for name, value in load.settings.items()},
         capacity_bytes=load.capacity_bytes,
         cores=load.cores,
+        ranks=tuple(load.ranks),
     )
     limits = EngineLimits(
         step_tokens=load.limits.step_tokens,
@@ -88,9 +89,9 @@ def _read_setting(value: load_pb2.SettingValue) -> SettingValue | None:
     return setting
 
 
-def needs_frame(need: MemoryNeed, device: str) -> wire.WorkerFrame:
-    """What a model needs; on the host with what this process takes without one."""
-    process_bytes = PROCESS_BYTES if device == HOST_DEVICE else 0
+def needs_frame(need: MemoryNeed, device: str, *, processes: int = 1) -> wire.WorkerFrame:
+    """What a model needs; on the host with what its processes take without one."""
+    process_bytes = processes * PROCESS_BYTES if device == HOST_DEVICE else 0
     needs = load_pb2.Needs(
         weights_bytes=min(need.weights_bytes, _MOST_BYTES),
         kv_bytes=min(need.kv_bytes, _MOST_BYTES),

@@ -20,6 +20,7 @@ from inferd.engine.cause import last_line, placed_line
 from inferd.errors import ModelLoadError, SandboxIncompleteError, is_failure, words_of
 from inferd.plugin import LoadError, UnsupportedModelError
 from inferd.plugin.checks import check_model, check_need, import_loader
+from inferd.plugin.ranks import Ranks
 from inferd.worker.desk import make_desk
 from inferd.worker.frames import failure, needs_frame, pong_frame, read_load, sealed_frame
 from inferd.worker.identity import Identity
@@ -109,7 +110,7 @@ class Worker:
             with bounded_look(load):
                 need = check_need(backend.measure(request))
             self._activity.begin(Doing.WAITING)
-            self._link.send(needs_frame(need, request.device))
+            self._link.send(needs_frame(need, request.device, processes=len(request.ranks) or 1))
             self._reserved.wait()
             self._activity.begin(Doing.LOAD)
             model = check_model(backend.load(request, self._report))
@@ -261,13 +262,19 @@ def _describe(model: ModelDescription) -> str:
 
 
 def _peak_bytes() -> int:
-    """Most resident memory of this process so far, in bytes; see proc(5)."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) << 10
-    return 0
+    """Most resident memory of this process so far, and of its ranks, in bytes; see proc(5)."""
+    return sum(_status_bytes(pid, "VmHWM:") for pid in (os.getpid(), *Ranks.beside()))
 
 
 def _resident_bytes() -> int:
-    """Resident memory of this process, in bytes; see proc(5)."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    """Resident memory of this process, and of its ranks, in bytes; see proc(5)."""
+    own = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return own + sum(_status_bytes(pid, "VmRSS:") for pid in Ranks.beside())
+
+
+def _status_bytes(pid: int, name: str) -> int:
+    with suppress(OSError):  # a rank has ended, which its watch tells
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith(name):
+                return int(line.split()[1]) << 10
+    return 0

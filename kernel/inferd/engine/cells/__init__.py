@@ -4,6 +4,6 @@ A worker has one `stem`, a process with a single thread that knows the model's v
 cell is forked from it, so that it is up in a few milliseconds and shares the tokenizer's memory. A cell has a bound on
 its memory, dies with the worker, and is killed when it is late: that costs the task that it worked for, and no other.
 
-In the worker are `cell`, `channel` and, before anything foreign is imported, `starter`, which makes the process that
+In the worker are `cell` and, before anything foreign is imported, `starter`, which makes the process that
 the stem is forked from; all other modules run in the children.
 """

@@ -4,8 +4,8 @@ import argparse
 import os
 import socket
 
-from inferd.engine.cells.channel import Channel
 from inferd.engine.cells.stem import Stem, die_with
+from inferd.plugin.channel import Channel
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="inferd.engine.cells", description="Started by a worker of inferd.")

@@ -15,10 +15,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from inferd.engine.cause import last_line
-from inferd.engine.cells.channel import Channel, ClosedError, LateError
 from inferd.engine.cells.parcel import pack_vocabulary
 from inferd.engine.cells.starter import Starter
 from inferd.errors import words_of
+from inferd.plugin.channel import Channel, ClosedError, LateError
 
 if TYPE_CHECKING:
     from concurrent.futures import Future

@@ -9,8 +9,8 @@ from inferd.engine.text.control import Prompt
 from inferd.errors import InferdError, words_of
 
 if TYPE_CHECKING:
-    from inferd.engine.cells.channel import Channel
     from inferd.engine.text.tokenizer import Tokenizer
+    from inferd.plugin.channel import Channel
 
 
 class Encoder:

@@ -18,7 +18,7 @@ from inferd.errors import words_of
 if TYPE_CHECKING:
     from llguidance._lib import JsonCompileOptions
 
-    from inferd.engine.cells.channel import Channel
+    from inferd.plugin.channel import Channel
 
 
 class Follower:

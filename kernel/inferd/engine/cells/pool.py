@@ -8,8 +8,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from inferd.engine.cells.cell import START_TIMEOUT_S
-from inferd.engine.cells.channel import ClosedError
 from inferd.engine.leash import Leash
+from inferd.plugin.channel import ClosedError
 
 if TYPE_CHECKING:
     from inferd.engine.cells.cell import Cell, Cells

@@ -10,8 +10,8 @@ from inferd.engine.work import ChatInput, Message
 from inferd.errors import InferdError, words_of
 
 if TYPE_CHECKING:
-    from inferd.engine.cells.channel import Channel
     from inferd.engine.text.tokenizer import Tokenizer
+    from inferd.plugin.channel import Channel
 
 
 class Scribe:

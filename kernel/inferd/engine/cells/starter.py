@@ -11,8 +11,8 @@ import socket
 from contextlib import suppress
 from typing import ClassVar, Final
 
-from inferd.engine.cells.channel import Channel
 from inferd.engine.cells.stem import Stem, die_with
+from inferd.plugin.channel import Channel
 from inferd.sandbox import nested
 
 _FORK, _REAP = b"f", b"r"
@@ -52,6 +52,17 @@ class Starter:
         theirs.close()
         ours.settimeout(_ANSWER_S)
         Starter.made = cls(ours)
+
+    @classmethod
+    def drop(cls) -> None:
+        """Have no part in it, in a process that was forked from its worker."""
+        if cls.made is not None:
+            cls.made.close()
+            cls.made = None
+
+    def close(self) -> None:
+        """Let go of this end."""
+        self._sock.close()
 
     def start(self, descriptor: int) -> Started:
         """Fork a stem that serves the other end of a channel; one at a time: the one before has been waited for.

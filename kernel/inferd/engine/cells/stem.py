@@ -14,9 +14,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from inferd.engine.cells.channel import Channel, ClosedError
 from inferd.engine.cells.parcel import unpack_vocabulary
 from inferd.errors import words_of
+from inferd.plugin.channel import Channel, ClosedError
 from inferd.plugin.cores import forbid_cores
 from inferd.sandbox import nested
 

@@ -6,10 +6,10 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from inferd.engine.cells.cell import CellError
-from inferd.engine.cells.channel import LateError
 from inferd.engine.cells.pool import DiedError, Pool
 from inferd.engine.text.control import Prompt
 from inferd.errors import ChatTemplateError
+from inferd.plugin.channel import LateError
 from inferd.reasons import from_reason
 
 if TYPE_CHECKING:

@@ -7,12 +7,12 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from inferd.engine.cells.cell import OUT_OF_MEMORY, CellError
-from inferd.engine.cells.channel import LateError
 from inferd.engine.cells.pool import DiedError, Pool
 from inferd.engine.text.control import Prompt
 from inferd.engine.text.template import ChatTemplate
 from inferd.engine.work import ChatInput
 from inferd.errors import InternalError, LimitExceededError, PromptTooLongError, UnsupportedInputError
+from inferd.plugin.channel import LateError
 from inferd.reasons import from_reason
 
 if TYPE_CHECKING:

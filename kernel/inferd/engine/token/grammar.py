@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from inferd.engine.cells.channel import ClosedError, LateError
 from inferd.engine.token.gate import NO_STANDING
 from inferd.engine.token.room import Constraint, Room
 from inferd.engine.token.rooms import Guest, Rooms
 from inferd.errors import BackendFailedError, InferdError, LimitExceededError, UnsupportedInputError
+from inferd.plugin.channel import ClosedError, LateError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence

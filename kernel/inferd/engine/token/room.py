@@ -9,9 +9,9 @@ import numpy as np
 
 from inferd.engine.cells.board import BOARD_BYTES
 from inferd.engine.cells.cell import OUT_OF_MEMORY, Cell, CellError
-from inferd.engine.cells.channel import ClosedError, LateError
 from inferd.engine.cells.shared import SharedMemory
 from inferd.errors import BackendFailedError, InferdError, InvalidFieldError, LimitExceededError, present, words_of
+from inferd.plugin.channel import ClosedError, LateError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

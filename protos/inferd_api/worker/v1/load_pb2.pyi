@@ -141,6 +141,7 @@ class Load(_message.Message):
     SAMPLING_DEFAULTS_FIELD_NUMBER: _builtins.int
     FALLBACK_SAMPLING_DEFAULTS_FIELD_NUMBER: _builtins.int
     SANDBOX_FIELD_NUMBER: _builtins.int
+    RANKS_FIELD_NUMBER: _builtins.int
     instance_id: _builtins.str
     """Id of the instance."""
     loader: _builtins.str
@@ -183,6 +184,10 @@ class Load(_message.Message):
     def sandbox(self) -> _sandbox_pb2.SandboxOrder:
         """What its process is to reach."""
 
+    @_builtins.property
+    def ranks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Devices of its ranks, one for each, `device` first; empty where one process computes all of it."""
+
     def __init__(
         self,
         *,
@@ -200,10 +205,11 @@ class Load(_message.Message):
         sampling_defaults: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         fallback_sampling_defaults: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         sandbox: _sandbox_pb2.SandboxOrder | None = ...,
+        ranks: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "sandbox", b"sandbox"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity_bytes", b"capacity_bytes", "content_digest", b"content_digest", "cores", b"cores", "device", b"device", "fallback_sampling_defaults", b"fallback_sampling_defaults", "instance_id", b"instance_id", "limits", b"limits", "links", b"links", "loader", b"loader", "path", b"path", "sampling_defaults", b"sampling_defaults", "sandbox", b"sandbox", "setting_digests", b"setting_digests", "settings", b"settings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity_bytes", b"capacity_bytes", "content_digest", b"content_digest", "cores", b"cores", "device", b"device", "fallback_sampling_defaults", b"fallback_sampling_defaults", "instance_id", b"instance_id", "limits", b"limits", "links", b"links", "loader", b"loader", "path", b"path", "ranks", b"ranks", "sampling_defaults", b"sampling_defaults", "sandbox", b"sandbox", "setting_digests", b"setting_digests", "settings", b"settings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

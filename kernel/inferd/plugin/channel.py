@@ -1,4 +1,4 @@
-"""Messages between a worker and its cells: JSON and bytes behind their lengths, over a pair of sockets."""
+"""Messages between processes of one worker: JSON and bytes behind their lengths, over a pair of sockets."""
 
 from __future__ import annotations
 
