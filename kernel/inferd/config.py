@@ -29,6 +29,7 @@ from inferd.quota_settings import QuotaSettings
 from inferd.sharing import Sharing, sharing_of
 from inferd.source_settings import Sources
 from inferd.spans import Days, Seconds, Times
+from inferd.standby_settings import Standby
 from inferd.store_settings import Store, usual_key_file
 from inferd.tls_settings import Tls
 from inferd.worker_settings import Workers
@@ -327,6 +328,7 @@ class Settings(BaseSettings):
     prefix: Prefix = Prefix()
     optimize: Optimize = Optimize()
     store: Store = Store()
+    standby: Standby = Standby()
     blobs: Blobs = Blobs()
     bundles: Bundles = Bundles()
     auth: Auth = Auth()

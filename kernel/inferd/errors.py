@@ -10,6 +10,7 @@ from copy import copy
 from typing import Self, TypeVar
 
 from inferd.panics import is_failure as is_failure  # noqa: PLC0414 - for who checks types
+from inferd.panics import words_of as words_of  # noqa: PLC0414 - as above
 from inferd.spelling import suggestion as suggestion  # noqa: PLC0414 - for who checks types
 
 T = TypeVar("T")
@@ -50,6 +51,10 @@ class InferdError(Exception):
         self.metadata = dict(metadata or {})
         self.field = field
         self.retry_after_s = retry_after_s
+
+    def __str__(self) -> str:
+        """The message, as it is now."""
+        return self.message
 
     def about(self, model: str) -> Self:
         """This error with the name of the model that it is about among its facts, unless it names one."""
@@ -232,6 +237,13 @@ class StoreUnavailableError(InferdError):
     reason = "STORE_UNAVAILABLE"
     code = "UNAVAILABLE"
     outside = "the store of the kernel cannot be written or read"
+
+
+class NotLeaderError(InferdError):
+    """Another kernel leads, or none does now; `metadata["leader"]` has its addresses."""
+
+    reason = "NOT_LEADER"
+    code = "UNAVAILABLE"
 
 
 class BackendFailedError(InferdError):
@@ -434,16 +446,3 @@ def present(value: T | None) -> T:
     if value is None:
         raise InternalError("a defect of inferd: a value is missing that was to be there")
     return value
-
-
-def words_of(error: BaseException) -> str:
-    """What an exception says, for people: of what the system refused its words and the file, without "[Errno 2]".
-
-    The name of its class where it says nothing.
-    """
-    if isinstance(error, InferdError):
-        return error.message
-    if isinstance(error, OSError) and error.strerror:
-        files = " to ".join(repr(file) for file in (error.filename, error.filename2) if file is not None)
-        return f"{error.strerror}: {files}" if files else str(error.strerror)
-    return str(error) or type(error).__name__

@@ -3,14 +3,15 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from prometheus_client import CollectorRegistry
+
 from inferd.addresses import loopback_port
 from inferd.config import Settings
-from inferd.runtime.driver import Driver
 from inferd.runtime.exposition import ExpositionLimits, exposed
 
 
 @asynccontextmanager
-async def exposing(settings: Settings, driver: Driver) -> AsyncIterator[str]:
+async def exposing(settings: Settings, registry: CollectorRegistry) -> AsyncIterator[str]:
     """Let Prometheus read until the block ends, if it is to; where."""
     if not settings.metrics_listen:
         yield ""
@@ -19,5 +20,5 @@ async def exposing(settings: Settings, driver: Driver) -> AsyncIterator[str]:
     limits = ExpositionLimits(
         connections=settings.limits.metrics_connections, timeout_s=settings.limits.metrics_timeout_s
     )
-    async with exposed(driver.metrics.registry, host, port, limits) as chosen:
+    async with exposed(registry, host, port, limits) as chosen:
         yield f"{settings.metrics_listen.rpartition(':')[0]}:{chosen}"

@@ -1,9 +1,9 @@
 """The composition root: builds a kernel from its settings and serves it until it is told to end."""
 
-import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import grpc
 
@@ -28,9 +28,9 @@ from inferd.joining import let_join
 from inferd.listeners import check_listeners, has_tls
 from inferd.plugin.registry import BackendReport
 from inferd.runtime.baselines import keep_baselines, kept_baselines
+from inferd.runtime.beside import running_beside
 from inferd.runtime.blob_opening import blobs_of, opened_blobs
 from inferd.runtime.certificates import Certificates
-from inferd.runtime.clock import Clock
 from inferd.runtime.declaring import Declaring
 from inferd.runtime.devices import DeviceMeter
 from inferd.runtime.digests import Digests
@@ -46,6 +46,7 @@ from inferd.runtime.front.moderation import Moderation
 from inferd.runtime.front.named_files import NamedFiles
 from inferd.runtime.keeper_times import KeeperTimes
 from inferd.runtime.kept_times import set_clock
+from inferd.runtime.leading import Leading, led
 from inferd.runtime.own_memory import OwnMemory
 from inferd.runtime.plugins import Plugins
 from inferd.runtime.restoring import kept_names, read_kept, restore
@@ -53,6 +54,7 @@ from inferd.runtime.shelf import Shelf
 from inferd.services.channel import channel_options
 from inferd.services.doorway import Doorway
 from inferd.services.server import offer_services
+from inferd.standing import Standing, Watch
 from inferd.store.opening import MEMORY, opened
 from inferd.store.store import Store
 from inferd_api.worker.v1 import load_pb2
@@ -86,10 +88,13 @@ class Kernel:
 
 
 @asynccontextmanager
-async def running_kernel(settings: Settings) -> AsyncIterator[Kernel]:
+async def running_kernel(settings: Settings, watch: Watch | None = None) -> AsyncIterator[Kernel]:
     """A kernel that serves until the block ends; then its tasks are ended and its workers gone.
 
+    Where another one has its store in PostgreSQL it stands by before, of which `watch` is told.
+
     Raises:
+        StandbyEndedError: It was asked to end while it stood by.
         InvalidFieldError: An address is not one to listen on, its certificate is none, or nobody could log in.
         OSError: An address cannot be bound, or a folder not be made.
         StoreUnavailableError: The store cannot be opened or read, or another kernel has it.
@@ -106,7 +111,9 @@ async def running_kernel(settings: Settings) -> AsyncIterator[Kernel]:
     with opened_doors(settings, server, certificates) as doors:
         await server.start()  # what was kept may take long to be read: health is told meanwhile
         try:
-            async with _serving(settings, doors, server, doorway) as (built, metrics_address):
+            standing = Standing(settings, doors.addresses, doorway, watch or Watch())
+            serving = partial(_serving, settings, doors, server, doorway, standing)
+            async with standing.leading(serving) as (built, metrics_address):
                 yield Kernel(
                     addresses=doors.addresses,
                     metrics_address=metrics_address,
@@ -124,10 +131,13 @@ async def running_kernel(settings: Settings) -> AsyncIterator[Kernel]:
 
 @asynccontextmanager
 async def _serving(
-    settings: Settings, doors: Doors, server: grpc.aio.Server, doorway: Doorway
+    settings: Settings, doors: Doors, server: grpc.aio.Server, doorway: Doorway, standing: Standing
 ) -> AsyncIterator[tuple["_Built", str]]:
     """A kernel that takes calls until the block ends, and where Prometheus reads."""
-    async with _built(settings, doors.certificates) as built, exposing(settings, built.driver) as metrics_address:
+    async with (
+        _built(settings, doors.certificates, standing.led) as built,
+        exposing(settings, built.driver.metrics.registry) as metrics_address,
+    ):
         driver = built.driver
         built.authority.check_entry(settings.auth, doors.addresses)
         entrance = offer_services(settings, built.front, built.authority, doors.tickets, doorway)
@@ -154,7 +164,7 @@ async def running_front(settings: Settings) -> AsyncIterator[Front]:
     Raises:
         OSError: A folder cannot be made.
     """
-    async with _built(settings, Certificates(settings.tls, used=False)) as built:
+    async with _built(settings, Certificates(settings.tls, used=False), led) as built:
         before = await read_kept(built.driver, built.shelf.lacking)
         async with built.driver.running():
             restore(built.driver, before)
@@ -178,7 +188,7 @@ class _Built:
 
 
 @asynccontextmanager
-async def _built(settings: Settings, certificates: Certificates) -> AsyncIterator[_Built]:
+async def _built(settings: Settings, certificates: Certificates, leading: Leading) -> AsyncIterator[_Built]:
     points = Failpoints(settings.failpoints)
     async with opened(settings.store_place, points.at_store) as store:
         driver = _driver(settings, None if store is None else failing_store(store, points))
@@ -186,13 +196,9 @@ async def _built(settings: Settings, certificates: Certificates) -> AsyncIterato
         if driver.keeper is not None:
             driver.metrics.tell_store(driver.keeper.state)
         make_fail(driver, points)
-        try:
-            blobs = opened_blobs(settings.data_dir / "blobs", driver, settings.blobs, points)
-            async with blobs, _built_around(settings, driver, certificates) as built:
-                yield built
-        finally:
-            if driver.keeper is not None:
-                await driver.keeper.close()
+        blobs = opened_blobs(settings.data_dir / "blobs", driver, settings.blobs, points)
+        async with leading(driver), blobs, _built_around(settings, driver, certificates) as built:
+            yield built
 
 
 @asynccontextmanager
@@ -277,7 +283,7 @@ def _core_limits(settings: Settings, *, has_store: bool) -> CoreLimits:
     )
 
 
-def _driver(settings: Settings, store: Store | None, clock: Clock | None = None) -> Driver:
+def _driver(settings: Settings, store: Store | None) -> Driver:
     limits, workers = settings.limits, settings.workers
     return Driver(
         core=_core_limits(settings, has_store=store is not None),
@@ -335,29 +341,20 @@ def _driver(settings: Settings, store: Store | None, clock: Clock | None = None)
         ),
         log_dir=settings.state_dir / "workers",
         store=store,
-        clock=clock,
     )
 
 
-@asynccontextmanager
-async def _beside(built: _Built) -> AsyncIterator[None]:
+def _beside(built: _Built) -> AbstractAsyncContextManager[None]:
     """Measure what other programs hold, have models be as declared and warm, and sweep blobs, until the block ends."""
-    running = [
-        asyncio.create_task(built.meter.run(), name="device meter"),
-        asyncio.create_task(built.declaring.run(), name="declared models"),
-        asyncio.create_task(built.front.hosts.keys.run(), name="keys of the store"),
-        asyncio.create_task(built.front.agents.hosts.run(), name="other hosts"),
-    ]
+    parts = {
+        "device meter": built.meter.run(),
+        "declared models": built.declaring.run(),
+        "keys of the store": built.front.hosts.keys.run(),
+        "other hosts": built.front.agents.hosts.run(),
+    }
     if (blobs := blobs_of(built.driver.keeper)) is not None:
-        running.append(asyncio.create_task(blobs.run(), name="sweep of blobs"))
-    try:
-        yield
-    finally:
-        for each in running:
-            each.cancel()
-        for each in running:
-            with suppress(asyncio.CancelledError):
-                await each
+        parts["sweep of blobs"] = blobs.run()
+    return running_beside(parts)
 
 
 def _front(

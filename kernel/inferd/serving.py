@@ -1,10 +1,11 @@
-"""A kernel in the foreground, from its start to the signal that ends it."""
+"""A kernel in the foreground, from its start to the signal that ends it; it stands by while another one leads."""
 
 import asyncio
 import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 
 import structlog
 
@@ -17,16 +18,21 @@ from inferd.runtime.collector import collect_imports, spare_collector
 from inferd.runtime.declaring import Declaring
 from inferd.runtime.driver import Driver
 from inferd.server import Kernel, running_kernel
+from inferd.standing import StandbyEndedError, Watch
+from inferd.store.kernels import KernelEntry
 
 log = structlog.get_logger()
 
 
-async def serve(settings: Settings, *, ready: Callable[[Kernel], None]) -> None:
+async def serve(
+    settings: Settings, *, ready: Callable[[Kernel], None], stands: Callable[[KernelEntry, KernelEntry | None], None]
+) -> None:
     """Serve until SIGTERM, which lets what runs come to its end for `drain_s`, or until SIGINT or a second SIGTERM.
 
     Args:
         settings: Of this kernel.
-        ready: Called once it serves.
+        ready: Called each time that it begins to serve.
+        stands: Called with itself and who leads, when it stands by and when that changes.
 
     Raises:
         InvalidFieldError, OSError: As `running_kernel`.
@@ -39,21 +45,40 @@ async def serve(settings: Settings, *, ready: Callable[[Kernel], None]) -> None:
     ends = _Ends()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, ends.signalled, number)
-    async with running_kernel(settings) as kernel:
-        give_large_back()
-        spare_collector()
-        logs.install()  # from now on what fails may have to do with what clients say
-        loop.set_exception_handler(logs.tell_loop)
-        if (keeper := kernel.driver.keeper) is not None:
-            ends.hurry = keeper.hurry
-        ready(kernel)
-        reading = Reading(kernel.declaring)
+    again, hung_up = False, asyncio.Event()
+    while not ends.asked.is_set():
         if not os.isatty(0):  # a terminal that is closed sends it, too, and then it ends the kernel
-            loop.add_signal_handler(signal.SIGHUP, reading.signalled)
-        await ends.asked.wait()
-        await reading.end()
-        if not ends.at_once.is_set():
-            await _drain(kernel.driver, settings.drain_s, ends.at_once)
+            loop.add_signal_handler(signal.SIGHUP, hung_up.set)  # what is to be read anew is so once it leads
+        watch = Watch(told=stands, ended=ends.asked, again=again)
+        with suppress(StandbyEndedError):
+            async with running_kernel(settings, watch) as kernel:
+                give_large_back()
+                spare_collector()
+                logs.install()  # from now on what fails may have to do with what clients say
+                loop.set_exception_handler(logs.tell_loop)
+                ready(kernel)
+                await _serve(kernel, settings, ends, hung_up)
+        again = True
+
+
+async def _serve(kernel: Kernel, settings: Settings, ends: "_Ends", hung_up: asyncio.Event) -> None:
+    """Have a kernel serve until it is to end, or another one leads."""
+    leadership, reading = None, Reading(kernel.declaring)
+    if (keeper := kernel.driver.keeper) is not None:
+        ends.hurry, leadership = keeper.hurry, keeper.leadership
+    if not os.isatty(0):
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reading.signalled)
+    if hung_up.is_set():
+        hung_up.clear()
+        reading.signalled()
+    waits = [asyncio.create_task(each.wait()) for each in (ends.asked, leadership and leadership.lost) if each]
+    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    for wait in waits:
+        wait.cancel()
+    await asyncio.gather(*waits, return_exceptions=True)
+    await reading.end()
+    if ends.asked.is_set() and not ends.at_once.is_set():
+        await _drain(kernel.driver, settings.drain_s, ends.at_once)
 
 
 class Reading:

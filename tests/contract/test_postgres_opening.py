@@ -141,10 +141,10 @@ def test_an_older_schema_is_brought_up_by_who_may(stores: Postgres, monkeypatch:
         store.write([ONE])
     later = "ALTER TABLE {schema}.records ADD COLUMN more integer"
     monkeypatch.setattr(postgres_schema, "MIGRATIONS", (*postgres_schema.MIGRATIONS, later))
-    with pytest.raises(OldSchemaError, match="has schema 2 and this version has 3"):
+    with pytest.raises(OldSchemaError, match="has schema 3 and this version has 4"):
         stores.open(migrates=False)
     with closing(stores.open()) as store:
-        assert store.opened_schema == 2
+        assert store.opened_schema == 3
         assert held(store) == model_of([ONE])
         assert store._fetch("SELECT more FROM inferd.records") == [(None,)]
 
@@ -158,7 +158,7 @@ def test_a_migration_that_fails_leaves_the_schema_as_it_was(stores: Postgres, mo
         with pytest.raises(StoreUnavailableError, match="does not exist"):
             stores.open()
     with closing(stores.open()) as store:
-        assert store.opened_schema == 2
+        assert store.opened_schema == 3
         with pytest.raises(StoreUnavailableError, match="more"):
             store._fetch("SELECT more FROM inferd.records")
 

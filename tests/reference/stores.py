@@ -38,6 +38,7 @@ def raw_value(path: Path, table: str, where: str) -> bytes:
 class Sqlite:
     """Stores in a file of a folder."""
 
+    known = 2  # the version of its schema
     newer = "PRAGMA user_version = 99"
     bad_name = "CAST(x'ff' AS TEXT)"
     bad_value = "x'0102'"
@@ -68,6 +69,7 @@ class Sqlite:
 class Postgres:
     """Stores in a database."""
 
+    known = 3
     newer = "UPDATE inferd_store SET version = 99"
     bad_name = "'ÿ'"
     bad_value = r"'\x0102'"

@@ -315,6 +315,13 @@ class StoreUnavailableError(InferdError):
     code = "UNAVAILABLE"
 
 
+class NotLeaderError(InferdError):
+    """Another kernel leads; `metadata["leader"]` has its addresses, where they are known, with commas between them."""
+
+    reason = "NOT_LEADER"
+    code = "UNAVAILABLE"
+
+
 class TaskStateError(InferdError):
     """The task cannot be suspended or resumed where it stands; see `metadata["state"]`."""
 

@@ -21,11 +21,18 @@ if TYPE_CHECKING:
     from inferd.cli.output import Output
     from inferd.config import Settings
     from inferd.server import Kernel
+    from inferd.store.kernels import KernelEntry
 
 
 def serve(output: Output, settings: Settings) -> None:
-    """Serve until SIGTERM, which drains, or SIGINT; one line on stdout tells when and where it listens."""
-    asyncio.run(serve_kernel(settings, ready=lambda kernel: announce(output, kernel)))
+    """Serve until SIGTERM, which drains, or SIGINT; a line on stdout tells when and where it serves, or stands by."""
+    asyncio.run(
+        serve_kernel(
+            settings,
+            ready=lambda kernel: announce(output, kernel),
+            stands=lambda me, leader: announce_standby(output, me, leader),
+        )
+    )
 
 
 def announce(output: Output, kernel: Kernel) -> None:
@@ -50,6 +57,19 @@ def announce(output: Output, kernel: Kernel) -> None:
             output.note(words(report.name, report.why, report.fix))
     if told := how_to_log_in(kernel):
         output.note(told)
+
+
+def announce_standby(output: Output, me: KernelEntry, leader: KernelEntry | None) -> None:
+    """Tell that the kernel stands by, and who leads."""
+    if output.json:
+        leads = (
+            None if leader is None else {"addresses": list(leader.addresses), "host": leader.host, "pid": leader.pid}
+        )
+        facts = {"version": __version__, "pid": os.getpid(), "addresses": list(me.addresses)}
+        output.line({**facts, "standing_by": True, "leader": leads})
+        return
+    who = "no kernel leads now" if leader is None else f"leader is {leader}"
+    output.text(f"inferd {__version__} at {' and '.join(me.addresses)} stands by: {who}")
 
 
 def how_to_log_in(kernel: Kernel) -> str:

@@ -94,6 +94,8 @@ class Clock:
 
     Attributes:
         gap_s: A wall clock that is not, and says that more has passed since another boot, is not believed.
+        epoch: That this kernel began: it rises from kernel to kernel, so that what an older one says is refused; 0
+            until there is one.
     """
 
     def __init__(
@@ -110,6 +112,7 @@ class Clock:
         self._boot = this_boot() if boot is None else boot
         self._confirmed = confirmed
         self.gap_s = gap_s
+        self.epoch = 0
         self._offset_s = wall() - monotonic()
 
     def follow(self, wall: float) -> None:

@@ -56,6 +56,7 @@ class FailingStore:
         self.keys, self.resealing, self.drop_tenant = store.keys, store.resealing, store.drop_tenant
         self.check, self.compact, self.kept, self.copy = store.check, store.compact, store.kept, store.copy
         self.size_bytes, self.unix_time, self.close = store.size_bytes, store.unix_time, store.close
+        self.lead, self.grip = store.lead, store.grip
 
     def write(self, writes: Iterable[Write]) -> None:
         """As `Store.write`; the store itself comes by the points of a commit."""

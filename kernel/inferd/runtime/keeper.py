@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from inferd.runtime.keeper_times import KeeperTimes
     from inferd.runtime.kept import Sent
     from inferd.runtime.kept_models import DueModel
+    from inferd.runtime.leading import Leadership
     from inferd.runtime.trail import Trail
     from inferd.store.store import Store
 
@@ -66,6 +67,7 @@ class Keeper:
         tasks, models: Those that are kept.
         shares: What tenants were served, and what they used of quotas.
         trail: What is told of calls; None until it is opened.
+        leadership: How this kernel stands to others with the same store; None where there can be none.
         most_output_tokens: Of a task that is accepted now.
         forgets: Who else has something of tenants, and forgets it when one is shredded.
     """
@@ -88,6 +90,7 @@ class Keeper:
         self._timer: asyncio.Handle | None = None
         self.state = StoreState(store.name, lambda: driver.watchers.models.notify(STORE))
         self.trail: Trail | None = None
+        self.leadership: Leadership | None = None
         self.most_output_tokens = times.most_output_tokens
         self.forgets: list[Callable[[Tenant], None]] = []
         self._patience = Patience(DRAIN_S)

@@ -3,8 +3,8 @@
 No label is a tenant, a task or anything else that a client may choose without bound.
 """
 
-from collections.abc import Iterable
-from typing import Any, TypeVar
+from collections.abc import Callable, Collection, Iterable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -16,6 +16,9 @@ from inferd.core.model import InstanceState
 from inferd.core.task import Task
 from inferd.runtime.store_state import StoreState
 from inferd_api.worker.v1 import step_pb2
+
+if TYPE_CHECKING:
+    from inferd.runtime.leading import Leadership
 
 M = TypeVar("M", Counter, Histogram)
 
@@ -52,6 +55,10 @@ class Metrics:
     def tell_store(self, state: StoreState) -> None:
         """There is a store, of which the page tells, too."""
         self.registry.register(_OfStore(state))
+
+    def tell_leading(self, leadership: "Leadership") -> None:
+        """There may be several kernels, of which the page tells, too."""
+        self.registry.register(OfKernels(leads=True, epoch=leadership.entry.epoch, others=lambda: leadership.others))
 
     def count(self, command: commands.Command, now: float) -> None:
         """The core asks for something."""
@@ -116,6 +123,32 @@ class Metrics:
 
     def _task(self, command: commands.SendTask) -> Task:
         return self._machine.tasks.known[command.spec.task_id]
+
+
+class OfKernels(Collector):
+    """Whether this kernel leads, and how many others there are.
+
+    Args:
+        leads: Whether it does.
+        epoch: That it leads; 0 for none.
+        others: Those that have its store, too.
+    """
+
+    def __init__(self, *, leads: bool, epoch: int, others: Callable[[], Collection[object]]) -> None:
+        self._leads, self._epoch, self._others = leads, epoch, others
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        """Its figures."""
+        yield GaugeMetricFamily("inferd_leads", "1 where this kernel leads, 0 where it stands by", self._leads)
+        yield GaugeMetricFamily("inferd_epoch", "The epoch that this kernel leads, else 0", self._epoch)
+        yield GaugeMetricFamily("inferd_other_kernels", "Other kernels with the same store", len(self._others()))
+
+
+def standing_registry(others: Callable[[], Collection[object]]) -> CollectorRegistry:
+    """What a kernel that stands by tells: that it does, and how many others there are."""
+    registry = CollectorRegistry()
+    registry.register(OfKernels(leads=False, epoch=0, others=others))
+    return registry
 
 
 class _OfStore(Collector):

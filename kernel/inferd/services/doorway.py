@@ -1,11 +1,13 @@
-"""The door of a kernel that starts: it answers for the kernel's health, and has other calls wait until it serves.
+"""The door of a kernel that starts, or stands by: health is NOT_SERVING, and other calls wait or are refused.
 
-What was kept may take long to be opened and read. Meanwhile the port is not dead: health is NOT_SERVING.
+What was kept may take long to be opened and read. Meanwhile the port is not dead, and calls wait until the kernel
+serves. While another kernel leads they are refused at once, with where that one is.
 """
 
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -28,6 +30,7 @@ CODEC = {
     "response_serializer": hp.HealthCheckResponse.SerializeToString,
 }
 RETRY_AFTER_S = 1.0
+LOOK_S = 1.0
 
 
 class Doorway(grpc.aio.ServerInterceptor, grpc.GenericRpcHandler):
@@ -42,7 +45,10 @@ class Doorway(grpc.aio.ServerInterceptor, grpc.GenericRpcHandler):
         self._waiting = 0
         self._entrance: grpc.aio.ServerInterceptor | None = None
         self._services: list[grpc.GenericRpcHandler] = []
-        self._decided = asyncio.Event()
+        self._ended = False
+        self._moved = asyncio.Event()
+        self._refusal: Callable[[], InferdError | None] = lambda: None
+        self._settled: Callable[[], Awaitable[None]] | None = None
 
     def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
         """Offer services; as those of a server, but at any time."""
@@ -56,17 +62,35 @@ class Doorway(grpc.aio.ServerInterceptor, grpc.GenericRpcHandler):
     def open(self, entrance: grpc.aio.ServerInterceptor) -> None:
         """The kernel serves: calls come through the entrance, those that wait, too."""
         self._entrance = entrance
-        self._decided.set()
+        self._move()
+
+    def guard(
+        self, refusal: Callable[[], InferdError | None], settled: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
+        """Refuse calls from now on as long as this says why; those that wait, too.
+
+        Args:
+            refusal: Why; None where they are taken.
+            settled: Waits until that may be another; None where nobody waits for it.
+        """
+        self._refusal, self._settled = refusal, settled
+        self._move()
 
     def close(self) -> None:
         """No call waits any more; where the kernel does not serve, they are refused."""
-        self._decided.set()
+        self._ended = True
+        self._move()
+
+    def _move(self) -> None:
+        moved, self._moved = self._moved, asyncio.Event()
+        moved.set()
 
     async def intercept_service(
         self, continuation: Next, handler_call_details: grpc.HandlerCallDetails
     ) -> Handler | None:
         """The method of a call, behind the entrance."""
-        if self._entrance is not None:
+        refused = self._refusal()
+        if self._entrance is not None and refused is None:
             return await self._entrance.intercept_service(continuation, handler_call_details)
         name = handler_call_details.method.removeprefix(HEALTH)
         if name == "Check":
@@ -83,20 +107,39 @@ class Doorway(grpc.aio.ServerInterceptor, grpc.GenericRpcHandler):
             return grpc.unary_stream_rpc_method_handler(self._watching(continuation, handler_call_details), **CODEC)
         return await self._behind(continuation, handler_call_details)
 
-    async def _behind(self, continuation: Next, details: grpc.HandlerCallDetails) -> Handler | None:
+    async def _behind(
+        self, continuation: Next, details: grpc.HandlerCallDetails, *, stays: bool = False
+    ) -> Handler | None:
+        """The method of a call once the kernel serves; one that `stays` waits while another kernel leads, too."""
         self._waiting += 1
         try:
-            await self._decided.wait()
+            refused = await self._decided(stays=stays)
         finally:
             self._waiting -= 1
+        if refused is not None:
+            return _refusing(refused)
         if self._entrance is None:
             return _refusing(ShuttingDownError("the kernel could not start; see its log", retry_after_s=RETRY_AFTER_S))
         return await self._entrance.intercept_service(continuation, details)
 
+    async def _decided(self, *, stays: bool) -> InferdError | None:
+        """Wait until the kernel serves or ends; why not, where another one leads."""
+        while True:
+            refused = self._refusal()
+            if refused is not None and self._settled is not None and not stays:
+                await self._settled()
+                refused = self._refusal()
+            serves = self._entrance is not None and refused is None
+            if serves or self._ended or (refused is not None and not stays):
+                return refused
+            with suppress(TimeoutError):  # why a call is refused may pass without a word
+                async with asyncio.timeout(LOOK_S):
+                    await self._moved.wait()
+
     def _watching(self, continuation: Next, details: grpc.HandlerCallDetails) -> Callable[..., Awaitable[None]]:
         async def watch(request: hp.HealthCheckRequest, context: Any) -> None:
             await context.write(NOT_SERVING)
-            handler = await self._behind(continuation, details)
+            handler = await self._behind(continuation, details, stays=True)
             if handler is not None:
                 method: Any = handler.unary_stream or handler.stream_stream
                 await method(request, context)

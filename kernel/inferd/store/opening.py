@@ -9,6 +9,7 @@ from threading import Thread
 import structlog
 
 from inferd.errors import StoreUnavailableError
+from inferd.store.kernels import Roll
 from inferd.store.sealing.sealed import Sealing
 from inferd.store.sealing.turning import unsealed_beside
 from inferd.store.store import MissingError, Store
@@ -48,6 +49,25 @@ async def opened(where: Where, at_point: AtPoint = unnoticed) -> AsyncIterator[S
         yield store
     finally:
         await _close(store)
+
+
+def open_roll(where: Where, *, answer_s: float) -> Roll | None:
+    """Where the kernels of a store tell of themselves; None where it is one of a single kernel.
+
+    Args:
+        where: It.
+        answer_s: How long its server is waited for.
+
+    Raises:
+        StoreUnavailableError: The URL cannot be read.
+    """
+    if not where.url.startswith(POSTGRES):
+        return None
+    try:
+        from inferd.store.postgres_kernels import PostgresRoll  # noqa: PLC0415 - as in `open_store`
+    except ImportError:
+        return None  # opening the store says so
+    return PostgresRoll(where, answer_s=answer_s)
 
 
 async def _close(store: Store) -> None:

@@ -2,13 +2,13 @@
 
 One session holds the store's lock and does all of it. Each write moves the store's marker from the one that this store
 knows to its own next one, in the same transaction. So a kernel that has lost its session writes only if nobody else has
-written meanwhile, and whether a commit that was cut was done is read off the marker: it is never done twice.
+written meanwhile, and whether a commit that was cut was done is read off the marker: it is never done twice. The marker
+has the epoch, too, which a kernel begins when it comes to lead: from then on nothing of one before it can be committed.
 """
 
 import time
 import uuid
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,12 @@ import structlog
 
 from inferd.errors import StoreUnavailableError
 from inferd.store.batch import batches
-from inferd.store.codec import Place
+from inferd.store.kernels import KernelEntry
 from inferd.store.postgres_copy import PostgresCopy
-from inferd.store.postgres_rows import NAMES, PAGE_BYTES, PAGE_ROWS, PIECES_BYTES, next_rows, rows_of
+from inferd.store.postgres_kernels import sign_first
+from inferd.store.postgres_reading import PostgresReading
 from inferd.store.postgres_schema import (
     NOBODY,
-    TABLES,
     Found,
     Marker,
     drop_unsealed,
@@ -38,8 +38,7 @@ from inferd.store.postgres_session import Server, Session
 from inferd.store.postgres_writes import add_batch, drop_tenant, exchange_rows, keep_keys
 from inferd.store.sealing.resealing import Progress, Row, resealed
 from inferd.store.sealing.sealed import Sealed, Sealing, seal_all
-from inferd.store.store import Append, Damaged, DamagedError, Kind, Name, Put, Record, Write
-from inferd.store.values import place_of, read_value
+from inferd.store.store import Write
 from inferd.store.where import Where
 
 BEFORE_COMMIT, AFTER_COMMIT = "before commit", "after commit"
@@ -47,12 +46,11 @@ ATTEMPTS = 3  # at a write whose session is lost before its commit
 RECONNECT_S = 0.1
 GONE = ("08", "57P", "25P03")  # https://www.postgresql.org/docs/current/errcodes-appendix.html
 READ_ONLY = "25006"
-RECORD = ("tenant", "key")  # what names one of a kind
 
 log = structlog.get_logger()
 
 
-class PostgresStore:
+class PostgresStore(PostgresReading):
     """As `Store`.
 
     Args:
@@ -123,11 +121,27 @@ class PostgresStore:
 
         self._written(write, attempts=ATTEMPTS if isinstance(writes, Sequence) else 1)
 
-    def _written(self, write: Callable[[Session], None], *, attempts: int = ATTEMPTS) -> None:
-        """Do it in one transaction, which the server has decided when this returns."""
+    def lead(self, entry: KernelEntry | None = None) -> int:
+        """As `Store.lead`."""
+        epoch = max(self._marker.epoch + 1, int(self.unix_time() * 1e6))
+
+        def sign(session: Session) -> None:
+            if entry is not None:
+                sign_first(session, self._schema, entry, epoch, backend=session.info.backend_pid)
+
+        self._written(sign, epoch=epoch)
+        return epoch
+
+    def grip(self) -> int:
+        """As `Store.grip`."""
+        return int(self._fetch("SELECT pg_backend_pid()")[0][0])
+
+    def _written(self, write: Callable[[Session], None], *, attempts: int = ATTEMPTS, epoch: int | None = None) -> None:
+        """Do it in one transaction, which the server has decided when this returns; in a new `epoch` if it is given."""
         for attempt in range(1, attempts + 1):
             session = self._connected()
-            following = Marker(self._me, self._marker.written + 1)
+            known = self._marker.epoch if epoch is None else epoch
+            following = Marker(self._me, self._marker.written + 1, known)
             try:
                 self._send(session, write, following)
             except psycopg.Error as error:
@@ -154,9 +168,9 @@ class PostgresStore:
         with session.pipeline():
             session.execute("BEGIN")
             claim = session.execute(
-                f"UPDATE {self._schema}.inferd_store SET writer = %s, written = %s"  # noqa: S608 - ours
-                " WHERE writer = %s AND written = %s",
-                (following.writer, following.written, self._marker.writer, self._marker.written),
+                f"UPDATE {self._schema}.inferd_store SET writer = %s, written = %s, epoch = %s"  # noqa: S608 - ours
+                " WHERE writer = %s AND written = %s AND epoch = %s",
+                (*following, *self._marker),
             )
             write(session)
             keep_keys(session, self._schema, self.keys)
@@ -285,65 +299,6 @@ class PostgresStore:
             self._session.close()
             self._session = None
 
-    # Reading.
-
-    def records(self, kind: Kind, damaged: Damaged | None = None, *, unless: Kind | None = None) -> Iterator[Record]:
-        """As `Store.records`."""
-        table, other = f"{self._schema}.records", "o.tenant = r.tenant AND o.key = r.key AND o.kind ="
-        if unless is not None:
-            lacks = f"NOT EXISTS (SELECT 1 FROM {table} o WHERE {other} '{unless.value}')"  # noqa: S608 - ours
-            table = f"(SELECT r.* FROM {table} r WHERE {lacks}) lacking"  # noqa: S608 - ours
-        yield from self._records(kind, rows_of(self._fetch, table, RECORD, {"kind": kind.value}), damaged)
-
-    def some(self, kind: Kind, names: Sequence[Name], damaged: Damaged | None = None) -> Iterator[Record]:
-        """As `Store.some`."""
-        for start in range(0, len(names), PAGE_ROWS):
-            some = names[start : start + PAGE_ROWS]
-            given = [[t for t, _ in some], [self._codec.write_key(t, kind.value, key) for t, key in some]]
-            wanted = "unnest(%s::text[], %s::text[]) wanted (tenant, key) USING (tenant, key)"
-            table = f"(SELECT * FROM {self._schema}.records JOIN {wanted}) found"  # noqa: S608 - ours
-            rows = rows_of(self._fetch, table, RECORD, {"kind": kind.value}, given=given)
-            yield from self._records(kind, rows, damaged)
-
-    def _records(self, kind: Kind, rows: Iterable[tuple[Any, ...]], damaged: Damaged | None) -> Iterator[Record]:
-        for tenant, written, value in rows:
-            key = self._codec.read_key(tenant, kind.value, written)
-            try:
-                read = self._value(place_of(tenant, kind.value, key), value)
-            except DamagedError as error:
-                if damaged is None:
-                    raise
-                damaged(tenant, key, error)
-            else:
-                yield Record(tenant, key, read)
-
-    def pieces(self, tenant: str, kind: Kind, key: str, *, after: int = -1) -> Iterator[bytes]:
-        """As `Store.pieces`."""
-        wanted = {"kind": kind.value, "tenant": tenant, "key": self._codec.write_key(tenant, kind.value, key)}
-        for number, value in self._rows("pieces", ("number",), wanted, last=(after,), page_bytes=PIECES_BYTES):
-            yield self._value(place_of(tenant, kind.value, key, number), value)
-
-    def kept(self) -> Iterator[Put | Append]:
-        """As `Store.kept`."""
-        for kind, tenant, written, value in self._rows("records", NAMES["records"], {}):
-            key = self._codec.read_key(tenant, kind, written)
-            yield Put(tenant, Kind(kind), key, self._value(place_of(tenant, kind, key), value))
-        for kind, tenant, written, number, value in self._rows("pieces", NAMES["pieces"], {}):
-            key = self._codec.read_key(tenant, kind, written)
-            yield Append(tenant, Kind(kind), key, number, self._value(place_of(tenant, kind, key, number), value))
-
-    def _rows(
-        self,
-        table: str,
-        names: tuple[str, ...],
-        wanted: dict[str, Any],
-        *,
-        last: tuple[Any, ...] = (),
-        page_bytes: int = PAGE_BYTES,
-    ) -> Generator[tuple[Any, ...], None, None]:
-        """As `rows_of`, of one of the tables."""
-        return rows_of(self._fetch, f"{self._schema}.{table}", names, wanted, last=last, page_bytes=page_bytes)
-
     def _fetch(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """All rows; where the session had been lost, from the next one."""
         for last in (False, True):
@@ -354,9 +309,6 @@ class PostgresStore:
                 if not self._lost(session, error) or last or session.late is not None:
                     raise self._server.unavailable(session.late or error) from None
         raise AssertionError  # the last attempt has raised
-
-    def _value(self, place: Place, written: bytes) -> bytes:
-        return read_value(self._codec, self.name, place, written)
 
     # Looking after it.
 
@@ -389,22 +341,6 @@ class PostgresStore:
             self.keys.kept()
         return aside
 
-    def check(self) -> list[str]:
-        """As `Store.check`."""
-        wrong = []
-        for table, names in NAMES.items():
-            for kind, tenant, written, *number, value in self._rows(table, names, {}):
-                key = self._codec.read_key(tenant, kind, written)
-                try:
-                    self._value(place_of(tenant, kind, key, *number), value)
-                except DamagedError as error:
-                    wrong.append(error.message)
-        return wrong
-
-    def rows(self, table: str, after: Row | None, *, most: int, most_bytes: int) -> list[Row]:
-        """As `Rows.rows`."""
-        return next_rows(partial(self._rows, page_bytes=most_bytes), table, after, most=most)
-
     def exchange(self, table: str, rows: Sequence[tuple[Row, Row]]) -> None:
         """As `Rows.exchange`."""
         self._written(lambda session: exchange_rows(session, self._schema, table, rows))
@@ -431,16 +367,6 @@ class PostgresStore:
         except psycopg.Error as error:
             self._drop()
             raise self._server.unavailable(error) from None
-
-    def size_bytes(self) -> int:
-        """As `Store.size_bytes`: of its tables and their indexes."""
-        tables = [f"{self._schema}.{table}" for table in TABLES]
-        rows = self._fetch("SELECT sum(pg_total_relation_size(name::regclass)) FROM unnest(%s::text[]) name", (tables,))
-        return int(rows[0][0])
-
-    def unix_time(self) -> float:
-        """As `Store.unix_time`."""
-        return float(self._fetch("SELECT extract(epoch FROM clock_timestamp())::float8")[0][0])
 
     def close(self) -> None:
         """As `Store.close`."""

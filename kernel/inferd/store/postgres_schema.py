@@ -4,7 +4,7 @@ import re
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
 import structlog
@@ -41,6 +41,15 @@ MIGRATIONS = (
       tenant text COLLATE "C" NOT NULL, number bigint NOT NULL, wrapped bytea NOT NULL, PRIMARY KEY (tenant, number)
     );
     """,
+    # 3: the epoch of the kernel that leads; and which kernels there are, as each tells again and again: what a crash of
+    # the server takes of that is there again a moment later
+    """
+    ALTER TABLE {schema}.inferd_store ADD COLUMN epoch bigint NOT NULL DEFAULT 0;
+    CREATE UNLOGGED TABLE {schema}.kernels (
+      kernel text COLLATE "C" PRIMARY KEY, epoch bigint NOT NULL, backend integer NOT NULL, host text NOT NULL,
+      pid integer NOT NULL, version text NOT NULL, addresses text[] NOT NULL, seen timestamptz NOT NULL
+    );
+    """,
 )
 """What brings a schema from each version to the next one; the version is how many were done."""
 NAMES_OF_SCHEMAS = "SELECT nspname FROM pg_namespace ORDER BY nspname"
@@ -59,12 +68,12 @@ log = structlog.get_logger()
 Connection = psycopg.Connection[tuple[Any, ...]]
 
 
-@dataclass(frozen=True, slots=True)
-class Marker:
-    """Who has written last, and how often that and others had written then: part of each write."""
+class Marker(NamedTuple):
+    """Who has written last, how often that and others had written then, and in which epoch: part of each write."""
 
     writer: str
     written: int
+    epoch: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,21 +101,25 @@ def find(connection: Connection, store: str, schema: str) -> Found:
         return Found(0, Marker(NOBODY, 0))
     if "inferd_store" not in names:
         raise _foreign(store, schema, f"it holds {', '.join(sorted(names)[:3]) or 'functions or types'}")
-    query = sql.SQL("SELECT application, version, writer, written FROM {}.inferd_store")
+    # By way of JSON, as older schemas have no epoch.
+    query = sql.SQL(
+        "SELECT application, version, writer, written, coalesce((to_jsonb(s) ->> 'epoch')::bigint, 0)"
+        " FROM {}.inferd_store s"
+    )
     try:
         rows = connection.execute(query.format(sql.Identifier(schema))).fetchall()
     except (psycopg.errors.UndefinedColumn, psycopg.errors.WrongObjectType):
         rows = []
     if len(rows) != 1 or rows[0][0] != APPLICATION:
         raise _foreign(store, schema, "its table inferd_store is not a kernel's")
-    _, version, writer, written = rows[0]
+    _, version, *marker = rows[0]
     if version > len(MIGRATIONS):
         raise StoreUnavailableError(
             f"the store {store} has schema {version} and this kernel knows {len(MIGRATIONS)}: a newer kernel has"
             " written it; start that one, or name another store.url or store.postgres.schema_name",
             metadata={"cause": "newer schema", "schema": str(version), "known": str(len(MIGRATIONS))},
         )
-    return Found(version, Marker(writer, written))
+    return Found(version, Marker(*marker))
 
 
 def migrate(
@@ -215,7 +228,9 @@ def _foreign(store: str, schema: str, what: str) -> StoreUnavailableError:
 def taken_over(store: str, marker: Marker | None, known: Marker, me: str) -> StoreUnavailableError:
     """What to say of a store that others have written, or that lacks what was written; `me` is who finds it so."""
     cause, why = "taken over", "another kernel has written it since this one lost its connection"
-    if marker is not None and marker.writer in {me, known.writer}:
+    if marker is not None and marker.epoch > known.epoch:
+        why = f"another kernel leads since this one lost its connection (epoch {marker.epoch} came after {known.epoch})"
+    elif marker is not None and marker.writer in {me, known.writer}:
         cause = "writes lost"
         why = (
             f"it has {marker.written} writes and had acknowledged {known.written}, as after a failover to a"

@@ -32,6 +32,11 @@ HOLDER = """
       AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
       AND classid::bigint = %s AND objid::bigint = %s
 """
+HOLDING = (
+    "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 1"
+    " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+    " AND classid::bigint = %d AND objid::bigint = %d"
+)
 
 logging.getLogger("psycopg").setLevel(logging.ERROR)  # what it warns of is in the error that it raises
 log = structlog.get_logger()
@@ -74,15 +79,17 @@ class Server:
 
     Args:
         where: It, and the times.
+        warns: Whether the log is told of what the server does not keep safe.
 
     Attributes:
         name: It and the schema, to people; without a password.
+        holder: A query for the server's process that has the lock; no row where nobody has it.
 
     Raises:
         StoreUnavailableError: The URL cannot be read.
     """
 
-    def __init__(self, where: Where) -> None:
+    def __init__(self, where: Where, *, warns: bool = True) -> None:
         self._where = where
         try:
             self._info: dict[str, Any] = dict(conninfo_to_dict(where.url))
@@ -93,13 +100,14 @@ class Server:
                 " what is special in it",
                 metadata={"cause": "not a URL"},
             ) from None
-        self._warned = False
+        self._warned = not warns
         self.password: str | None = self._info.get("password")
         schema = where.postgres.schema_name
         self.name = f"{_shown(self._info)} (schema {schema})"
         key = hashlib.sha256(b"inferd store\0" + schema.encode()).digest()[:8]
         self._key = int.from_bytes(key, signed=True)
         self._halves = int.from_bytes(key[:4]), int.from_bytes(key[4:])
+        self.holder = HOLDING % self._halves
 
     def connect(self) -> Session:
         """A session that has the lock; another one's end is waited for as long as the configuration says.
@@ -118,13 +126,13 @@ class Server:
             raise
         return session
 
-    def connect_aside(self) -> Session:
-        """A session without the lock, which only reads.
+    def connect_aside(self, *, answer_s: float | None = None) -> Session:
+        """A session without the lock, whose answers are waited for as long as others are unless it is said.
 
         Raises:
             StoreUnavailableError: The database cannot be reached, or is none that can be used.
         """
-        where, host = self._where, socket.gethostname()[:HOST_CHARACTERS]
+        where, host = self._where, socket.gethostname()
         try:
             session = Session.connect(
                 **{
@@ -135,14 +143,14 @@ class Server:
                         2, math.ceil(where.postgres.connect_timeout_s)
                     ),  # the least that the driver takes
                     "target_session_attrs": self._info.get("target_session_attrs", "read-write"),
-                    "application_name": f"inferd {host} {os.getpid()}",
+                    "application_name": application_of(host, os.getpid()),
                     "client_encoding": "UTF8",
                 },
                 autocommit=True,
             )
         except psycopg.Error as error:
             raise self.unavailable(error) from None
-        session.limit_s = where.postgres.answer_timeout_s + MARGIN_S
+        session.limit_s = where.postgres.answer_timeout_s + MARGIN_S if answer_s is None else answer_s
         try:
             self.set_up(session)
         except psycopg.Error as error:
@@ -237,6 +245,11 @@ class Server:
             metadata={"cause": "in use", "pid": process or "another process", "host": host},
             retry_after_s=1.0,
         )
+
+
+def application_of(host: str, pid: int) -> str:
+    """By which a server's processes are told apart: the kernel that a connection is of."""
+    return f"inferd {host[:HOST_CHARACTERS]} {pid}"
 
 
 def _shown(info: dict[str, Any]) -> str:

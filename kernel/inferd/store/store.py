@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 from inferd.errors import StoreUnavailableError
 
 if TYPE_CHECKING:
+    from inferd.store.kernels import KernelEntry
     from inferd.store.sealing.data_keys import DataKeys
     from inferd.store.sealing.resealing import Progress
 
@@ -208,6 +209,15 @@ class Store(Protocol):
 
     def size_bytes(self) -> int:
         """What it takes of its disk."""
+
+    def lead(self, entry: "KernelEntry | None" = None) -> int:
+        """Begin an epoch, which this kernel tells of: what any had begun before cannot be written from then on.
+
+        Epochs rise, in whichever store: none is below the microseconds of Unix time at which it began.
+        """
+
+    def grip(self) -> int:
+        """Have the lock again where it was lost; the server's process that has it, 0 where the store has no server."""
 
     def unix_time(self) -> float | None:
         """What all that write it have as the time, in seconds: its server's; None where it is of one machine."""

@@ -18,6 +18,7 @@ from inferd.config import Settings
 from inferd.errors import present
 from inferd.runtime.front.front import Front
 from inferd.server import Kernel, running_front, running_kernel
+from inferd.standing import Watch
 
 OPEN_PORT: dict[str, Any] = {"listen": ("127.0.0.1:0",), "auth": {"required": False}}
 """Settings of a kernel on a free port of the loopback that needs no login, for tests of what sockets do not have."""
@@ -53,10 +54,10 @@ def write_fake_model(folder: Path, name: str = "fake", **behaviour: Any) -> Path
 
 
 @asynccontextmanager
-async def kernel_here(folder: Path, **settings: Any) -> AsyncIterator[Kernel]:
-    """A kernel in this process and loop, with the FakeBackend, on a socket of its own."""
+async def kernel_here(folder: Path, watch: Watch | None = None, **settings: Any) -> AsyncIterator[Kernel]:
+    """A kernel in this process and loop, with the FakeBackend, on a socket of its own; as `running_kernel`."""
     with _socket() as address:
-        async with running_kernel(_settings(folder, {"listen": (address,), **settings})) as kernel:
+        async with running_kernel(_settings(folder, {"listen": (address,), **settings}), watch) as kernel:
             yield kernel
 
 

@@ -104,6 +104,11 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     only, it is damaged, or another kernel has it. What was asked for is not kept, or not known to be (UNAVAILABLE; see
     RetryInfo). Metadata: `cause`.
     """
+    ERROR_REASON_NOT_LEADER: _ErrorReason.ValueType  # 42
+    """Another kernel with the same store leads, and this one stands by, or none leads for the moment: nothing of the call was
+    done (UNAVAILABLE; see RetryInfo). Metadata: `leader`, the addresses of the one that leads, with commas between them,
+    where it is known and can be reached from here.
+    """
     ERROR_REASON_BLOB_NOT_FOUND: _ErrorReason.ValueType  # 50
     """This tenant has no blob of this digest, or not all of it has come; give it with `BlobService.PutBlob` (NOT_FOUND).
     Metadata: `digest`.
@@ -256,6 +261,11 @@ ERROR_REASON_STORE_UNAVAILABLE: ErrorReason.ValueType  # 41
 """The store, in which the kernel keeps what outlives it, cannot be written or read now: its disk is full, it is read
 only, it is damaged, or another kernel has it. What was asked for is not kept, or not known to be (UNAVAILABLE; see
 RetryInfo). Metadata: `cause`.
+"""
+ERROR_REASON_NOT_LEADER: ErrorReason.ValueType  # 42
+"""Another kernel with the same store leads, and this one stands by, or none leads for the moment: nothing of the call was
+done (UNAVAILABLE; see RetryInfo). Metadata: `leader`, the addresses of the one that leads, with commas between them,
+where it is known and can be reached from here.
 """
 ERROR_REASON_BLOB_NOT_FOUND: ErrorReason.ValueType  # 50
 """This tenant has no blob of this digest, or not all of it has come; give it with `BlobService.PutBlob` (NOT_FOUND).
