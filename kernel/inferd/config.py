@@ -26,6 +26,7 @@ from inferd.host_settings import Hosts
 from inferd.model_settings import Elastic, Optimize, Prefix, Rollouts, Watching
 from inferd.moderation_settings import Moderation
 from inferd.quota_settings import QuotaSettings
+from inferd.ray_settings import Ray
 from inferd.sharing import Sharing, sharing_of
 from inferd.source_settings import Sources
 from inferd.spans import Days, Seconds, Times
@@ -337,6 +338,7 @@ class Settings(BaseSettings):
     tls: Tls = Tls()
     hosts: Hosts = Hosts()
     moderation: Moderation = Moderation()
+    ray: Ray = Ray()
     models: tuple[Any, ...] = Field(
         (), description="models that are declared, each as `inferd.model_declarations` says; a wrong one is left out"
     )

@@ -18,6 +18,7 @@ from inferd.cli.amounts import size
 from inferd.cli.catalogue import CATALOGUE
 from inferd.cli.kernel import connected, reachable
 from inferd.cli.plugins import find
+from inferd.cli.ray_state import read_state
 from inferd.cli.sandboxed import allowed
 from inferd.plugin.registry import BackendReport, BackendState
 from inferd.runtime.library import Library
@@ -54,6 +55,7 @@ def examine(output: Output, address: str, settings: Settings) -> None:
         *_models(Library(settings.data_dir)),
         _machine(),
         _sandbox(settings),
+        *_ray(settings.state_dir),
     ]
     broken = [check for check in checks if check.result == "broken"]
     if output.json:
@@ -142,6 +144,19 @@ def _machine() -> Check:
     memory = psutil.virtual_memory()
     cores = len(os.sched_getaffinity(0))
     return Check("machine", "ok", f"{cores} cores, {size(memory.available)} of {size(memory.total)} memory available")
+
+
+def _ray(folder: Path) -> Iterator[Check]:
+    """The process beside a kernel of this machine that keeps agents on Ray, where there was one."""
+    state = read_state(folder)
+    if state is None:
+        return
+    if state.pid and not psutil.pid_exists(state.pid):
+        yield Check("ray", "note", f"{state.cluster}: nothing keeps its agents any more", "inferd serve --hosts …")
+        return
+    yield Check("ray", "note" if state.troubles else "ok", f"{state.cluster}: {state.standing or 'no agent is kept'}")
+    for trouble in state.troubles:
+        yield Check("ray", "note", trouble)
 
 
 def _sandbox(settings: Settings) -> Check:

@@ -41,6 +41,7 @@ from inferd.cli.options import (
 )
 from inferd.cli.output import Format, edge, open_streams
 from inferd.cli.quota_commands import quota_app
+from inferd.cli.ray_commands import HOSTS, ray_app
 from inferd.cli.sampling import read_options, with_sampling
 from inferd.cli.store_commands import store_app
 from inferd.cli.usage import Commands
@@ -141,6 +142,7 @@ def _serve(
             "--socket-group", help="A group that may use unix sockets, too. Default place: /run/inferd.", metavar="NAME"
         ),
     ] = "",
+    hosts: Annotated[str, HOSTS] = "",
     config: Annotated[Path | None, typer.Option(help="The configuration, a TOML file.", metavar="FILE")] = None,
     exit_with_parent: Annotated[
         bool, typer.Option("--exit-with-parent", help="End when the process that started this one ends.")
@@ -155,7 +157,7 @@ def _serve(
 
         if exit_with_parent:
             end_with_parent(parent)
-        given = {"listen": tuple(listen or ()), "socket_group": socket_group}
+        given = {"listen": tuple(listen or ()), "socket_group": socket_group, "ray": hosts and {"cluster": hosts}}
         serve(out, read_settings(config=config, **{name: value for name, value in given.items() if value}))
 
 
@@ -350,5 +352,5 @@ def _doctor(*, address: Address = ADDRESS, output: Output = Format.TABLE) -> Non
 
 
 app.registered_commands += model_app.registered_commands + host_app.registered_commands
-app.registered_commands += optimize_app.registered_commands
+app.registered_commands += optimize_app.registered_commands + ray_app.registered_commands
 models_app.registered_commands += version_app.registered_commands + bundle_app.registered_commands

@@ -11,6 +11,7 @@ from inferd import __version__
 from inferd.cli.guard import PR_SET_PDEATHSIG, prctl
 from inferd.cli.lacking import words
 from inferd.cli.output import CommandError
+from inferd.cli.ray_beside import Beside
 from inferd.places import own_socket
 from inferd.plugin.registry import BackendState
 from inferd.serving import serve as serve_kernel
@@ -33,6 +34,19 @@ def serve(output: Output, settings: Settings) -> None:
             stands=lambda me, leader: announce_standby(output, me, leader),
         )
     )
+    """Serve until SIGTERM, which drains, or SIGINT; one line on stdout tells when and where it listens.
+
+    Raises:
+        CommandError: Hosts are to be those of a Ray cluster, and that cannot be.
+    """
+    beside = Beside(output, settings) if settings.ray.cluster else None
+
+    def ready(kernel: Kernel) -> None:
+        announce(output, kernel)
+        if beside is not None:
+            beside.start(kernel.addresses)
+
+    asyncio.run(serve_kernel(settings, ready=ready))
 
 
 def announce(output: Output, kernel: Kernel) -> None:
