@@ -26,15 +26,7 @@ if TYPE_CHECKING:
 
 
 def serve(output: Output, settings: Settings) -> None:
-    """Serve until SIGTERM, which drains, or SIGINT; a line on stdout tells when and where it serves, or stands by."""
-    asyncio.run(
-        serve_kernel(
-            settings,
-            ready=lambda kernel: announce(output, kernel),
-            stands=lambda me, leader: announce_standby(output, me, leader),
-        )
-    )
-    """Serve until SIGTERM, which drains, or SIGINT; one line on stdout tells when and where it listens.
+    """Serve until SIGTERM, which drains, or SIGINT; a line on stdout tells when and where it serves, or stands by.
 
     Raises:
         CommandError: Hosts are to be those of a Ray cluster, and that cannot be.
@@ -46,7 +38,7 @@ def serve(output: Output, settings: Settings) -> None:
         if beside is not None:
             beside.start(kernel.addresses)
 
-    asyncio.run(serve_kernel(settings, ready=ready))
+    asyncio.run(serve_kernel(settings, ready=ready, stands=lambda me, leader: announce_standby(output, me, leader)))
 
 
 def announce(output: Output, kernel: Kernel) -> None:
