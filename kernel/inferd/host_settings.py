@@ -38,6 +38,14 @@ class Hosts(BaseModel):
     memory_bytes: int = Field(
         1 << 30, ge=1 << 20, le=1 << 40, description="most memory of tensors that goes with one frame to or from a host"
     )
+    fetches: int = Field(16, ge=1, description="hosts that are given files of models at once; others try again")
+    cache_bytes: int = Field(
+        256 << 30,
+        ge=0,
+        le=1 << 60,
+        description="of an agent's configuration: files of models that its kernel gave it and it keeps; then those go "
+        "that were not used for longest",
+    )
     invite_s: Days = Field(3600.0, gt=0, description="how long an invitation of a host holds that names no time")
     invite_most_s: Days = Field(604_800.0, gt=0, description="how long it holds at most: a week")
     invite_uses: int = Field(1000, ge=1, description="hosts that one invitation may be for at most")

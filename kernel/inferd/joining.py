@@ -25,4 +25,4 @@ def let_join(settings: Settings, driver: Driver, authority: Authority) -> Agents
         known=driver.machine.hosts.known,
         accounts=driver.views.devices,
     )
-    return Agents(hosts, authority.keyring, authority.auth, settings.hosts)
+    return Agents(hosts, authority.keyring, authority.auth, settings.hosts, views=driver.views)

@@ -10,6 +10,7 @@ from typing import Any
 from connection import Connection
 
 from inferd.agent.agent import Agent
+from inferd.agent.cache import Cache
 from inferd.agent.connection import KernelConnection
 from inferd.agent.facts import Found
 from inferd.config import Settings
@@ -78,6 +79,7 @@ async def made_agent(
         found=found,
         log_folder=logs,
         own=[str(settings.state_dir)],
+        cache=Cache(settings.data_dir / "hosted", settings.hosts.cache_bytes),
         watcher=heard,
     )
     return agent, heard
@@ -112,7 +114,11 @@ async def until_state(kernel: Kernel, name: str, state: HostState) -> None:
 
 async def place(connection: Connection, name: str, *devices: str, **behaviour: Any) -> str:
     """A model that may use these devices alone."""
-    base = await connection.create(f"{name}-base", **behaviour)
+    return place_as(connection, await connection.create(f"{name}-base", **behaviour), name, *devices)
+
+
+def place_as(connection: Connection, base: str, name: str, *devices: str) -> str:
+    """A model as another one, but for the devices that it may use."""
     driver = connection.kernel.driver
     spec = driver.views.model(ModelName(base)).spec
     driver.create_model(replace(spec, name=ModelName(name), devices=tuple(map(DeviceId, devices))))

@@ -11,12 +11,16 @@ import grpc
 import numpy as np
 import pytest
 from connection import Connection, kinds_of, read_all, read_failing, read_until, reason_of, text_of
-from far_host import FarHost, far_host, place, until_state
+from far_host import FarHost, far_host, place, place_as, until_state
 from proxy import Proxy, proxy_to
 
+from inferd.agent import hosted
+from inferd.agent.cache import Cache, CachedFile
 from inferd.core.host import HostState
 from inferd.core.ids import HostId, InstanceId
 from inferd.testing.kernel import kernel_here
+from inferd_api.v1.model_pb2 import Model
+from inferd_api.v1.model_service_pb2 import CreateModelRequest, UnloadModelRequest
 from inferd_client import AsyncClient
 
 DEADLINE_S = 60.0
@@ -123,8 +127,43 @@ async def test_a_name_is_of_one_agent(connection: Connection, host: FarHost) -> 
     assert not host.running.done()
 
 
+async def test_what_a_host_lacks_is_fetched_and_kept(
+    connection: Connection, host: FarHost, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files that are not on the host are copied from the kernel, also where that breaks off, and used again."""
+    monkeypatch.setattr(hosted, "_is_missing", lambda _: True)
+    path = connection.folder / "large.fake"
+    path.write_text("{}" + " " * (9 << 20))
+    await connection.models.CreateModel(CreateModelRequest(model=Model(name="base", source=str(path))))
+    name = place_as(connection, "base", "large", "b/cpu:0")
+    written, write = list[int](), Cache.write
+
+    def broken(cache: Cache, place: Path, file: CachedFile, number: int, data: bytes) -> bool:
+        written.append(number)
+        if len(written) == 2:
+            asyncio.run_coroutine_threadsafe(abort(proxy), loop).result()
+        return write(cache, place, file, number, data)
+
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(Cache, "write", broken)
+    events = await read_all(connection.endless(model=name, tokens=10))
+    assert text_of(events) == "la" * 5
+    assert sorted(written) == [0, 1, 2]
+    (kept,) = (connection.folder / "b" / "data" / "hosted").iterdir()
+    assert {each.name for each in kept.iterdir()} == {path.name, ".whole"}
+    assert (kept / path.name).read_bytes() == path.read_bytes()
+    await connection.models.UnloadModel(UnloadModelRequest(name=name, force=True))
+    assert text_of(await read_all(connection.endless(model=name, tokens=10))) == "la" * 5
+    assert len(written) == 3
+    assert not [told for told in host.heard.told[1:] if told.startswith("anew")]
+
+
+async def abort(proxy: Proxy) -> None:
+    proxy.abort()
+
+
 async def test_a_missing_file_names_host_and_path(connection: Connection, host: FarHost) -> None:
-    """A model whose files are not on the host fails to load with the host and the path, and nothing else ends."""
+    """A model whose files are nowhere fails to load with the host and the path, and nothing else ends."""
     name = await place(connection, "far", "b/cpu:0")
     path = connection.folder / "far-base.fake"
     path.rename(path.with_suffix(".away"))

@@ -85,7 +85,7 @@ async def test_an_agent_may_call_its_own_service_alone(tmp_path: Path) -> None:
     async with guarded(tmp_path, auth=everything) as kernel:
         token = (await invite(kernel, uses=2)).credential
         agent = await join(kernel, token, "b")
-        may = {token: {"Join"}, agent: {"Attach", "Carry"}}
+        may = {token: {"Join"}, agent: {"Attach", "Carry", "FetchModel"}}
         for credential, own in may.items():
             assert await open_to(kernel, credential) == own | {"WhoAmI"}
 

@@ -12,6 +12,7 @@ import grpc
 import structlog
 
 from inferd.agent.carrying import carry_all
+from inferd.agent.fetching import Fetching
 from inferd.agent.hosted import HostedWorker
 from inferd.core.ids import InstanceId
 from inferd.errors import present, words_of
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
     from pathlib import Path
 
+    from inferd.agent.cache import Cache
     from inferd.agent.connection import KernelConnection, KernelStream
     from inferd.core.resources import DeviceCapacity
     from inferd.runtime.far.parcels import Given
@@ -86,6 +88,7 @@ class Agent:
         found: The devices of the host.
         log_folder: Where the logs of workers are.
         own: Files and folders of this agent, to which no link of a model may lead.
+        cache: Where files of models are kept that are not on this host otherwise.
         watcher: Is told how it stands.
 
     Attributes:
@@ -101,6 +104,7 @@ class Agent:
         found: Devices,
         log_folder: Path,
         own: Sequence[str] = (),
+        cache: Cache,
         watcher: Watcher,
     ) -> None:
         self.hosted: dict[int, HostedWorker] = {}
@@ -111,6 +115,7 @@ class Agent:
         self._metering: asyncio.Task[None] | None = None
         self._log_folder = log_folder
         self._own = own
+        self._fetching = Fetching(cache, connect)
         self._watcher = watcher
         self._bounds = wire.LinkBounds()
         self._control: Exchange | None = None
@@ -234,6 +239,9 @@ class Agent:
             host=self._facts.name, incarnation=self.incarnation, epoch=self._epoch, launch_id=launch_id
         )
 
+    def _fetch(self, launch_id: int, path: str, tell: Callable[[float], None]) -> Awaitable[tuple[Path, Path]]:
+        return self._fetching.fetch(self._opening(launch_id), path, tell)
+
     def _begin_anew(self, welcome: service.AttachWelcome) -> None:
         """The kernel knows of no worker of ours."""
         if self._control is not None:
@@ -339,6 +347,8 @@ class Agent:
             bounds=self._bounds,
             control=control,
             own=self._own,
+            fetch=self._fetch,
+            leave=self._fetching.cache.leave,
         )
         try:
             pid = await worker.start(launcher)

@@ -13,7 +13,7 @@ from inferd_client.channel import AsyncConnection
 from inferd_client.rpc_errors import from_rpc
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncGenerator, Awaitable, Callable
     from typing import Any
 
     from inferd_api.agent.v1 import agent_pb2 as wire
@@ -55,6 +55,20 @@ class KernelConnection(AsyncConnection):
         """Begin the stream of the host."""
         await self._renew()
         return KernelStream(self._agents.Attach(metadata=self._metadata))
+
+    async def fetch(self, request: service.FetchModelRequest) -> AsyncGenerator[service.FetchModelResponse]:
+        """The parts of a model.
+
+        Raises:
+            grpc.aio.AioRpcError: It cannot be read, or the connection broke.
+        """
+        await self._renew()
+        call = self._agents.FetchModel(request, metadata=self._metadata)
+        try:
+            async for each in call:
+                yield each
+        finally:
+            call.cancel()
 
     async def carry(self) -> KernelStream:
         """Begin the stream of a worker."""
@@ -105,6 +119,3 @@ class KernelStream:
     def cancel(self) -> None:
         """End it."""
         self._call.cancel()
-
-    def __aiter__(self) -> AsyncIterator[Any]:
-        return self._call.__aiter__()  # type: ignore[no-any-return]

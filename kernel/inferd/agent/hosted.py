@@ -8,22 +8,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import structlog
 from google.protobuf.message import DecodeError
 
+from inferd.errors import InferdError, ModelLoadError, words_of
 from inferd.runtime.far.exchange import Exchange
 from inferd.shared import Memory
 from inferd_api.agent.v1 import agent_pb2 as wire
-from inferd_api.worker.v1 import failure_pb2, load_pb2
+from inferd_api.worker.v1 import failure_pb2, load_pb2, sandbox_pb2
 from inferd_api.worker.v1 import worker_pb2 as frames_pb
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from inferd.core.ids import InstanceId
     from inferd.runtime.far.parcels import Given
     from inferd.runtime.link import Arrived
     from inferd.runtime.local_launcher import LocalLauncher, LocalWorker
 
+    Fetch = Callable[[int, str, Callable[[float], None]], Awaitable[tuple[Path, Path]]]
+    """Where the model of a worker is on this host, given where it is on the kernel's, and what of the cache that is."""
+
+log = structlog.get_logger()
+SAY_S = 1.0  # between two words of how far a fetch is
 WINDOWS = 2  # that a worker may be ahead of its connection before it has to wait
 
 
@@ -56,6 +63,8 @@ class HostedWorker:
         host: Name of this host.
         bounds: Of the link.
         own: Files and folders of this agent, to which no link of a model may lead.
+        fetch: Has the files of its model be on this host.
+        leave: Is told once they are not needed any more.
     """
 
     def __init__(
@@ -67,6 +76,8 @@ class HostedWorker:
         bounds: wire.LinkBounds,
         control: Exchange,
         own: Sequence[str],
+        fetch: Fetch,
+        leave: Callable[[Path], None],
     ) -> None:
         self.launch_id = launch_id
         self.control = control
@@ -75,6 +86,9 @@ class HostedWorker:
         self._instance_id = instance_id
         self._host = host
         self._own = own
+        self._fetch = fetch
+        self._leave = leave
+        self._place: Path | None = None  # of files that were fetched
         self._most_bytes = WINDOWS * bounds.window_bytes
         self._worker: LocalWorker | None = None
         self._starting: asyncio.Task[LocalWorker] | None = None
@@ -116,6 +130,14 @@ class HostedWorker:
         self.exchange.close("it has ended")
         if self._looking is not None:
             self._looking.cancel()
+            await asyncio.gather(self._looking, return_exceptions=True)
+        try:
+            return await self._end_process(went=went, hangs=hangs)
+        finally:
+            if self._place is not None:
+                self._leave(self._place)
+
+    async def _end_process(self, *, went: bool, hangs: bool) -> Ended:
         if self._worker is None:
             if self._starting is not None:
                 self._starting.cancel()
@@ -170,23 +192,54 @@ class HostedWorker:
         """Pass the order to load on, with what is of this host in it; what came behind it follows."""
         load = frame.load
         load.limits.sandbox.withheld.extend(self._own)
-        if await asyncio.to_thread(_is_missing, load.path):
-            self._refuse(load.path)
+        try:
+            if await asyncio.to_thread(_is_missing, load.path):
+                await self._bring(load)
+        except InferdError as error:
+            self._refuse(load.path, error)
+        except Exception as error:  # a defect: it ends this load, and no other
+            log.exception("the files of a model could not be fetched", path=load.path)
+            self._refuse(load.path, ModelLoadError(f"the files of the model cannot be fetched: {words_of(error)}"))
         else:
             self._pass_on(frame, ())
         held, self._held = self._held, []
         for each, memories in held:
             self._pass_on(each, memories)
 
-    def _refuse(self, path: str) -> None:
+    async def _bring(self, load: load_pb2.Load) -> None:
+        """Have the files of the model be here; the kernel is told that this goes on, as of a load.
+
+        Raises:
+            InferdError: They cannot be.
+        """
+        if load.sandbox.looks:
+            raise ModelLoadError("nothing is fetched for a plan; load it there, or plan it elsewhere")
+        self._tell(frames_pb.WorkerFrame(begun=sandbox_pb2.Begun()))
+        fraction = 0.0
+
+        def tell(done: float) -> None:
+            nonlocal fraction
+            fraction = done
+
+        async def say() -> None:
+            while True:
+                self._tell(frames_pb.WorkerFrame(load_progress=load_pb2.LoadProgress(fraction=fraction)))
+                await asyncio.sleep(SAY_S)
+
+        saying = asyncio.create_task(say())
+        try:
+            path, self._place = await self._fetch(self.launch_id, load.path, tell)
+        finally:
+            saying.cancel()
+        load.path = str(path)
+
+    def _refuse(self, path: str, error: InferdError) -> None:
         cause = (
-            f"there is no {path} on host {self._host!r}; models are read there from the path that they have on the "
-            "kernel's own host: share the folder, or copy it"
+            f"there is no {path} on host {self._host!r}, and it could not be fetched from the kernel: {error.message}"
         )
+        facts = {"cause": cause, **error.metadata, "host": self._host, "path": path}
         failure = failure_pb2.Failure(
-            reason="MODEL_LOAD_FAILED",
-            message=f"the model cannot be loaded: {cause}",
-            metadata={"cause": cause, "host": self._host, "path": path},
+            reason=error.reason, message=f"the model cannot be loaded: {cause}", metadata=facts
         )
         self._tell(frames_pb.WorkerFrame(load_failed=load_pb2.LoadFailed(failure=failure)))
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from inferd import __version__, descriptors, logs
 from inferd.agent.agent import Agent
+from inferd.agent.cache import Cache
 from inferd.agent.connection import KernelConnection
 from inferd.agent.credential import OwnCredential
 from inferd.agent.facts import Found
@@ -103,6 +104,7 @@ async def _serve(  # noqa: PLR0917 - of one command
         found=found,
         log_folder=log_folder,
         own=[str(path.resolve()) for path in (config_path(), settings.data_dir, settings.state_dir)],
+        cache=Cache(settings.data_dir / "hosted", settings.hosts.cache_bytes),
         watcher=Told(output, address, name, found),
     )
     logs.install()

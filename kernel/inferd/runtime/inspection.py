@@ -22,6 +22,7 @@ from inferd_api.worker.v1 import worker_pb2 as wire
 
 CONCURRENT_INSPECTIONS = 2  # workers that measure at once, besides those that load
 MOST_MEASURED = 4  # sizes of far devices on which a model is measured for one plan
+PLAN = ".plan-"  # in the names of workers that measure, behind that of their model
 ANSWERS = ("needs", "load_failed")
 
 
@@ -82,7 +83,7 @@ class Inspections:
     async def _inspect(
         self, spec: ModelSpec, device_id: DeviceId, limits: load_pb2.EngineLimits, capacity_bytes: int
     ) -> MemoryNeed:
-        instance_id = InstanceId(f"{spec.name}.plan-{next(self._numbers)}")
+        instance_id = InstanceId(f"{spec.name}{PLAN}{next(self._numbers)}")
         answer: asyncio.Future[wire.WorkerFrame] = asyncio.get_running_loop().create_future()
 
         def take(_: InstanceId, frame: wire.WorkerFrame, __: Arrived) -> None:

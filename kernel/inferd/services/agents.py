@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -9,6 +10,7 @@ import grpc
 from inferd.core.ids import DeviceId, HostId
 from inferd.errors import InvalidFieldError
 from inferd.runtime.far.host import Facts, is_device_name
+from inferd.runtime.front.exports import PIECE_BYTES
 from inferd_api.agent.v1 import agent_pb2 as ap
 from inferd_api.agent.v1 import agent_service_pb2 as asp
 
@@ -16,17 +18,21 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from inferd.runtime.far.exchange import Exchange
+    from inferd.runtime.far.worker import FarWorker
     from inferd.runtime.front.agents import Agents as Front
+    from inferd.runtime.front.exports import ExportedFile, Exports
     from inferd.services.calls import Call
 
+DIGEST = 32  # bytes of a SHA-256
 READY = 1  # of `inferd.v1.BackendState`
 
 
 class Agents:
     """Translates; see the proto for what each call means."""
 
-    def __init__(self, agents: Front) -> None:
+    def __init__(self, agents: Front, exports: Exports) -> None:
         self._agents = agents
+        self._exports = exports
 
     async def Join(self, request: asp.JoinRequest, call: Call) -> asp.JoinResponse:  # noqa: N802 - the wire's name
         """Make a host known."""
@@ -51,17 +57,50 @@ class Agents:
     async def Carry(self, _: Any, call: Call) -> None:  # noqa: N802 - the wire's name
         """The frames of a worker."""
         first = await _first(call)
-        opening = first.opening
+        worker = self._find(first.opening, call)
+        await worker.given.wait()
+        await call.write(asp.CarryResponse(parcels=ap.Parcels(received=worker.exchange.received)))
+        await _carry(worker.exchange, call, first.parcels, asp.CarryResponse)
+
+    async def FetchModel(self, request: asp.FetchModelRequest, call: Call) -> None:  # noqa: N802 - the wire's name
+        """The files of the model that a worker is to load."""
+        worker, exports = self._find(request.opening, call), self._exports
+        had = frozenset(request.had_pieces[at : at + DIGEST] for at in range(0, len(request.had_pieces), DIGEST))
+        most_bytes = worker.exchange.bounds.parcel_bytes
+        with self._agents.fetches.place():
+            async with exports.cut_short(), exports.for_host(self._agents.spec_of(worker)) as files:
+                for file in files:
+                    await call.write(asp.FetchModelResponse(file=_write_file(file)))
+                if request.only_names:
+                    return
+                async with aclosing(exports.pieces(files, had)) as pieces:
+                    async for piece in pieces:
+                        for at in range(0, len(piece), most_bytes):
+                            await call.write(asp.FetchModelResponse(chunk=piece[at : at + most_bytes]))
+
+    def _find(self, opening: asp.CarryOpening, call: Call) -> FarWorker:
+        """The worker of a stream.
+
+        Raises:
+            InvalidFieldError: The kernel has given it up.
+        """
         host = self._agents.hosts.find(
             HostId(opening.host),
             incarnation=opening.incarnation,
             epoch=opening.epoch,
             principal=call.caller.principal.name,
         )
-        worker = host.find(opening.launch_id)
-        await worker.given.wait()
-        await call.write(asp.CarryResponse(parcels=ap.Parcels(received=worker.exchange.received)))
-        await _carry(worker.exchange, call, first.parcels, asp.CarryResponse)
+        return host.find(opening.launch_id)
+
+
+def _write_file(file: ExportedFile) -> asp.FetchedFile:
+    return asp.FetchedFile(
+        name=file.name,
+        sha256=file.digest,
+        size_bytes=file.size_bytes,
+        piece_bytes=PIECE_BYTES,
+        piece_digests=b"".join(file.pieces),
+    )
 
 
 async def _first(call: Call) -> Any:

@@ -262,7 +262,7 @@ class Models:
             await call.write(write_start(export, self._write(export.model)))
             for file in export.files:
                 await call.write(write_file(file))
-            async with aclosing(exports.pieces(export, had)) as pieces:
+            async with aclosing(exports.pieces(export.files, had)) as pieces:
                 async for piece in pieces:
                     for at in range(0, len(piece), self._chunks.most_bytes):
                         await call.write(bp.ExportModelResponse(chunk=piece[at : at + self._chunks.most_bytes]))

@@ -83,7 +83,7 @@ def offer_services(
         ),
         host_service_pb2: Hosts(front.hosts, front.models),
         invite_service_pb2: Invites(front.agents),
-        agent_service_pb2: Agents(front.agents),
+        agent_service_pb2: Agents(front.agents, front.models.exports),
         auth_service_pb2: Auth(front.auth),
         quota_service_pb2: Quotas(front.quotas),
         audit_service_pb2: Audits(front.audit),

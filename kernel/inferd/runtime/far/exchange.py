@@ -45,6 +45,7 @@ class Exchange:
         most_held_bytes: Most that may wait, memories left out, which are others' anyway; 0 for no bound.
 
     Attributes:
+        bounds: See there.
         received: The number of the last parcel that has come.
         heard_at: When anything came last, on the clock of the loop.
         queued_bytes: What is not acknowledged, memories too.
@@ -60,7 +61,7 @@ class Exchange:
         on_room: Callable[[], None] = lambda: None,
         most_held_bytes: int = 0,
     ) -> None:
-        self._bounds = bounds
+        self.bounds = bounds
         self._on_frames = on_frames
         self._on_closed = on_closed
         self._on_room = on_room
@@ -89,7 +90,7 @@ class Exchange:
         """Send a frame and its memories; lost when it is closed."""
         if self._closed:
             return
-        for piece in cut(frame, memories, self._bounds.parcel_bytes):
+        for piece in cut(frame, memories, self.bounds.parcel_bytes):
             self._queue(piece)
         if self._most_held_bytes and self.held_bytes > self._most_held_bytes:
             self.close(
@@ -211,7 +212,7 @@ class Exchange:
 
     def _owe(self) -> None:
         """Acknowledge in time."""
-        if self._owed_bytes * ACK_PART >= self._bounds.window_bytes:
+        if self._owed_bytes * ACK_PART >= self.bounds.window_bytes:
             self._pay()
         elif self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(ACK_S, self._pay)
@@ -236,12 +237,12 @@ class Exchange:
 
     def _next(self) -> wire.Parcels | None:
         """What may be sent now; None for nothing."""
-        parcels, size_bytes, window_bytes = wire.Parcels(), 0, self._bounds.window_bytes
+        parcels, size_bytes, window_bytes = wire.Parcels(), 0, self.bounds.window_bytes
         while self._waiting and len(parcels.parcels) < MOST_PARCELS:
             piece = self._waiting[0]
             if self._flying and self._flying_bytes + piece.size_bytes > window_bytes:
                 break
-            if parcels.parcels and size_bytes + piece.size_bytes > self._bounds.parcel_bytes:
+            if parcels.parcels and size_bytes + piece.size_bytes > self.bounds.parcel_bytes:
                 break
             if not parcels.parcels:
                 parcels.first = self._acknowledged + len(self._flying) + 1

@@ -131,7 +131,7 @@ class FarHost:
         """
         self._check()
         self._launches += 1
-        worker = FarWorker(self, self._launches, on_frame=on_frame, on_closed=on_closed)
+        worker = FarWorker(self, self._launches, instance_id, on_frame=on_frame, on_closed=on_closed)
         self.workers[worker.launch_id] = worker
         order = wire.LaunchWorker(launch_id=worker.launch_id, instance_id=instance_id)
         self._order(wire.ControlOrder(launch=order))

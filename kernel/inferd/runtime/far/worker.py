@@ -14,6 +14,7 @@ from inferd_api.worker.v1 import worker_pb2 as frames_pb
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from inferd.core.ids import InstanceId
     from inferd.runtime.far.host import FarHost
     from inferd.runtime.far.parcels import Given
     from inferd.runtime.link import OnClosed, OnFrame
@@ -28,12 +29,16 @@ class FarWorker:
 
     Attributes:
         launch_id: Names it in the life of this kernel.
+        instance_id: The instance that it holds, or is to measure for.
         exchange: Of its frames.
         given: Set once whoever asked for it has it: no frame is told before.
     """
 
-    def __init__(self, host: FarHost, launch_id: int, *, on_frame: OnFrame, on_closed: OnClosed) -> None:
+    def __init__(
+        self, host: FarHost, launch_id: int, instance_id: InstanceId, *, on_frame: OnFrame, on_closed: OnClosed
+    ) -> None:
         self.launch_id = launch_id
+        self.instance_id = instance_id
         self.exchange = Exchange(
             host.bounds, on_frames=self._take, on_closed=on_closed, most_held_bytes=host.bounds.held_bytes
         )

@@ -5,15 +5,20 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from inferd.core.ids import HostId
+from inferd.core.ids import HostId, ModelName
 from inferd.core.principal import LOCAL, Principal
 from inferd.errors import InvalidFieldError, PermissionDeniedError
+from inferd.runtime.front.bounds import Bound
+from inferd.runtime.inspection import PLAN
 
 if TYPE_CHECKING:
     from inferd.core.key import Key
+    from inferd.core.model import ModelSpec
+    from inferd.core.views import Views
     from inferd.host_settings import Hosts as Settings
     from inferd.runtime.far.host import Facts, FarHost
     from inferd.runtime.far.hosts import FarHosts
+    from inferd.runtime.far.worker import FarWorker
     from inferd.runtime.front.auth import Auth
     from inferd.runtime.keyring import Keyring
     from inferd.runtime.login import Login
@@ -37,13 +42,17 @@ class Agents:
         keyring: Of the kernel.
         auth: The same, for calls to end whose key holds no longer.
         settings: The bounds.
+        views: Of what is known of models.
 
     Attributes:
         hosts: See there.
+        fetches: Bounds the streams that give models to hosts.
     """
 
-    def __init__(self, hosts: FarHosts, keyring: Keyring, auth: Auth, settings: Settings) -> None:
+    def __init__(self, hosts: FarHosts, keyring: Keyring, auth: Auth, settings: Settings, *, views: Views) -> None:
         self.hosts = hosts
+        self.fetches = Bound("hosts.fetches", settings.fetches, "streams that give models to hosts")
+        self._views = views
         self._keyring = keyring
         self._auth = auth
         self._settings = settings
@@ -98,6 +107,20 @@ class Agents:
         for key in before:
             await self._auth.end_key(key.key_id)
         return credential
+
+    def spec_of(self, worker: FarWorker) -> ModelSpec:
+        """What a worker is to load, or to look at.
+
+        Raises:
+            InvalidFieldError: It was given up.
+        """
+        instance = self._views.find_instance(worker.instance_id)
+        if instance is not None:
+            return self._views.model(instance.model).versions[instance.version].spec
+        name, plan, _ = worker.instance_id.rpartition(PLAN)
+        if not plan:
+            raise InvalidFieldError(f"no worker of launch {worker.launch_id}: it was given up", field="launch_id")
+        return self._views.model(ModelName(name)).spec
 
     def attach(self, login: Login, facts: Facts, *, incarnation: int, kernel: int, epoch: int) -> FarHost:
         """An agent comes, or comes back.

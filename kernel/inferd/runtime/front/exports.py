@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from hashlib import sha256
@@ -13,6 +14,7 @@ from inferd.core.ids import ModelName
 from inferd.errors import BlobDamagedError, InvalidFieldError, ModelBusyError, PermissionDeniedError, words_of
 from inferd.plugin.recipe_file import find_recipe
 from inferd.runtime.blob_opening import blobs_of
+from inferd.runtime.front.caller import ANYONE
 from inferd.runtime.model_files import SOURCE, check_names, read_list
 from inferd.runtime.placement import stat_files
 from inferd.runtime.seen_files import SeenFile, open_seen, see
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from inferd.runtime.sources import Roots
 
 PIECE_BYTES: Final = 4 << 20  # of a file that is left out or taken as a whole
+MOST_MEASURED: Final = 1000  # files of models for hosts, of which is remembered what they are
 ADAPTER: Final = "adapter"  # the setting whose files go with the model
 
 
@@ -95,6 +98,7 @@ class Exports:
         self._shelf = shelf
         self._bound = bound
         self._roots = roots
+        self._measured: OrderedDict[SeenFile, ExportedFile] = OrderedDict()
 
     @asynccontextmanager
     async def open(self, name: str, caller: Caller) -> AsyncIterator[Export]:
@@ -124,6 +128,31 @@ class Exports:
             found += [await _measured(seen, ADAPTER, None) for seen in adapter]
             yield Export(model=model, files=found, path_settings=paths)
 
+    @asynccontextmanager
+    async def for_host(self, spec: ModelSpec) -> AsyncIterator[Sequence[ExportedFile]]:
+        """The own files of a version of a model, for a host that is to load it; in the block, their bytes may be read.
+
+        What they are is read once as long as they do not change.
+
+        Raises:
+            ModelBusyError, BlobDamagedError: As `open`.
+        """
+        self._driver.check_open()
+        async with self._driver.supervisor.opening(spec.path):
+            try:
+                own = await self._own(spec, ANYONE, None)
+            except OSError as error:
+                raise _changed(Path(spec.path), words_of(error)) from None
+            _check([seen.path.name for seen in own])
+            yield [await self._measured_once(seen, expected) for seen, expected in own.items()]
+
+    async def _measured_once(self, seen: SeenFile, expected: str | None) -> ExportedFile:
+        if (known := self._measured.get(seen)) is None or expected not in {None, known.digest}:
+            known = self._measured[seen] = await _measured(seen, "", expected)
+            if len(self._measured) > MOST_MEASURED:
+                self._measured.popitem(last=False)
+        return known
+
     def _path_settings(self, spec: ModelSpec) -> list[str]:
         named = {
             setting.name
@@ -150,13 +179,13 @@ class Exports:
         found = await asyncio.to_thread(_see, [folder / file.name for file in files], None, "source")
         return {seen: file.digest for seen, file in zip(found, files, strict=True)}
 
-    async def pieces(self, export: Export, had: Container[bytes]) -> AsyncGenerator[bytes]:
+    async def pieces(self, files: Sequence[ExportedFile], had: Container[bytes]) -> AsyncGenerator[bytes]:
         """The bytes of the files, a piece at a time, but for pieces whose digests are among those `had`.
 
         Raises:
             ModelBusyError: A file is not what it was.
         """
-        for file in export.files:
+        for file in files:
             async with _opened(file.seen) as opened:
                 for number, wanted in enumerate(file.pieces):
                     if wanted in had:

@@ -280,3 +280,103 @@ class CarryResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CarryResponse: _TypeAlias = CarryResponse  # noqa: Y015
+
+@_typing.final
+class FetchModelRequest(_message.Message):
+    """Asks for the files of a model."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPENING_FIELD_NUMBER: _builtins.int
+    ONLY_NAMES_FIELD_NUMBER: _builtins.int
+    HAD_PIECES_FIELD_NUMBER: _builtins.int
+    only_names: _builtins.bool
+    """Only what they are: no bytes follow."""
+    had_pieces: _builtins.bytes
+    """Pieces that the agent has, the SHA-256 of each, 32 bytes, one behind another: their bytes are left out."""
+    @_builtins.property
+    def opening(self) -> Global___CarryOpening:
+        """For which worker."""
+
+    def __init__(
+        self,
+        *,
+        opening: Global___CarryOpening | None = ...,
+        only_names: _builtins.bool = ...,
+        had_pieces: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["opening", b"opening"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["had_pieces", b"had_pieces", "only_names", b"only_names", "opening", b"opening"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FetchModelRequest: _TypeAlias = FetchModelRequest  # noqa: Y015
+
+@_typing.final
+class FetchModelResponse(_message.Message):
+    """A part of what was asked for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILE_FIELD_NUMBER: _builtins.int
+    CHUNK_FIELD_NUMBER: _builtins.int
+    chunk: _builtins.bytes
+    """The next bytes of the pieces that the agent does not have. A chunk is of one piece."""
+    @_builtins.property
+    def file(self) -> Global___FetchedFile:
+        """One of the files."""
+
+    def __init__(
+        self,
+        *,
+        file: Global___FetchedFile | None = ...,
+        chunk: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "file", b"file", "kind", b"kind"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "file", b"file", "kind", b"kind"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["file", "chunk"]  # noqa: Y015
+    _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
+
+Global___FetchModelResponse: _TypeAlias = FetchModelResponse  # noqa: Y015
+
+@_typing.final
+class FetchedFile(_message.Message):
+    """A file of a model."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    PIECE_BYTES_FIELD_NUMBER: _builtins.int
+    PIECE_DIGESTS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name, without a folder."""
+    sha256: _builtins.str
+    """SHA-256 of all its bytes, in hexadecimal."""
+    size_bytes: _builtins.int
+    """How many bytes it has."""
+    piece_bytes: _builtins.int
+    """Bytes of a piece; the last one may have fewer."""
+    piece_digests: _builtins.bytes
+    """The SHA-256 of each piece, 32 bytes, one behind another."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        sha256: _builtins.str = ...,
+        size_bytes: _builtins.int = ...,
+        piece_bytes: _builtins.int = ...,
+        piece_digests: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "piece_bytes", b"piece_bytes", "piece_digests", b"piece_digests", "sha256", b"sha256", "size_bytes", b"size_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FetchedFile: _TypeAlias = FetchedFile  # noqa: Y015

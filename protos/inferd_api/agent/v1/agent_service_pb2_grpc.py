@@ -50,6 +50,11 @@ class AgentServiceStub:
                 request_serializer=inferd__api_dot_agent_dot_v1_dot_agent__service__pb2.CarryRequest.SerializeToString,
                 response_deserializer=inferd__api_dot_agent_dot_v1_dot_agent__service__pb2.CarryResponse.FromString,
                 _registered_method=True)
+        self.FetchModel = channel.unary_stream(
+                '/inferd.agent.v1.AgentService/FetchModel',
+                request_serializer=inferd__api_dot_agent_dot_v1_dot_agent__service__pb2.FetchModelRequest.SerializeToString,
+                response_deserializer=inferd__api_dot_agent_dot_v1_dot_agent__service__pb2.FetchModelResponse.FromString,
+                _registered_method=True)
 
 
 class AgentServiceServicer:
@@ -84,6 +89,15 @@ class AgentServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def FetchModel(self, request, context):
+        """The files of the model that a worker is to load: each `file` first, then the bytes of their pieces, in the order of
+        the files, but for those that the agent has. Errors: as `Carry`; MODEL_BUSY (they have changed since the model was
+        made of them), BLOB_DAMAGED, LIMIT_EXCEEDED (`hosts.fetches`).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AgentServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -101,6 +115,11 @@ def add_AgentServiceServicer_to_server(servicer, server):
                     servicer.Carry,
                     request_deserializer=inferd__api_dot_agent_dot_v1_dot_agent__service__pb2.CarryRequest.FromString,
                     response_serializer=inferd__api_dot_agent_dot_v1_dot_agent__service__pb2.CarryResponse.SerializeToString,
+            ),
+            'FetchModel': grpc.unary_stream_rpc_method_handler(
+                    servicer.FetchModel,
+                    request_deserializer=inferd__api_dot_agent_dot_v1_dot_agent__service__pb2.FetchModelRequest.FromString,
+                    response_serializer=inferd__api_dot_agent_dot_v1_dot_agent__service__pb2.FetchModelResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -185,6 +204,33 @@ class AgentService:
             '/inferd.agent.v1.AgentService/Carry',
             inferd__api_dot_agent_dot_v1_dot_agent__service__pb2.CarryRequest.SerializeToString,
             inferd__api_dot_agent_dot_v1_dot_agent__service__pb2.CarryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FetchModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/inferd.agent.v1.AgentService/FetchModel',
+            inferd__api_dot_agent_dot_v1_dot_agent__service__pb2.FetchModelRequest.SerializeToString,
+            inferd__api_dot_agent_dot_v1_dot_agent__service__pb2.FetchModelResponse.FromString,
             options,
             channel_credentials,
             insecure,

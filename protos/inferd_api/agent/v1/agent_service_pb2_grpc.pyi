@@ -49,6 +49,11 @@ class AgentServiceStub:
     """The frames of a worker. The agent speaks first. Errors: INVALID_FIELD (`epoch`, `launch_id`: the kernel has given
     the worker up, and it is to be ended).
     """
+    FetchModel: _grpc.UnaryStreamMultiCallable[_agent_service_pb2.FetchModelRequest, _agent_service_pb2.FetchModelResponse]
+    """The files of the model that a worker is to load: each `file` first, then the bytes of their pieces, in the order of
+    the files, but for those that the agent has. Errors: as `Carry`; MODEL_BUSY (they have changed since the model was
+    made of them), BLOB_DAMAGED, LIMIT_EXCEEDED (`hosts.fetches`).
+    """
 
 @_typing.type_check_only
 class AgentServiceAsyncStub(AgentServiceStub):
@@ -70,6 +75,11 @@ class AgentServiceAsyncStub(AgentServiceStub):
     Carry: _aio.StreamStreamMultiCallable[_agent_service_pb2.CarryRequest, _agent_service_pb2.CarryResponse]  # type: ignore[assignment]
     """The frames of a worker. The agent speaks first. Errors: INVALID_FIELD (`epoch`, `launch_id`: the kernel has given
     the worker up, and it is to be ended).
+    """
+    FetchModel: _aio.UnaryStreamMultiCallable[_agent_service_pb2.FetchModelRequest, _agent_service_pb2.FetchModelResponse]  # type: ignore[assignment]
+    """The files of the model that a worker is to load: each `file` first, then the bytes of their pieces, in the order of
+    the files, but for those that the agent has. Errors: as `Carry`; MODEL_BUSY (they have changed since the model was
+    made of them), BLOB_DAMAGED, LIMIT_EXCEEDED (`hosts.fetches`).
     """
 
 class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -107,6 +117,17 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_agent_service_pb2.CarryResponse], _abc.AsyncIterator[_agent_service_pb2.CarryResponse]]:
         """The frames of a worker. The agent speaks first. Errors: INVALID_FIELD (`epoch`, `launch_id`: the kernel has given
         the worker up, and it is to be ended).
+        """
+
+    @_abc_1.abstractmethod
+    def FetchModel(
+        self,
+        request: _agent_service_pb2.FetchModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_agent_service_pb2.FetchModelResponse], _abc.AsyncIterator[_agent_service_pb2.FetchModelResponse]]:
+        """The files of the model that a worker is to load: each `file` first, then the bytes of their pieces, in the order of
+        the files, but for those that the agent has. Errors: as `Carry`; MODEL_BUSY (they have changed since the model was
+        made of them), BLOB_DAMAGED, LIMIT_EXCEEDED (`hosts.fetches`).
         """
 
 def add_AgentServiceServicer_to_server(servicer: AgentServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
