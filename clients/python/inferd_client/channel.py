@@ -11,16 +11,22 @@ from typing import TYPE_CHECKING, Protocol, Self, TypeVar
 import grpc
 import grpc.aio
 
+from inferd_client.addresses import split_addresses
+from inferd_client.addresses import target as target  # noqa: PLC0414 - for who checks types
 from inferd_client.credentials import credential_of
 from inferd_client.errors import InferdError
 from inferd_client.holding import lease_id_of
+from inferd_client.kernels import Kernels, MovedError, limit_of, may_repeat
 from inferd_client.options import strict
 from inferd_client.patience import PAUSE_S, Patience
+from inferd_client.patience import bounded_s as bounded_s  # noqa: PLC0414 - as above
 from inferd_client.places import find_address, path_of
 from inferd_client.returning import is_back, is_back_async
+from inferd_client.routes import Routes
+from inferd_client.routes_async import AsyncRoutes
 from inferd_client.rpc_errors import from_rpc
 from inferd_client.tickets import Tickets
-from inferd_client.tls import check_plaintext, secure_credentials, split_scheme
+from inferd_client.tls import check_plaintext, secure_credentials
 from inferd_client.versions import is_lacking, is_newer, too_old, version_of, version_of_async
 
 if TYPE_CHECKING:
@@ -29,6 +35,7 @@ if TYPE_CHECKING:
     from inferd_client.holding import LeaseRef
 
 CALL_TIMEOUT_S = 30.0
+OFTEN = {"grpc.max_reconnect_backoff_ms": 500}
 OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_send_message_length", 64 << 20),
     ("grpc.max_receive_message_length", 64 << 20),
@@ -41,10 +48,6 @@ OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.use_local_subchannel_pool", 1),  # one client, one connection
     ("grpc.enable_http_proxy", 0),  # a proxy for the web has no way to the loopback interface
 )
-
-MAX_PORT = 65535
-LONGEST_PATH = 107  # of a socket in a file, in bytes; see unix(7)
-LONGEST_TIMEOUT_S = 1e8  # three years; not long beyond it gRPC's own count of time overflows
 
 
 class PagedRequest(Protocol):
@@ -65,34 +68,6 @@ PagedReq = TypeVar("PagedReq", bound=PagedRequest)
 PageRes = TypeVar("PageRes", bound=Page)
 
 
-def target(address: str) -> str:
-    """The gRPC target of an address: `host:port`, `[ipv6]:port`, one of them behind `tls:` or `mtls:`, or `unix:/path`.
-
-    Raises:
-        ValueError: The address has none of these forms.
-    """
-    if address.startswith("unix:") and len(address) > len("unix:"):
-        size_bytes = len(os.fsencode(address.removeprefix("unix:").removeprefix("//")))
-        if size_bytes > LONGEST_PATH:
-            raise ValueError(f"address {address!r} has a path of {size_bytes} bytes; at most {LONGEST_PATH}")
-        return address
-    _, bare = split_scheme(address)
-    host, _, port = bare.rpartition(":")
-    bracketed = host.startswith("[") and host.endswith("]")
-    if host and port.isdecimal() and int(port) > MAX_PORT:
-        raise ValueError(
-            f"address {address!r} has port {port}; in host:port or unix:/path a port is at most {MAX_PORT}"
-        )
-    if not host or "/" in host or (":" in host and not bracketed) or not port.isdecimal():
-        raise ValueError(f"address {address!r} is not of the form host:port, tls:host:port or unix:/path")
-    return f"dns:///{bare}"
-
-
-def bounded_s(timeout_s: float | None) -> float | None:
-    """A deadline as gRPC takes it: None where it is later than anybody waits."""
-    return None if timeout_s is None or timeout_s > LONGEST_TIMEOUT_S else timeout_s
-
-
 def _bearer(secret: str) -> tuple[tuple[str, str], ...]:
     return (("authorization", f"Bearer {secret}"),) if secret else ()
 
@@ -110,19 +85,49 @@ class _Settings:
         credential_file: str | os.PathLike[str] | None,
         files: Mapping[str, str | os.PathLike[str] | None],
     ) -> None:
-        self.address = address or os.environ.get("INFERD_ADDRESS") or find_address()
-        self._target = target(self.address)
-        self._secure = secure_credentials(
-            self.address, ca_file=files["ca_file"], cert_file=files["cert_file"], key_file=files["key_file"]
-        )
-        secret, path = credential_of(credential, credential_file), path_of(self.address)
-        if secret:
-            check_plaintext(self.address)
+        addresses = split_addresses(address or os.environ.get("INFERD_ADDRESS") or find_address())
+        self._kernels = Kernels(addresses)
+        self._files = files
+        secret = credential_of(credential, credential_file)
         self._login = _bearer(secret)
-        self._tickets = None if secret or path is None else Tickets(path)
+        self._of_address: dict[str, tuple[grpc.ChannelCredentials | None, Tickets | None]] = {}
+        for each in addresses:
+            self._check(each)
         self._of_tenant = (("inferd-tenant", tenant),) if tenant else ()
         self._timeout_s = bounded_s(timeout_s)
         self._closed = False
+
+    @property
+    def _options(self) -> tuple[tuple[str, int], ...]:
+        """Of a channel: to one of several kernels the next try follows soon, as calls wait for it."""
+        return OPTIONS if len(self.addresses) == 1 else tuple({**dict(OPTIONS), **OFTEN}.items())
+
+    @property
+    def address(self) -> str:
+        """Of the kernel that calls go to."""
+        return self._kernels.current
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Of all kernels that they may go to, that one first."""
+        return self._kernels.addresses
+
+    def _check(self, address: str) -> grpc.ChannelCredentials | None:
+        """What an address is used with.
+
+        Raises:
+            ValueError: It is none, or one that may not be used.
+        """
+        if address not in self._of_address:
+            secure, path = secure_credentials(address, **self._files), path_of(address)
+            if self._login:
+                check_plaintext(address)
+            self._of_address[address] = secure, None if self._login or path is None else Tickets(path)
+        return self._of_address[address][0]
+
+    @property
+    def _tickets(self) -> Tickets | None:
+        return self._of_address[self.address][1]
 
     @property
     def _metadata(self) -> tuple[tuple[str, str], ...]:
@@ -131,9 +136,15 @@ class _Settings:
         Raises:
             UnauthenticatedError: The kernel of a shared socket does not tell who that is.
         """
-        if self._tickets is None:
+        if (tickets := self._tickets) is None:
             return (*self._login, *self._of_tenant)
-        return (*_bearer(self._tickets.current()), *self._of_tenant)
+        return (*_bearer(tickets.current()), *self._of_tenant)
+
+    def _told(self, error: grpc.RpcError) -> InferdError:
+        """What is said of a call that failed: of several kernels, what each of them said."""
+        if len(self.addresses) > 1 and not isinstance(error, MovedError) and may_repeat(error):
+            return self._kernels.failure()
+        return from_rpc(error, self.address)
 
     def _limit(self, timeout_s: float | None) -> float | None:
         """The deadline of a call that has the client's unless it says otherwise."""
@@ -164,8 +175,8 @@ class Connection(_Settings):
     """A connection of a synchronous client; safe to use from several threads.
 
     Args:
-        address: `host:port`, `tls:host:port` or `unix:/path`; default `$INFERD_ADDRESS`, else the socket of this user's
-            kernel, or of this host's, where one listens.
+        address: `host:port`, `tls:host:port` or `unix:/path`, or several with commas between them, of kernels of which
+            one leads; default `$INFERD_ADDRESS`, else the socket of this user's kernel, or of this host's.
         tenant: Whose tasks are meant; default the kernel's default tenant.
         timeout_s: Deadline of the calls that answer at once, in seconds; None or infinite: none.
         credential: By which the kernel knows who calls, "" for none; default: that of `credential_file`, else
@@ -196,11 +207,15 @@ class Connection(_Settings):
             credential_file=credential_file,
             files={"ca_file": ca_file, "cert_file": cert_file, "key_file": key_file},
         )
-        self._wire = (
-            grpc.insecure_channel(self._target, options=OPTIONS)
-            if self._secure is None
-            else grpc.secure_channel(self._target, self._secure, options=OPTIONS)
-        )
+        several = len(self.addresses) > 1
+        self._routes = Routes(self._kernels, self._dial) if several else None
+        self._wire = self._dial(self.address) if self._routes is None else self._routes
+
+    def _dial(self, address: str) -> grpc.Channel:
+        secure = self._check(address)
+        if secure is None:
+            return grpc.insecure_channel(target(address), options=self._options)
+        return grpc.secure_channel(target(address), secure, options=self._options)
 
     @property
     def _channel(self) -> grpc.Channel:
@@ -232,17 +247,19 @@ class Connection(_Settings):
             try:
                 return method(request, metadata=self._metadata_of(lease), timeout=bounded_s(timeout_s))
             except grpc.RpcError as error:
-                if not self._is_back(error, timeout_s):
+                if not self._is_back(error, timeout_s, request):
                     raise self._failure(error, request) from None
 
     def _failure(self, error: grpc.RpcError, request: object) -> InferdError:
         """What a call that failed raises."""
         if is_newer(request) and is_lacking(error):
             return too_old(request, version_of(self._channel, self._metadata), self.address)
-        return from_rpc(error, self.address)
+        return self._told(error)
 
-    def _is_back(self, error: grpc.RpcError, timeout_s: float | None = None) -> bool:
-        return is_back(self._channel, self.address, error, timeout_s)
+    def _is_back(self, error: grpc.RpcError, timeout_s: float | None = None, request: object = None) -> bool:
+        if self._routes is None:
+            return is_back(self._channel, self.address, error, timeout_s)
+        return may_repeat(error, request) and self._routes.seek(limit_of(timeout_s))
 
     def _pages(self, method: grpc.UnaryUnaryMultiCallable[PagedReq, PageRes], request: PagedReq) -> Generator[PageRes]:
         while True:
@@ -291,8 +308,8 @@ class AsyncConnection(_Settings):
     """A connection of an asynchronous client; belongs to the event loop that runs when it is made.
 
     Args:
-        address: `host:port`, `tls:host:port` or `unix:/path`; default `$INFERD_ADDRESS`, else the socket of this user's
-            kernel, or of this host's, where one listens.
+        address: `host:port`, `tls:host:port` or `unix:/path`, or several with commas between them, of kernels of which
+            one leads; default `$INFERD_ADDRESS`, else the socket of this user's kernel, or of this host's.
         tenant: Whose tasks are meant; default the kernel's default tenant.
         timeout_s: Deadline of the calls that answer at once, in seconds; None or infinite: none.
         credential: By which the kernel knows who calls, "" for none; default: that of `credential_file`, else
@@ -323,11 +340,15 @@ class AsyncConnection(_Settings):
             credential_file=credential_file,
             files={"ca_file": ca_file, "cert_file": cert_file, "key_file": key_file},
         )
-        self._wire = (
-            grpc.aio.insecure_channel(self._target, options=OPTIONS)
-            if self._secure is None
-            else grpc.aio.secure_channel(self._target, self._secure, options=OPTIONS)
-        )
+        several = len(self.addresses) > 1
+        self._routes = AsyncRoutes(self._kernels, self._dial) if several else None
+        self._wire = self._dial(self.address) if self._routes is None else self._routes
+
+    def _dial(self, address: str) -> grpc.aio.Channel:
+        secure = self._check(address)
+        if secure is None:
+            return grpc.aio.insecure_channel(target(address), options=self._options)
+        return grpc.aio.secure_channel(target(address), secure, options=self._options)
 
     @property
     def _channel(self) -> grpc.aio.Channel:
@@ -347,8 +368,8 @@ class AsyncConnection(_Settings):
 
     async def _renew(self) -> None:
         """Take a new ticket if one is due, in a thread: the kernel may take its time."""
-        if self._tickets is not None and self._tickets.is_due:
-            await asyncio.to_thread(self._tickets.renew)
+        if (tickets := self._tickets) is not None and tickets.is_due:
+            await asyncio.to_thread(tickets.renew)
 
     async def _call(self, method: grpc.aio.UnaryUnaryMultiCallable[Req, Res], request: Req) -> Res:
         return await self._wait(method, request, self._timeout_s)
@@ -365,17 +386,19 @@ class AsyncConnection(_Settings):
             try:
                 return await method(request, metadata=self._metadata_of(lease), timeout=bounded_s(timeout_s))
             except grpc.RpcError as error:
-                if not await self._is_back(error, timeout_s):
+                if not await self._is_back(error, timeout_s, request):
                     raise await self._failure(error, request) from None
 
     async def _failure(self, error: grpc.RpcError, request: object) -> InferdError:
         """What a call that failed raises."""
         if is_newer(request) and is_lacking(error):
             return too_old(request, await version_of_async(self._channel, self._metadata), self.address)
-        return from_rpc(error, self.address)
+        return self._told(error)
 
-    async def _is_back(self, error: grpc.RpcError, timeout_s: float | None = None) -> bool:
-        return await is_back_async(self._channel, self.address, error, timeout_s)
+    async def _is_back(self, error: grpc.RpcError, timeout_s: float | None = None, request: object = None) -> bool:
+        if self._routes is None:
+            return await is_back_async(self._channel, self.address, error, timeout_s)
+        return may_repeat(error, request) and await self._routes.seek(limit_of(timeout_s))
 
     async def _pages(
         self, method: grpc.aio.UnaryUnaryMultiCallable[PagedReq, PageRes], request: PagedReq

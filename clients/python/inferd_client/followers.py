@@ -13,6 +13,7 @@ import queue
 import threading
 import time
 from contextlib import aclosing
+from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
@@ -62,6 +63,7 @@ class AsyncFollower:
         is_back: Whether a call that failed would succeed now.
         check_open: Refuses to work when the client is closed.
         singly: Follows a task on a call of its own.
+        failure: What is said of a call that failed; default: by its status and `address`.
     """
 
     def __init__(
@@ -71,7 +73,10 @@ class AsyncFollower:
         is_back: Callable[[grpc.RpcError], Awaitable[bool]],
         check_open: Callable[[], None],
         singly: Callable[[RunOrder | None, WatchTaskRequest | None], AsyncGenerator[TaskEvent]],
+        *,
+        failure: Callable[[grpc.RpcError], InferdError] | None = None,
     ) -> None:
+        self._failure = failure or partial(from_rpc, address=address)
         self._dial = dial
         self._address = address
         self._is_back = is_back
@@ -184,7 +189,7 @@ class AsyncFollower:
                 self._receive(response)
         except grpc.RpcError as error:
             self._lacking = is_lacking(error)
-            return spoke or await self._is_back(error), from_rpc(error, self._address)
+            return spoke or await self._is_back(error), self._failure(error)
         finally:
             outbox.end()
             call.cancel()
@@ -211,6 +216,7 @@ class Follower:
         is_back: Whether a call that failed would succeed now.
         check_open: Refuses to work when the client is closed.
         singly: Follows a task on a call of its own.
+        failure: What is said of a call that failed; default: by its status and `address`.
     """
 
     def __init__(
@@ -220,7 +226,10 @@ class Follower:
         is_back: Callable[[grpc.RpcError], bool],
         check_open: Callable[[], None],
         singly: Callable[[RunOrder | None, WatchTaskRequest | None], Generator[TaskEvent]],
+        *,
+        failure: Callable[[grpc.RpcError], InferdError] | None = None,
     ) -> None:
+        self._failure = failure or partial(from_rpc, address=address)
         self._dial = dial
         self._address = address
         self._is_back = is_back
@@ -339,7 +348,7 @@ class Follower:
                 self._receive(response)
         except grpc.RpcError as error:
             self._lacking = is_lacking(error)
-            return spoke or self._is_back(error), from_rpc(error, self._address)
+            return spoke or self._is_back(error), self._failure(error)
         finally:
             outbox.put(None)
             call.cancel()

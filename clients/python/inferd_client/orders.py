@@ -16,7 +16,7 @@ from inferd_api.v1.task_service_pb2 import (
     WatchOrder,
     WatchTaskRequest,
 )
-from inferd_client.errors import InferdError, ShuttingDownError, from_status
+from inferd_client.errors import InferdError, NotLeaderError, ShuttingDownError, from_status
 from inferd_client.parts import Parts
 from inferd_client.patience import PATIENCE_S
 
@@ -84,7 +84,7 @@ class Followed:
         """What an update of it says to its reader; None where more is to come, maybe from the next kernel."""
         if update.HasField("error"):
             error = from_status(update.error)
-            if self.kept and isinstance(error, ShuttingDownError):
+            if self.kept and isinstance(error, NotLeaderError | ShuttingDownError):
                 return None
             self.over = True
             return error

@@ -5,13 +5,15 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final
 
-from inferd_client.errors import KernelUnreachableError, ShuttingDownError
+from inferd_client.errors import KernelUnreachableError, NotLeaderError, ShuttingDownError
 
 if TYPE_CHECKING:
     from inferd_client.errors import InferdError
 
-PASSING: Final = (KernelUnreachableError, ShuttingDownError)  # ends of a call, behind which there may be another kernel
+PASSING: Final = (KernelUnreachableError, NotLeaderError, ShuttingDownError)
+"""Ends of a call, behind which there may be another kernel."""
 PAUSE_S: Final = 0.1  # between two tries
+LONGEST_TIMEOUT_S: Final = 1e8  # three years; not long beyond it gRPC's own count of time overflows
 PATIENCE_S: Final = 30.0  # from when it was found away
 
 
@@ -40,3 +42,8 @@ class Patience:
         self._lost_at = now if self._lost_at is None else self._lost_at
         if not self._waits or not isinstance(error, PASSING) or now - self._lost_at > PATIENCE_S:
             raise error
+
+
+def bounded_s(timeout_s: float | None) -> float | None:
+    """A deadline as gRPC takes it: None where it is later than anybody waits."""
+    return None if timeout_s is None or timeout_s > LONGEST_TIMEOUT_S else timeout_s

@@ -142,6 +142,7 @@ class Tasks(Connection):
             self._is_back,
             self._check_open,
             lambda run, watch: singly(self._stream, self._tasks, run, watch),
+            failure=self._told,
         )
 
     def _follow(self, order: RunOrder) -> Generator[TaskEvent]:
@@ -221,9 +222,7 @@ class Tasks(Connection):
     def watch(
         self, task_id: str, after_sequence: int = 0, *, output_interval_s: float | None = None
     ) -> Generator[TaskEvent]:
-        """The events of a task behind `after_sequence`, up to `Finished`; the task is left alone.
-
-        Where the kernel is started again meanwhile, the stream goes on.
+        """The events of a task behind `after_sequence`, up to `Finished`, over the end of kernels; it is left alone.
 
         Raises:
             InferdError: TaskNotFoundError, EventsDroppedError. That the task failed is told by `Finished` only.
@@ -291,6 +290,7 @@ class AsyncTasks(AsyncConnection):
             self._is_back,
             self._check_open,
             lambda run, watch: singly_async(self._stream, self._tasks, run, watch),
+            failure=self._told,
         )
 
     def _follow(self, order: RunOrder) -> AsyncGenerator[TaskEvent]:

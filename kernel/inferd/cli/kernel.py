@@ -45,8 +45,8 @@ def reachable(client: Client) -> bool:
     try:
         client.get_host()
     except KernelUnreachableError:
-        if has_tls(client.address):  # a kernel of a network is meant, and none here is as good
-            raise
+        if has_tls(client.address) or len(client.addresses) > 1:
+            raise  # a kernel of a network is meant, and none here is as good
         return False
     return True
 

@@ -158,7 +158,8 @@ Address = Annotated[
     text_option(
         "--address",
         envvar="INFERD_ADDRESS",
-        help="unix:/path, host:port, tls:host:port or mtls:host:port. Default: the socket of this user or this host.",
+        help="unix:/path, host:port, tls:host:port or mtls:host:port; several with commas: the one that leads. Default:"
+        " the socket of this user or this host.",
         metavar="A",
     ),
 ]

@@ -1,0 +1,155 @@
+"""The kernels of a client that was given several addresses: which of them leads.
+
+One writer of that: the lookout. It asks the kernel that calls go to for its health, each second while there are calls
+and at once when one fails; where that one does not serve, it asks the others, and has calls go to the one that does.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any, Final
+
+import grpc
+from google.rpc import status_pb2
+from grpc_health.v1.health_pb2 import HealthCheckResponse
+
+from inferd_client.absence import WHY
+from inferd_client.addresses import MOST, split_addresses
+from inferd_client.errors import DETAILS_KEY, KernelUnreachableError, NotLeaderError, from_status
+from inferd_client.returning import UNCONNECTED
+
+if TYPE_CHECKING:
+    from inferd_client.errors import InferdError
+
+LOOK_S: Final = 1.0  # between two looks at a kernel that serves
+ASK_S: Final = 1.0  # how long one is waited for
+SEEK_S: Final = 0.2  # between two rounds while none is found
+LEADERLESS_S: Final = 15.0  # how long a call waits for one that leads, while kernels answer that stand by
+SERVES, STANDS_BY = "it serves", "it stands by, or starts"
+WHY_BYTES: Final = 160
+READING: Final = ("Get", "List", "Watch", "Read", "Plan", "Tokenize", "Detokenize", "Count")
+"""How the requests of calls begin that change nothing."""
+MOVED: Final = "the call was given up: another kernel leads"
+
+
+class MovedError(grpc.RpcError):
+    """A call to a kernel that does not answer, or leads no more, while another one does."""
+
+    def code(self) -> grpc.StatusCode:
+        """As if the connection had broken."""
+        return grpc.StatusCode.UNAVAILABLE
+
+    def details(self) -> str:
+        """For people."""
+        return MOVED
+
+    def trailing_metadata(self) -> tuple[()]:
+        """None."""
+        return ()
+
+
+class Kernels:
+    """What is known of the kernels. Safe to use from several threads.
+
+    Args:
+        addresses: As they were given; calls go to the first one until another is found to lead.
+
+    Attributes:
+        current: Where calls go.
+        said: What each said last, or why it said nothing.
+    """
+
+    def __init__(self, addresses: tuple[str, ...]) -> None:
+        self._given = addresses
+        self._told: dict[str, None] = {}  # by kernels that stand by; the last ones
+        self._lock = threading.Lock()
+        self.current = addresses[0]
+        self.said: dict[str, str] = {}
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """All of them, those that calls go to first."""
+        with self._lock:
+            return tuple(dict.fromkeys((self.current, *self._given, *self._told)))
+
+    def tell(self, address: str, said: str) -> bool:
+        """A kernel has said so, or could not be asked for that reason; whether it serves."""
+        self.said[address] = said[:WHY_BYTES]
+        return said == SERVES
+
+    def hear(self, error: grpc.RpcError) -> None:
+        """Take up where a kernel that stands by says that the leader is."""
+        leader = leader_told(error)
+        if not leader:
+            return
+        try:
+            addresses = split_addresses(leader)
+        except ValueError:
+            return
+        with self._lock:
+            self._told = dict.fromkeys((*addresses, *self._told))
+            self._told = dict.fromkeys(list(self._told)[:MOST])
+
+    @property
+    def alive(self) -> bool:
+        """Whether one of them answers: then one may come to lead."""
+        return any(said in {SERVES, STANDS_BY} for said in self.said.values())
+
+    def failure(self) -> InferdError:
+        """That none leads, and what each of them said."""
+        said = "; ".join(f"{each}: {self.said.get(each, 'it was not asked')}" for each in self.addresses)
+        if self.alive:
+            return NotLeaderError(f"no kernel leads: {said}", retry_after_s=SEEK_S)
+        unreachable = KernelUnreachableError(f"no kernel answers: {said}")
+        unreachable.unsent = True
+        return unreachable
+
+
+def read_health(answer: HealthCheckResponse) -> str:
+    """What a kernel says of its health."""
+    return SERVES if answer.status == HealthCheckResponse.SERVING else STANDS_BY
+
+
+def why_not(error: grpc.RpcError) -> str:
+    """Why a kernel said nothing of its health; one that refuses to is there, and busy."""
+    code, details = error.code(), error.details() or ""
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return f"no answer within {ASK_S:g} s"
+    if code is not grpc.StatusCode.UNAVAILABLE:
+        return SERVES
+    return next((why for said, why in WHY.items() if said in details), details)
+
+
+def leader_told(error: grpc.RpcError) -> str:
+    """The addresses that a refusal names as the leader's; "" for none, and for other errors."""
+    told = _error_of(error)
+    return told.metadata.get("leader", "") if isinstance(told, NotLeaderError) else ""
+
+
+def _error_of(error: grpc.RpcError) -> InferdError | None:
+    """What the kernel itself says; None where the status is the transport's."""
+    pairs: Any = error.trailing_metadata() or ()
+    for key, value in pairs:
+        if key == DETAILS_KEY and isinstance(value, bytes):
+            return from_status(status_pb2.Status.FromString(value))
+    return None
+
+
+def is_refused(error: grpc.RpcError) -> bool:
+    """Whether a kernel refused a call since it does not lead: nothing of it was done."""
+    return isinstance(_error_of(error), NotLeaderError)
+
+
+def may_repeat(error: grpc.RpcError, request: object = None) -> bool:
+    """Whether a call that failed may be made again: nothing of it was done, or it only reads."""
+    if is_refused(error):
+        return True
+    if error.code() is not grpc.StatusCode.UNAVAILABLE or _error_of(error) is not None:
+        return False
+    name = type(request).__name__
+    return UNCONNECTED in (error.details() or "") or name.startswith(READING)
+
+
+def limit_of(timeout_s: float | None) -> float:
+    """How long a call waits for a kernel that leads."""
+    return LEADERLESS_S if timeout_s is None else min(timeout_s, LEADERLESS_S)
