@@ -22,6 +22,7 @@ class Artifact:
         sampling: How it advises to sample.
         embedding: How it wants embeddings to be made.
         metadata: Of a GGUF file, what nobody has read yet.
+        names: Of a folder's weights.
     """
 
     path: Path
@@ -33,3 +34,4 @@ class Artifact:
     sampling: SamplingDefaults
     embedding: EmbeddingDefaults = field(default_factory=EmbeddingDefaults)
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    names: frozenset[str] = frozenset()

@@ -3,11 +3,13 @@
 Importing it loads no framework, so that probing does not take the seconds that torch needs.
 """
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from inferd.plugin import (
     LoadedModel,
     LoadedTensorModel,
+    LoadError,
     LoadRequest,
     MemoryNeed,
     Probe,
@@ -84,6 +86,8 @@ def _has_tensors(request: LoadRequest) -> bool:
 
 def _examine(request: LoadRequest) -> "Examined":
     check_device(request.device)
+    if not request.path.is_dir() and find_spec("gguf") is None:
+        raise LoadError(f"{request.path}: gguf, which reads GGUF files, is not installed: pip install 'inferd[torch]'")
     from inferd_torch.loading import examine  # noqa: PLC0415 - as above
 
     with naming(lambda: _name_architecture(request)):

@@ -9,6 +9,13 @@ from inferd.plugin import LoadError, MemoryNeed, TokenLimits
 
 DEFAULT_CONTEXT_TOKENS = 8192
 GATHERED_TOKENS = 32768  # most keys that the single rows of one group gather together
+DRAWN_LOGITS = 1 << 22  # most that are drawn from at a time, but for a row that has more
+DRAWN_BYTES = 56  # that a logit takes while it is drawn from: tests/unit/test_torch_memory.py counts them
+SCORED_NUMBERS = 1 << 24  # scores of a group that are held at a time where caps or sinks are asked for
+SCORED_BYTES = 14  # of each: as they are, as shares, and once more for a product
+CELL_BYTES = 8  # of a row and a key in the mask of a group: whether it is seen, and what is added to its score
+WIDTHS = 32  # numbers of the width that a token of a step takes, where they cannot be counted
+RECORDING_BYTES = 16 << 20  # of each recorded step, beside its numbers: an estimate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,16 +27,24 @@ class Room:
         pool_bytes: Most that the pool takes by default.
         pool_share: Most that it takes by default of what is left beside the weights.
         library_bytes: What the libraries take when they are loaded and used: measured, with a margin.
+        step_tokens: In a step, by default.
+        gathers: Whether rows gather their keys and values, instead of reading them by block tables.
     """
 
     sequence_tokens: int
     pool_bytes: int
     pool_share: float
     library_bytes: int
+    step_tokens: int
+    gathers: bool
 
 
-PROCESSOR = Room(sequence_tokens=512, pool_bytes=1 << 30, pool_share=0.25, library_bytes=384 << 20)
-CUDA = Room(sequence_tokens=2048, pool_bytes=1 << 62, pool_share=0.8, library_bytes=768 << 20)
+PROCESSOR = Room(
+    sequence_tokens=512, pool_bytes=1 << 30, pool_share=0.25, library_bytes=384 << 20, step_tokens=512, gathers=True
+)
+CUDA = Room(
+    sequence_tokens=2048, pool_bytes=1 << 62, pool_share=0.8, library_bytes=768 << 20, step_tokens=2048, gathers=False
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +59,8 @@ class Sizes:
         number_bytes: One number of those that it computes with.
         vocabulary_size: Logits of one row.
         width: Of the hidden states; 0 when it does not show them.
+        step_bytes: What the largest step takes, counted; None where it cannot be.
+        heads: Of queries; 0 where scores are plain products, of which few are held.
     """
 
     context_tokens: int
@@ -53,12 +70,27 @@ class Sizes:
     number_bytes: int
     vocabulary_size: int
     width: int
+    step_bytes: int | None = None
+    heads: int = 0
+
+
+def choose_step(settings: Mapping[str, Any], room: Room) -> tuple[int, int]:
+    """The most tokens and the most sequences of a step."""
+    return settings["max_step_tokens"] or room.step_tokens, settings["max_sequences"]
 
 
 def derive_limits(
-    path: Path, settings: Mapping[str, Any], sizes: Sizes, *, room: Room, capacity_bytes: int
+    path: Path,
+    settings: Mapping[str, Any],
+    sizes: Sizes,
+    *,
+    room: Room,
+    capacity_bytes: int,
+    workspace_bytes: int = 0,
 ) -> TokenLimits:
     """Choose the sizes that are not set. They depend on nothing that changes from one load to the next.
+
+    The pool leaves room for `workspace_bytes`, what `derive_workspace` gave.
 
     Raises:
         LoadError: A setting contradicts the model or another setting.
@@ -70,11 +102,14 @@ def derive_limits(
             " setting (of one with LongRoPE it is what the model saw at first; the backend 'cpu' serves all)"
         )
     context_tokens = wanted or min(sizes.context_tokens, DEFAULT_CONTEXT_TOKENS)
-    block_tokens, max_sequences = settings["block_tokens"], settings["max_sequences"]
+    block_tokens, (step_tokens, max_sequences) = settings["block_tokens"], choose_step(settings, room)
     kv_tokens: int | None = settings["kv_tokens"]
     if kv_tokens is None:
         left_bytes = max(capacity_bytes - sizes.weights_bytes - room.library_bytes, 0)
-        affordable = int(min(room.pool_bytes, left_bytes * room.pool_share)) // sizes.kv_token_bytes
+        most_bytes = min(
+            room.pool_bytes, left_bytes * room.pool_share, left_bytes + room.library_bytes - workspace_bytes
+        )
+        affordable = max(int(most_bytes), 0) // sizes.kv_token_bytes
         kv_tokens = min(max(max_sequences * room.sequence_tokens, context_tokens), affordable)
     elif wanted is not None and wanted > kv_tokens:
         raise LoadError(
@@ -89,25 +124,48 @@ def derive_limits(
         block_tokens=block_tokens,
         blocks=blocks,
         max_sequences=max_sequences,
-        max_step_tokens=settings["max_step_tokens"],
+        max_step_tokens=step_tokens,
         embedding_size=sizes.width,
         samples=True,
     )
 
 
-def derive_need(sizes: Sizes, limits: TokenLimits, *, room: Room) -> MemoryNeed:
-    """What a session with these limits takes.
+def derive_workspace(sizes: Sizes, *, room: Room, step_tokens: int, max_sequences: int, recordings: int = 0) -> int:
+    """What a session takes beside weights and keys and values, in bytes.
 
-    The buffers of a step are estimated: some 32 numbers of the width for each token, logits thrice (of the network, in
-    fp32, and sorted), and the keys and values that the rows of a group gather.
+    That is: the libraries; the largest step; its logits as float32, and what it takes to draw from some of them; where
+    steps are recorded, which keep what they take, those of the most sequences, and the logits of each: of twice as many
+    as the most, as their numbers are powers of two.
     """
-    tokens_bytes = limits.max_step_tokens * 32 * sizes.width * sizes.number_bytes
-    logits_bytes = limits.max_sequences * sizes.vocabulary_size * (2 * sizes.number_bytes + 12)
-    gathered_bytes = min(GATHERED_TOKENS, limits.blocks * limits.block_tokens) * sizes.layer_token_bytes
+    row_bytes = sizes.vocabulary_size * sizes.number_bytes
+    rows_bytes = min(max_sequences, step_tokens) * row_bytes
+    step_bytes = sizes.step_bytes
+    if step_bytes is None:
+        step_bytes = step_tokens * WIDTHS * sizes.width * sizes.number_bytes + rows_bytes
+    logits = max_sequences * sizes.vocabulary_size
+    drawn = min(logits, max(sizes.vocabulary_size, DRAWN_LOGITS))
+    recorded_bytes = 0
+    if recordings:
+        recorded_bytes = step_bytes * max_sequences // step_tokens + 3 * rows_bytes + recordings * RECORDING_BYTES
+    return room.library_bytes + step_bytes + 4 * logits + DRAWN_BYTES * drawn + recorded_bytes
+
+
+def derive_need(sizes: Sizes, limits: TokenLimits, *, room: Room, recordings: int = 0) -> MemoryNeed:
+    """What a session with these limits takes; `recordings`: of how many steps."""
+    workspace_bytes = derive_workspace(
+        sizes,
+        room=room,
+        step_tokens=limits.max_step_tokens,
+        max_sequences=limits.max_sequences,
+        recordings=recordings,
+    )
+    if room.gathers:
+        workspace_bytes += min(GATHERED_TOKENS, limits.blocks * limits.block_tokens) * sizes.layer_token_bytes
+        workspace_bytes += count_group(limits.max_step_tokens, limits.context_tokens, sizes.heads)
     return MemoryNeed(
         weights_bytes=sizes.weights_bytes,
         kv_bytes=(limits.blocks + 1) * limits.block_tokens * sizes.kv_token_bytes,
-        workspace_bytes=room.library_bytes + tokens_bytes + logits_bytes + gathered_bytes,
+        workspace_bytes=workspace_bytes,
     )
 
 
@@ -118,6 +176,11 @@ def times(need: MemoryNeed, count: int) -> MemoryNeed:
         kv_bytes=count * need.kv_bytes,
         workspace_bytes=count * need.workspace_bytes,
     )
+
+
+def count_group(rows: int, keys: int, heads: int) -> int:
+    """Bytes that rows take which attend together over gathered keys; `heads`: as `Sizes` has them."""
+    return rows * keys * CELL_BYTES + SCORED_BYTES * min(SCORED_NUMBERS, rows * keys * heads)
 
 
 def check_need(path: Path, need: MemoryNeed, limits: TokenLimits, *, capacity_bytes: int) -> None:
@@ -136,3 +199,8 @@ def check_need(path: Path, need: MemoryNeed, limits: TokenLimits, *, capacity_by
         f"{path}: needs {need.total_bytes} bytes of memory (weights {need.weights_bytes}, KV pool {need.kv_bytes},"
         f" workspace {need.workspace_bytes}), but {capacity_bytes} may be given: {fix}"
     )
+
+
+def choose_rows(most: int) -> list[int]:
+    """Of how many rows decode steps are recorded: powers of two below `most`, and `most`."""
+    return [*(1 << power for power in range(most.bit_length()) if 1 << power < most), most]

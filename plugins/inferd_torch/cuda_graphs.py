@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from inferd.plugin import LoadError, TokenBatch, TokenLimits
+from inferd_torch.capacity import choose_rows
 from inferd_torch.decode_inputs import DecodeInputs
 from inferd_torch.plan import Plan
 from inferd_torch.pool import Pool
@@ -23,18 +24,21 @@ class _Recording:
 
 
 class CudaGraphs:
-    """Recordings by their number of rows. A step plays the smallest one that it fits into."""
+    """Recordings by their number of rows. A step plays the smallest one that it fits into.
+
+    All are warmed up and recorded on one stream: cuBLAS keeps a workspace for each stream that it has computed on.
+    """
 
     def __init__(
         self, forward: Callable[[Plan], Tensor], *, limits: TokenLimits, pool: Pool, device: torch.device
     ) -> None:
         width = -(-limits.context_tokens // limits.block_tokens)
-        self._device = device
         self._recordings: list[_Recording] = []
+        stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call] # torch has no types here
         memory: Any = None
         for rows in reversed(choose_rows(min(limits.max_sequences, limits.max_step_tokens))):
             inputs = DecodeInputs(rows=rows, width=width, pool=pool, device=device)
-            recording = self._record(forward, inputs, memory)
+            recording = _record(forward, inputs, stream, memory)
             memory = recording.graph.pool()  # the largest took it; the others fit in
             self._recordings.insert(0, recording)
 
@@ -46,24 +50,21 @@ class CudaGraphs:
         recording.graph.replay()
         return recording.logits[:count]
 
-    def _record(self, forward: Callable[[Plan], Tensor], inputs: DecodeInputs, memory: Any) -> _Recording:
-        try:
-            stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call] # torch has no types here
-            stream.wait_stream(torch.cuda.current_stream(self._device))
-            with torch.cuda.stream(stream):
-                for _ in range(WARM_UPS):
-                    forward(inputs.plan)
-            torch.cuda.current_stream(self._device).wait_stream(stream)
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=memory):
-                logits = forward(inputs.plan)
-        except RuntimeError as error:
-            raise LoadError(
-                f"a decode step of {inputs.rows} rows cannot be recorded: {error}: set 'cuda_graphs' to false"
-            ) from error
-        return _Recording(inputs, graph, logits)
 
-
-def choose_rows(most: int) -> list[int]:
-    """Powers of two below `most`, and `most`."""
-    return [*(1 << power for power in range(most.bit_length()) if 1 << power < most), most]
+def _record(forward: Callable[[Plan], Tensor], inputs: DecodeInputs, stream: Any, memory: Any) -> _Recording:
+    try:
+        stream.wait_stream(torch.cuda.current_stream(stream.device))
+        with torch.cuda.stream(stream):
+            for _ in range(WARM_UPS):
+                forward(inputs.plan)
+        torch.cuda.current_stream(stream.device).wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        # What other threads do with the device meanwhile, such as looking how much memory is taken, is no error.
+        with torch.cuda.graph(graph, pool=memory, stream=stream, capture_error_mode="thread_local"):
+            logits = forward(inputs.plan)
+    except Exception as error:  # the edge to the code of an architecture, and to a compiler that raises what it likes
+        raise LoadError(
+            f"a decode step of {inputs.rows} rows cannot be recorded: {type(error).__name__}: {error}:"
+            " set 'cuda_graphs' to false"
+        ) from error
+    return _Recording(inputs, graph, logits)

@@ -22,13 +22,18 @@ class DecodeInputs:
         self.rows = rows
         self._spare = pool.blocks
         self._block_tokens = pool.block_tokens
-        self._staged = torch.zeros((4 + width, rows), dtype=torch.int64, pin_memory=device.type == "cuda")
+        longs = 3 * rows  # behind them lengths and tables, int32 like those of other steps: kernels know one kind
+        self._staged = torch.zeros(
+            longs + -(-(1 + width) * rows // 2), dtype=torch.int64, pin_memory=device.type == "cuda"
+        )
         self._array = torch.empty_like(self._staged, device=device)
-        token_ids, positions, slots, lengths = self._array[:4]
-        self._tables = self._staged[4:].numpy().reshape(rows, width)
-        tables = self._array[4:].reshape(rows, width)
-        at = Rows(index=None, tables=tables, lengths=lengths)
-        self.plan = Plan(token_ids=token_ids, positions=positions, slots=slots, rows=at, groups=())
+        self._numbers = self._staged[:longs].numpy().reshape(3, rows)
+        staged = self._staged[longs:].numpy().view(np.int32)
+        self._lengths, self._tables = staged[:rows], staged[rows : (1 + width) * rows].reshape(rows, width)
+        token_ids, positions, slots = self._array[:longs].reshape(3, rows)
+        there = self._array[longs:].view(torch.int32)
+        at = Rows(index=None, tables=there[rows : (1 + width) * rows].reshape(rows, width), lengths=there[:rows])
+        self.plan = Plan(token_ids=token_ids, positions=positions, slots=slots, rows=at)
         self._fill_spare(0)
         self._array.copy_(self._staged)
 
@@ -36,18 +41,16 @@ class DecodeInputs:
         """Take the inputs of a checked batch of single tokens, at most `rows` of them."""
         count, width = batch.block_tables.shape
         known = min(width, self._tables.shape[1])
-        staged = self._staged.numpy()
-        staged[0, :count] = batch.token_ids
-        staged[1, :count] = batch.positions
-        staged[2, :count] = find_slots(batch, self._block_tokens)
-        staged[3, :count] = batch.lengths
+        self._numbers[0, :count] = batch.token_ids
+        self._numbers[1, :count] = batch.positions
+        self._numbers[2, :count] = find_slots(batch, self._block_tokens)
+        self._lengths[:count] = batch.lengths
         self._tables[:count, :known] = np.maximum(batch.block_tables[:, :known], 0)
         self._fill_spare(count)
         self._array.copy_(self._staged)
 
     def _fill_spare(self, first: int) -> None:
-        staged = self._staged.numpy()
-        staged[:2, first:] = 0
-        staged[2, first:] = self._spare * self._block_tokens
-        staged[3, first:] = 1
+        self._numbers[:2, first:] = 0
+        self._numbers[2, first:] = self._spare * self._block_tokens
+        self._lengths[first:] = 1
         self._tables[first:] = self._spare

@@ -7,8 +7,10 @@ from inferd.plugin import DeviceInfo, LoadError
 from inferd.plugin.host import count_cores, read_memory
 
 CPU = "cpu:0"
-FRAMEWORKS = ("torch", "transformers", "safetensors", "accelerate", "gguf")
-NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
+FRAMEWORKS = ("torch", "transformers", "safetensors", "accelerate")
+# Signs of a driver of NVIDIA. Containers have the devices without the file of /proc; WSL has a device of its own.
+MIG = " MIG "  # in the name of a part of a device, whose number NVML knows by another word
+NVIDIA_DRIVERS = (Path("/proc/driver/nvidia/version"), Path("/dev/nvidiactl"), Path("/dev/dxg"))
 
 
 def find_devices() -> tuple[DeviceInfo, ...]:
@@ -29,7 +31,7 @@ def find_devices() -> tuple[DeviceInfo, ...]:
         memory_bytes=read_memory().total_bytes,
         cores=count_cores(),
     )
-    return (*(_find_cuda() if NVIDIA_DRIVER.exists() else ()), processor)
+    return (*(_find_cuda() if any(sign.exists() for sign in NVIDIA_DRIVERS) else ()), processor)
 
 
 def check_device(device_id: str) -> None:
@@ -52,7 +54,7 @@ def _find_cuda() -> tuple[DeviceInfo, ...]:
             device_id=f"cuda:{index}",
             description=device.name,
             memory_bytes=device.total_memory,
-            uuid=f"GPU-{device.uuid}",
+            uuid=f"{'MIG' if MIG in device.name else 'GPU'}-{device.uuid}",
         )
         for index, device in enumerate(found)
     )

@@ -34,9 +34,9 @@ def read_folder(path: Path) -> Artifact:
         raise UnsupportedModelError(
             f"{path}/config.json: quantization_config {method!r} is not supported; take plain safetensors"
         )
-    counts = Counter[str]()
+    counts, names = Counter[str](), set[str]()
     for file in list_hf_weights(path):
-        counts += _count(file)
+        counts += _count(file, names)
     return Artifact(
         path=path,
         folder=path,
@@ -46,15 +46,17 @@ def read_folder(path: Path) -> Artifact:
         vocabulary=read_hf_vocabulary(path, config, generation),
         sampling=read_hf_sampling(str(path / GENERATION), generation),
         embedding=read_hf_pooling(path),
+        names=frozenset(names),
     )
 
 
-def _count(file: Path) -> Counter[str]:
-    """Weights by format; opening checks that the header describes the file to its last byte."""
+def _count(file: Path, names: set[str]) -> Counter[str]:
+    """Weights by format, and their names; opening checks that the header describes the file to its last byte."""
     counts = Counter[str]()
     try:
         with safe_open(file, framework="numpy") as tensors:
             for name in tensors.keys():  # noqa: SIM118 - no mapping
+                names.add(name)
                 part = tensors.get_slice(name)
                 counts[part.get_dtype()] += prod(part.get_shape())
     except (SafetensorError, OSError) as error:

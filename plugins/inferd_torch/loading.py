@@ -1,7 +1,8 @@
 """From a request to what it needs, and on to a loaded model: what takes memory comes last."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -19,17 +20,29 @@ from inferd.plugin import (
 )
 from inferd_torch import devices, network
 from inferd_torch.artifact import Artifact
-from inferd_torch.attention import AttendRows
-from inferd_torch.capacity import CUDA, PROCESSOR, Sizes, check_need, derive_limits, derive_need, times
+from inferd_torch.capacity import (
+    CUDA,
+    PROCESSOR,
+    Sizes,
+    check_need,
+    choose_rows,
+    choose_step,
+    derive_limits,
+    derive_need,
+    derive_workspace,
+    times,
+)
 from inferd_torch.folder import read_folder
-from inferd_torch.gguf import read_gguf, refuse_unread
+from inferd_torch.fused import fuse
 from inferd_torch.pool import LayerShape
 from inferd_torch.pulse import Pulse
 from inferd_torch.session import TorchSession
 from inferd_torch.spanning.group import Group
 from inferd_torch.spanning.parts import folder_parts
 from inferd_torch.spanning.share import Share, check_share, divide
-from inferd_torch.survey import Survey, survey
+from inferd_torch.survey import survey
+from inferd_torch.tally import count_step
+from inferd_torch.warming import warm
 
 if TYPE_CHECKING:
     from inferd_torch.spanning.session import SpanningSession
@@ -45,8 +58,10 @@ class Examined:
         device: Where to.
         dtype: Of weights, keys and values.
         shapes: Of keys and values, by layer.
+        windows: The sliding window of each layer, or None.
         limits: Of the session.
         need: What it takes.
+        fused: Take the small steps of its layers together, where it is known.
         share: What of it each of several ranks holds; None for one. All but `artifact` and `need` is that of a rank.
     """
 
@@ -55,9 +70,11 @@ class Examined:
     device: torch.device
     dtype: torch.dtype
     shapes: list[LayerShape]
+    windows: Mapping[int, int | None]
     limits: TokenLimits
     need: MemoryNeed
     share: Share | None = None
+    fused: bool = True
 
 
 def examine(request: LoadRequest) -> Examined:
@@ -67,14 +84,8 @@ def examine(request: LoadRequest) -> Examined:
         LoadError: The model is not sound, is none that paged attention can serve, or a setting contradicts it.
     """
     device = torch.device("cpu" if request.device == devices.CPU else request.device)
-    if request.path.is_dir():
-        artifact = read_folder(request.path)
-    else:
-        artifact = read_gguf(request.path, str(request.settings["pre_tokenizer"] or ""))
-    config = network.read_config(artifact)
-    if artifact.metadata:
-        refuse_unread(artifact, config.get_text_config(decoder=True))
-    dtype = network.choose_dtype(config, str(request.settings["dtype"]), device)
+    artifact, config = _read(request)
+    dtype = network.choose_dtype(artifact, config, str(request.settings["dtype"]), device)
     skeleton, share = network.make_skeleton(artifact, config), None
     if (ranks := _count_ranks(request)) > 1:
         share, whole = divide(artifact, config, ranks), skeleton
@@ -83,10 +94,30 @@ def examine(request: LoadRequest) -> Examined:
     together = request.ranks.count(request.device) or 1  # on one device
     weights_bytes = sum(weight.numel() for weight in skeleton.parameters()) * dtype.itemsize
     found = survey(artifact, config, skeleton)
-    sizes = _measure(found, dtype, weights_bytes=weights_bytes, context_tokens=network.read_context(artifact, config))
     room = CUDA if device.type == "cuda" else PROCESSOR
+    step_tokens, max_sequences = choose_step(request.settings, room)
+    step_bytes = count_step(skeleton, tokens=step_tokens, rows=max_sequences)
+    sizes = Sizes(
+        context_tokens=network.read_context(artifact, config),
+        weights_bytes=weights_bytes,
+        kv_token_bytes=sum(shape.numbers for shape in found.shapes) * dtype.itemsize,
+        layer_token_bytes=max(shape.numbers for shape in found.shapes) * dtype.itemsize,
+        number_bytes=dtype.itemsize,
+        vocabulary_size=found.vocabulary_size,
+        width=found.embedding_size,
+        heads=found.scored_heads,
+        step_bytes=step_bytes and step_bytes * dtype.itemsize // skeleton.dtype.itemsize,
+    )
+    recordings = len(choose_rows(max_sequences)) if device.type == "cuda" and request.settings["cuda_graphs"] else 0
     limits = derive_limits(
-        request.path, request.settings, sizes, room=room, capacity_bytes=request.capacity_bytes // together
+        request.path,
+        request.settings,
+        sizes,
+        room=room,
+        capacity_bytes=request.capacity_bytes // together,
+        workspace_bytes=derive_workspace(
+            sizes, room=room, step_tokens=step_tokens, max_sequences=max_sequences, recordings=recordings
+        ),
     )
     return Examined(
         artifact=artifact,
@@ -94,9 +125,11 @@ def examine(request: LoadRequest) -> Examined:
         device=device,
         dtype=dtype,
         shapes=found.shapes,
+        windows=found.windows,
         limits=limits,
-        need=times(derive_need(sizes, limits, room=room), together),
+        need=times(derive_need(sizes, limits, room=room, recordings=recordings), together),
         share=share,
+        fused=bool(request.settings["fused"]),
     )
 
 
@@ -124,17 +157,17 @@ def _count_ranks(request: LoadRequest) -> int:
     return given
 
 
-def _measure(found: Survey, dtype: torch.dtype, *, weights_bytes: int, context_tokens: int) -> Sizes:
-    layers_bytes = [shape.numbers * dtype.itemsize for shape in found.shapes]
-    return Sizes(
-        context_tokens=context_tokens,
-        weights_bytes=weights_bytes,
-        kv_token_bytes=sum(layers_bytes),
-        layer_token_bytes=max(layers_bytes),
-        number_bytes=dtype.itemsize,
-        vocabulary_size=found.vocabulary_size,
-        width=found.embedding_size,
-    )
+def _read(request: LoadRequest) -> tuple[Artifact, Any]:
+    """What is on disk, and its configuration."""
+    if request.path.is_dir():
+        artifact = read_folder(request.path)
+        return artifact, network.read_config(artifact)
+    from inferd_torch.gguf import read_gguf, refuse_unread  # noqa: PLC0415 - it imports gguf, which folders do without
+
+    artifact = read_gguf(request.path, str(request.settings["pre_tokenizer"] or ""))
+    config = network.read_config(artifact)
+    refuse_unread(artifact, config.get_text_config(decoder=True))
+    return artifact, config
 
 
 def load(model: Examined, request: LoadRequest, progress: ReportProgress) -> LoadedModel:
@@ -187,26 +220,64 @@ def load_part(model: Examined, rank: int) -> Any:
 def make_session(model: Examined, loaded: Any, group: Group | None = None, *, graphs: bool) -> TorchSession:
     """The session of a network that was loaded, or of the part that one of a `group` has."""
     device = model.device
-    cuda = device.type == "cuda"
-    if cuda:
+    if device.type == "cuda":
         torch.cuda.set_device(device)  # for Triton, which launches on the current device of its thread
+        # A step that takes more than was asked for fails its tasks, instead of taking what others were promised.
+        share = model.need.total_bytes / torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(share, 1.0), device)
     if group is not None and model.share is not None:
         group.join(loaded, model.share)
-    return TorchSession(
+    return open_session(
         loaded,
         shapes=model.shapes,
+        windows=model.windows,
         limits=model.limits,
         device=device,
         dtype=model.dtype,
-        attend_rows=_paged_decode(device) if cuda else None,
-        graphs=cuda and graphs,
+        fused=model.fused,
+        graphs=graphs,
     )
 
 
-def _paged_decode(device: torch.device) -> AttendRows:
-    from inferd_torch.paged_decode import PagedDecode  # noqa: PLC0415 - Triton comes with CUDA builds only
+def open_session(
+    net: Any,
+    *,
+    shapes: Sequence[LayerShape],
+    windows: Mapping[int, int | None],
+    limits: TokenLimits,
+    device: torch.device,
+    dtype: torch.dtype,
+    fused: bool,
+    graphs: bool,
+) -> TorchSession:
+    """A session of a network whose weights are where they compute, warmed up: what it compiles is compiled.
 
-    return PagedDecode(torch.cuda.get_device_properties(device).multi_processor_count)
+    Args:
+        net: The network of transformers.
+        shapes: Of keys and values, by layer.
+        windows: The sliding window of each layer, or None.
+        limits: Of the session.
+        device: Where it is.
+        dtype: Of keys and values.
+        fused: Take small steps together, where the network is known; on CUDA.
+        graphs: Record decode steps; on CUDA.
+    """
+    make = partial(TorchSession, net, shapes=shapes, limits=limits, device=device, dtype=dtype)
+    if device.type != "cuda":
+        return make()
+    # Triton comes with CUDA builds only.
+    from inferd_torch.fused_kernels import TritonSteps  # noqa: PLC0415
+    from inferd_torch.paged_decode import PagedDecode  # noqa: PLC0415
+    from inferd_torch.paged_prefill import PagedPrefill  # noqa: PLC0415
+
+    processors = torch.cuda.get_device_properties(device).multi_processor_count
+    decoder = None
+    if fused:
+        decoder = fuse(net, windows=windows, context_tokens=limits.context_tokens, steps=TritonSteps)
+        torch.cuda.empty_cache()  # of weights that were merged
+    session = make(attend=(PagedDecode(processors), PagedPrefill()), fused=decoder, graphs=graphs)
+    warm(session)
+    return session
 
 
 def _meter(device: torch.device) -> Callable[[], int]:

@@ -1,6 +1,7 @@
 """The network of an artifact, as transformers builds it, with our attention in it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from typing import Any
 
@@ -11,11 +12,13 @@ from transformers.utils import logging
 from inferd.plugin import LoadError, UnsupportedModelError
 from inferd_torch.artifact import Artifact
 from inferd_torch.attention import NAME, register
-from inferd_torch.gguf import names_made_once
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+STORED = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}  # by the names of safetensors
+QUANTISED = ("scale", "zero")  # in the names of what belongs to weights of few bits
 LAYER_TYPES = frozenset({"full_attention", "sliding_attention"})
 LENGTH_DEPENDENT_ROPE = frozenset({"dynamic", "longrope"})
+OFFSET_POSITIONS = "create_position_ids_from_input_ids"  # what modules have that make positions of their own
 
 
 def read_config(artifact: Artifact) -> Any:
@@ -48,12 +51,20 @@ def read_config(artifact: Artifact) -> Any:
     return config
 
 
-def choose_dtype(config: Any, setting: str, device: torch.device) -> torch.dtype:
-    """The numbers to compute with; "auto" is the model's own on CUDA, float32 on the processor."""
+def choose_dtype(artifact: Artifact, config: Any, setting: str, device: torch.device) -> torch.dtype:
+    """The numbers to compute with; "auto" is the model's own on CUDA, float32 on the processor.
+
+    Where a configuration does not say it, those are the numbers that most weights are stored as, and bfloat16 where
+    they are decoded, as those of a GGUF file are.
+    """
     if setting != "auto":
         return DTYPES[setting]
+    if device.type != "cuda":
+        return torch.float32
     own = config.get_text_config(decoder=True).dtype
-    return own if device.type == "cuda" and own in DTYPES.values() else torch.float32
+    if "gguf_file" in artifact.options or own not in DTYPES.values():
+        own = torch.bfloat16 if "gguf_file" in artifact.options else STORED.get(artifact.weight_format)
+    return own or torch.bfloat16
 
 
 def make_skeleton(artifact: Artifact, config: Any) -> Any:
@@ -68,7 +79,55 @@ def make_skeleton(artifact: Artifact, config: Any) -> Any:
         with torch.device("meta"):  # the experts of some architectures compute in bfloat16 only, where they are on it
             return AutoModelForCausalLM.from_config(deepcopy(config), attn_implementation=NAME, dtype=torch.bfloat16)
 
-    return _guard(artifact, build, kind=UnsupportedModelError).eval()
+    skeleton = _guard(artifact, build, kind=UnsupportedModelError).eval()
+    offset = [name for name, module in skeleton.named_modules() if hasattr(module, OFFSET_POSITIONS)]
+    if offset:
+        raise UnsupportedModelError(
+            f"{artifact.path}: positions of {config.model_type} begin behind the number of its padding token"
+            f" ({offset[0]}), which is not supported"
+        )
+    _refuse_scales(artifact, {name for name, _ in skeleton.named_parameters()})
+    settle_rotation(skeleton)
+    return skeleton
+
+
+def settle_rotation(network: Any) -> None:
+    """Leave rotations as they are up to the original context, which `read_context` ends at.
+
+    Else each step compares its longest position with that context: on CUDA it waits for the device to do so, and cannot
+    be recorded.
+    """
+    for module in network.modules():
+        kinds = getattr(module, "rope_type", None)
+        if isinstance(kinds, str):
+            module.rope_type = _settled(kinds)
+        elif isinstance(kinds, dict):
+            module.rope_type = {name: _settled(kind) for name, kind in kinds.items()}
+
+
+def _settled(kind: str) -> str:
+    """`dynamic_rope_update` of transformers looks for these words."""
+    return "default" if "dynamic" in kind or kind in LENGTH_DEPENDENT_ROPE else kind
+
+
+def _refuse_scales(artifact: Artifact, known: Iterable[str]) -> None:
+    """Refuse a folder of weights of few bits whose configuration does not say so: it would be read without its scales.
+
+    Raises:
+        UnsupportedModelError: It has weights for scales or zero points that the network has not.
+    """
+    own = {name.rpartition(".")[2] for name in known}
+    found = sorted(
+        name
+        for name in artifact.names
+        if any(word in name.rpartition(".")[2] for word in QUANTISED) and name.rpartition(".")[2] not in own
+    )
+    if found:
+        raise UnsupportedModelError(
+            f"{artifact.path}: {len(found)} weights are scales or zero points that the network does not have, for"
+            f" example {found[0]}: its weights are quantised, though config.json has no quantization_config; take plain"
+            " safetensors"
+        )
 
 
 def load_network(
@@ -95,7 +154,7 @@ def load_network(
         options["config"] = config
     if weights is not None:
         kind, folder = AutoModelForCausalLM._model_mapping[type(config)], None  # noqa: SLF001 - it has no public name
-    with names_made_once():
+    with _naming(artifact):
         network, found = _guard(
             artifact,
             lambda: kind.from_pretrained(
@@ -107,11 +166,23 @@ def load_network(
                 output_loading_info=True,
             ),
         )
-    for what in ("missing_keys", "mismatched_keys"):
+    for what in ("missing_keys", "mismatched_keys", "unexpected_keys"):
         if found.get(what):
             name = min(map(str, found[what]))
-            raise LoadError(f"{artifact.path}: {len(found[what])} {what.replace('_', ' ')}, for example {name}")
+            raise LoadError(
+                f"{artifact.path}: {len(found[what])} {what.replace('_', ' ')}, for example {name}: its weights and its"
+                " configuration are of different networks; fetch both again, or take another model"
+            )
+    settle_rotation(network)
     return network.eval()
+
+
+def _naming(artifact: Artifact) -> AbstractContextManager[None]:
+    if "gguf_file" not in artifact.options:
+        return nullcontext()
+    from inferd_torch.gguf import names_made_once  # noqa: PLC0415 - it imports gguf, which folders do without
+
+    return names_made_once()
 
 
 def read_context(artifact: Artifact, config: Any) -> int:

@@ -1,7 +1,10 @@
-"""Attention of single rows on CUDA: the parts of `split.py` as a Triton kernel.
+"""Attention of single rows on CUDA: the parts of `split.py` as a Triton kernel, and one that combines them.
 
 A program computes one part of the keys of one sequence for all query heads that share a key head: keys and values are
-read once, tile by tile, with a running maximum (online softmax, arXiv:1805.02867).
+read once, tile by tile, with a running maximum (online softmax, arXiv:1805.02867). All numbers that change from step to
+step are arguments at run time, and none is specialised on: a model has one variant of each kernel for each shape of its
+layers, and the first step of each kind, at load, compiles it. Products of float32 are three of tf32, whose sum is as
+exact and needs no register for each number.
 """
 
 import torch
@@ -9,11 +12,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from inferd_torch.split import TILE, combine
+from inferd_torch.scoring import Scoring
+from inferd_torch.split import TILE
 
 MIN_DOT = 16  # rows and columns that Triton's product of matrices needs
 PROGRAMS_PER_PROCESSOR = 2
 MAX_PARTS = 64
+COMBINED = 16  # parts that are added up together
 
 
 class PagedDecode:
@@ -23,23 +28,13 @@ class PagedDecode:
         self._programs = processors * PROGRAMS_PER_PROCESSOR
 
     def __call__(
-        self,
-        queries: Tensor,
-        keys: Tensor,
-        values: Tensor,
-        tables: Tensor,
-        lengths: Tensor,
-        *,
-        scaling: float,
-        window: int | None,
+        self, queries: Tensor, keys: Tensor, values: Tensor, tables: Tensor, lengths: Tensor, *, scoring: Scoring
     ) -> Tensor:
         """Attend, in as many parts as the device can compute side by side and the longest sequence can have."""
         most = -(-tables.shape[1] * keys.shape[1] // TILE)
         parts = max(1, min(self._programs // (len(queries) * keys.shape[2]), most, MAX_PARTS))
-        means, weights = attend_parts(
-            queries, keys, values, tables, lengths, scaling=scaling, window=window, parts=parts
-        )
-        return combine(means, weights).to(values.dtype)
+        means, weights = attend_parts(queries, keys, values, tables, lengths, scoring=scoring, parts=parts)
+        return combine(means, weights, scoring.sinks, dtype=values.dtype)
 
 
 def attend_parts(
@@ -49,8 +44,7 @@ def attend_parts(
     tables: Tensor,
     lengths: Tensor,
     *,
-    scaling: float,
-    window: int | None,
+    scoring: Scoring,
     parts: int,
 ) -> tuple[Tensor, Tensor]:
     """See `inferd_torch.split.attend_parts`."""
@@ -69,9 +63,11 @@ def attend_parts(
         means,
         weights,
         tables.stride(0),
-        scaling,
-        0 if window is None else window,
-        PARTS=parts,
+        parts,
+        scoring.window or 0,
+        float(scoring.scaling),
+        float(scoring.softcap or 0.0),
+        CAPPED=scoring.softcap is not None,
         TOGETHER=together,
         WIDTH=width,
         VALUE_WIDTH=value_width,
@@ -84,7 +80,27 @@ def attend_parts(
     return means, weights
 
 
-@triton.jit
+def combine(means: Tensor, weights: Tensor, sinks: Tensor | None, *, dtype: torch.dtype) -> Tensor:
+    """See `inferd_torch.split.combine`; the whole as numbers of `dtype`."""
+    count, heads, parts, value_width = means.shape
+    mixed = torch.empty((count, heads, value_width), device=means.device, dtype=dtype)
+    _combine[(count * heads,)](
+        means,
+        weights,
+        weights if sinks is None else sinks,
+        mixed,
+        parts,
+        SUNK=sinks is not None,
+        HEADS=heads,
+        VALUE_WIDTH=value_width,
+        PADDED_VALUE_WIDTH=triton.next_power_of_2(value_width),
+        MOST_PARTS=MAX_PARTS,
+        TOGETHER=COMBINED,
+    )
+    return mixed
+
+
+@triton.jit(do_not_specialize=["table_stride", "parts", "window"], do_not_specialize_on_alignment=["tables", "lengths"])
 def _attend_part(  # type: ignore[no-untyped-def]  # noqa: PLR0917 - a launch names them
     queries,
     keys,
@@ -94,9 +110,11 @@ def _attend_part(  # type: ignore[no-untyped-def]  # noqa: PLR0917 - a launch na
     means,
     weights,
     table_stride,
-    scaling,
+    parts,
     window,
-    PARTS: tl.constexpr,
+    scaling,
+    softcap,
+    CAPPED: tl.constexpr,
     TOGETHER: tl.constexpr,
     WIDTH: tl.constexpr,
     VALUE_WIDTH: tl.constexpr,
@@ -112,7 +130,7 @@ def _attend_part(  # type: ignore[no-untyped-def]  # noqa: PLR0917 - a launch na
     first = length * 0
     if window > 0:
         first = tl.maximum(length - window, 0)
-    share = (length - first + PARTS * TILE - 1) // (PARTS * TILE) * TILE
+    share = (length - first + parts * TILE - 1) // (parts * TILE) * TILE
     begin = first + part * share
     end = tl.minimum(begin + share, length)
     rows = tl.arange(0, PADDED_TOGETHER)
@@ -137,7 +155,9 @@ def _attend_part(  # type: ignore[no-untyped-def]  # noqa: PLR0917 - a launch na
             mask=seen[:, None] & (columns[None, :] < WIDTH),
             other=0.0,
         )
-        scores = tl.dot(query, tl.trans(key), input_precision="ieee") * scaling
+        scores = tl.dot(query, tl.trans(key), input_precision="tf32x3") * scaling
+        if CAPPED:
+            scores = softcap * (2.0 * tl.sigmoid(2.0 * scores / softcap) - 1.0)
         scores = tl.where(seen[None, :], scores, float("-inf"))
         risen = tl.maximum(highest, tl.max(scores, 1))
         fading = tl.exp(highest - risen)
@@ -147,11 +167,11 @@ def _attend_part(  # type: ignore[no-untyped-def]  # noqa: PLR0917 - a launch na
             mask=seen[:, None] & (value_columns[None, :] < VALUE_WIDTH),
             other=0.0,
         )
-        mixed = mixed * fading[:, None] + tl.dot(shares.to(value.dtype), value, input_precision="ieee")
+        mixed = mixed * fading[:, None] + tl.dot(shares.to(value.dtype), value, input_precision="tf32x3")
         total = total * fading + tl.sum(shares, 1)
         highest = risen
     kept = rows < TOGETHER
-    place = head * PARTS + part
+    place = head * parts + part
     empty = total == 0.0
     divisor = tl.where(empty, 1.0, total)
     tl.store(weights + place, tl.where(empty, float("-inf"), highest + tl.log(divisor)), mask=kept)
@@ -159,4 +179,46 @@ def _attend_part(  # type: ignore[no-untyped-def]  # noqa: PLR0917 - a launch na
         means + place[:, None] * VALUE_WIDTH + value_columns[None, :],
         mixed / divisor[:, None],
         mask=kept[:, None] & (value_columns[None, :] < VALUE_WIDTH),
+    )
+
+
+@triton.jit(do_not_specialize=["parts"])
+def _combine(  # type: ignore[no-untyped-def]  # noqa: PLR0917 - as above
+    means,
+    weights,
+    sinks,
+    mixed,
+    parts,
+    SUNK: tl.constexpr,
+    HEADS: tl.constexpr,
+    VALUE_WIDTH: tl.constexpr,
+    PADDED_VALUE_WIDTH: tl.constexpr,
+    MOST_PARTS: tl.constexpr,
+    TOGETHER: tl.constexpr,
+) -> None:
+    row = tl.program_id(0)
+    places = tl.arange(0, MOST_PARTS)
+    known = tl.load(weights + row * parts + places, mask=places < parts, other=float("-inf"))
+    highest = tl.max(known, 0)
+    if SUNK:
+        sink = tl.load(sinks + row % HEADS).to(tl.float32)
+        highest = tl.maximum(highest, sink)
+    total = tl.sum(tl.exp(known - highest), 0)
+    if SUNK:
+        total += tl.exp(sink - highest)
+    columns = tl.arange(0, PADDED_VALUE_WIDTH)
+    whole = tl.zeros((PADDED_VALUE_WIDTH,), tl.float32)
+    for start in range(0, parts, TOGETHER):
+        some = start + tl.arange(0, TOGETHER)
+        shares = tl.exp(tl.load(weights + row * parts + some, mask=some < parts, other=float("-inf")) - highest)
+        mean = tl.load(
+            means + (row * parts + some)[:, None] * VALUE_WIDTH + columns[None, :],
+            mask=(some[:, None] < parts) & (columns[None, :] < VALUE_WIDTH),
+            other=0.0,
+        )
+        whole += tl.sum(shares[:, None] * mean, 0)
+    tl.store(
+        mixed + row * VALUE_WIDTH + columns,
+        (whole / total).to(mixed.dtype.element_ty),
+        mask=columns < VALUE_WIDTH,
     )

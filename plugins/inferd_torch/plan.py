@@ -10,6 +10,7 @@ from torch import Tensor
 
 from inferd.plugin import TokenBatch, TokenLimits
 from inferd_torch.capacity import GATHERED_TOKENS
+from inferd_torch.spans import Spans, cut_spans
 
 Indices = NDArray[np.int64]
 
@@ -61,7 +62,8 @@ class Plan:
         token_ids: Shape (T,).
         positions: Shape (T,).
         slots: Where in the pool each token's key and value go, counted in tokens; shape (T,).
-        rows: Rows that attend by block tables, or None.
+        rows: Single rows that attend by block tables, or None.
+        spans: Several rows of a sequence that attend by block tables, or None.
         groups: The other rows.
     """
 
@@ -69,27 +71,32 @@ class Plan:
     positions: Tensor
     slots: Tensor
     rows: Rows | None
-    groups: tuple[Group, ...]
+    spans: Spans | None = None
+    groups: tuple[Group, ...] = ()
 
 
 def make_plan(batch: TokenBatch, limits: TokenLimits, device: torch.device, *, by_tables: bool) -> Plan:
-    """Plan a checked batch; `by_tables`: the rows of sequences with a single row attend by block tables."""
+    """Plan a checked batch; `by_tables`: rows attend by block tables, and none are gathered."""
     size = limits.block_tokens
     starts, lengths = batch.starts.astype(np.int64), batch.lengths.astype(np.int64)
     counts, tables = np.diff(starts), batch.block_tables.astype(np.int64)
     sequences, positions = np.repeat(np.arange(len(counts)), counts), batch.positions.astype(np.int64)
     singles = np.flatnonzero(counts == 1)
-    rows = None
-    shared = list(_share(singles, lengths)) if not by_tables else []
+    several = np.flatnonzero(counts > 1)
+    rows = spans = None
     if by_tables and len(singles):
         rows = Rows(
             index=None if len(singles) == len(sequences) else _send(starts[singles], device),
             tables=_send(batch.block_tables[singles].astype(np.int32), device),
             lengths=_send(batch.lengths[singles].astype(np.int32), device),
         )
-    shared += [np.array([sequence]) for sequence in np.flatnonzero(counts > 1)]
+    if by_tables and len(several):
+        spans = Spans(
+            tiles=_send(cut_spans(starts[several], counts[several], lengths[several]), device),
+            tables=_send(batch.block_tables[several].astype(np.int32), device),
+        )
     groups = []
-    for some in shared:
+    for some in () if by_tables else (*_share(singles, lengths), *(np.array([sequence]) for sequence in several)):
         places = np.arange(lengths[some].max())
         places = np.where(places < lengths[some, None], places, 0)
         group_rows = starts[some, None] + np.arange(counts[some[0]])
@@ -105,6 +112,7 @@ def make_plan(batch: TokenBatch, limits: TokenLimits, device: torch.device, *, b
         positions=_send(positions, device),
         slots=_send(find_slots(batch, size), device),
         rows=rows,
+        spans=spans,
         groups=tuple(groups),
     )
 

@@ -38,7 +38,11 @@ SPEC = BackendSpec(
             name="max_sequences", kind="int", default=64, minimum=1, maximum=4096, description="sequences in a step"
         ),
         Setting(
-            name="max_step_tokens", kind="int", default=512, minimum=1, maximum=65536, description="tokens in a step"
+            name="max_step_tokens",
+            kind="int",
+            minimum=1,
+            maximum=65536,
+            description="tokens in a step; default: 512 (on CUDA 2048)",
         ),
         Setting(
             name="block_tokens", kind="int", default=16, minimum=1, maximum=4096, description="tokens in a KV block"
@@ -71,6 +75,13 @@ SPEC = BackendSpec(
             minimum=0.5,
             maximum=3600,
             description="seconds without any part of a step after which a rank is lost, and the instance with it",
+        ),
+        Setting(
+            name="fused",
+            kind="bool",
+            default=True,
+            description="compute what lies between the products of a layer together, where the architecture is known;"
+            " without effect on the processor",
         ),
         Setting(
             name="pre_tokenizer",

@@ -8,10 +8,13 @@ import torch
 from torch import Tensor
 
 from inferd.plugin import KvLayout, StepResult, TokenBatch, TokenLimits
-from inferd_torch.attention import AttendRows, PagedAttention, install
+from inferd_torch.attention import AttendRows, AttendSpans, PagedAttention, install
+from inferd_torch.faults import guard
+from inferd_torch.fused import FusedDecoder
 from inferd_torch.plan import Plan, check_batch, make_plan
 from inferd_torch.pool import LayerShape, Pool
 from inferd_torch.sampling import choose
+from inferd_torch.spans import attend_spans
 from inferd_torch.split import attend_split
 from inferd_torch.survey import watch_hidden
 
@@ -28,7 +31,8 @@ class TorchSession:
         limits: What was derived for it.
         device: Where it is.
         dtype: Of keys and values.
-        attend_rows: How the rows of sequences with a single row attend, by block tables; None to gather their keys.
+        attend: How rows attend by block tables, single ones and spans; None to gather their keys.
+        fused: The network with its small steps taken together; None to let the network itself compute.
         graphs: Record decode steps as CUDA graphs.
     """
 
@@ -40,19 +44,22 @@ class TorchSession:
         limits: TokenLimits,
         device: torch.device,
         dtype: torch.dtype,
-        attend_rows: AttendRows | None = None,
+        attend: tuple[AttendRows, AttendSpans] | None = None,
+        fused: FusedDecoder | None = None,
         graphs: bool = False,
     ) -> None:
         self._network = network
         self._limits = limits
         self._device = device
         self._dtype = dtype
-        self._by_tables = attend_rows is not None
+        self._by_tables = attend is not None
+        self._fused = fused
+        self._guard = guard(device)
         with torch.inference_mode():
             self._pool = Pool(
                 shapes, blocks=limits.blocks, block_tokens=limits.block_tokens, device=device, dtype=dtype
             )
-        self._attention = PagedAttention(self._pool, attend_rows or attend_split)
+        self._attention = PagedAttention(self._pool, *(attend or (attend_split, attend_spans)))
         install(network, self._attention)
         self._hidden: Tensor | None = None
         watch_hidden(network, self._keep_hidden)
@@ -74,7 +81,7 @@ class TorchSession:
 
     def compute(self, batch: TokenBatch) -> StepResult:
         """Compute a step that was checked."""
-        with torch.inference_mode():
+        with self._guard(), torch.inference_mode():
             logits = self._run(batch)
             hidden = None
             if batch.hidden_rows is not None and self._hidden is not None:
@@ -84,7 +91,7 @@ class TorchSession:
 
     def follow(self, batch: TokenBatch) -> None:
         """Compute of a step that was checked what others need of it: neither logits nor tokens."""
-        with torch.inference_mode():
+        with self._guard(), torch.inference_mode():
             self._run(batch, follows=True)
             self._hidden = None
 
@@ -94,7 +101,7 @@ class TorchSession:
         Raises:
             ValueError: A block is outside the pool. Nothing has changed.
         """
-        with torch.inference_mode():
+        with self._guard(), torch.inference_mode():
             self._pool.copy(pairs)
 
     @property
@@ -109,7 +116,7 @@ class TorchSession:
         Raises:
             ValueError: It is outside the pool.
         """
-        with torch.inference_mode():
+        with self._guard(), torch.inference_mode():
             return self._pool.read(block).numpy().data
 
     def import_block(self, block: int, data: bytes) -> None:
@@ -118,12 +125,12 @@ class TorchSession:
         Raises:
             ValueError: It is outside the pool, or there are not as many bytes as it has. Nothing has changed.
         """
-        with torch.inference_mode():
+        with self._guard(), torch.inference_mode():
             self._pool.write(block, data)
 
     def close(self) -> None:
         """Give the memory back."""
-        del self._network, self._pool, self._attention, self._graphs, self._hidden
+        del self._network, self._fused, self._pool, self._attention, self._graphs, self._hidden
         gc.collect()  # networks are full of cycles
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
@@ -142,6 +149,9 @@ class TorchSession:
         """Logits (R, V) of the given rows, or of all."""
         self._attention.plan = plan
         try:
+            if self._fused is not None:
+                self._hidden = hidden = self._fused(self._attention)
+                return self._fused.logits(hidden if isinstance(logit_rows, int) else hidden[logit_rows])
             output = self._network(
                 input_ids=plan.token_ids[None],
                 position_ids=plan.positions[None],

@@ -10,6 +10,7 @@ from inferd_torch.artifact import Artifact
 from inferd_torch.attention import install
 from inferd_torch.network import expected_window
 from inferd_torch.pool import LayerShape
+from inferd_torch.scoring import Scoring
 
 
 class Survey:
@@ -18,12 +19,14 @@ class Survey:
     Attributes:
         shapes: By layer.
         windows: The sliding window that each layer asks for, or None.
+        scored_heads: Heads of the queries of layers that ask for a cap or sinks; 0 where none does.
         vocabulary_size: Number of logits.
         embedding_size: Width of the hidden states behind the last norm; 0 when the network does not show them.
     """
 
     def __init__(self, network: Any, device: torch.device) -> None:
         self._shapes: dict[int, LayerShape] = {}
+        self.scored_heads = 0
         self.windows: dict[int, int | None] = {}
         hidden: list[Tensor] = []
         hook = watch_hidden(network, hidden.append)
@@ -36,15 +39,14 @@ class Survey:
         self.embedding_size = int(hidden[0].shape[-1]) if hidden else 0
         self.shapes = [self._shapes[layer] for layer in sorted(self._shapes)]
 
-    def __call__(
-        self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, *, scaling: float, window: int | None
-    ) -> Tensor:
-        """Attention of a token over itself alone is its value, whatever its key and the `scaling` are."""
-        del scaling
+    def __call__(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, *, scoring: Scoring) -> Tensor:
+        """Of the shape that attention has: the value of the token itself."""
         if layer in self._shapes:
             raise NotImplementedError(f"layer {layer} attends twice")
         self._shapes[layer] = LayerShape(heads=keys.shape[1], key_width=keys.shape[2], value_width=values.shape[2])
-        self.windows[layer] = window
+        self.windows[layer] = scoring.window
+        if not scoring.plain:
+            self.scored_heads = max(self.scored_heads, queries.shape[1])
         return values.repeat_interleave(queries.shape[1] // keys.shape[1], dim=1)
 
 

@@ -13,6 +13,7 @@ from inferd.testing.contract import BackendContract
 from inferd_torch import loading
 from inferd_torch.backend import TorchBackend
 from inferd_torch.plugin import SPEC
+from inferd_torch.spans import attend_spans
 from inferd_torch.split import attend_split
 
 
@@ -49,7 +50,7 @@ class TestSlidingWindows(BackendContract):
 
 
 class TestBlockTables(BackendContract):
-    """The suite passes when single rows attend by block tables and in parts, as they do on CUDA."""
+    """The suite passes when rows attend by block tables, single ones in parts and others in tiles, as on CUDA."""
 
     test_takes_no_more_than_measured = None  # what the patch below does not reach
 
@@ -63,7 +64,8 @@ class TestBlockTables(BackendContract):
     def model(cls, backend: TorchBackend, load_request: LoadRequest, progress: list[float]) -> Iterator[LoadedModel]:
         with pytest.MonkeyPatch.context() as patch:
             make = loading.TorchSession
-            patch.setattr(loading, "TorchSession", lambda *a, **k: make(*a, **{**k, "attend_rows": attend_split}))
+            attend = (attend_split, attend_spans)
+            patch.setattr(loading, "TorchSession", lambda *a, **k: make(*a, **k, attend=attend))
             model = backend.load(load_request, progress.append)
         yield model
         model.session.close()

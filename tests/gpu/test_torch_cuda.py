@@ -19,6 +19,7 @@ from inferd.testing.contract import BackendContract
 from inferd_torch import paged_decode, split
 from inferd_torch.backend import TorchBackend
 from inferd_torch.plugin import SPEC
+from inferd_torch.scoring import Scoring
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 
@@ -60,6 +61,26 @@ class TestNoGraphs(BackendContract):
         return make_request(folder, cuda_graphs="false")
 
 
+class TestNotFused(BackendContract):
+    """Where the network of transformers itself computes, the suite passes."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def load_request(cls, folder: Path) -> LoadRequest:
+        return make_request(folder, fused="false")
+
+
+class TestHalves(BackendContract):
+    """In bfloat16 the suite passes."""
+
+    tolerance = 0.3  # of logits around 10
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def load_request(cls, folder: Path) -> LoadRequest:
+        return make_request(folder, dtype="bfloat16")
+
+
 class TestWindows(BackendContract):
     """With sliding windows and CUDA graphs, the suite passes."""
 
@@ -86,9 +107,10 @@ def test_the_kernel_computes_the_parts_of_its_twin(
     keys, values = (torch.randn(count * table, 16, shared, width, **options) for _ in range(2))
     tables = torch.randperm(count * table, device="cuda").reshape(count, table)
     lengths = torch.tensor([1, 15, 16, 64, 65, 700, table * 16], device="cuda")
-    arguments = (queries, keys, values, tables, lengths)
-    given = paged_decode.PagedDecode(132)(*arguments, scaling=width**-0.5, window=window)
-    expected = split.attend_split(*arguments, scaling=width**-0.5, window=window)
+    arguments = (queries, keys, values, tables.int(), lengths.int())
+    scoring = Scoring(scaling=width**-0.5, window=window)
+    given = paged_decode.PagedDecode(132)(*arguments, scoring=scoring)
+    expected = split.attend_split(*arguments, scoring=scoring)
     torch.testing.assert_close(given.float(), expected.float(), rtol=0, atol=tolerance)
 
 
@@ -115,6 +137,17 @@ def test_recorded_steps_give_what_the_processor_gives(backend: TorchBackend, fol
         )
     )
     np.testing.assert_allclose(there, here, rtol=0, atol=5e-3)
+
+
+def test_a_load_and_its_largest_step_take_no_more_than_measured(backend: TorchBackend, folder: Path) -> None:
+    """What torch has reserved of the device at most, warmed up with the largest step, is within the need."""
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_reserved()
+    torch.cuda.reset_peak_memory_stats()
+    request = make_request(folder, dtype="bfloat16")
+    need = backend.measure(request)
+    backend.load(request, lambda _: None).session.close()
+    assert torch.cuda.max_memory_reserved() - before <= need.total_bytes
 
 
 def test_closing_gives_the_memory_back(backend: TorchBackend, folder: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM
-from transformers.models import gemma2, gemma3, llama, mistral, phi3, qwen2, qwen3, qwen3_5, qwen3_moe
+from transformers.models import gemma2, gemma3, gpt_oss, llama, mistral, phi3, qwen2, qwen3, qwen3_5, qwen3_moe, roberta
 
 SEED = 41
 VOCABULARY = 320
@@ -38,6 +38,10 @@ CONFIGS: dict[str, Any] = {
         layer_types=["sliding_attention", "full_attention", "sliding_attention"],
     ),
     "phi3": lambda: phi3.Phi3Config(**COMMON),
+    "gemma2": lambda: gemma2.Gemma2Config(**COMMON, head_dim=16, sliding_window=17, attn_logit_softcapping=2.0),
+    "gpt_oss": lambda: gpt_oss.GptOssConfig(
+        **COMMON, head_dim=16, sliding_window=19, num_local_experts=4, num_experts_per_tok=2
+    ),
     "qwen3_moe": lambda: qwen3_moe.Qwen3MoeConfig(
         **COMMON, head_dim=16, moe_intermediate_size=32, num_experts=4, num_experts_per_tok=2
     ),
@@ -54,8 +58,9 @@ STATES: dict[str, Any] = {
         linear_num_value_heads=4,
     )
 }
-# Served only without what sets them apart.
-REFUSED: dict[str, Any] = {"gemma2": lambda: gemma2.Gemma2Config(**COMMON, head_dim=16)}
+REFUSED: dict[str, Any] = {
+    "roberta": lambda: roberta.RobertaConfig(**{**COMMON, "pad_token_id": 1}, is_decoder=True)  # positions from 2 on
+}
 
 
 def make_network(name: str, **changes: Any) -> Any:

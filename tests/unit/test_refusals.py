@@ -54,7 +54,7 @@ CASES: dict[str, tuple[str, Callable[[Path], Path], str, str]] = {
     "cpu, a folder": ("cpu", lambda f: write_folder(f, "llama", model_type="mamba"), "mamba", "'model_type'"),
     "onnx, a folder": ("onnx", lambda f: write_folder(f, "gemma2"), "gemma2", "supported are llama"),
     "onnx, a file": ("onnx", lambda f: write_file(f, "gemma2"), "gemma2", "supported are llama"),
-    "torch, a folder": ("torch", lambda f: write_folder(f, "gemma2"), "gemma2", "softcap"),
+    "torch, a folder": ("torch", lambda f: write_folder(f, "lfm2"), "lfm2", "layer_types has"),
     "torch, packed weights": (
         "torch",
         lambda f: write_folder(f, "gpt_oss", quantization_config={"quant_method": "mxfp4"}),

@@ -60,7 +60,7 @@ def test_offers_one_inert_backend() -> None:
         "import sys, inferd_torch.backend as b; b.TorchBackend().probe()\n"
         "print(*sorted({'torch', 'transformers', 'numpy'} & set(sys.modules)))"
     )
-    if find_spec("torch") is None or devices.NVIDIA_DRIVER.exists():
+    if find_spec("torch") is None or any(sign.exists() for sign in devices.NVIDIA_DRIVERS):
         code = code.replace("b.TorchBackend().probe()", "b")
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == ""
@@ -241,13 +241,91 @@ def test_a_gguf_file_gives_what_the_cpu_backend_gives(tmp_path: Path) -> None:
 
 
 @needs_torch
-def test_a_softcap_is_refused(tmp_path: Path) -> None:
-    """A network that puts more into its scores than we compute is refused while loading, not answered wrongly."""
+def test_positions_that_begin_elsewhere_are_refused(tmp_path: Path) -> None:
+    """A network whose positions begin behind its padding token is refused, not given positions from 0."""
     import tiny_networks as tiny  # noqa: PLC0415 - imports torch
 
-    tiny.write_network("gemma2", tmp_path)
-    with pytest.raises(LoadError, match="Gemma2Attention asks attention for softcap"):
+    tiny.write_network("roberta", tmp_path)
+    with pytest.raises(LoadError, match="positions of roberta begin behind the number of its padding token"):
         load(tmp_path)
+
+
+@needs_torch
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("model.layers.0.self_attn.q_proj.weight_scale_inv", "1 weights are scales or zero points .*no quantization_c"),
+        ("model.layers.0.mlp.up_proj.qzeros", "1 weights are scales or zero points"),
+        ("model.layers.0.mlp.extra.weight", "1 unexpected keys, for example model.layers.0.mlp.extra.weight"),
+    ],
+)
+def test_weights_that_nothing_uses_are_refused(folder: Path, name: str, words: str) -> None:
+    """A folder with a weight that its network has no place for is refused by its name."""
+    from safetensors.torch import load_file, save_file  # noqa: PLC0415 - imports torch
+
+    file = folder / "model.safetensors"
+    weights = load_file(file)
+    save_file(weights | {name: weights["model.norm.weight"].clone()}, file, metadata={"format": "pt"})
+    with pytest.raises(LoadError, match=words):
+        load(folder)
+
+
+@needs_torch
+@pytest.mark.parametrize(
+    ("setting", "own", "stored", "device", "expected"),
+    [
+        ("auto", "float16", "F32", "cuda:0", "float16"),
+        ("auto", None, "F16", "cuda:0", "float16"),
+        ("auto", None, "F32", "cuda:0", "float32"),
+        ("auto", None, "F8_E4M3", "cuda:0", "bfloat16"),
+        ("auto", None, "gguf", "cuda:0", "bfloat16"),
+        ("auto", "float32", "gguf", "cuda:0", "bfloat16"),
+        ("float32", "float16", "gguf", "cuda:0", "float32"),
+        ("auto", "bfloat16", "BF16", "cpu", "float32"),
+    ],
+)
+def test_numbers_to_compute_with(setting: str, own: str | None, stored: str, device: str, expected: str) -> None:
+    """On CUDA the model's own, as it says or is stored; a GGUF file's are bfloat16, which says nothing of its own."""
+    import torch  # noqa: PLC0415 - takes seconds
+    from transformers import LlamaConfig  # noqa: PLC0415 - as above
+
+    from inferd.plugin import SamplingDefaults, Vocabulary  # noqa: PLC0415 - as above
+    from inferd_torch.artifact import Artifact  # noqa: PLC0415 - as above
+    from inferd_torch.network import choose_dtype  # noqa: PLC0415 - as above
+
+    artifact = Artifact(
+        path=Path("some"),
+        folder=Path("some"),
+        options={"gguf_file": "some"} if stored == "gguf" else {},
+        parameters=1,
+        weight_format="Q4_K" if stored == "gguf" else stored,
+        vocabulary=Vocabulary(algorithm="bpe"),
+        sampling=SamplingDefaults(),
+    )
+    config = LlamaConfig(dtype=own and getattr(torch, own))
+    assert choose_dtype(artifact, config, setting, torch.device(device)) == getattr(torch, expected)
+
+
+@needs_torch
+def test_folders_need_no_reader_of_gguf_files(sound: Path) -> None:
+    """Where gguf is not installed, folders load, and a GGUF file is refused with what to install."""
+    code = (
+        "import sys; sys.modules['gguf'] = None\n"
+        "from pathlib import Path\n"
+        "from inferd.plugin import LoadError, LoadRequest\n"
+        "from inferd.plugin.backend import read_settings\n"
+        "from inferd_torch.backend import TorchBackend\n"
+        "from inferd_torch.plugin import SPEC\n"
+        f"for path in ({str(sound)!r}, 'some.gguf'):\n"
+        "    wanted = dict(path=Path(path), device='cpu:0', settings=read_settings(SPEC, {}), capacity_bytes=1 << 32)\n"
+        "    try: print(TorchBackend().measure(LoadRequest(**wanted)).weights_bytes)\n"
+        "    except LoadError as error: print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=100)
+    assert done.stdout.splitlines() == [
+        "534272",
+        "some.gguf: gguf, which reads GGUF files, is not installed: pip install 'inferd[torch]'",
+    ], done.stderr
 
 
 @needs_torch

@@ -7,11 +7,13 @@ import pytest
 
 pytest.importorskip("torch", reason="torch is not installed: pip install 'inferd[torch]'")
 
-from transformers import Phi3Config, Qwen2Config
+import tiny_networks as tiny
+import torch
+from transformers import AutoModelForCausalLM, Phi3Config, Qwen2Config
 
 from inferd.plugin import SamplingDefaults, Vocabulary
 from inferd_torch.artifact import Artifact
-from inferd_torch.network import read_context
+from inferd_torch.network import read_context, settle_rotation
 
 
 def read(config: Any) -> int:
@@ -42,3 +44,26 @@ def test_longrope_keeps_the_original_context() -> None:
     assert (
         read(Phi3Config(max_position_embeddings=256, original_max_position_embeddings=64, rope_parameters=rope)) == 64
     )
+
+
+LONGROPE = {"short_factor": [1.5] * 4, "long_factor": [3.0] * 4, "original_max_position_embeddings": 64}
+ROTATIONS: dict[str, Any] = {
+    "phi3": {"rope_type": "longrope", "rope_theta": 1e4, "partial_rotary_factor": 0.5, **LONGROPE},
+    "llama": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 64},
+}
+
+
+@pytest.mark.parametrize("name", sorted(ROTATIONS))
+def test_a_rotation_is_settled_up_to_the_original_context(name: str) -> None:
+    """Rotations by length are transformers' own there, and ask no number of the device: that cannot be recorded."""
+    config = tiny.CONFIGS[name]()
+    config.max_position_embeddings = 64
+    config.original_max_position_embeddings = 64
+    config.rope_parameters = ROTATIONS[name]
+    network = AutoModelForCausalLM.from_config(config).eval()
+    rotary, positions = network.model.rotary_emb, torch.arange(64)[None]
+    expected = rotary(torch.zeros(1), positions)
+    settle_rotation(network)
+    for given, wanted in zip(rotary(torch.zeros(1), positions), expected, strict=True):
+        assert torch.equal(given, wanted)
+    rotary.to("meta")(torch.zeros(1, device="meta"), positions.to("meta"))  # where no number can be looked at

@@ -56,6 +56,40 @@ def test_a_row_that_is_not_finite_gets_no_token() -> None:
     assert ids[3] >= 0
 
 
+@pytest.mark.parametrize("parameters", PARAMETERS)
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_bad_row_is_looked_up_nowhere(parameters: dict[str, float], bad: float) -> None:
+    """However a row that is not finite is to be drawn from, no place outside it is looked up: a GPU would be lost."""
+    from inferd_torch.sampling import choose  # noqa: PLC0415 - needs torch
+
+    sampler = Sampler(rows=3, vocabulary_size=8)
+    for row in range(3):
+        sampler.assign(row, Sampling(seed=row, **parameters))
+    logits = np.zeros((3, 8), np.float32)
+    logits[1, :] = bad
+    sampling = sampler.for_device(np.zeros(3, np.int32))
+    assert sampling is not None
+    ids = choose(torch.from_numpy(logits), sampling).tolist()
+    assert ids[1] == BAD_ROW
+    assert all(0 <= ids[row] < 8 for row in (0, 2))
+
+
+def test_rows_are_drawn_from_in_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With few logits at a time, down to a row, the tokens are those of all at once."""
+    from inferd_torch import sampling as chosen  # noqa: PLC0415 - needs torch
+
+    sampler = Sampler(rows=ROWS, vocabulary_size=SIZE)
+    for row in range(ROWS):
+        sampler.assign(row, Sampling(seed=row, **PARAMETERS[row % len(PARAMETERS)]))
+    logits = np.random.default_rng(3).normal(0, 3, (ROWS, SIZE)).astype(np.float32)
+    sampling = sampler.for_device(np.zeros(ROWS, np.int32))
+    assert sampling is not None
+    whole = chosen.choose(torch.from_numpy(logits), sampling).tolist()
+    for most in (1, 3 * SIZE):
+        monkeypatch.setattr(chosen, "DRAWN_LOGITS", most)
+        assert chosen.choose(torch.from_numpy(logits), sampling).tolist() == whole
+
+
 def test_rows_that_need_their_logits_are_not_left_to_the_device() -> None:
     """A row with rules, or one that tells its probabilities, keeps the whole step's logits with the engine."""
     sampler = Sampler(rows=2, vocabulary_size=8)

@@ -15,10 +15,11 @@ import torch
 from inferd.plugin import TokenBatch, TokenLimits
 from inferd.testing.batches import Part, compute, make_batch
 from inferd_torch import attention
-from inferd_torch.cuda_graphs import choose_rows
+from inferd_torch.capacity import choose_rows
 from inferd_torch.decode_inputs import DecodeInputs
 from inferd_torch.pool import LayerShape
 from inferd_torch.session import TorchSession
+from inferd_torch.spans import attend_spans
 from inferd_torch.split import attend_split
 
 CPU = torch.device("cpu")
@@ -44,7 +45,8 @@ def session(network: Any) -> Iterator[TorchSession]:
     attention.register()
     network.set_attn_implementation(attention.NAME)
     shapes = [LayerShape(heads=2, key_width=16, value_width=16)] * 3
-    yield TorchSession(network, shapes=shapes, limits=LIMITS, device=CPU, dtype=torch.float32, attend_rows=attend_split)
+    attend = (attend_split, attend_spans)
+    yield TorchSession(network, shapes=shapes, limits=LIMITS, device=CPU, dtype=torch.float32, attend=attend)
     network.set_attn_implementation("eager")
 
 

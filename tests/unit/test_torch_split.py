@@ -1,11 +1,8 @@
-"""Attention in parts against plain attention, and the Triton kernel against attention in parts."""
+"""Attention in parts, and of spans, against plain attention."""
 
-import os
-import subprocess
-import sys
-from importlib.util import find_spec
 from itertools import product
 
+import numpy as np
 import pytest
 
 pytest.importorskip("torch", reason="torch is not installed: pip install 'inferd[torch]'")
@@ -14,30 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from inferd_torch.scoring import Scoring
+from inferd_torch.spans import ROWS, Spans, attend_spans, cut_spans
 from inferd_torch.split import TILE, attend_parts, attend_split, part_tokens
 
 WIDTH, VALUE_WIDTH, BLOCK_TOKENS, TABLE = 24, 40, 8, 40
 LENGTHS = (1, BLOCK_TOKENS, TILE, TILE + 1, 3 * TILE - 1, TABLE * BLOCK_TOKENS)
-KERNEL = """
-import torch
-from inferd_torch import paged_decode, split
-torch.manual_seed(0)
-for heads, shared, width, value_width, block_tokens, window, parts in (
-    (9, 3, 64, 64, 16, None, 4), (4, 4, 24, 40, 8, None, 3), (8, 2, 16, 16, 16, 70, 5), (8, 1, 64, 64, 32, None, 1)
-):
-    blocks = 4 * 20
-    queries = torch.randn(4, heads, width)
-    keys, values = (torch.randn(blocks, block_tokens, shared, n) for n in (width, value_width))
-    tables = torch.randperm(blocks).reshape(4, 20)
-    lengths = torch.tensor([1, 63, 65, 20 * block_tokens])
-    given = [
-        attend(queries, keys, values, tables, lengths, scaling=width**-0.5, window=window, parts=parts)
-        for attend in (paged_decode.attend_parts, split.attend_parts)
-    ]
-    for one, other in zip(*given):
-        torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
-print("same")
-"""
 
 
 def make(lengths: tuple[int, ...], heads: int, shared: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -60,8 +39,8 @@ def make(lengths: tuple[int, ...], heads: int, shared: int) -> tuple[Tensor, Ten
 def test_parts_make_the_whole(heads: tuple[int, int], window: int | None, parts: int) -> None:
     """Attention over parts of the keys gives what attention over all of them gives, whatever is shared or seen."""
     queries, keys, values, tables, lengths = make(LENGTHS, *heads)
-    scaling = 0.3
-    given = attend_split(queries, keys, values, tables, lengths, scaling=scaling, window=window, parts=parts)
+    scoring = Scoring(scaling=0.3, window=window)
+    given = attend_split(queries, keys, values, tables, lengths, scoring=scoring, parts=parts)
     for row, length in enumerate(LENGTHS):
         first = 0 if window is None else max(0, length - window)
         own_keys, own_values = (pool[tables[row].long()].flatten(0, 1)[first:length] for pool in (keys, values))
@@ -69,7 +48,7 @@ def test_parts_make_the_whole(heads: tuple[int, int], window: int | None, parts:
             queries[row][:, None],
             own_keys.transpose(0, 1),
             own_values.transpose(0, 1),
-            scale=scaling,
+            scale=scoring.scaling,
             enable_gqa=True,
         )
         torch.testing.assert_close(given[row], expected[:, 0], rtol=0, atol=1e-5)
@@ -78,7 +57,7 @@ def test_parts_make_the_whole(heads: tuple[int, int], window: int | None, parts:
 def test_a_part_without_keys_weighs_nothing() -> None:
     """Where a sequence is shorter than its parts, the empty ones weigh -inf and hold no NaN."""
     queries, keys, values, tables, lengths = make((1, 2 * TILE), 4, 2)
-    means, weights = attend_parts(queries, keys, values, tables, lengths, scaling=1.0, window=None, parts=3)
+    means, weights = attend_parts(queries, keys, values, tables, lengths, scoring=Scoring(scaling=1.0), parts=3)
     assert torch.isinf(weights).sum(dim=1).tolist() == [[0, 4, 4], [0, 0, 4]]
     assert torch.isfinite(means).all()
 
@@ -93,15 +72,40 @@ def test_parts_are_whole_tiles() -> None:
         assert (share * parts < counts + TILE * parts).all()
 
 
-@pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed: it comes with CUDA builds of torch")
-def test_the_kernel_computes_the_same_parts() -> None:
-    """The Triton kernel, run by Triton's interpreter on the processor, gives the parts that torch gives."""
-    done = subprocess.run(
-        [sys.executable, "-c", KERNEL],
-        env={**os.environ, "TRITON_INTERPRET": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=110,
-    )
-    assert done.stdout.strip() == "same", done.stderr
+def plainly(queries: Tensor, keys: Tensor, values: Tensor, *, begin: int, scoring: Scoring) -> Tensor:
+    """Attention of rows from position `begin` on, in float64 and head by head."""
+    mixed = torch.zeros(len(queries), queries.shape[1], values.shape[2], dtype=torch.float64)
+    shared = queries.shape[1] // keys.shape[1]
+    for row, head in product(range(len(queries)), range(queries.shape[1])):
+        end = begin + row + 1
+        first = 0 if scoring.window is None else max(0, end - scoring.window)
+        own = keys[first:end, head // shared].double()
+        scores = own @ queries[row, head].double() * scoring.scaling
+        if scoring.softcap is not None:
+            scores = scoring.softcap * torch.tanh(scores / scoring.softcap)
+        weights = scores.exp()
+        total = weights.sum() + (scoring.sinks[head].double().exp() if scoring.sinks is not None else 0.0)
+        mixed[row, head] = weights @ values[first:end, head // shared].double() / total
+    return mixed.float()
+
+
+@pytest.mark.parametrize("window", [None, 30])
+@pytest.mark.parametrize("softcap", [None, 1.5])
+@pytest.mark.parametrize("sunk", [False, True])
+def test_spans_and_single_rows_see_what_they_should(window: int | None, softcap: float | None, *, sunk: bool) -> None:
+    """Rows of prompts' chunks and single rows attend as plain attention says, with windows, caps and sinks."""
+    heads, shared = 4, 2
+    lengths, counts = np.array([2, ROWS + 21, 40]), np.array([2, ROWS + 9, 1])
+    _, keys, values, tables, _ = make(tuple(lengths), heads, shared)
+    scoring = Scoring(scaling=0.3, window=window, softcap=softcap, sinks=torch.linspace(-1, 2, heads) if sunk else None)
+    starts = np.cumsum(counts) - counts
+    rows = torch.randn(int(counts.sum()), heads, WIDTH)
+    tiles = cut_spans(starts[:2], counts[:2], lengths[:2])
+    assert tiles[:, 3].sum() == counts[:2].sum()
+    given = attend_spans(rows, keys, values, Spans(tiles=torch.from_numpy(tiles), tables=tables), scoring=scoring)
+    given[-1:] = attend_split(rows[-1:], keys, values, tables[2:], torch.tensor([40]), scoring=scoring)
+    for number, (length, count) in enumerate(zip(lengths, counts, strict=True)):
+        own = [pool[tables[number].long()].flatten(0, 1)[:length] for pool in (keys, values)]
+        some = slice(starts[number], starts[number] + count)
+        expected = plainly(rows[some], *own, begin=int(length - count), scoring=scoring)
+        torch.testing.assert_close(given[some], expected, rtol=0, atol=1e-5)

@@ -1,0 +1,154 @@
+"""Each Triton kernel beside the torch that states it: the largest difference, a line for each case.
+
+python tests/gpu/kernel_twins.py cuda            (every type of number)
+TRITON_INTERPRET=1 python tests/gpu/kernel_twins.py cpu
+"""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from inferd_torch import fused_kernels, paged_decode, paged_prefill, spans, split
+from inferd_torch.fused import Rotation, TorchSteps
+from inferd_torch.scoring import Scoring
+
+SMALL = ((6, 2, 24, 40, 8),)  # heads, shared, width, width of values, block
+LARGE = ((32, 8, 128, 128, 16), (4, 4, 80, 80, 16), (16, 1, 256, 256, 32))
+BLOCKS = 18  # of each sequence
+
+
+def make_pool(shape: tuple[int, ...], device: str, kind: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """Keys, values, and block tables of four sequences."""
+    _, shared, width, value_width, block_tokens = shape
+    keys, values = (
+        torch.randn(4 * BLOCKS, block_tokens, shared, n, device=device).to(kind) for n in (width, value_width)
+    )
+    return keys, values, torch.randperm(4 * BLOCKS).reshape(4, BLOCKS).int().to(device)
+
+
+def scorings(heads: int, width: int, device: str) -> Iterator[Scoring]:
+    """Plain, with a window, and with all that there is."""
+    plain = Scoring(scaling=width**-0.5)
+    yield plain
+    yield replace(plain, window=70)
+    yield replace(plain, window=33, softcap=2.0, sinks=torch.linspace(-1, 3, heads, device=device))
+
+
+def decode(device: str, kind: torch.dtype, shapes: tuple[Any, ...]) -> Iterator[float]:
+    """Single rows, in parts."""
+    for shape in shapes:
+        heads, _, width, _, block_tokens = shape
+        keys, values, tables = make_pool(shape, device, kind)
+        queries = torch.randn(4, heads, width, device=device).to(kind)
+        lengths = torch.tensor([1, 63, 65, BLOCKS * block_tokens], dtype=torch.int32, device=device)
+        for scoring in scorings(heads, width, device):
+            for parts in (1, 5):
+                given = paged_decode.attend_parts(queries, keys, values, tables, lengths, scoring=scoring, parts=parts)
+                whole = paged_decode.combine(*given, scoring.sinks, dtype=torch.float32)
+                stated = split.attend_parts(queries, keys, values, tables, lengths, scoring=scoring, parts=parts)
+                yield far(whole, split.combine(*stated, scoring.sinks))
+
+
+def prefill(device: str, kind: torch.dtype, shapes: tuple[Any, ...]) -> Iterator[float]:
+    """Spans: a whole prompt, a chunk in the middle, two rows."""
+    for shape in shapes:
+        heads, _, width, _, block_tokens = shape
+        keys, values, tables = make_pool(shape, device, kind)
+        lengths = np.array([spans.ROWS + 21, BLOCKS * block_tokens, 2])
+        counts = np.array([spans.ROWS + 21, 40, 2])
+        tiles = spans.cut_spans(np.cumsum(counts) - counts, counts, lengths)
+        at = spans.Spans(tiles=torch.from_numpy(tiles).to(device), tables=tables)
+        queries = torch.randn(int(counts.sum()), heads, width, device=device).to(kind)
+        for scoring in scorings(heads, width, device):
+            given = paged_prefill.PagedPrefill()(queries, keys, values, at, scoring=scoring)
+            yield far(given, spans.attend_spans(queries, keys, values, at, scoring=scoring))
+
+
+def norm(device: str, kind: torch.dtype, shapes: tuple[Any, ...]) -> Iterator[float]:
+    """With something to add, and without."""
+    del shapes
+    for width in (64, 576, 4096):
+        hidden, added, weight = (torch.randn(n, width, device=device).to(kind) for n in (3, 3, 1))
+        for more in (None, added):
+            both = [
+                (own, steps.norm(own, more, weight[0], 1e-5))
+                for steps, own in ((fused_kernels.TritonSteps(), hidden.clone()), (TorchSteps(), hidden.clone()))
+            ]
+            yield max(far(*pair) for pair in zip(*both, strict=True))
+
+
+def rotate(device: str, kind: torch.dtype, shapes: tuple[Any, ...]) -> Iterator[float]:
+    """With norms of heads, and without."""
+    for heads, shared, width, _, block_tokens in shapes:
+        projected = torch.randn(3, (heads + 2 * shared) * width, device=device).to(kind)
+        tables = [torch.randn(40, width // 2, device=device) for _ in range(2)]
+        norms = [torch.randn(width, device=device).to(kind) for _ in range(2)]
+        for query_norm, key_norm in ((None, None), norms):
+            rotation = Rotation(
+                heads=heads,
+                shared=shared,
+                width=width,
+                cosines=tables[0],
+                sines=tables[1],
+                slots=torch.tensor([9, 0, 21], device=device),
+                positions=torch.tensor([39, 0, 7], device=device),
+                query_norm=query_norm,
+                key_norm=key_norm,
+                epsilon=1e-6,
+            )
+            both = []
+            for steps in (fused_kernels.TritonSteps(), TorchSteps()):
+                pools = [torch.zeros(3, block_tokens, shared, width, device=device, dtype=kind) for _ in range(2)]
+                both.append((steps.rotate(projected, rotation, *pools), *pools))
+            yield max(far(*pair) for pair in zip(*both, strict=True))
+
+
+def gate(device: str, kind: torch.dtype, shapes: tuple[Any, ...]) -> Iterator[float]:
+    """Wider than a program, and narrower."""
+    del shapes
+    for width in (96, 1500):
+        projected = torch.randn(3, 2 * width, device=device).to(kind)
+        yield far(fused_kernels.TritonSteps().gate(projected), TorchSteps().gate(projected))
+
+
+def far(given: Tensor, stated: Tensor) -> float:
+    """The largest difference, as a part of the largest number; infinite where one is NaN."""
+    given, stated = given.float(), stated.float()
+    if not torch.isfinite(given).all():
+        return float("inf")
+    return float((given - stated).abs().max() / stated.abs().max().clamp(min=1e-6))
+
+
+def compare(device: str, kinds: tuple[torch.dtype, ...], shapes: tuple[Any, ...]) -> Iterator[tuple[str, str, float]]:
+    """The name of each kernel, the type of its numbers, and the largest difference of all cases."""
+    torch.manual_seed(0)
+    for cases in (decode, prefill, norm, rotate, gate):
+        for kind in kinds:
+            yield cases.__name__, str(kind).removeprefix("torch."), max(cases(device, kind, shapes))
+
+
+def mend_interpreter() -> None:
+    """Have Triton's interpreter take arrays of one number as numbers, which numpy does no longer."""
+    from triton.runtime import interpreter
+
+    patch = interpreter._patch_lang_tensor
+
+    def mended(tensor: Any, scope: Any) -> None:
+        patch(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
+
+    interpreter._patch_lang_tensor = mended
+
+
+if __name__ == "__main__":
+    where = sys.argv[1]
+    if where == "cpu":
+        mend_interpreter()
+    some = (torch.float32,) if where == "cpu" else (torch.float32, torch.bfloat16, torch.float16)
+    for name, kind, difference in compare(where, some, SMALL if where == "cpu" else SMALL + LARGE):
+        print(name, difference, kind)

@@ -1,0 +1,31 @@
+"""The Triton kernels against what states them in torch, run by Triton's interpreter on the processor."""
+
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch", reason="torch is not installed: pip install 'inferd[torch]'")
+
+TWINS = Path(__file__).parents[1] / "gpu" / "kernel_twins.py"
+KERNELS = ("decode", "prefill", "norm", "rotate", "gate")
+
+
+@pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed: it comes with CUDA builds of torch")
+def test_the_kernels_compute_what_their_twins_do() -> None:
+    """Each kernel, for odd sizes, windows, caps, sinks and norms, gives what its twin in torch gives."""
+    done = subprocess.run(
+        [sys.executable, TWINS, "cpu"],
+        env={**os.environ, "TRITON_INTERPRET": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=110,
+    )
+    assert done.returncode == 0, done.stderr
+    told = [line.split() for line in done.stdout.splitlines()]
+    assert {name for name, *_ in told} == set(KERNELS)
+    assert all(float(line[1]) < 1e-4 for line in told), done.stdout

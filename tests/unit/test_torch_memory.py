@@ -1,0 +1,90 @@
+"""What is counted of memory before a load, against what torch takes."""
+
+from collections.abc import Callable
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="torch is not installed: pip install 'inferd[torch]'")
+
+import tiny_networks as tiny
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from inferd.plugin import DeviceSampling
+from inferd_torch import attention, capacity
+from inferd_torch.plan import Group
+from inferd_torch.sampling import choose
+from inferd_torch.scoring import Scoring
+from inferd_torch.tally import count_step, stand_in
+
+SORTED_BYTES = 12  # a logit and its number, once more: what sorting takes on CUDA, which the processor does not
+
+
+def measure(compute: Callable[[], Any]) -> int:
+    """The most that the allocator of the processor held at a time, over what it held before, in bytes."""
+    compute()  # what is made once
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        compute()
+    events = profiled.profiler.kineto_results.events()
+    changes = [event.nbytes() for event in sorted(events, key=lambda e: e.start_ns()) if event.name() == "[memory]"]
+    return max(accumulate(changes), default=0)
+
+
+@pytest.mark.parametrize("kind", ["top_p", "by_id"])
+def test_drawing_takes_what_is_counted(kind: str) -> None:
+    """With top-p, and without, drawing takes no more for each logit than the need of a model counts."""
+    rows, size = 16, 5000
+    ones = np.ones(rows)
+    sampling = DeviceSampling(
+        temperatures=ones, top_k=np.zeros(rows, np.int64), top_p=ones * (0.9 if kind == "top_p" else 1.0),
+        min_p=ones * 0.01, points=ones * 0.5,
+    )  # fmt: skip
+    logits = torch.randn(rows, size).bfloat16()
+    taken = measure(lambda: choose(logits, sampling)) / logits.numel() - 4  # the logits as float32
+    sorted_bytes = SORTED_BYTES if kind == "top_p" else 0
+    assert taken + sorted_bytes <= capacity.DRAWN_BYTES
+    if kind == "top_p":
+        assert taken + sorted_bytes > capacity.DRAWN_BYTES / 2
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3_moe", "gemma3"])
+def test_a_step_takes_what_is_counted_without_computing_it(name: str) -> None:
+    """The bytes that a step is counted to take, on no device, are those that the allocator gives for it."""
+    tokens, rows = 256, 8
+    network = tiny.make_network(name).bfloat16()
+    attention.register()
+    network.set_attn_implementation(attention.NAME)
+    ids, wanted = torch.zeros((1, tokens), dtype=torch.long), torch.arange(rows)
+    attention.install(network, stand_in)
+
+    def compute() -> None:
+        with torch.inference_mode():
+            network(input_ids=ids, position_ids=ids, use_cache=False, logits_to_keep=wanted)
+
+    taken = measure(compute)
+    counted = count_step(network.to("meta"), tokens=tokens, rows=rows)
+    assert counted is not None
+    assert 0.9 * taken <= counted <= 1.5 * taken
+
+
+@pytest.mark.parametrize("special", [False, True])
+def test_a_group_takes_what_is_counted(special: bool) -> None:  # noqa: FBT001 - a parameter of the test
+    """A chunk of a prompt that gathers its keys takes no more than the need of a model counts for it."""
+    rows, keys, heads, shared, width = 256, 4096, 32, 4, 16
+    queries = torch.randn(1, rows, heads, width)
+    own = [torch.randn(1, keys, shared, width) for _ in range(2)]
+    scoring = Scoring(scaling=0.2, softcap=5.0) if special else Scoring(scaling=0.2)
+
+    def compute() -> None:
+        group = Group(
+            rows=torch.arange(rows)[None], slots=torch.zeros((1, keys), dtype=torch.long),
+            positions=torch.arange(keys - rows, keys)[None],
+        )  # fmt: skip
+        with torch.inference_mode():
+            attention.attend_group(queries, *own, group, scoring=scoring)
+
+    taken, counted = measure(compute), capacity.count_group(rows, keys, heads if special else 0)
+    assert counted / 2 < taken <= counted
