@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: rollouts swaps probes attack optimized models-table onnx-cases chaos storm property sim demo test bench fuzz sanitize native lint types rules stubs clean
+.PHONY: gpu gpu-dry triton-report rollouts swaps probes attack optimized models-table onnx-cases chaos storm property sim demo test bench fuzz sanitize native lint types rules stubs clean
 
 demo: .venv/.base .venv/.native
 	@$(BIN)/inferd pull smollm2
@@ -83,6 +83,17 @@ fuzz: .venv/.dev .venv/.native
 	@$(BIN)/python tests/fuzz/bundle_fuzz.py $(or $(BUNDLES),10000)
 sanitize: .venv/.dev
 	@$(BIN)/python tests/fuzz/sanitize.py $(or $(SANITIZERS),address,undefined) $(ARGS)
+
+# What a GPU is asked in its first hour, from this tree alone: needs torch, transformers and pytest, installs and fetches nothing.
+# `make gpu PYTHON=python3 SECONDS=470 OUT=folder ONLY=limits,shape_1b`; gpu-dry does it with tiny networks on the processor.
+gpu:
+	@$(PYTHON) tests/gpu/gpu_hour.py --seconds $(or $(SECONDS),470) $(if $(OUT),--out $(OUT)) $(if $(ONLY),--only $(ONLY))
+gpu-dry: .venv/.dev
+	@$(BIN)/python tests/gpu/gpu_hour.py --dry $(if $(ONLY),--only $(ONLY))
+
+# Every Triton kernel, compiled for GPUs that need not be here: registers, spills, shared memory. TARGETS="sm_80 sm_90 sm_100"
+triton-report: .venv/.dev
+	@PYTHONPATH=kernel:plugins:protos $(BIN)/python tests/gpu/triton_report.py $(TARGETS)
 
 # The native library of the cpu backend. Installing builds it too; what follows keeps it fresh, in place.
 native: .venv/bin/python
