@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from inferd import __version__
 from inferd.config import Settings
+from inferd.errors import words_of
 from inferd.ray.agent_process import AgentProcess, Orders
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ class AgentActor:
             process = AgentProcess(orders, self._folder, attached=self._attached, detached=self._detached)
         except OSError as error:
             with self._changed:
-                self._tell("ended", f"it could not be started: {error}")
+                self._tell("ended", f"it could not be started: {words_of(error)}")
             return
         while (how := process.ended()) is None and not self._over():
             with self._changed:

@@ -1,0 +1,84 @@
+"""The manifests of `deploy/`: what Kubernetes takes, and what they promise of their pods."""
+
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from inferd.config import Settings
+
+yaml = pytest.importorskip("yaml", reason="pyyaml is not installed: the manifests are not read")
+kubernetes_validate = pytest.importorskip("kubernetes_validate", reason="kubernetes-validate is not installed")
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+VERSION = "1.37"
+FOREIGN = "ray.io/v1"
+
+
+def objects() -> Iterator[tuple[str, dict[str, Any]]]:
+    for path in sorted(DEPLOY.rglob("*.yaml")):
+        for each in yaml.safe_load_all(path.read_text()):
+            yield f"{path.stem}-{each['kind']}-{each['metadata']['name']}", each
+
+
+def pods(value: Any) -> Iterator[dict[str, Any]]:
+    """All specs of pods in an object: what has containers."""
+    if isinstance(value, dict):
+        if "containers" in value:
+            yield value
+        for each in value.values():
+            yield from pods(each)
+    elif isinstance(value, list):
+        for each in value:
+            yield from pods(each)
+
+
+ALL = list(objects())
+PODS = [(name, pod) for name, each in ALL for pod in pods(each)]
+
+
+@pytest.mark.parametrize("found", [pytest.param(each, id=name) for name, each in ALL if each["apiVersion"] != FOREIGN])
+def test_kubernetes_takes_it(found: dict[str, Any]) -> None:
+    """Each object is one by the schema of Kubernetes, with no field that it does not know."""
+    kubernetes_validate.validate(found, VERSION, strict=True)
+
+
+@pytest.mark.parametrize("pod", [pytest.param(pod, id=name) for name, pod in PODS])
+def test_its_pods_are_pods_without_rights(pod: dict[str, Any]) -> None:
+    """Each pod, those of Ray's resources too, is one by the schema, runs as no root, and gains no right."""
+    kubernetes_validate.validate({"apiVersion": "v1", "kind": "Pod", "metadata": {}, "spec": pod}, VERSION, strict=True)
+    own = pod["securityContext"]
+    assert own["runAsNonRoot"]
+    assert own["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert pod["enableServiceLinks"] is False
+    for container in [*pod["containers"], *pod.get("initContainers", ())]:
+        wall = container["securityContext"]
+        assert wall["capabilities"] == {"drop": ["ALL"]}
+        assert wall["allowPrivilegeEscalation"] is False
+        assert container["resources"]["limits"]["memory"]
+        mounted = {each["name"] for each in container.get("volumeMounts", ())}
+        assert mounted <= {each["name"] for each in pod.get("volumes", ())}
+
+
+def test_the_configurations_are_ones(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A kernel and an agent take the configurations that the manifests give them, with what Ray needs besides."""
+    given = [text for _, each in ALL if each["kind"] == "ConfigMap" for text in each["data"].values()]
+    assert len(given) == 2
+    ray = (DEPLOY / "kuberay" / "configuration.toml").read_text()
+    for number, text in enumerate([*given, "\n".join((given[0], ray))]):
+        file = tmp_path / f"{number}.toml"
+        file.write_text(text)
+        tomllib.loads(text)
+        monkeypatch.setenv("INFERD_CONFIG", str(file))
+        settings = Settings()
+    assert settings.ray.resource == "inferd"
+    assert settings.listen
+
+
+def test_kernel_and_standby_differ_in_their_names_alone() -> None:
+    """The two kernels are given the same: either may lead."""
+    texts = [(DEPLOY / "kubernetes" / f"{name}.yaml").read_text().split("---")[0] for name in ("kernel", "standby")]
+    first, second = (text.split("\n", 1)[1].replace("inferd-standby", "inferd-kernel") for text in texts)
+    assert first.strip() == second.strip()
