@@ -261,8 +261,6 @@ class KernelMachine:
         self._elastic.ring(now)
         self._capacity.ring(now)
 
-    # Tasks.
-
     def _submit(self, spec: TaskSpec) -> None:
         if spec.request_id and self.tasks.repeats(spec):
             return

@@ -285,7 +285,7 @@ def connect(where: str, fleet: str, *, leash_s: float, restarts: int) -> Cluster
             **({} if address.startswith(CLIENT) else {"configure_logging": True}),
         )
     except (RuntimeError, ConnectionError, ValueError, TimeoutError) as error:
-        raise ClusterError(explain(where, str(error))) from None
+        raise ClusterError(explain(where, words_of(error))) from None
     return Cluster(ray, fleet, leash_s, restarts, address.startswith(CLIENT))
 
 

@@ -126,7 +126,7 @@ class PrefixFiles:
             return None
         except (OSError, ValueError) as error:
             log.warning(
-                "a prefix cache on the disk is not what was written, and is removed", model=name, why=str(error)
+                "a prefix cache on the disk is not what was written, and is removed", model=name, why=words_of(error)
             )
             self._unlink(path)
             return None
