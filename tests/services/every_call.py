@@ -198,11 +198,37 @@ async def first(call: Any) -> None:
     call.cancel()
 
 
+async def drained(connection: Connection) -> None:
+    """The kernel's own host begins to drain, and takes instances again."""
+    await first(connection.hosts.DrainHost(hs.DrainHostRequest(host_id="local")))
+    await connection.hosts.ResumeHost(hs.ResumeHostRequest(host_id="local"))
+
+
+async def unknown_host(call: Any) -> None:
+    """There is no such host."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call(hs.RemoveHostRequest(host_id="nobody"))
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def unknown_log(call: Any) -> None:
+    """There is no such log."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call(hs.ReadInstanceLogRequest(instance_id="nobody-1")).read()
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
 CALLS: dict[str, Callable[[Client], Awaitable[object]]] = {
     "inferd.v1.AuditService/GetAuditTrail": lambda c: c.audit.GetAuditTrail(aus.GetAuditTrailRequest()),
     "inferd.v1.AuditService/ListAuditLines": lambda c: c.audit.ListAuditLines(aus.ListAuditLinesRequest()),
     "inferd.v1.HostService/GetHost": lambda c: c.connection.hosts.GetHost(hs.GetHostRequest()),
     "inferd.v1.HostService/WatchHost": lambda c: first(c.connection.hosts.WatchHost(hs.WatchHostRequest())),
+    "inferd.v1.HostService/ListHosts": lambda c: c.connection.hosts.ListHosts(hs.ListHostsRequest()),
+    "inferd.v1.HostService/CordonHost": lambda c: c.connection.hosts.CordonHost(hs.CordonHostRequest(host_id="local")),
+    "inferd.v1.HostService/ResumeHost": lambda c: c.connection.hosts.ResumeHost(hs.ResumeHostRequest(host_id="local")),
+    "inferd.v1.HostService/DrainHost": lambda c: drained(c.connection),
+    "inferd.v1.HostService/RemoveHost": lambda c: unknown_host(c.connection.hosts.RemoveHost),
+    "inferd.v1.HostService/ReadInstanceLog": lambda c: unknown_log(c.connection.hosts.ReadInstanceLog),
     "inferd.v1.HostService/BackupStore": lambda c: c.back_up(),
     "inferd.v1.HostService/GetStoreKeys": lambda c: c.connection.hosts.GetStoreKeys(kp.GetStoreKeysRequest()),
     "inferd.v1.HostService/RotateStoreKeys": lambda c: c.connection.hosts.RotateStoreKeys(kp.RotateStoreKeysRequest()),

@@ -63,7 +63,7 @@ LEAST: dict[tuple[Verb, Kind], str] = {
     (Verb.RUN, Kind.MODEL): "user",
     **{(verb, Kind.MODEL): "operator" for verb in (Verb.CREATE, Verb.UPDATE, Verb.DELETE)},
     (Verb.READ, Kind.AUDIT): "admin",
-    (Verb.CREATE, Kind.HOST): "admin",
+    **{(verb, Kind.HOST): "admin" for verb in (Verb.CREATE, Verb.UPDATE, Verb.DELETE)},
     **{(verb, Kind.AGENT): "admin" for verb in (Verb.CREATE, Verb.RUN)},
     **{(verb, Kind.STORE): "admin" for verb in (Verb.CREATE, Verb.READ, Verb.UPDATE, Verb.DELETE)},
     **{(verb, Kind.KEY): "admin" for verb in (Verb.CREATE, Verb.READ, Verb.UPDATE, Verb.DELETE)},

@@ -25,7 +25,7 @@ from inferd_client import AsyncClient
 
 DEADLINE_S = 60.0
 QUICK = {"detection_s": 1.2, "beat_s": 0.2, "grace_s": 20.0}
-SMALL = {"memory_bytes": {"cpu:0": 1 << 30}}  # less than the host has, so that it is chosen first
+SMALL = {"memory_bytes": {"fake:0": 1 << 30}}  # less than the host has, so that it is chosen first
 
 
 @pytest.fixture
@@ -55,10 +55,10 @@ async def host(connection: Connection, proxy: Proxy) -> AsyncIterator[FarHost]:
 async def test_a_task_runs_on_another_host(connection: Connection, host: FarHost) -> None:
     """A stream of a far worker is as that of a near one; its device is the host's, and its process the agent's."""
     near = await read_all(connection.endless(model=await connection.create("near"), tokens=50))
-    far = await read_all(connection.endless(model=await place(connection, "far", "b/cpu:0"), tokens=50))
+    far = await read_all(connection.endless(model=await place(connection, "far", "b/fake:0"), tokens=50))
     assert text_of(far) == text_of(near) == "la" * 25
     assert kinds_of(far) == kinds_of(near)
-    assert far[-1].finished.receipt.device == "b/cpu:0"
+    assert far[-1].finished.receipt.device == "b/fake:0"
     (worker,) = (each for each in connection.kernel.driver.supervisor.workers.values() if each.host_id)
     logs = {str(path) for path in (connection.folder / "b" / "state" / "workers").glob("*.log")}
     assert worker.host_id == "b"
@@ -71,7 +71,7 @@ async def test_a_task_runs_on_another_host(connection: Connection, host: FarHost
 
 async def test_a_broken_connection_loses_nothing(connection: Connection, host: FarHost, proxy: Proxy) -> None:
     """A stream whose host's connection breaks again and again is that of an undisturbed run, in one attempt."""
-    name = await place(connection, "far", "b/cpu:0", step_s=0.001)
+    name = await place(connection, "far", "b/fake:0", step_s=0.001)
     call = connection.endless(model=name, tokens=900)
     events = await read_until(call, "output")
     for n in range(4):
@@ -88,7 +88,7 @@ async def test_a_silent_host_is_lost_and_its_tasks_go_on(connection: Connection,
     """What ran on a host that is lost goes on elsewhere, behind what it told; its old workers end when it is back."""
     async with far_host(connection.folder, proxy.address) as host:
         await until_state(connection.kernel, "b", HostState.READY)
-        name = await place(connection, "both", "b/cpu:0", "cpu:0", step_s=0.001)
+        name = await place(connection, "both", "b/fake:0", "fake:0", step_s=0.001)
         call = connection.endless(model=name, tokens=900)
         events = await read_until(call, "output")
         assert [event.started.attempt for event in events if event.HasField("started")] == [1]
@@ -104,7 +104,7 @@ async def test_a_silent_host_is_lost_and_its_tasks_go_on(connection: Connection,
 
 async def test_a_host_that_ends_in_order_is_lost_at_once(connection: Connection, host: FarHost) -> None:
     """An agent that is ended says so: its host is lost without waiting, and nothing of its workers is left."""
-    name = await place(connection, "far", "b/cpu:0", step_s=0.001)
+    name = await place(connection, "far", "b/fake:0", step_s=0.001)
     call = connection.endless(model=name, tokens=900)
     await read_until(call, "output")
     pid = connection.kernel.driver.supervisor.workers[InstanceId("far-1")].pid
@@ -135,7 +135,7 @@ async def test_what_a_host_lacks_is_fetched_and_kept(
     path = connection.folder / "large.fake"
     path.write_text("{}" + " " * (9 << 20))
     await connection.models.CreateModel(CreateModelRequest(model=Model(name="base", source=str(path))))
-    name = place_as(connection, "base", "large", "b/cpu:0")
+    name = place_as(connection, "base", "large", "b/fake:0")
     written, write = list[int](), Cache.write
 
     def broken(cache: Cache, place: Path, file: CachedFile, number: int, data: bytes) -> bool:
@@ -164,7 +164,7 @@ async def abort(proxy: Proxy) -> None:
 
 async def test_a_missing_file_names_host_and_path(connection: Connection, host: FarHost) -> None:
     """A model whose files are nowhere fails to load with the host and the path, and nothing else ends."""
-    name = await place(connection, "far", "b/cpu:0")
+    name = await place(connection, "far", "b/fake:0")
     path = connection.folder / "far-base.fake"
     path.rename(path.with_suffix(".away"))
     _, error = await read_failing(connection.endless(model=name, tokens=5))
@@ -177,7 +177,7 @@ async def test_a_missing_file_names_host_and_path(connection: Connection, host: 
 
 async def test_tensors_of_any_size_cross(connection: Connection, host: FarHost) -> None:
     """Inputs and outputs that are in memory on one machine come to the other one whole, also more than a window."""
-    name = await place(connection, "far", "b/cpu:0", tensor="identity")
+    name = await place(connection, "far", "b/fake:0", tensor="identity")
     async with AsyncClient(connection.kernel.addresses[0]) as client:
         for shape in ((1, 3), (1, 400_000), (3, 500_000)):
             x = np.random.default_rng(7).standard_normal(shape, np.float32)
@@ -195,7 +195,7 @@ async def test_an_agent_outlives_its_kernel(tmp_path: Path) -> None:
     ):
         await until_state(first, "b", HostState.READY)
         connection = Connection(first, tmp_path)
-        call = connection.endless(model=await place(connection, "far", "b/cpu:0", step_s=0.002), tokens=900)
+        call = connection.endless(model=await place(connection, "far", "b/fake:0", step_s=0.002), tokens=900)
         await read_until(call, "output")
         first.driver.close()
         with suppress(grpc.aio.AioRpcError):

@@ -137,6 +137,12 @@ class Launched:
     def log_of(self, _: InstanceId) -> str:
         return ""
 
+    def silent_s(self) -> float | None:
+        return None
+
+    async def read_log(self, instance_id: InstanceId, offset_bytes: int, most_bytes: int) -> tuple[bytes, int]:
+        raise NotImplementedError
+
     async def launch(self, _: InstanceId, *, on_frame: OnFrame, on_closed: OnClosed) -> "Launched":
         self.receive, self.end_link = on_frame, on_closed
         return self

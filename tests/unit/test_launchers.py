@@ -85,6 +85,12 @@ class FarLauncher:
     def log_of(self, instance_id: InstanceId) -> str:
         return f"far:/logs/{instance_id}"
 
+    def silent_s(self) -> float | None:
+        return None
+
+    async def read_log(self, instance_id: InstanceId, offset_bytes: int, most_bytes: int) -> tuple[bytes, int]:
+        raise NotImplementedError
+
     async def launch(
         self,
         instance_id: InstanceId,

@@ -11,8 +11,14 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 from inferd_api.v1.host_service_pb2 import (
     BackupStoreRequest,
     BackupStoreResponse,
+    CordonHostRequest,
+    DrainHostRequest,
     GetHostRequest,
     ListBackendsRequest,
+    ListHostsRequest,
+    ReadInstanceLogRequest,
+    RemoveHostRequest,
+    ResumeHostRequest,
     WatchHostRequest,
     WatchHostResponse,
 )
@@ -24,7 +30,7 @@ from inferd_client.errors import StatusError
 from inferd_client.options import strict
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Generator
+    from collections.abc import AsyncGenerator, Generator, Mapping
 
     from inferd_api.v1.host_pb2 import Backend, Host
     from inferd_api.v1.host_service_pb2_grpc import HostServiceAsyncStub
@@ -43,13 +49,49 @@ class Hosts(Connection):
     def _health(self) -> HealthStub:
         return HealthStub(self._channel)
 
-    def get_host(self) -> Host:
-        """Read the host."""
-        return self._call(self._host.GetHost, GetHostRequest()).host
+    def get_host(self, host_id: str = "") -> Host:
+        """Read a host: the kernel's own (`local`), or another one. Raises InvalidFieldError where there is none."""
+        return self._call(self._host.GetHost, GetHostRequest(host_id=host_id)).host
 
-    def watch_host(self, *, interval_s: float | None = None) -> Generator[WatchHostResponse]:
-        """The host and its instances: now, when an instance changes, every `interval_s` (0.1 to 60, default 1)."""
-        yield from self._watched(self._host.WatchHost, WatchHostRequest(interval=span(interval_s)))
+    def list_hosts(self, *, labels: Mapping[str, str] | None = None) -> Generator[Host]:
+        """All hosts by id, the kernel's own first, or those that have these labels."""
+        for page in self._pages(self._host.ListHosts, ListHostsRequest(labels=labels)):
+            yield from page.hosts
+
+    def watch_hosts(self, *, interval_s: float | None = None) -> Generator[WatchHostResponse]:
+        """All hosts: as they stand first, then those that have changed, in `hosts`; `gone_host_ids` are gone."""
+        request = WatchHostRequest(interval=span(interval_s), all_hosts=True)
+        yield from self._watched(self._host.WatchHost, request)
+
+    def cordon_host(self, host_id: str) -> Host:
+        """Let a host get no new instances; those that it has stay and take tasks."""
+        return self._call(self._host.CordonHost, CordonHostRequest(host_id=host_id)).host
+
+    def drain_host(self, host_id: str) -> Generator[Host]:
+        """Empty a host: as it stands, again and again until it is `drained`. It goes on though this is not read."""
+        for response in self._stream(self._host.DrainHost, DrainHostRequest(host_id=host_id)):
+            yield response.host
+
+    def resume_host(self, host_id: str) -> Host:
+        """Let a host that drains or is cordoned take instances again."""
+        return self._call(self._host.ResumeHost, ResumeHostRequest(host_id=host_id)).host
+
+    def remove_host(self, host_id: str, *, force: bool = False) -> None:
+        """Know a host no longer; with `force` though something is left of it: its tasks go on elsewhere."""
+        self._call(self._host.RemoveHost, RemoveHostRequest(host_id=host_id, force=force))
+
+    def read_instance_log(
+        self, instance_id: str, *, tail_bytes: int | None = None, follow: bool = False
+    ) -> Generator[bytes]:
+        """The log of an instance's worker: its last `tail_bytes` (default 65536), and with `follow` what comes."""
+        request = ReadInstanceLogRequest(instance_id=instance_id, tail_bytes=tail_bytes or 0, follow=follow)
+        for response in self._stream(self._host.ReadInstanceLog, request):
+            yield response.data
+
+    def watch_host(self, host_id: str = "", *, interval_s: float | None = None) -> Generator[WatchHostResponse]:
+        """A host and its instances: now, when an instance changes, every `interval_s` (0.1 to 60, default 1)."""
+        request = WatchHostRequest(interval=span(interval_s), host_id=host_id)
+        yield from self._watched(self._host.WatchHost, request)
 
     def backup_store(self, path: str, *, replace: bool = False) -> Generator[BackupStoreResponse]:
         """Copy what the kernel keeps into a file on its host: how far that is, and in the last message what was made.
@@ -111,13 +153,65 @@ class AsyncHosts(AsyncConnection):
     def _health(self) -> HealthStub:
         return HealthStub(self._channel)
 
-    async def get_host(self) -> Host:
-        """Read the host."""
-        return (await self._call(self._host.GetHost, GetHostRequest())).host
+    async def get_host(self, host_id: str = "") -> Host:
+        """Read a host: the kernel's own (`local`), or another one. Raises InvalidFieldError where there is none."""
+        return (await self._call(self._host.GetHost, GetHostRequest(host_id=host_id))).host
 
-    async def watch_host(self, *, interval_s: float | None = None) -> AsyncGenerator[WatchHostResponse]:
-        """The host and its instances: now, when an instance changes, every `interval_s` (0.1 to 60, default 1)."""
-        responses = self._watched(self._host.WatchHost, WatchHostRequest(interval=span(interval_s)))
+    async def list_hosts(self, *, labels: Mapping[str, str] | None = None) -> AsyncGenerator[Host]:
+        """All hosts by id, the kernel's own first, or those that have these labels."""
+        async for page in self._pages(self._host.ListHosts, ListHostsRequest(labels=labels)):
+            for host in page.hosts:
+                yield host
+
+    async def watch_hosts(self, *, interval_s: float | None = None) -> AsyncGenerator[WatchHostResponse]:
+        """All hosts: as they stand first, then those that have changed, in `hosts`; `gone_host_ids` are gone."""
+        request = WatchHostRequest(interval=span(interval_s), all_hosts=True)
+        responses = self._watched(self._host.WatchHost, request)
+        try:
+            async for response in responses:
+                yield response
+        finally:
+            await responses.aclose()
+
+    async def cordon_host(self, host_id: str) -> Host:
+        """Let a host get no new instances; those that it has stay and take tasks."""
+        return (await self._call(self._host.CordonHost, CordonHostRequest(host_id=host_id))).host
+
+    async def drain_host(self, host_id: str) -> AsyncGenerator[Host]:
+        """Empty a host: as it stands, again and again until it is `drained`. It goes on though this is not read."""
+        responses = self._stream(self._host.DrainHost, DrainHostRequest(host_id=host_id))
+        try:
+            async for response in responses:
+                yield response.host
+        finally:
+            await responses.aclose()
+
+    async def resume_host(self, host_id: str) -> Host:
+        """Let a host that drains or is cordoned take instances again."""
+        return (await self._call(self._host.ResumeHost, ResumeHostRequest(host_id=host_id))).host
+
+    async def remove_host(self, host_id: str, *, force: bool = False) -> None:
+        """Know a host no longer; with `force` though something is left of it: its tasks go on elsewhere."""
+        await self._call(self._host.RemoveHost, RemoveHostRequest(host_id=host_id, force=force))
+
+    async def read_instance_log(
+        self, instance_id: str, *, tail_bytes: int | None = None, follow: bool = False
+    ) -> AsyncGenerator[bytes]:
+        """The log of an instance's worker: its last `tail_bytes` (default 65536), and with `follow` what comes."""
+        request = ReadInstanceLogRequest(instance_id=instance_id, tail_bytes=tail_bytes or 0, follow=follow)
+        responses = self._stream(self._host.ReadInstanceLog, request)
+        try:
+            async for response in responses:
+                yield response.data
+        finally:
+            await responses.aclose()
+
+    async def watch_host(
+        self, host_id: str = "", *, interval_s: float | None = None
+    ) -> AsyncGenerator[WatchHostResponse]:
+        """A host and its instances: now, when an instance changes, every `interval_s` (0.1 to 60, default 1)."""
+        request = WatchHostRequest(interval=span(interval_s), host_id=host_id)
+        responses = self._watched(self._host.WatchHost, request)
         try:
             async for response in responses:
                 yield response

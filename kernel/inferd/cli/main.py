@@ -12,7 +12,8 @@ from inferd.cli.audit_commands import audit_app
 from inferd.cli.blob_commands import blob_app
 from inferd.cli.bundle_commands import bundle_app
 from inferd.cli.cert_commands import cert_app
-from inferd.cli.host_commands import host_app, invite_app
+from inferd.cli.host_commands import host_app
+from inferd.cli.hosts_commands import hosts_app, log_app
 from inferd.cli.key_commands import key_app
 from inferd.cli.lease_commands import lease_app
 from inferd.cli.model_commands import model_app, models_app
@@ -70,7 +71,7 @@ app.add_typer(cert_app, name="certs")
 app.add_typer(quota_app, name="quotas")
 app.add_typer(audit_app, name="audit")
 app.add_typer(moderation_app, name="moderation")
-app.add_typer(invite_app, name="hosts")
+app.add_typer(hosts_app, name="hosts")
 
 
 def run() -> None:
@@ -353,4 +354,5 @@ def _doctor(*, address: Address = ADDRESS, output: Output = Format.TABLE) -> Non
 
 app.registered_commands += model_app.registered_commands + host_app.registered_commands
 app.registered_commands += optimize_app.registered_commands + ray_app.registered_commands
+app.registered_commands += log_app.registered_commands
 models_app.registered_commands += version_app.registered_commands + bundle_app.registered_commands

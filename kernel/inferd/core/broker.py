@@ -67,6 +67,11 @@ class Account:
         return max(0, self.capacity_bytes - self.instance_bytes - self.lease_bytes - self.foreign_bytes)
 
     @property
+    def leased(self) -> bool:
+        """Whether a lease holds something of it."""
+        return bool(self.lease_bytes or self.leased_cores)
+
+    @property
     def free_cores(self) -> int:
         """Cores that can be given now."""
         return self.cores - self.leased_cores if self.open else 0

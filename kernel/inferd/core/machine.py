@@ -100,7 +100,7 @@ class KernelMachine:
         )
         self.ending = Ending(self.tasks, self.leases, self.fleet, self)
         self._restoration = Restoration(self.tasks, self.leases, fleet=self.fleet, broker=self.broker, owner=self)
-        self.views = Views(self.tasks, self.fleet, self.leases, self.broker, self.quotas)
+        self.views = Views(self.tasks, self.fleet, self.leases, self.broker, self.quotas, self.hosts)
         self._freed: dict[ModelName, None] = {}  # models that may have places to give
         self._now = 0.0
         parts = (self.fleet, self.tasks, self.leases, self._elastic, self._capacity, self._rollouts)
@@ -120,8 +120,7 @@ class KernelMachine:
         """Take an event at the time `now` (seconds, never falling); what is to be done and what has changed, in order.
 
         Raises:
-            InferdError: The event is a client's and is refused; nothing but what `now` made due has changed, and the
-                what came of that is returned by the next call.
+            InferdError: It is a client's and is refused; what `now` made due all the same the next call tells.
         """
         self._now = max(self._now, now)
         try:
@@ -265,8 +264,7 @@ class KernelMachine:
         if spec.request_id and self.tasks.repeats(spec):
             return
         self.ending.check_taking(self._now)
-        model = self.views.model(spec.model)
-        admission.check_staying(model)
+        admission.check_staying(model := self.views.model(spec.model))
         admission.check_stranded(model, self.broker.atlas)
         if spec.lease_id:
             admission.check_covered(spec, model, self.leases)

@@ -8,8 +8,9 @@ from inferd.core.atlas import MOST_SITES
 from inferd.core.broker import Account, Broker
 from inferd.core.census import Census
 from inferd.core.fleet import Fleet
-from inferd.core.host import LOCAL_HOST
-from inferd.core.ids import DeviceId, InstanceId, LeaseId, ModelName, TaskId, Tenant
+from inferd.core.host import LOCAL_HOST, Host
+from inferd.core.hosts import Hosts
+from inferd.core.ids import DeviceId, HostId, InstanceId, LeaseId, ModelName, TaskId, Tenant
 from inferd.core.index import Page
 from inferd.core.lease import Lease, LeaseSpec, LeaseState, ModelClaim
 from inferd.core.leases import Leases
@@ -31,7 +32,10 @@ from inferd.errors import present
 class Views:
     """The one door for reading. It changes nothing, and what it gives is not to be changed."""
 
-    def __init__(self, tasks: Tasks, fleet: Fleet, leases: Leases, broker: Broker, quotas: Quotas) -> None:
+    def __init__(  # noqa: PLR0917 - what it reads
+        self, tasks: Tasks, fleet: Fleet, leases: Leases, broker: Broker, quotas: Quotas, hosts: Hosts
+    ) -> None:
+        self._hosts = hosts
         self._tasks = tasks
         self._fleet = fleet
         self._leases = leases
@@ -274,6 +278,22 @@ class Views:
         if not found:
             check_place(spec, self._broker)
         return {device_id: self._broker.devices[device_id].capacity_bytes for device_id in found}
+
+    def host(self, host_id: HostId) -> Host:
+        """The host of this id.
+
+        Raises:
+            InvalidFieldError: There is none; the nearest known name is suggested.
+        """
+        return self._hosts.get(host_id)
+
+    def hosts(self, *, after: str | None = None, size: int) -> Page[Host]:
+        """Hosts by id, behind the id `after`."""
+        return self._hosts.page(after=after, size=size)
+
+    def leases_on(self, device_ids: Collection[DeviceId]) -> int:
+        """How many leases hold something of one of these devices."""
+        return len(self._broker.lessees(device_ids))
 
     def backends(self) -> Mapping[str, Sequence[str]]:
         """The backends that work on far hosts, each with what its devices are called there."""

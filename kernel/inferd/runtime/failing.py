@@ -85,7 +85,7 @@ class FailingLauncher:
     def __init__(self, launcher: Launcher, points: Failpoints) -> None:
         self._launcher = launcher
         self._points = points
-        self.log_of = launcher.log_of
+        self.log_of, self.silent_s, self.read_log = launcher.log_of, launcher.silent_s, launcher.read_log
 
     async def launch(self, instance_id: InstanceId, *, on_frame: OnFrame, on_closed: OnClosed) -> WorkerLink:
         """As `Launcher.launch`."""

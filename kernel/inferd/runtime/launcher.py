@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from inferd.core.ids import HostId, InstanceId
+from inferd.errors import InvalidFieldError
 from inferd.runtime.link import OnClosed, OnFrame
 from inferd.shared import Memory
 from inferd_api.worker.v1 import worker_pb2 as wire
@@ -43,6 +44,21 @@ class Launcher(Protocol):
     def log_of(self, instance_id: InstanceId) -> str:
         """Where the log of an instance's worker is, for people."""
 
+    def silent_s(self) -> float | None:
+        """Since when nothing was heard of the host, in seconds; None where that has no meaning."""
+
+    async def read_log(self, instance_id: InstanceId, offset_bytes: int, most_bytes: int) -> tuple[bytes, int]:
+        """A part of the log of an instance's worker, also of one that has ended, and how large the log is now.
+
+        Args:
+            instance_id: The instance.
+            offset_bytes: Where the part begins; below 0 so many bytes before the end.
+            most_bytes: How large it is at most.
+
+        Raises:
+            InvalidFieldError: There is no such log, or none that can be read from here.
+        """
+
     async def launch(
         self,
         instance_id: InstanceId,
@@ -62,6 +78,11 @@ class Launcher(Protocol):
         """
 
 
+def no_log(instance_id: InstanceId, why: str) -> InvalidFieldError:
+    """Why a log cannot be read."""
+    return InvalidFieldError(f"the log of instance {instance_id[:80]!r} cannot be read: {why}", field="instance_id")
+
+
 class NoLauncher:
     """Stands for a host where nobody starts workers."""
 
@@ -71,6 +92,14 @@ class NoLauncher:
     def log_of(self, _: InstanceId) -> str:
         """There is none."""
         return ""
+
+    def silent_s(self) -> float | None:
+        """Nothing is known of it."""
+        return None
+
+    async def read_log(self, instance_id: InstanceId, offset_bytes: int, most_bytes: int) -> tuple[bytes, int]:  # noqa: ARG002 - the interface
+        """There is none."""
+        raise no_log(instance_id, f"host {self._host_id!r} is not attached")
 
     async def launch(
         self,

@@ -16,11 +16,12 @@ import structlog
 
 from inferd.core.ids import InstanceId
 from inferd.plugin.child import abort, environment
+from inferd.runtime.launcher import no_log
 from inferd.runtime.link import LocalLink, OnClosed, OnFrame
 from inferd.runtime.memory_group import MemoryGroup, TaskGroup, sweep
 from inferd.runtime.sandboxing import UNBOUNDED, GroupBounds
 from inferd.runtime.scratch import VARIABLE, Watched, make_scratch, remove_scratch, sweep_scratch
-from inferd.runtime.worker_log import last_words, new_log
+from inferd.runtime.worker_log import last_words, new_log, read_part
 from inferd.shared import Memory, can_share
 from inferd_api.worker.v1 import worker_pb2 as wire
 
@@ -55,6 +56,21 @@ class LocalLauncher:
     def log_of(self, instance_id: InstanceId) -> str:
         """The path of the log of an instance's worker."""
         return str(self._log_dir / log_name(instance_id))
+
+    def silent_s(self) -> float | None:
+        """It is this host."""
+        return None
+
+    async def read_log(self, instance_id: InstanceId, offset_bytes: int, most_bytes: int) -> tuple[bytes, int]:
+        """A part of the log of an instance's worker, and how large that is now; the last ones of this kernel are kept.
+
+        Raises:
+            InvalidFieldError: There is none.
+        """
+        try:
+            return await asyncio.to_thread(read_part, Path(self.log_of(instance_id)), offset_bytes, most_bytes)
+        except OSError as error:
+            raise no_log(instance_id, error.strerror or "it is not there") from None
 
     async def launch(
         self,

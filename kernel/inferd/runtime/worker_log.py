@@ -71,6 +71,18 @@ def _in_use(path: Path) -> bool:
         return False
 
 
+def read_part(path: Path, offset_bytes: int, most_bytes: int) -> tuple[bytes, int]:
+    """A part of a log, and how large that is; an offset below 0 is before its end.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    with path.open("rb") as log:
+        size_bytes = log.seek(0, os.SEEK_END)
+        log.seek(max(0, size_bytes + offset_bytes) if offset_bytes < 0 else min(offset_bytes, size_bytes))
+        return log.read(most_bytes), size_bytes
+
+
 def last_words(log_path: Path) -> str:
     """What a worker said last, or where a signal ended it, as a clause behind why it ended; "" when it said nothing."""
     try:

@@ -46,6 +46,7 @@ MADE = frozenset({"key_id", "rule_id", "quota_id", "flag_id", "digest", "name", 
 NAMES = MADE | {
     *("names", "model", "models", "tenant", "tenants", "who", "principal", "role", "roles", "alias", "aliases"),
     *("task_id", "lease_id", "pinned_digest", "source", "path", "blob", "backend", "device", "device_id", "devices"),
+    "host_id",
 }
 """Fields with texts that are names: what they hold is told. Of others only that they were given."""
 MOST_FIELDS, MOST_TEXT, MOST_LIST, DEEPEST = 32, 128, 16, 5

@@ -38,6 +38,7 @@ class Kind(Enum):
     MODERATION = "moderation"  # what models must not be told or say
     FLAG = "flag"  # what a person is to look at of that
     FOLDER = "folder"  # which folder has the files
+    HOST = "host"  # what an operator wants of one
     AUDIT = "audit"  # a part of the audit trail, whose pieces are its lines; and where the trail stands
 
 

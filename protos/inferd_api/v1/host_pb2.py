@@ -22,11 +22,12 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from inferd_api.v1 import priority_pb2 as inferd__api_dot_v1_dot_priority__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18inferd_api/v1/host.proto\x12\tinferd.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1cinferd_api/v1/priority.proto\"\xef\x01\n\x06\x44\x65vice\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x14\n\x0cmemory_bytes\x18\x03 \x01(\x04\x12\r\n\x05\x63ores\x18\x04 \x01(\r\x12\x16\n\x0e\x63\x61pacity_bytes\x18\x05 \x01(\x04\x12\x16\n\x0einstance_bytes\x18\x06 \x01(\x04\x12\x13\n\x0blease_bytes\x18\x07 \x01(\x04\x12\x15\n\rforeign_bytes\x18\x08 \x01(\x04\x12\x12\n\nfree_bytes\x18\t \x01(\x04\x12\x14\n\x0cleased_cores\x18\n \x01(\r\x12\x12\n\nunmeasured\x18\x0b \x01(\t\"\xb8\x02\n\x04Host\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\n\n\x02os\x18\x03 \x01(\t\x12\"\n\x07\x64\x65vices\x18\x04 \x03(\x0b\x32\x11.inferd.v1.Device\x12\x0b\n\x03pid\x18\x05 \x01(\r\x12\x14\n\x0cmemory_bytes\x18\x06 \x01(\x04\x12.\n\nstart_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0cqueued_tasks\x18\x08 \x01(\r\x12\x15\n\rrunning_tasks\x18\t \x01(\r\x12$\n\x05loads\x18\n \x03(\x0b\x32\x15.inferd.v1.TenantLoad\x12\x19\n\x11tokens_per_second\x18\x0b \x01(\x02\x12\x0e\n\x06leases\x18\x0c \x01(\r\x12\x10\n\x08warnings\x18\r \x03(\t\"p\n\nTenantLoad\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12%\n\x08priority\x18\x02 \x01(\x0e\x32\x13.inferd.v1.Priority\x12\x14\n\x0cqueued_tasks\x18\x03 \x01(\r\x12\x15\n\rrunning_tasks\x18\x04 \x01(\r\"X\n\x0e\x42\x61\x63kendSetting\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x15\n\rdefault_value\x18\x03 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\"\xf3\x01\n\x07\x42\x61\x63kend\x12\x0c\n\x04name\x18\x01 \x01(\t\x12&\n\x05state\x18\x02 \x01(\x0e\x32\x17.inferd.v1.BackendState\x12\x0b\n\x03why\x18\x03 \x01(\t\x12\x0b\n\x03\x66ix\x18\x04 \x01(\t\x12\x0f\n\x07package\x18\x05 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x06 \x01(\t\x12\x0f\n\x07\x66ormats\x18\x07 \x03(\t\x12\"\n\x07\x64\x65vices\x18\x08 \x03(\x0b\x32\x11.inferd.v1.Device\x12+\n\x08settings\x18\t \x03(\x0b\x32\x19.inferd.v1.BackendSetting\x12\x10\n\x08log_path\x18\n \x01(\t\"\xbc\x01\n\x0bStoreBackup\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12-\n\tmake_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05store\x18\x04 \x01(\t\x12\r\n\x05\x62lobs\x18\x05 \x01(\x04\x12\x12\n\nblob_bytes\x18\x06 \x01(\x04\x12\x15\n\rmissing_blobs\x18\x07 \x01(\x04\x12\x13\n\x0b\x62lob_folder\x18\x08 \x01(\t*{\n\x0c\x42\x61\x63kendState\x12\x1d\n\x19\x42\x41\x43KEND_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13\x42\x41\x43KEND_STATE_READY\x10\x01\x12\x19\n\x15\x42\x41\x43KEND_STATE_SKIPPED\x10\x02\x12\x18\n\x14\x42\x41\x43KEND_STATE_FAILED\x10\x03\x42%\n\tinferd.v1P\x01Z\x16inferd_api/v1;inferdv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18inferd_api/v1/host.proto\x12\tinferd.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1cinferd_api/v1/priority.proto\"\xef\x01\n\x06\x44\x65vice\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x14\n\x0cmemory_bytes\x18\x03 \x01(\x04\x12\r\n\x05\x63ores\x18\x04 \x01(\r\x12\x16\n\x0e\x63\x61pacity_bytes\x18\x05 \x01(\x04\x12\x16\n\x0einstance_bytes\x18\x06 \x01(\x04\x12\x13\n\x0blease_bytes\x18\x07 \x01(\x04\x12\x15\n\rforeign_bytes\x18\x08 \x01(\x04\x12\x12\n\nfree_bytes\x18\t \x01(\x04\x12\x14\n\x0cleased_cores\x18\n \x01(\r\x12\x12\n\nunmeasured\x18\x0b \x01(\t\"\xb7\x05\n\x04Host\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\n\n\x02os\x18\x03 \x01(\t\x12\"\n\x07\x64\x65vices\x18\x04 \x03(\x0b\x32\x11.inferd.v1.Device\x12\x0b\n\x03pid\x18\x05 \x01(\r\x12\x14\n\x0cmemory_bytes\x18\x06 \x01(\x04\x12.\n\nstart_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0cqueued_tasks\x18\x08 \x01(\r\x12\x15\n\rrunning_tasks\x18\t \x01(\r\x12$\n\x05loads\x18\n \x03(\x0b\x32\x15.inferd.v1.TenantLoad\x12\x19\n\x11tokens_per_second\x18\x0b \x01(\x02\x12\x0e\n\x06leases\x18\x0c \x01(\r\x12\x10\n\x08warnings\x18\r \x03(\t\x12\x0f\n\x07host_id\x18\x1e \x01(\t\x12#\n\x05state\x18\x1f \x01(\x0e\x32\x14.inferd.v1.HostState\x12.\n\nstate_time\x18  \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x06labels\x18! \x03(\x0b\x32\x1b.inferd.v1.Host.LabelsEntry\x12\x10\n\x08\x62\x61\x63kends\x18\" \x03(\t\x12\x0e\n\x06models\x18# \x03(\t\x12\x11\n\tinstances\x18$ \x01(\r\x12\x0e\n\x06places\x18% \x01(\r\x12\x14\n\x0cplaced_tasks\x18& \x01(\r\x12\x13\n\x0bheld_leases\x18\' \x01(\r\x12*\n\x07silence\x18( \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06reason\x18) \x01(\t\x12\x0f\n\x07\x64rained\x18* \x01(\x08\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"p\n\nTenantLoad\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12%\n\x08priority\x18\x02 \x01(\x0e\x32\x13.inferd.v1.Priority\x12\x14\n\x0cqueued_tasks\x18\x03 \x01(\r\x12\x15\n\rrunning_tasks\x18\x04 \x01(\r\"X\n\x0e\x42\x61\x63kendSetting\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x15\n\rdefault_value\x18\x03 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\"\xf3\x01\n\x07\x42\x61\x63kend\x12\x0c\n\x04name\x18\x01 \x01(\t\x12&\n\x05state\x18\x02 \x01(\x0e\x32\x17.inferd.v1.BackendState\x12\x0b\n\x03why\x18\x03 \x01(\t\x12\x0b\n\x03\x66ix\x18\x04 \x01(\t\x12\x0f\n\x07package\x18\x05 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x06 \x01(\t\x12\x0f\n\x07\x66ormats\x18\x07 \x03(\t\x12\"\n\x07\x64\x65vices\x18\x08 \x03(\x0b\x32\x11.inferd.v1.Device\x12+\n\x08settings\x18\t \x03(\x0b\x32\x19.inferd.v1.BackendSetting\x12\x10\n\x08log_path\x18\n \x01(\t\"\xbc\x01\n\x0bStoreBackup\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12-\n\tmake_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05store\x18\x04 \x01(\t\x12\r\n\x05\x62lobs\x18\x05 \x01(\x04\x12\x12\n\nblob_bytes\x18\x06 \x01(\x04\x12\x15\n\rmissing_blobs\x18\x07 \x01(\x04\x12\x13\n\x0b\x62lob_folder\x18\x08 \x01(\t*{\n\x0c\x42\x61\x63kendState\x12\x1d\n\x19\x42\x41\x43KEND_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13\x42\x41\x43KEND_STATE_READY\x10\x01\x12\x19\n\x15\x42\x41\x43KEND_STATE_SKIPPED\x10\x02\x12\x18\n\x14\x42\x41\x43KEND_STATE_FAILED\x10\x03*\xb1\x01\n\tHostState\x12\x1a\n\x16HOST_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12HOST_STATE_JOINING\x10\x01\x12\x14\n\x10HOST_STATE_READY\x10\x02\x12\x17\n\x13HOST_STATE_DRAINING\x10\x03\x12\x13\n\x0fHOST_STATE_LOST\x10\x04\x12\x13\n\x0fHOST_STATE_GONE\x10\x05\x12\x17\n\x13HOST_STATE_CORDONED\x10\x06\x42%\n\tinferd.v1P\x01Z\x16inferd_api/v1;inferdv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,18 +35,24 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'inferd_api.v1.host_pb2', _g
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\tinferd.v1P\001Z\026inferd_api/v1;inferdv1'
-  _globals['_BACKENDSTATE']._serialized_start=1300
-  _globals['_BACKENDSTATE']._serialized_end=1423
-  _globals['_DEVICE']._serialized_start=103
-  _globals['_DEVICE']._serialized_end=342
-  _globals['_HOST']._serialized_start=345
-  _globals['_HOST']._serialized_end=657
-  _globals['_TENANTLOAD']._serialized_start=659
-  _globals['_TENANTLOAD']._serialized_end=771
-  _globals['_BACKENDSETTING']._serialized_start=773
-  _globals['_BACKENDSETTING']._serialized_end=861
-  _globals['_BACKEND']._serialized_start=864
-  _globals['_BACKEND']._serialized_end=1107
-  _globals['_STOREBACKUP']._serialized_start=1110
-  _globals['_STOREBACKUP']._serialized_end=1298
+  _globals['_HOST_LABELSENTRY']._loaded_options = None
+  _globals['_HOST_LABELSENTRY']._serialized_options = b'8\001'
+  _globals['_BACKENDSTATE']._serialized_start=1715
+  _globals['_BACKENDSTATE']._serialized_end=1838
+  _globals['_HOSTSTATE']._serialized_start=1841
+  _globals['_HOSTSTATE']._serialized_end=2018
+  _globals['_DEVICE']._serialized_start=135
+  _globals['_DEVICE']._serialized_end=374
+  _globals['_HOST']._serialized_start=377
+  _globals['_HOST']._serialized_end=1072
+  _globals['_HOST_LABELSENTRY']._serialized_start=1027
+  _globals['_HOST_LABELSENTRY']._serialized_end=1072
+  _globals['_TENANTLOAD']._serialized_start=1074
+  _globals['_TENANTLOAD']._serialized_end=1186
+  _globals['_BACKENDSETTING']._serialized_start=1188
+  _globals['_BACKENDSETTING']._serialized_end=1276
+  _globals['_BACKEND']._serialized_start=1279
+  _globals['_BACKEND']._serialized_end=1522
+  _globals['_STOREBACKUP']._serialized_start=1525
+  _globals['_STOREBACKUP']._serialized_end=1713
 # @@protoc_insertion_point(module_scope)

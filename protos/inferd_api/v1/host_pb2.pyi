@@ -5,6 +5,7 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -48,6 +49,46 @@ BACKEND_STATE_SKIPPED: BackendState.ValueType  # 2
 BACKEND_STATE_FAILED: BackendState.ValueType  # 3
 """It is broken; see `Backend.why`."""
 Global___BackendState: _TypeAlias = BackendState  # noqa: Y015
+
+class _HostState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _HostStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_HostState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    HOST_STATE_UNSPECIFIED: _HostState.ValueType  # 0
+    """Never sent."""
+    HOST_STATE_JOINING: _HostState.ValueType  # 1
+    """Its devices are not known yet, or not again."""
+    HOST_STATE_READY: _HostState.ValueType  # 2
+    """It takes instances."""
+    HOST_STATE_DRAINING: _HostState.ValueType  # 3
+    """It gets nothing new but within leases; its instances go when they have ended what they have."""
+    HOST_STATE_LOST: _HostState.ValueType  # 4
+    """Nothing is heard of it; it may come back. What was there goes on elsewhere."""
+    HOST_STATE_GONE: _HostState.ValueType  # 5
+    """It has left. Terminal."""
+    HOST_STATE_CORDONED: _HostState.ValueType  # 6
+    """It gets no new instance; those that it has stay and take tasks."""
+
+class HostState(_HostState, metaclass=_HostStateEnumTypeWrapper):
+    """Where a host stands."""
+
+HOST_STATE_UNSPECIFIED: HostState.ValueType  # 0
+"""Never sent."""
+HOST_STATE_JOINING: HostState.ValueType  # 1
+"""Its devices are not known yet, or not again."""
+HOST_STATE_READY: HostState.ValueType  # 2
+"""It takes instances."""
+HOST_STATE_DRAINING: HostState.ValueType  # 3
+"""It gets nothing new but within leases; its instances go when they have ended what they have."""
+HOST_STATE_LOST: HostState.ValueType  # 4
+"""Nothing is heard of it; it may come back. What was there goes on elsewhere."""
+HOST_STATE_GONE: HostState.ValueType  # 5
+"""It has left. Terminal."""
+HOST_STATE_CORDONED: HostState.ValueType  # 6
+"""It gets no new instance; those that it has stay and take tasks."""
+Global___HostState: _TypeAlias = HostState  # noqa: Y015
 
 @_typing.final
 class Device(_message.Message):
@@ -117,6 +158,26 @@ class Host(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     NAME_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     OS_FIELD_NUMBER: _builtins.int
@@ -130,6 +191,19 @@ class Host(_message.Message):
     TOKENS_PER_SECOND_FIELD_NUMBER: _builtins.int
     LEASES_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
+    HOST_ID_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    STATE_TIME_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    BACKENDS_FIELD_NUMBER: _builtins.int
+    MODELS_FIELD_NUMBER: _builtins.int
+    INSTANCES_FIELD_NUMBER: _builtins.int
+    PLACES_FIELD_NUMBER: _builtins.int
+    PLACED_TASKS_FIELD_NUMBER: _builtins.int
+    HELD_LEASES_FIELD_NUMBER: _builtins.int
+    SILENCE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    DRAINED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name."""
     version: _builtins.str
@@ -148,6 +222,22 @@ class Host(_message.Message):
     """Output tokens a second over the last seconds."""
     leases: _builtins.int
     """Leases that are held or wait."""
+    host_id: _builtins.str
+    """Its id; `local` for the kernel's own, of which alone the fields from `os` to `warnings` tell, but for `devices`."""
+    state: Global___HostState.ValueType
+    """Where it stands."""
+    instances: _builtins.int
+    """Instances there."""
+    places: _builtins.int
+    """Tasks that these can run at once."""
+    placed_tasks: _builtins.int
+    """Tasks that these run."""
+    held_leases: _builtins.int
+    """Leases that hold something of it: a host that drains leaves it to them until they end."""
+    reason: _builtins.str
+    """Why it is LOST, for people; empty otherwise."""
+    drained: _builtins.bool
+    """Whether it drains, and nothing is left of it: it may be switched off."""
     @_builtins.property
     def devices(self) -> _containers.RepeatedCompositeFieldContainer[Global___Device]:
         """Its devices."""
@@ -163,6 +253,26 @@ class Host(_message.Message):
     @_builtins.property
     def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What whoever runs the kernel has to look at, for people, as a certificate that ends soon; empty when all is well."""
+
+    @_builtins.property
+    def state_time(self) -> _timestamp_pb2.Timestamp:
+        """Since when."""
+
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """By which models choose it, see `PlacementRules.selector`: 32 at most."""
+
+    @_builtins.property
+    def backends(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Backends that work there."""
+
+    @_builtins.property
+    def models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Models that have instances there, by name; those that the caller may read."""
+
+    @_builtins.property
+    def silence(self) -> _duration_pb2.Duration:
+        """For how long nothing was heard of it; unset where it has no agent."""
 
     def __init__(
         self,
@@ -180,10 +290,23 @@ class Host(_message.Message):
         tokens_per_second: _builtins.float = ...,
         leases: _builtins.int = ...,
         warnings: _abc.Iterable[_builtins.str] | None = ...,
+        host_id: _builtins.str = ...,
+        state: Global___HostState.ValueType = ...,
+        state_time: _timestamp_pb2.Timestamp | None = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        backends: _abc.Iterable[_builtins.str] | None = ...,
+        models: _abc.Iterable[_builtins.str] | None = ...,
+        instances: _builtins.int = ...,
+        places: _builtins.int = ...,
+        placed_tasks: _builtins.int = ...,
+        held_leases: _builtins.int = ...,
+        silence: _duration_pb2.Duration | None = ...,
+        reason: _builtins.str = ...,
+        drained: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["silence", b"silence", "start_time", b"start_time", "state_time", b"state_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["devices", b"devices", "leases", b"leases", "loads", b"loads", "memory_bytes", b"memory_bytes", "name", b"name", "os", b"os", "pid", b"pid", "queued_tasks", b"queued_tasks", "running_tasks", b"running_tasks", "start_time", b"start_time", "tokens_per_second", b"tokens_per_second", "version", b"version", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backends", b"backends", "devices", b"devices", "drained", b"drained", "held_leases", b"held_leases", "host_id", b"host_id", "instances", b"instances", "labels", b"labels", "leases", b"leases", "loads", b"loads", "memory_bytes", b"memory_bytes", "models", b"models", "name", b"name", "os", b"os", "pid", b"pid", "placed_tasks", b"placed_tasks", "places", b"places", "queued_tasks", b"queued_tasks", "reason", b"reason", "running_tasks", b"running_tasks", "silence", b"silence", "start_time", b"start_time", "state", b"state", "state_time", b"state_time", "tokens_per_second", b"tokens_per_second", "version", b"version", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -46,6 +46,36 @@ class HostServiceStub:
                 request_serializer=inferd__api_dot_v1_dot_host__service__pb2.WatchHostRequest.SerializeToString,
                 response_deserializer=inferd__api_dot_v1_dot_host__service__pb2.WatchHostResponse.FromString,
                 _registered_method=True)
+        self.ListHosts = channel.unary_unary(
+                '/inferd.v1.HostService/ListHosts',
+                request_serializer=inferd__api_dot_v1_dot_host__service__pb2.ListHostsRequest.SerializeToString,
+                response_deserializer=inferd__api_dot_v1_dot_host__service__pb2.ListHostsResponse.FromString,
+                _registered_method=True)
+        self.CordonHost = channel.unary_unary(
+                '/inferd.v1.HostService/CordonHost',
+                request_serializer=inferd__api_dot_v1_dot_host__service__pb2.CordonHostRequest.SerializeToString,
+                response_deserializer=inferd__api_dot_v1_dot_host__service__pb2.CordonHostResponse.FromString,
+                _registered_method=True)
+        self.DrainHost = channel.unary_stream(
+                '/inferd.v1.HostService/DrainHost',
+                request_serializer=inferd__api_dot_v1_dot_host__service__pb2.DrainHostRequest.SerializeToString,
+                response_deserializer=inferd__api_dot_v1_dot_host__service__pb2.DrainHostResponse.FromString,
+                _registered_method=True)
+        self.ResumeHost = channel.unary_unary(
+                '/inferd.v1.HostService/ResumeHost',
+                request_serializer=inferd__api_dot_v1_dot_host__service__pb2.ResumeHostRequest.SerializeToString,
+                response_deserializer=inferd__api_dot_v1_dot_host__service__pb2.ResumeHostResponse.FromString,
+                _registered_method=True)
+        self.RemoveHost = channel.unary_unary(
+                '/inferd.v1.HostService/RemoveHost',
+                request_serializer=inferd__api_dot_v1_dot_host__service__pb2.RemoveHostRequest.SerializeToString,
+                response_deserializer=inferd__api_dot_v1_dot_host__service__pb2.RemoveHostResponse.FromString,
+                _registered_method=True)
+        self.ReadInstanceLog = channel.unary_stream(
+                '/inferd.v1.HostService/ReadInstanceLog',
+                request_serializer=inferd__api_dot_v1_dot_host__service__pb2.ReadInstanceLogRequest.SerializeToString,
+                response_deserializer=inferd__api_dot_v1_dot_host__service__pb2.ReadInstanceLogResponse.FromString,
+                _registered_method=True)
         self.ListBackends = channel.unary_unary(
                 '/inferd.v1.HostService/ListBackends',
                 request_serializer=inferd__api_dot_v1_dot_host__service__pb2.ListBackendsRequest.SerializeToString,
@@ -78,15 +108,67 @@ class HostServiceServicer:
     """
 
     def GetHost(self, request, context):
-        """Read the host.
+        """Read the kernel's own host, or another one. Errors: INVALID_FIELD (`host_id`, no such host).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchHost(self, request, context):
-        """Watch the host: as it stands now, when an instance changes, and every `interval`. A change is told within 0.1 s, and
-        no two messages come closer than that. Errors: INVALID_FIELD, LIMIT_EXCEEDED (`limits.host_watchers`), SHUTTING_DOWN.
+        """Watch the kernel's own host: as it stands now, when an instance changes, and every `interval`. A change is told within
+        0.1 s, and no two messages come closer than that. Or another host, or all: see `WatchHostRequest`. Errors: INVALID_FIELD, LIMIT_EXCEEDED (`limits.host_watchers`), SHUTTING_DOWN.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListHosts(self, request, context):
+        """List hosts by id, the kernel's own first. Errors: INVALID_FIELD.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CordonHost(self, request, context):
+        """Let a host get no new instances: those that it has stay and take tasks, also after a restart of the kernel, until
+        `ResumeHost`. Again changes nothing. Only who may ask for all tenants does that, as the three below. Errors:
+        PERMISSION_DENIED, INVALID_FIELD (`host_id`: no such host, or it is not READY), STORE_UNAVAILABLE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DrainHost(self, request, context):
+        """Empty a host: it gets nothing new but within leases, other instances come up elsewhere first where its own are used
+        and there is room, its tasks end where they are, and its instances go. No task fails for it. Messages tell how far it
+        is, as it changes, and the last one that it is `drained`, or not to drain any more; a call that ends before changes
+        nothing. It goes on after a restart of the kernel, until `ResumeHost`. Errors: as for `CordonHost`, LIMIT_EXCEEDED
+        (`limits.host_watchers`).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeHost(self, request, context):
+        """Let a host that drains or is cordoned take instances again. Again changes nothing. Errors: as for `CordonHost`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveHost(self, request, context):
+        """Know a host no longer, with its devices; an agent that still runs there joins again. Errors: as for `CordonHost`,
+        INVALID_FIELD (`host_id`: something is left of it, or it is the kernel's own).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReadInstanceLog(self, request, context):
+        """Read the log of an instance's worker, also of one that has ended, as long as it is kept. It says what the backend
+        writes, which may be of any task: only who may ask for all tenants reads it. Errors: PERMISSION_DENIED,
+        INVALID_FIELD (`instance_id`: there is no such log, or its host cannot give it), LIMIT_EXCEEDED
+        (`limits.host_watchers`), SHUTTING_DOWN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -153,6 +235,36 @@ def add_HostServiceServicer_to_server(servicer, server):
                     servicer.WatchHost,
                     request_deserializer=inferd__api_dot_v1_dot_host__service__pb2.WatchHostRequest.FromString,
                     response_serializer=inferd__api_dot_v1_dot_host__service__pb2.WatchHostResponse.SerializeToString,
+            ),
+            'ListHosts': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListHosts,
+                    request_deserializer=inferd__api_dot_v1_dot_host__service__pb2.ListHostsRequest.FromString,
+                    response_serializer=inferd__api_dot_v1_dot_host__service__pb2.ListHostsResponse.SerializeToString,
+            ),
+            'CordonHost': grpc.unary_unary_rpc_method_handler(
+                    servicer.CordonHost,
+                    request_deserializer=inferd__api_dot_v1_dot_host__service__pb2.CordonHostRequest.FromString,
+                    response_serializer=inferd__api_dot_v1_dot_host__service__pb2.CordonHostResponse.SerializeToString,
+            ),
+            'DrainHost': grpc.unary_stream_rpc_method_handler(
+                    servicer.DrainHost,
+                    request_deserializer=inferd__api_dot_v1_dot_host__service__pb2.DrainHostRequest.FromString,
+                    response_serializer=inferd__api_dot_v1_dot_host__service__pb2.DrainHostResponse.SerializeToString,
+            ),
+            'ResumeHost': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeHost,
+                    request_deserializer=inferd__api_dot_v1_dot_host__service__pb2.ResumeHostRequest.FromString,
+                    response_serializer=inferd__api_dot_v1_dot_host__service__pb2.ResumeHostResponse.SerializeToString,
+            ),
+            'RemoveHost': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveHost,
+                    request_deserializer=inferd__api_dot_v1_dot_host__service__pb2.RemoveHostRequest.FromString,
+                    response_serializer=inferd__api_dot_v1_dot_host__service__pb2.RemoveHostResponse.SerializeToString,
+            ),
+            'ReadInstanceLog': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReadInstanceLog,
+                    request_deserializer=inferd__api_dot_v1_dot_host__service__pb2.ReadInstanceLogRequest.FromString,
+                    response_serializer=inferd__api_dot_v1_dot_host__service__pb2.ReadInstanceLogResponse.SerializeToString,
             ),
             'ListBackends': grpc.unary_unary_rpc_method_handler(
                     servicer.ListBackends,
@@ -235,6 +347,168 @@ class HostService:
             '/inferd.v1.HostService/WatchHost',
             inferd__api_dot_v1_dot_host__service__pb2.WatchHostRequest.SerializeToString,
             inferd__api_dot_v1_dot_host__service__pb2.WatchHostResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListHosts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/inferd.v1.HostService/ListHosts',
+            inferd__api_dot_v1_dot_host__service__pb2.ListHostsRequest.SerializeToString,
+            inferd__api_dot_v1_dot_host__service__pb2.ListHostsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CordonHost(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/inferd.v1.HostService/CordonHost',
+            inferd__api_dot_v1_dot_host__service__pb2.CordonHostRequest.SerializeToString,
+            inferd__api_dot_v1_dot_host__service__pb2.CordonHostResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DrainHost(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/inferd.v1.HostService/DrainHost',
+            inferd__api_dot_v1_dot_host__service__pb2.DrainHostRequest.SerializeToString,
+            inferd__api_dot_v1_dot_host__service__pb2.DrainHostResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeHost(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/inferd.v1.HostService/ResumeHost',
+            inferd__api_dot_v1_dot_host__service__pb2.ResumeHostRequest.SerializeToString,
+            inferd__api_dot_v1_dot_host__service__pb2.ResumeHostResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveHost(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/inferd.v1.HostService/RemoveHost',
+            inferd__api_dot_v1_dot_host__service__pb2.RemoveHostRequest.SerializeToString,
+            inferd__api_dot_v1_dot_host__service__pb2.RemoveHostResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadInstanceLog(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/inferd.v1.HostService/ReadInstanceLog',
+            inferd__api_dot_v1_dot_host__service__pb2.ReadInstanceLogRequest.SerializeToString,
+            inferd__api_dot_v1_dot_host__service__pb2.ReadInstanceLogResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -35,10 +35,36 @@ class HostServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> HostServiceAsyncStub: ...
     GetHost: _grpc.UnaryUnaryMultiCallable[_host_service_pb2.GetHostRequest, _host_service_pb2.GetHostResponse]
-    """Read the host."""
+    """Read the kernel's own host, or another one. Errors: INVALID_FIELD (`host_id`, no such host)."""
     WatchHost: _grpc.UnaryStreamMultiCallable[_host_service_pb2.WatchHostRequest, _host_service_pb2.WatchHostResponse]
-    """Watch the host: as it stands now, when an instance changes, and every `interval`. A change is told within 0.1 s, and
-    no two messages come closer than that. Errors: INVALID_FIELD, LIMIT_EXCEEDED (`limits.host_watchers`), SHUTTING_DOWN.
+    """Watch the kernel's own host: as it stands now, when an instance changes, and every `interval`. A change is told within
+    0.1 s, and no two messages come closer than that. Or another host, or all: see `WatchHostRequest`. Errors: INVALID_FIELD, LIMIT_EXCEEDED (`limits.host_watchers`), SHUTTING_DOWN.
+    """
+    ListHosts: _grpc.UnaryUnaryMultiCallable[_host_service_pb2.ListHostsRequest, _host_service_pb2.ListHostsResponse]
+    """List hosts by id, the kernel's own first. Errors: INVALID_FIELD."""
+    CordonHost: _grpc.UnaryUnaryMultiCallable[_host_service_pb2.CordonHostRequest, _host_service_pb2.CordonHostResponse]
+    """Let a host get no new instances: those that it has stay and take tasks, also after a restart of the kernel, until
+    `ResumeHost`. Again changes nothing. Only who may ask for all tenants does that, as the three below. Errors:
+    PERMISSION_DENIED, INVALID_FIELD (`host_id`: no such host, or it is not READY), STORE_UNAVAILABLE.
+    """
+    DrainHost: _grpc.UnaryStreamMultiCallable[_host_service_pb2.DrainHostRequest, _host_service_pb2.DrainHostResponse]
+    """Empty a host: it gets nothing new but within leases, other instances come up elsewhere first where its own are used
+    and there is room, its tasks end where they are, and its instances go. No task fails for it. Messages tell how far it
+    is, as it changes, and the last one that it is `drained`, or not to drain any more; a call that ends before changes
+    nothing. It goes on after a restart of the kernel, until `ResumeHost`. Errors: as for `CordonHost`, LIMIT_EXCEEDED
+    (`limits.host_watchers`).
+    """
+    ResumeHost: _grpc.UnaryUnaryMultiCallable[_host_service_pb2.ResumeHostRequest, _host_service_pb2.ResumeHostResponse]
+    """Let a host that drains or is cordoned take instances again. Again changes nothing. Errors: as for `CordonHost`."""
+    RemoveHost: _grpc.UnaryUnaryMultiCallable[_host_service_pb2.RemoveHostRequest, _host_service_pb2.RemoveHostResponse]
+    """Know a host no longer, with its devices; an agent that still runs there joins again. Errors: as for `CordonHost`,
+    INVALID_FIELD (`host_id`: something is left of it, or it is the kernel's own).
+    """
+    ReadInstanceLog: _grpc.UnaryStreamMultiCallable[_host_service_pb2.ReadInstanceLogRequest, _host_service_pb2.ReadInstanceLogResponse]
+    """Read the log of an instance's worker, also of one that has ended, as long as it is kept. It says what the backend
+    writes, which may be of any task: only who may ask for all tenants reads it. Errors: PERMISSION_DENIED,
+    INVALID_FIELD (`instance_id`: there is no such log, or its host cannot give it), LIMIT_EXCEEDED
+    (`limits.host_watchers`), SHUTTING_DOWN.
     """
     ListBackends: _grpc.UnaryUnaryMultiCallable[_host_service_pb2.ListBackendsRequest, _host_service_pb2.ListBackendsResponse]
     """List the plugins that are installed, working or not, by name. Once something was installed since the last look, they
@@ -76,10 +102,36 @@ class HostServiceAsyncStub(HostServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetHost: _aio.UnaryUnaryMultiCallable[_host_service_pb2.GetHostRequest, _host_service_pb2.GetHostResponse]  # type: ignore[assignment]
-    """Read the host."""
+    """Read the kernel's own host, or another one. Errors: INVALID_FIELD (`host_id`, no such host)."""
     WatchHost: _aio.UnaryStreamMultiCallable[_host_service_pb2.WatchHostRequest, _host_service_pb2.WatchHostResponse]  # type: ignore[assignment]
-    """Watch the host: as it stands now, when an instance changes, and every `interval`. A change is told within 0.1 s, and
-    no two messages come closer than that. Errors: INVALID_FIELD, LIMIT_EXCEEDED (`limits.host_watchers`), SHUTTING_DOWN.
+    """Watch the kernel's own host: as it stands now, when an instance changes, and every `interval`. A change is told within
+    0.1 s, and no two messages come closer than that. Or another host, or all: see `WatchHostRequest`. Errors: INVALID_FIELD, LIMIT_EXCEEDED (`limits.host_watchers`), SHUTTING_DOWN.
+    """
+    ListHosts: _aio.UnaryUnaryMultiCallable[_host_service_pb2.ListHostsRequest, _host_service_pb2.ListHostsResponse]  # type: ignore[assignment]
+    """List hosts by id, the kernel's own first. Errors: INVALID_FIELD."""
+    CordonHost: _aio.UnaryUnaryMultiCallable[_host_service_pb2.CordonHostRequest, _host_service_pb2.CordonHostResponse]  # type: ignore[assignment]
+    """Let a host get no new instances: those that it has stay and take tasks, also after a restart of the kernel, until
+    `ResumeHost`. Again changes nothing. Only who may ask for all tenants does that, as the three below. Errors:
+    PERMISSION_DENIED, INVALID_FIELD (`host_id`: no such host, or it is not READY), STORE_UNAVAILABLE.
+    """
+    DrainHost: _aio.UnaryStreamMultiCallable[_host_service_pb2.DrainHostRequest, _host_service_pb2.DrainHostResponse]  # type: ignore[assignment]
+    """Empty a host: it gets nothing new but within leases, other instances come up elsewhere first where its own are used
+    and there is room, its tasks end where they are, and its instances go. No task fails for it. Messages tell how far it
+    is, as it changes, and the last one that it is `drained`, or not to drain any more; a call that ends before changes
+    nothing. It goes on after a restart of the kernel, until `ResumeHost`. Errors: as for `CordonHost`, LIMIT_EXCEEDED
+    (`limits.host_watchers`).
+    """
+    ResumeHost: _aio.UnaryUnaryMultiCallable[_host_service_pb2.ResumeHostRequest, _host_service_pb2.ResumeHostResponse]  # type: ignore[assignment]
+    """Let a host that drains or is cordoned take instances again. Again changes nothing. Errors: as for `CordonHost`."""
+    RemoveHost: _aio.UnaryUnaryMultiCallable[_host_service_pb2.RemoveHostRequest, _host_service_pb2.RemoveHostResponse]  # type: ignore[assignment]
+    """Know a host no longer, with its devices; an agent that still runs there joins again. Errors: as for `CordonHost`,
+    INVALID_FIELD (`host_id`: something is left of it, or it is the kernel's own).
+    """
+    ReadInstanceLog: _aio.UnaryStreamMultiCallable[_host_service_pb2.ReadInstanceLogRequest, _host_service_pb2.ReadInstanceLogResponse]  # type: ignore[assignment]
+    """Read the log of an instance's worker, also of one that has ended, as long as it is kept. It says what the backend
+    writes, which may be of any task: only who may ask for all tenants reads it. Errors: PERMISSION_DENIED,
+    INVALID_FIELD (`instance_id`: there is no such log, or its host cannot give it), LIMIT_EXCEEDED
+    (`limits.host_watchers`), SHUTTING_DOWN.
     """
     ListBackends: _aio.UnaryUnaryMultiCallable[_host_service_pb2.ListBackendsRequest, _host_service_pb2.ListBackendsResponse]  # type: ignore[assignment]
     """List the plugins that are installed, working or not, by name. Once something was installed since the last look, they
@@ -120,7 +172,7 @@ class HostServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _host_service_pb2.GetHostRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_host_service_pb2.GetHostResponse, _abc.Awaitable[_host_service_pb2.GetHostResponse]]:
-        """Read the host."""
+        """Read the kernel's own host, or another one. Errors: INVALID_FIELD (`host_id`, no such host)."""
 
     @_abc_1.abstractmethod
     def WatchHost(
@@ -128,8 +180,70 @@ class HostServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _host_service_pb2.WatchHostRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_host_service_pb2.WatchHostResponse], _abc.AsyncIterator[_host_service_pb2.WatchHostResponse]]:
-        """Watch the host: as it stands now, when an instance changes, and every `interval`. A change is told within 0.1 s, and
-        no two messages come closer than that. Errors: INVALID_FIELD, LIMIT_EXCEEDED (`limits.host_watchers`), SHUTTING_DOWN.
+        """Watch the kernel's own host: as it stands now, when an instance changes, and every `interval`. A change is told within
+        0.1 s, and no two messages come closer than that. Or another host, or all: see `WatchHostRequest`. Errors: INVALID_FIELD, LIMIT_EXCEEDED (`limits.host_watchers`), SHUTTING_DOWN.
+        """
+
+    @_abc_1.abstractmethod
+    def ListHosts(
+        self,
+        request: _host_service_pb2.ListHostsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_host_service_pb2.ListHostsResponse, _abc.Awaitable[_host_service_pb2.ListHostsResponse]]:
+        """List hosts by id, the kernel's own first. Errors: INVALID_FIELD."""
+
+    @_abc_1.abstractmethod
+    def CordonHost(
+        self,
+        request: _host_service_pb2.CordonHostRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_host_service_pb2.CordonHostResponse, _abc.Awaitable[_host_service_pb2.CordonHostResponse]]:
+        """Let a host get no new instances: those that it has stay and take tasks, also after a restart of the kernel, until
+        `ResumeHost`. Again changes nothing. Only who may ask for all tenants does that, as the three below. Errors:
+        PERMISSION_DENIED, INVALID_FIELD (`host_id`: no such host, or it is not READY), STORE_UNAVAILABLE.
+        """
+
+    @_abc_1.abstractmethod
+    def DrainHost(
+        self,
+        request: _host_service_pb2.DrainHostRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_host_service_pb2.DrainHostResponse], _abc.AsyncIterator[_host_service_pb2.DrainHostResponse]]:
+        """Empty a host: it gets nothing new but within leases, other instances come up elsewhere first where its own are used
+        and there is room, its tasks end where they are, and its instances go. No task fails for it. Messages tell how far it
+        is, as it changes, and the last one that it is `drained`, or not to drain any more; a call that ends before changes
+        nothing. It goes on after a restart of the kernel, until `ResumeHost`. Errors: as for `CordonHost`, LIMIT_EXCEEDED
+        (`limits.host_watchers`).
+        """
+
+    @_abc_1.abstractmethod
+    def ResumeHost(
+        self,
+        request: _host_service_pb2.ResumeHostRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_host_service_pb2.ResumeHostResponse, _abc.Awaitable[_host_service_pb2.ResumeHostResponse]]:
+        """Let a host that drains or is cordoned take instances again. Again changes nothing. Errors: as for `CordonHost`."""
+
+    @_abc_1.abstractmethod
+    def RemoveHost(
+        self,
+        request: _host_service_pb2.RemoveHostRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_host_service_pb2.RemoveHostResponse, _abc.Awaitable[_host_service_pb2.RemoveHostResponse]]:
+        """Know a host no longer, with its devices; an agent that still runs there joins again. Errors: as for `CordonHost`,
+        INVALID_FIELD (`host_id`: something is left of it, or it is the kernel's own).
+        """
+
+    @_abc_1.abstractmethod
+    def ReadInstanceLog(
+        self,
+        request: _host_service_pb2.ReadInstanceLogRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_host_service_pb2.ReadInstanceLogResponse], _abc.AsyncIterator[_host_service_pb2.ReadInstanceLogResponse]]:
+        """Read the log of an instance's worker, also of one that has ended, as long as it is kept. It says what the backend
+        writes, which may be of any task: only who may ask for all tenants reads it. Errors: PERMISSION_DENIED,
+        INVALID_FIELD (`instance_id`: there is no such log, or its host cannot give it), LIMIT_EXCEEDED
+        (`limits.host_watchers`), SHUTTING_DOWN.
         """
 
     @_abc_1.abstractmethod

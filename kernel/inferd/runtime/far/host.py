@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Protocol
 import structlog
 from google.protobuf.message import DecodeError
 
+from inferd.core.host import HostBackend, HostFacts
 from inferd.core.ids import DeviceId
 from inferd.core.resources import DeviceCapacity
 from inferd.errors import InvalidFieldError
 from inferd.runtime.far.exchange import Exchange
 from inferd.runtime.far.worker import FarWorker
+from inferd.runtime.launcher import no_log
 from inferd.runtime.local_launcher import log_name
 from inferd_api.agent.v1 import agent_pb2 as wire
 
@@ -49,6 +51,12 @@ class Facts:
     backends: Mapping[str, tuple[DeviceId, ...]] = field(default_factory=dict)
     pid: int = 0
     log_folder: str = ""
+
+    @property
+    def told(self) -> HostFacts:
+        """What the core is told of that."""
+        backends = tuple(HostBackend(name=name, devices=devices) for name, devices in self.backends.items())
+        return HostFacts(labels=self.labels, version=self.version, backends=backends)
 
 
 class Owner(Protocol):
@@ -122,6 +130,14 @@ class FarHost:
     def log_of(self, instance_id: InstanceId) -> str:
         """Where the log of an instance's worker is, for people."""
         return f"{self.name}:{self.facts.log_folder}/{log_name(instance_id, pid=self.facts.pid)}"
+
+    def silent_s(self) -> float | None:
+        """Since when nothing was heard of its agent, in seconds."""
+        return max(0.0, asyncio.get_running_loop().time() - self.control.heard_at)
+
+    async def read_log(self, instance_id: InstanceId, offset_bytes: int, most_bytes: int) -> tuple[bytes, int]:  # noqa: ARG002 - the interface
+        """It can be read there alone."""
+        raise no_log(instance_id, f"it is on its host, {self.log_of(instance_id)}")
 
     async def launch(self, instance_id: InstanceId, *, on_frame: OnFrame, on_closed: OnClosed) -> FarWorker:
         """Start a worker there.

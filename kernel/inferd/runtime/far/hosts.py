@@ -10,7 +10,7 @@ import structlog
 
 from inferd import __version__
 from inferd.core import events
-from inferd.core.host import device_on
+from inferd.core.host import check_facts, check_host_id, device_on
 from inferd.errors import InvalidFieldError, LimitExceededError, PermissionDeniedError
 from inferd.runtime.devices import TOLD_STEP_BYTES
 from inferd.runtime.far.host import Facts, FarHost
@@ -142,6 +142,8 @@ class FarHosts:
                 f"the agent is of version {facts.version[:40]}, the kernel of {__version__}; install the same",
                 field="facts.version",
             )
+        check_host_id(facts.name, "facts.name")
+        check_facts(facts.told, 0)
         owner = self._owners.get(facts.name) if facts.name in self._known else None
         if owner is not None and owner != principal:
             raise PermissionDeniedError(
@@ -190,7 +192,7 @@ class FarHosts:
         """A host takes workers."""
         if self.attached.get(host.name) is host:
             self._launchers[host.name] = host
-            self._teller.tell_host(events.HostJoined(devices, host_id=host.name))
+            self._teller.tell_host(events.HostJoined(devices, host_id=host.name, facts=host.facts.told))
 
     def lose(self, host: FarHost, why: str) -> None:
         """A host is lost: first the core hears of it, so that nobody is suspected of what ends with it."""

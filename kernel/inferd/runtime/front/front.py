@@ -54,4 +54,5 @@ class Front:
             InferdError: It cannot be read, or a rule of moderation is none.
         """
         await self.quotas.adopt()
+        await self.hosts.standings.adopt()
         await self.moderation.adopt()

@@ -19,6 +19,7 @@ from inferd.runtime.backups import Progress, back_up
 from inferd.runtime.driver import Driver
 from inferd.runtime.front.bounds import Bound, SharedBound
 from inferd.runtime.front.caller import Caller
+from inferd.runtime.front.standing import Standings
 from inferd.runtime.own_memory import OwnMemory
 from inferd.runtime.plugins import Plugins
 from inferd.runtime.shredding import Shredding
@@ -83,6 +84,7 @@ class Hosts:
     Attributes:
         clock: The kernel's.
         keys: That seal what it keeps.
+        standings: All hosts as they stand, and what operators want of them.
         shredding: Has all of a tenant gone.
     """
 
@@ -99,6 +101,7 @@ class Hosts:
         backup_step_s: float,
         reseal_rows: int,
     ) -> None:
+        self.standings = Standings(driver, watchers)
         self.keys = StoreKeys(driver.keeper, reseal_rows)
         self.shredding = Shredding(driver)
         self.clock = driver.clock

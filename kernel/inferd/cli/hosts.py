@@ -1,0 +1,163 @@
+"""`inferd hosts` and `inferd logs`: hosts as they stand, and what operators want of them."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from inferd.cli.amounts import counted, size, span
+from inferd.cli.kernel import connected
+from inferd.cli.models import pairs
+from inferd.cli.output import screen, table_of
+from inferd.cli.plain import plain
+from inferd_api.v1.host_pb2 import HOST_STATE_DRAINING, HostState
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from inferd.cli.output import Output
+    from inferd_api.v1.host_pb2 import Device, Host
+
+COLUMNS = ("HOST", "STATE", "DEVICES", "FREE", "MODELS", "LOAD", "LAG", "VERSION", "LABELS", "WHY")
+SHOWN_MODELS = 4
+
+
+def list_hosts(output: Output, address: str, labels: Mapping[str, str]) -> None:
+    """List hosts."""
+    with connected(address) as client:
+        hosts = list(client.list_hosts(labels=labels))
+    if output.json:
+        output.document({"hosts": [plain(host) for host in hosts]})
+    else:
+        output.table(COLUMNS, map(_row, hosts), gives_way="WHY", empty="no host has these labels")
+
+
+def show_host(output: Output, address: str, host_id: str) -> None:
+    """Tell all of a host."""
+    with connected(address) as client:
+        host = client.get_host(host_id)
+    if output.json:
+        output.document(plain(host))
+        return
+    facts = {
+        "state": _state(host),
+        "labels": pairs(host.labels),
+        "backends": ", ".join(host.backends),
+        "models": ", ".join(host.models),
+        "instances": str(host.instances or ""),
+        "load": _load(host),
+        "leases": str(host.held_leases or ""),
+        "heard": f"{span(host.silence.ToNanoseconds() / 1e9)} ago" if host.HasField("silence") else "",
+        "version": host.version,
+        "system": host.os,
+    }
+    rows = [*((name, fact) for name, fact in facts.items() if fact), *_devices(host.devices)]
+    screen().print(table_of(("HOST", host.host_id), rows))
+
+
+def cordon(output: Output, address: str, host_id: str) -> None:
+    """Let a host get nothing new."""
+    with connected(address) as client:
+        host = client.cordon_host(host_id)
+    _tell(output, host, f"{host.host_id} gets no new instances; it has {counted(host.instances, 'instance')}")
+
+
+def drain(output: Output, address: str, host_id: str, *, waits: bool) -> None:
+    """Empty a host, and perhaps wait for it."""
+    with connected(address) as client, output.status(f"draining {host_id}"):
+        for host in client.drain_host(host_id):
+            if not waits:
+                break
+            output.note(_left(host))
+    if host.drained:
+        said = f"{host.host_id} is drained: it may be switched off, or removed (inferd hosts rm {host.host_id})"
+    elif host.state == HOST_STATE_DRAINING:
+        said = f"{host.host_id} drains: {_left(host)}"
+    else:
+        said = f"{host.host_id} drains no more: it is {_state(host)}"
+    _tell(output, host, said)
+
+
+def resume(output: Output, address: str, host_id: str) -> None:
+    """Let a host take instances again."""
+    with connected(address) as client:
+        host = client.resume_host(host_id)
+    _tell(output, host, f"{host.host_id} takes instances again")
+
+
+def remove(output: Output, address: str, host_id: str, *, force: bool) -> None:
+    """Know a host no longer."""
+    with connected(address) as client:
+        client.remove_host(host_id, force=force)
+    if output.json:
+        output.document({"host_id": host_id, "removed": True})
+    else:
+        output.text(f"{host_id} is known no longer")
+
+
+def watch(output: Output, address: str, host_id: str, *, interval_s: float) -> None:
+    """Tell of hosts as they change."""
+    with connected(address) as client:
+        watched = client.watch_host(host_id, interval_s=interval_s) if host_id else None
+        for response in watched or client.watch_hosts(interval_s=interval_s):
+            if output.json:
+                output.document(plain(response))
+                continue
+            for host in response.hosts or ([response.host] if response.HasField("host") else ()):
+                output.text("  ".join(filter(None, _row(host))))
+            for gone in response.gone_host_ids:
+                output.text(f"{gone}  gone")
+
+
+def read_log(output: Output, address: str, instance_id: str, *, tail_bytes: int | None, follow: bool) -> None:
+    """Read the log of an instance's worker onto stdout."""
+    with connected(address) as client:
+        for part in client.read_instance_log(instance_id, tail_bytes=tail_bytes, follow=follow):
+            if output.json:
+                output.document({"instance_id": instance_id, "text": part.decode(errors="replace")})
+            else:
+                sys.stdout.write(part.decode(errors="replace"))
+                sys.stdout.flush()
+
+
+def _tell(output: Output, host: Host, said: str) -> None:
+    if output.json:
+        output.document(plain(host))
+    else:
+        output.text(said)
+
+
+def _row(host: Host) -> tuple[str, ...]:
+    more = len(host.models) - SHOWN_MODELS
+    return (
+        host.host_id,
+        _state(host),
+        ", ".join(device.device_id for device in host.devices),
+        size(sum(device.free_bytes for device in host.devices)),
+        ", ".join(host.models[:SHOWN_MODELS]) + (f" and {more} others" if more > 0 else ""),
+        _load(host),
+        span(host.silence.ToNanoseconds() / 1e9) if host.HasField("silence") else "",
+        host.version,
+        pairs(host.labels),
+        host.reason,
+    )
+
+
+def _state(host: Host) -> str:
+    state = HostState.Name(host.state).removeprefix("HOST_STATE_").lower()
+    return "drained" if host.drained else state
+
+
+def _load(host: Host) -> str:
+    return f"{host.placed_tasks}/{host.places}" if host.places else ""
+
+
+def _left(host: Host) -> str:
+    left = {"instance": host.instances, "task": host.placed_tasks, "lease": host.held_leases}
+    return ", ".join(counted(count, what) for what, count in left.items() if count) or "nothing is left"
+
+
+def _devices(devices: Iterable[Device]) -> Iterable[tuple[str, str]]:
+    for device in devices:
+        free, capacity = size(device.free_bytes), size(device.capacity_bytes)
+        yield device.device_id, f"{free} of {capacity} free" + (f", {device.cores} cores" if device.cores else "")
