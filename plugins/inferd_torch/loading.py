@@ -1,5 +1,6 @@
 """From a request to what it needs, and on to a loaded model: what takes memory comes last."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -46,6 +47,8 @@ from inferd_torch.warming import warm
 
 if TYPE_CHECKING:
     from inferd_torch.spanning.session import SpanningSession
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -270,12 +273,14 @@ def open_session(
     from inferd_torch.paged_decode import PagedDecode  # noqa: PLC0415
     from inferd_torch.paged_prefill import PagedPrefill  # noqa: PLC0415
 
-    processors = torch.cuda.get_device_properties(device).multi_processor_count
-    decoder = None
+    card, decoder = torch.cuda.get_device_properties(device), None
+    if graphs and not network.is_recordable(net, dtype, (card.major, card.minor)):
+        graphs = False
+        _log.warning("decode steps are not recorded: products of experts in %s wait for this device", dtype)
     if fused:
         decoder = fuse(net, windows=windows, context_tokens=limits.context_tokens, steps=TritonSteps)
         torch.cuda.empty_cache()  # of weights that were merged
-    session = make(attend=(PagedDecode(processors), PagedPrefill()), fused=decoder, graphs=graphs)
+    session = make(attend=(PagedDecode(card.multi_processor_count), PagedPrefill()), fused=decoder, graphs=graphs)
     warm(session)
     return session
 

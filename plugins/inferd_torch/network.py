@@ -18,6 +18,7 @@ STORED = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}  #
 QUANTISED = ("scale", "zero")  # in the names of what belongs to weights of few bits
 LAYER_TYPES = frozenset({"full_attention", "sliding_attention"})
 LENGTH_DEPENDENT_ROPE = frozenset({"dynamic", "longrope"})
+GROUPED_CAPABILITIES = (9, 10)
 OFFSET_POSITIONS = "create_position_ids_from_input_ids"  # what modules have that make positions of their own
 
 
@@ -103,6 +104,17 @@ def settle_rotation(network: Any) -> None:
             module.rope_type = _settled(kinds)
         elif isinstance(kinds, dict):
             module.rope_type = {name: _settled(kind) for name, kind in kinds.items()}
+
+
+def is_recordable(network: Any, dtype: torch.dtype, capability: tuple[int, int]) -> bool:
+    """Whether a decode step never waits for its device, so that it can be recorded.
+
+    Products of experts wait where torch has no kernel for them that finds the rows of each on the device: it has one
+    for bfloat16, on devices of the capabilities 9 and 10 (`_grouped_mm` in ATen/native/cuda/GroupedBlas.cpp).
+    """
+    if dtype == torch.bfloat16 and capability[0] in GROUPED_CAPABILITIES:
+        return True
+    return not any(type(module).__name__.endswith("Experts") for module in network.modules())
 
 
 def _settled(kind: str) -> str:

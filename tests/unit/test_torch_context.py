@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, Phi3Config, Qwen2Config
 
 from inferd.plugin import SamplingDefaults, Vocabulary
 from inferd_torch.artifact import Artifact
-from inferd_torch.network import read_context, settle_rotation
+from inferd_torch.network import is_recordable, read_context, settle_rotation
 
 
 def read(config: Any) -> int:
@@ -67,3 +67,21 @@ def test_a_rotation_is_settled_up_to_the_original_context(name: str) -> None:
     for given, wanted in zip(rotary(torch.zeros(1), positions), expected, strict=True):
         assert torch.equal(given, wanted)
     rotary.to("meta")(torch.zeros(1, device="meta"), positions.to("meta"))  # where no number can be looked at
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "capability", "recordable"),
+    [
+        ("llama", torch.float32, (8, 0), True),
+        ("qwen3_moe", torch.bfloat16, (9, 0), True),
+        ("qwen3_moe", torch.bfloat16, (8, 0), False),
+        ("gpt_oss", torch.float16, (9, 0), False),
+    ],
+)
+def test_experts_are_recorded_where_they_do_not_wait(
+    name: str, dtype: torch.dtype, capability: tuple[int, int], *, recordable: bool
+) -> None:
+    """Networks of experts are recorded where torch's product of experts asks the host for nothing."""
+    with torch.device("meta"):
+        network = AutoModelForCausalLM.from_config(tiny.CONFIGS[name]())
+    assert is_recordable(network, dtype, capability) == recordable
