@@ -132,9 +132,18 @@ class FusedDecoder:
         windows: The sliding window of each layer, or None.
         context_tokens: Positions that it will be asked for.
         steps: What computes what is between its products.
+        freed: Is called when the weights of a layer were merged, and theirs are nobody's.
     """
 
-    def __init__(self, network: Any, *, windows: Mapping[int, int | None], context_tokens: int, steps: Steps) -> None:
+    def __init__(
+        self,
+        network: Any,
+        *,
+        windows: Mapping[int, int | None],
+        context_tokens: int,
+        steps: Steps,
+        freed: Callable[[], object],
+    ) -> None:
         base = network.model
         self._steps = steps
         self._embed, self._head = base.embed_tokens, network.lm_head
@@ -145,7 +154,10 @@ class FusedDecoder:
         self._shared = attention.k_proj.out_features // self._width
         with torch.no_grad():
             self._cosines, self._sines = rotation_tables(base.rotary_emb, context_tokens, self._norm.device)
-            self._layers = [_take(layer, windows[number]) for number, layer in enumerate(base.layers)]
+            self._layers: list[_Layer] = []
+            for number, layer in enumerate(base.layers):
+                self._layers.append(_take(layer, windows[number]))
+                freed()
 
     def __call__(self, attention: PagedAttention) -> Tensor:
         """The hidden states (T, W) behind the last norm, of the step that `attention` has under way."""
@@ -179,13 +191,18 @@ class FusedDecoder:
 
 
 def fuse(
-    network: Any, *, windows: Mapping[int, int | None], context_tokens: int, steps: Callable[[], Steps]
+    network: Any,
+    *,
+    windows: Mapping[int, int | None],
+    context_tokens: int,
+    steps: Callable[[], Steps],
+    freed: Callable[[], object] = lambda: None,
 ) -> FusedDecoder | None:
-    """The network with its small steps taken together; None where it is not made of what is known here."""
+    """The network with its small steps taken together, see `FusedDecoder`; None where it is made of other modules."""
     kind = type(network)
     if (kind.__module__.split(".")[-2], kind.__name__) not in FAMILIES or not _is_plain(network):
         return None
-    return FusedDecoder(network, windows=windows, context_tokens=context_tokens, steps=steps())
+    return FusedDecoder(network, windows=windows, context_tokens=context_tokens, steps=steps(), freed=freed)
 
 
 def _is_plain(network: Any) -> bool:

@@ -226,7 +226,8 @@ def make_session(model: Examined, loaded: Any, group: Group | None = None, *, gr
     if device.type == "cuda":
         torch.cuda.set_device(device)  # for Triton, which launches on the current device of its thread
         # A step that takes more than was asked for fails its tasks, instead of taking what others were promised.
-        share = model.need.total_bytes / torch.cuda.get_device_properties(device).total_memory
+        most = torch.cuda.memory_reserved(device) + model.need.total_bytes
+        share = most / torch.cuda.get_device_properties(device).total_memory
         torch.cuda.set_per_process_memory_fraction(min(share, 1.0), device)
     if group is not None and model.share is not None:
         group.join(loaded, model.share)
@@ -278,8 +279,8 @@ def open_session(
         graphs = False
         _log.warning("decode steps are not recorded: products of experts in %s wait for this device", dtype)
     if fused:
-        decoder = fuse(net, windows=windows, context_tokens=limits.context_tokens, steps=TritonSteps)
-        torch.cuda.empty_cache()  # of weights that were merged
+        free = torch.cuda.empty_cache
+        decoder = fuse(net, windows=windows, context_tokens=limits.context_tokens, steps=TritonSteps, freed=free)
     session = make(attend=(PagedDecode(card.multi_processor_count), PagedPrefill()), fused=decoder, graphs=graphs)
     warm(session)
     return session

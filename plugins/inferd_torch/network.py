@@ -1,12 +1,12 @@
 """The network of an artifact, as transformers builds it, with our attention in it."""
 
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, GgufConfig
+from transformers import AutoConfig, AutoModelForCausalLM, GgufConfig, modeling_utils
 from transformers.utils import logging
 
 from inferd.plugin import LoadError, UnsupportedModelError
@@ -166,7 +166,7 @@ def load_network(
         options["config"] = config
     if weights is not None:
         kind, folder = AutoModelForCausalLM._model_mapping[type(config)], None  # noqa: SLF001 - it has no public name
-    with _naming(artifact):
+    with _naming(artifact), tensor_by_tensor():
         network, found = _guard(
             artifact,
             lambda: kind.from_pretrained(
@@ -187,6 +187,20 @@ def load_network(
             )
     settle_rotation(network)
     return network.eval()
+
+
+@contextmanager
+def tensor_by_tensor() -> Iterator[None]:
+    """In this, each weight takes memory of its own: transformers takes that of all at once, of which no part goes back.
+
+    Weights that are merged (`fused.py`) would leave holes in it, as large together as what is made of them.
+    """
+    taken = modeling_utils.caching_allocator_warmup
+    modeling_utils.caching_allocator_warmup = lambda *_, **__: None
+    try:
+        yield
+    finally:
+        modeling_utils.caching_allocator_warmup = taken
 
 
 def _naming(artifact: Artifact) -> AbstractContextManager[None]:

@@ -134,6 +134,7 @@ class TorchSession:
         gc.collect()  # networks are full of cycles
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
+            torch.cuda.set_per_process_memory_fraction(1.0, self._device)
 
     def _run(self, batch: TokenBatch, *, follows: bool = False) -> Tensor:
         """The logits that a batch wants; none where it `follows`. What is recorded is played for others as well."""

@@ -48,7 +48,7 @@ class Phase:
 PHASES = (
     Phase("versions", 20),
     Phase("limits", 30),
-    Phase("twins", 60),
+    Phase("twins", 110),
     Phase("greedy", 40),
     Phase("replay", 30),
     Phase("bad_rows", 20),

@@ -133,6 +133,7 @@ def make_session(name: str, run: Any, *, kv_tokens: int, max_sequences: int) -> 
         fused = fuse(network, windows=windows, context_tokens=limits.context_tokens, steps=TorchSteps)
         session = TorchSession(network, **options, attend=(attend_split, attend_spans), fused=fused)
     else:
+        torch.cuda.set_per_process_memory_fraction(1.0)  # what was loaded before is bound to its need
         torch.cuda.reset_peak_memory_stats()
         session = loading.open_session(network, **options, windows=windows, fused=True, graphs=True)
     with torch.inference_mode():

@@ -91,12 +91,13 @@ def twins(run: Run) -> Iterator[Figure]:
     if run.dry:
         yield figure("twins", "skipped", detail="kernels are compared by the interpreter in tests/unit")
         return
-    from kernel_twins import LARGE, SMALL, compare
+    from kernel_twins import LARGE, compare
 
-    kinds = (torch.float32, torch.bfloat16, torch.float16)
-    for name, kind, difference in compare(run.device, kinds, SMALL + LARGE):
+    for name, kind, difference in compare(run.device, (torch.bfloat16, torch.float32), LARGE):
         most = 1e-3 if kind == "float32" else 2e-2
-        yield figure(f"twins.{name}.{kind}", difference, "of the largest number", "" if difference <= most else "FAR")
+        yield figure(f"twins.{name}.{kind}", difference, "of the largest number")
+        if difference > most:
+            yield {"event": "failed", "detail": f"{name} in {kind} is {difference:.3g} from its twin, at most {most}"}
 
 
 def greedy(run: Run) -> Iterator[Figure]:

@@ -9,11 +9,11 @@ pytest.importorskip("torch", reason="torch is not installed: pip install 'inferd
 
 import tiny_networks as tiny
 import torch
-from transformers import AutoModelForCausalLM, Phi3Config, Qwen2Config
+from transformers import AutoModelForCausalLM, Phi3Config, Qwen2Config, modeling_utils
 
 from inferd.plugin import SamplingDefaults, Vocabulary
 from inferd_torch.artifact import Artifact
-from inferd_torch.network import is_recordable, read_context, settle_rotation
+from inferd_torch.network import is_recordable, read_context, settle_rotation, tensor_by_tensor
 
 
 def read(config: Any) -> int:
@@ -85,3 +85,12 @@ def test_experts_are_recorded_where_they_do_not_wait(
     with torch.device("meta"):
         network = AutoModelForCausalLM.from_config(tiny.CONFIGS[name]())
     assert is_recordable(network, dtype, capability) == recordable
+
+
+def test_weights_take_memory_one_by_one_while_they_load() -> None:
+    """What takes the memory of all weights at once is left out in this, and in its place again behind it."""
+    taken = modeling_utils.caching_allocator_warmup
+    with tensor_by_tensor():
+        assert modeling_utils.caching_allocator_warmup is not taken
+        assert modeling_utils.caching_allocator_warmup(None, {}, None) is None
+    assert modeling_utils.caching_allocator_warmup is taken

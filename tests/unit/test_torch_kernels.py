@@ -19,7 +19,7 @@ def test_the_kernels_compute_what_their_twins_do() -> None:
     """Each kernel, for odd sizes, windows, caps, sinks and norms, gives what its twin in torch gives."""
     done = subprocess.run(
         [sys.executable, TWINS, "cpu"],
-        env={**os.environ, "TRITON_INTERPRET": "1"},
+        env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=False,
