@@ -17,6 +17,7 @@ from inferd.store.store import NO_TENANT, Kind, Put
 from inferd.testing.kernel import kernel_here
 from inferd_api.v1 import audit_service_pb2 as aus
 from inferd_api.v1 import host_service_pb2 as hs
+from inferd_api.v1 import model_service_pb2
 from inferd_api.v1 import moderation_pb2 as mp
 from inferd_api.v1 import moderation_service_pb2 as ms
 from inferd_api.v1 import task_pb2 as tp
@@ -186,7 +187,7 @@ async def test_rules_of_calls_hold_at_once_and_are_refused_with_the_fix(kernel: 
     for wrong, words in (
         ({"name": "wide", "patterns": ["a.*b"]}, "bound its repetitions"),
         ({"name": "wider", "patterns": ["a{3,200}"]}, "matches 200 characters"),
-        ({"name": "none", "patterns": ["(a"]}, "cannot be measured"),
+        ({"name": "none", "patterns": ["(a"]}, "is no pattern of RE2: missing"),
         ({"name": "cut", "words": ["x"]}, "another name"),
         ({"name": "empty", "words": ["\u200b "]}, "give it a letter"),
         ({"name": "nothing"}, "looks for nothing"),
@@ -280,3 +281,27 @@ async def test_a_kept_rule_that_would_be_refused_now_is_told_and_lets_nothing_pa
         assert said(await read_all(made.chat("hello", model="other"))) == "hello"
         await stub.DeleteModerationRule(ms.DeleteModerationRuleRequest(name="old"))
         assert said(await read_all(made.chat("hello"))) == "hello"
+
+
+async def test_a_rule_about_a_model_is_about_its_versions_and_one_that_looks_at_nothing_is_told(tmp_path: Path) -> None:
+    """Who names a version passes no rule about its model; rules about an alias, no model and tensors are told."""
+    rules = [
+        {"name": "own", "models": "fake", "words": ["hate"]},
+        {"name": "alias", "models": "prod", "words": ["hate"]},
+        {"name": "typo", "models": "fqke", "words": ["hate"]},
+        {"name": "tensors", "models": "net", "words": ["hate"]},
+        {"name": "some", "models": "f*", "words": ["hate"]},
+    ]
+    async with moderated(tmp_path, rules) as made:
+        await made.create("fake")
+        await made.models.UpdateModel(model_service_pb2.UpdateModelRequest(name="fake", add_aliases=["prod"]))
+        await made.create("net", tensor="identity")
+        await made.models.LoadModel(model_service_pb2.LoadModelRequest(name="net"))
+        for name in ("fake", "fake@1", "prod"):
+            _, error = await read_failing(made.chat("I hate it", model=name))
+            assert reason_of(error)[0] == "MODERATED"
+        warnings = (await made.hosts.GetHost(hs.GetHostRequest())).host.warnings
+        assert [warning.partition("looks at nothing")[0] for warning in warnings] == [
+            f"rule of moderation {name!r} " for name in ("alias", "typo", "tensors")
+        ]
+        assert "an alias of 'fake'" in warnings[0]

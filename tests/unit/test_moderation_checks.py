@@ -16,6 +16,12 @@ def test_a_class_that_only_re2_knows_is_refused(pattern: str) -> None:
         check_rule(Rule(name="r", patterns=(pattern,)))
 
 
+def test_a_pattern_that_is_none_is_told_so() -> None:
+    """And not that it cannot be measured, with a fix for another mistake."""
+    with pytest.raises(InvalidFieldError, match=r"is no pattern of RE2: missing \)"):
+        check_rule(Rule(name="r", patterns=("(a",)))
+
+
 @pytest.mark.parametrize(
     "asked",
     [

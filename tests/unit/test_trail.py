@@ -150,8 +150,9 @@ def test_a_store_that_was_put_back_is_told_in_the_trail(store: SqliteStore, tmp_
     later = writer(times, anchor)
     (told,) = later.adopt(store)
     assert (told["event"], told["lines"]) == ("put back", read_line(head).sequence)
-    store.write(later.write([told], seal=True))
-    assert verdict(store).fault is None
+    store.write(later.write([{"type": "kernel", **told}], seal=True))
+    found = verdict(store)
+    assert (found.fault, [said["lines"] for said in found.told]) == (None, [told["lines"]])
     fault = verdict(store, heads=[head]).fault
     assert fault is not None
     assert fault.kind is FaultKind.TRUNCATED

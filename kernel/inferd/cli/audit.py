@@ -6,6 +6,7 @@ import os
 import re
 import sys
 import time
+from collections import defaultdict
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
@@ -34,6 +35,13 @@ DIGITS: Final = re.compile(rb"\s*([0-9a-f]{64})\s*")
 KEY_BYTES, LINE_BYTES = 1 << 14, 1 << 24  # most of a file with a key, and of a line (now 64 KiB, once a message)
 FOLLOW_S = 1.0
 PASSING = "this kernel has no store (store.url is memory:): its audit trail ends with it"
+FOUND: Final = {
+    "damaged": "parts of the trail damaged, and went on behind them: {what}",
+    "put back": "that the trail was put back or removed: {lines} lines had been written before",
+    "no checkpoint apart": "no {what} beside its key, so that nobody knows whether lines before that are gone",
+    "key changed": "that its key is another one: {before:.16} before, {key:.16} now",
+}
+"""What kernels say of a trail that they found wrong."""
 COLUMNS = ("TIME", "WHO", "WHAT", "ABOUT", "DECISION")
 
 
@@ -123,6 +131,7 @@ def _tell(output: Output, source: Source, verdict: Verdict) -> None:
                 "unsealed": verdict.unsealed,
                 "keys": verdict.keys,
                 "cut": verdict.cut or None,
+                "told": verdict.told,
                 "durable": source.durable,
             }
         )
@@ -135,6 +144,9 @@ def _tell(output: Output, source: Source, verdict: Verdict) -> None:
         output.note(PASSING)
     if verdict.first > 1:
         output.text(f"lines 1 to {verdict.first - 1} are not kept any more{_cut(verdict.cut)}")
+    for said in verdict.told:
+        what = f"line {said.get('sequence')} of {text(said, 'time')[:19]}"
+        output.text(f"{what}: a kernel found {FOUND[text(said, 'event')].format_map(defaultdict(str, said))}")
     if verdict.unsealed:
         output.text(
             f"{counted(verdict.unsealed, 'line')} behind the last checkpoint ({verdict.sealed_time}) hold together and"

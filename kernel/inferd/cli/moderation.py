@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from inferd.cli.amounts import counted
 from inferd.cli.kernel import connected
 from inferd.cli.output import CommandError
 from inferd.cli.plain import plain
@@ -93,8 +94,8 @@ def _rule_row(rule: ModerationRule) -> tuple[str, ...]:
     looks_at = "inputs" if rule.skip_outputs else "outputs" if rule.skip_inputs else "both"
     parts = [
         f"cannot be gone by, and refuses all that it is about: {rule.unsound}" if rule.unsound else "",
-        f"{len(rule.words)} words" if rule.words else "",
-        f"{len(rule.patterns)} patterns" if rule.patterns else "",
+        counted(len(rule.words), "word") if rule.words else "",
+        counted(len(rule.patterns), "pattern") if rule.patterns else "",
         f"asks {rule.classifier.model}" if rule.HasField("classifier") else "",
     ]
     action = ModerationAction.Name(rule.action).removeprefix("MODERATION_ACTION_").lower()

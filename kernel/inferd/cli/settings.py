@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
     from pydantic_core import ErrorDetails
 
+FORMS = {"tuple_type": 'it must be a list, as ["a", "b"]', "dict_type": "it must be a table, as {a = 1}"}
+"""What is said of a value of another form, by pydantic's name of that."""
+
 
 def read_settings(*, config: Path | None = None, **given: Any) -> Settings:
     """The settings from `config` (default: where `inferd.config` looks), the environment, and `given`.
@@ -49,7 +52,7 @@ def _explain(problem: ErrorDetails) -> str:
     variable = _variable(path)
     told = f" ({variable})" if variable else ""
     if problem["type"] != "extra_forbidden":
-        why = problem["msg"].removeprefix("Value error, ")  # pydantic's own words
+        why = FORMS.get(problem["type"]) or problem["msg"].removeprefix("Value error, ")  # pydantic's own words
         return f"{'.'.join(path)!r}{told} is {_shown(path, problem['input'])}: {why}"
     owner = _owner(path[:-1])
     others = [name.removeprefix("inferd_") for name in NOT_SETTINGS] if variable and len(path) == 1 else []

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, TypeAlias
 
-from inferd.core.audit import SIGNATURE, Line, NoLineError, Said, hash_of, number, read_line, signed, text
+from inferd.core.audit import SIGNATURE, EntryType, Line, NoLineError, Said, hash_of, number, read_line, signed, text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     Signed: TypeAlias = Callable[[str, bytes, bytes], bool]
 
 KEY_DIGITS, SIGNATURE_DIGITS = 64, 128
+FOUND_WRONG = ("damaged", "put back", "no checkpoint apart", "key changed")
+"""Events by which a kernel says, when it starts, that the trail is not what it was; it goes on behind them."""
+MOST_TOLD = 16
 
 
 class FaultKind(StrEnum):
@@ -54,6 +57,7 @@ class Verdict:
         sealed_time: When that was made.
         keys: By which they are signed.
         cut: The last time when lines at the beginning went: `time`, and what the checkpoint says; {} for never.
+        told: What kernels have found wrong with the trail and went on behind, by entries of theirs: the last ones.
     """
 
     fault: Fault | None = None
@@ -64,6 +68,7 @@ class Verdict:
     sealed_time: str = ""
     keys: list[str] = field(default_factory=list)
     cut: Said = field(default_factory=dict)
+    told: list[Said] = field(default_factory=list)
 
     @property
     def unsealed(self) -> int:
@@ -134,6 +139,8 @@ class _Check:
                 "the checkpoint of this number that is kept elsewhere is another one: the trail was put back to what it"
                 " was before, and went on",
             )
+        if line.said.get("type") == EntryType.KERNEL.value and line.said.get("event") in FOUND_WRONG:
+            found.told = [*found.told, line.said][-MOST_TOLD:]
         found.last, self._hash = line.sequence, line.hash
         if found.unsealed > self._every:
             raise _FaultError(

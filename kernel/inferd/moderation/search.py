@@ -225,6 +225,7 @@ def width(pattern: str, field: str = "") -> int:
     try:
         least, most = _parser.parse(pattern).getwidth()
     except (ValueError, OverflowError, RecursionError, _constants.error) as error:
+        compiled(pattern, field)  # else it is no pattern at all, which is told so
         raise InvalidFieldError(
             f"{field} cannot be measured: {error}; write it without what only RE2 knows, as \\pL or \\z", field=field
         ) from None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from inferd.core.policy import matches
+from inferd.core.policy import matches_model
+from inferd.core.principal import ANY
 from inferd.moderation.rules import write_rules
 from inferd_api.worker.v1 import moderation_pb2
 from inferd_api.worker.v1 import worker_pb2 as wire
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from inferd.runtime.relay import Relay
     from inferd.runtime.supervisor import Supervisor
     from inferd_api.worker.v1 import step_pb2
+
+MOST_NAMED = 100  # rules that are held against the names of models, each time that somebody looks
 
 
 class Findings(Protocol):
@@ -62,6 +65,7 @@ class Moderation:
     def __init__(self, views: Views, supervisor: Supervisor, relay: Relay) -> None:
         self.rules: tuple[Rule, ...] = ()
         self.search_s = 0.0
+        self._unread: set[ModelName] = set()  # models whose texts no rule looks at
         self.findings: Findings | None = None
         self._views = views
         self._supervisor = supervisor
@@ -72,6 +76,9 @@ class Moderation:
         """Have a worker go by the rules about its model, before it is sent its first task."""
         self._given[instance_id] = b""
         self._give(instance_id)
+        worker, instance = self._supervisor.workers.get(instance_id), self._views.find_instance(instance_id)
+        if worker is not None and instance is not None:
+            (self._unread.add if worker.signature else self._unread.discard)(instance.model)
 
     def change(self, rules: Sequence[Rule]) -> None:
         """Have all go by other rules from now on."""
@@ -91,16 +98,33 @@ class Moderation:
             worker.send(wire.KernelFrame(moderate=moderation_pb2.Moderate(rules=written, search_s=self.search_s)))
 
     def warnings(self) -> list[str]:
-        """What whoever runs the kernel has to look at."""
-        return [
+        """What whoever runs the kernel has to look at: rules that cannot be gone by, and those that look at nothing."""
+        named = [rule for rule in self.rules if rule.models != ANY and not rule.unsound]
+        names = self._views.model_names() if named else []
+        told = [
             f"rule of moderation {rule.name!r} cannot be gone by as it was kept, and tasks that it is about are"
             " refused; `inferd moderation rules list` says why: delete it, and make it anew"
             for rule in self.rules
             if rule.unsound
         ]
+        return told + [why for rule in named[:MOST_NAMED] if (why := self._idle(rule, names))]
+
+    def _idle(self, rule: Rule, names: Sequence[ModelName]) -> str:
+        """Why a rule that names models looks at nothing; "" where it looks at something."""
+        about = [name for name in names if matches_model(rule.models, name)]
+        said = f"rule of moderation {rule.name!r} looks at nothing: "
+        if not about:
+            meant = self._views.aliases.get(rule.models)
+            why = (
+                f"that is an alias of {meant!r}, and rules know models by their own names" if meant else "none is known"
+            )
+            return f"{said}it is about models {rule.models!r}, and {why}"
+        if all(name in self._unread for name in about):
+            return f"{said}{about[0]!r} turns tensors into tensors, or speech into text, whose texts no rule reads"
+        return ""
 
     def _about(self, name: ModelName) -> list[Rule]:
-        return [rule for rule in self.rules if matches(rule.models, name)]
+        return [rule for rule in self.rules if matches_model(rule.models, name)]
 
     def told(self, instance_id: InstanceId, step: step_pb2.StepOutput) -> None:
         """What a step says of rules, if anything."""

@@ -58,7 +58,9 @@ class PrefixFiles:
     def sweep(self) -> None:
         """Remove what was left unfinished, and what is more than may be."""
         try:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._folder.parent.parent.mkdir(parents=True, exist_ok=True)
+            for folder in (self._folder.parent, self._folder):  # parents that `mkdir` makes beside have the usual mode
+                folder.mkdir(mode=0o700, exist_ok=True)
             for path in self._folder.glob(f"*{PARTIAL}"):
                 path.unlink(missing_ok=True)
             self._make_room(0)
