@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from inferd.spans import Seconds
 
@@ -42,6 +42,14 @@ class Prefix(BaseModel):
         description="most bytes of the disk in which what keep_bytes keeps is kept too, sealed where the store is, also"
         " over the end of the kernel; 0 for none, as with store.url memory:",
     )
+
+    @model_validator(mode="after")
+    def _check_both(self) -> "Prefix":
+        if self.disk_bytes and not self.keep_bytes:
+            raise ValueError(
+                f"disk_bytes is {self.disk_bytes} and keep_bytes is 0: what is kept is in memory first; give both"
+            )
+        return self
 
 
 class Watching(BaseModel):

@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 from connection import Connection, read_all, text_of
+from typer.testing import CliRunner
 
+from inferd.cli.main import app
+from inferd.model_settings import Prefix
 from inferd.runtime.prefix_files import PrefixFiles
 from inferd.shared import Memory
 from inferd.testing.kernel import kernel_here, write_fake_model
@@ -162,6 +165,26 @@ async def test_a_damaged_prefix_file_is_removed_and_given_to_nobody(tmp_path: Pa
             file.write_bytes(wrong)
             assert files.read("fake", 1 << 20) is None
             assert wrong == b"" or not file.exists()
+
+
+async def test_files_go_where_none_are_kept_any_more_and_with_a_tenant(tmp_path: Path) -> None:
+    """Who turns prefix.disk_bytes off leaves none; who shreds a tenant without a kernel leaves none of anybody."""
+    for way in ("off", "shred"):
+        async with on_disk(tmp_path) as (made, _):
+            await made.create() if way == "off" else None
+            await cached(made)
+        assert files_in(tmp_path)
+        if way == "off":
+            async with kernel_here(tmp_path, store={"url": f"sqlite:{tmp_path}/kept"}):
+                assert not files_in(tmp_path)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("INFERD_DATA_DIR", str(tmp_path / "data"))
+        patched.setenv("INFERD_STATE_DIR", str(tmp_path / "state"))
+        result = CliRunner().invoke(app, ["store", "keys", "shred", "default", "--yes", "--file", f"{tmp_path}/kept"])
+        assert result.exit_code == 0, result.output
+    assert not files_in(tmp_path)
+    with pytest.raises(ValueError, match="disk_bytes is 1 and keep_bytes is 0"):
+        Prefix(disk_bytes=1)
 
 
 def test_files_of_prefixes_have_a_bound_and_the_oldest_goes(tmp_path: Path) -> None:

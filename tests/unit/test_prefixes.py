@@ -169,3 +169,15 @@ def test_a_version_hands_over_what_it_has(
         setattr(instance, busy, {"t": None})
     kernel.prefixes.settle([VersionChanged(A, serving, change, VersionState.SERVING)])
     assert kernel.sent == sent
+
+
+def test_workers_that_a_shredded_tenant_has_used_keep_nothing() -> None:
+    """What is kept goes, and what such a worker has at its end is not kept; the next one of the model keeps again."""
+    kernel = Kernel(most_bytes=50 * PAGE)
+    kernel.keep(A)
+    assert kernel.keeps(A) > 0
+    kernel.prefixes.forget_all()
+    assert (kernel.kept(), kernel.keeps(A)) == ([], 0)
+    del kernel.workers["a-1"]
+    kernel.models[A].instances["a-2"] = SimpleNamespace(**{**vars(kernel.find_instance("a-1")), "instance_id": "a-2"})
+    assert kernel.prefixes.stop(InstanceId("a-2")).keep_bytes > 0

@@ -14,6 +14,8 @@ from inferd.cli.store import opened, place_of
 from inferd.errors import BlobDamagedError, StoreUnavailableError
 from inferd.runtime.blob_entry import read_left
 from inferd.runtime.blob_sealing import remove_all
+from inferd.runtime.driver_limits import prefix_folder
+from inferd.runtime.prefix_files import PrefixFiles
 from inferd.runtime.store_keys import KeysStanding
 from inferd.runtime.trail_opening import tell_of_store
 from inferd.store.blob_files import BlobFiles
@@ -136,8 +138,10 @@ def drop(output: Output, address: str, tenant: str, file: Path | None, url: str 
         folder = read_left(store).folder
         _audit(store, place_of(file, url), "tenant shredded", tenant)
         count = shred(store, tenant)
+    settings = read_settings()
+    PrefixFiles(prefix_folder(settings, store.name), most_bytes=0, keys=None).forget_all()
     if folder:
-        remove_all(BlobFiles(read_settings().data_dir / "blobs" / folder), tenant)
+        remove_all(BlobFiles(settings.data_dir / "blobs" / folder), tenant)
     _tell_dropped(output, tenant, {"path": store.name, "keys": count}, by="this command")
 
 
@@ -145,7 +149,7 @@ def _tell_dropped(output: Output, tenant: str, facts: Mapping[str, str | int], *
     if output.json:
         output.document({"tenant": tenant, **facts, "by": by})
         return
-    ended = f" {counted(int(facts['tasks']), 'task')} of it ended." if facts.get("tasks") else ""
+    ended = f" {counted(int(facts['tasks']), 'task')} of it forgotten." if facts.get("tasks") else ""
     output.text(
         f"{counted(int(facts['keys']), 'key')} of {tenant!r} dropped, and all that they sealed.{ended} Backups of"
         " before have them still, wrapped: remove those, or `inferd store keys rotate --wrapping --forget`, with which"

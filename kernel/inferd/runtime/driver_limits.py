@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 from hashlib import sha256
+from pathlib import Path
+
+import structlog
 
 from inferd.config import Settings, config_path
 from inferd.core.vigil import WorkerTimes
@@ -11,6 +14,8 @@ from inferd.runtime.prefixes import NO_PREFIXES, PrefixLimits
 from inferd.store.store import Store
 from inferd.worker_settings import Workers
 from inferd_api.worker.v1 import load_pb2, sandbox_pb2
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,10 +67,19 @@ def sandbox_limits(settings: Settings) -> sandbox_pb2.SandboxLimits:
     )
 
 
+def prefix_folder(settings: Settings, store: str) -> Path:
+    """Where the prefix caches are that a kernel with this store keeps in files."""
+    return settings.data_dir / "prefixes" / sha256(store.encode()).hexdigest()[:32]
+
+
 def prefix_limits(settings: Settings, store: Store | None) -> PrefixLimits:
     """What may be kept of models that are unloaded: in files of this store, as other kernels may have the folder."""
     prefix, files = settings.prefix, None
-    if prefix.disk_bytes and store is not None:
-        folder = settings.data_dir / "prefixes" / sha256(store.name.encode()).hexdigest()[:32]
-        files = PrefixFiles(folder, most_bytes=prefix.disk_bytes, keys=store.keys)
+    if store is not None:
+        files = PrefixFiles(prefix_folder(settings, store.name), most_bytes=prefix.disk_bytes, keys=store.keys)
+    if files is not None and not prefix.disk_bytes:
+        files.forget_all()  # of before
+        files = None
+    if prefix.disk_bytes and files is None:
+        log.warning("prefix.disk_bytes keeps nothing, as there is no store by whose key it would be sealed")
     return PrefixLimits(prefix.keep_bytes, settings.workers.stop_timeout_s, files)

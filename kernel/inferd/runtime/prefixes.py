@@ -88,6 +88,7 @@ class Prefixes:
         self._files = limits.files if limits.keep_bytes else None
         self._thread = None if self._files is None else ThreadPoolExecutor(1, "prefixes")
         self._fetching: set[ModelName] = set()
+        self._used: set[InstanceId] = set()  # by somebody of whom nothing is to be kept
         self._closing = False
         if self._files is not None:
             self._beside(self._files.sweep)
@@ -203,8 +204,9 @@ class Prefixes:
             self._beside(self._files.forget, name)
 
     def forget_all(self) -> None:
-        """Keep nothing of what is kept now."""
+        """Keep nothing of what is kept now, nor of workers that live now: a tenant is shredded that has used them."""
         self._kept.clear()
+        self._used = set(self._supervisor.workers)
         if self._files is not None:
             self._beside(self._files.forget_all)
 
@@ -252,7 +254,9 @@ class Prefixes:
     def _allowed_bytes(self, instance: Instance) -> int:
         """What an instance may keep: no more than is free."""
         model = self._views.model(instance.model)
-        return 0 if model.going or not _is_ours(instance) else min(self._bound(model), self._spare_bytes())
+        if model.going or instance.instance_id in self._used or not _is_ours(instance):
+            return 0
+        return min(self._bound(model), self._spare_bytes())
 
     def _fit(self, most_bytes: int) -> None:
         """Forget what was kept first, until so many bytes are enough."""

@@ -77,7 +77,7 @@ class Shredding:
             blobs = 0 if keeper.blobs is None else await keeper.blobs.shred(tenant)
             for forget in keeper.forgets:
                 forget(tenant)
-            self._driver.prefixes.forget_all()
+            self._driver.prefixes.forget_all()  # first: workers that are stopped keep nothing, either
             await self._unload(models)
         log.warning("a tenant is shredded", tenant=tenant, keys=keys, tasks=len(ended), blobs=blobs)
         return Shredded(keys, len(ended), blobs)
