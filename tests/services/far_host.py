@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,11 @@ from inferd.agent.connection import KernelConnection
 from inferd.agent.facts import Found
 from inferd.config import Settings
 from inferd.core.host import HostState
-from inferd.core.ids import DeviceId, HostId, ModelName
+from inferd.core.ids import HostId
 from inferd.server import Kernel
-from inferd.testing.kernel import FAKE_PLUGIN
+from inferd.testing.kernel import FAKE_PLUGIN, write_fake_model
+from inferd_api.v1.model_pb2 import Model, PlacementRules
+from inferd_api.v1.model_service_pb2 import CreateModelRequest
 
 DEADLINE_S = 60.0
 
@@ -112,14 +114,9 @@ async def until_state(kernel: Kernel, name: str, state: HostState) -> None:
             await changes.wait(seen)
 
 
-async def place(connection: Connection, name: str, *devices: str, **behaviour: Any) -> str:
-    """A model that may use these devices alone."""
-    return place_as(connection, await connection.create(f"{name}-base", **behaviour), name, *devices)
-
-
-def place_as(connection: Connection, base: str, name: str, *devices: str) -> str:
-    """A model as another one, but for the devices that it may use."""
-    driver = connection.kernel.driver
-    spec = driver.views.model(ModelName(base)).spec
-    driver.create_model(replace(spec, name=ModelName(name), devices=tuple(map(DeviceId, devices))))
+async def place(connection: Connection, name: str, host: str, **behaviour: Any) -> str:
+    """A model that may be on this host alone; "" for any."""
+    path = write_fake_model(connection.folder, name, **behaviour)
+    model = Model(name=name, source=str(path), placement=PlacementRules(selector={"host": host} if host else {}))
+    await connection.models.CreateModel(CreateModelRequest(model=model))
     return name

@@ -66,7 +66,7 @@ async def test_an_invitation_is_for_so_many_and_so_long_or_for_a_name(tmp_path: 
         named = (await invite(kernel, host="gpu7")).credential
         with pytest.raises(PermissionDeniedError, match="gpu7"):
             await join(kernel, named, "gpu8")
-        with pytest.raises(InvalidFieldError, match="a host's name is"):
+        with pytest.raises(InvalidFieldError, match=r"name is .*must be 1 to 63"):
             await join(kernel, named, "../b")
         before = await join(kernel, named, "gpu7")
         again = await join(kernel, (await invite(kernel)).credential, "gpu7")

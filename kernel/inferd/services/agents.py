@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from inferd.core.ids import DeviceId, HostId
+from inferd.core.host import HostBackend, HostFacts
+from inferd.core.ids import HostId
 from inferd.errors import InvalidFieldError
 from inferd.runtime.far.host import Facts, is_device_name
 from inferd.runtime.front.exports import PIECE_BYTES
@@ -137,16 +138,14 @@ async def _carry(
 
 
 def _read_facts(facts: ap.HostFacts) -> Facts:
+    backends = (
+        HostBackend(name=each.name, devices=tuple(name for name in each.device_ids if is_device_name(name)))
+        for each in facts.backends
+        if each.state == READY
+    )
     return Facts(
         name=HostId(facts.name),
-        version=facts.version,
-        system=facts.os,
-        labels=dict(facts.labels),
-        backends={
-            each.name: tuple(DeviceId(name) for name in each.device_ids if is_device_name(name))
-            for each in facts.backends
-            if each.state == READY
-        },
+        told=HostFacts(labels=dict(facts.labels), version=facts.version, backends=tuple(backends)),
         pid=facts.pid,
         log_folder=facts.log_folder,
     )

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import structlog
 from google.protobuf.message import DecodeError
 
-from inferd.core.host import HostBackend, HostFacts
+from inferd.core.host import MOST_DEVICES
 from inferd.core.ids import DeviceId
 from inferd.core.resources import DeviceCapacity
 from inferd.errors import InvalidFieldError
@@ -20,14 +20,14 @@ from inferd.runtime.local_launcher import log_name
 from inferd_api.agent.v1 import agent_pb2 as wire
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
+    from inferd.core.host import HostFacts
     from inferd.core.ids import HostId, InstanceId
     from inferd.runtime.far.parcels import Given
     from inferd.runtime.link import OnClosed, OnFrame
 
 log = structlog.get_logger()
-MOST_DEVICES = 256  # of a host
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,27 +36,15 @@ class Facts:
 
     Attributes:
         name: Of the host.
-        version: Of inferd.
-        system: Its operating system.
-        labels: By which operators choose hosts.
-        backends: The devices of each backend that works there, as the host calls them.
+        told: What the core is told of it.
         pid: Of the agent.
         log_folder: Where the logs of workers are.
     """
 
     name: HostId
-    version: str
-    system: str = ""
-    labels: Mapping[str, str] = field(default_factory=dict)
-    backends: Mapping[str, tuple[DeviceId, ...]] = field(default_factory=dict)
+    told: HostFacts
     pid: int = 0
     log_folder: str = ""
-
-    @property
-    def told(self) -> HostFacts:
-        """What the core is told of that."""
-        backends = tuple(HostBackend(name=name, devices=devices) for name, devices in self.backends.items())
-        return HostFacts(labels=self.labels, version=self.version, backends=backends)
 
 
 class Owner(Protocol):

@@ -100,6 +100,7 @@ class FarHosts:
         self._known = known
         self._accounts = accounts
         self._epoch = 0
+        self._looked_at = 0.0
         self._owners: dict[HostId, str] = {}
 
     def attach(self, facts: Facts, *, incarnation: int, kernel: int, epoch: int, principal: str) -> FarHost:
@@ -137,9 +138,9 @@ class FarHosts:
         return self._begin(facts, incarnation, principal)
 
     def _check(self, facts: Facts, principal: str) -> None:
-        if facts.version != __version__:
+        if facts.told.version != __version__:
             raise InvalidFieldError(
-                f"the agent is of version {facts.version[:40]}, the kernel of {__version__}; install the same",
+                f"the agent is of version {facts.told.version[:40]}, the kernel of {__version__}; install the same",
                 field="facts.version",
             )
         check_host_id(facts.name, "facts.name")
@@ -219,28 +220,33 @@ class FarHosts:
             self._teller.measure_foreign(name, foreign_bytes)
 
     async def run(self) -> None:
-        """Look for silent hosts, until it is cancelled; then no host is attached any more.
-
-        A kernel that was stopped, or was busy, has heard nobody: then all are given the time anew.
-        """
-        loop, limit_s = asyncio.get_running_loop(), self._settings.detection_s
-        looked_at = loop.time()
+        """Look for silent hosts, until it is cancelled; then no host is attached any more."""
+        loop = asyncio.get_running_loop()
+        self._looked_at = loop.time()
         try:
             while True:
-                await asyncio.sleep(limit_s / LOOKS)
-                gap_s, looked_at = loop.time() - looked_at, loop.time()
-                for host in tuple(self.attached.values()):
-                    if gap_s > limit_s / 2:
-                        host.control.heard_at = looked_at
-                    for device_id in host.used:  # leases come and go without a word of the host
-                        self.used(host, device_id)
-                    silent_s = looked_at - host.control.heard_at
-                    if silent_s > limit_s:
-                        self.lose(
-                            host,
-                            f"nothing was heard of its agent for {silent_s:.1f} s, longer than the {limit_s:g} s that "
-                            "it may be silent (hosts.detection_s)",
-                        )
+                await asyncio.sleep(self._settings.detection_s / LOOKS)
+                self.look(loop.time())
         finally:
             for host in tuple(self.attached.values()):
                 host.lost("the kernel ends")
+
+    def look(self, now: float) -> None:
+        """Lose silent hosts. A kernel that was stopped, or was busy, has heard nobody: all are given the time anew.
+
+        Args:
+            now: On the clock of the loop.
+        """
+        limit_s = self._settings.detection_s
+        gap_s, self._looked_at = now - self._looked_at, now
+        for host in tuple(self.attached.values()):
+            for device_id in host.used:  # leases come and go without a word of the host
+                self.used(host, device_id)
+            if gap_s > limit_s / 2:
+                host.control.heard_at = now
+            if (silent_s := now - host.control.heard_at) > limit_s:
+                self.lose(
+                    host,
+                    f"nothing was heard of its agent for {silent_s:.1f} s, longer than the {limit_s:g} s that it may be"
+                    " silent (hosts.detection_s)",
+                )

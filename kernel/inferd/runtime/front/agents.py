@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
+from inferd.core.host import check_facts, check_host_id
 from inferd.core.ids import HostId, ModelName
 from inferd.core.principal import LOCAL, Principal
 from inferd.errors import InvalidFieldError, PermissionDeniedError
@@ -28,10 +28,7 @@ HOST, INVITE = "host:", "invite"
 of a certain name, ":" and that follow."""
 TENANT = "inferd-hosts"
 """Of keys of agents, and of invitations: it has no tasks."""
-NAME_FORM = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
-LABEL_FORM = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}")
-VALUE_FORM = re.compile(r"[A-Za-z0-9._-]{0,63}")
-MOST_LABELS, MOST_BACKENDS, MOST_FACT = 32, 64, 256
+MOST_PATH = 1024  # letters of the folder of logs
 
 
 class Agents:
@@ -68,7 +65,7 @@ class Agents:
         uses = 1 if uses is None else uses
         ttl_s = settings.invite_s if ttl_s is None else ttl_s
         if name:
-            _check_name(name, "host")
+            check_host_id(name, "host")
         if not 1 <= uses <= settings.invite_uses:
             message = f"uses is {uses}; it must be from 1 to {settings.invite_uses} (hosts.invite_uses)"
             raise InvalidFieldError(message, field="uses")
@@ -88,7 +85,7 @@ class Agents:
             UnauthenticatedError: It was used up.
             LimitExceededError, StoreUnavailableError: As `Keyring.create`.
         """
-        _check_name(name, "name")
+        check_host_id(name, "name")
         invited, _, only = login.principal.name.partition(":")
         if invited == INVITE and only and only != name:
             raise PermissionDeniedError(
@@ -144,30 +141,9 @@ class Agents:
         return self.hosts.attach(facts, incarnation=incarnation, kernel=kernel, epoch=epoch, principal=who)
 
 
-def _check_name(name: str, field: str) -> None:
-    if not NAME_FORM.fullmatch(name):
-        raise InvalidFieldError(
-            f"{field} is {name[:80]!r}; a host's name is 1 to 63 of letters, digits, '.', '_' and '-', and begins with"
-            " a letter or a digit",
-            field=field,
-        )
-
-
 def _check_facts(facts: Facts) -> None:
-    _check_name(facts.name, "facts.name")
-    if len(facts.labels) > MOST_LABELS:
-        message = f"facts.labels has {len(facts.labels)} entries; at most {MOST_LABELS}"
-        raise InvalidFieldError(message, field="facts.labels")
-    for name, value in facts.labels.items():
-        if not (LABEL_FORM.fullmatch(name) and VALUE_FORM.fullmatch(value)):
-            raise InvalidFieldError(
-                f"label {name[:80]!r}={value[:80]!r} is none: its name is 1 to 63 of letters, digits and '._/-', its"
-                " value 0 to 63 of letters, digits and '._-'",
-                field="facts.labels",
-            )
-    for field, text in (("facts.os", facts.system), ("facts.log_folder", facts.log_folder)):
-        if len(text) > MOST_FACT or not text.isprintable():
-            raise InvalidFieldError(f"{field} must be at most {MOST_FACT} letters that can be shown", field=field)
-    if len(facts.backends) > MOST_BACKENDS:
-        message = f"facts.backends has {len(facts.backends)} entries; at most {MOST_BACKENDS}"
-        raise InvalidFieldError(message, field="facts.backends")
+    check_host_id(facts.name, "facts.name")
+    check_facts(facts.told, 0)
+    if len(facts.log_folder) > MOST_PATH or not facts.log_folder.isprintable():
+        message = f"facts.log_folder must be at most {MOST_PATH} letters that can be shown"
+        raise InvalidFieldError(message, field="facts.log_folder")

@@ -7,6 +7,7 @@ import pytest
 
 from inferd import __version__
 from inferd.core import events
+from inferd.core.host import HostFacts
 from inferd.core.ids import DeviceId, HostId
 from inferd.errors import InvalidFieldError, LimitExceededError, PermissionDeniedError
 from inferd.host_settings import Hosts as Settings
@@ -47,7 +48,7 @@ class Core:
 
 
 def attach(hosts: FarHosts, *, name: HostId = B, incarnation: int = 1, epoch: int = 0, **more: Any) -> FarHost:
-    facts = Facts(name=name, version=more.pop("version", __version__))
+    facts = Facts(name=name, told=HostFacts(version=more.pop("version", __version__), labels={"zone": "a"}))
     kernel = hosts.kernel if epoch else 0
     return hosts.attach(facts, incarnation=incarnation, kernel=kernel, epoch=epoch, principal=more.pop("who", "host:b"))
 
@@ -102,6 +103,7 @@ async def test_what_a_lost_host_says_counts_for_nothing() -> None:
     ready(host, "cpu:1")
     (joined,) = (each for each in core.told if isinstance(each, events.HostJoined))
     assert [device.device_id for device in joined.devices] == ["cpu:0"]
+    assert joined.facts.labels == {"zone": "a"}
     assert core.launchers == {B: host}
     hosts.lose(host, "so")
     told = len(core.told)
@@ -110,6 +112,21 @@ async def test_what_a_lost_host_says_counts_for_nothing() -> None:
     assert not core.launchers
     with pytest.raises(OSError, match="host 'b' is lost: so"):
         await host.launch("m-1", on_frame=print, on_closed=print)  # type: ignore[arg-type] # never called
+
+
+async def test_who_is_silent_is_lost_but_not_by_a_kernel_that_was_stopped() -> None:
+    """A host that is silent while the kernel looks is lost; one that looks late gives all hosts the time anew."""
+    core = Core()
+    hosts = core.hosts()
+    host = attach(hosts)
+    began = hosts._looked_at = host.control.heard_at
+    hosts.look(began + 100)
+    for step in range(1, 4):
+        hosts.look(began + 100 + step)
+        assert hosts.attached == {B: host}
+    hosts.look(began + 104)
+    assert not hosts.attached
+    assert "4.0 s, longer than the 3 s that it may be silent (hosts.detection_s)" in core.told[-1].why
 
 
 async def test_what_others_hold_of_a_far_device() -> None:
