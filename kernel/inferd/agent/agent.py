@@ -73,7 +73,7 @@ class Watcher(Protocol):
     """Is told how an agent stands."""
 
     def attached(self, epoch: int, *, resumed: bool) -> None:
-        """It is attached; `resumed` where it goes on as before."""
+        """It is attached, and the kernel knows its devices; `resumed` where it goes on as before."""
 
     def detached(self, why: str) -> None:
         """It is not, and tries again."""
@@ -222,7 +222,8 @@ class Agent:
             self._begin_anew(welcome)
         control = present(self._control)
         self._attached, self._refused_at = True, None
-        self._watcher.attached(welcome.epoch, resumed=resumed)
+        if resumed:
+            self._watcher.attached(welcome.epoch, resumed=True)
         await first_of(
             control.run(
                 first.parcels.received,
@@ -265,6 +266,11 @@ class Agent:
             for each in await self._found.devices()
         ]
         _report(control, wire.ControlReport(ready=wire.HostReady(devices=devices)))
+        while control.queued_bytes and not control.closed:  # until the kernel has heard of them
+            await self._changed.wait(self._changed.version, limit_s=self._bounds.beat_s)
+        if control.closed:
+            return
+        self._watcher.attached(self._epoch, resumed=False)
 
         def tell(used: wire.DeviceUsed) -> None:
             _report(control, wire.ControlReport(used=used))
