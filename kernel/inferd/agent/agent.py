@@ -139,6 +139,8 @@ class Agent:
                 await ends.wait()
                 await self._leave()
                 serving.cancel()
+                if self._control is not None:
+                    self._control.close("the agent ends")
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from None
         finally:
