@@ -11,7 +11,7 @@ from connection import Connection
 
 from inferd.agent.agent import Agent
 from inferd.agent.cache import Cache
-from inferd.agent.connection import KernelConnection
+from inferd.agent.connection import Kernels
 from inferd.agent.facts import Found
 from inferd.config import Settings
 from inferd.core.host import HostState
@@ -67,7 +67,12 @@ class FarHost:
 
 
 async def made_agent(
-    folder: Path, address: str, name: str, *, credential: str = "", labels: Mapping[str, str] | None = None
+    folder: Path,
+    address: str | tuple[str, ...],
+    name: str,
+    *,
+    credential: str = "",
+    labels: Mapping[str, str] | None = None,
 ) -> tuple[Agent, Heard]:
     """An agent that does not run yet."""
     settings = Settings(
@@ -77,7 +82,7 @@ async def made_agent(
     logs = settings.state_dir / "workers"
     agent = Agent(
         found.facts(name, labels or {}, logs),
-        connect=lambda: KernelConnection(address, credential=credential, timeout_s=None),
+        kernels=Kernels((address,) if isinstance(address, str) else address, credential),
         found=found,
         log_folder=logs,
         own=[str(settings.state_dir)],
@@ -88,7 +93,9 @@ async def made_agent(
 
 
 @asynccontextmanager
-async def far_host(folder: Path, address: str, name: str = "b", **more: Any) -> AsyncIterator[FarHost]:
+async def far_host(
+    folder: Path, address: str | tuple[str, ...], name: str = "b", **more: Any
+) -> AsyncIterator[FarHost]:
     """An agent that runs until the block ends."""
     agent, heard = await made_agent(folder, address, name, **more)
     ends = asyncio.Event()

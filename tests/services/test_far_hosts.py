@@ -15,10 +15,12 @@ from far_host import FarHost, far_host, place, until_state
 from proxy import Proxy, proxy_to
 
 from inferd.agent import hosted
+from inferd.agent.agent import SilentError
 from inferd.agent.cache import Cache, CachedFile
 from inferd.core.host import HostState
 from inferd.core.ids import InstanceId
 from inferd.testing.kernel import kernel_here
+from inferd_api.agent.v1 import agent_service_pb2 as asp
 from inferd_api.v1.model_pb2 import Model, PlacementRules
 from inferd_api.v1.model_service_pb2 import CreateModelRequest, UnloadModelRequest
 from inferd_client import AsyncClient
@@ -217,3 +219,14 @@ async def test_an_agent_outlives_its_kernel(tmp_path: Path) -> None:
             assert not host.agent.hosted
             host.ends.set()
             await host.running
+
+
+async def test_a_kernel_is_looked_for_where_it_may_be(connection: Connection, proxy: Proxy, tmp_path: Path) -> None:
+    """Of several addresses an agent finds the one that takes it, and takes no kernel that another one has followed."""
+    nobody = f"unix:{tmp_path}/nobody"
+    async with far_host(connection.folder, (nobody, proxy.address)) as host:
+        await until_state(connection.kernel, "b", HostState.READY)
+        host.agent._newest = 7
+        older = asp.AttachResponse(welcome=asp.AttachWelcome(kernel_epoch=6))
+        with pytest.raises(SilentError, match="another one has followed"):
+            await host.agent._serve_attached(None, older, None)  # type: ignore[arg-type] # it is refused before

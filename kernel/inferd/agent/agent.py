@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from inferd.agent.cache import Cache
-    from inferd.agent.connection import KernelConnection, KernelStream
+    from inferd.agent.connection import KernelConnection, Kernels, KernelStream
     from inferd.core.resources import DeviceCapacity
     from inferd.runtime.far.parcels import Given
 
@@ -84,7 +84,7 @@ class Agent:
 
     Args:
         facts: What the host is.
-        connect: Makes a new connection to the kernel.
+        kernels: Where its kernel may be.
         found: The devices of the host.
         log_folder: Where the logs of workers are.
         own: Files and folders of this agent, to which no link of a model may lead.
@@ -100,7 +100,7 @@ class Agent:
         self,
         facts: wire.HostFacts,
         *,
-        connect: Callable[[], KernelConnection],
+        kernels: Kernels,
         found: Devices,
         log_folder: Path,
         own: Sequence[str] = (),
@@ -110,12 +110,13 @@ class Agent:
         self.hosted: dict[int, HostedWorker] = {}
         self.incarnation = secrets.randbits(63) | 1
         self._facts = facts
-        self._connect = connect
+        self._kernels = kernels
+        self._newest = 0  # kernel that was seen, by its epoch
         self._found = found
         self._metering: asyncio.Task[None] | None = None
         self._log_folder = log_folder
         self._own = own
-        self._fetching = Fetching(cache, connect)
+        self._fetching = Fetching(cache, kernels.connect)
         self._watcher = watcher
         self._bounds = wire.LinkBounds()
         self._control: Exchange | None = None
@@ -163,7 +164,9 @@ class Agent:
             except InferdError as error:  # of a ticket
                 why = error.message
             was_attached, self._attached = self._attached, False
-            if was_attached:
+            if not was_attached:
+                self._kernels.turn()
+            else:
                 open_s, try_s, lost_at = OPEN_S, TRY_S, asyncio.get_running_loop().time()
             if not self._leaving:
                 self._watcher.detached(why)
@@ -196,7 +199,7 @@ class Agent:
 
     async def _attach(self, open_s: float) -> None:
         """Be attached until the connection breaks."""
-        async with self._connect() as control, self._connect() as frames:
+        async with self._kernels.connect() as control, self._kernels.connect() as frames:
             if self._control is not None and self._control.closed:
                 self._control, self._kernel, self._epoch = None, 0, 0
             stream = await control.attach()
@@ -219,6 +222,9 @@ class Agent:
         self, stream: KernelStream, first: service.AttachResponse, frames: KernelConnection
     ) -> None:
         welcome = first.welcome
+        if 0 < welcome.kernel_epoch < self._newest:
+            raise SilentError("a kernel answered that another one has followed since")
+        self._newest = max(self._newest, welcome.kernel_epoch)
         resumed = (welcome.kernel, welcome.epoch) == (self._kernel, self._epoch) and self._control is not None
         if not resumed:
             self._begin_anew(welcome)

@@ -13,7 +13,7 @@ from inferd_client.channel import AsyncConnection
 from inferd_client.rpc_errors import from_rpc
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
     from typing import Any
 
     from inferd_api.agent.v1 import agent_pb2 as wire
@@ -74,6 +74,28 @@ class KernelConnection(AsyncConnection):
         """Begin the stream of a worker."""
         await self._renew()
         return KernelStream(self._agents.Carry(metadata=self._metadata))
+
+
+class Kernels:
+    """Where a kernel may be: one of several with the same store leads, and takes agents.
+
+    Args:
+        addresses: Of them; at least one.
+        credential: What the host is known by; None for that of the environment.
+    """
+
+    def __init__(self, addresses: Sequence[str], credential: str | None = None) -> None:
+        self._addresses = tuple(addresses)
+        self._credential = credential
+        self._at = 0
+
+    def connect(self) -> KernelConnection:
+        """A new connection to the one that is tried now."""
+        return KernelConnection(self._addresses[self._at], credential=self._credential, timeout_s=None)
+
+    def turn(self) -> None:
+        """Try the next one."""
+        self._at = (self._at + 1) % len(self._addresses)
 
 
 class KernelStream:

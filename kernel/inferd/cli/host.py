@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from inferd import __version__, descriptors, logs
 from inferd.agent.agent import Agent
 from inferd.agent.cache import Cache
-from inferd.agent.connection import KernelConnection
+from inferd.agent.connection import KernelConnection, Kernels
 from inferd.agent.credential import OwnCredential
 from inferd.agent.facts import Found
 from inferd.cli.output import CommandError, command_error
@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 
     from inferd.cli.output import Output
     from inferd.config import Settings
+
+
+ELSEWHERE = frozenset({"KERNEL_UNREACHABLE", "NOT_LEADER", "SHUTTING_DOWN"})
+"""Reasons for which another kernel is tried, where several are named."""
 
 
 def read_labels(given: Sequence[str]) -> dict[str, str]:
@@ -53,7 +57,7 @@ def read_labels(given: Sequence[str]) -> dict[str, str]:
 def serve_host(
     output: Output,
     settings: Settings,
-    address: str,
+    addresses: Sequence[str],
     *,
     name: str,
     labels: Mapping[str, str],
@@ -65,8 +69,9 @@ def serve_host(
         CommandError: The kernel does not take this host.
     """
     try:
-        target(address)
-        asyncio.run(_serve(output, settings, address, name or platform.node(), labels, _read_token(token_file)))
+        for address in addresses:
+            target(address)
+        asyncio.run(_serve(output, settings, addresses, name or platform.node(), labels, _read_token(token_file)))
     except CredentialError as error:
         raise CommandError(str(error), reason="CREDENTIAL_INVALID") from None
     except ValueError as error:
@@ -84,7 +89,7 @@ def _read_token(file: Path | None) -> str:
 
 
 async def _serve(  # noqa: PLR0917 - of one command
-    output: Output, settings: Settings, address: str, name: str, labels: Mapping[str, str], token: str
+    output: Output, settings: Settings, addresses: Sequence[str], name: str, labels: Mapping[str, str], token: str
 ) -> None:
     set_up_logs()
     descriptors.raise_limit()
@@ -96,43 +101,52 @@ async def _serve(  # noqa: PLR0917 - of one command
     with output.status("looking for backends and devices"):
         found = await Found.here(settings)
     log_folder = settings.state_dir / "workers"
-    own = OwnCredential(settings.state_dir, address, name)
-    credential = await _credential(own, address, name, token)
+    own = OwnCredential(settings.state_dir, addresses[0], name)
+    credential = await _credential(own, addresses, name, token)
     agent = Agent(
         found.facts(name, labels, log_folder),
-        connect=lambda: KernelConnection(address, credential=credential, timeout_s=None),
+        kernels=Kernels(addresses, credential),
         found=found,
         log_folder=log_folder,
         own=[str(path.resolve()) for path in (config_path(), settings.data_dir, settings.state_dir)],
         cache=Cache(settings.data_dir / "hosted", settings.hosts.cache_bytes),
-        watcher=Told(output, address, name, found),
+        watcher=Told(output, " or ".join(addresses), name, found),
     )
     logs.install()
     await agent.run(ends)
 
 
-async def _credential(own: OwnCredential, address: str, name: str, token: str) -> str | None:
+async def _credential(own: OwnCredential, addresses: Sequence[str], name: str, token: str) -> str | None:
     """What this host is known by: its own credential; with a new invitation, a new one. None for that of the client."""
     known = own.read()
-    if known and not (token and await _is_unknown(address, known)):
+    if known and not (token and await _is_unknown(addresses, known)):
         return known
     if not token:
         return None
-    async with KernelConnection(address, credential=token) as connection:
-        credential = await connection.join(name)
-    own.write(credential)
-    return credential
-
-
-async def _is_unknown(address: str, credential: str) -> bool:
-    """Whether the kernel knows a credential no longer."""
-    async with KernelConnection(address, credential=credential) as connection:
+    for address in addresses:
         try:
-            await connection.attach_nothing()
-        except UnauthenticatedError:
-            return True
-        except InferdError:
-            return False
+            async with KernelConnection(address, credential=token) as connection:
+                credential = await connection.join(name)
+        except InferdError as error:
+            if address == addresses[-1] or error.reason not in ELSEWHERE:
+                raise
+        else:
+            own.write(credential)
+            return credential
+    return None
+
+
+async def _is_unknown(addresses: Sequence[str], credential: str) -> bool:
+    """Whether the kernel that leads knows a credential no longer."""
+    for address in addresses:
+        async with KernelConnection(address, credential=credential) as connection:
+            try:
+                await connection.attach_nothing()
+            except UnauthenticatedError:
+                return True
+            except InferdError as error:
+                if error.reason not in ELSEWHERE:
+                    return False
     return False
 
 

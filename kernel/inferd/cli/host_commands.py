@@ -9,9 +9,11 @@ from inferd.cli.options import ADDRESS, Address, Output, parse_seconds, text_opt
 from inferd.cli.output import Format, edge
 
 Join = Annotated[
-    str,
-    text_option(
-        "--join", help="The kernel: tls:host:port, mtls:host:port, host:port or unix:/path.", metavar="ADDRESS"
+    list[str],
+    typer.Option(
+        "--join",
+        help="The kernel: tls:host:port, mtls:host:port, host:port or unix:/path; repeated, one of them that leads.",
+        metavar="ADDRESS",
     ),
 ]
 HostName = Annotated[

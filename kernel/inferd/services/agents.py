@@ -51,7 +51,10 @@ class Agents:
             kernel=opening.kernel,
             epoch=opening.epoch,
         )
-        welcome = asp.AttachWelcome(kernel=self._agents.hosts.kernel, epoch=host.epoch, bounds=host.bounds)
+        hosts = self._agents.hosts
+        welcome = asp.AttachWelcome(
+            kernel=hosts.kernel, epoch=host.epoch, bounds=host.bounds, kernel_epoch=hosts.kernel_epoch()
+        )
         await call.write(asp.AttachResponse(welcome=welcome, parcels=ap.Parcels(received=host.control.received)))
         await _carry(host.control, call, first.parcels, asp.AttachResponse, beat_s=host.bounds.beat_s)
 

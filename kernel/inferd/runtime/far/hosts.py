@@ -17,7 +17,7 @@ from inferd.runtime.far.host import Facts, FarHost
 from inferd_api.agent.v1 import agent_pb2 as wire
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from inferd.core.broker import Account
     from inferd.core.host import Host
@@ -75,9 +75,11 @@ class FarHosts:
         launchers: Where it puts who starts workers on a host.
         known: The hosts that the core knows.
         accounts: Of their devices.
+        epoch: That of this kernel, which rises from one to the next; 0 where it does not.
 
     Attributes:
         kernel: Names this life of the kernel.
+        kernel_epoch: See `epoch`.
         attached: Hosts whose agents are not lost, by name.
     """
 
@@ -90,6 +92,7 @@ class FarHosts:
         launchers: dict[HostId, Launcher],
         known: Mapping[HostId, Host],
         accounts: Mapping[DeviceId, Account],
+        epoch: Callable[[], int] = lambda: 0,
     ) -> None:
         self.kernel = secrets.randbits(63) | 1
         self.attached: dict[HostId, FarHost] = {}
@@ -99,6 +102,7 @@ class FarHosts:
         self._launchers = launchers
         self._known = known
         self._accounts = accounts
+        self.kernel_epoch = epoch
         self._epoch = 0
         self._looked_at = 0.0
         self._owners: dict[HostId, str] = {}

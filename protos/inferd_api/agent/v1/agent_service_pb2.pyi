@@ -170,10 +170,13 @@ class AttachWelcome(_message.Message):
     KERNEL_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
     BOUNDS_FIELD_NUMBER: _builtins.int
+    KERNEL_EPOCH_FIELD_NUMBER: _builtins.int
     kernel: _builtins.int
     """Names this life of the kernel: drawn at random when it began."""
     epoch: _builtins.int
     """Rises whenever a host begins anew. Another one than before: workers of before are to be ended."""
+    kernel_epoch: _builtins.int
+    """Rises from each kernel with a store to the next one: agents take no older one than they have seen. 0 for none."""
     @_builtins.property
     def bounds(self) -> _agent_pb2.LinkBounds:
         """Bounds of the link, from the kernel's configuration."""
@@ -184,10 +187,11 @@ class AttachWelcome(_message.Message):
         kernel: _builtins.int = ...,
         epoch: _builtins.int = ...,
         bounds: _agent_pb2.LinkBounds | None = ...,
+        kernel_epoch: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["bounds", b"bounds"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bounds", b"bounds", "epoch", b"epoch", "kernel", b"kernel"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bounds", b"bounds", "epoch", b"epoch", "kernel", b"kernel", "kernel_epoch", b"kernel_epoch"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
