@@ -18,7 +18,8 @@ from inferd.agent import hosted
 from inferd.agent.agent import SilentError
 from inferd.agent.cache import Cache, CachedFile
 from inferd.core.host import HostState
-from inferd.core.ids import InstanceId
+from inferd.core.ids import HostId, InstanceId
+from inferd.errors import InvalidFieldError
 from inferd.testing.kernel import kernel_here
 from inferd_api.agent.v1 import agent_service_pb2 as asp
 from inferd_api.v1.model_pb2 import Model, PlacementRules
@@ -75,6 +76,15 @@ async def test_a_task_runs_on_another_host(connection: Connection, host: FarHost
     assert worker.pid == host.agent.hosted[1]._worker.pid  # type: ignore[union-attr]
     assert await worker.resident_bytes() > 1 << 20
     os.kill(worker.pid, 0)
+    launcher = connection.kernel.driver.supervisor.launchers[HostId("b")]
+    say(worker.log_path.removeprefix("b:"), "what it says")
+    assert await launcher.read_log(worker.instance_id, -4, 50) == (b"says", 12)
+    with pytest.raises(InvalidFieldError, match="on host 'b'"):
+        await launcher.read_log(InstanceId("../x"), 0, 50)
+
+
+def say(log: str, words: str) -> None:
+    Path(log).write_text(words, encoding="utf-8")
 
 
 async def test_a_broken_connection_loses_nothing(connection: Connection, host: FarHost, proxy: Proxy) -> None:

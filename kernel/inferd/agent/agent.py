@@ -15,7 +15,7 @@ from inferd.agent.carrying import carry_all
 from inferd.agent.fetching import Fetching
 from inferd.agent.hosted import HostedWorker
 from inferd.core.ids import InstanceId
-from inferd.errors import present, words_of
+from inferd.errors import InvalidFieldError, present, words_of
 from inferd.runtime.far.exchange import Exchange, first_of
 from inferd.runtime.local_launcher import LocalLauncher
 from inferd.runtime.sandboxing import group_bounds
@@ -349,6 +349,8 @@ class Agent:
                     self._spawn(self._end(order.end), "end")
                 case "measure":
                     self._spawn(self._measure(order.measure), "measure")
+                case "read_log":
+                    self._spawn(self._read_log(order.read_log), "read log")
 
     async def _launch(self, order: wire.LaunchWorker) -> None:
         control, launcher = self._control, self._launcher
@@ -392,6 +394,19 @@ class Agent:
         measured = wire.WorkerMeasured(launch_id=order.launch_id, memory_bytes=memory_bytes)
         if control is not None:
             _report(control, wire.ControlReport(measured=measured))
+
+    async def _read_log(self, order: wire.ReadLog) -> None:
+        control, launcher, part = self._control, self._launcher, wire.LogPart(question_id=order.question_id)
+        if control is None or launcher is None:
+            return
+        most_bytes = min(order.most_bytes, self._bounds.parcel_bytes)
+        try:
+            part.data, part.size_bytes = await launcher.read_log(
+                InstanceId(order.instance_id), order.offset_bytes, most_bytes
+            )
+        except InvalidFieldError as error:
+            part.why = error.message
+        _report(control, wire.ControlReport(log=part))
 
 
 def _report(control: Exchange, report: wire.ControlReport) -> None:

@@ -102,7 +102,8 @@ class FarHost:
         self.told: dict[DeviceId, int] = {}
         self._answer_s = answer_s
         self._owner = owner
-        self._launches = 0
+        self._launches = self._questions = 0
+        self._answers: dict[int, asyncio.Future[wire.LogPart]] = {}
         self._ready = False
         self.control = Exchange(
             bounds, on_frames=self._hear, on_closed=self._control_closed, most_held_bytes=bounds.held_bytes
@@ -123,9 +124,29 @@ class FarHost:
         """Since when nothing was heard of its agent, in seconds."""
         return max(0.0, asyncio.get_running_loop().time() - self.control.heard_at)
 
-    async def read_log(self, instance_id: InstanceId, offset_bytes: int, most_bytes: int) -> tuple[bytes, int]:  # noqa: ARG002 - the interface
-        """It can be read there alone."""
-        raise no_log(instance_id, f"it is on its host, {self.log_of(instance_id)}")
+    async def read_log(self, instance_id: InstanceId, offset_bytes: int, most_bytes: int) -> tuple[bytes, int]:
+        """A part of the log of an instance's worker there, and how large that is now.
+
+        Raises:
+            InvalidFieldError: There is none, or the host does not say in time.
+        """
+        self._questions += 1
+        number, most_bytes = self._questions, min(most_bytes, self.bounds.parcel_bytes)
+        order = wire.ReadLog(
+            question_id=number, instance_id=instance_id, offset_bytes=offset_bytes, most_bytes=most_bytes
+        )
+        answer = self._answers[number] = asyncio.get_running_loop().create_future()
+        try:
+            self._order(wire.ControlOrder(read_log=order))
+            async with asyncio.timeout(self._answer_s):
+                part = await answer
+        except TimeoutError:
+            raise no_log(instance_id, f"host {self.name!r} did not say within {self._answer_s:g} s") from None
+        finally:
+            del self._answers[number]
+        if part.why:
+            raise no_log(instance_id, f"on host {self.name!r}: {part.why}")
+        return part.data[:most_bytes], part.size_bytes
 
     async def launch(self, instance_id: InstanceId, *, on_frame: OnFrame, on_closed: OnClosed) -> FarWorker:
         """Start a worker there.
@@ -195,6 +216,8 @@ class FarHost:
         """It is lost: so are its workers, and whatever it still says counts for nothing."""
         self.gone = self.gone or why
         self.control.close(why)
+        for number in self._answers:
+            self._answer(wire.LogPart(question_id=number, why=f"it is lost: {why}"))
         workers, self.workers = tuple(self.workers.values()), {}
         for worker in workers:
             worker.note_ended(wire.WorkerEnded(), f"host {self.name!r} is lost: {why}")
@@ -218,6 +241,8 @@ class FarHost:
         match report.WhichOneof("kind"):
             case "ready":
                 self._begin(report.ready)
+            case "log":
+                self._answer(report.log)
             case "used":
                 self._note_used(report.used)
             case "leaves":
@@ -240,6 +265,11 @@ class FarHost:
                 worker.note_ended(told, f"it has ended on host {self.name!r}")
             case wire.WorkerMeasured():
                 worker.note_measured(told.memory_bytes)
+
+    def _answer(self, part: wire.LogPart) -> None:
+        answer = self._answers.get(part.question_id)
+        if answer is not None and not answer.done():
+            answer.set_result(part)
 
     def _note_used(self, told: wire.DeviceUsed) -> None:
         if told.device_id in self.devices:

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from inferd_api.worker.v1 import sandbox_pb2 as inferd__api_dot_worker_dot_v1_dot_sandbox__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1finferd_api/agent/v1/agent.proto\x12\x0finferd.agent.v1\x1a\"inferd_api/worker/v1/sandbox.proto\"T\n\x07Parcels\x12\x10\n\x08received\x18\x01 \x01(\x04\x12\r\n\x05\x66irst\x18\x02 \x01(\x04\x12(\n\x07parcels\x18\x03 \x03(\x0b\x32\x17.inferd.agent.v1.Parcel\"B\n\x06Parcel\x12*\n\x05start\x18\x01 \x01(\x0b\x32\x1b.inferd.agent.v1.FrameStart\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"G\n\nFrameStart\x12\x13\n\x0b\x66rame_bytes\x18\x01 \x01(\x04\x12\x14\n\x0cmemory_bytes\x18\x02 \x03(\x04\x12\x0e\n\x06\x63losed\x18\x03 \x01(\t\"\x86\x02\n\tHostFacts\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\n\n\x02os\x18\x03 \x01(\t\x12\x36\n\x06labels\x18\x04 \x03(\x0b\x32&.inferd.agent.v1.HostFacts.LabelsEntry\x12/\n\x08\x62\x61\x63kends\x18\x05 \x03(\x0b\x32\x1d.inferd.agent.v1.BackendFacts\x12\x0b\n\x03pid\x18\x06 \x01(\r\x12\x12\n\nlog_folder\x18\x07 \x01(\t\x12\x15\n\rshares_memory\x18\x08 \x01(\x08\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"j\n\x0c\x42\x61\x63kendFacts\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\r\x12\x0b\n\x03why\x18\x03 \x01(\t\x12\x0b\n\x03\x66ix\x18\x04 \x01(\t\x12\x0f\n\x07package\x18\x05 \x01(\t\x12\x12\n\ndevice_ids\x18\x06 \x03(\t\"Z\n\x0b\x44\x65viceFacts\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x14\n\x0cmemory_bytes\x18\x02 \x01(\x04\x12\r\n\x05\x63ores\x18\x03 \x01(\r\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\"\xa5\x01\n\x0c\x43ontrolOrder\x12/\n\x06launch\x18\x01 \x01(\x0b\x32\x1d.inferd.agent.v1.LaunchWorkerH\x00\x12)\n\x03\x65nd\x18\x02 \x01(\x0b\x32\x1a.inferd.agent.v1.EndWorkerH\x00\x12\x31\n\x07measure\x18\x03 \x01(\x0b\x32\x1e.inferd.agent.v1.MeasureWorkerH\x00\x42\x06\n\x04kind\"6\n\x0cLaunchWorker\x12\x11\n\tlaunch_id\x18\x01 \x01(\x04\x12\x13\n\x0binstance_id\x18\x02 \x01(\t\";\n\tEndWorker\x12\x11\n\tlaunch_id\x18\x01 \x01(\x04\x12\x0c\n\x04went\x18\x02 \x01(\x08\x12\r\n\x05hangs\x18\x03 \x01(\x08\"\"\n\rMeasureWorker\x12\x11\n\tlaunch_id\x18\x01 \x01(\x04\"\xf2\x02\n\rControlReport\x12+\n\x05ready\x18\x01 \x01(\x0b\x32\x1a.inferd.agent.v1.HostReadyH\x00\x12\x31\n\x07started\x18\x02 \x01(\x0b\x32\x1e.inferd.agent.v1.WorkerStartedH\x00\x12\x38\n\x0bnot_started\x18\x03 \x01(\x0b\x32!.inferd.agent.v1.WorkerNotStartedH\x00\x12-\n\x05\x65nded\x18\x04 \x01(\x0b\x32\x1c.inferd.agent.v1.WorkerEndedH\x00\x12\x33\n\x08measured\x18\x05 \x01(\x0b\x32\x1f.inferd.agent.v1.WorkerMeasuredH\x00\x12.\n\x06leaves\x18\x06 \x01(\x0b\x32\x1c.inferd.agent.v1.AgentLeavesH\x00\x12+\n\x04used\x18\x07 \x01(\x0b\x32\x1b.inferd.agent.v1.DeviceUsedH\x00\x42\x06\n\x04kind\":\n\tHostReady\x12-\n\x07\x64\x65vices\x18\x01 \x03(\x0b\x32\x1c.inferd.agent.v1.DeviceFacts\"/\n\rWorkerStarted\x12\x11\n\tlaunch_id\x18\x01 \x01(\x04\x12\x0b\n\x03pid\x18\x02 \x01(\r\"2\n\x10WorkerNotStarted\x12\x11\n\tlaunch_id\x18\x01 \x01(\x04\x12\x0b\n\x03why\x18\x02 \x01(\t\";\n\x0bWorkerEnded\x12\x11\n\tlaunch_id\x18\x01 \x01(\x04\x12\x0b\n\x03how\x18\x02 \x01(\t\x12\x0c\n\x04tail\x18\x03 \x01(\t\"9\n\x0eWorkerMeasured\x12\x11\n\tlaunch_id\x18\x01 \x01(\x04\x12\x14\n\x0cmemory_bytes\x18\x02 \x01(\x04\"I\n\nDeviceUsed\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x12\n\nheld_bytes\x18\x02 \x01(\x04\x12\x14\n\x0cwith_workers\x18\x03 \x01(\x08\"\x1a\n\x0b\x41gentLeaves\x12\x0b\n\x03why\x18\x01 \x01(\t\"\xdf\x01\n\nLinkBounds\x12\x0e\n\x06\x62\x65\x61t_s\x18\x01 \x01(\x01\x12\x13\n\x0b\x64\x65tection_s\x18\x02 \x01(\x01\x12\x0f\n\x07grace_s\x18\x03 \x01(\x01\x12\x14\n\x0cparcel_bytes\x18\x04 \x01(\x04\x12\x14\n\x0cwindow_bytes\x18\x05 \x01(\x04\x12\x12\n\nheld_bytes\x18\x06 \x01(\x04\x12\x13\n\x0b\x66rame_bytes\x18\x07 \x01(\x04\x12\x14\n\x0cmemory_bytes\x18\x08 \x01(\x04\x12\x30\n\x07sandbox\x18\t \x01(\x0b\x32\x1f.inferd.worker.v1.SandboxLimitsb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1finferd_api/agent/v1/agent.proto\x12\x0finferd.agent.v1\x1a\"inferd_api/worker/v1/sandbox.proto\"T\n\x07Parcels\x12\x10\n\x08received\x18\x01 \x01(\x04\x12\r\n\x05\x66irst\x18\x02 \x01(\x04\x12(\n\x07parcels\x18\x03 \x03(\x0b\x32\x17.inferd.agent.v1.Parcel\"B\n\x06Parcel\x12*\n\x05start\x18\x01 \x01(\x0b\x32\x1b.inferd.agent.v1.FrameStart\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"G\n\nFrameStart\x12\x13\n\x0b\x66rame_bytes\x18\x01 \x01(\x04\x12\x14\n\x0cmemory_bytes\x18\x02 \x03(\x04\x12\x0e\n\x06\x63losed\x18\x03 \x01(\t\"\x86\x02\n\tHostFacts\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\n\n\x02os\x18\x03 \x01(\t\x12\x36\n\x06labels\x18\x04 \x03(\x0b\x32&.inferd.agent.v1.HostFacts.LabelsEntry\x12/\n\x08\x62\x61\x63kends\x18\x05 \x03(\x0b\x32\x1d.inferd.agent.v1.BackendFacts\x12\x0b\n\x03pid\x18\x06 \x01(\r\x12\x12\n\nlog_folder\x18\x07 \x01(\t\x12\x15\n\rshares_memory\x18\x08 \x01(\x08\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"j\n\x0c\x42\x61\x63kendFacts\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\r\x12\x0b\n\x03why\x18\x03 \x01(\t\x12\x0b\n\x03\x66ix\x18\x04 \x01(\t\x12\x0f\n\x07package\x18\x05 \x01(\t\x12\x12\n\ndevice_ids\x18\x06 \x03(\t\"Z\n\x0b\x44\x65viceFacts\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x14\n\x0cmemory_bytes\x18\x02 \x01(\x04\x12\r\n\x05\x63ores\x18\x03 \x01(\r\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\"\xd3\x01\n\x0c\x43ontrolOrder\x12/\n\x06launch\x18\x01 \x01(\x0b\x32\x1d.inferd.agent.v1.LaunchWorkerH\x00\x12)\n\x03\x65nd\x18\x02 \x01(\x0b\x32\x1a.inferd.agent.v1.EndWorkerH\x00\x12\x31\n\x07measure\x18\x03 \x01(\x0b\x32\x1e.inferd.agent.v1.MeasureWorkerH\x00\x12,\n\x08read_log\x18\x04 \x01(\x0b\x32\x18.inferd.agent.v1.ReadLogH\x00\x42\x06\n\x04kind\"6\n\x0cLaunchWorker\x12\x11\n\tlaunch_id\x18\x01 \x01(\x04\x12\x13\n\x0binstance_id\x18\x02 \x01(\t\";\n\tEndWorker\x12\x11\n\tlaunch_id\x18\x01 \x01(\x04\x12\x0c\n\x04went\x18\x02 \x01(\x08\x12\r\n\x05hangs\x18\x03 \x01(\x08\"\"\n\rMeasureWorker\x12\x11\n\tlaunch_id\x18\x01 \x01(\x04\"]\n\x07ReadLog\x12\x13\n\x0bquestion_id\x18\x01 \x01(\x04\x12\x13\n\x0binstance_id\x18\x02 \x01(\t\x12\x14\n\x0coffset_bytes\x18\x03 \x01(\x12\x12\x12\n\nmost_bytes\x18\x04 \x01(\x04\"\x9b\x03\n\rControlReport\x12+\n\x05ready\x18\x01 \x01(\x0b\x32\x1a.inferd.agent.v1.HostReadyH\x00\x12\x31\n\x07started\x18\x02 \x01(\x0b\x32\x1e.inferd.agent.v1.WorkerStartedH\x00\x12\x38\n\x0bnot_started\x18\x03 \x01(\x0b\x32!.inferd.agent.v1.WorkerNotStartedH\x00\x12-\n\x05\x65nded\x18\x04 \x01(\x0b\x32\x1c.inferd.agent.v1.WorkerEndedH\x00\x12\x33\n\x08measured\x18\x05 \x01(\x0b\x32\x1f.inferd.agent.v1.WorkerMeasuredH\x00\x12.\n\x06leaves\x18\x06 \x01(\x0b\x32\x1c.inferd.agent.v1.AgentLeavesH\x00\x12+\n\x04used\x18\x07 \x01(\x0b\x32\x1b.inferd.agent.v1.DeviceUsedH\x00\x12\'\n\x03log\x18\x08 \x01(\x0b\x32\x18.inferd.agent.v1.LogPartH\x00\x42\x06\n\x04kind\":\n\tHostReady\x12-\n\x07\x64\x65vices\x18\x01 \x03(\x0b\x32\x1c.inferd.agent.v1.DeviceFacts\"/\n\rWorkerStarted\x12\x11\n\tlaunch_id\x18\x01 \x01(\x04\x12\x0b\n\x03pid\x18\x02 \x01(\r\"2\n\x10WorkerNotStarted\x12\x11\n\tlaunch_id\x18\x01 \x01(\x04\x12\x0b\n\x03why\x18\x02 \x01(\t\";\n\x0bWorkerEnded\x12\x11\n\tlaunch_id\x18\x01 \x01(\x04\x12\x0b\n\x03how\x18\x02 \x01(\t\x12\x0c\n\x04tail\x18\x03 \x01(\t\"9\n\x0eWorkerMeasured\x12\x11\n\tlaunch_id\x18\x01 \x01(\x04\x12\x14\n\x0cmemory_bytes\x18\x02 \x01(\x04\"M\n\x07LogPart\x12\x13\n\x0bquestion_id\x18\x01 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\x12\n\nsize_bytes\x18\x03 \x01(\x04\x12\x0b\n\x03why\x18\x04 \x01(\t\"I\n\nDeviceUsed\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x12\n\nheld_bytes\x18\x02 \x01(\x04\x12\x14\n\x0cwith_workers\x18\x03 \x01(\x08\"\x1a\n\x0b\x41gentLeaves\x12\x0b\n\x03why\x18\x01 \x01(\t\"\xdf\x01\n\nLinkBounds\x12\x0e\n\x06\x62\x65\x61t_s\x18\x01 \x01(\x01\x12\x13\n\x0b\x64\x65tection_s\x18\x02 \x01(\x01\x12\x0f\n\x07grace_s\x18\x03 \x01(\x01\x12\x14\n\x0cparcel_bytes\x18\x04 \x01(\x04\x12\x14\n\x0cwindow_bytes\x18\x05 \x01(\x04\x12\x12\n\nheld_bytes\x18\x06 \x01(\x04\x12\x13\n\x0b\x66rame_bytes\x18\x07 \x01(\x04\x12\x14\n\x0cmemory_bytes\x18\x08 \x01(\x04\x12\x30\n\x07sandbox\x18\t \x01(\x0b\x32\x1f.inferd.worker.v1.SandboxLimitsb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -49,29 +49,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DEVICEFACTS']._serialized_start=688
   _globals['_DEVICEFACTS']._serialized_end=778
   _globals['_CONTROLORDER']._serialized_start=781
-  _globals['_CONTROLORDER']._serialized_end=946
-  _globals['_LAUNCHWORKER']._serialized_start=948
-  _globals['_LAUNCHWORKER']._serialized_end=1002
-  _globals['_ENDWORKER']._serialized_start=1004
-  _globals['_ENDWORKER']._serialized_end=1063
-  _globals['_MEASUREWORKER']._serialized_start=1065
-  _globals['_MEASUREWORKER']._serialized_end=1099
-  _globals['_CONTROLREPORT']._serialized_start=1102
-  _globals['_CONTROLREPORT']._serialized_end=1472
-  _globals['_HOSTREADY']._serialized_start=1474
-  _globals['_HOSTREADY']._serialized_end=1532
-  _globals['_WORKERSTARTED']._serialized_start=1534
-  _globals['_WORKERSTARTED']._serialized_end=1581
-  _globals['_WORKERNOTSTARTED']._serialized_start=1583
-  _globals['_WORKERNOTSTARTED']._serialized_end=1633
-  _globals['_WORKERENDED']._serialized_start=1635
-  _globals['_WORKERENDED']._serialized_end=1694
-  _globals['_WORKERMEASURED']._serialized_start=1696
-  _globals['_WORKERMEASURED']._serialized_end=1753
-  _globals['_DEVICEUSED']._serialized_start=1755
-  _globals['_DEVICEUSED']._serialized_end=1828
-  _globals['_AGENTLEAVES']._serialized_start=1830
-  _globals['_AGENTLEAVES']._serialized_end=1856
-  _globals['_LINKBOUNDS']._serialized_start=1859
-  _globals['_LINKBOUNDS']._serialized_end=2082
+  _globals['_CONTROLORDER']._serialized_end=992
+  _globals['_LAUNCHWORKER']._serialized_start=994
+  _globals['_LAUNCHWORKER']._serialized_end=1048
+  _globals['_ENDWORKER']._serialized_start=1050
+  _globals['_ENDWORKER']._serialized_end=1109
+  _globals['_MEASUREWORKER']._serialized_start=1111
+  _globals['_MEASUREWORKER']._serialized_end=1145
+  _globals['_READLOG']._serialized_start=1147
+  _globals['_READLOG']._serialized_end=1240
+  _globals['_CONTROLREPORT']._serialized_start=1243
+  _globals['_CONTROLREPORT']._serialized_end=1654
+  _globals['_HOSTREADY']._serialized_start=1656
+  _globals['_HOSTREADY']._serialized_end=1714
+  _globals['_WORKERSTARTED']._serialized_start=1716
+  _globals['_WORKERSTARTED']._serialized_end=1763
+  _globals['_WORKERNOTSTARTED']._serialized_start=1765
+  _globals['_WORKERNOTSTARTED']._serialized_end=1815
+  _globals['_WORKERENDED']._serialized_start=1817
+  _globals['_WORKERENDED']._serialized_end=1876
+  _globals['_WORKERMEASURED']._serialized_start=1878
+  _globals['_WORKERMEASURED']._serialized_end=1935
+  _globals['_LOGPART']._serialized_start=1937
+  _globals['_LOGPART']._serialized_end=2014
+  _globals['_DEVICEUSED']._serialized_start=2016
+  _globals['_DEVICEUSED']._serialized_end=2089
+  _globals['_AGENTLEAVES']._serialized_start=2091
+  _globals['_AGENTLEAVES']._serialized_end=2117
+  _globals['_LINKBOUNDS']._serialized_start=2120
+  _globals['_LINKBOUNDS']._serialized_end=2343
 # @@protoc_insertion_point(module_scope)

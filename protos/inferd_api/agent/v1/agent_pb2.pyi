@@ -277,6 +277,7 @@ class ControlOrder(_message.Message):
     LAUNCH_FIELD_NUMBER: _builtins.int
     END_FIELD_NUMBER: _builtins.int
     MEASURE_FIELD_NUMBER: _builtins.int
+    READ_LOG_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def launch(self) -> Global___LaunchWorker:
         """Start a worker."""
@@ -289,18 +290,23 @@ class ControlOrder(_message.Message):
     def measure(self) -> Global___MeasureWorker:
         """Tell the resident memory of a worker."""
 
+    @_builtins.property
+    def read_log(self) -> Global___ReadLog:
+        """Read a part of the log of a worker."""
+
     def __init__(
         self,
         *,
         launch: Global___LaunchWorker | None = ...,
         end: Global___EndWorker | None = ...,
         measure: Global___MeasureWorker | None = ...,
+        read_log: Global___ReadLog | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "kind", b"kind", "launch", b"launch", "measure", b"measure"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "kind", b"kind", "launch", b"launch", "measure", b"measure", "read_log", b"read_log"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "kind", b"kind", "launch", b"launch", "measure", b"measure"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "kind", b"kind", "launch", b"launch", "measure", b"measure", "read_log", b"read_log"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["launch", "end", "measure"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["launch", "end", "measure", "read_log"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -385,6 +391,40 @@ class MeasureWorker(_message.Message):
 Global___MeasureWorker: _TypeAlias = MeasureWorker  # noqa: Y015
 
 @_typing.final
+class ReadLog(_message.Message):
+    """Read a part of the log of an instance's worker, also of one that has ended. Answered with `LogPart`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUESTION_ID_FIELD_NUMBER: _builtins.int
+    INSTANCE_ID_FIELD_NUMBER: _builtins.int
+    OFFSET_BYTES_FIELD_NUMBER: _builtins.int
+    MOST_BYTES_FIELD_NUMBER: _builtins.int
+    question_id: _builtins.int
+    """Names this question in the life of the kernel."""
+    instance_id: _builtins.str
+    """The instance."""
+    offset_bytes: _builtins.int
+    """Where the part begins; below 0 so many bytes before the end."""
+    most_bytes: _builtins.int
+    """How large it is at most, in bytes."""
+    def __init__(
+        self,
+        *,
+        question_id: _builtins.int = ...,
+        instance_id: _builtins.str = ...,
+        offset_bytes: _builtins.int = ...,
+        most_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance_id", b"instance_id", "most_bytes", b"most_bytes", "offset_bytes", b"offset_bytes", "question_id", b"question_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadLog: _TypeAlias = ReadLog  # noqa: Y015
+
+@_typing.final
 class ControlReport(_message.Message):
     """From the agent, on the stream of the host."""
 
@@ -397,6 +437,7 @@ class ControlReport(_message.Message):
     MEASURED_FIELD_NUMBER: _builtins.int
     LEAVES_FIELD_NUMBER: _builtins.int
     USED_FIELD_NUMBER: _builtins.int
+    LOG_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def ready(self) -> Global___HostReady:
         """The host takes workers from now on; told once, when nothing is left of those of before."""
@@ -425,6 +466,10 @@ class ControlReport(_message.Message):
     def used(self) -> Global___DeviceUsed:
         """What others take of a device."""
 
+    @_builtins.property
+    def log(self) -> Global___LogPart:
+        """A part of the log of a worker."""
+
     def __init__(
         self,
         *,
@@ -435,12 +480,13 @@ class ControlReport(_message.Message):
         measured: Global___WorkerMeasured | None = ...,
         leaves: Global___AgentLeaves | None = ...,
         used: Global___DeviceUsed | None = ...,
+        log: Global___LogPart | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["ended", b"ended", "kind", b"kind", "leaves", b"leaves", "measured", b"measured", "not_started", b"not_started", "ready", b"ready", "started", b"started", "used", b"used"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ended", b"ended", "kind", b"kind", "leaves", b"leaves", "log", b"log", "measured", b"measured", "not_started", b"not_started", "ready", b"ready", "started", b"started", "used", b"used"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended", b"ended", "kind", b"kind", "leaves", b"leaves", "measured", b"measured", "not_started", b"not_started", "ready", b"ready", "started", b"started", "used", b"used"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended", b"ended", "kind", b"kind", "leaves", b"leaves", "log", b"log", "measured", b"measured", "not_started", b"not_started", "ready", b"ready", "started", b"started", "used", b"used"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["ready", "started", "not_started", "ended", "measured", "leaves", "used"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["ready", "started", "not_started", "ended", "measured", "leaves", "used", "log"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -577,6 +623,40 @@ class WorkerMeasured(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WorkerMeasured: _TypeAlias = WorkerMeasured  # noqa: Y015
+
+@_typing.final
+class LogPart(_message.Message):
+    """A part of the log of a worker."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUESTION_ID_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    question_id: _builtins.int
+    """Of the question."""
+    data: _builtins.bytes
+    """The part."""
+    size_bytes: _builtins.int
+    """How large the log is now, in bytes."""
+    why: _builtins.str
+    """Why there is none, in words."""
+    def __init__(
+        self,
+        *,
+        question_id: _builtins.int = ...,
+        data: _builtins.bytes = ...,
+        size_bytes: _builtins.int = ...,
+        why: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "question_id", b"question_id", "size_bytes", b"size_bytes", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LogPart: _TypeAlias = LogPart  # noqa: Y015
 
 @_typing.final
 class DeviceUsed(_message.Message):
