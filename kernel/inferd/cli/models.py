@@ -159,7 +159,7 @@ def ps(output: Output, address: str) -> None:
             instance.model,
             InstanceState.Name(instance.state).removeprefix("INSTANCE_STATE_").lower(),
             instance.backend,
-            instance.device,
+            " ".join((instance.device, *instance.devices_beside)),
             str(instance.pid or ""),
             size(instance.memory_bytes) + (f" (+{size(instance.grown_bytes)})" if instance.grown_bytes else ""),
             f"{instance.running_tasks}/{instance.max_tasks}",
@@ -188,7 +188,8 @@ def load(
     for instance in model.instances:
         took_s = instance.load_duration.ToTimedelta().total_seconds()
         output.text(
-            f"{name} is loaded by {instance.backend} on {instance.device} in {took_s:.1f} s, "
+            f"{name} is loaded by {instance.backend} on {' and '.join((instance.device, *instance.devices_beside))} in"
+            f" {took_s:.1f} s, "
             f"{size(instance.memory_bytes)}: {instance.description}"
         )
 

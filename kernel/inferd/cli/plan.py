@@ -56,7 +56,8 @@ def explain(found: LoadPlan, *, file_bytes: int = 0) -> list[str]:
             " that all tokens would take"
         )
     if found.device_reason:
-        lines.append(f"why {found.device_id}: {found.device_reason}")
+        where = " and ".join((found.device_id, *found.devices_beside))
+        lines.append(f"why {where}: {found.device_reason}")
     if 0 < file_bytes * GROWN < need.weights_bytes:
         lines.append(f"weights: {size(file_bytes)} in the file become {size(need.weights_bytes)} in memory")
     for words, names in (

@@ -225,7 +225,7 @@ def _instance(instance: Instance) -> tuple[str, ...]:
         instance.lease_id,
         instance.model,
         f"{state} {instance.load_fraction:.0%}" if loading else state,
-        instance.device,
+        " ".join((instance.device, *instance.devices_beside)),
         size(instance.reserved_bytes),
         size(instance.memory_bytes),
         f"{instance.running_tasks}/{instance.max_tasks}",

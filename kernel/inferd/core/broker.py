@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from inferd.core.accounts import Account, Part, Reservation
 from inferd.core.atlas import MOST_SITES, Atlas
 from inferd.core.ids import NO_LEASE, DeviceId, InstanceId, LeaseId
 from inferd.core.plan import LoadPlan
@@ -18,83 +17,6 @@ if TYPE_CHECKING:
     from inferd.core.model import ModelSpec
 
 MOST_TOLD = 256  # devices among which the one is looked for that was meant
-
-
-@dataclass(slots=True, kw_only=True)
-class Account:
-    """What one device has and who holds it. One writer: the broker.
-
-    Attributes:
-        device_id: The device.
-        capacity_bytes: What may be given of its memory.
-        open: Whether anything is given of it: its host is READY. What is held of it stays held.
-        cores: Cores that leases may hold.
-        instance_bytes: Held for instances, those under leases left out.
-        lease_bytes: Held by leases, whether instances draw on it or not.
-        drawn_bytes: The part of `lease_bytes` that instances draw.
-        foreign_bytes: Held by programs that the kernel does not know.
-        stopping_bytes: The part of `instance_bytes` whose workers are being stopped.
-        idle_bytes: The part of `instance_bytes` that could be evicted.
-        expected_bytes: What instances that start there will ask for, as far as that is known.
-        leased_cores: Cores that leases hold.
-        idle: Instances that could be evicted, the least recently used first.
-        held_by: Instances that hold something of it, those under leases left out.
-    """
-
-    device_id: DeviceId
-    capacity_bytes: int
-    cores: int
-    open: bool = True
-    instance_bytes: int = 0
-    lease_bytes: int = 0
-    drawn_bytes: int = 0
-    foreign_bytes: int = 0
-    stopping_bytes: int = 0
-    idle_bytes: int = 0
-    expected_bytes: int = 0
-    leased_cores: int = 0
-    idle: OrderedDict[InstanceId, None] = field(default_factory=OrderedDict)
-    held_by: dict[InstanceId, None] = field(default_factory=dict)
-
-    @property
-    def free_bytes(self) -> int:
-        """What can be given now."""
-        return self.spare_bytes if self.open else 0
-
-    @property
-    def spare_bytes(self) -> int:
-        """What nobody holds; foreign programs may have taken more than there is."""
-        return max(0, self.capacity_bytes - self.instance_bytes - self.lease_bytes - self.foreign_bytes)
-
-    @property
-    def leased(self) -> bool:
-        """Whether a lease holds something of it."""
-        return bool(self.lease_bytes or self.leased_cores)
-
-    @property
-    def free_cores(self) -> int:
-        """Cores that can be given now."""
-        return self.cores - self.leased_cores if self.open else 0
-
-
-@dataclass(slots=True)
-class Reservation:
-    """What an instance holds: of its device, or of a lease's share of it."""
-
-    device_id: DeviceId
-    need: MemoryNeed
-    size_bytes: int
-    lease_id: LeaseId
-    stopping: bool = False
-
-
-@dataclass(slots=True)
-class Part:
-    """What a lease holds of one device, and how much of that its instances have drawn."""
-
-    size_bytes: int = 0
-    drawn_bytes: int = 0
-    cores: int = 0
 
 
 class Broker:
@@ -110,7 +32,7 @@ class Broker:
     def __init__(self) -> None:
         self.devices: dict[DeviceId, Account] = {}
         self._reservations: dict[InstanceId, Reservation] = {}
-        self._expected: dict[InstanceId, tuple[DeviceId, int]] = {}
+        self._expected: dict[InstanceId, tuple[tuple[DeviceId, ...], int]] = {}
         self.eased: dict[DeviceId, None] = {}
         self.atlas = Atlas()
         self._moved: dict[DeviceId, None] = {}
@@ -199,79 +121,88 @@ class Broker:
         share = self._shares.get(lease_id, {}).get(device_id, Part())
         return share.size_bytes - share.drawn_bytes
 
-    def expect(self, instance_id: InstanceId, device_id: DeviceId, size_bytes: int) -> None:
-        """An instance that starts will ask for about so much: where others are placed counts that as taken."""
+    def expect(self, instance_id: InstanceId, device_ids: tuple[DeviceId, ...], size_bytes: int) -> None:
+        """An instance that starts will ask for about so much of each: where others are placed counts that as taken."""
         self.expect_no_more(instance_id)
-        self._expected[instance_id] = (device_id, size_bytes)
-        self.devices[device_id].expected_bytes += size_bytes
-        self._move(device_id)
+        self._expected[instance_id] = (device_ids, size_bytes)
+        for device_id in device_ids:
+            self.devices[device_id].expected_bytes += size_bytes
+            self._move(device_id)
 
     def expect_no_more(self, instance_id: InstanceId) -> None:
         """An instance has what it was expected to ask for, or will not ask for it."""
-        device_id, size_bytes = self._expected.pop(instance_id, (None, 0))
-        if device_id is not None:
+        device_ids, size_bytes = self._expected.pop(instance_id, ((), 0))
+        for device_id in device_ids:
             self.devices[device_id].expected_bytes -= size_bytes
             self._move(device_id)
 
-    def reserve(self, instance_id: InstanceId, device_id: DeviceId, need: MemoryNeed, lease_id: LeaseId) -> None:
-        """Give an instance what it needs; the caller has seen that there is room."""
+    def reserve(
+        self, instance_id: InstanceId, device_ids: tuple[DeviceId, ...], need: MemoryNeed, lease_id: LeaseId
+    ) -> None:
+        """Give an instance what it needs, of each of its devices; the caller has seen that there is room."""
         size_bytes = need.total_bytes
-        if size_bytes > self.room_bytes(device_id, lease_id):
-            raise InternalError(f"a defect of inferd: {size_bytes} bytes of {device_id} reserved without room")
+        for device_id in device_ids:
+            if size_bytes > self.room_bytes(device_id, lease_id):
+                raise InternalError(f"a defect of inferd: {size_bytes} bytes of {device_id} reserved without room")
         self.expect_no_more(instance_id)
-        self._reservations[instance_id] = Reservation(device_id, need, size_bytes, lease_id)
-        if lease_id:
-            self._shares[lease_id][device_id].drawn_bytes += size_bytes
-            self.devices[device_id].drawn_bytes += size_bytes
-        else:
-            self.devices[device_id].instance_bytes += size_bytes
-            self.devices[device_id].held_by[instance_id] = None
-        self._move(device_id)
+        self._reservations[instance_id] = Reservation(device_ids, need, size_bytes, lease_id)
+        for device_id in device_ids:
+            if lease_id:
+                self._shares[lease_id][device_id].drawn_bytes += size_bytes
+                self.devices[device_id].drawn_bytes += size_bytes
+            else:
+                self.devices[device_id].instance_bytes += size_bytes
+                self.devices[device_id].held_by[instance_id] = None
+            self._move(device_id)
 
     def measured(self, instance_id: InstanceId, memory_bytes: int) -> None:
-        """An instance was seen to take so much: what it holds rises to that, as far as there is room."""
+        """An instance on the host was seen to take so much: what it holds rises to that, as far as there is room."""
         reservation = self._reservations.get(instance_id)
-        if reservation is None or reservation.lease_id:
+        if reservation is None or reservation.lease_id or len(reservation.device_ids) > 1:
             return
-        more = memory_bytes - reservation.size_bytes
-        account = self.devices[reservation.device_id]
+        more, (device_id,) = memory_bytes - reservation.size_bytes, reservation.device_ids
+        account = self.devices[device_id]
         more = min(more, account.spare_bytes)
         if more > 0:
             reservation.size_bytes += more
             account.instance_bytes += more
             account.stopping_bytes += more if reservation.stopping else 0
             account.idle_bytes += more if instance_id in account.idle else 0
-            self.eased[reservation.device_id] = None  # who is first may not fit any more, and others pass it
-            self._move(reservation.device_id)
+            self.eased[device_id] = None  # who is first may not fit any more, and others pass it
+            self._move(device_id)
 
     def lacking_bytes(self, instance_id: InstanceId, memory_bytes: int) -> int:
         """What an instance takes beyond what it holds and what could be given to it: memory of others, or none."""
         reservation = self._reservations.get(instance_id)
         if reservation is None:
             return 0
-        room_bytes = self.devices[reservation.device_id].spare_bytes
+        device_id = reservation.device_ids[0]  # what is measured is the host's, and that is one
+        room_bytes = self.devices[device_id].spare_bytes
         if reservation.lease_id:
-            room_bytes += self.room_bytes(reservation.device_id, reservation.lease_id)
+            room_bytes += self.room_bytes(device_id, reservation.lease_id)
         return max(0, memory_bytes - reservation.size_bytes - room_bytes)
 
     def rest(self, instance_id: InstanceId) -> None:
         """An instance may be evicted from now on: it becomes the most recently used of these."""
         reservation = self._reservations[instance_id]
-        account = self.devices[reservation.device_id]
-        if instance_id not in account.idle:
-            account.idle[instance_id] = None
-            self.eased[reservation.device_id] = None
-            account.idle_bytes += reservation.size_bytes
-            self._move(reservation.device_id)
+        for device_id in reservation.device_ids:
+            account = self.devices[device_id]
+            if instance_id not in account.idle:
+                account.idle[instance_id] = None
+                self.eased[device_id] = None
+                account.idle_bytes += reservation.size_bytes
+                self._move(device_id)
 
     def wake(self, instance_id: InstanceId) -> None:
         """An instance may not be evicted, any more or at all."""
         reservation = self._reservations.get(instance_id)
-        if reservation is not None and instance_id in (account := self.devices[reservation.device_id]).idle:
-            del account.idle[instance_id]
-            account.idle_bytes -= reservation.size_bytes
-            self.eased[reservation.device_id] = None  # as where it grew
-            self._move(reservation.device_id)
+        for device_id in () if reservation is None else reservation.device_ids:
+            account = self.devices[device_id]
+            if reservation is not None and instance_id in account.idle:
+                del account.idle[instance_id]
+                account.idle_bytes -= reservation.size_bytes
+                self.eased[device_id] = None  # as where it grew
+                self._move(device_id)
 
     def stopping(self, instance_id: InstanceId) -> None:
         """The worker of an instance is being stopped: what it holds will be free."""
@@ -280,27 +211,29 @@ class Broker:
         reservation = self._reservations.get(instance_id)
         if reservation is not None and not reservation.stopping:
             reservation.stopping = True
-            if not reservation.lease_id:
-                self.devices[reservation.device_id].stopping_bytes += reservation.size_bytes
-                self._move(reservation.device_id)
+            for device_id in () if reservation.lease_id else reservation.device_ids:
+                self.devices[device_id].stopping_bytes += reservation.size_bytes
+                self._move(device_id)
 
-    def give_back(self, instance_id: InstanceId) -> DeviceId | None:
-        """The worker of an instance is gone; the device where that made room, if it held anything."""
+    def give_back(self, instance_id: InstanceId) -> tuple[DeviceId, ...]:
+        """The worker of an instance is gone; the devices where that made room: all that it held something of."""
         self.wake(instance_id)
         self.expect_no_more(instance_id)
         reservation = self._reservations.pop(instance_id, None)
         if reservation is None:
-            return None
-        account = self.devices[reservation.device_id]
-        if reservation.lease_id:
-            self._shares[reservation.lease_id][reservation.device_id].drawn_bytes -= reservation.size_bytes
-            account.drawn_bytes -= reservation.size_bytes
-        else:
-            account.instance_bytes -= reservation.size_bytes
-            del account.held_by[instance_id]
-            account.stopping_bytes -= reservation.size_bytes if reservation.stopping else 0
-        self._move(reservation.device_id)
-        return reservation.device_id
+            return ()
+        size_bytes = reservation.size_bytes
+        for device_id in reservation.device_ids:
+            account = self.devices[device_id]
+            if reservation.lease_id:
+                self._shares[reservation.lease_id][device_id].drawn_bytes -= size_bytes
+                account.drawn_bytes -= size_bytes
+            else:
+                account.instance_bytes -= size_bytes
+                del account.held_by[instance_id]
+                account.stopping_bytes -= size_bytes if reservation.stopping else 0
+            self._move(device_id)
+        return reservation.device_ids
 
     # Leases.
 
@@ -347,11 +280,12 @@ class Broker:
             reservation = self._reservations.get(instance_id)
             if reservation is not None and reservation.lease_id == lease_id:
                 reservation.lease_id = NO_LEASE
-                account = self.devices[reservation.device_id]
-                account.instance_bytes += reservation.size_bytes
-                account.held_by[instance_id] = None
-                account.stopping_bytes += reservation.size_bytes if reservation.stopping else 0
-                self._move(reservation.device_id)
+                for device_id in reservation.device_ids:
+                    account = self.devices[device_id]
+                    account.instance_bytes += reservation.size_bytes
+                    account.held_by[instance_id] = None
+                    account.stopping_bytes += reservation.size_bytes if reservation.stopping else 0
+                    self._move(device_id)
         return tuple(shares)
 
     def leased(self, lease_id: LeaseId) -> list[DeviceId]:

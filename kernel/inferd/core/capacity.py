@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterable, Mapping
 from itertools import islice
 from math import inf, nextafter
 
+from inferd.core import gangs
 from inferd.core.broker import Broker
 from inferd.core.claim_check import check_possible
 from inferd.core.claims import (
@@ -112,27 +113,26 @@ class Capacity:
 
     def instance_needs(self, instance: Instance, need: MemoryNeed, now: float, *, may_wait: bool) -> None:
         """Reserve what an instance needs, after evicting idle ones if that helps; else it waits, or is refused."""
-        wanted, room = need.total_bytes, self._broker.room_bytes(instance.device_id, instance.lease_id)
+        wanted, room = need.total_bytes, gangs.room_bytes(self._broker, instance)
         if instance.lease_id:
             if wanted <= room:
                 self._reserve(instance, now)
             else:
-                held = f"lease {instance.lease_id} has {size_text(room)} left on {instance.device_id}"
+                held = f"lease {instance.lease_id} has {size_text(room)} left on {' and '.join(instance.device_ids)}"
                 self._fleet.refused(instance, no_memory(instance, wanted, room, room, held), now)
             return
-        account = self._broker.devices[instance.device_id]
-        plan = self._broker.plan(instance.device_id, need)
-        if wanted > account.capacity_bytes or (not plan.fits and not may_wait):
+        plan = gangs.plan(self._broker, instance.device_ids, need)
+        if wanted > plan.capacity_bytes or (not plan.fits and not may_wait):
             self.refuse_load(instance, now)
             return
-        self._broker.expect(instance.instance_id, instance.device_id, wanted)
-        line = memory_line(instance.device_id)
+        self._broker.expect(instance.instance_id, instance.device_ids, wanted)
+        lines = tuple(map(memory_line, instance.device_ids))
         rank = self._leases.rank(Priority.NORMAL, instance.created)
         if (lease_id := self._waiters.head(model_line(instance.model))) is not None:
-            rank = min(rank, nextafter(self._waiters.rank(lease_id), -inf))  # which may stand in this line, too
-        self._waiters.add(instance.instance_id, (line,), rank, now)
+            rank = min(rank, nextafter(self._waiters.rank(lease_id), -inf))  # which may stand in these lines, too
+        self._waiters.add(instance.instance_id, lines, rank, now)
         self._loads.setdefault(instance.device_id, {})[instance.instance_id] = None
-        self.serve((line,), now)
+        self.serve(lines, now)
 
     def instance_ready(self, instance: Instance, now: float) -> None:
         """An instance takes tasks: leases whose part of the model was lost get it again, then those that wait."""
@@ -141,14 +141,12 @@ class Capacity:
             claim = self._claim_of(lease_id, instance.model)
             if kept is None and not instance.lease_id and has_room(instance, claim):
                 self._hold(self._leases.known[lease_id], claim, instance)
-        self.serve((model_line(instance.model), memory_line(instance.device_id)), now)
+        self.serve((model_line(instance.model), *map(memory_line, instance.device_ids)), now)
 
     def instance_gone(self, instance: Instance, now: float) -> None:
         """The worker of an instance is gone: what it held is free."""
         lines = dict.fromkeys(self._waiters.remove(instance.instance_id))
-        device_id = self._broker.give_back(instance.instance_id)
-        if device_id is not None:
-            lines[memory_line(device_id)] = None
+        lines |= dict.fromkeys(map(memory_line, self._broker.give_back(instance.instance_id)))
         model = self._fleet.models[instance.model]
         for lease_id in instance.holds:
             model.leases[lease_id] = None
@@ -217,8 +215,8 @@ class Capacity:
     def refuse_load(self, instance: Instance, now: float) -> None:
         """An instance needs more than there is, or more than there is now and may not wait."""
         need = present(instance.need)
-        account, plan = self._broker.devices[instance.device_id], self._broker.plan(instance.device_id, need)
-        error = no_memory(instance, need.total_bytes, account.free_bytes, account.capacity_bytes, plan.reason)
+        plan = gangs.plan(self._broker, instance.device_ids, need)
+        error = no_memory(instance, need.total_bytes, plan.free_bytes, plan.capacity_bytes, plan.reason)
         self._fleet.refused(instance, error, now)
         self._waiters.remove(instance.instance_id)
 
@@ -250,10 +248,10 @@ class Capacity:
         if instance.state is not InstanceState.WAITING or instance.need is None:
             return True  # it is being stopped
         wanted = instance.need.total_bytes
-        if wanted <= self._broker.room_bytes(instance.device_id, instance.lease_id):
+        if wanted <= gangs.room_bytes(self._broker, instance):
             self._reserve(instance, now)
             return True
-        for instance_id in self._broker.evictions(instance.device_id, wanted) or ():
+        for instance_id in gangs.evictions(self._broker, instance.device_ids, wanted) or ():
             self._fleet.stop(self._fleet.instances[instance_id])
         return False
 
@@ -264,7 +262,8 @@ class Capacity:
         if (lease := self._leases.known.get(LeaseId(key))) is not None:
             return wants_of(lease.spec)
         instance = self._fleet.instances[InstanceId(key)]
-        return {memory_line(instance.device_id): 0 if instance.need is None else instance.need.total_bytes}
+        wanted = 0 if instance.need is None else instance.need.total_bytes
+        return dict.fromkeys(map(memory_line, instance.device_ids), wanted)
 
     def _may_pass(self, wants: Mapping[str, int], rank: float, key: str | None = None) -> bool:
         """Whether what a waiter or a newcomer wants is free, with what those before it want of the same."""
@@ -289,9 +288,7 @@ class Capacity:
         lease = self._leases.known.get(LeaseId(key))
         if lease is None:
             instance = self._fleet.instances[InstanceId(key)]
-            fits = self._wants(key)[memory_line(instance.device_id)] <= self._broker.room_bytes(
-                instance.device_id, instance.lease_id
-            )
+            fits = self._wants(key)[memory_line(instance.device_id)] <= gangs.room_bytes(self._broker, instance)
             return fits and self._go_instance(instance, now)
         lack = self._lack(lease.spec, now)
         if not lack.words:
@@ -313,7 +310,7 @@ class Capacity:
             first = self._wants(head)[line]
             blocked = self._broker.shortfall_bytes(device_id, first) > 0
             left = self._broker.shortfall_bytes(device_id, first + wanted) <= 0
-            if wanted <= self._broker.devices[device_id].free_bytes and comes_back and (blocked or left):
+            if wanted <= gangs.room_bytes(self._broker, instance) and comes_back and (blocked or left):
                 self._reserve(instance, now)
                 self._waiters.remove(instance_id)
                 del loads[instance_id]
@@ -345,7 +342,7 @@ class Capacity:
         return instance.draining or instance.reserved > since or now >= since + self._drain_s
 
     def _reserve(self, instance: Instance, now: float) -> None:
-        self._broker.reserve(instance.instance_id, instance.device_id, present(instance.need), instance.lease_id)
+        self._broker.reserve(instance.instance_id, instance.device_ids, present(instance.need), instance.lease_id)
         self._fleet.reserved(instance, now)
         self._out.append(ProceedLoad(instance.instance_id))
 
@@ -396,7 +393,7 @@ class Capacity:
 
     def _stopping(self, device_id: DeviceId) -> list[InstanceId]:
         held = self._broker.reservations()
-        return [name for name, r in held.items() if r.stopping and r.device_id == device_id]
+        return [name for name, r in held.items() if r.stopping and device_id in r.device_ids]
 
     def _lack_of_model(self, claim: ModelClaim, lack: Lack, lease_id: LeaseId, now: float) -> None:
         model = self._fleet.models[claim.model]

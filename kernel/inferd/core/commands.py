@@ -12,7 +12,8 @@ from inferd.core.task import TaskSpec
 class StartWorker:
     """Start a worker process and have it tell what the model needs of the `capacity_bytes` of a device.
 
-    It computes on so many `cores` of that, those that no lease holds; 0 where they are not counted.
+    It computes on so many `cores` of that, those that no lease holds; 0 where they are not counted. One that spans
+    devices has as much of each of those `beside`.
     """
 
     instance_id: InstanceId
@@ -20,6 +21,7 @@ class StartWorker:
     device_id: DeviceId
     capacity_bytes: int
     cores: int = 0
+    beside: tuple[DeviceId, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

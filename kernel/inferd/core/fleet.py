@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from inferd.core import gangs
 from inferd.core.admission import check_stranded, places_of, stranded
 from inferd.core.alarms import Alarms
 from inferd.core.backoff import Backoff
@@ -202,20 +203,22 @@ class Fleet:
             model=model.spec.name,
             version=version.number,
             device_id=device_id,
+            beside=placement.beside,
             device_reason=f"it does not fit {' and '.join(tried)} as things stand" if tried else placement.reason,
             tried=tried,
             lease_id=lease_id,
             created=now,
         )
         if not lease_id:
-            self._broker.expect(instance_id, device_id, version.need_on(device_id).total_bytes)
+            self._broker.expect(instance_id, instance.device_ids, version.need_on(device_id).total_bytes)
         if not lease_id and version is model.serving:
             model.error = None
             self.retries.cancel(model.spec.name)
-        account = self._broker.account(device_id)
-        capacity_bytes = self._broker.room_bytes(device_id, lease_id) if lease_id else account.capacity_bytes
+        accounts = [self._broker.account(each) for each in instance.device_ids]
+        capacity_bytes = min(each.capacity_bytes for each in accounts)
+        capacity_bytes = gangs.room_bytes(self._broker, instance) if lease_id else capacity_bytes
         cores = self._broker.cores(device_id, lease_id)
-        self._out.append(StartWorker(instance_id, version.spec, device_id, capacity_bytes, cores))
+        self._out.append(StartWorker(instance_id, version.spec, device_id, capacity_bytes, cores, instance.beside))
         self._register.add(instance)
         return instance
 
@@ -232,7 +235,7 @@ class Fleet:
             starts = instance.state is InstanceState.STARTING and not instance.lease_id
             if starts and instance.version == version.number:
                 need = version.need_on(instance.device_id)
-                self._broker.expect(instance.instance_id, instance.device_id, need.total_bytes)
+                self._broker.expect(instance.instance_id, instance.device_ids, need.total_bytes)
 
     def needs(self, instance: Instance, need: MemoryNeed) -> None:
         """A worker knows what its model needs."""
@@ -378,7 +381,7 @@ class Fleet:
 
     def refresh_drain(self, instance: Instance) -> None:
         """See anew who is to drain where an instance computes: it may have come or ceased to be one of those."""
-        self._broker.eased[instance.device_id] = None
+        self._broker.eased |= dict.fromkeys(instance.device_ids)
 
     def _fail(self, instance: Instance, change: InstanceChange, error: InferdError, now: float) -> None:
         loading = instance.state is not InstanceState.READY

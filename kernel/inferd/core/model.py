@@ -153,6 +153,7 @@ class ModelSpec:
             where its backend works, or with the host, of that alone. See `core.atlas`.
         pinned: Whether it may use no others of their kind, as far hosts may have.
         placement: Which hosts it may use, and which of their devices first.
+        span: Devices of one host over which each of its instances is spread; all are taken at once, or none.
         settings: Settings of the backend, as the client gave them.
         values: Every setting of the backend, checked and converted; None where the backend derives a default.
         draft_tokens: Most tokens that the engine guesses in a step; None for the kernel's default.
@@ -200,6 +201,7 @@ class ModelSpec:
     access: Access | None = field(default=None, compare=False)
     pinned: bool = field(default=False, compare=False)
     placement: PlacementRules = ANYWHERE
+    span: int = 1
 
     @property
     def device(self) -> str:
@@ -267,6 +269,7 @@ class Instance:
         model: Whose weights it holds.
         version: Which version of that, by its number.
         device_id: Where it computes.
+        beside: Other devices of that host on which it does so, too; it holds as much of each.
         device_reason: Why there.
         tried: Devices where one was started for the same before, which it did not fit.
         lease_id: The lease that it was loaded under and ends with; "" for none.
@@ -291,6 +294,7 @@ class Instance:
     model: ModelName
     version: int = 1
     device_id: DeviceId
+    beside: tuple[DeviceId, ...] = ()
     device_reason: str = ""
     tried: tuple[DeviceId, ...] = ()
     lease_id: LeaseId = NO_LEASE
@@ -313,6 +317,11 @@ class Instance:
     share_s: float = 0.0
     share_at: float = 0.0
     error: InferdError | None = None
+
+    @property
+    def device_ids(self) -> tuple[DeviceId, ...]:
+        """All devices on which it computes."""
+        return (self.device_id, *self.beside)
 
     @property
     def places(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from inferd.core.gangs import check_span
 from inferd.core.host import HOST_LABEL, host_of, name_of, shown_host
 from inferd.errors import InvalidFieldError, suggestion
 
@@ -37,6 +38,7 @@ def check_place(spec: ModelSpec, broker: Broker, where: str = "") -> None:
                 f"no device {name!r}{_near(name, atlas.names(), 'there are')}", field=f"{where}device"
             )
     if atlas.may(spec):
+        check_span(spec, broker, where)
         return
     field = "placement.selector" if atlas.of_backend(spec) else "backend"
     raise InvalidFieldError(f"{why_nowhere(spec, atlas)}; or wait until such a host has joined", field=where + field)

@@ -48,6 +48,7 @@ class Site:
 
     Attributes:
         device_id: The device.
+        beside: Those of its host that a start that spans devices takes with it; what follows is of the worst of them.
         most_bytes: What it could be given there at all.
         need_bytes: What it needs there, as far as that is known.
         room_bytes: What is free there, or in the lease that it starts under, less what loads that have begun will take.
@@ -67,6 +68,7 @@ class Site:
     host_own: int = 0
     has_files: bool = True
     packs: bool = False
+    beside: tuple[DeviceId, ...] = ()
 
     @property
     def too_large(self) -> bool:
@@ -100,11 +102,13 @@ class Placement:
         device_id: The device.
         at_once: Whether it fits what is free there.
         reason: Why there, for people.
+        beside: Other devices that it takes.
     """
 
     device_id: DeviceId
     at_once: bool
     reason: str
+    beside: tuple[DeviceId, ...] = ()
 
 
 def look(
@@ -142,7 +146,7 @@ def choose(sites: Sequence[Site]) -> Placement:
     best = min(sites, key=lambda site: site.rank)
     others = [site for site in sites if site is not best]
     reason = _compare(best, min(others, key=lambda site: site.rank)) if others else "the only device that it may use"
-    return Placement(device_id=best.device_id, at_once=not best.yielded_bytes, reason=reason)
+    return Placement(device_id=best.device_id, at_once=not best.yielded_bytes, reason=reason, beside=best.beside)
 
 
 def _compare(best: Site, other: Site) -> str:

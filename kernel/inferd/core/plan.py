@@ -30,6 +30,7 @@ class LoadPlan:
         figures: What it needs and what is free, for people.
         open: Whether its host takes anything new.
         hidden: Instances and leases that are in the way, too, and are not told.
+        beside: Other devices of its host on which the instance needs as much; the figures are of the one that hinders.
         device_reason: Why this device, of those that the model may use; "" where it was not chosen.
     """
 
@@ -45,23 +46,25 @@ class LoadPlan:
     open: bool = True
     hidden: int = 0
     device_reason: str = ""
+    beside: tuple[DeviceId, ...] = ()
 
     @property
     def reason(self) -> str:
         """The decision in a sentence, with its numbers."""
+        where = " and ".join((self.device_id, *self.beside))
         others = [f"{self.hidden} that are not told here"] if self.hidden else []
         if self.fits:
             going = [*self.evicted, *others]
             when = f" when {', '.join(going)} are evicted" if going else ""
-            return f"fits {self.device_id}{when}: {self.figures}"
+            return f"fits {where}{when}: {self.figures}"
         if self.need.total_bytes > self.capacity_bytes:
             needed, capacity = size_text(self.need.total_bytes), size_text(self.capacity_bytes)
             larger = f"it is larger than the device: it needs {needed}, and {capacity} is all that may be given of it"
-            return f"does not fit {self.device_id}: {larger}"
+            return f"does not fit {where}: {larger}"
         held = [f"instance {name}" for name in self.busy[:3]] + [f"lease {name}" for name in self.leases[:3]]
         holders = ", ".join([*held, *others]) or "other programs"
         why = f"it is held by {holders}" if self.open else "its host takes nothing new"
-        return f"does not fit {self.device_id}: {self.figures}; {why}"
+        return f"does not fit {where}: {self.figures}; {why}"
 
     def shown(self, *, sees: Callable[[InstanceId], bool], has: Callable[[LeaseId], bool]) -> LoadPlan:
         """It for one who may be told of some instances and leases only; of the others it says how many there are."""

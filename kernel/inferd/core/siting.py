@@ -3,12 +3,14 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from inferd.core.broker import Broker
+from inferd.core.gangs import may_lead, others_of, together
 from inferd.core.ids import NO_LEASE, DeviceId, LeaseId, ModelName
 from inferd.core.model import Instance, Model, ModelSpec
 from inferd.core.placement import Own, Placement, Site, choose, is_misplaced, look
 from inferd.core.resources import MemoryNeed
 from inferd.core.version import Version
 
+NOTHING: Mapping[DeviceId, Sequence[DeviceId]] = {}
 NOWHERE = DeviceId("")  # for what a model needs where nothing was measured
 
 
@@ -37,6 +39,14 @@ class Siting:
         version = version or model.serving
         if model.lacks and version is model.serving:
             return []
+        found = self._devices_under(model, lease_id, version, but=but, moves=moves)
+        if (spec := version.spec).span == 1:
+            return found
+        return [device_id for device_id in found if may_lead(self._broker, device_id, spec, lease_id)]
+
+    def _devices_under(
+        self, model: Model, lease_id: LeaseId, version: Version, *, but: tuple[DeviceId, ...], moves: Instance | None
+    ) -> Sequence[DeviceId]:
         atlas, spec = self._broker.atlas, version.spec
         if lease_id:
             held = [device_id for device_id in self._broker.leased(lease_id) if device_id not in but]
@@ -64,8 +74,9 @@ class Siting:
         version = model.versions[instance.version]
         but = (here, *instance.tried)
         left = self.devices_under(model, instance.lease_id, version, but=but, moves=instance)
-        site, *others = self._sites(model, version.need_on, [here, *left], instance.lease_id, version.spec)
-        return is_misplaced(site, others)
+        here_with = {here: instance.beside} if instance.beside else {}
+        sites = self._sites(model, version.need_on, [here, *left], instance.lease_id, version.spec, beside=here_with)
+        return is_misplaced(sites[0], sites[1:])
 
     def _sites(
         self,
@@ -74,6 +85,18 @@ class Siting:
         devices: Iterable[DeviceId],
         lease_id: LeaseId,
         spec: ModelSpec,
+        *,
+        beside: Mapping[DeviceId, Sequence[DeviceId]] = NOTHING,
     ) -> list[Site]:
         own = Own.of(model.instances.values())
-        return [look(self._broker, d, need_on(d), spec, own=own, lease_id=lease_id) for d in devices]
+
+        def at(device_id: DeviceId) -> Site:
+            return look(self._broker, device_id, need_on(device_id), spec, own=own, lease_id=lease_id)
+
+        if spec.span == 1:
+            return [at(device_id) for device_id in devices]
+        sites = []
+        for device_id in devices:
+            others = beside.get(device_id) or others_of(self._broker, device_id, spec, lease_id)
+            sites.append(together(at(device_id), [at(each) for each in others], count=spec.span - 1))
+        return sites

@@ -3,9 +3,10 @@
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from inferd.core import admission
+from inferd.core import admission, gangs
+from inferd.core.accounts import Account
 from inferd.core.atlas import MOST_SITES
-from inferd.core.broker import Account, Broker
+from inferd.core.broker import Broker
 from inferd.core.census import Census
 from inferd.core.fleet import Fleet
 from inferd.core.host import LOCAL_HOST, Host
@@ -318,9 +319,10 @@ class Views:
         known = atlas.listed(atlas.may(spec) & atlas.bits_of(needs), spec)
         if not known:
             check_place(spec, self._broker)
+        gangs.check_span(spec, self._broker)
         ready = [device_id for device_id in known if self._broker.account(device_id).open]
         placement = self._fleet.siting.place(model, needs.__getitem__, devices=ready or known, spec=spec)
-        plan = self._broker.plan(placement.device_id, needs[placement.device_id])
+        plan = gangs.plan(self._broker, (placement.device_id, *placement.beside), needs[placement.device_id])
         return replace(plan, device_reason=placement.reason)
 
     def fit(self, name: ModelName, plan: LoadPlan) -> tuple[RolloutWay, LoadPlan]:

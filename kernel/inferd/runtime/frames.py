@@ -1,7 +1,7 @@
 """Values of the core and frames of the worker link: the kernel's side of the translation."""
 
 from array import array
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from inferd.content import split_pins
 from inferd.core.commands import SendTask
@@ -34,11 +34,12 @@ def load_frame(
     capacity_bytes: int,
     cores: int = 0,
     checks: bool = True,
+    beside: Sequence[DeviceId] = (),
 ) -> wire.KernelFrame:
     """The order to tell what a model needs of a device, of which `capacity_bytes` may be given, and then to load it.
 
     It computes on so many `cores`; 0 for all that its process may use. Whether its files have their digest is seen to
-    only where it `checks`: that reads them whole.
+    only where it `checks`: that reads them whole. It computes on those `beside`, too.
 
     Raises:
         ValueError: A setting is a number that no frame has room for, as a kernel before this one may have kept it.
@@ -59,17 +60,19 @@ def load_frame(
         sampling_defaults=spec.sampling.numbers,
         fallback_sampling_defaults=spec.catalogue_sampling.numbers,
     )
-    load.ranks.extend(_ranks(spec, device_id))
+    load.ranks.extend(_ranks(spec, (device_id, *beside)))
     load.sandbox.CopyFrom(sandbox_order(spec, host=name_of(device_id) == HOST_DEVICE, looks=not checks))
     if spec.draft_tokens is not None:
         load.limits.draft_tokens = spec.draft_tokens
     return wire.KernelFrame(load=load)
 
 
-def _ranks(spec: ModelSpec, device_id: DeviceId) -> list[str]:
+def _ranks(spec: ModelSpec, device_ids: Sequence[DeviceId]) -> list[str]:
     """The devices of the processes that compute it together; none where one does."""
+    if len(device_ids) > 1:
+        return [name_of(device_id) for device_id in device_ids]
     count = spec.values.get("ranks")
-    return [name_of(device_id)] * count if isinstance(count, int) and count > 1 else []
+    return [name_of(device_ids[0])] * count if isinstance(count, int) and count > 1 else []
 
 
 def proceed_frame() -> wire.KernelFrame:

@@ -1,13 +1,13 @@
 """Finding out what a model needs, without loading it: a worker measures, tells and is ended."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import count
 from typing import Any
 
 from inferd.core.host import LOCAL_HOST, host_of
-from inferd.core.ids import DeviceId, InstanceId
+from inferd.core.ids import DeviceId, HostId, InstanceId
 from inferd.core.model import ModelSpec
 from inferd.core.resources import MemoryNeed
 from inferd.errors import WorkerDiedError
@@ -61,7 +61,15 @@ class Inspections:
         try:
             async with asyncio.TaskGroup() as group:
                 measured = {
-                    size: group.create_task(self.inspect(spec, device_id, limits=limits, capacity_bytes=size))
+                    size: group.create_task(
+                        self.inspect(
+                            spec,
+                            device_id,
+                            limits=limits,
+                            capacity_bytes=size,
+                            beside=_others(device_id, capacities)[: spec.span - 1],
+                        )
+                    )
                     for size, device_id in alike.items()
                 }
         except ExceptionGroup as errors:
@@ -69,29 +77,44 @@ class Inspections:
         return {device_id: measured[size].result() for device_id, size in capacities.items()}
 
     async def inspect(
-        self, spec: ModelSpec, device_id: DeviceId, *, limits: load_pb2.EngineLimits, capacity_bytes: int
+        self,
+        spec: ModelSpec,
+        device_id: DeviceId,
+        *,
+        limits: load_pb2.EngineLimits,
+        capacity_bytes: int,
+        beside: Sequence[DeviceId] = (),
     ) -> MemoryNeed:
         """What a model needs on a device of which `capacity_bytes` may be given. Cancelling this ends the worker.
+
+        One that spans devices needs as much of each of those `beside`.
 
         Raises:
             ModelLoadError: It cannot be loaded, as far as its metadata tell.
             WorkerDiedError: The worker died, or did not tell in the time that starting and a silent load may take.
         """
         async with self._places:
-            return await self._inspect(spec, device_id, limits, capacity_bytes)
+            instance_id = InstanceId(f"{spec.name}{PLAN}{next(self._numbers)}")
+            load = load_frame(
+                instance_id,
+                spec,
+                limits,
+                device_id=device_id,
+                capacity_bytes=capacity_bytes,
+                checks=False,
+                beside=beside,
+            )
+            return await self._inspect(spec, instance_id, load, host_of(device_id))
 
     async def _inspect(
-        self, spec: ModelSpec, device_id: DeviceId, limits: load_pb2.EngineLimits, capacity_bytes: int
+        self, spec: ModelSpec, instance_id: InstanceId, load: wire.KernelFrame, host_id: HostId
     ) -> MemoryNeed:
-        instance_id = InstanceId(f"{spec.name}{PLAN}{next(self._numbers)}")
         answer: asyncio.Future[wire.WorkerFrame] = asyncio.get_running_loop().create_future()
 
         def take(_: InstanceId, frame: wire.WorkerFrame, __: Arrived) -> None:
             if frame.WhichOneof("kind") in ANSWERS and not answer.done():
                 answer.set_result(frame)
 
-        load = load_frame(instance_id, spec, limits, device_id=device_id, capacity_bytes=capacity_bytes, checks=False)
-        host_id = host_of(device_id)
         worker = self._supervisor.make(instance_id, load, host_id=host_id, on_frame=take, on_memory=lambda *_: None)
         why = await self._live(worker, answer)
         where = {"log": worker.log_path}
@@ -119,3 +142,8 @@ class Inspections:
         finally:
             self._supervisor.measuring.remove(worker)
         return f"it did not answer within {limit_s:g} s" if life.cancelled() else life.result()
+
+
+def _others(device_id: DeviceId, among: Iterable[DeviceId]) -> list[DeviceId]:
+    """The other devices of a host that may be used with one of it."""
+    return [each for each in among if each != device_id and host_of(each) == host_of(device_id)]

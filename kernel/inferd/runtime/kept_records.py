@@ -253,6 +253,8 @@ def write_spec(spec: ModelSpec) -> dict[str, Any]:
         del written["digest"]
     if not spec.pinned:  # likewise
         del written["pinned"]
+    if spec.span == 1:  # likewise
+        del written["span"]
     written["placement"] = _write_rules(spec.placement)
     if spec.placement == ANYWHERE:  # likewise
         del written["placement"]

@@ -112,6 +112,7 @@ class Orders:
                 device_id=command.device_id,
                 capacity_bytes=command.capacity_bytes,
                 cores=command.cores,
+                beside=command.beside,
             )
             self._supervisor.start(group, name, load, host_id=host_id)
         except Exception as error:  # whatever it is: the core waits for this worker, and nobody else tells of it

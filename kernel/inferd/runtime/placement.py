@@ -12,6 +12,7 @@ from inferd.core.placement_rules import ANYWHERE, PlacementRules
 from inferd.core.sampling_defaults import NO_DEFAULTS, SamplingDefaults
 from inferd.errors import InferdError, InvalidFieldError, present
 from inferd.plugin.backend import BackendSpec, Setting, SettingValue, check_names, read_settings
+from inferd.plugin.ranks import MOST_RANKS
 from inferd.plugin.recipe_file import find_recipe
 from inferd.plugin.registry import WORDS, BackendReport, alternatives, choose
 from inferd.runtime.catalogue import catalogue_sampling
@@ -48,6 +49,14 @@ ENGINE_SETTINGS = (  # those that any model takes besides its backend's, because
         maximum=1 << 50,
         description="bytes of its prefix cache that are kept when it is unloaded; default and most:"
         " prefix.keep_bytes of the kernel",
+    ),
+    Setting(
+        name="devices",
+        kind="int",
+        minimum=1,
+        maximum=MOST_RANKS,
+        default=1,
+        description="devices of one host over which each of its instances is spread, where its backend can",
     ),
 )
 
@@ -106,7 +115,7 @@ def place(
     for each in spec.settings if roots is not None else ():
         if each.names_file and (value := values[each.name]) and (accepted or {}).get(each.name) != value:
             seen |= check_setting(each.name, str(value), present(roots))
-    drafts, queued, idle_s, keep_bytes = (values.pop(setting.name) for setting in ENGINE_SETTINGS)
+    drafts, queued, idle_s, keep_bytes, span = (values.pop(setting.name) for setting in ENGINE_SETTINGS)
     size_bytes, version = stat_files(path)
     others = alternatives(reports, choice, format=kind)
     return ModelSpec(
@@ -138,7 +147,25 @@ def place(
         digest=digest,
         links=seen,
         access=_access(spec, values),
+        span=_span(spec, values, span),
     )
+
+
+def _span(spec: BackendSpec, values: Mapping[str, SettingValue | None], asked: SettingValue | None) -> int:
+    """Over how many devices each instance is spread."""
+    span = int(asked or 1)
+    if span > 1 and not spec.spans:
+        raise InvalidFieldError(
+            f"setting 'devices' is {span}, and backend {spec.name!r} computes a model on one device",
+            field="model.settings",
+        )
+    if span > 1 and values.get("ranks") not in (None, span):
+        raise InvalidFieldError(
+            f"setting 'devices' is {span} and setting 'ranks' is {values['ranks']}: there is one rank on each device;"
+            " leave 'ranks' out",
+            field="model.settings",
+        )
+    return span
 
 
 def _pins_of(spec: BackendSpec) -> list[Setting]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from inferd.core.broker import Account
+from inferd.core.accounts import Account
 from inferd.core.host import LOCAL_HOST, name_of, shown_host
 from inferd.errors import present
 from inferd.plugin.backend import DeviceInfo

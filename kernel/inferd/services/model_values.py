@@ -287,6 +287,7 @@ def write_instance(instance: Instance, model: Model, models: Models) -> pb.Insta
         state=pb.InstanceState.ValueType(instance.state.value),
         backend=model.versions[instance.version].spec.backend,
         device=instance.device_id,
+        devices_beside=instance.beside,
         version=instance.version,
         device_reason=instance.device_reason,
         pid=worker.pid if worker is not None else 0,
@@ -326,6 +327,7 @@ def write_plan(plan: LoadPlan) -> ms.LoadPlan:
         lease_ids=plan.leases,
         reason=plan.reason,
         device_reason=plan.device_reason,
+        devices_beside=plan.beside,
     )
 
 

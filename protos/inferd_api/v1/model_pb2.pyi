@@ -710,6 +710,7 @@ class Instance(_message.Message):
     DEVICE_REASON_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     SANDBOX_FIELD_NUMBER: _builtins.int
+    DEVICES_BESIDE_FIELD_NUMBER: _builtins.int
     instance_id: _builtins.str
     """Id given by the kernel."""
     model: _builtins.str
@@ -780,6 +781,10 @@ class Instance(_message.Message):
     def sandbox(self) -> _sandbox_pb2.Sandbox:
         """What keeps its worker from all that is not its model's; unset until it has loaded."""
 
+    @_builtins.property
+    def devices_beside(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Other devices of the same host over which it is spread, of each of which it holds as much; see setting `devices`."""
+
     def __init__(
         self,
         *,
@@ -808,10 +813,11 @@ class Instance(_message.Message):
         device_reason: _builtins.str = ...,
         version: _builtins.int = ...,
         sandbox: _sandbox_pb2.Sandbox | None = ...,
+        devices_beside: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "load_duration", b"load_duration", "need", b"need", "sandbox", b"sandbox", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "context_tokens", b"context_tokens", "description", b"description", "device", b"device", "device_reason", b"device_reason", "error", b"error", "grown_bytes", b"grown_bytes", "instance_id", b"instance_id", "lease_id", b"lease_id", "load_duration", b"load_duration", "load_fraction", b"load_fraction", "log_path", b"log_path", "max_tasks", b"max_tasks", "memory_bytes", b"memory_bytes", "model", b"model", "need", b"need", "peak_bytes", b"peak_bytes", "pid", b"pid", "reserved_bytes", b"reserved_bytes", "running_tasks", b"running_tasks", "sandbox", b"sandbox", "start_time", b"start_time", "state", b"state", "suspended_tasks", b"suspended_tasks", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "context_tokens", b"context_tokens", "description", b"description", "device", b"device", "device_reason", b"device_reason", "devices_beside", b"devices_beside", "error", b"error", "grown_bytes", b"grown_bytes", "instance_id", b"instance_id", "lease_id", b"lease_id", "load_duration", b"load_duration", "load_fraction", b"load_fraction", "log_path", b"log_path", "max_tasks", b"max_tasks", "memory_bytes", b"memory_bytes", "model", b"model", "need", b"need", "peak_bytes", b"peak_bytes", "pid", b"pid", "reserved_bytes", b"reserved_bytes", "running_tasks", b"running_tasks", "sandbox", b"sandbox", "start_time", b"start_time", "state", b"state", "suspended_tasks", b"suspended_tasks", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -819,7 +825,7 @@ Global___Instance: _TypeAlias = Instance  # noqa: Y015
 
 @_typing.final
 class MemoryNeed(_message.Message):
-    """Memory that an instance needs on its device."""
+    """Memory that an instance needs on its device, on each of them where it is spread over several."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -1181,6 +1181,7 @@ class LoadPlan(_message.Message):
     LEASE_IDS_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     DEVICE_REASON_FIELD_NUMBER: _builtins.int
+    DEVICES_BESIDE_FIELD_NUMBER: _builtins.int
     fits: _builtins.bool
     """Whether it could be done at once."""
     device_id: _builtins.str
@@ -1211,6 +1212,10 @@ class LoadPlan(_message.Message):
     def lease_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Leases that would have to be released first, when it does not fit."""
 
+    @_builtins.property
+    def devices_beside(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Other devices of the same host over which the instance would be spread; the figures are of the one that hinders most."""
+
     def __init__(
         self,
         *,
@@ -1224,10 +1229,11 @@ class LoadPlan(_message.Message):
         lease_ids: _abc.Iterable[_builtins.str] | None = ...,
         reason: _builtins.str = ...,
         device_reason: _builtins.str = ...,
+        devices_beside: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["need", b"need"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["busy_instances", b"busy_instances", "capacity_bytes", b"capacity_bytes", "device_id", b"device_id", "device_reason", b"device_reason", "evicted_instances", b"evicted_instances", "fits", b"fits", "free_bytes", b"free_bytes", "lease_ids", b"lease_ids", "need", b"need", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["busy_instances", b"busy_instances", "capacity_bytes", b"capacity_bytes", "device_id", b"device_id", "device_reason", b"device_reason", "devices_beside", b"devices_beside", "evicted_instances", b"evicted_instances", "fits", b"fits", "free_bytes", b"free_bytes", "lease_ids", b"lease_ids", "need", b"need", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -19,7 +19,7 @@ from inferd_api.agent.v1 import agent_pb2 as wire
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from inferd.core.broker import Account
+    from inferd.core.accounts import Account
     from inferd.core.host import Host
     from inferd.core.ids import DeviceId, HostId
     from inferd.core.resources import DeviceCapacity

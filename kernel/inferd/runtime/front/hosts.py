@@ -8,7 +8,7 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass
 
 from inferd import __version__
-from inferd.core.broker import Account
+from inferd.core.accounts import Account
 from inferd.core.ids import DeviceId, Tenant
 from inferd.core.model import Instance, Model
 from inferd.core.priority import Priority

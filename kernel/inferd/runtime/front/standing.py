@@ -20,7 +20,7 @@ from inferd.store.store import NO_TENANT, Drop, Kind, Put
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
 
-    from inferd.core.broker import Account
+    from inferd.core.accounts import Account
     from inferd.core.host import Host
     from inferd.core.ids import ModelName
     from inferd.core.model import Instance, Model

@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from inferd.core.broker import Account
+from inferd.core.accounts import Account
 from inferd.core.ids import NO_LEASE, ModelName, Tenant
 from inferd.core.model import Instance, InstanceState, ModelSpec
 from inferd.core.plan import LoadPlan
