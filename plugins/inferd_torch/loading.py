@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,6 @@ from inferd.plugin import (
     ModelDescription,
     ReportProgress,
     TokenLimits,
-    UnsupportedModelError,
 )
 from inferd_torch import devices, network
 from inferd_torch.artifact import Artifact
@@ -153,10 +153,6 @@ def _count_ranks(request: LoadRequest) -> int:
             f"{request.path}: setting 'ranks' is {asked}, with {twice} ranks on {request.device}: there may be one on"
             f" each device; set 'devices' to {given} instead"
         )
-    if given > 1 and not request.path.is_dir():
-        raise UnsupportedModelError(
-            f"{request.path}: a GGUF file is not divided among {given} ranks: take the model's folder of safetensors"
-        )
     return given
 
 
@@ -216,8 +212,16 @@ def load_part(model: Examined, rank: int) -> Any:
     """
     if model.share is None:
         raise ValueError("the model is not divided among ranks")
-    with folder_parts(model.artifact, model.share, rank) as parts:
+    with _parts(model, model.share, rank) as parts:
         return network.load_network(model.artifact, model.config, device=model.device, dtype=model.dtype, weights=parts)
+
+
+def _parts(model: Examined, share: Share, rank: int) -> AbstractContextManager[Mapping[str, Any]]:
+    if model.artifact.path.is_dir():
+        return folder_parts(model.artifact, share, rank)
+    from inferd_torch.spanning.gguf_parts import gguf_parts  # noqa: PLC0415 - it imports gguf
+
+    return gguf_parts(model.artifact, share, rank, network.make_skeleton(model.artifact, model.config))
 
 
 def make_session(model: Examined, loaded: Any, group: Group | None = None, *, graphs: bool) -> TorchSession:

@@ -157,15 +157,17 @@ def load_network(
     """
     register()
     logging.disable_progress_bar()
-    options = _options(artifact) | ({} if weights is None else {"state_dict": weights})
+    options = _options(artifact)
     kind: Any = AutoModelForCausalLM
     folder: Any = artifact.folder
+    if weights is not None:
+        options.pop("gguf_file", None)
+        options["state_dict"] = weights
+        kind, folder = AutoModelForCausalLM._model_mapping[type(config)], None  # noqa: SLF001 - it has no public name
     if "gguf_file" in options:
         options["quantization_config"] = GgufConfig(dequantize=True)
     else:
         options["config"] = config
-    if weights is not None:
-        kind, folder = AutoModelForCausalLM._model_mapping[type(config)], None  # noqa: SLF001 - it has no public name
     with _naming(artifact), tensor_by_tensor():
         network, found = _guard(
             artifact,

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,11 @@ import pytest
 pytest.importorskip("torch", reason="torch is not installed: pip install 'inferd[torch]'")
 
 import forked_ranks
+import gguf
+import tiny_models
 import tiny_networks as tiny
 import torch
+from transformers.modeling_gguf_pytorch_utils import TensorProcessor
 
 from inferd.plugin import LoadedModel, LoadError, LoadRequest, TokenSession, ranks
 from inferd.plugin.backend import read_settings
@@ -20,6 +24,7 @@ from inferd.testing.batches import Part, compute
 from inferd.testing.contract import BackendContract
 from inferd_torch.backend import TorchBackend
 from inferd_torch.plugin import SPEC
+from inferd_torch.spanning.gguf_parts import Decoded
 from inferd_torch.spanning.session import SpanningSession
 
 RANKS = ("cpu:0", "cpu:0")
@@ -58,7 +63,8 @@ def load(request: LoadRequest) -> Any:
 def greedy(session: TokenSession) -> list[list[tuple[int, float]]]:
     """What follows some prompts, each token with how far it is above the second best."""
     outputs = []
-    for prompt in np.random.default_rng(7).integers(tiny.VOCABULARY, size=(PROMPTS, 11)).tolist():
+    vocabulary = session.limits.vocabulary_size
+    for prompt in np.random.default_rng(7).integers(vocabulary, size=(PROMPTS, 11)).tolist():
         blocks, output = list(range(6)), list[tuple[int, float]]()
         part = Part(token_ids=prompt, blocks=blocks, wanted=[len(prompt) - 1])
         while len(output) < OUTPUT_TOKENS:
@@ -131,6 +137,26 @@ def test_tied_embeddings_biases_and_norms_of_heads(tmp_path: Path) -> None:
     assert near_ties(one, two) <= 1
     one.close()
     two.close()
+
+
+def test_a_gguf_file_is_divided_as_well(tmp_path: Path) -> None:
+    """Of a GGUF file a rank decodes its rows and columns alone; tokens are those of one process."""
+    path = tiny_models.write_model(tiny_models.MODELS["llama"], tmp_path / "llama.gguf")
+    one, two = load(request_for(path, ())), load(request_for(path))
+    assert near_ties(one, two) <= 1
+    one.close()
+    two.close()
+
+
+def test_blocks_of_a_gguf_file_are_cut_anywhere() -> None:
+    """Rows, and columns that begin inside of a block, are decoded as they are of the whole."""
+    numbers = np.random.default_rng(3).standard_normal((600, 64), dtype=np.float32)
+    stored = gguf.quantize(numbers, gguf.GGMLQuantizationType.Q8_0)
+    tensor = SimpleNamespace(name="w", shape=[64, 600], data=stored, tensor_type=gguf.GGMLQuantizationType.Q8_0)
+    decoded, whole = Decoded(tensor, TensorProcessor()), gguf.dequantize(stored, tensor.tensor_type)  # type: ignore[arg-type]
+    assert decoded.shape == [600, 64]
+    for place in ((slice(100, 200),), (slice(None), slice(32, 64)), (slice(None), slice(16, 48))):
+        assert np.array_equal(decoded[place].numpy(), whole[place])
 
 
 def test_a_rank_that_cannot_load_is_named(tmp_path: Path) -> None:
