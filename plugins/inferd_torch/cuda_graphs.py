@@ -12,6 +12,7 @@ from inferd_torch.capacity import choose_rows
 from inferd_torch.decode_inputs import DecodeInputs
 from inferd_torch.plan import Plan
 from inferd_torch.pool import Pool
+from inferd_torch.sampling import choose_likeliest
 
 WARM_UPS = 2  # kernels are compiled and workspaces taken before anything is recorded
 
@@ -21,6 +22,7 @@ class _Recording:
     inputs: DecodeInputs
     graph: torch.cuda.CUDAGraph
     logits: Tensor
+    likeliest: Tensor
 
 
 class CudaGraphs:
@@ -42,13 +44,13 @@ class CudaGraphs:
             memory = recording.graph.pool()  # the largest took it; the others fit in
             self._recordings.insert(0, recording)
 
-    def run(self, batch: TokenBatch) -> Tensor:
-        """The logits (S, V) of a checked batch of single tokens; valid until the next run."""
+    def run(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
+        """The logits (S, V) of a checked batch of single tokens and the likeliest (S,); valid until the next run."""
         count = len(batch.token_ids)
         recording = next(r for r in self._recordings if r.inputs.rows >= count)
         recording.inputs.fill(batch)
         recording.graph.replay()
-        return recording.logits[:count]
+        return recording.logits[:count], recording.likeliest[:count]
 
 
 def _record(forward: Callable[[Plan], Tensor], inputs: DecodeInputs, stream: Any, memory: Any) -> _Recording:
@@ -56,15 +58,16 @@ def _record(forward: Callable[[Plan], Tensor], inputs: DecodeInputs, stream: Any
         stream.wait_stream(torch.cuda.current_stream(stream.device))
         with torch.cuda.stream(stream):
             for _ in range(WARM_UPS):
-                forward(inputs.plan)
+                choose_likeliest(forward(inputs.plan))
         torch.cuda.current_stream(stream.device).wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         # What other threads do with the device meanwhile, such as looking how much memory is taken, is no error.
         with torch.cuda.graph(graph, pool=memory, stream=stream, capture_error_mode="thread_local"):
             logits = forward(inputs.plan)
+            likeliest = choose_likeliest(logits)
     except Exception as error:  # the edge to the code of an architecture, and to a compiler that raises what it likes
         raise LoadError(
             f"a decode step of {inputs.rows} rows cannot be recorded: {type(error).__name__}: {error}:"
             " set 'cuda_graphs' to false"
         ) from error
-    return _Recording(inputs, graph, logits)
+    return _Recording(inputs, graph, logits, likeliest)

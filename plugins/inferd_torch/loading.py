@@ -1,8 +1,8 @@
 """From a request to what it needs, and on to a loaded model: what takes memory comes last."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -178,7 +178,10 @@ def load(model: Examined, request: LoadRequest, progress: ReportProgress) -> Loa
     progress(0.0)
     check_need(request.path, model.need, model.limits, capacity_bytes=request.capacity_bytes)
     session: TorchSession | SpanningSession
-    with Pulse(progress, _meter(model.device), expected_bytes=model.need.weights_bytes):
+    with (
+        _telling_of_memory(model, request),
+        Pulse(progress, _meter(model.device), expected_bytes=model.need.weights_bytes),
+    ):
         if model.share is None:
             whole = network.load_network(model.artifact, model.config, device=model.device, dtype=model.dtype)
             session = make_session(model, whole, graphs=bool(request.settings["cuda_graphs"]))
@@ -202,6 +205,20 @@ def load(model: Examined, request: LoadRequest, progress: ReportProgress) -> Loa
         sampling=artifact.sampling,
         embedding=artifact.embedding,
     )
+
+
+@contextmanager
+def _telling_of_memory(model: Examined, request: LoadRequest) -> Iterator[None]:
+    """A device that has too little memory for what was counted is a LoadError that says how much that was."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise LoadError(
+            f"{request.path}: the device gave too little of the {model.need.total_bytes} bytes that were counted"
+            f" ({str(error).splitlines()[0]}): lower the setting 'kv_tokens' (now"
+            f" {model.limits.blocks * model.limits.block_tokens}) or 'max_step_tokens' (now"
+            f" {model.limits.max_step_tokens}), or unload what else has memory there"
+        ) from error
 
 
 def load_part(model: Examined, rank: int) -> Any:

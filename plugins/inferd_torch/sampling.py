@@ -10,24 +10,32 @@ from inferd_torch.capacity import DRAWN_LOGITS
 NO_TOKEN = -1
 
 
-def choose(logits: Tensor, sampling: DeviceSampling) -> Tensor:
+def choose_likeliest(logits: Tensor) -> Tensor:
+    """The likeliest token of each row, shape (R,), int32; `NO_TOKEN` where a row is not finite."""
+    peaks, ids = logits.max(dim=1)
+    return torch.where(torch.isfinite(peaks), ids, NO_TOKEN).int()
+
+
+def choose(logits: Tensor, sampling: DeviceSampling, likeliest: Tensor | None = None) -> Tensor:
     """The token of each row, shape (R,), as `DeviceSampling` describes it.
 
     Args:
         logits: Shape (R, V), on the device.
         sampling: On the host.
+        likeliest: What `choose_likeliest` gave for them, if it was asked already.
     """
-    logits = logits.float()
-    peaks, ids = logits.max(dim=1)
     drawn = np.flatnonzero(sampling.temperatures > 0)
+    if not drawn.size:
+        return choose_likeliest(logits) if likeliest is None else likeliest
+    peaks, ids = logits.max(dim=1)
     cut = (sampling.top_k > 0) | (sampling.top_p < 1)
     for rows, pick in ((drawn[~cut[drawn]], _draw_by_id), (drawn[cut[drawn]], _draw_by_rank)):
         most = max(1, DRAWN_LOGITS // logits.shape[1])
         for some in (rows[begin : begin + most] for begin in range(0, len(rows), most)):
             index = torch.from_numpy(some).to(logits.device)
             columns = _Columns(sampling, some, logits.device)
-            ids[index] = pick(_weigh(logits[index], peaks[index], columns.temperatures), columns)
-    return torch.where(torch.isfinite(peaks), ids, NO_TOKEN)
+            ids[index] = pick(_weigh(logits[index].float(), peaks[index].float(), columns.temperatures), columns)
+    return torch.where(torch.isfinite(peaks), ids, NO_TOKEN).int()
 
 
 class _Columns:

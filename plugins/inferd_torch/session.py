@@ -82,12 +82,12 @@ class TorchSession:
     def compute(self, batch: TokenBatch) -> StepResult:
         """Compute a step that was checked."""
         with self._guard(), torch.inference_mode():
-            logits = self._run(batch)
+            logits, likeliest = self._run(batch)
             hidden = None
             if batch.hidden_rows is not None and self._hidden is not None:
                 hidden = _fetch(self._hidden[torch.from_numpy(batch.hidden_rows).to(self._device, torch.int64)])
             self._hidden = None
-            return _result(logits, batch, hidden)
+            return _result(logits, batch, hidden, likeliest)
 
     def follow(self, batch: TokenBatch) -> None:
         """Compute of a step that was checked what others need of it: neither logits nor tokens."""
@@ -136,15 +136,18 @@ class TorchSession:
             torch.cuda.empty_cache()
             torch.cuda.set_per_process_memory_fraction(1.0, self._device)
 
-    def _run(self, batch: TokenBatch, *, follows: bool = False) -> Tensor:
-        """The logits that a batch wants; none where it `follows`. What is recorded is played for others as well."""
+    def _run(self, batch: TokenBatch, *, follows: bool = False) -> tuple[Tensor, Tensor | None]:
+        """The logits that a batch wants, and the likeliest if they are known; none where it `follows`.
+
+        What is recorded is played for others as well.
+        """
         single = len(batch.token_ids) == len(batch.lengths) == len(batch.logit_rows)
         if self._graphs is not None and single and batch.hidden_rows is None:
-            logits: Tensor = self._graphs.run(batch)
-            return logits
+            found: tuple[Tensor, Tensor] = self._graphs.run(batch)
+            return found
         plan = make_plan(batch, self._limits, self._device, by_tables=self._by_tables)
         wanted = batch.logit_rows[:0] if follows else batch.logit_rows
-        return self._forward(plan, torch.from_numpy(wanted).to(self._device, torch.int64))
+        return self._forward(plan, torch.from_numpy(wanted).to(self._device, torch.int64)), None
 
     def _forward(self, plan: Plan, logit_rows: Tensor | int = 0) -> Tensor:
         """Logits (R, V) of the given rows, or of all."""
@@ -176,11 +179,11 @@ class TorchSession:
         return graphs
 
 
-def _result(logits: Tensor, batch: TokenBatch, hidden: Any = None) -> StepResult:
+def _result(logits: Tensor, batch: TokenBatch, hidden: Any, likeliest: Tensor | None) -> StepResult:
     """Logits, or the tokens that the batch asks for instead: only these leave the device then."""
     if batch.sampling is None:
         return StepResult(logits=_fetch(logits), hidden=hidden)
-    token_ids = choose(logits, batch.sampling).to(torch.int32).cpu().numpy()
+    token_ids = choose(logits, batch.sampling, likeliest).cpu().numpy()
     return StepResult(token_ids=token_ids, hidden=hidden)
 
 

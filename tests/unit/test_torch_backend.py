@@ -369,6 +369,21 @@ def test_weights_that_do_not_fit(sound: Path) -> None:
 
 
 @needs_torch
+def test_a_device_with_too_little_memory_says_so(sound: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What runs out while a model loads is a LoadError with what was counted and the settings that lower it."""
+    import torch  # noqa: PLC0415 - takes seconds
+
+    from inferd_torch import loading  # noqa: PLC0415 - as above
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nSee the documentation")
+
+    monkeypatch.setattr(loading, "open_session", fail)
+    with pytest.raises(LoadError, match=r"of the \d+ bytes .*Tried to allocate 2 GiB\.\): lower .*'kv_tokens'"):
+        load(sound)
+
+
+@needs_torch
 def test_measures_what_load_takes(sound: Path) -> None:
     """What is measured without weights are the bytes of the weights and of the pool that the session then holds."""
     settings = read_settings(SPEC, {"dtype": "bfloat16", "kv_tokens": "100"})

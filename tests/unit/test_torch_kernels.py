@@ -29,3 +29,17 @@ def test_the_kernels_compute_what_their_twins_do() -> None:
     told = [line.split() for line in done.stdout.splitlines()]
     assert {name for name, *_ in told} == set(KERNELS)
     assert all(float(line[1]) < 1e-4 for line in told), done.stdout
+
+
+@pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed: it comes with CUDA builds of torch")
+def test_numbers_that_change_make_no_variants() -> None:
+    """No kernel is specialised on a whole number, nor on where an index lies: each is compiled once for a shape."""
+    from inferd_torch import fused_kernels, paged_decode, paged_prefill  # noqa: PLC0415 - imports triton
+
+    kernels = [paged_decode._attend_part, paged_decode._combine, paged_prefill._attend_tile, fused_kernels._rotate]
+    numbers, indices = {"table_stride", "parts", "window"}, {"tables", "lengths", "tiles", "slots", "positions"}
+    for kernel in kernels:
+        changing = {each.name: each for each in kernel.params if not each.is_constexpr}
+        assert changing.keys() & (numbers | indices)
+        assert all(changing[name].do_not_specialize for name in changing.keys() & numbers)
+        assert all(changing[name].do_not_specialize_on_alignment for name in changing.keys() & indices)

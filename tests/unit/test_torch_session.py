@@ -17,6 +17,7 @@ from inferd.testing.batches import Part, compute, make_batch
 from inferd_torch import attention
 from inferd_torch.capacity import choose_rows
 from inferd_torch.decode_inputs import DecodeInputs
+from inferd_torch.plan import make_plan
 from inferd_torch.pool import LayerShape
 from inferd_torch.session import TorchSession
 from inferd_torch.spans import attend_spans
@@ -128,6 +129,16 @@ def test_recorded_inputs_compute_what_a_plain_step_does(session: TorchSession) -
         assert torch.isfinite(given).all()
         for (keys, _), clean in zip(session._pool.layers, spare, strict=True):
             torch.testing.assert_close(keys[: LIMITS.blocks], clean, rtol=0, atol=1e-4)
+
+
+def test_recorded_steps_and_others_have_indices_of_one_type(session: TorchSession) -> None:
+    """A kernel is compiled for tables and lengths of one type, however a step came to be."""
+    inputs = DecodeInputs(rows=1, width=16, pool=session._pool, device=CPU)
+    some = make_plan(make_batch([Part(token_ids=[5], blocks=range(1))]), LIMITS, CPU, by_tables=True)
+    for plan in (inputs.plan, some):
+        assert plan.rows is not None
+        assert plan.rows.tables.dtype == plan.rows.lengths.dtype == torch.int32
+        assert plan.slots.dtype == plan.positions.dtype == torch.int64
 
 
 @pytest.mark.parametrize(("most", "rows"), [(1, [1]), (2, [1, 2]), (64, [1, 2, 4, 8, 16, 32, 64]), (6, [1, 2, 4, 6])])
