@@ -61,9 +61,19 @@ def outlet_of(*rules: Rule, told: list[int] | None = None, stop: tuple[str, ...]
 
 
 def _twins(character: str) -> list[str]:
-    """What looks as a character, one code point each."""
+    """What looks as a character, one code point each; and the small form of what looks as its large one, and as no other."""
+    small = {twin.lower() for twin in _single(_alike(character.upper()))} if character.isascii() else set()
+    own = {twin for twin in small if any(each[0].isascii() or len(each.casefold()) > 1 for each in _alike(twin))}
+    return _single(_alike(character)) + _single(sorted(small - own))
+
+
+def _alike(character: str) -> list[str]:
     found = confusables.is_confusable(character, greedy=True) or []
-    return [h["c"] for each in found for h in each["homoglyphs"] if len(h["c"]) == 1 and not h["c"].isspace()]
+    return [h["c"] for each in found for h in each["homoglyphs"]]
+
+
+def _single(texts: list[str]) -> list[str]:
+    return [text for text in texts if len(text) == 1 and not text.isspace()]
 
 
 def evade(word: str, rng: random.Random, twins: dict[str, list[str]]) -> str:
