@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: gpu gpu-dry triton-report rollouts swaps probes attack optimized models-table onnx-cases chaos storm property sim demo test bench fuzz sanitize native lint types rules stubs clean
+.PHONY: test-system gpu gpu-dry triton-report rollouts swaps probes attack optimized models-table onnx-cases chaos storm property sim demo test bench fuzz sanitize native lint types rules stubs clean
 
 demo: .venv/.base .venv/.native
 	@$(BIN)/inferd pull smollm2
@@ -15,6 +15,11 @@ demo: .venv/.base .venv/.native
 test bench: export PYTHONDONTWRITEBYTECODE =
 test: .venv/.dev .venv/.native types rules
 	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+# With what is no part of inferd, for real: Ray, several nodes on this machine. Half an hour at most; what is skipped says why.
+test-system: .venv/.dev .venv/.native
+	@$(PIP) install -e . --group system -c constraints.txt
+	@timeout 1800 $(BIN)/python -m pytest -n 0 --timeout 900 tests/system $(ARGS)
 
 # All tests under `python -O`, which skips asserts: those of the tests count all the same, as pytest makes other code of them.
 optimized: export PYTHONOPTIMIZE = 1

@@ -100,6 +100,12 @@ def test_nodes_are_chosen_that_move_the_least() -> None:
     what = seen(*nodes, agents=agents, hosts=(host("b" * 56), host("c" * 56, busy=True)))
     picked = [sorted(each[0] for each in choose(what, what.nodes, count)) for count in range(5)]
     assert picked == [[], ["c"], ["b", "c"], ["b", "c", "d"], ["a", "b", "c", "d"]]
+    more = {**what.agents, "d" * 56: Agent(node_id="d" * 56, phase=Phase.ATTACHED, drained_at=1)}
+    what = Seen(nodes=what.nodes, agents=more, hosts=what.hosts)
+    picked = [sorted(each[0] for each in choose(what, what.nodes, count)) for count in range(5)]
+    assert picked == [[], ["c"], ["b", "c"], ["b", "c", "d"], ["a", "b", "c", "d"]]
+    agents = {each: Agent(node_id=each * 56, phase=Phase.ATTACHED) for each in "bcd"}
+    what = Seen(nodes=what.nodes, agents={each.node_id: each for each in agents.values()}, hosts=what.hosts)
     last = choose(what, what.nodes, 2, last=frozenset({host_name("b" * 56)}))
     assert sorted(each[0] for each in last) == ["c", "d"]
 

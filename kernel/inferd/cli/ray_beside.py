@@ -90,8 +90,6 @@ class Beside:
             *parts,
             "--parent",
             str(os.getpid()),
-            "--output",
-            "json",
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
@@ -107,7 +105,7 @@ class Beside:
             code = await process.wait()
         finally:
             await _end(process)
-        return f"{'signal' if code < 0 else 'code'} {abs(code)}: {last[:1000]}"
+        return f"{'signal' if code < 0 else 'code'} {abs(code)}: {last[:1000].removeprefix('error: ')}"
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:

@@ -153,10 +153,11 @@ class AgentActor:
 
 
 def give_back() -> None:
-    """Give back what this actor reserves: Ray ends it, then, and does not start it anew."""
+    """Give back what this actor reserves, and end it for good: Ray is not to start it anew."""
     import ray.util  # noqa: PLC0415 - on a node there is one
 
     group = ray.util.get_current_placement_group()
     if group is not None:
         ray.util.remove_placement_group(group)
-    os._exit(0)  # had it been reserved otherwise
+    ray.kill(ray.get_runtime_context().current_actor, no_restart=True)
+    os._exit(0)  # had that not been heard

@@ -8,12 +8,13 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from typing import TYPE_CHECKING, NamedTuple
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
+PROGRAM = (sys.executable, "-P", "-m", "inferd.cli.hosting")
 LINE_BYTES = 64 << 10  # of what it tells, at most
 MOST_TEXT = 500  # characters of a line that are kept
 TAIL_LINES = 8  # of what it says of failures that are kept
@@ -58,7 +59,7 @@ class AgentProcess:
         self._detached = detached
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "inferd.cli.hosting", str(os.getpid()), *_arguments(orders)],
+            [*PROGRAM, str(os.getpid()), *_arguments(orders)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -68,6 +69,7 @@ class AgentProcess:
         self._readers = [
             threading.Thread(target=self._read, args=(stream, heard), daemon=True)
             for stream, heard in ((self._process.stdout, self._told), (self._process.stderr, self._said))
+            if stream is not None
         ]
         for reader in self._readers:
             reader.start()
@@ -103,10 +105,13 @@ class AgentProcess:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait(timeout=limit_s)
+        for reader in self._readers:
+            reader.join(timeout=1)
 
-    def _read(self, stream: object, heard: Callable[[str], None]) -> None:
-        while line := stream.readline(LINE_BYTES):  # type: ignore[attr-defined]
-            heard(line.decode(errors="replace").strip())
+    def _read(self, stream: IO[bytes], heard: Callable[[str], None]) -> None:
+        with stream:
+            while line := stream.readline(LINE_BYTES):
+                heard(line.decode(errors="replace").strip())
 
     def _told(self, line: str) -> None:
         try:

@@ -109,10 +109,12 @@ class Cluster:
     def adopt(self) -> int:
         """Take up the actors that a process before this one left; how many."""
         for named in self.ray.util.list_named_actors(all_namespaces=False):
-            if named not in self.actors:
-                with contextlib.suppress(ValueError):  # it ended meanwhile
-                    handle = self.ray.get_actor(named)
-                    self.actors[named] = Actor(handle, self._group(named), handle.watch.remote(0))
+            with contextlib.suppress(ValueError):  # it ended meanwhile
+                handle, group = self.ray.get_actor(named), self._group(named)
+                if group is None:  # it has given back what it had, and is to be started by nobody
+                    self.ray.kill(handle, no_restart=True)
+                else:
+                    self.actors[named] = Actor(handle, group, handle.watch.remote(0))
         return len(self.actors)
 
     def place(self, node: Node, bundle: Mapping[str, float]) -> None:

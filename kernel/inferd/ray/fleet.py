@@ -17,7 +17,7 @@ from inferd.ray.values import Action, Agent, Do, HostState, Phase, Seen, host_na
 from inferd_client import InferdError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
     from threading import Event
 
     from inferd.ray.cluster import Actor, Cluster
@@ -34,11 +34,20 @@ log = structlog.get_logger()
 class KernelHosts(Protocol):
     """What is asked of the kernel; see `inferd.ray.kernel_side`."""
 
-    def look(self, attached: Iterable[str]) -> tuple[Mapping[str, HostSeen], int]:
+    def look(self) -> tuple[Mapping[str, HostSeen], int]:
         """Its hosts by name, and how many tasks and leases wait."""
 
     def invite(self, host: str, ttl_s: float) -> str:
         """An invitation for one host."""
+
+    def drain(self, host: str) -> None:
+        """Have a host take nothing new, and what runs there end or move."""
+
+    def resume(self, host: str) -> None:
+        """Have a host take work again."""
+
+    def forget(self, host: str) -> None:
+        """A host is gone, whatever was heard of it."""
 
 
 @dataclass(slots=True)
@@ -117,8 +126,14 @@ class Fleet:
         Raises:
             Exception: Of Ray, whose cluster cannot be used any more.
         """
-        settings = self.settings
-        there = self.cluster.adopt()
+        self.begin()
+        while not ends.is_set():
+            self.look()
+            self.cluster.wait(self.settings.look_s)
+
+    def begin(self) -> None:
+        """Take up what a process before this one left."""
+        settings, there = self.settings, self.cluster.adopt()
         if settings.scale:
             self._scaler = Scaler(
                 Bounds(
@@ -130,22 +145,13 @@ class Fleet:
                 ),
                 there,
             )
-        while not ends.is_set():
-            self.look()
-            self.cluster.wait(settings.look_s)
 
     def look(self) -> None:
         """Look once, and act. A kernel that does not answer leaves all as it is."""
         now = time.monotonic()
         nodes = self.cluster.nodes()
         try:
-            hosts, waiting = self.kernel.look(
-                [
-                    host_name(node_id)
-                    for node_id, actor in self.cluster.actors.items()
-                    if _phase(actor)[0] is Phase.ATTACHED
-                ]
-            )
+            hosts, waiting = self.kernel.look()
         except InferdError as error:
             self._tell_standing(nodes, (f"the kernel does not answer: {error.message}",))
             return
@@ -241,14 +247,16 @@ class Fleet:
                     record.begun = self.cluster.begin(node_id, self._orders(nodes[node_id]))
                     record.phase, record.since = Phase.STARTING, now
                 case Do.DRAIN:
+                    self.kernel.drain(host)
                     record.drained_at = now
                 case Do.RESUME:
+                    self.kernel.resume(host)
                     record.drained_at = None
                 case Do.RELEASE:
                     self.cluster.release(node_id)
                     record.drained_at, record.begun = None, 0
                 case Do.FORGET:
-                    log.warning("Ray lost a node", host=host)
+                    self.kernel.forget(host)
         except InferdError as error:
             self._tell_failure(record, action, host, error.message)
             return

@@ -34,7 +34,10 @@ def is_excluded(node: Node, exclude: Iterable[str]) -> bool:
 
 
 def choose(seen: Seen, eligible: Iterable[str], count: int, *, last: frozenset[str] = frozenset()) -> frozenset[str]:
-    """Which nodes are to have an agent: of the eligible ones so many, those first that have one that works.
+    """Which nodes are to have an agent: of the eligible ones so many, those first that move the least.
+
+    Busy ones before idle ones, before those that begin or may go, before those that go, before those without an agent,
+    before those that have waited for long for what their agent reserves.
 
     Args:
         seen: What there is.
@@ -43,12 +46,14 @@ def choose(seen: Seen, eligible: Iterable[str], count: int, *, last: frozenset[s
         last: Hosts that are to be taken last.
     """
 
-    def rank(node_id: str) -> tuple[bool, bool, bool, bool, str]:
+    def rank(node_id: str) -> tuple[int, str]:
         host, agent = seen.hosts.get(host_name(node_id)), seen.agents.get(node_id)
         busy = host is not None and host.busy
-        works = agent is not None and agent.phase is Phase.ATTACHED
-        stuck = agent is not None and agent.stuck
-        return (not busy, stuck, host_name(node_id) in last, not works, node_id)
+        if agent is None or agent.stuck:
+            return (4 if agent is None else 5), node_id
+        if agent.drained_at is not None or agent.phase is not Phase.ATTACHED:
+            return (3 if agent.drained_at is not None else 2), node_id
+        return int(not busy) if host_name(node_id) not in last else 2, node_id
 
     return frozenset(sorted(eligible, key=rank)[:count])
 
@@ -71,6 +76,8 @@ def reconcile(seen: Seen, wanted: frozenset[str], now: float, times: Times) -> t
             actions += _keep(node_id, agent, host, now, times)
         elif agent is not None:
             actions += _let_go(agent, node, host, now, times)
+        elif host is not None and host.state is HostState.LOST:
+            actions.append(Action(Do.FORGET, node_id, "its node was let go"))
     return (*(each for each in actions if each.do is not Do.JOIN), *_joins(actions, seen.agents))
 
 

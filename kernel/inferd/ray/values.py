@@ -125,7 +125,7 @@ class Do(Enum):
     DRAIN = 3  # it is to be empty before its agent ends
     RESUME = 4  # it is not to drain any more
     RELEASE = 5  # end its agent and its actor, and give back what is reserved
-    FORGET = 6  # Ray lost it
+    FORGET = 6  # tell the kernel that its host is gone
 
 
 @dataclass(frozen=True, slots=True)
