@@ -38,12 +38,14 @@ sim: .venv/.dev
 # Workers are killed, stopped and starved of memory in mid-stream, so many as DEATHS says; each stream must be as it is undisturbed.
 # Kernels are killed at failpoints, too: `make chaos FROM=100 COUNT=100` kills those alone, so many of each of MODELS, with the
 # store of STORE (sqlite, or the URL of a PostgreSQL database), and appends what came of it to REPORT. `make chaos ROUNDS=200` fills up the disk of a store so often,
-# `make chaos CLOCKS=20` steps the clock of so many leases.
+# `make chaos CLOCKS=20` steps the clock of so many leases, `make chaos LEADERS=50` ends the kernel that leads so often, of three
+# with one store in PostgreSQL.
 chaos: .venv/.dev .venv/.native
-	@$(if $(FROM)$(COUNT)$(ROUNDS)$(CLOCKS),,$(BIN)/python tests/chaos/ordeal.py --deaths $(or $(DEATHS),500) $(ARGS))
+	@$(if $(FROM)$(COUNT)$(ROUNDS)$(CLOCKS)$(LEADERS),,$(BIN)/python tests/chaos/ordeal.py --deaths $(or $(DEATHS),500) $(ARGS))
 	@$(if $(ROUNDS),$(BIN)/python tests/chaos/full_disk.py --rounds $(ROUNDS))
 	@$(if $(CLOCKS),$(BIN)/python tests/chaos/clock_ordeal.py --rounds $(CLOCKS))
-	@$(if $(ROUNDS)$(CLOCKS),:,$(BIN)/python tests/chaos/kernel_ordeal.py --from $(or $(FROM),0) --count $(or $(COUNT),50) \
+	@$(if $(LEADERS),PYTHONPATH=tests/reference $(BIN)/python tests/chaos/leader_ordeal.py --rounds $(LEADERS))
+	@$(if $(ROUNDS)$(CLOCKS)$(LEADERS),:,$(BIN)/python tests/chaos/kernel_ordeal.py --from $(or $(FROM),0) --count $(or $(COUNT),50) \
 		--store $(or $(STORE),sqlite) --report $(or $(REPORT),.venv/chaos.jsonl) $(if $(MODELS),--models $(MODELS)))
 
 # Attacks on a kernel, each of SECONDS by a process with a quarter of a core, all or those of ONLY; what other clients notice of it.

@@ -10,11 +10,13 @@ from typing import Any
 import grpc
 import pytest
 from connection import Connection, read_all, read_until, reason_of, text_of
+from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2 as hp
 from grpc_health.v1.health_pb2_grpc import HealthStub
 from grpc_status import rpc_status
 from postgres_server import PostgresServer
+from prometheus_client import generate_latest
 from stores import Postgres
 from test_kept_tasks import wanted, watch
 
@@ -24,6 +26,7 @@ from inferd.server import Kernel
 from inferd.standing import StandbyEndedError, Watch
 from inferd.store.kernels import KernelEntry
 from inferd.testing.kernel import kernel_here
+from inferd_api.v1 import host_pb2 as host_messages
 from inferd_api.v1 import host_service_pb2 as hs
 from inferd_api.v1 import task_pb2 as tp
 from inferd_api.v1.host_service_pb2_grpc import HostServiceStub
@@ -204,6 +207,24 @@ async def test_one_of_several_follows(tmp_path: Path, stores: Postgres) -> None:
         chosen, left = (second, third) if second.leads.done() else (third, second)
         assert (await left.stands_by()).addresses == (await chosen.kernel()).addresses
         assert not left.leads.done()
+        connection = Connection(await chosen.kernel(), tmp_path)
+        host = await _host_with_standbys(connection)
+        assert [tuple(each.addresses) for each in host.standbys] == [left.addresses]
+        assert host.epoch == (await chosen.kernel()).driver.clock.epoch
+        page = generate_latest((await chosen.kernel()).driver.metrics.registry).decode()
+        assert "inferd_leads 1.0" in page
+        assert "inferd_other_kernels 1.0" in page
+        await connection.channel.close()
+
+
+async def _host_with_standbys(connection: Connection) -> host_messages.Host:
+    """The host, once its kernel has seen another one."""
+    async with asyncio.timeout(DEADLINE_S):
+        async for response in connection.hosts.WatchHost(hs.WatchHostRequest(interval=Duration(nanos=100_000_000))):
+            if response.host.standbys:
+                found: host_messages.Host = response.host
+                return found
+    raise AssertionError("the stream ended")
 
 
 async def test_who_is_not_to_stand_by_ends_with_who_has_the_store(tmp_path: Path, stores: Postgres) -> None:

@@ -100,12 +100,16 @@ def _kernel(address: str) -> Iterator[Check]:
             )
             return
         host, kept = client.get_host(), client.health("store")
-    yield Check("kernel", "ok", f"{host.version} answers at {client.address}, pid {host.pid}")
+    leads = f", leads with {len(host.standbys)} standing by" if host.standbys else ""
+    yield Check("kernel", "ok", f"{host.version} answers at {client.address}, pid {host.pid}{leads}")
     if kept == "NOT_SERVING":
         fix = "see the kernel's log, and make room on its disk, or start its database"
         yield Check("store", "broken", "the kernel cannot write what it is to keep; new tasks are refused", fix)
     elif kept == "SERVING":
         yield Check("store", "ok", "the kernel keeps what is created")
+    for each in host.standbys:
+        found = f"process {each.pid} on {each.host} ({each.version}) at {' and '.join(each.addresses)} stands by"
+        yield Check("standby", "ok", found)
     for warning in host.warnings:
         yield Check("kernel", "note", warning)
     for device in host.devices:

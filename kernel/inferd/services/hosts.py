@@ -209,6 +209,18 @@ class Hosts:
             tokens_per_second=report.tokens_per_s,
             leases=report.leases,
             warnings=report.warnings,
+            epoch=report.epoch,
+            standbys=[
+                hp.StandbyKernel(
+                    kernel_id=each.kernel,
+                    host=each.host,
+                    pid=each.pid,
+                    version=each.version,
+                    addresses=each.addresses,
+                    silent_s=each.age_s,
+                )
+                for each in report.standbys
+            ],
         )
 
 

@@ -204,6 +204,8 @@ class Host(_message.Message):
     SILENCE_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     DRAINED_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    STANDBYS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name."""
     version: _builtins.str
@@ -238,6 +240,8 @@ class Host(_message.Message):
     """Why it is LOST, for people; empty otherwise."""
     drained: _builtins.bool
     """Whether it drains, and nothing is left of it: it may be switched off."""
+    epoch: _builtins.int
+    """The epoch that the kernel leads: it rises from kernel to kernel."""
     @_builtins.property
     def devices(self) -> _containers.RepeatedCompositeFieldContainer[Global___Device]:
         """Its devices."""
@@ -274,6 +278,10 @@ class Host(_message.Message):
     def silence(self) -> _duration_pb2.Duration:
         """For how long nothing was heard of it; unset where it has no agent."""
 
+    @_builtins.property
+    def standbys(self) -> _containers.RepeatedCompositeFieldContainer[Global___StandbyKernel]:
+        """Other kernels with the same store, which stand by and follow this one."""
+
     def __init__(
         self,
         *,
@@ -303,14 +311,60 @@ class Host(_message.Message):
         silence: _duration_pb2.Duration | None = ...,
         reason: _builtins.str = ...,
         drained: _builtins.bool = ...,
+        epoch: _builtins.int = ...,
+        standbys: _abc.Iterable[Global___StandbyKernel] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["silence", b"silence", "start_time", b"start_time", "state_time", b"state_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backends", b"backends", "devices", b"devices", "drained", b"drained", "held_leases", b"held_leases", "host_id", b"host_id", "instances", b"instances", "labels", b"labels", "leases", b"leases", "loads", b"loads", "memory_bytes", b"memory_bytes", "models", b"models", "name", b"name", "os", b"os", "pid", b"pid", "placed_tasks", b"placed_tasks", "places", b"places", "queued_tasks", b"queued_tasks", "reason", b"reason", "running_tasks", b"running_tasks", "silence", b"silence", "start_time", b"start_time", "state", b"state", "state_time", b"state_time", "tokens_per_second", b"tokens_per_second", "version", b"version", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backends", b"backends", "devices", b"devices", "drained", b"drained", "epoch", b"epoch", "held_leases", b"held_leases", "host_id", b"host_id", "instances", b"instances", "labels", b"labels", "leases", b"leases", "loads", b"loads", "memory_bytes", b"memory_bytes", "models", b"models", "name", b"name", "os", b"os", "pid", b"pid", "placed_tasks", b"placed_tasks", "places", b"places", "queued_tasks", b"queued_tasks", "reason", b"reason", "running_tasks", b"running_tasks", "silence", b"silence", "standbys", b"standbys", "start_time", b"start_time", "state", b"state", "state_time", b"state_time", "tokens_per_second", b"tokens_per_second", "version", b"version", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Host: _TypeAlias = Host  # noqa: Y015
+
+@_typing.final
+class StandbyKernel(_message.Message):
+    """A kernel that stands by while the one that tells of it leads."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KERNEL_ID_FIELD_NUMBER: _builtins.int
+    HOST_FIELD_NUMBER: _builtins.int
+    PID_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    ADDRESSES_FIELD_NUMBER: _builtins.int
+    SILENT_S_FIELD_NUMBER: _builtins.int
+    kernel_id: _builtins.str
+    """Its id, another one each time that it begins."""
+    host: _builtins.str
+    """The name of its host."""
+    pid: _builtins.int
+    """Its process id there."""
+    version: _builtins.str
+    """Version of inferd."""
+    silent_s: _builtins.float
+    """How long ago it was last heard of, in seconds."""
+    @_builtins.property
+    def addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Where clients reach it."""
+
+    def __init__(
+        self,
+        *,
+        kernel_id: _builtins.str = ...,
+        host: _builtins.str = ...,
+        pid: _builtins.int = ...,
+        version: _builtins.str = ...,
+        addresses: _abc.Iterable[_builtins.str] | None = ...,
+        silent_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "host", b"host", "kernel_id", b"kernel_id", "pid", b"pid", "silent_s", b"silent_s", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StandbyKernel: _TypeAlias = StandbyKernel  # noqa: Y015
 
 @_typing.final
 class TenantLoad(_message.Message):

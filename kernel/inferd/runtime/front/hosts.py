@@ -24,6 +24,7 @@ from inferd.runtime.own_memory import OwnMemory
 from inferd.runtime.plugins import Plugins
 from inferd.runtime.shredding import Shredding
 from inferd.runtime.store_keys import StoreKeys
+from inferd.store.kernels import KernelEntry
 
 LEAST_GAP_S = 0.1
 BACKUP_GAP_S = 0.5  # between two messages of a backup
@@ -50,6 +51,8 @@ class HostReport:
         tokens_per_s: Output of all tasks over the last seconds.
         leases: Those that are held or wait.
         warnings: What whoever runs the kernel has to look at.
+        epoch: That the kernel leads.
+        standbys: The kernels that stand by.
     """
 
     name: str
@@ -65,6 +68,8 @@ class HostReport:
     tokens_per_s: float
     leases: int
     warnings: Sequence[str]
+    epoch: int = 0
+    standbys: Sequence[KernelEntry] = ()
 
 
 class Hosts:
@@ -121,6 +126,7 @@ class Hosts:
         """The host as it stands now, with the loads of the tenants that the caller `has` for that."""
         views = self._driver.views
         census, accounts = views.census, views.devices
+        leadership = None if self._driver.keeper is None else self._driver.keeper.leadership
         devices = {d.device_id: d for r in self._plugins.reports if r.state is BackendState.READY for d in r.devices}
         return HostReport(
             name=self._name,
@@ -139,6 +145,8 @@ class Hosts:
             tokens_per_s=self._driver.tokens_per_s(),
             leases=views.living_leases,
             warnings=self._warnings(),
+            epoch=self._driver.clock.epoch,
+            standbys=() if leadership is None else leadership.others,
         )
 
     async def watch(
