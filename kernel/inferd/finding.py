@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
+from typing import Any
 
 from inferd import __version__
 from inferd.config import Settings, config_path
@@ -49,14 +50,30 @@ def found_plugins(settings: Settings, driver: Driver, before: Mapping[DeviceId, 
         own = tuple(as_before(device, before, settings.devices.memory_bytes) for device in fresh)
         driver.tell_host(HostJoined(own, facts=own_facts(reports)))
 
-    return Plugins(
-        allow=settings.backends,
-        modules=settings.plugin_modules,
-        timeout_s=settings.plugin_timeout_s,
-        log_dir=settings.state_dir / "plugins",
-        found=tell,
-        elsewhere=driver.views.backends,
-    )
+    plugins = Plugins(**_where_plugins_are(settings), found=tell, elsewhere=driver.views.backends)
+    if driver.keeper is not None and driver.keeper.leadership is not None:
+        plugins.follow(driver.keeper.leadership.plugins)
+    return plugins
+
+
+async def plugins_ahead(settings: Settings) -> Plugins:
+    """The plugins, looked for by a kernel that is to need them at any moment."""
+
+    async def tell(_: object) -> None:
+        """Nobody uses them yet."""
+
+    plugins = Plugins(**_where_plugins_are(settings), found=tell)
+    await plugins.refresh()
+    return plugins
+
+
+def _where_plugins_are(settings: Settings) -> dict[str, Any]:
+    return {
+        "allow": settings.backends,
+        "modules": settings.plugin_modules,
+        "timeout_s": settings.plugin_timeout_s,
+        "log_dir": settings.state_dir / "plugins",
+    }
 
 
 def own_facts(reports: Sequence[BackendReport]) -> HostFacts:

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import structlog
 
@@ -22,6 +22,7 @@ from inferd.config import Settings
 from inferd.core.succession import Step, Succession
 from inferd.errors import InferdError, StoreUnavailableError
 from inferd.exposing import exposing
+from inferd.finding import plugins_ahead
 from inferd.runtime.driver import Driver
 from inferd.runtime.leading import Leadership, Telling, led, not_leader, steady
 from inferd.runtime.metrics import standing_registry
@@ -29,6 +30,10 @@ from inferd.runtime.store_thread import StoreThread
 from inferd.services.doorway import Doorway
 from inferd.store.kernels import KernelEntry, Seen
 from inferd.store.opening import open_roll
+from inferd.store.store import SealError
+
+if TYPE_CHECKING:
+    from inferd.runtime.plugins import Plugins
 
 HOST_CHARACTERS = 64
 EVERYWHERE = ("0.0.0.0", "::", "")  # noqa: S104 - not listened on here # nosec B104
@@ -82,6 +87,7 @@ class Standing:
         answer_s = self._times.silence_s - 2 * self._times.beat_s  # so that a silence is noticed before it is over
         self._roll = open_roll(settings.store_place, answer_s=answer_s)
         self._thread = StoreThread("standby")
+        self._plugins: Plugins | None = None
         self._entry = KernelEntry(
             kernel=uuid.uuid4().hex,
             host=socket.gethostname()[:HOST_CHARACTERS],
@@ -116,7 +122,9 @@ class Standing:
     @asynccontextmanager
     async def led(self, driver: Driver) -> AsyncIterator[Leadership | None]:
         """As `inferd.runtime.leading.led`; calls are taken for as long as this kernel is sure that it leads."""
-        telling = None if self._roll is None else Telling(self._roll, self._entry, self._times, self._thread)
+        telling: Telling | None = None
+        if self._roll is not None:
+            telling = Telling(self._roll, self._entry, self._times, self._thread, self._plugins)
         async with led(driver, telling) as leadership:
             if leadership is not None:
                 self._doorway.guard(leadership.refusal, leadership.settled)
@@ -132,10 +140,12 @@ class Standing:
         """Refuse calls, and look who leads, until this kernel may try."""
         log.info("this kernel stands by", why=error.message)
         self._stood = True
+        await self._check_keys()
         lookout = _Lookout(self._entry, self._watch)
         self._doorway.guard(lookout.refusal)
         succession = Succession(BEATS * self._times.beat_s, self._times.silence_s)
-        async with exposing(self._settings, standing_registry(lambda: lookout.others)):
+        looking = asyncio.create_task(self._look_ahead(), name="plugins of a standby")
+        async with _until_end(looking), exposing(self._settings, standing_registry(lambda: lookout.others)):
             while await self._look(succession, lookout) is not Step.TRY:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(self._times.look_s):
@@ -143,6 +153,25 @@ class Standing:
                 if self._watch.ended.is_set():
                     raise StandbyEndedError
         log.info("the store is free: this kernel tries to lead")
+
+    async def _look_ahead(self) -> None:
+        """Look for plugins, which takes long where they import much."""
+        self._plugins = await plugins_ahead(self._settings)
+
+    async def _check_keys(self) -> None:
+        """See that this kernel could open the store: now, and not when it is to lead.
+
+        Raises:
+            SealError: It could not.
+        """
+        if self._roll is None:
+            return
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._roll.check_keys)
+        except SealError:
+            raise
+        except StoreUnavailableError as error:
+            log.warning("this kernel could not look at the keys of its store", why=error.message)
 
     async def _look(self, succession: Succession, lookout: "_Lookout") -> Step:
         loop, roll, silence_s = asyncio.get_running_loop(), self._roll, self._times.silence_s
@@ -203,6 +232,16 @@ class _Lookout:
         if not self._blind:
             log.warning("this kernel stands by and cannot see its store", why=error.message)
         self._blind, self._leader = True, None
+
+
+@asynccontextmanager
+async def _until_end(task: asyncio.Task[None]) -> AsyncIterator[None]:
+    """End a task with the block, if it has not ended before."""
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 def advertised(settings: Settings, addresses: tuple[str, ...]) -> tuple[str, ...]:

@@ -20,11 +20,13 @@ from prometheus_client import generate_latest
 from stores import Postgres
 from test_kept_tasks import wanted, watch
 
+from inferd.cli import doctor
 from inferd.errors import StoreUnavailableError, present
 from inferd.runtime.leading import Leadership
 from inferd.server import Kernel
 from inferd.standing import StandbyEndedError, Watch
 from inferd.store.kernels import KernelEntry
+from inferd.store.store import SealError
 from inferd.testing.kernel import kernel_here
 from inferd_api.v1 import host_pb2 as host_messages
 from inferd_api.v1 import host_service_pb2 as hs
@@ -178,6 +180,7 @@ async def test_a_silent_leader_is_followed_and_ends_when_it_wakes_up(
         await made[1].stands_by()
         goes_on = silence(leader, monkeypatch)
         follower = await made[1].kernel()
+        assert follower.reports is present(leadership_of(follower).plugins).reports  # it had looked for them before
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await connection.hosts.GetHost(hs.GetHostRequest())
         assert reason_of(caught.value)[0] == "NOT_LEADER"
@@ -211,10 +214,24 @@ async def test_one_of_several_follows(tmp_path: Path, stores: Postgres) -> None:
         host = await _host_with_standbys(connection)
         assert [tuple(each.addresses) for each in host.standbys] == [left.addresses]
         assert host.epoch == (await chosen.kernel()).driver.clock.epoch
+        by_leader = await asyncio.to_thread(doctor_of, host_of(chosen))
+        by_standby = await asyncio.to_thread(doctor_of, left.addresses[0])
+        assert ("standby", "ok") in by_leader
+        assert by_standby == [("kernel", "note")]
         page = generate_latest((await chosen.kernel()).driver.metrics.registry).decode()
         assert "inferd_leads 1.0" in page
         assert "inferd_other_kernels 1.0" in page
         await connection.channel.close()
+
+
+def host_of(member: Member) -> str:
+    """Where a member that leads is reached."""
+    return member.leads.result().addresses[0]
+
+
+def doctor_of(address: str) -> list[tuple[str, str]]:
+    """What `inferd doctor` finds of a kernel: names and results."""
+    return [(check.name, check.result) for check in doctor._kernel(address)]
 
 
 async def _host_with_standbys(connection: Connection) -> host_messages.Host:
@@ -233,3 +250,13 @@ async def test_who_is_not_to_stand_by_ends_with_who_has_the_store(tmp_path: Path
         other = Member(tmp_path / "other", stores, standby={**TIMES, "enabled": False})
         with pytest.raises(StoreUnavailableError, match="in use by process"):
             await other.leave()
+
+
+async def test_a_standby_that_could_not_open_the_store_says_so_at_once(tmp_path: Path, stores: Postgres) -> None:
+    """With another key than the store is sealed with it ends now, and not when it is to lead."""
+    async with members(tmp_path, stores, count=1):
+        store = {**stores.settings, "key_file": tmp_path / "another.key"}
+        other = Member(tmp_path / "other", stores, store=store)
+        with pytest.raises(SealError):
+            await other.leave()
+        assert not (tmp_path / "another.key").exists()

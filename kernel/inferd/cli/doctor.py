@@ -23,6 +23,7 @@ from inferd.cli.sandboxed import allowed
 from inferd.plugin.registry import BackendReport, BackendState
 from inferd.runtime.library import Library
 from inferd.sandbox.state import SandboxLevel
+from inferd_client.errors import NotLeaderError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -94,7 +95,12 @@ def _backends(reports: tuple[BackendReport, ...]) -> Iterator[Check]:
 
 def _kernel(address: str) -> Iterator[Check]:
     with connected(address) as client:
-        if not reachable(client):
+        try:
+            answers = reachable(client)
+        except NotLeaderError as error:
+            yield Check("kernel", "note", error.message, "name the kernel that leads, or all of them: --address A,B")
+            return
+        if not answers:
             yield Check(
                 "kernel", "note", f"none answers at {client.address}; `inferd run` starts a private one", "inferd serve"
             )

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from inferd.runtime.driver import Driver
+    from inferd.runtime.plugins import Plugins
     from inferd.standby_settings import Standby
     from inferd.store.kernels import KernelEntry, Roll, Seen
 
@@ -68,12 +69,14 @@ class Telling:
         entry: What.
         times: How often, and how long what it sees there holds.
         thread: Of the roll: a store that is busy is no silence.
+        plugins: Those that it looked for while it stood by; None where it did not.
     """
 
     roll: Roll
     entry: KernelEntry
     times: Standby
     thread: Executor
+    plugins: Plugins | None = None
 
 
 class Leadership:
@@ -87,12 +90,14 @@ class Leadership:
         entry: Of this kernel.
         others: The kernels that stand by.
         lost: Set once another kernel leads.
+        plugins: Those that it looked for before it led; None for none.
     """
 
     def __init__(self, telling: Telling, *, backend: int) -> None:
         self.entry = telling.entry
         self.others: tuple[KernelEntry, ...] = ()
         self.lost = asyncio.Event()
+        self.plugins = telling.plugins
         self._telling = telling
         self._times = telling.times
         self._backend = backend

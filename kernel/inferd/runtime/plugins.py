@@ -55,6 +55,7 @@ class Plugins:
         self._elsewhere = elsewhere
         self._installed: Installed | None = None
         self._failed: Installed = frozenset()  # files of plugins that failed
+        self._ahead: Plugins | None = None
         self._lock = asyncio.Lock()
         self.opening: Opening = nothing_to_open
 
@@ -62,16 +63,28 @@ class Plugins:
         """Look for plugins, if a distribution came, changed or went since, or one that failed; whether that was so."""
         installed = await asyncio.to_thread(_read_installed)
         async with self._lock:
-            failed = await asyncio.to_thread(_read_sources, self.reports)
+            failed = await _sources(self.reports)
             if installed == self._installed and failed == self._failed:
                 return False
-            self.reports = await discover(
-                allow=self._allow, modules=self._modules, timeout_s=self._timeout_s, log_dir=self._log_dir
-            )
+            ahead, self._ahead = self._ahead, None
+            if ahead is not None and await ahead.holds(installed):
+                self.reports = ahead.reports
+            else:
+                self.reports = await discover(
+                    allow=self._allow, modules=self._modules, timeout_s=self._timeout_s, log_dir=self._log_dir
+                )
             self._installed = installed
-            self._failed = await asyncio.to_thread(_read_sources, self.reports)
+            self._failed = await _sources(self.reports)
             await self._found(self.reports)
             return True
+
+    async def holds(self, installed: Installed) -> bool:
+        """Whether what was found last is so still, where this is installed."""
+        return (self._installed, self._failed) == (installed, await _sources(self.reports))
+
+    def follow(self, ahead: "Plugins | None") -> None:
+        """Take what another one has found before, while nothing is installed anew."""
+        self._ahead = ahead
 
     @property
     def of_all_hosts(self) -> tuple[BackendReport, ...]:
@@ -102,6 +115,10 @@ def _read_installed() -> Installed:
         if folder.is_dir() and any(folder.glob("*.dist-info")):
             found.append((str(folder), folder.stat().st_mtime_ns))
     return frozenset(found)
+
+
+async def _sources(reports: tuple[BackendReport, ...]) -> Installed:
+    return await asyncio.to_thread(_read_sources, reports)
 
 
 def _read_sources(reports: Iterable[BackendReport]) -> Installed:

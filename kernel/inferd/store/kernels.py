@@ -73,6 +73,14 @@ class Roll(Protocol):
             StoreUnavailableError: The store cannot be reached.
         """
 
+    def check_keys(self) -> None:
+        """See that this kernel could open the store, as it is sealed.
+
+        Raises:
+            SealError: It could not: its key is another one, or none.
+            StoreUnavailableError: The store cannot be reached.
+        """
+
     def leave(self, kernel: str) -> None:
         """Tell no more of a kernel, and let go of the store; whatever comes of it."""
 

@@ -13,6 +13,7 @@ import structlog
 from inferd.errors import StoreUnavailableError
 from inferd.store.kernels import KernelEntry, Seen
 from inferd.store.postgres_session import Server, Session, application_of
+from inferd.store.sealing.sealed import Sealed, Sealing
 from inferd.store.where import Where
 
 FORGOTTEN_S = 60.0  # a kernel that has told nothing for so long is not there any more
@@ -36,6 +37,7 @@ class PostgresRoll:
 
     def __init__(self, where: Where, *, answer_s: float) -> None:
         self._server = Server(where, warns=False)
+        self._where = where
         self._schema = f'"{where.postgres.schema_name}"'
         self._answer_s = answer_s
         self._session: Session | None = None
@@ -102,6 +104,17 @@ class PostgresRoll:
             " JOIN pg_stat_activity a ON a.pid = h.pid WHERE h.pid = %s OR a.application_name = %s",
             (backend, application_of(host, pid)),
         )
+
+    def check_keys(self) -> None:
+        """As `Roll.check_keys`."""
+        session = self._connected()
+        try:
+            rows = session.execute(f"SELECT tenant, number, wrapped FROM {self._schema}.data_keys").fetchall()  # noqa: S608 - ours
+        except psycopg.Error as error:
+            if error.sqlstate in MISSING:
+                return
+            raise self._lost(error) from None
+        Sealed.opened(self.name, Sealing.of(self._where, reads=True), rows)
 
     def leave(self, kernel: str) -> None:
         """As `Roll.leave`."""
