@@ -134,7 +134,8 @@ class Standing:
         """Whether what hinders a start is another kernel; or a database that is away, where this one was there."""
         if self._roll is None or not self._times.enabled:
             return False
-        return error.metadata.get("cause") == "in use" or (self._stood and error.retry_after_s is not None)
+        another = error.metadata.get("cause") in {"in use", "taken over"}
+        return another or (self._stood and error.retry_after_s is not None)
 
     async def _stand_by(self, error: StoreUnavailableError) -> None:
         """Refuse calls, and look who leads, until this kernel may try."""
@@ -180,10 +181,12 @@ class Standing:
         try:
             seen: Seen = await loop.run_in_executor(self._thread, roll.sign, self._entry)
             leader = seen.leader
-            age_s = None if leader is None else leader.age_s
+            age_s = seen.holder_s if seen.holder else None if leader is None else leader.age_s
             step = succession.look(steady(), holder=seen.holder, age_s=age_s)
             lookout.see(seen)
-            if step is Step.END and await loop.run_in_executor(self._thread, partial(roll.end_silent, silence_s)):
+            if step is Step.END and await loop.run_in_executor(
+                self._thread, partial(roll.end_silent, self._entry, silence_s)
+            ):
                 log.warning("the kernel that led was silent: its epoch is ended", leader=str(leader), age_s=age_s)
                 step = Step.TRY
         except StoreUnavailableError as error:

@@ -35,7 +35,8 @@ KERNELS = 3
 STREAMS = 8  # in a round
 OUTPUT_TOKENS = 90
 STEP_S = 0.02
-ROUND_S = 120.0  # most that one takes
+ROUND_S = 240.0  # most that one takes
+TRIES = 3  # of starting a kernel
 MANNERS = ("killed", "stopped", "cut")
 LEADS = """
     SELECT k.pid FROM inferd.kernels k JOIN inferd.inferd_store s ON s.epoch = k.epoch
@@ -100,16 +101,21 @@ class Kernels:
         return ",".join(f"unix:{self._folder}/k{number}" for number in range(self._count))
 
     def start(self, number: int) -> None:
-        """Start one, and wait until it serves or stands by."""
-        stack = ExitStack()
-        process = stack.enter_context(
-            kernel_process(
+        """Start one, and wait until it serves or stands by; on a busy machine once more."""
+        for tries in range(1, TRIES + 1):
+            stack = ExitStack()
+            started = kernel_process(
                 self._folder / str(number),
                 environment={**self._environment, "INFERD_DATA_DIR": str(self._folder / "data")},
                 listen=f"unix:{self._folder}/k{number}",
             )
-        )
-        self._living[number] = stack, process
+            try:
+                self._living[number] = stack, stack.enter_context(started)
+            except RuntimeError:
+                if tries == TRIES:
+                    raise
+            else:
+                return
 
     def number_of(self, pid: int) -> int:
         """The kernel of a process."""

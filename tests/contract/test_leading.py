@@ -2,10 +2,12 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from contextlib import closing, suppress
+from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -167,7 +169,7 @@ def test_a_leader_that_was_stopped_and_wakes_up_writes_nothing(stores: Postgres)
         with pytest.raises(StoreUnavailableError, match="in use by process"):
             stores.open()
         _tell_of(stores, roll, holder, silent_s=5.0)
-        assert roll.end_silent(2.0)
+        assert roll.end_silent(entry("b"), 2.0)
         with closing(_opened(stores)) as new:
             new.lead()
             new.write([Put("", Kind.TASK, "t", b"after")])
@@ -200,10 +202,7 @@ def _opened(stores: Postgres) -> PostgresStore:
 
 
 def test_only_a_leader_that_is_silent_has_its_epoch_ended(stores: Postgres) -> None:
-    """One that tells of itself is left alone. Of one that is silent the epoch ends, so that it cannot come back.
-
-    Whoever has the lock without being that one keeps its connection, as a command that looks after the store.
-    """
+    """One that tells of itself is left alone, and so is whoever has the lock and never told of itself, as a command."""
     with closing(stores.open()) as store:
         epoch, backend = store.lead(entry("leader")), store.grip()
         roll = roll_of(stores)
@@ -211,15 +210,30 @@ def test_only_a_leader_that_is_silent_has_its_epoch_ended(stores: Postgres) -> N
         assert (seen.epoch, seen.holder) == (epoch, backend)
         assert seen.leader is not None
         assert (seen.leader.kernel, seen.leader.addresses) == ("leader", ("tls:h:1",))
-        assert not roll.end_silent(2.0)
+        assert not roll.end_silent(entry("b"), 2.0)
         with stores.server.connect(stores.database) as connection:
             connection.execute("UPDATE inferd.kernels SET seen = seen - interval '5 s', backend = backend + 1")
-        assert roll.end_silent(2.0)
-        assert not roll.end_silent(2.0)
+        assert roll.sign(entry("b")).holder_s is None
+        assert not roll.end_silent(entry("b"), 2.0)
         assert store.grip() == backend
-        assert roll.sign(entry("b")).epoch == epoch + 1
+        store.write([Put("", Kind.TASK, "t", b"1")])
+        roll.leave("b")
+
+
+def test_a_kernel_that_was_stopped_before_it_led_is_ended(stores: Postgres) -> None:
+    """It has the lock and no epoch yet; it is known by its connection, whose process told of itself before."""
+    with closing(stores.open()) as store:
+        stopped = replace(entry("stopped"), host=socket.gethostname(), pid=os.getpid())
+        roll = roll_of(stores)
+        roll.sign(stopped)
+        assert roll.sign(entry("b")).holder_s is not None
+        assert not roll.end_silent(entry("b"), 2.0)
+        with stores.server.connect(stores.database) as connection:
+            connection.execute("UPDATE inferd.kernels SET seen = seen - interval '5 s' WHERE kernel = 'stopped'")
+        assert roll.end_silent(entry("b"), 2.0)
+        assert roll.sign(entry("b")).holder == 0
         with pytest.raises(StoreUnavailableError, match="another kernel"):
-            store.write([Put("", Kind.TASK, "t", b"1")])
+            store.lead()
         roll.leave("b")
 
 
@@ -233,7 +247,7 @@ def test_a_leader_that_was_stopped_in_a_transaction_is_ended_with_it(stores: Pos
         roll = roll_of(stores)
         with stores.server.connect(stores.database) as connection:
             connection.execute("UPDATE inferd.kernels SET seen = seen - interval '5 s'")
-        assert roll.end_silent(2.0)
+        assert roll.end_silent(entry("b"), 2.0)
         assert roll.sign(entry("b")).holder == 0
         with pytest.raises(StoreUnavailableError, match="another kernel leads"):
             store.write([Put("", Kind.TASK, "t", b"1")])

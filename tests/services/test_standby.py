@@ -26,6 +26,7 @@ from inferd.runtime.leading import Leadership
 from inferd.server import Kernel
 from inferd.standing import StandbyEndedError, Watch
 from inferd.store.kernels import KernelEntry
+from inferd.store.postgres import PostgresStore
 from inferd.store.store import SealError
 from inferd.testing.kernel import kernel_here
 from inferd_api.v1 import host_pb2 as host_messages
@@ -242,6 +243,25 @@ async def _host_with_standbys(connection: Connection) -> host_messages.Host:
                 found: host_messages.Host = response.host
                 return found
     raise AssertionError("the stream ended")
+
+
+async def test_who_loses_the_race_for_the_store_stands_by_on(
+    tmp_path: Path, stores: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kernel that has the lock and finds that another one's epoch came first does not end: it tries again later."""
+    async with members(tmp_path, stores) as (first, second):
+        lead, lost = PostgresStore.lead, list[str]()
+
+        def late(store: PostgresStore, entry: KernelEntry | None = None) -> int:
+            if not lost:
+                lost.append(store.name)
+                stores.run(store, "UPDATE inferd_store SET epoch = epoch + 1")
+            return lead(store, entry)
+
+        monkeypatch.setattr(PostgresStore, "lead", late)
+        await first.leave()
+        assert (await second.kernel()).driver.clock.epoch
+        assert lost
 
 
 async def test_who_is_not_to_stand_by_ends_with_who_has_the_store(tmp_path: Path, stores: Postgres) -> None:

@@ -38,7 +38,7 @@ class Succession:
         Args:
             now: On this kernel's own clock.
             holder: The server's process that has the lock; 0 for nobody.
-            age_s: How long the leader has told nothing; None where none is known.
+            age_s: How long who has the lock, or else who leads, has told nothing; None where that is not known.
         """
         if self._looked is None or now - self._looked > HELD_UP * self.silence_s:
             self._since, self._free = now, None

@@ -44,11 +44,13 @@ class Seen:
         epoch: The newest that was begun; 0 for none.
         holder: The server's process that has the lock of the store; 0 where nobody has it.
         others: All kernels but this one that have told of themselves of late.
+        holder_s: How long ago the kernel that has the lock told of itself; None where it is none that did.
     """
 
     epoch: int
     holder: int
     others: tuple[KernelEntry, ...] = ()
+    holder_s: float | None = None
 
     @property
     def leader(self) -> KernelEntry | None:
@@ -66,8 +68,10 @@ class Roll(Protocol):
             StoreUnavailableError: The store cannot be reached.
         """
 
-    def end_silent(self, silence_s: float) -> bool:
-        """End the epoch of the leader that has told nothing for so long, and its connection; whether there was one.
+    def end_silent(self, entry: KernelEntry, silence_s: float) -> bool:
+        """End the epoch of the kernel that has the lock and has told nothing for so long, and its connection.
+
+        Whether there was one. It is another one than who asks.
 
         Raises:
             StoreUnavailableError: The store cannot be reached.

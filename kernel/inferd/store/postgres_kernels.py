@@ -4,6 +4,7 @@ So a kernel that was stopped, or cut off, is found out: its connection may last,
 nothing. Whoever stands by has the server end that connection, and the lock is free.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,13 +13,12 @@ import structlog
 
 from inferd.errors import StoreUnavailableError
 from inferd.store.kernels import KernelEntry, Seen
-from inferd.store.postgres_session import Server, Session, application_of
+from inferd.store.postgres_session import HOST_CHARACTERS, Server, Session
 from inferd.store.sealing.sealed import Sealed, Sealing
 from inferd.store.where import Where
 
 FORGOTTEN_S = 60.0  # a kernel that has told nothing for so long is not there any more
 LOCKED_MS = 200  # how long who is silent may hold up the end of its epoch
-TERMINATE_MS = 2000
 MISSING = ("3F000", "42P01", "42703")  # SQLSTATE: the schema, the table or the column is not there yet
 
 log = structlog.get_logger()
@@ -52,57 +52,65 @@ class PostgresRoll:
                 if entry.epoch:
                     _sweep(session, self._schema)
                 rows = session.execute(
-                    f"SELECT s.epoch, ({self._server.holder}), k.kernel, k.host, k.pid, k.version, k.addresses,"  # noqa: S608 - ours
-                    f" k.epoch, extract(epoch FROM clock_timestamp() - k.seen)::float8"
-                    f" FROM {self._schema}.inferd_store s LEFT JOIN {self._schema}.kernels k ON k.kernel <> %s"
+                    "SELECT s.epoch, o.pid, extract(epoch FROM clock_timestamp() - o.seen)::float8,"  # noqa: S608 - ours
+                    " k.kernel, k.host, k.pid, k.version, k.addresses, k.epoch,"
+                    " extract(epoch FROM clock_timestamp() - k.seen)::float8"
+                    f" FROM {self._schema}.inferd_store s LEFT JOIN ({self._having}) o ON true"
+                    f" LEFT JOIN {self._schema}.kernels k ON k.kernel <> %s"
                     " AND k.seen > clock_timestamp() - make_interval(secs => %s)",
-                    (entry.kernel, FORGOTTEN_S),
+                    (entry.kernel, entry.kernel, FORGOTTEN_S),
                 ).fetchall()
         except psycopg.Error as error:
             if error.sqlstate in MISSING:
                 return self._unmade(session)
             raise self._lost(error) from None
-        return Seen(rows[0][0], rows[0][1] or 0, tuple(_entry(row[2:]) for row in rows if row[2] is not None))
+        others = tuple(_entry(row[3:]) for row in rows if row[3] is not None)
+        return Seen(rows[0][0], rows[0][1] or 0, others, rows[0][2])
 
-    def end_silent(self, silence_s: float) -> bool:
+    @property
+    def _having(self) -> str:
+        """A query for the process that has the lock, and when the kernel of it told of itself; but for one kernel."""
+        return (
+            "SELECT h.pid, coalesce(max(k.seen) FILTER (WHERE k.backend = h.pid), max(k.seen)) AS seen"  # noqa: S608 - ours
+            f" FROM ({self._server.holder}) h JOIN pg_stat_activity a ON a.pid = h.pid"
+            f" LEFT JOIN {self._schema}.kernels k ON k.kernel <> %s AND (k.backend = h.pid"
+            f" OR a.application_name = 'inferd ' || left(k.host, {HOST_CHARACTERS}) || ' ' || k.pid) GROUP BY h.pid"
+        )
+
+    def end_silent(self, entry: KernelEntry, silence_s: float) -> bool:
         """As `Roll.end_silent`.
 
         Its epoch is over before its connection is ended, so that it does not have the lock back; unless it was stopped
         in the middle of a transaction, which is to be ended first.
         """
-        over = (
-            f"UPDATE {self._schema}.inferd_store s SET epoch = s.epoch + 1 FROM {self._schema}.kernels k"  # noqa: S608 - ours
-            " WHERE k.epoch = s.epoch AND k.seen < clock_timestamp() - make_interval(secs => %s)"
-            " RETURNING k.backend, k.host, k.pid"
+        silent = (
+            f"SELECT o.pid FROM ({self._having}) o"  # noqa: S608 - ours
+            " WHERE o.seen < clock_timestamp() - make_interval(secs => %s)"
         )
+        over = f"UPDATE {self._schema}.inferd_store s SET epoch = s.epoch + 1 WHERE s.epoch = %s"  # noqa: S608 - ours
         try:
             session = self._connected()
+            ((epoch,),) = session.execute(f"SELECT epoch FROM {self._schema}.inferd_store").fetchall()  # noqa: S608 - ours
+            row = session.execute(silent, (entry.kernel, silence_s)).fetchone()
+            if row is None:
+                return False
             try:
                 with session.transaction():
                     session.execute(f"SET LOCAL lock_timeout = {LOCKED_MS}")
-                    row = session.execute(over, (silence_s,)).fetchone()
+                    session.execute(over, (epoch,))
             except psycopg.errors.LockNotAvailable:
-                silent = (
-                    f"SELECT k.backend, k.host, k.pid FROM {self._schema}.kernels k"  # noqa: S608 - ours
-                    f" JOIN {self._schema}.inferd_store s ON s.epoch = k.epoch"
-                    " WHERE k.seen < clock_timestamp() - make_interval(secs => %s)"
-                )
-                if (row := session.execute(silent, (silence_s,)).fetchone()) is not None:
-                    self._terminate(session, row)
-                    row = session.execute(over, (silence_s,)).fetchone()
-            if row is not None:
-                self._terminate(session, row)
+                self._terminate(session, row[0])
+                session.execute(over, (epoch,))
+            self._terminate(session, row[0])
         except psycopg.Error as error:
             raise self._lost(error) from None
-        return row is not None
+        return True
 
-    def _terminate(self, session: Session, row: tuple[Any, ...]) -> None:
-        """End the connection by which a kernel has the lock, and wait until it is gone."""
-        backend, host, pid = row
+    def _terminate(self, session: Session, holder: int) -> None:
+        """End the connection by which a kernel has the lock, and wait until it is gone, for a moment."""
         session.execute(
-            f"SELECT pg_terminate_backend(h.pid, {TERMINATE_MS}) FROM ({self._server.holder}) h (pid)"  # noqa: S608 - ours
-            " JOIN pg_stat_activity a ON a.pid = h.pid WHERE h.pid = %s OR a.application_name = %s",
-            (backend, application_of(host, pid)),
+            "SELECT pg_terminate_backend(a.pid, %s) FROM pg_stat_activity a WHERE a.pid = %s",
+            (math.ceil(self._answer_s * 500), holder),
         )
 
     def check_keys(self) -> None:
