@@ -4,12 +4,15 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from far_host import far_host, until_state
 from postgres_server import PostgresServer
 from stores import Postgres
 from test_standby import Member, members, silence
 
+from inferd.core.host import HostState
 from inferd.testing.kernel import write_fake_model
 from inferd_client import AsyncClient, Client
+from inferd_client.addresses import split_addresses
 from inferd_client.errors import NotLeaderError
 
 
@@ -87,3 +90,14 @@ async def test_where_none_leads_each_kernel_is_named_with_what_it_said(tmp_path:
                 await client.get_host()
         assert f"{address}: it stands by" in caught.value.message
         assert f"{nobody}: there is no such socket" in caught.value.message
+
+
+async def test_an_agent_attaches_to_the_kernel_that_leads(tmp_path: Path, stores: Postgres) -> None:
+    """Given both kernels, it finds the one that leads; when that goes, it is attached to the one that follows."""
+    async with members(tmp_path, stores) as (first, second):
+        leader = await first.kernel()
+        async with far_host(tmp_path, split_addresses(await addresses_of(first, second))) as host:
+            await until_state(leader, "b", HostState.READY)
+            await first.leave()
+            await until_state(await second.kernel(), "b", HostState.READY)
+            assert sum(each.startswith("anew") for each in host.heard.told) == 2

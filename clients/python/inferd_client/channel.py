@@ -16,7 +16,7 @@ from inferd_client.addresses import target as target  # noqa: PLC0414 - for who 
 from inferd_client.credentials import credential_of
 from inferd_client.errors import InferdError
 from inferd_client.holding import lease_id_of
-from inferd_client.kernels import Kernels, MovedError, limit_of, may_repeat
+from inferd_client.kernels import Kernels, limit_of, may_repeat
 from inferd_client.options import strict
 from inferd_client.patience import PAUSE_S, Patience
 from inferd_client.patience import bounded_s as bounded_s  # noqa: PLC0414 - as above
@@ -142,7 +142,7 @@ class _Settings:
 
     def _told(self, error: grpc.RpcError) -> InferdError:
         """What is said of a call that failed: of several kernels, what each of them said."""
-        if len(self.addresses) > 1 and not isinstance(error, MovedError) and may_repeat(error):
+        if len(self.addresses) > 1 and may_repeat(error):
             return self._kernels.failure()
         return from_rpc(error, self.address)
 

@@ -120,6 +120,11 @@ def why_not(error: grpc.RpcError) -> str:
     return next((why for said, why in WHY.items() if said in details), details)
 
 
+def was_moved(error: grpc.RpcError) -> bool:
+    """Whether a call was given up, as another kernel leads."""
+    return error.details() == MOVED
+
+
 def leader_told(error: grpc.RpcError) -> str:
     """The addresses that a refusal names as the leader's; "" for none, and for other errors."""
     told = _error_of(error)

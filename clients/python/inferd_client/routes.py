@@ -44,9 +44,7 @@ class Routes(grpc.Channel):
     def route(self, kind: str, given: tuple[Any, ...], more: dict[str, Any]) -> tuple[str, Any]:
         """To whom a call of a method goes now, and what makes it."""
         with self._changed:
-            if self._thread is None and not self._closed:
-                self._thread = threading.Thread(target=self._run, name="lookout for kernels", daemon=True)
-                self._thread.start()
+            self._begin()
             address = self._kernels.current
         return address, getattr(self._channel(address), kind)(*given, **more)
 
@@ -79,6 +77,7 @@ class Routes(grpc.Channel):
         """Wait until calls go to a kernel that leads; False where none answers, or none leads in time."""
         deadline = time.monotonic() + timeout_s
         with self._changed:
+            self._begin()
             while not self._closed:
                 wanted, self._asked = self._begun + 1, True
                 self._changed.notify_all()
@@ -93,6 +92,11 @@ class Routes(grpc.Channel):
         return False
 
     # The lookout.
+
+    def _begin(self) -> None:
+        if self._thread is None and not self._closed:
+            self._thread = threading.Thread(target=self._run, name="lookout for kernels", daemon=True)
+            self._thread.start()
 
     def _run(self) -> None:
         while self._wait():

@@ -11,7 +11,7 @@ import grpc.aio
 from grpc_health.v1.health_pb2 import HealthCheckRequest
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
-from inferd_client.kernels import ASK_S, LOOK_S, SEEK_S, MovedError, read_health, why_not
+from inferd_client.kernels import ASK_S, LOOK_S, MOVED, SEEK_S, read_health, why_not
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -44,8 +44,7 @@ class AsyncRoutes(grpc.aio.Channel):
 
     def route(self, kind: str, given: tuple[Any, ...], more: dict[str, Any]) -> tuple[str, Any]:
         """To whom a call of a method goes now, and what makes it."""
-        if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._run(), name="lookout for kernels")
+        self._begin()
         address = self._kernels.current
         return address, getattr(self._channel(address), kind)(*given, **more)
 
@@ -67,12 +66,13 @@ class AsyncRoutes(grpc.aio.Channel):
         """Tell of a call that was given up for another kernel.
 
         Raises:
-            MovedError: It was, and nobody has cancelled who waits for it.
+            grpc.aio.AioRpcError: It was, and nobody has cancelled who waits for it.
         """
         task = asyncio.current_task()
         if call in self._moved and (task is None or not task.cancelling()):
             self.end(call)
-            raise MovedError
+            nothing = grpc.aio.Metadata()
+            raise grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, nothing, nothing, details=MOVED)
 
     def fail(self, error: grpc.RpcError) -> None:
         """A call has ended so: whoever is to lead may be another one."""
@@ -83,6 +83,7 @@ class AsyncRoutes(grpc.aio.Channel):
 
     async def seek(self, timeout_s: float) -> bool:
         """Wait until calls go to a kernel that leads; False where none answers, or none leads in time."""
+        self._begin()
         try:
             async with asyncio.timeout(timeout_s):
                 while True:
@@ -97,6 +98,10 @@ class AsyncRoutes(grpc.aio.Channel):
             return False
 
     # The lookout.
+
+    def _begin(self) -> None:
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._run(), name="lookout for kernels")
 
     async def _run(self) -> None:
         while True:

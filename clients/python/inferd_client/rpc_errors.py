@@ -18,7 +18,7 @@ from inferd_client.errors import (
     TlsFailedError,
     from_status,
 )
-from inferd_client.kernels import MOVED, MovedError
+from inferd_client.kernels import MOVED, was_moved
 from inferd_client.returning import UNCONNECTED
 from inferd_client.sizes import TOO_LARGE, too_large
 
@@ -52,8 +52,8 @@ def from_rpc(error: grpc.RpcError, address: str) -> InferdError:
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and (sizes := TOO_LARGE.search(details or "")):
         message, facts = too_large(address, *sizes.groups())
         return LimitExceededError(message, metadata=facts)
-    if isinstance(error, MovedError) or (code is grpc.StatusCode.INTERNAL and details == BROKEN):
-        return KernelUnreachableError(MOVED if details == MOVED else f"the connection to {address} broke")
+    if was_moved(error) or (code is grpc.StatusCode.INTERNAL and details == BROKEN):
+        return KernelUnreachableError(MOVED if was_moved(error) else f"the connection to {address} broke")
     if code is grpc.StatusCode.UNAVAILABLE:
         return _unreachable(address, details)
     failed = StatusError(f"the call to {address} ended with {code.name}: {details}")
