@@ -100,4 +100,4 @@ async def test_an_agent_attaches_to_the_kernel_that_leads(tmp_path: Path, stores
             await until_state(leader, "b", HostState.READY)
             await first.leave()
             await until_state(await second.kernel(), "b", HostState.READY)
-            assert sum(each.startswith("anew") for each in host.heard.told) == 2
+            await host.heard.until("anew", 2)
