@@ -18,6 +18,8 @@ from inferd_torch.split import TILE
 MIN_DOT = 16  # rows and columns that Triton's product of matrices needs
 PROGRAMS_PER_PROCESSOR = 2
 MAX_PARTS = 64
+STAGES = 3
+HALF_BYTES = 2  # of a number of those that models are served in
 COMBINED = 16  # parts that are added up together
 
 
@@ -76,8 +78,14 @@ def attend_parts(
         PADDED_TOGETHER=max(MIN_DOT, triton.next_power_of_2(together)),
         PADDED_WIDTH=max(MIN_DOT, triton.next_power_of_2(width)),
         PADDED_VALUE_WIDTH=max(MIN_DOT, triton.next_power_of_2(value_width)),
+        num_stages=choose_stages(queries.element_size(), STAGES),
     )
     return means, weights
+
+
+def choose_stages(number_bytes: int, most: int) -> int:
+    """How many tiles are on their way at a time: with float32 one, of which wide heads fill the shared memory."""
+    return 1 if number_bytes > HALF_BYTES else most
 
 
 def combine(means: Tensor, weights: Tensor, sinks: Tensor | None, *, dtype: torch.dtype) -> Tensor:

@@ -9,10 +9,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from inferd_torch.paged_decode import choose_stages
 from inferd_torch.scoring import Scoring
 from inferd_torch.spans import FIELDS, ROWS, Spans
 
 MIN_DOT = 16
+STAGES = 2
 WIDE_BYTES, WIDER_BYTES = 256, 512  # of a key, padded: with more, fewer are read together, by more threads
 
 
@@ -52,7 +54,7 @@ class PagedPrefill:
             PADDED_WIDTH=padded,
             PADDED_VALUE_WIDTH=padded_value,
             num_warps=warps,
-            num_stages=2,
+            num_stages=choose_stages(queries.element_size(), STAGES),
         )
         return mixed
 

@@ -1,5 +1,6 @@
 """Networks for the hour on a GPU, made on the device, and what is compared with what."""
 
+import gc
 import sys
 import tempfile
 import time
@@ -89,6 +90,10 @@ class Made:
 
 def make_network(name: str, run: Any) -> Any:
     """A network of a shape with random weights, in bfloat16 on a device and float32 on the processor."""
+    gc.collect()  # of the one before, which is full of cycles
+    if not run.dry:
+        torch.cuda.empty_cache()
+        torch.cuda.set_per_process_memory_fraction(1.0)  # what was loaded before is bound to its need
     attention.register()
     config = LlamaConfig(**(SHAPES[name] | (TINY if run.dry else {})), max_position_embeddings=16384)
     torch.manual_seed(7)
@@ -133,7 +138,6 @@ def make_session(name: str, run: Any, *, kv_tokens: int, max_sequences: int) -> 
         fused = fuse(network, windows=windows, context_tokens=limits.context_tokens, steps=TorchSteps)
         session = TorchSession(network, **options, attend=(attend_split, attend_spans), fused=fused)
     else:
-        torch.cuda.set_per_process_memory_fraction(1.0)  # what was loaded before is bound to its need
         torch.cuda.reset_peak_memory_stats()
         session = loading.open_session(network, **options, windows=windows, fused=True, graphs=True)
     with torch.inference_mode():

@@ -25,7 +25,7 @@ from inferd_torch.split import TILE
 TARGETS = ("sm_80", "sm_90", "sm_100")
 SHARED_BYTES = {"sm_80": 163 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10}
 KINDS = {"bf16": 2, "fp32": 4}  # fp16 is compiled as bf16 is
-SPILLED_BYTES = {"bf16": 16, "fp32": 128}  # by thread; in float32 correctness is tried, and nothing is served
+SPILLED_BYTES = {"bf16": 16, "fp32": 2048}  # by thread; float32 is for comparing, and slow with or without them
 SHAPES = ((32, 8, 64), (64, 8, 128), (16, 8, 256))  # heads, shared, width
 Case = tuple[str, Any, dict[str, str], dict[str, Any], dict[str, int]]
 
@@ -34,6 +34,7 @@ def attention_cases(kind: str) -> Iterator[Case]:
     """Both kinds of attention and what combines parts, with all that layers ask for and without."""
     for heads, shared, width in SHAPES:
         padded = max(16, triton.next_power_of_2(width))
+        stages = [paged_decode.choose_stages(KINDS[kind], most.STAGES) for most in (paged_decode, paged_prefill)]
         tile, warps = paged_prefill.choose_tile(padded * KINDS[kind])
         for special in (False, True):
             name = f"{heads}x{shared}x{width}{' special' if special else ''}"
@@ -50,7 +51,7 @@ def attention_cases(kind: str) -> Iterator[Case]:
                 widths
                 | {"CAPPED": special, "TOGETHER": together, "BLOCK_TOKENS": 16, "TILE": TILE}
                 | {"PADDED_TOGETHER": max(16, triton.next_power_of_2(together))},
-                {},
+                {"num_stages": stages[0]},
             )
             yield (
                 f"combine {name}",
@@ -67,7 +68,7 @@ def attention_cases(kind: str) -> Iterator[Case]:
                 widths
                 | {"CAPPED": special, "SUNK": special, "FIELDS": FIELDS, "HEADS": heads, "SHARED": shared}
                 | {"BLOCK_TOKENS": 16, "ROWS": ROWS, "TILE": tile},
-                {"num_warps": warps, "num_stages": 2},
+                {"num_warps": warps, "num_stages": stages[1]},
             )
 
 
