@@ -8,8 +8,8 @@ import pytest
 from rules import Rule
 
 from inferd.core import admission, capacity, changes, commands, events, queues
-from inferd.core.bounds import TaskBounds
 from inferd.core.accounts import Account
+from inferd.core.bounds import TaskBounds
 from inferd.core.broker import Broker
 from inferd.core.capacity import Capacity
 from inferd.core.census import Census

@@ -61,7 +61,7 @@ def outlet_of(*rules: Rule, told: list[int] | None = None, stop: tuple[str, ...]
 
 
 def _twins(character: str) -> list[str]:
-    """What looks as a character, one code point each; and the small form of what looks as its large one, and as no other."""
+    """What looks as a character, one code point each; and the small form of what looks as its large one alone."""
     small = {twin.lower() for twin in _single(_alike(character.upper()))} if character.isascii() else set()
     own = {twin for twin in small if any(each[0].isascii() or len(each.casefold()) > 1 for each in _alike(twin))}
     return _single(_alike(character)) + _single(sorted(small - own))
