@@ -70,7 +70,7 @@ def count_step(skeleton: Any, *, tokens: int, rows: int) -> int | None:
         with torch.inference_mode(), Tally() as tally:
             output = skeleton(input_ids=ids, position_ids=ids, use_cache=False, logits_to_keep=wanted)
             del output
-    except RuntimeError:
+    except Exception:  # noqa: BLE001 - the edge to the code of an architecture: then the step is estimated
         return None
     peak_bytes: int = tally.peak_bytes
     return peak_bytes
