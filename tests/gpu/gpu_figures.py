@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from gpu_models import Made, decode_batch, make_session, measure_limits, timed_ms
+from gpu_models import Made, decode_batch, give_back, make_session, measure_limits, timed_ms
 
 from inferd.plugin import DeviceSampling, TokenBatch
 
@@ -27,6 +27,7 @@ def measure_shape(name: str, run: Any) -> Iterator[Figure]:
     """Memory, decoding, prompts, steps of both, and the kernels of a recorded step."""
     counts, contexts = (DRY_COUNTS, DRY_CONTEXTS) if run.dry else (COUNTS, CONTEXTS)
     limits = {key: value for key, (value, _) in measure_limits(run).items()}
+    give_back(run)
     sequences = max(counts)
     tokens = 1024 if run.dry else choose_tokens(name, sequences * (max(contexts) + 16))
     made = make_session(name, run, kv_tokens=tokens, max_sequences=sequences)

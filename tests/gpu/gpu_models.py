@@ -88,12 +88,17 @@ class Made:
     need_bytes: int
 
 
-def make_network(name: str, run: Any) -> Any:
-    """A network of a shape with random weights, in bfloat16 on a device and float32 on the processor."""
-    gc.collect()  # of the one before, which is full of cycles
+def give_back(run: Any) -> None:
+    """Have the device get back what nothing holds any more."""
+    gc.collect()  # networks are full of cycles
     if not run.dry:
         torch.cuda.empty_cache()
         torch.cuda.set_per_process_memory_fraction(1.0)  # what was loaded before is bound to its need
+
+
+def make_network(name: str, run: Any) -> Any:
+    """A network of a shape with random weights, in bfloat16 on a device and float32 on the processor."""
+    give_back(run)
     attention.register()
     config = LlamaConfig(**(SHAPES[name] | (TINY if run.dry else {})), max_position_embeddings=16384)
     torch.manual_seed(7)
