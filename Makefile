@@ -30,8 +30,10 @@ optimized: .venv/.dev .venv/.native
 bench: .venv/.dev .venv/.native
 	@$(BIN)/python tests/bench/main.py $(ONLY)
 
-# The simulation for longer: a million tasks and a million grants of leases, on all cores. `make sim SEED=17` replays one.
+# The simulation for longer: a million tasks among ten thousand hosts that come and go; then a million tasks and a million
+# grants of leases, on all cores. `make sim SEED=17` replays one.
 sim: .venv/.dev
+	@$(BIN)/python tests/sim/fleet.py $(if $(SEED),--seed $(SEED)) $(if $(TASKS),--tasks $(TASKS))
 	@$(BIN)/python tests/sim/marathon.py $(if $(SEEDS),--seeds $(SEEDS)) $(if $(TASKS),--tasks $(TASKS)) \
 		$(if $(LEASES),--leases $(LEASES)) $(if $(SEED),--seed $(SEED))
 

@@ -28,6 +28,7 @@ import optimize
 import overhead
 import overload
 import perplexity
+import places
 import prefixes
 import roofline
 import secured
@@ -62,6 +63,7 @@ def figures(only: str) -> Iterator[Figure]:
     yield from overhead.figures(only=only)
     yield from moderation.figures(only=only)
     yield from core.figures(only=only)
+    yield from places.figures(only=only)
     yield from served.fake_figures(only=only)
     yield from secured.figures(only=only)
     yield from sockets.figures(only=only)

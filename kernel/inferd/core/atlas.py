@@ -9,6 +9,7 @@ model's files are, and where it has instances. So a decision costs the same with
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
 from inferd.core.bits import NumberSet, Tiers, numbers_in
@@ -27,8 +28,8 @@ K = TypeVar("K", str, HostId)
 
 MOST_KNOWN = 4096  # models of which is remembered what they may use
 MOST_NAMES = 256  # of devices that are told
-MOST_SITES = 48  # devices that a decision looks at
-OF_ROOM, OF_IDLE, OF_FILES, OF_OWN = 20, 10, 10, 8  # of these, where there are more
+MOST_SITES = 32  # devices that a decision looks at
+OF_ROOM, OF_IDLE, OF_FILES, OF_OWN = 10, 6, 4, 3  # of these, where there are more
 
 
 @dataclass(slots=True)
@@ -191,7 +192,7 @@ class Atlas:
         return bits
 
     def selected(self, selector: Mapping[str, str]) -> int:
-        """The devices of hosts that have these labels."""
+        """The devices of hosts that have these labels; all (-1) for none."""
         bits = -1
         for key, value in selector.items():
             if key == HOST_LABEL:
@@ -215,18 +216,48 @@ class Atlas:
 
     def listed(self, bits: int, spec: ModelSpec, *, most: int | None = None) -> list[DeviceId]:
         """Devices of a set in the order of a model's backend, the kernel's own host before others; so many at most."""
-        place = {name: at for at, name in enumerate(spec.devices)}
-        numbers = numbers_in(bits) if most is None else (n for n, _ in zip(numbers_in(bits), range(most), strict=False))
-        found = [device_id for number in numbers if (device_id := self._ids[number]) is not None]
+        numbers = numbers_in(bits)
+        return self._sorted(numbers if most is None else islice(numbers, most), spec)
+
+    def _sorted(self, numbers: Iterable[int], spec: ModelSpec) -> list[DeviceId]:
+        place, ids = {name: at for at, name in enumerate(spec.devices)}, self._ids
         last = len(place)
-        return sorted(
-            found, key=lambda each: (place.get(each, place.get(name_of(each), last)), host_of(each) != LOCAL_HOST)
-        )
+        found = []
+        for number in numbers:
+            if (each := ids[number]) is not None:
+                at = place.get(each, place.get(name_of(each), last))
+                found.append((at, host_of(each) != LOCAL_HOST, number, each))
+        return [each for *_, each in sorted(found)]
 
     def holds(self, device_id: DeviceId, spec: ModelSpec) -> bool:
         """Whether the host of a device has a model's files."""
         facts = self._charts[device_id].facts
         return facts is None or facts.holds is None or spec.file_version in facts.holds
+
+    def users(self, specs: Iterable[ModelSpec], device_ids: Iterable[DeviceId]) -> list[ModelSpec]:
+        """Those of some models that may use one of the devices of a host; without a look at other devices."""
+        names: dict[str, DeviceId] = {name_of(device_id): device_id for device_id in device_ids}
+        if not names:
+            return []
+        first = next(iter(names.values()))
+        facts, host_id = self._charts[first].facts, host_of(first)
+        labels = {**(facts.labels if facts is not None else {}), HOST_LABEL: host_id or LOCAL}
+        backends = None if facts is None or facts.backends is None else {b.name: {*b.devices} for b in facts.backends}
+        return [spec for spec in specs if self._uses(spec, names, labels, backends)]
+
+    def _uses(
+        self,
+        spec: ModelSpec,
+        names: Mapping[str, DeviceId],
+        labels: Mapping[str, str],
+        backends: Mapping[str, set[str]] | None,
+    ) -> bool:
+        if any(labels.get(key) != value for key, value in spec.placement.selector.items()):
+            return False
+        works = names.keys() if backends is None else backends.get(spec.backend, set()) & names.keys()
+        alike = not spec.pinned and labels[HOST_LABEL] != LOCAL
+        kinds = {kind_of(name) for name in spec.devices if "/" not in name} if alike else set[str]()
+        return any(n in spec.devices or names[n] in spec.devices or kind_of(n) in kinds for n in works)
 
     # What is worth a look.
 
@@ -254,12 +285,12 @@ class Atlas:
             found = self._room.least(bits, OF_ROOM // 2, need_bytes)
         else:
             found = self._room.most(fresh, OF_ROOM)
-        found |= self._with_idle.most(fresh, OF_IDLE)
+        found += self._with_idle.most(fresh, OF_IDLE)
         near = self._files.get(spec.file_version)
         if near is not None:
-            found |= self._room.most(fresh & near.bits, OF_FILES)
-        found |= self._room.most(fresh & self.of_host(LOCAL_HOST), 1) | self._room.most(mine, OF_OWN)
-        return self.listed(found, spec)
+            found += self._room.most(fresh & near.bits, OF_FILES)
+        found += self._room.most(fresh & self.of_host(LOCAL_HOST), 1) + self._room.most(mine, OF_OWN)
+        return self._sorted({*found}, spec)
 
     def _beside(self, device_ids: Iterable[DeviceId]) -> int:
         """All devices of the hosts of some."""

@@ -246,9 +246,8 @@ class Hosting:
 
     def _users(self, device_ids: Collection[DeviceId]) -> list[Model]:
         """The models that may use one of some devices."""
-        atlas = self._broker.atlas
-        bits = atlas.bits_of(device_ids)
-        return [model for model in self._fleet.models.values() if bits and atlas.may(model.spec) & bits]
+        models = self._fleet.models
+        return [models[spec.name] for spec in self._broker.atlas.users((m.spec for m in models.values()), device_ids)]
 
 
 def _check(host: Host, *states: HostState) -> None:

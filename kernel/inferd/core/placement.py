@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from heapq import nsmallest
 from typing import TYPE_CHECKING
 
 from inferd.core.host import host_of
@@ -42,9 +43,9 @@ class Own:
         return own
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)  # frozen it would take three times as long to make
 class Site:
-    """A device, as one start of a model finds it.
+    """A device, as one start of a model finds it. Nobody changes it.
 
     Attributes:
         device_id: The device.
@@ -88,7 +89,8 @@ class Site:
     @property
     def rank(self) -> tuple[bool, int, int, int, int, bool, int]:
         """What speaks against it, the heaviest first."""
-        waits = self.too_large, self.lacking_bytes, self.yielded_bytes
+        yielded = max(0, self.need_bytes - self.room_bytes)
+        waits = self.need_bytes > self.most_bytes, max(0, yielded - self.idle_bytes), yielded
         if self.packs:
             return *waits, 0, 0, not self.has_files, self.room_bytes
         return *waits, self.host_own, self.own, not self.has_files, -self.room_bytes
@@ -147,6 +149,10 @@ def choose(sites: Sequence[Site]) -> Placement:
     others = [site for site in sites if site is not best]
     reason = _compare(best, min(others, key=lambda site: site.rank)) if others else "the only device that it may use"
     return Placement(device_id=best.device_id, at_once=not best.yielded_bytes, reason=reason, beside=best.beside)
+    ranked = nsmallest(2, ((site.rank, at, site) for at, site in enumerate(sites)))
+    best = ranked[0][2]
+    reason = "the only device that it may use" if len(ranked) == 1 else _compare(best, ranked[1][2])
+    return Placement(device_id=best.device_id, at_once=not best.yielded_bytes, reason=reason)
 
 
 def _compare(best: Site, other: Site) -> str:
