@@ -1,5 +1,6 @@
 """The torch backend on a CUDA device."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -158,3 +159,19 @@ def test_closing_gives_the_memory_back(backend: TorchBackend, folder: Path) -> N
     model.session.close()
     del model
     assert torch.cuda.memory_allocated() <= before + (1 << 20)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there are not two CUDA devices")
+@pytest.mark.parametrize("graphs", ["true", "false"])
+def test_two_ranks_on_two_devices_give_the_logits_of_one(folder: Path, backend: TorchBackend, graphs: str) -> None:
+    """Sums by NCCL, recorded and not: prompts and decode steps give what one device gives."""
+    request = make_request(folder, cuda_graphs=graphs)
+    one = backend.load(request, lambda _: None).session
+    two = backend.load(replace(request, ranks=("cuda:0", "cuda:1")), lambda _: None).session
+    text = np.random.default_rng(5).integers(tiny.VOCABULARY, size=20).tolist()
+    for begin, end in ((0, 12), *((place, place + 1) for place in range(12, 20))):
+        part = Part(token_ids=text[begin:end], begin=begin, blocks=[0, 1])
+        for mine, its in zip(compute(one, part), compute(two, part), strict=True):
+            np.testing.assert_allclose(mine, its, rtol=0, atol=2e-3)
+    two.close()
+    one.close()

@@ -88,8 +88,11 @@ class Worker:
         return 0 if self._link is None else self._link.pid
 
     async def resident_bytes(self) -> int:
-        """Its resident memory now, as far as that is known; 0 when it does not run."""
-        return 0 if self._link is None else await self._link.resident_bytes()
+        """Its resident memory now, as far as that is known; 0 when it does not run. Of ranks it is what it has told."""
+        if self._link is None:
+            return 0
+        measured = await self._link.resident_bytes()
+        return max(measured, self.memory_bytes) if self._load.load.ranks else measured
 
     def send(self, frame: wire.KernelFrame, memories: Sequence[Memory] = ()) -> None:
         """Send a frame and the memories that it speaks of; lost when the worker is gone."""
