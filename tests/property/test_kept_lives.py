@@ -7,6 +7,7 @@ they had not written is lost, as with a machine that loses its power. `INFERD_EX
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -21,6 +22,7 @@ from inferd.core.lease import LeaseSpec, LeaseState, MemoryClaim
 from inferd.core.resources import DeviceCapacity
 from inferd.errors import LeaseEndedError, LeaseNotFoundError, LeaseUnavailableError, StoreUnavailableError
 from inferd.runtime.clock import Boot, Clock
+from inferd.runtime.driver import Driver
 from inferd.runtime.front.leases import Leases
 from inferd.runtime.restoring import read_kept, restore
 from inferd.store.store import Append, Damaged, Drop, Kind, Name, Put, Record, Write
@@ -125,9 +127,11 @@ class World:
             boot=boot,
             confirmed=lambda: False,
         )
-        self.driver = server._driver(self._settings, self.cable, clock)  # type: ignore[arg-type] # it is one
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(server, "Driver", partial(Driver, clock=clock))
+            self.driver = server._driver(self._settings, self.cable)  # type: ignore[arg-type] # it is one
         self.driver._alarm.set = lambda _: None  # type: ignore[method-assign] # time passes in `passes` alone
-        self.driver.find_devices((DeviceCapacity(device_id=CPU, memory_bytes=CAPACITY, cores=1),))
+        self.driver.tell_host(events.HostJoined((DeviceCapacity(device_id=CPU, memory_bytes=CAPACITY, cores=1),)))
         bound: Any = None
         self.leases = Leases(self.driver, bound, watchers=bound, keepers=bound)
         restore(self.driver, await read_kept(self.driver))

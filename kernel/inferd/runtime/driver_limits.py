@@ -75,11 +75,10 @@ def prefix_folder(settings: Settings, store: str) -> Path:
 def prefix_limits(settings: Settings, store: Store | None) -> PrefixLimits:
     """What may be kept of models that are unloaded: in files of this store, as other kernels may have the folder."""
     prefix, files = settings.prefix, None
-    if store is not None:
+    if store is not None and prefix.disk_bytes:
         files = PrefixFiles(prefix_folder(settings, store.name), most_bytes=prefix.disk_bytes, keys=store.keys)
-    if files is not None and not prefix.disk_bytes:
-        files.forget_all()  # of before
-        files = None
-    if prefix.disk_bytes and files is None:
+    elif store is not None:
+        PrefixFiles(prefix_folder(settings, store.name), most_bytes=0, keys=None).forget_all()  # those of before
+    elif prefix.disk_bytes:
         log.warning("prefix.disk_bytes keeps nothing, as there is no store by whose key it would be sealed")
     return PrefixLimits(prefix.keep_bytes, settings.workers.stop_timeout_s, files)
