@@ -219,6 +219,21 @@ async def test_what_may_not_come_ends_it(parcels: wire.Parcels, why: str) -> Non
     assert why in end.why
 
 
+async def test_parts_of_frames_tell_that_it_moves() -> None:
+    """Each part of a frame, and each acknowledgement of one, tells that the link gets on; a beat alone does not."""
+    moved: list[None] = []
+    end = End(on_moved=lambda: moved.append(None))
+    start = wire.FrameStart(frame_bytes=3)
+    end.exchange.take(wire.Parcels(first=1, parcels=[wire.Parcel(start=start, data=b"1")]))
+    end.exchange.take(wire.Parcels())
+    assert (len(moved), end.frames) == (1, [])
+    end.exchange.send(b"1")
+    assert end.exchange._next() is not None
+    end.exchange.take(wire.Parcels(received=1))
+    end.exchange.take(wire.Parcels(received=1))
+    assert len(moved) == 2
+
+
 def test_nothing_comes_behind_the_last_frame() -> None:
     """A frame behind the one that says that no frame follows is refused."""
     assembly = Assembly(frame_limit_bytes=10, memory_limit_bytes=10)

@@ -253,8 +253,9 @@ class HostedWorker:
             self._telling = asyncio.create_task(self._tell_gone(why))
 
     async def _tell_gone(self, why: str) -> None:
+        log.warning("a worker ends, whose frames cannot be carried", launch=self.launch_id, why=why)
         ended = await self.end()
-        told = wire.WorkerEnded(launch_id=self.launch_id, how=ended.how or why, tail=ended.tail)
+        told = wire.WorkerEnded(launch_id=self.launch_id, how=f"its frames cannot be carried: {why}", tail=ended.tail)
         self.control.send(wire.ControlReport(ended=told).SerializeToString())
 
 

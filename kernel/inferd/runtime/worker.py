@@ -167,11 +167,8 @@ class Worker:
     def _receive(self, frame: wire.WorkerFrame, memories: Arrived = (), /) -> None:
         self._vigil.hear(asyncio.get_running_loop().time())
         kind = frame.WhichOneof("kind")
-        if kind == "pong":
-            self._vigil.feel(read_pulse(frame.pong))
-            self.memory_bytes = frame.pong.memory_bytes
-            if self._loaded:
-                self._tell_memory()
+        if kind is None or kind == "pong":  # none: a part of a frame has come, or gone
+            self._feel(frame)
             return
         if kind == "hello":
             if frame.hello.version != __version__:
@@ -198,6 +195,13 @@ class Worker:
             frame.loaded.sandbox.CopyFrom(self._sandbox or sandbox_pb2.SandboxState())
             log.info("the sandbox of a worker", instance_id=self.instance_id, sandbox=str(read_sandbox(frame.loaded)))
         self._on_frame(self.instance_id, frame, memories)
+
+    def _feel(self, frame: wire.WorkerFrame) -> None:
+        if frame.HasField("pong"):
+            self._vigil.feel(read_pulse(frame.pong))
+            self.memory_bytes = frame.pong.memory_bytes
+            if self._loaded:
+                self._tell_memory()
 
     def _allow_silence(self, limit_s: float) -> None:
         self._vigil.allow_silence(limit_s, asyncio.get_running_loop().time())

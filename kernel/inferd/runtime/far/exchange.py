@@ -42,6 +42,7 @@ class Exchange:
         on_frames: Is told of frames.
         on_closed: Is told once that no frame comes any more, and why.
         on_room: Is told when less is queued than before.
+        on_moved: Is told when something has come, or was acknowledged, be it a part of a frame alone.
         most_held_bytes: Most that may wait, memories left out, which are others' anyway; 0 for no bound.
 
     Attributes:
@@ -59,12 +60,14 @@ class Exchange:
         on_frames: OnFrames,
         on_closed: Callable[[str], None],
         on_room: Callable[[], None] = lambda: None,
+        on_moved: Callable[[], None] = lambda: None,
         most_held_bytes: int = 0,
     ) -> None:
         self.bounds = bounds
         self._on_frames = on_frames
         self._on_closed = on_closed
         self._on_room = on_room
+        self._on_moved = on_moved
         self._most_held_bytes = most_held_bytes
         self._assembly = Assembly(frame_limit_bytes=bounds.frame_bytes, memory_limit_bytes=bounds.memory_bytes)
         self.received = 0
@@ -192,6 +195,8 @@ class Exchange:
             BrokenExchangeError: It is nothing that may come.
         """
         self.heard_at = asyncio.get_running_loop().time()
+        if parcels.parcels or parcels.received > self._acknowledged:
+            self._on_moved()
         self._acknowledge(parcels.received)
         if not parcels.parcels:
             return

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from inferd.shared import Memory
     from inferd_api.agent.v1 import agent_pb2 as wire
 
+MOVED_S = 1.0  # between two words of it that its link gets on
 MEASURE_S = 1.0  # how long the resident memory of one is waited for
 
 
@@ -40,8 +41,13 @@ class FarWorker:
         self.launch_id = launch_id
         self.instance_id = instance_id
         self.exchange = Exchange(
-            host.bounds, on_frames=self._take, on_closed=on_closed, most_held_bytes=host.bounds.held_bytes
+            host.bounds,
+            on_frames=self._take,
+            on_closed=on_closed,
+            on_moved=self._note_moved,
+            most_held_bytes=host.bounds.held_bytes,
         )
+        self._told_at = 0.0
         self.given = asyncio.Event()
         self._host = host
         self._on_frame = on_frame
@@ -124,6 +130,13 @@ class FarWorker:
         """It takes so much."""
         if self._measured is not None and not self._measured.done():
             self._measured.set_result(memory_bytes)
+
+    def _note_moved(self) -> None:
+        """Its link gets on: on a slow one, its answers to pings may be behind very much else."""
+        now = asyncio.get_running_loop().time()
+        if self.given.is_set() and now - self._told_at > MOVED_S:
+            self._told_at = now
+            self._on_frame(frames_pb.WorkerFrame())
 
     def _take(self, given: Sequence[Given]) -> None:
         memories: dict[int, tuple[Memory, ...]] = {}
