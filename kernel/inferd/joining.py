@@ -24,6 +24,7 @@ def let_join(settings: Settings, driver: Driver, authority: Authority) -> Agents
         launchers=driver.supervisor.launchers,
         known=driver.machine.hosts.known,
         accounts=driver.views.devices,
-        epoch=lambda: 0 if driver.keeper is None else driver.clock.epoch,
+        # A single kernel's goes by the clock of its machine, which may be set back.
+        epoch=lambda: 0 if driver.keeper is None or driver.keeper.leadership is None else driver.clock.epoch,
     )
     return Agents(hosts, authority.keyring, authority.auth, settings.hosts, views=driver.views)
