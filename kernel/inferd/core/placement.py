@@ -145,14 +145,10 @@ def is_misplaced(site: Site, others: Iterable[Site]) -> bool:
 
 def choose(sites: Sequence[Site]) -> Placement:
     """The best of the devices that a model may use, in the order of its backend; there is one."""
-    best = min(sites, key=lambda site: site.rank)
-    others = [site for site in sites if site is not best]
-    reason = _compare(best, min(others, key=lambda site: site.rank)) if others else "the only device that it may use"
-    return Placement(device_id=best.device_id, at_once=not best.yielded_bytes, reason=reason, beside=best.beside)
     ranked = nsmallest(2, ((site.rank, at, site) for at, site in enumerate(sites)))
     best = ranked[0][2]
     reason = "the only device that it may use" if len(ranked) == 1 else _compare(best, ranked[1][2])
-    return Placement(device_id=best.device_id, at_once=not best.yielded_bytes, reason=reason)
+    return Placement(device_id=best.device_id, at_once=not best.yielded_bytes, reason=reason, beside=best.beside)
 
 
 def _compare(best: Site, other: Site) -> str:
