@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 FIRST_PAUSE_S, MOST_PAUSE_S = 1.0, 60.0
 LONG_S = 60.0  # after so long a process has worked
 END_S = 5.0
-EVERYWHERE = ("0.0.0.0", "[::]", "::")  # noqa: S104 - looked for, not listened on
+EVERYWHERE = ("0.0.0.0", "[::]", "::")  # noqa: S104 - looked for, not listened on # nosec B104
 
 log = structlog.get_logger()
 
