@@ -28,8 +28,8 @@ class Ray(BaseModel):
     )
     join: str = Field(
         "",
-        description="the address by which agents on the nodes reach the kernel, as tls:host:port; default: where the "
-        "kernel listens, if other machines can reach that",
+        description="the address by which agents on the nodes reach the kernel, as tls:host:port; of several with one "
+        "store, the same of each, with commas; default: where the kernel listens, if other machines can reach that",
     )
     ca_file: Path | None = Field(
         None,

@@ -11,7 +11,14 @@ import pytest
 from inferd.ray import actor, agent_process
 from inferd.ray.actor import AgentActor, Report
 
-ORDERS = ("tls:kernel:7411", "secret-invitation", "ray-1", {"zone": "a"}, "-----BEGIN CERTIFICATE-----", 1 << 30)
+ORDERS = (
+    "tls:kernel:7411,tls:other:7411",
+    "secret-invitation",
+    "ray-1",
+    {"zone": "a"},
+    "-----BEGIN CERTIFICATE-----",
+    1 << 30,
+)
 TELLS = """
 import json, os, sys
 known = {"stdin": sys.stdin.read(), "argv": sys.argv[1:], "environment": dict(os.environ)}
@@ -56,7 +63,7 @@ def test_the_invitation_goes_through_a_pipe(made: AgentActor, monkeypatch: pytes
         *(
             "host",
             "--join",
-            "tls:kernel:7411",
+            *("tls:kernel:7411", "--join", "tls:other:7411"),
             "--name",
             "ray-1",
             "--token-file",

@@ -26,7 +26,7 @@ class Orders(NamedTuple):
     """What an agent is started with. The invitation goes through a pipe: it is in no argument and in no variable.
 
     Attributes:
-        address: Of the kernel.
+        address: Of the kernel; of several, one of which leads, with commas.
         invitation: For this host alone.
         name: Of the host.
         labels: Of the host.
@@ -133,7 +133,8 @@ class AgentProcess:
 def _arguments(orders: Orders) -> list[str]:
     labels = [part for name, value in sorted(orders.labels.items()) for part in ("--label", f"{name}={value}")]
     invited = ["--token-file", "-"] if orders.invitation else []
-    return ["host", "--join", orders.address, "--name", orders.name, *invited, *labels, "-o", "json"]
+    kernels = [part for address in orders.address.split(",") for part in ("--join", address.strip())]
+    return ["host", *kernels, "--name", orders.name, *invited, *labels, "-o", "json"]
 
 
 def _environment(orders: Orders, folder: Path) -> dict[str, str]:
