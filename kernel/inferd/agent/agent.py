@@ -156,7 +156,7 @@ class Agent:
             try:
                 await self._attach(open_s)
             except grpc.aio.AioRpcError as error:
-                failure = from_rpc(error, "the kernel")
+                failure = from_rpc(error, self._kernels.address)
                 self._judge(error, failure)
                 why = failure.message
             except (SilentError, TimeoutError, OSError) as error:

@@ -89,9 +89,14 @@ class Kernels:
         self._credential = credential
         self._at = 0
 
+    @property
+    def address(self) -> str:
+        """Of the one that is tried now."""
+        return self._addresses[self._at]
+
     def connect(self) -> KernelConnection:
         """A new connection to the one that is tried now."""
-        return KernelConnection(self._addresses[self._at], credential=self._credential, timeout_s=None)
+        return KernelConnection(self.address, credential=self._credential, timeout_s=None)
 
     def turn(self) -> None:
         """Try the next one."""
