@@ -28,7 +28,7 @@ class Standby(BaseModel):
         " default: those where it listens, with the name of the host where that is every address",
     )
     beat_s: Seconds = Field(
-        0.5, gt=0, description="a kernel tells so often in the store that it lives, and looks there"
+        0.5, gt=0, le=1e5, description="a kernel tells so often in the store that it lives, and looks there"
     )
     silence_s: Seconds = Field(
         2.5,

@@ -37,7 +37,7 @@ OUTPUT_TOKENS = 90
 STEP_S = 0.02
 ROUND_S = 240.0  # most that one takes
 TRIES = 3  # of starting a kernel
-MANNERS = ("killed", "stopped", "cut")
+MANNERS = ("stopped", "killed", "cut")
 LEADS = """
     SELECT k.pid FROM inferd.kernels k JOIN inferd.inferd_store s ON s.epoch = k.epoch
     WHERE k.seen > clock_timestamp() - interval '2 s'
@@ -116,6 +116,11 @@ class Kernels:
                     raise
             else:
                 return
+
+    async def start_all(self) -> None:
+        """Start all that do not live."""
+        missing = [number for number in range(self._count) if number not in self._living]
+        await asyncio.gather(*(asyncio.to_thread(self.start, number) for number in missing))
 
     def number_of(self, pid: int) -> int:
         """The kernel of a process."""
@@ -210,9 +215,7 @@ async def _round(
         ends = await asyncio.gather(*streams, return_exceptions=True)
         done.followed = await asyncio.to_thread(leader_of, server, database) != before
         if done.manner == "killed":
-            killed = kernels.number_of(before)
-            await asyncio.to_thread(kernels.end, killed)
-            await asyncio.to_thread(kernels.start, killed)
+            await asyncio.to_thread(kernels.end, kernels.number_of(before))
         listed = Counter([task.task_id async for task in client.list_tasks()])
     _judge(done, chosen, tasks, told=told, ends=ends, wanted=wanted)
     known = {events[0].task_id for events in told if events}
@@ -242,22 +245,24 @@ def _judge(
         done.wrong += differences([tasks[number]], [told_of(events)], [wanted[number]])
 
 
-async def ordeal(server: PostgresServer, folder: Path, *, count: int, seed: int, kernels: int = KERNELS) -> list[Round]:
-    """So many rounds, each told as a line."""
+async def ordeal(
+    server: PostgresServer, folder: Path, *, count: int, seed: int, kernels: int = KERNELS, kinds: int = 32
+) -> list[Round]:
+    """So many rounds, each told as a line; with so many kernels, and kinds of tasks."""
     database = server.make_database()
     key = {"INFERD_STORE__KEY_FILE": str(folder / "store.key"), "INFERD_AUTH__PEPPER_FILE": str(folder / "pepper")}
     having = Kernels(folder, {**SETTINGS, **key, "INFERD_STORE__URL": server.url(database)}, kernels)
     source = str(write_fake_model(folder, step_s=STEP_S, blocks=8192, max_sequences=STREAMS))
     rounds: list[Round] = []
     try:
-        for number in range(kernels):
-            await asyncio.to_thread(having.start, number)
+        await having.start_all()
         async with AsyncClient(having.addresses) as client:
             await client.create_model("fake", source=source)
-            asked = requests(seed, output_tokens=OUTPUT_TOKENS)
+            asked = requests(seed, output_tokens=OUTPUT_TOKENS)[:kinds]
             found, _ = await undisturbed(client, "fake", asked)
         wanted = dict(enumerate(found))
         for number in range(count):
+            await having.start_all()
             begun = time.monotonic()
             done = await _round(having, server, database, number=number, seed=seed, wanted=wanted)
             rounds.append(done)
@@ -288,7 +293,7 @@ def _line(number: int, done: Round, took_s: float) -> dict[str, object]:
 def figures(rounds: Sequence[Round], seed: int) -> dict[str, object]:
     """What came of all rounds."""
     pauses = {manner: [each.pause_s for each in rounds if each.manner == manner] for manner in MANNERS}
-    leads = {manner: [each.leads_s for each in rounds if each.manner == manner] for manner in MANNERS[:2]}
+    leads = {manner: [each.leads_s for each in rounds if each.manner == manner] for manner in ("killed", "stopped")}
     return {
         "name": "chaos.leaders",
         "seed": seed,

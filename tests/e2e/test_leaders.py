@@ -20,6 +20,6 @@ def server() -> Iterator[PostgresServer]:
 
 async def test_streams_go_on_where_the_leader_is_killed_or_stopped(server: PostgresServer, tmp_path: Path) -> None:
     """Kernels that are processes: nothing that was acknowledged is lost, nothing told twice, and each is followed."""
-    told = figures(await ordeal(server, tmp_path, count=2, seed=1, kernels=2), 1)
+    told = figures(await ordeal(server, tmp_path, count=2, seed=1, kernels=2, kinds=8), 1)
     assert (told["lost"], told["double"], told["wrong"], told["tasks"]) == (0, 0, 0, 16)
     assert told["followed"] == 2
