@@ -21,6 +21,7 @@ pytestmark = [pytest.mark.e2e]
 PROMPT = [3, 1, 4, 1, 5, 9, 2, 6]
 TOKENS = 160
 CUT_AT = 20
+WALLS = ("Seccomp", "Seccomp_filters", "NoNewPrivs", "CapEff", "CapPrm", "CapBnd")
 
 
 def expected(folder: Path) -> list[int]:
@@ -41,8 +42,17 @@ def find_rank(kernel: KernelProcess) -> psutil.Process:
     return max(worker.children(), key=lambda child: child.memory_info().rss)
 
 
+def walls(pid: int) -> dict[str, str]:
+    """What keeps a process in, as the system tells of it: filters of calls, capabilities, what it may become."""
+    lines = (line.split(":\t") for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return {line[0]: line[1] for line in lines if line[0] in WALLS}
+
+
 def test_a_killed_rank_ends_the_instance_and_its_tasks_go_on(tmp_path: Path) -> None:
-    """The stream over two ranks, one of which is killed half-way, is that of one process; the log names the rank."""
+    """The stream over two ranks, one of which is killed half-way, is that of one process; the log names the rank.
+
+    It had the walls of its worker.
+    """
     folder = tmp_path / "tiny-0.1"
     wanted = expected(folder)
     with kernel_process(tmp_path / "kernel") as kernel, Client(kernel.address) as client:
@@ -54,6 +64,7 @@ def test_a_killed_rank_ends_the_instance_and_its_tasks_go_on(tmp_path: Path) -> 
             if not killed and len(tokens) >= CUT_AT:
                 rank = find_rank(kernel)
                 killed = rank.pid
+                assert walls(rank.pid) == walls(rank.ppid())
                 rank.kill()
         assert tokens == wanted
         said = "".join(log.read_text() for log in (tmp_path / "kernel").rglob("*.log"))
