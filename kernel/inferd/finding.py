@@ -48,7 +48,7 @@ def found_plugins(settings: Settings, driver: Driver, before: Mapping[DeviceId, 
         known = driver.views.devices
         fresh = (device for device in found if device.device_id not in known)
         own = tuple(as_before(device, before, settings.devices.memory_bytes) for device in fresh)
-        driver.tell_host(HostJoined(own, facts=own_facts(reports)))
+        driver.tell_host(HostJoined(own, facts=own_facts(reports, settings.hosts.labels)))
 
     plugins = Plugins(**_where_plugins_are(settings), found=tell, elsewhere=driver.views.backends)
     if driver.keeper is not None and driver.keeper.leadership is not None:
@@ -76,11 +76,11 @@ def _where_plugins_are(settings: Settings) -> dict[str, Any]:
     }
 
 
-def own_facts(reports: Sequence[BackendReport]) -> HostFacts:
-    """What the kernel says of its own host: its version, and the backends that work there with their devices."""
+def own_facts(reports: Sequence[BackendReport], labels: Mapping[str, str]) -> HostFacts:
+    """What the kernel says of its own host: labels, its version, and the backends that work there."""
     ready = [report for report in reports if report.state is BackendState.READY]
     backends = (HostBackend(name=each.name, devices=tuple(d.device_id for d in each.devices)) for each in ready)
-    return HostFacts(version=__version__, backends=tuple(backends))
+    return HostFacts(labels=labels, version=__version__, backends=tuple(backends))
 
 
 def watched_folder(settings: Watching, driver: Driver, plugins: Plugins, declarations: Declarations) -> Watched | None:

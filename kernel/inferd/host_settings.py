@@ -10,6 +10,7 @@ class Hosts(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    labels: dict[str, str] = Field({}, description="labels of the kernel's own host, by which models choose it")
     most: int = Field(1000, ge=0, description="other hosts that are known at once, lost ones too; 0 lets none join")
     detection_s: Seconds = Field(
         3.0, gt=0, description="a host of which nothing is heard for so long is lost: its tasks go on elsewhere"

@@ -17,8 +17,8 @@ from inferd_api.v1.model_service_pb2 import CreateModelRequest, GetModelRequest,
 
 @pytest.fixture
 async def connection(tmp_path: Path) -> AsyncIterator[Connection]:
-    """A connection to a kernel."""
-    async with kernel_here(tmp_path) as kernel:
+    """A connection to a kernel whose own host has a label, too."""
+    async with kernel_here(tmp_path, hosts={"labels": {"zone": "home"}}) as kernel:
         made = Connection(kernel, tmp_path)
         yield made
         await made.channel.close()
@@ -57,7 +57,7 @@ async def test_a_selector_has_a_model_loaded_on_a_host_with_its_labels(connectio
     assert (await read_all(connection.endless(model="m", tokens=4)))[-1].finished.receipt.device == "b/fake:0"
     found = await read(connection, "m")
     assert (found.devices, found.device_count, found.placement.selector) == (["b/fake:0"], 1, {"zone": "b"})
-    rules = PlacementRules(selector={"host": "local"})
+    rules = PlacementRules(selector={"host": "local", "zone": "home"})
     await connection.models.UpdateModel(UpdateModelRequest(name="m", placement=rules))
     assert (await read_all(connection.endless(model="m", tokens=4)))[-1].finished.receipt.device == "fake:0"
     assert (await read(connection, "m")).version == 2
