@@ -15,6 +15,7 @@ from inferd_api.v1 import host_service_pb2 as hs
 from inferd_api.v1 import model_pb2 as mp
 from inferd_api.v1 import model_service_pb2 as ms
 from inferd_api.v1 import priority_pb2 as pp
+from inferd_client import AsyncClient
 
 pytestmark = pytest.mark.usefixtures("_cpu_backend")
 
@@ -144,3 +145,9 @@ async def test_what_strangers_take_is_not_given(tmp_path: Path, monkeypatch: pyt
                 break
             free_bytes[0] = 12 * gib - expected[0]
         await connection.channel.close()
+
+
+async def test_the_client_tells_a_service_that_the_kernel_lacks(connection: Connection) -> None:
+    """A kernel that keeps nothing has no health of a store, and says so with a reason; to a client it is an answer."""
+    async with AsyncClient(connection.kernel.addresses[0]) as client:
+        assert await client.health("store") == "SERVICE_UNKNOWN"

@@ -26,7 +26,7 @@ from inferd_api.v1.host_service_pb2_grpc import HostServiceStub
 from inferd_api.v1.store_key_pb2 import GetStoreKeysRequest, RotateStoreKeysRequest, ShredTenantRequest
 from inferd_client.channel import AsyncConnection, Connection
 from inferd_client.claims import span
-from inferd_client.errors import StatusError
+from inferd_client.errors import InferdError
 from inferd_client.options import strict
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ class Hosts(Connection):
         """Health of the kernel or of one `service`: "SERVING", "NOT_SERVING", "UNKNOWN" or "SERVICE_UNKNOWN"."""
         try:
             answer = self._call(self._health.Check, HealthCheckRequest(service=service))
-        except StatusError as error:
+        except InferdError as error:
             return unknown_service(error)
         return str(HealthCheckResponse.ServingStatus.Name(answer.status))
 
@@ -267,12 +267,12 @@ class AsyncHosts(AsyncConnection):
         """Health of the kernel or of one `service`: "SERVING", "NOT_SERVING", "UNKNOWN" or "SERVICE_UNKNOWN"."""
         try:
             answer = await self._call(self._health.Check, HealthCheckRequest(service=service))
-        except StatusError as error:
+        except InferdError as error:
             return unknown_service(error)
         return str(HealthCheckResponse.ServingStatus.Name(answer.status))
 
 
-def unknown_service(error: StatusError) -> str:
+def unknown_service(error: InferdError) -> str:
     """The answer for a service that the kernel does not know (NOT_FOUND); any other error goes on."""
     if error.code != "NOT_FOUND":
         raise error
