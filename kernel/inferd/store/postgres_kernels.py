@@ -64,6 +64,8 @@ class PostgresRoll:
             if error.sqlstate in MISSING:
                 return self._unmade(session)
             raise self._lost(error) from None
+        if not rows:  # somebody has emptied the table
+            return self._unmade(session)
         others = tuple(_entry(row[3:]) for row in rows if row[3] is not None)
         return Seen(rows[0][0], rows[0][1] or 0, others, rows[0][2])
 
