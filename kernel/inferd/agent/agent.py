@@ -171,7 +171,7 @@ class Agent:
             if not self._leaving:
                 self._watcher.detached(why)
             await self._give_up_late(lost_at)
-            await asyncio.sleep(try_s * random.uniform(0.5, 1.0))  # noqa: S311 - many agents lose a kernel at once
+            await asyncio.sleep(try_s * random.uniform(0.5, 1.0))  # noqa: S311  # nosec B311 - many lose it at once
             open_s, try_s = min(OPEN_MOST_S, open_s * SLOWER), min(TRY_MOST_S, try_s * SLOWER)
 
     async def _give_up_late(self, lost_at: float) -> None:
