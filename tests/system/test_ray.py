@@ -117,3 +117,21 @@ def test_a_model_serves_on_ray_and_a_lost_node_costs_nothing(
 
 def log_of(kernel: KernelProcess) -> str:
     return (kernel.folder / "kernel.log").read_text()[-6000:]
+
+
+def test_nodes_come_and_go_with_what_waits(settings: dict[str, str], cluster: RayCluster, tmp_path: Path) -> None:
+    """Over Ray's client server: no node has an agent until tasks wait, and none once it was idle for its time."""
+    scaled = {"cluster": f"ray://127.0.0.1:{cluster.client_port}", "scale": "true", "ask_after_s": "0.5", "idle_s": "5"}
+    settings |= {f"INFERD_RAY__{name.upper()}": value for name, value in scaled.items()}
+    with kernel_process(tmp_path, environment=settings) as kernel, Client(kernel.address) as client:
+        client.create_model("slow", str(write_fake_model(tmp_path, step_s=0.05)))
+        tasks = [client.create_task("slow", "la", max_tokens=900, temperature=0) for _ in range(100)]
+        until(client, lambda: HOST_STATE_READY in far(client).values(), log_of(kernel))
+        for task in tasks:
+            client.cancel_task(task.task_id)
+        until(client, lambda: not far(client), log_of(kernel))
+
+
+def far(client: Client) -> dict[str, int]:
+    """The hosts that are nodes of Ray's."""
+    return {each: state for each, state in states(client).items() if each.startswith("ray-")}
