@@ -311,11 +311,11 @@ async def test_an_end_that_cannot_be_kept_is_not_told(tmp_path: Path) -> None:
 
 
 async def test_a_second_kernel_with_the_same_store_does_not_start(tmp_path: Path) -> None:
-    """It is refused with the process that has the store, and the first one serves on."""
+    """It is refused with the process that has the store, unless it may stand by, and the first one serves on."""
     async with kernel(tmp_path) as connection:
         await connection.create()
         with pytest.raises(StoreUnavailableError, match="in use by process"):
-            async with kernel(tmp_path):
+            async with kernel(tmp_path, standby={"enabled": False}):
                 pass
         assert (await connection.tasks.CreateTask(wanted())).task.task_id
 
