@@ -11,7 +11,7 @@ from far_host import FarHost, far_host, place, until_state
 from google.protobuf.duration_pb2 import Duration
 from proxy import Proxy, proxy_to
 
-from inferd.core.events import HostJoined
+from inferd.core.events import HostJoined, HostLost
 from inferd.core.host import HostState
 from inferd.core.ids import HostId
 from inferd.testing.kernel import kernel_here
@@ -19,11 +19,13 @@ from inferd_api.v1 import host_pb2 as hp
 from inferd_api.v1 import host_service_pb2 as hs
 from inferd_api.v1.model_service_pb2 import LoadModelRequest
 
+SMALL = {"memory_bytes": {"fake:0": 1 << 29}}  # less than the host has, so that it is chosen first
+
 
 @pytest.fixture
 async def connection(tmp_path: Path) -> AsyncIterator[Connection]:
     """A connection to a kernel that keeps what it is told."""
-    async with kernel_here(tmp_path, store={"url": f"sqlite:{tmp_path}/kept.sqlite"}) as kernel:
+    async with kernel_here(tmp_path, store={"url": f"sqlite:{tmp_path}/kept.sqlite"}, devices=SMALL) as kernel:
         made = Connection(kernel, tmp_path)
         yield made
         await made.channel.close()
@@ -59,7 +61,7 @@ async def drained(connection: Connection, host_id: str) -> list[hp.Host]:
 @pytest.mark.usefixtures("host")
 async def test_hosts_are_listed_with_what_they_hold(connection: Connection) -> None:
     """The kernel's own first, each with its state, devices, models, load and labels; and read by id, or told of."""
-    name = await place(connection, "far", "b/fake:0", step_s=0.01)
+    name = await place(connection, "far", "b", step_s=0.01)
     task = connection.endless(model=name)
     await read_until(task, "output")
     own, far = (await connection.hosts.ListHosts(hs.ListHostsRequest())).hosts
@@ -86,7 +88,7 @@ async def test_hosts_are_listed_with_what_they_hold(connection: Connection) -> N
 @pytest.mark.usefixtures("host")
 async def test_a_host_is_drained_without_a_failed_task(connection: Connection) -> None:
     """What runs ends where it is, the next task goes elsewhere, and the call ends when nothing is left."""
-    name = await place(connection, "both", "b/fake:0", "fake:0", step_s=0.005)
+    name = await place(connection, "both", "", step_s=0.005)
     await connection.models.LoadModel(LoadModelRequest(name=name))
     running = connection.endless(model=name, tokens=100)
     await read_until(running, "output")
@@ -124,18 +126,31 @@ async def test_what_an_operator_wants_of_a_host_outlives_the_kernel(tmp_path: Pa
 @pytest.mark.usefixtures("host")
 async def test_a_host_is_removed(connection: Connection) -> None:
     """Not while something is left of it, nor the kernel's own; with force its tasks go on elsewhere."""
-    name = await place(connection, "both", "b/fake:0", "fake:0", step_s=0.002)
+    name = await place(connection, "both", "", step_s=0.002)
     task = connection.endless(model=name, tokens=400)
     await read_until(task, "output")
     remove = connection.hosts.RemoveHost
     assert "drain it (`inferd hosts drain b`)" in await refusal(remove(hs.RemoveHostRequest(host_id="b")))
     assert "cannot be removed" in await refusal(remove(hs.RemoveHostRequest(host_id="local")))
-    watch = connection.hosts.WatchHost(hs.WatchHostRequest(all_hosts=True, interval=Duration(nanos=10**8)))
-    assert {each.host_id for each in (await watch.read()).hosts} == {"local", "b"}
     await remove(hs.RemoveHostRequest(host_id="b", force=True))
     async with asyncio.timeout(60):
         assert (await read_all(task))[-1].finished.receipt.device == "fake:0"
-        while (await watch.read()).gone_host_ids != ["b"]:
+    await until_state(connection.kernel, "b", HostState.READY)  # its agent runs still
+
+
+async def test_all_hosts_are_watched(connection: Connection) -> None:
+    """As they stand first, then those that have changed, and the ids of those that are gone."""
+    tell = connection.kernel.driver.tell_host
+    tell(HostJoined((), HostId("c")))
+    watch = connection.hosts.WatchHost(hs.WatchHostRequest(all_hosts=True, interval=Duration(nanos=10**8)))
+    async with asyncio.timeout(60):
+        assert {each.host_id for each in (await watch.read()).hosts} == {"local", "c"}
+        tell(HostLost(HostId("c"), "no word"))
+        while not (hosts := [each for each in (await watch.read()).hosts if each.host_id == "c"]):
+            pass
+        assert (hosts[0].state, hosts[0].reason) == (hp.HOST_STATE_LOST, "no word")
+        await connection.hosts.RemoveHost(hs.RemoveHostRequest(host_id="c"))
+        while (await watch.read()).gone_host_ids != ["c"]:
             pass
     watch.cancel()
 

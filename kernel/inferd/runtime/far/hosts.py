@@ -244,6 +244,9 @@ class FarHosts:
         limit_s = self._settings.detection_s
         gap_s, self._looked_at = now - self._looked_at, now
         for host in tuple(self.attached.values()):
+            if host.name not in self._known:
+                self.lose(host, "an operator has removed it")
+                continue
             for device_id in host.used:  # leases come and go without a word of the host
                 self.used(host, device_id)
             if gap_s > limit_s / 2:

@@ -130,7 +130,8 @@ class Standings:
     ) -> AsyncGenerator[list[Standing]]:
         """A host, or with no name all: first as they stand, then those that have changed, and those that compute.
 
-        A host that is gone ends the watch of it. With `until_drained` it ends once nothing is left of a host.
+        A host that is gone ends the watch of it; of all, that is told by a list without it, which may be empty. With
+        `until_drained` it ends once nothing is left of a host.
 
         Raises:
             InvalidFieldError: There is no such host.
@@ -147,8 +148,8 @@ class Standings:
                 standings = await self._standing(name)
                 marks = {each.host.host_id: _mark(each) for each in standings}
                 fresh = [each for each in standings if told.get(each.host.host_id) != marks[each.host.host_id]]
-                told = marks
-                if fresh:
+                gone, told = bool(told.keys() - marks.keys()), marks
+                if fresh or (gone and not name):
                     yield fresh
                 if name and (not standings or (until_drained and standings[0].host.state is not HostState.DRAINING)):
                     return
