@@ -278,3 +278,14 @@ def test_a_model_that_no_ready_host_may_take_is_busy() -> None:
     bench.tell(events.DrainHost(HostId("a")))
     with pytest.raises(ModelBusyError, match="no host of gpu:0 with zone=a takes instances now"):
         bench.tell(events.LoadModel(MODEL))
+
+
+def test_what_a_model_needs_is_remembered_of_some_devices() -> None:
+    """Of more than 256 devices the latest are known, whatever number of hosts a model was ever loaded on."""
+    bench = Bench()
+    bench.join()
+    bench.create()
+    for n in range(300):
+        bench.tell(events.ModelMeasured(MODEL, {DeviceId(f"h{n}/gpu:0"): MemoryNeed(weights_bytes=n)}))
+    needs = bench.machine.views.model(MODEL).serving.needs
+    assert (len(needs), needs[DeviceId("h299/gpu:0")].weights_bytes) == (256, 299)

@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from inferd.core.proofs import Proof
     from inferd.errors import InferdError
 
+MOST_NEEDS = 256  # devices of which it is remembered what a version needs there
+
 
 class VersionState(Enum):
     """Where a version stands; the values are those of `inferd.v1.VersionState`."""
@@ -144,6 +146,8 @@ class Version:
         for device_id, need in needs.items():
             self.needs.pop(device_id, None)
             self.needs[device_id] = need
+        while len(self.needs) > MOST_NEEDS:  # of very many hosts the last ones tell as much
+            del self.needs[next(iter(self.needs))]
 
 
 @dataclass(slots=True, kw_only=True)
