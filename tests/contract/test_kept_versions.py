@@ -23,6 +23,11 @@ from inferd.store.sqlite import SqliteStore
 from inferd.testing.kernel import front_here
 
 FILES = sorted(STORES.glob("*.sqlite"))
+FIRST = """
+    DROP TABLE kernels; ALTER TABLE inferd_store DROP COLUMN epoch; DROP TABLE data_keys;
+    UPDATE inferd_store SET version = 1
+"""
+"""What makes a schema of the third version one of the first."""
 
 
 @pytest.fixture(params=[pytest.param(file, id=file.stem) for file in FILES])
@@ -131,11 +136,11 @@ def test_a_schema_of_a_database_is_copied_before_it_is_brought_up(
     with closing(SqliteStore(left, sealing=unsealed)) as file, closing(stores.open(sealing=unsealed)) as store:
         store.write(list(file.kept()))
         before = held(store)
-        stores.run(store, "DROP TABLE data_keys; UPDATE inferd_store SET version = 1")
+        stores.run(store, FIRST)
     for _ in range(4):
         with closing(stores.open(sealing=unsealed)) as store:
-            assert (store.opened_schema, store.schema) == (1, 2)
-            stores.run(store, "DROP TABLE data_keys; UPDATE inferd_store SET version = 1")
+            assert (store.opened_schema, store.schema) == (1, 3)
+            stores.run(store, FIRST)
     with postgres.connect(database) as connection:
         rows = connection.execute("SELECT nspname FROM pg_namespace WHERE nspname LIKE 'inferd\\_%'").fetchall()
     assert len(rows) == 2

@@ -119,7 +119,7 @@ async def test_messages_leave_time_for_what_they_tell_of(
         await sleep(0)
 
     call = BusyCall()
-    async with asyncio.timeout(60), front_here(tmp_path) as front:
+    async with asyncio.timeout(60), front_here(tmp_path, hosts={"detection_s": 60.0}) as front:
         orders = TaskOrders(
             front.tasks,
             front.uploads,

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -398,7 +399,7 @@ def test_measures_what_load_takes(sound: Path) -> None:
 
 @needs_torch
 def test_measures_what_depends_on_numbers(sound: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A network that shapes alone do not carry through is measured on the processor, with the same result."""
+    """A network that shapes alone do not carry through is measured on the processor; what a step takes is estimated."""
     from transformers.models.llama.modeling_llama import LlamaMLP  # noqa: PLC0415 - takes seconds
 
     request = LoadRequest(path=sound, device="cpu:0", settings=read_settings(SPEC, {}), capacity_bytes=1 << 30)
@@ -406,8 +407,10 @@ def test_measures_what_depends_on_numbers(sound: Path, monkeypatch: pytest.Monke
     forward = LlamaMLP.forward
     asked: list[int] = []
     monkeypatch.setattr(LlamaMLP, "forward", lambda self, x: asked.append(len(x.nonzero())) or forward(self, x))
-    assert TorchBackend().measure(request) == expected
-    assert len(asked) == 3
+    found = TorchBackend().measure(request)
+    assert replace(found, workspace_bytes=expected.workspace_bytes) == expected
+    assert found.workspace_bytes >= expected.workspace_bytes
+    assert asked
 
 
 @pytest.mark.parametrize(

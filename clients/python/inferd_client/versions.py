@@ -28,6 +28,8 @@ SINCE: Final[Mapping[str, str]] = {
     **dict.fromkeys(("CreateQuota", "ListQuotas", "ListQuotaUses", "DeleteQuota"), "0.4.0"),
     **dict.fromkeys(("GetAuditTrail", "ListAuditLines"), "0.4.0"),
     **dict.fromkeys(("CreateModerationRule", "ListModerationRules", "DeleteModerationRule"), "0.4.0"),
+    "CreateInvite": "0.4.0",
+    **dict.fromkeys(("ListHosts", "CordonHost", "DrainHost", "ResumeHost", "RemoveHost", "ReadInstanceLog"), "0.4.0"),
     **dict.fromkeys(("ListFlags", "GetFlag", "ResolveFlag"), "0.4.0"),
 }
 """The version of the kernel that first had a call, of those that 0.1.0 lacked."""
