@@ -140,6 +140,7 @@ async def _serving(
     ):
         driver = built.driver
         built.authority.check_entry(settings.auth, doors.addresses)
+        doorway.empty()  # of what a start before this one offered
         entrance = offer_services(settings, built.front, built.authority, doors.tickets, doorway)
         before = await read_kept(driver, built.shelf.lacking)
         async with driver.running():

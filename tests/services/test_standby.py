@@ -20,8 +20,10 @@ from prometheus_client import generate_latest
 from stores import Postgres
 from test_kept_tasks import wanted, watch
 
+from inferd import server
 from inferd.cli import doctor
 from inferd.errors import StoreUnavailableError, present
+from inferd.runtime.driver import Driver
 from inferd.runtime.leading import Leadership
 from inferd.server import Kernel
 from inferd.standing import StandbyEndedError, Watch
@@ -280,3 +282,25 @@ async def test_a_standby_that_could_not_open_the_store_says_so_at_once(tmp_path:
         with pytest.raises(SealError):
             await other.leave()
         assert not (tmp_path / "another.key").exists()
+
+
+async def test_a_start_that_failed_late_leaves_nothing_of_itself(
+    tmp_path: Path, stores: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kernel that lost its store once its services were offered serves those of its next start, and takes tasks."""
+    read, failed = server.read_kept, list[Driver]()
+
+    async def cut_off(driver: Driver, lacking: Any) -> Any:
+        if not failed:
+            failed.append(driver)
+            raise StoreUnavailableError("another kernel has it", metadata={"cause": "taken over"})
+        return await read(driver, lacking)
+
+    monkeypatch.setattr(server, "read_kept", cut_off)
+    async with members(tmp_path, stores, count=1) as (only,):
+        kernel = await only.kernel()
+        assert failed[0] is not kernel.driver
+        connection = Connection(kernel, tmp_path)
+        await connection.create()
+        assert text_of(await read_all(connection.chat("a b"))) == "a b"
+        await connection.channel.close()

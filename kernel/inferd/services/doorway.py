@@ -54,6 +54,10 @@ class Doorway(grpc.aio.ServerInterceptor, grpc.GenericRpcHandler):
         """Offer services; as those of a server, but at any time."""
         self._services += handlers
 
+    def empty(self) -> None:
+        """Offer nothing any more: what was offered for a start that failed belongs to a kernel that is closed."""
+        self._services.clear()
+
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler | None:
         """The method of a call; None where it is not offered."""
         found = (service.service(handler_call_details) for service in self._services)
