@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from inferd.spans import Seconds
 
 BEATS = 3  # that a silence must have room for
+LOOKS = 4  # likewise: who looks more rarely takes itself for held up
 
 Address = Annotated[str, Field(min_length=1, max_length=200)]
 
@@ -36,7 +37,9 @@ class Standby(BaseModel):
         description="a leader that has told nothing for so long is ended by one that stands by; one that could not tell"
         " for so long, and knows of others, takes no calls until it can",
     )
-    look_s: Seconds = Field(0.25, gt=0, description="a kernel that stands by looks so often whether it may lead")
+    look_s: Seconds = Field(
+        0.25, gt=0, le=1e5, description="a kernel that stands by looks so often whether it may lead"
+    )
 
     @model_validator(mode="after")
     def _has_room(self) -> Self:
@@ -44,5 +47,10 @@ class Standby(BaseModel):
             raise ValueError(
                 f"silence_s is {self.silence_s:g} and beat_s is {self.beat_s:g}: a leader must be able to miss a beat;"
                 f" make silence_s at least {BEATS * self.beat_s:g}, or beat_s smaller"
+            )
+        if self.silence_s < LOOKS * self.look_s:
+            raise ValueError(
+                f"look_s is {self.look_s:g} and silence_s is {self.silence_s:g}: a kernel that stands by must look on"
+                f" while a leader is silent; make look_s at most {self.silence_s / LOOKS:g}, or silence_s longer"
             )
         return self

@@ -30,6 +30,8 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("[[quotas]]\nmodle = 'a'\ntasks = 1", "did you mean 'quotas.0.models'?"),
         ("[[moderation.rules]]\nname = 'a'\nwordz = ['a']", "did you mean 'moderation.rules.0.words'?"),
         ("[tls]\ncert_file = '/c'", ": cert_file and key_file belong together"),
+        ("[standby]\nlook_s = 2.0", "look_s is 2 and silence_s is 2.5: "),
+        ("[standby]\nbeat_s = 1.0", "silence_s is 2.5 and beat_s is 1: "),
         ("listen = ", "is not TOML"),
     ],
 )
@@ -120,14 +122,18 @@ def test_unknown_variables(file: Path, monkeypatch: pytest.MonkeyPatch, variable
 def test_no_number_is_without_bounds(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every setting that is a fraction has a largest value; infinity and no number at all are refused by name."""
     monkeypatch.setenv("INFERD_CONFIG", str(file))
-    for path, bound in most_of_each_float().items():
+    most = most_of_each_float()
+    for path, bound in most.items():
         group, _, name = path.rpartition(".")
+        longer = {"standby": f"silence_s = {most['standby.silence_s']!r}\n"} if name != "silence_s" else {}
         for value in ("inf", "nan", "1e300"):
             file.write_text(f"[{group}]\n{name} = {value}" if group else f"{name} = {value}")
             with pytest.raises(CommandError, match=f"'{path}' is {value.replace('1e300', '1e[+]300')}"):
                 read_settings()
         beside = "\nsilence_s = 1e6" if path == "standby.beat_s" else ""  # has to have room for some
         file.write_text(f"[{group}]\n{name} = {bound!r}{beside}" if group else f"{name} = {bound!r}")
+        beside = longer.get(group, "")  # it bounds the others of its group
+        file.write_text(f"[{group}]\n{beside}{name} = {bound!r}" if group else f"{name} = {bound!r}")
         assert read_settings()
 
 

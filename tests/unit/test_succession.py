@@ -51,6 +51,15 @@ def test_who_was_held_up_itself_counts_anew() -> None:
     assert succession.look(200.5, holder=0, age_s=None) is Step.WAIT
 
 
+def test_who_was_held_up_follows_where_the_lock_is_still_free() -> None:
+    """A kernel whose looks are slow does not wait for ever; one that could not see its store leaves the lock anew."""
+    succession = Succession(GRACE_S, SILENCE_S)
+    assert succession.look(100.0, holder=0, age_s=None) is Step.WAIT
+    assert succession.look(102.0, holder=0, age_s=None) is Step.TRY
+    succession.blind()
+    assert succession.look(104.0, holder=0, age_s=None) is Step.WAIT
+
+
 @given(st.lists(st.tuples(st.booleans(), st.floats(0, 10)), min_size=1, max_size=40))
 def test_nobody_who_has_the_lock_and_speaks_is_disturbed(seen: list[tuple[bool, float]]) -> None:
     """However it goes on: while somebody has the lock none tries, and who told something of late is not ended."""

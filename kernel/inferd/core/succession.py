@@ -40,8 +40,10 @@ class Succession:
             holder: The server's process that has the lock; 0 for nobody.
             age_s: How long who has the lock, or else who leads, has told nothing; None where that is not known.
         """
-        if self._looked is None or now - self._looked > HELD_UP * self.silence_s:
+        if self._looked is None:
             self._since, self._free = now, None
+        elif now - self._looked > HELD_UP * self.silence_s:
+            self._since = now  # a lock that is free before and after is nobody's
         self._looked = now
         if holder:
             self._free = None
