@@ -58,6 +58,11 @@ def ready(host: FarHost, *names: str) -> None:
     host._obey(wire.ControlReport(ready=wire.HostReady(devices=devices)))
 
 
+def used(held_bytes: int, device_id: str = "cpu:0", **more: Any) -> tuple[bytes, tuple[()]]:
+    told = wire.DeviceUsed(device_id=device_id, held_bytes=held_bytes, **more)
+    return wire.ControlReport(used=told).SerializeToString(), ()
+
+
 async def test_an_agent_goes_on_or_begins_anew() -> None:
     """The same process in the same epoch goes on; one that heard nothing of its epoch begins anew, and others wait."""
     core = Core()
@@ -138,7 +143,7 @@ async def test_what_others_hold_of_a_far_device() -> None:
 
     def say(held_bytes: int, **more: Any) -> list[Any]:
         core.told.clear()
-        host._obey(wire.ControlReport(used=wire.DeviceUsed(device_id="cpu:0", held_bytes=held_bytes, **more)))
+        host._hear([used(held_bytes, **more)])
         return core.told
 
     assert say(3 * GIB) == [("b/cpu:0", 3 * GIB)]
@@ -147,5 +152,16 @@ async def test_what_others_hold_of_a_far_device() -> None:
     assert say(3 * GIB) == [("b/cpu:0", 2 * GIB)]
     assert say(3 * GIB, with_workers=True) == [("b/cpu:0", GIB // 2)]
     assert say(0) == [("b/cpu:0", 0)]
-    host._obey(wire.ControlReport(used=wire.DeviceUsed(device_id="cuda:9", held_bytes=GIB)))
+    host._hear([used(GIB, device_id="cuda:9")])
     assert len(core.told) == 1
+    assert list(host.used) == ["cpu:0"]
+
+
+async def test_what_comes_together_is_looked_into_once_for_each_device() -> None:
+    """Of many reports of one device in one message the last one counts, and no other is looked into."""
+    core = Core()
+    host = attach(core.hosts())
+    ready(host, "cpu:0")
+    core.told.clear()
+    host._hear([used(held * GIB) for held in range(1, 100)])
+    assert core.told == [("b/cpu:0", 99 * GIB)]

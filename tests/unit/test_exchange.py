@@ -201,10 +201,19 @@ async def test_more_than_may_wait_ends_it() -> None:
             wire.Parcels(first=1, parcels=[wire.Parcel(start=wire.FrameStart(frame_bytes=1), data=b"12")]),
             "more than its frame",
         ),
+        (wire.Parcels(first=1, parcels=[wire.Parcel(start=wire.FrameStart())] * 1025), "1025 parcels came in one"),
+        (
+            wire.Parcels(first=1, parcels=[wire.Parcel(start=wire.FrameStart(frame_bytes=1001), data=bytes(1001))]),
+            "a parcel of 1001 bytes came; the most is 1000",
+        ),
+        (
+            wire.Parcels(first=1, parcels=[wire.Parcel(start=wire.FrameStart(frame_bytes=9)), wire.Parcel()]),
+            "begins nothing",
+        ),
     ],
 )
 async def test_what_may_not_come_ends_it(parcels: wire.Parcels, why: str) -> None:
-    """A gap, an acknowledgement of nothing, and frames and memories beyond their bounds are no defect, but an end."""
+    """A gap, an acknowledgement of nothing, and what is beyond its bounds, or empty, are no defect, but an end."""
     end = End()
     messages = [parcels]
 

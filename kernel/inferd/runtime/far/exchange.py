@@ -20,7 +20,7 @@ ACK_S = 0.1
 """What was received is acknowledged after so long at the latest: until then it goes along with what is sent."""
 ACK_PART = 4
 """And before that once as much has come as this part of the window, so that who sends need not stop."""
-MOST_PARCELS = 1024  # in one message
+MOST_PARCELS = 1024  # in one message, whoever sends it
 
 
 class OnFrames(Protocol):
@@ -200,6 +200,7 @@ class Exchange:
         self._acknowledge(parcels.received)
         if not parcels.parcels:
             return
+        self._check(parcels.parcels)
         known = self.received + 1 - parcels.first
         if known < 0:
             raise BrokenExchangeError(f"parcel {parcels.first} came behind parcel {self.received}")
@@ -214,6 +215,14 @@ class Exchange:
             self._on_frames(frames)
         if self._assembly.closed:
             self.close(self._assembly.closed)
+
+    def _check(self, parcels: Sequence[wire.Parcel]) -> None:
+        """Refuse what no other end sends: each parcel costs time of the loop, whether it carries anything or not."""
+        if len(parcels) > MOST_PARCELS:
+            raise BrokenExchangeError(f"{len(parcels)} parcels came in one message, which may have {MOST_PARCELS}")
+        largest_bytes = max(len(parcel.data) for parcel in parcels)
+        if largest_bytes > self.bounds.parcel_bytes:
+            raise BrokenExchangeError(f"a parcel of {largest_bytes} bytes came; the most is {self.bounds.parcel_bytes}")
 
     def _owe(self) -> None:
         """Acknowledge in time."""

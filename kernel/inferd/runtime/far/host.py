@@ -227,6 +227,7 @@ class FarHost:
             self._owner.lose(self, why)
 
     def _hear(self, frames: Sequence[Given]) -> None:
+        looked: dict[str, wire.DeviceUsed] = {}  # of what came together, the last one counts: each is looked into
         for data, _ in frames:
             if self.gone:
                 return
@@ -235,7 +236,12 @@ class FarHost:
             except DecodeError as error:
                 self._owner.lose(self, f"what its agent says cannot be read: {error}")
                 return
-            self._obey(report)
+            if not report.HasField("used"):
+                self._obey(report)
+            elif report.used.device_id in self.devices:
+                looked[report.used.device_id] = report.used
+        for used in looked.values():
+            self._note_used(used)
 
     def _obey(self, report: wire.ControlReport) -> None:
         match report.WhichOneof("kind"):
@@ -243,8 +249,6 @@ class FarHost:
                 self._begin(report.ready)
             case "log":
                 self._answer(report.log)
-            case "used":
-                self._note_used(report.used)
             case "leaves":
                 self._owner.lose(self, report.leaves.why or "its agent has ended")
             case "started" | "not_started" | "ended" | "measured" as kind:
@@ -272,7 +276,7 @@ class FarHost:
             answer.set_result(part)
 
     def _note_used(self, told: wire.DeviceUsed) -> None:
-        if told.device_id in self.devices:
+        if not self.gone:
             self.used[DeviceId(told.device_id)] = told
             self._owner.used(self, DeviceId(told.device_id))
 

@@ -104,6 +104,8 @@ class Assembly:
             self._begin(parcel.start)
         elif self._frame is None:
             raise BrokenExchangeError("a part of a frame came that has not begun")
+        elif not parcel.data:
+            raise BrokenExchangeError("a parcel came that begins nothing and has 0 bytes; 1 is the least")
         self._add(parcel.data)
         return self._whole()
 
