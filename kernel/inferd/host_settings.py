@@ -22,7 +22,10 @@ class Hosts(BaseModel):
         description="an agent without its kernel keeps its workers for so long; it goes on trying after that",
     )
     answer_s: Seconds = Field(
-        20.0, gt=0, description="an agent that does not say for so long that a worker has ended is taken for lost"
+        20.0,
+        gt=0,
+        description="an agent that does not say for so long that a worker has ended is taken for lost; starts "
+        "that it does not answer, and streams that it does not open, are given up",
     )
     window_bytes: int = Field(
         1 << 20,

@@ -126,3 +126,14 @@ async def test_streams_of_another_time_are_refused(tmp_path: Path) -> None:
         for request in ([], [asp.AttachRequest()], [asp.AttachRequest(opening=asp.AttachOpening())]):
             error = await failing(stub.Attach(iter(request)))
             assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_a_stream_that_never_says_whose_it_is_is_ended(tmp_path: Path) -> None:
+    """Who opens streams of an agent and sends nothing is refused after hosts.answer_s, by the field that is missing."""
+    async with guarded(tmp_path, hosts={"answer_s": 0.05}) as kernel:
+        stub: Any = AgentServiceStub(kernel.owner.channel)  # type: ignore[no-untyped-call]
+        for method in (stub.Carry, stub.Attach):
+            async with asyncio.timeout(DEADLINE_S):
+                error = await failing(method())
+            assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+            assert "hosts.answer_s" in str(error.details())

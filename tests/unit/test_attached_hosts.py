@@ -1,5 +1,6 @@
 """Which agents are attached, what is told to the core of their hosts, and what they say that counts for nothing."""
 
+import asyncio
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 from inferd import __version__
 from inferd.core import events
 from inferd.core.host import HostFacts
-from inferd.core.ids import DeviceId, HostId
+from inferd.core.ids import DeviceId, HostId, InstanceId
 from inferd.errors import InvalidFieldError, LimitExceededError, PermissionDeniedError
 from inferd.host_settings import Hosts as Settings
 from inferd.runtime.far.host import Facts, FarHost
@@ -17,6 +18,7 @@ from inferd_api.agent.v1 import agent_pb2 as wire
 from inferd_api.worker.v1 import sandbox_pb2
 
 GIB = 1 << 30
+DEADLINE_S = 5.0
 B = HostId("b")
 
 
@@ -155,6 +157,19 @@ async def test_what_others_hold_of_a_far_device() -> None:
     host._hear([used(GIB, device_id="cuda:9")])
     assert len(core.told) == 1
     assert list(host.used) == ["cpu:0"]
+
+
+async def test_a_start_that_an_agent_never_answers_fails_and_is_ended_there() -> None:
+    """A launch of which a host does not say that it runs fails by name and setting, and the order to end it follows."""
+    host = attach(Core().hosts(answer_s=0.01))
+    with pytest.raises(OSError, match=r"host 'b' did not say within 0\.01 s \(hosts\.answer_s\)"):
+        async with asyncio.timeout(DEADLINE_S):
+            await host.launch(InstanceId("m-1"), on_frame=lambda *_: None, on_closed=lambda _: None)
+    parcels = host.control._next()
+    assert parcels is not None
+    orders = [wire.ControlOrder.FromString(parcel.data) for parcel in parcels.parcels]
+    assert [order.WhichOneof("kind") for order in orders] == ["launch", "end"]
+    assert [orders[0].launch.launch_id, orders[1].end.launch_id] == [1, 1]
 
 
 async def test_what_comes_together_is_looked_into_once_for_each_device() -> None:

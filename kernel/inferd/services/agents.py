@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +43,7 @@ class Agents:
 
     async def Attach(self, _: Any, call: Call) -> None:  # noqa: N802 - the wire's name
         """The stream of a host."""
-        first = await _first(call)
+        first = await _first(call, self._agents.hosts.answer_s)
         opening = first.opening
         host = self._agents.attach(
             call.admission.login,
@@ -60,7 +61,7 @@ class Agents:
 
     async def Carry(self, _: Any, call: Call) -> None:  # noqa: N802 - the wire's name
         """The frames of a worker."""
-        first = await _first(call)
+        first = await _first(call, self._agents.hosts.answer_s)
         worker = self._find(first.opening, call)
         await worker.given.wait()
         await call.write(asp.CarryResponse(parcels=ap.Parcels(received=worker.exchange.received)))
@@ -107,13 +108,18 @@ def _write_file(file: ExportedFile) -> asp.FetchedFile:
     )
 
 
-async def _first(call: Call) -> Any:
+async def _first(call: Call, limit_s: float) -> Any:
     """The opening of a stream.
 
     Raises:
-        InvalidFieldError: There is none.
+        InvalidFieldError: There is none, or none within `limit_s`: who opens streams and says nothing holds no places.
     """
-    first = await call.read()
+    try:
+        async with asyncio.timeout(limit_s):
+            first = await call.read()
+    except TimeoutError:
+        why = f"no opening came within {limit_s:g} s (hosts.answer_s); send it first"
+        raise InvalidFieldError(why, field="opening") from None
     if first is grpc.aio.EOF or not first.HasField("opening"):
         raise InvalidFieldError("the first message of the stream has no opening", field="opening")
     call.take(first)

@@ -152,7 +152,7 @@ class FarHost:
         """Start a worker there.
 
         Raises:
-            OSError: It could not be started, or the host is lost.
+            OSError: It could not be started, its agent does not say so in time, or the host is lost.
         """
         self._check()
         self._launches += 1
@@ -161,12 +161,16 @@ class FarHost:
         order = wire.LaunchWorker(launch_id=worker.launch_id, instance_id=instance_id)
         self._order(wire.ControlOrder(launch=order))
         try:
-            await worker.started()
-        except BaseException:  # cancelled, too: nothing is left behind
+            async with asyncio.timeout(self._answer_s) as limit:
+                await worker.started()
+        except BaseException as error:  # cancelled, too: nothing is left behind
             if worker.launch_id in self.workers:
                 self._order(wire.ControlOrder(end=wire.EndWorker(launch_id=worker.launch_id)))
             worker.given.set()  # nobody waits for that any more
             worker.exchange.close("it was given up")
+            if limit.expired() and isinstance(error, TimeoutError):
+                why = f"host {self.name!r} did not say within {self._answer_s:g} s (hosts.answer_s) that it runs"
+                raise OSError(why) from None
             raise
         worker.given.set()
         return worker

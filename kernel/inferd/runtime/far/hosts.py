@@ -81,6 +81,7 @@ class FarHosts:
         kernel: Names this life of the kernel.
         kernel_epoch: See `epoch`.
         attached: Hosts whose agents are not lost, by name.
+        answer_s: How long what agents are to say is waited for.
     """
 
     def __init__(
@@ -96,6 +97,7 @@ class FarHosts:
     ) -> None:
         self.kernel = secrets.randbits(63) | 1
         self.attached: dict[HostId, FarHost] = {}
+        self.answer_s = settings.answer_s
         self._settings = settings
         self._bounds = bounds
         self._teller = teller
@@ -171,7 +173,7 @@ class FarHosts:
             epoch=self._epoch,
             principal=principal,
             bounds=self._bounds,
-            answer_s=self._settings.answer_s,
+            answer_s=self.answer_s,
             owner=self,
         )
         self._owners = {name: who for name, who in self._owners.items() if name in self._known}
