@@ -1,5 +1,6 @@
 """Whose prefix cache is kept, in how much memory, and whose goes first."""
 
+import threading
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any, cast
@@ -15,6 +16,7 @@ from inferd.shared import Memory, MemoryRefusedError
 from inferd_api.worker.v1 import prefix_pb2
 
 PAGE = 4096
+DEADLINE_S = 5.0
 A, B, C = (ModelName(name) for name in "abc")
 
 
@@ -40,6 +42,9 @@ class Kernel:
         self.prefixes = Prefixes(cast("Any", self), cast("Any", self), PrefixLimits(most_bytes, 3.0))
 
     def model(self, name: str) -> Any:
+        return self.models[name]
+
+    def find_model(self, name: str) -> Any:
         return self.models[name]
 
     def find_instance(self, instance_id: str) -> Any:
@@ -178,6 +183,27 @@ def test_workers_that_a_shredded_tenant_has_used_keep_nothing() -> None:
     assert kernel.keeps(A) > 0
     kernel.prefixes.forget_all()
     assert (kernel.kept(), kernel.keeps(A)) == ([], 0)
+    kernel.keep(A)  # it was on its way
+    assert kernel.kept() == []
     del kernel.workers["a-1"]
     kernel.models[A].instances["a-2"] = SimpleNamespace(**{**vars(kernel.find_instance("a-1")), "instance_id": "a-2"})
     assert kernel.prefixes.stop(InstanceId("a-2")).keep_bytes > 0
+
+
+async def test_what_was_being_read_when_a_tenant_was_shredded_is_not_kept() -> None:
+    """A prefix cache that was read of a file before all of them were forgotten, and comes after that, goes as well."""
+    gate = threading.Event()
+
+    def read(_: str, __: int) -> tuple[Memory, int]:
+        assert gate.wait(DEADLINE_S)
+        return Memory.of(bytes(PAGE)), 16
+
+    kernel = Kernel(most_bytes=50 * PAGE)
+    files = SimpleNamespace(sweep=lambda: None, read=read, forget_all=lambda: None)
+    limits = PrefixLimits(50 * PAGE, 3.0, cast("Any", files))
+    kernel.prefixes = Prefixes(cast("Any", kernel), cast("Any", kernel), limits)
+    kernel.prefixes._fetch(A)
+    kernel.prefixes.forget_all()
+    gate.set()
+    await kernel.prefixes.written()  # behind what was read
+    assert kernel.kept() == []

@@ -89,6 +89,7 @@ class Prefixes:
         self._thread = None if self._files is None else ThreadPoolExecutor(1, "prefixes")
         self._fetching: set[ModelName] = set()
         self._used: set[InstanceId] = set()  # by somebody of whom nothing is to be kept
+        self._forgotten = 0  # so often was all of it: what was read before is not kept, either
         self._closing = False
         if self._files is not None:
             self._beside(self._files.sweep)
@@ -141,6 +142,9 @@ class Prefixes:
         if not isinstance(memory, Memory):
             why = told.why_not if memory is None else str(memory)
             log.info("no prefix cache is kept", model=name, instance_id=instance_id, why=why)
+            return
+        if instance_id in self._used:  # it was on its way when a tenant was shredded
+            log.info("a prefix cache that a shredded tenant may be in is not kept", model=name, instance_id=instance_id)
             return
         before = self._kept.get(name)
         if before is not None and before.tokens > told.tokens:
@@ -207,6 +211,7 @@ class Prefixes:
         """Keep nothing of what is kept now, nor of workers that live now: a tenant is shredded that has used them."""
         self._kept.clear()
         self._used = set(self._supervisor.workers)
+        self._forgotten += 1
         if self._files is not None:
             self._beside(self._files.forget_all)
 
@@ -219,10 +224,13 @@ class Prefixes:
             return
         self._fetching.add(name)
         reading = asyncio.wrap_future(self._thread.submit(self._files.read, name, most_bytes))
-        reading.add_done_callback(lambda done: self._fetched(name, done))
+        forgotten = self._forgotten
+        reading.add_done_callback(lambda done: self._fetched(name, done, forgotten))
 
-    def _fetched(self, name: ModelName, done: asyncio.Future[tuple[Memory, int] | None]) -> None:
+    def _fetched(self, name: ModelName, done: asyncio.Future[tuple[Memory, int] | None], forgotten: int) -> None:
         self._fetching.discard(name)
+        if forgotten != self._forgotten:
+            return
         found = None if done.cancelled() or done.exception() is not None else done.result()
         model = self._views.find_model(name)
         if found is None or model is None or model.going or name in self._kept or self._closing:
