@@ -113,6 +113,27 @@ async def test_a_name_is_of_who_joined_by_it(tmp_path: Path) -> None:
                 await agent.run(asyncio.Event())
 
 
+async def test_only_who_is_for_all_tenants_gives_hosts_without_an_invitation(tmp_path: Path) -> None:
+    """An administrator of some tenants attaches no host, and nobody joins without an invitation."""
+    async with guarded(tmp_path) as kernel:
+        real = await join(kernel, (await invite(kernel, host="gpu7")).credential, "gpu7")
+        some = (await kernel.key(roles=["admin"], tenants=["a"])).credential
+        every = (await kernel.key("carl", roles=["admin"], tenants=["*"])).credential
+        unbounded = (await kernel.key("invite", roles=["joiner"], tenants=["a"])).credential
+        agent, _ = await made_agent(tmp_path, kernel.kernel.addresses[1], "free", credential=some)
+        with pytest.raises(PermissionDeniedError, match="for all tenants"):
+            async with asyncio.timeout(10):
+                await agent.run(asyncio.Event())
+        for secret in (some, every, unbounded):
+            for name in ("gpu7", "free"):
+                with pytest.raises(PermissionDeniedError, match="is no invitation"):
+                    await join(kernel, secret, name)
+        async with far_host(tmp_path, kernel.kernel.addresses[1], "gpu7", credential=real):
+            await until_state(kernel.kernel, "gpu7", HostState.READY)
+        async with far_host(tmp_path, kernel.kernel.addresses[1], "free", credential=every):
+            await until_state(kernel.kernel, "free", HostState.READY)
+
+
 async def test_streams_of_another_time_are_refused(tmp_path: Path) -> None:
     """Frames of another host, epoch, process or launch are refused, and so is an opening without facts."""
     async with guarded(tmp_path) as kernel, far_host(tmp_path, kernel.kernel.addresses[0]) as host:

@@ -222,6 +222,11 @@ class Keyring:
             await self._keep_key(revoked)
             return revoked
 
+    def is_invitation(self, key_id: str) -> bool:
+        """Whether a key was made for hosts to join by, so many times; also one that was used up."""
+        key = self._keys.get(key_id)
+        return key is not None and key.uses is not None
+
     async def spend(self, key_id: str) -> None:
         """An invitation is used once more; one that was used up holds no longer.
 

@@ -45,6 +45,8 @@ class Agents:
         """The stream of a host."""
         first = await _first(call, self._agents.hosts.answer_s)
         opening = first.opening
+        if not self._agents.is_host(call.admission.login):
+            call.admission.check_all_tenants("a host computes for all of them")
         host = self._agents.attach(
             call.admission.login,
             _read_facts(opening.facts),

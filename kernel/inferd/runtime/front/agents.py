@@ -81,7 +81,7 @@ class Agents:
 
         Raises:
             InvalidFieldError: It has no such name, or an agent of it is attached.
-            PermissionDeniedError: The invitation is for another name.
+            PermissionDeniedError: It comes by no invitation, or by one for another name.
             UnauthenticatedError: It was used up.
             LimitExceededError, StoreUnavailableError: As `Keyring.create`.
         """
@@ -92,18 +92,26 @@ class Agents:
                 f"this invitation is for host {only!r}, not for {name!r}; name it so (--name), or ask for another one",
                 metadata={"principal": login.principal.name},
             )
+        if invited != INVITE or not self._keyring.is_invitation(login.key_id):
+            raise PermissionDeniedError(
+                f"{login.principal.name!r} is no invitation, by which alone hosts join; make one (inferd hosts invite)",
+                metadata={"principal": login.principal.name},
+            )
         if HostId(name) in self.hosts.attached:
             raise InvalidFieldError(
                 f"host {name!r} is attached; end its agent first, or give this one another name (--name)", field="name"
             )
-        if login.key_id and invited == INVITE:
-            await self._keyring.spend(login.key_id)
+        await self._keyring.spend(login.key_id)
         principal = Principal(name=HOST + name, roles=frozenset({"agent"}), tenants=(TENANT,))
         before = self._keyring.of(principal.name)
         _, credential = await self._keyring.create(principal, None)
         for key in before:
             await self._auth.end_key(key.key_id)
         return credential
+
+    def is_host(self, login: Login) -> bool:
+        """Whether this is a credential that a host got when it joined: no other key has a name with a ":"."""
+        return bool(login.key_id) and login.principal.name.startswith(HOST)
 
     def spec_of(self, worker: FarWorker) -> ModelSpec:
         """What a worker is to load, or to look at.
@@ -132,7 +140,7 @@ class Agents:
                 f"the credential of this agent is of host {who.removeprefix(HOST)!r}, and it says {facts.name!r}",
                 metadata={"principal": who},
             )
-        if not who.startswith(HOST) and who != LOCAL and self._keyring.of(HOST + facts.name):
+        if not self.is_host(login) and who != LOCAL and self._keyring.of(HOST + facts.name):
             raise PermissionDeniedError(
                 f"host {facts.name!r} has joined with a key of its own; {who!r} is another one; name it otherwise"
                 " (--name), or revoke that key (inferd keys list)",

@@ -64,8 +64,8 @@ class AgentServiceServicer:
     def Join(self, request, context):
         """Make a host known, by an invitation (`InviteService.CreateInvite`), and give its agent a credential of its own. One
         that a host of this name had before holds no longer. Errors: INVALID_FIELD (`name`: it is none, or an agent of this
-        name is attached), UNAUTHENTICATED (the invitation has expired or was used up), LIMIT_EXCEEDED (`auth.keys`),
-        STORE_UNAVAILABLE.
+        name is attached), PERMISSION_DENIED (the caller is no invitation, or one for another name), UNAUTHENTICATED (the
+        invitation has expired or was used up), LIMIT_EXCEEDED (`auth.keys`), STORE_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -75,7 +75,8 @@ class AgentServiceServicer:
         """The stream of a host. The agent speaks first. Where it was attached before, as the same process and to the same
         kernel, and the host is not lost meanwhile, all goes on as it was; else workers of before are to be ended. Errors:
         INVALID_FIELD (`facts.name`: another agent of this name is attached, RetryInfo says when it would be lost;
-        `facts.version`: it is not the kernel's), LIMIT_EXCEEDED (`hosts.most`), PERMISSION_DENIED (the name is another's).
+        `facts.version`: it is not the kernel's), LIMIT_EXCEEDED (`hosts.most`), PERMISSION_DENIED (the name is another's;
+        or the caller is no host that has joined, and may not do this for all tenants).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

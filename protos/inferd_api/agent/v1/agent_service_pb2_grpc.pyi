@@ -36,14 +36,15 @@ class AgentServiceStub:
     Join: _grpc.UnaryUnaryMultiCallable[_agent_service_pb2.JoinRequest, _agent_service_pb2.JoinResponse]
     """Make a host known, by an invitation (`InviteService.CreateInvite`), and give its agent a credential of its own. One
     that a host of this name had before holds no longer. Errors: INVALID_FIELD (`name`: it is none, or an agent of this
-    name is attached), UNAUTHENTICATED (the invitation has expired or was used up), LIMIT_EXCEEDED (`auth.keys`),
-    STORE_UNAVAILABLE.
+    name is attached), PERMISSION_DENIED (the caller is no invitation, or one for another name), UNAUTHENTICATED (the
+    invitation has expired or was used up), LIMIT_EXCEEDED (`auth.keys`), STORE_UNAVAILABLE.
     """
     Attach: _grpc.StreamStreamMultiCallable[_agent_service_pb2.AttachRequest, _agent_service_pb2.AttachResponse]
     """The stream of a host. The agent speaks first. Where it was attached before, as the same process and to the same
     kernel, and the host is not lost meanwhile, all goes on as it was; else workers of before are to be ended. Errors:
     INVALID_FIELD (`facts.name`: another agent of this name is attached, RetryInfo says when it would be lost;
-    `facts.version`: it is not the kernel's), LIMIT_EXCEEDED (`hosts.most`), PERMISSION_DENIED (the name is another's).
+    `facts.version`: it is not the kernel's), LIMIT_EXCEEDED (`hosts.most`), PERMISSION_DENIED (the name is another's;
+    or the caller is no host that has joined, and may not do this for all tenants).
     """
     Carry: _grpc.StreamStreamMultiCallable[_agent_service_pb2.CarryRequest, _agent_service_pb2.CarryResponse]
     """The frames of a worker. The agent speaks first. Errors: INVALID_FIELD (`epoch`, `launch_id`: the kernel has given
@@ -63,14 +64,15 @@ class AgentServiceAsyncStub(AgentServiceStub):
     Join: _aio.UnaryUnaryMultiCallable[_agent_service_pb2.JoinRequest, _agent_service_pb2.JoinResponse]  # type: ignore[assignment]
     """Make a host known, by an invitation (`InviteService.CreateInvite`), and give its agent a credential of its own. One
     that a host of this name had before holds no longer. Errors: INVALID_FIELD (`name`: it is none, or an agent of this
-    name is attached), UNAUTHENTICATED (the invitation has expired or was used up), LIMIT_EXCEEDED (`auth.keys`),
-    STORE_UNAVAILABLE.
+    name is attached), PERMISSION_DENIED (the caller is no invitation, or one for another name), UNAUTHENTICATED (the
+    invitation has expired or was used up), LIMIT_EXCEEDED (`auth.keys`), STORE_UNAVAILABLE.
     """
     Attach: _aio.StreamStreamMultiCallable[_agent_service_pb2.AttachRequest, _agent_service_pb2.AttachResponse]  # type: ignore[assignment]
     """The stream of a host. The agent speaks first. Where it was attached before, as the same process and to the same
     kernel, and the host is not lost meanwhile, all goes on as it was; else workers of before are to be ended. Errors:
     INVALID_FIELD (`facts.name`: another agent of this name is attached, RetryInfo says when it would be lost;
-    `facts.version`: it is not the kernel's), LIMIT_EXCEEDED (`hosts.most`), PERMISSION_DENIED (the name is another's).
+    `facts.version`: it is not the kernel's), LIMIT_EXCEEDED (`hosts.most`), PERMISSION_DENIED (the name is another's;
+    or the caller is no host that has joined, and may not do this for all tenants).
     """
     Carry: _aio.StreamStreamMultiCallable[_agent_service_pb2.CarryRequest, _agent_service_pb2.CarryResponse]  # type: ignore[assignment]
     """The frames of a worker. The agent speaks first. Errors: INVALID_FIELD (`epoch`, `launch_id`: the kernel has given
@@ -93,8 +95,8 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_agent_service_pb2.JoinResponse, _abc.Awaitable[_agent_service_pb2.JoinResponse]]:
         """Make a host known, by an invitation (`InviteService.CreateInvite`), and give its agent a credential of its own. One
         that a host of this name had before holds no longer. Errors: INVALID_FIELD (`name`: it is none, or an agent of this
-        name is attached), UNAUTHENTICATED (the invitation has expired or was used up), LIMIT_EXCEEDED (`auth.keys`),
-        STORE_UNAVAILABLE.
+        name is attached), PERMISSION_DENIED (the caller is no invitation, or one for another name), UNAUTHENTICATED (the
+        invitation has expired or was used up), LIMIT_EXCEEDED (`auth.keys`), STORE_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod
@@ -106,7 +108,8 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
         """The stream of a host. The agent speaks first. Where it was attached before, as the same process and to the same
         kernel, and the host is not lost meanwhile, all goes on as it was; else workers of before are to be ended. Errors:
         INVALID_FIELD (`facts.name`: another agent of this name is attached, RetryInfo says when it would be lost;
-        `facts.version`: it is not the kernel's), LIMIT_EXCEEDED (`hosts.most`), PERMISSION_DENIED (the name is another's).
+        `facts.version`: it is not the kernel's), LIMIT_EXCEEDED (`hosts.most`), PERMISSION_DENIED (the name is another's;
+        or the caller is no host that has joined, and may not do this for all tenants).
         """
 
     @_abc_1.abstractmethod
