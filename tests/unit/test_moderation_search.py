@@ -52,6 +52,24 @@ def test_a_text_that_is_refused_is_searched_no_further(monkeypatch: pytest.Monke
     assert taken < 10_000
 
 
+def test_what_was_found_before_is_not_gone_through_again() -> None:
+    """However many parts a text has, each match in it is held against its rule's action a few times."""
+    asked = 0
+
+    class Counted(tuple[Rule, ...]):
+        __slots__ = ()
+
+        def __getitem__(self, at: Any) -> Any:
+            nonlocal asked
+            asked += 1
+            return super().__getitem__(at)
+
+    ruling = Ruling([Rule(name="b", words=("b",), action=Action.FLAG)])
+    ruling.rules = Counted(ruling.rules)
+    assert len(search(ruling, "b " * 20_000)) == 20_000
+    assert asked <= 60_000
+
+
 def test_what_is_allowed_hides_what_lies_inside_of_it_only() -> None:
     """What many matches of a rule that allows leave is what none of them contains."""
     draw = random.Random(7)

@@ -162,7 +162,8 @@ def search(ruling: Ruling, text: str, go_on: Callable[[], None] = gone_on) -> li
     for at in range(0, len(text), SEARCHED_CHARS):
         go_on()
         behind = at + SEARCHED_CHARS
-        found += screen.push(text[at:behind], final=behind >= len(text)).found
-        if any(ruling.rules[each.rule].action is not Action.FLAG for each in found):
+        new = screen.push(text[at:behind], final=behind >= len(text)).found
+        found += new
+        if any(ruling.rules[each.rule].action is not Action.FLAG for each in new):
             break
     return found
