@@ -69,7 +69,7 @@ async def test_an_invitation_is_for_so_many_and_so_long_or_for_a_name(tmp_path: 
         with pytest.raises(InvalidFieldError, match=r"name is .*must be 1 to 63"):
             await join(kernel, named, "../b")
         before = await join(kernel, named, "gpu7")
-        again = await join(kernel, (await invite(kernel)).credential, "gpu7")
+        again = await join(kernel, (await invite(kernel, host="gpu7")).credential, "gpu7")
         with pytest.raises(UnauthenticatedError):  # another one has taken its place
             await join(kernel, before, "gpu7")
         assert again != before
@@ -111,6 +111,22 @@ async def test_a_name_is_of_who_joined_by_it(tmp_path: Path) -> None:
             agent, _ = await made_agent(tmp_path, kernel.kernel.addresses[1], name, credential=secret)
             with pytest.raises(PermissionDeniedError):
                 await agent.run(asyncio.Event())
+
+
+async def test_a_name_whose_key_holds_is_not_taken_by_any_invitation(tmp_path: Path) -> None:
+    """An invitation for any name takes no host's place as long as its key holds, and is not spent; revoked, it does."""
+    async with guarded(tmp_path) as kernel:
+        real = await join(kernel, (await invite(kernel)).credential, "gpu7")
+        some = (await invite(kernel)).credential
+        with pytest.raises(PermissionDeniedError, match=r"inferd hosts invite --host gpu7.*inferd keys revoke"):
+            await join(kernel, some, "gpu7")
+        async with far_host(tmp_path, kernel.kernel.addresses[1], "gpu7", credential=real):
+            await until_state(kernel.kernel, "gpu7", HostState.READY)
+        await until_state(kernel.kernel, "gpu7", HostState.LOST)
+        keys = (await kernel.made.ListKeys(aus.ListKeysRequest())).keys
+        (own,) = (key.key_id for key in keys if key.principal == "host:gpu7")
+        await kernel.made.RevokeKey(aus.RevokeKeyRequest(key_id=own))
+        assert await join(kernel, some, "gpu7")
 
 
 async def test_only_who_is_for_all_tenants_gives_hosts_without_an_invitation(tmp_path: Path) -> None:

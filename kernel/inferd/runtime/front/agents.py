@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from inferd.core.host import check_facts, check_host_id
@@ -53,6 +54,7 @@ class Agents:
         self._keyring = keyring
         self._auth = auth
         self._settings = settings
+        self._joining = asyncio.Lock()  # of two that join by one name at once the second one finds the key of the first
 
     async def invite(self, name: str, *, uses: int | None, ttl_s: float | None) -> tuple[Key, str]:
         """An invitation and its credential: by it so many hosts may join, for so long, or one of a certain name.
@@ -81,7 +83,8 @@ class Agents:
 
         Raises:
             InvalidFieldError: It has no such name, or an agent of it is attached.
-            PermissionDeniedError: It comes by no invitation, or by one for another name.
+            PermissionDeniedError: It comes by no invitation, by one for another name, or by one for any where a key of
+                this name holds.
             UnauthenticatedError: It was used up.
             LimitExceededError, StoreUnavailableError: As `Keyring.create`.
         """
@@ -101,13 +104,21 @@ class Agents:
             raise InvalidFieldError(
                 f"host {name!r} is attached; end its agent first, or give this one another name (--name)", field="name"
             )
-        await self._keyring.spend(login.key_id)
         principal = Principal(name=HOST + name, roles=frozenset({"agent"}), tenants=(TENANT,))
-        before = self._keyring.of(principal.name)
-        _, credential = await self._keyring.create(principal, None)
-        for key in before:
-            await self._auth.end_key(key.key_id)
-        return credential
+        async with self._joining:
+            before = self._keyring.of(principal.name)
+            if before and not only:
+                raise PermissionDeniedError(
+                    f"host {name!r} has joined before, and its key holds; to take its place, ask for an invitation for "
+                    f"this very name (inferd hosts invite --host {name}), or have that key revoked (inferd keys list, "
+                    "inferd keys revoke), or give this host another name (--name)",
+                    metadata={"principal": login.principal.name},
+                )
+            await self._keyring.spend(login.key_id)
+            _, credential = await self._keyring.create(principal, None)
+            for key in before:
+                await self._auth.end_key(key.key_id)
+            return credential
 
     def is_host(self, login: Login) -> bool:
         """Whether this is a credential that a host got when it joined: no other key has a name with a ":"."""

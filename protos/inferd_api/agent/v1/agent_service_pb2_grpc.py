@@ -63,9 +63,10 @@ class AgentServiceServicer:
 
     def Join(self, request, context):
         """Make a host known, by an invitation (`InviteService.CreateInvite`), and give its agent a credential of its own. One
-        that a host of this name had before holds no longer. Errors: INVALID_FIELD (`name`: it is none, or an agent of this
-        name is attached), PERMISSION_DENIED (the caller is no invitation, or one for another name), UNAUTHENTICATED (the
-        invitation has expired or was used up), LIMIT_EXCEEDED (`auth.keys`), STORE_UNAVAILABLE.
+        that a host of this name had before holds no longer: only an invitation for this very name takes its place. Errors:
+        INVALID_FIELD (`name`: it is none, or an agent of this name is attached), PERMISSION_DENIED (the caller is no
+        invitation, one for another name, or one for any where a key of this name holds), UNAUTHENTICATED (the invitation
+        has expired or was used up), LIMIT_EXCEEDED (`auth.keys`), STORE_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -35,9 +35,10 @@ class AgentServiceStub:
     def __new__(cls, channel: _aio.Channel) -> AgentServiceAsyncStub: ...
     Join: _grpc.UnaryUnaryMultiCallable[_agent_service_pb2.JoinRequest, _agent_service_pb2.JoinResponse]
     """Make a host known, by an invitation (`InviteService.CreateInvite`), and give its agent a credential of its own. One
-    that a host of this name had before holds no longer. Errors: INVALID_FIELD (`name`: it is none, or an agent of this
-    name is attached), PERMISSION_DENIED (the caller is no invitation, or one for another name), UNAUTHENTICATED (the
-    invitation has expired or was used up), LIMIT_EXCEEDED (`auth.keys`), STORE_UNAVAILABLE.
+    that a host of this name had before holds no longer: only an invitation for this very name takes its place. Errors:
+    INVALID_FIELD (`name`: it is none, or an agent of this name is attached), PERMISSION_DENIED (the caller is no
+    invitation, one for another name, or one for any where a key of this name holds), UNAUTHENTICATED (the invitation
+    has expired or was used up), LIMIT_EXCEEDED (`auth.keys`), STORE_UNAVAILABLE.
     """
     Attach: _grpc.StreamStreamMultiCallable[_agent_service_pb2.AttachRequest, _agent_service_pb2.AttachResponse]
     """The stream of a host. The agent speaks first. Where it was attached before, as the same process and to the same
@@ -63,9 +64,10 @@ class AgentServiceAsyncStub(AgentServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Join: _aio.UnaryUnaryMultiCallable[_agent_service_pb2.JoinRequest, _agent_service_pb2.JoinResponse]  # type: ignore[assignment]
     """Make a host known, by an invitation (`InviteService.CreateInvite`), and give its agent a credential of its own. One
-    that a host of this name had before holds no longer. Errors: INVALID_FIELD (`name`: it is none, or an agent of this
-    name is attached), PERMISSION_DENIED (the caller is no invitation, or one for another name), UNAUTHENTICATED (the
-    invitation has expired or was used up), LIMIT_EXCEEDED (`auth.keys`), STORE_UNAVAILABLE.
+    that a host of this name had before holds no longer: only an invitation for this very name takes its place. Errors:
+    INVALID_FIELD (`name`: it is none, or an agent of this name is attached), PERMISSION_DENIED (the caller is no
+    invitation, one for another name, or one for any where a key of this name holds), UNAUTHENTICATED (the invitation
+    has expired or was used up), LIMIT_EXCEEDED (`auth.keys`), STORE_UNAVAILABLE.
     """
     Attach: _aio.StreamStreamMultiCallable[_agent_service_pb2.AttachRequest, _agent_service_pb2.AttachResponse]  # type: ignore[assignment]
     """The stream of a host. The agent speaks first. Where it was attached before, as the same process and to the same
@@ -94,9 +96,10 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_agent_service_pb2.JoinResponse, _abc.Awaitable[_agent_service_pb2.JoinResponse]]:
         """Make a host known, by an invitation (`InviteService.CreateInvite`), and give its agent a credential of its own. One
-        that a host of this name had before holds no longer. Errors: INVALID_FIELD (`name`: it is none, or an agent of this
-        name is attached), PERMISSION_DENIED (the caller is no invitation, or one for another name), UNAUTHENTICATED (the
-        invitation has expired or was used up), LIMIT_EXCEEDED (`auth.keys`), STORE_UNAVAILABLE.
+        that a host of this name had before holds no longer: only an invitation for this very name takes its place. Errors:
+        INVALID_FIELD (`name`: it is none, or an agent of this name is attached), PERMISSION_DENIED (the caller is no
+        invitation, one for another name, or one for any where a key of this name holds), UNAUTHENTICATED (the invitation
+        has expired or was used up), LIMIT_EXCEEDED (`auth.keys`), STORE_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod
