@@ -30,10 +30,19 @@ WHY_BYTES: Final = 160
 READING: Final = ("Get", "List", "Watch", "Read", "Plan", "Tokenize", "Detokenize", "Count")
 """How the requests of calls begin that change nothing."""
 MOVED: Final = "the call was given up: another kernel leads"
+UNSENT: Final = f"{MOVED}, and nothing of it was sent"
 
 
 class MovedError(grpc.RpcError):
-    """A call to a kernel that does not answer, or leads no more, while another one does."""
+    """A call to a kernel that does not answer, or leads no more, while another one does.
+
+    Args:
+        unsent: Whether there never was a connection by which it could have been sent.
+    """
+
+    def __init__(self, *, unsent: bool) -> None:
+        super().__init__()
+        self._unsent = unsent
 
     def code(self) -> grpc.StatusCode:
         """As if the connection had broken."""
@@ -41,7 +50,7 @@ class MovedError(grpc.RpcError):
 
     def details(self) -> str:
         """For people."""
-        return MOVED
+        return UNSENT if self._unsent else MOVED
 
     def trailing_metadata(self) -> tuple[()]:
         """None."""
@@ -122,7 +131,7 @@ def why_not(error: grpc.RpcError) -> str:
 
 def was_moved(error: grpc.RpcError) -> bool:
     """Whether a call was given up, as another kernel leads."""
-    return error.details() == MOVED
+    return error.details() in {MOVED, UNSENT}
 
 
 def leader_told(error: grpc.RpcError) -> str:
@@ -151,8 +160,8 @@ def may_repeat(error: grpc.RpcError, request: object = None) -> bool:
         return True
     if error.code() is not grpc.StatusCode.UNAVAILABLE or _error_of(error) is not None:
         return False
-    name = type(request).__name__
-    return UNCONNECTED in (error.details() or "") or name.startswith(READING)
+    name, details = type(request).__name__, error.details() or ""
+    return details == UNSENT or UNCONNECTED in details or name.startswith(READING)
 
 
 def limit_of(timeout_s: float | None) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 import grpc
@@ -34,6 +35,7 @@ class Routes(grpc.Channel):
         self._channels: dict[str, grpc.Channel] = {}
         self._calls: dict[Any, str] = {}  # under way, and to whom
         self._moved: set[Any] = set()  # of them those that were given up
+        self._reached: set[str] = set()  # addresses to which there ever was a connection
         self._asked = self._closed = self._serves = False
         self._begun = self._done = 0  # rounds of looks
         self._looked = time.monotonic()
@@ -64,6 +66,11 @@ class Routes(grpc.Channel):
         """Whether it was given up for another kernel."""
         with self._changed:
             return call in self._moved
+
+    def moved(self, address: str) -> MovedError:
+        """What a call to an address that was given up is told."""
+        with self._changed:
+            return MovedError(unsent=address not in self._reached)
 
     def fail(self, error: grpc.RpcError) -> None:
         """A call has ended so: whoever is to lead may be another one."""
@@ -165,8 +172,14 @@ class Routes(grpc.Channel):
             if self._closed:
                 raise ValueError("the client was closed")
             if address not in self._channels:
-                self._channels[address] = self._dial(address)
+                channel = self._channels[address] = self._dial(address)
+                channel.subscribe(partial(self._see, address))
             return self._channels[address]
+
+    def _see(self, address: str, state: grpc.ChannelConnectivity) -> None:
+        if state is grpc.ChannelConnectivity.READY:
+            with self._changed:
+                self._reached.add(address)
 
     # As a channel.
 
@@ -235,7 +248,7 @@ class _Unary(_Method):
         try:
             yield
         except grpc.FutureCancelledError:
-            raise MovedError from None
+            raise self._routes.moved(address) from None
         except grpc.RpcError as error:
             self._routes.fail(error)
             raise
@@ -256,7 +269,7 @@ class _Stream:
     """A call whose answers come one after the other."""
 
     def __init__(self, routes: Routes, call: Any, address: str) -> None:
-        self._routes, self._call = routes, call
+        self._routes, self._call, self._address = routes, call, address
         routes.begin(call, address)
         if not call.add_callback(self._end):
             self._end()
@@ -283,6 +296,6 @@ class _Stream:
             moved = self._routes.was_moved(self._call)
             self._routes.end(self._call)
             if moved:
-                raise MovedError from None
+                raise self._routes.moved(self._address) from None
             self._routes.fail(error)
             raise

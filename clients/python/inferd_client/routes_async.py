@@ -11,7 +11,7 @@ import grpc.aio
 from grpc_health.v1.health_pb2 import HealthCheckRequest
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
-from inferd_client.kernels import ASK_S, LOOK_S, MOVED, SEEK_S, read_health, why_not
+from inferd_client.kernels import ASK_S, LOOK_S, MOVED, SEEK_S, UNSENT, read_health, why_not
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -33,6 +33,8 @@ class AsyncRoutes(grpc.aio.Channel):
         self._channels: dict[str, grpc.aio.Channel] = {}
         self._calls: dict[Any, str] = {}  # under way, and to whom
         self._moved: set[Any] = set()  # of them those that were given up
+        self._reached: set[str] = set()  # addresses to which there ever was a connection
+        self._seeing: dict[str, asyncio.Task[None]] = {}  # what waits for that
         self._changed = asyncio.Event()
         self._round = asyncio.Event()  # set when the one that is waited for is over
         self._asked = self._serves = False
@@ -70,9 +72,10 @@ class AsyncRoutes(grpc.aio.Channel):
         """
         task = asyncio.current_task()
         if call in self._moved and (task is None or not task.cancelling()):
+            details = MOVED if self._calls.get(call) in self._reached else UNSENT
             self.end(call)
             nothing = grpc.aio.Metadata()
-            raise grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, nothing, nothing, details=MOVED)
+            raise grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, nothing, nothing, details=details)
 
     def fail(self, error: grpc.RpcError) -> None:
         """A call has ended so: whoever is to lead may be another one."""
@@ -158,8 +161,14 @@ class AsyncRoutes(grpc.aio.Channel):
 
     def _channel(self, address: str) -> grpc.aio.Channel:
         if address not in self._channels:
-            self._channels[address] = self._dial(address)
+            channel = self._channels[address] = self._dial(address)
+            self._seeing[address] = asyncio.create_task(self._see(address, channel), name="connection to a kernel")
         return self._channels[address]
+
+    async def _see(self, address: str, channel: grpc.aio.Channel) -> None:
+        while (state := channel.get_state()) is not grpc.ChannelConnectivity.READY:
+            await channel.wait_for_state_change(state)
+        self._reached.add(address)
 
     # As a channel.
 
@@ -193,9 +202,10 @@ class AsyncRoutes(grpc.aio.Channel):
 
     async def close(self, grace: float | None = None) -> None:
         """As of a channel: calls under way end."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        tasks = [*self._seeing.values(), *(() if self._task is None else (self._task,))]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         for channel in self._channels.values():
             await channel.close(grace)
 
