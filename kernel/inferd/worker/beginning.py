@@ -38,7 +38,8 @@ THREAD_VARIABLES: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_T
 
 OFF: Final = State(SandboxLevel.OFF, ("workers.sandbox is off",))
 _HOMES: Final = ("HOME", "XDG_CACHE_HOME", "HF_HOME", "TORCH_HOME", "TRITON_CACHE_DIR")  # where libraries keep things
-_SHARED: Final = ("/dev/shm",)  # noqa: S108  # nosec B108 - where ranks on devices share memory; nothing else does
+_SHARED: Final = ("/dev/shm",)  # noqa: S108  # nosec B108 - where NCCL shares memory, and in no other place
+"""All of it is open to ranks on devices: also models of sealed blobs where `blobs.open_dir` does not say otherwise."""
 _LOOK_FILE_BYTES: Final = 64 << 20  # of what a worker writes that looks at a model, its log among it
 
 
