@@ -287,11 +287,10 @@ async def test_an_end_that_cannot_be_kept_is_not_told(tmp_path: Path) -> None:
         assert keeper is not None
         await read_all(connection.endless(tokens=2))  # the model is loaded
         task_id = (await connection.tasks.CreateTask(wanted(900, prompt="x"))).task.task_id
-        await read_until(watch(connection, task_id), "started")
+        await read_until(call := watch(connection, task_id), "started")
         await keeper.drain()  # else it is the start that the store refuses, and the cancel never comes to the core
         write, failing = keeper._store.write, [True]
-        tried = asyncio.Event()
-        loop = asyncio.get_running_loop()
+        tried, loop = asyncio.Event(), asyncio.get_running_loop()
 
         def refuse(writes: Any) -> None:
             if failing:
@@ -303,7 +302,6 @@ async def test_an_end_that_cannot_be_kept_is_not_told(tmp_path: Path) -> None:
         reason, _ = await refusal(connection.tasks.CancelTask(ts.CancelTaskRequest(task_id=task_id)))
         assert reason == "STORE_UNAVAILABLE"
         assert (await get(connection, task_id)).state == tp.TASK_STATE_RUNNING
-        call = watch(connection, task_id)
         tried.clear()
         await tried.wait()
         assert (await get(connection, task_id)).state == tp.TASK_STATE_RUNNING
