@@ -16,11 +16,14 @@ from google.protobuf.struct_pb2 import ListValue, Struct, Value
 from wire_requests import WAYS, Maker, Way, call, marks_of, refusal_of
 
 from inferd.config import Limits
+from inferd.core.host import MOST_BACKENDS, MOST_DEVICES, MOST_LABELS
 from inferd.errors import InferdError
 from inferd.services.chat_values import read_chat
 from inferd.services.extents import Extents
 from inferd.services.work_values import MESSAGE_BYTES, read_work
 from inferd.testing.kernel import kernel_here
+from inferd_api.agent.v1 import agent_pb2
+from inferd_api.agent.v1.agent_service_pb2 import AttachOpening, AttachRequest
 from inferd_api.v1 import task_pb2 as pb
 from inferd_api.v1.task_service_pb2 import RunOrder, RunTaskRequest, RunTasksRequest, TaskOrder
 
@@ -193,3 +196,23 @@ def test_conversations_at_their_bounds_are_read(chat: pb.ChatPrompt) -> None:
     assert sum(len(message.parts) for message in read.messages) == sum(len(each.parts) for each in chat.messages)
     _, demand = read_work(pb.TaskSpec(model="x", chat=chat), 1 << 40)
     assert demand.memory_bytes >= MESSAGE_BYTES * len(chat.messages)
+
+
+@pytest.mark.parametrize(
+    ("name", "labels", "backends", "devices"),
+    [("", 0, 0, 0), ("labels", 1, 0, 0), ("backends", 0, 1, 0), ("backends[0].device_ids", 0, 0, 1)],
+)
+def test_a_host_may_tell_as_much_as_the_core_takes(name: str, labels: int, backends: int, devices: int) -> None:
+    """Facts of a host have the bounds of the core, as of one with many parts of devices, and one more is refused."""
+    names = [f"cuda:{n}" for n in range(MOST_DEVICES + devices)]
+    facts = agent_pb2.HostFacts(
+        labels={f"l{n}": "x" for n in range(MOST_LABELS + labels)},
+        backends=[agent_pb2.BackendFacts(name=f"b{n}", device_ids=names) for n in range(MOST_BACKENDS + backends)],
+    )
+    request = AttachRequest(opening=AttachOpening(facts=facts))
+    if not name:
+        Extents(LIMITS).check(request)
+        return
+    with pytest.raises(InferdError) as caught:
+        Extents(LIMITS).check(request)
+    assert caught.value.field == f"opening.facts.{name}"

@@ -13,6 +13,7 @@ from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct
 
 from inferd.config import Limits
+from inferd.core.host import MOST_BACKENDS, MOST_DEVICES, MOST_LABELS
 from inferd.errors import InferdError, InvalidFieldError, LimitExceededError
 from inferd.sampling import PARAMETERS
 from inferd.services.required import OUTPUT_ONLY, behaviours
@@ -35,6 +36,9 @@ COUNTS = {
     "inferd.v1.Model.settings": (64, "settings"),
     "inferd.v1.UploadModelStart.files": (MOST_MODEL_FILES, "files"),
     "inferd.v1.PlanLoadRequest.settings": (64, "settings"),
+    "inferd.agent.v1.HostFacts.labels": (MOST_LABELS, "labels"),
+    "inferd.agent.v1.HostFacts.backends": (MOST_BACKENDS, "backends"),
+    "inferd.agent.v1.BackendFacts.device_ids": (MOST_DEVICES, "devices"),
     "inferd.v1.InferInput.inputs": (MOST_ENTRIES, "inputs"),  # from here on bounds of the configuration
     "inferd.v1.InferInput.outputs": (MOST_ENTRIES, "outputs"),
     "inferd.v1.Tensor.shape": (MOST_ENTRIES, "sizes"),
