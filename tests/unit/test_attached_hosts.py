@@ -14,6 +14,8 @@ from inferd.errors import InvalidFieldError, LimitExceededError, PermissionDenie
 from inferd.host_settings import Hosts as Settings
 from inferd.runtime.far.host import Facts, FarHost
 from inferd.runtime.far.hosts import FarHosts, link_bounds
+from inferd.runtime.far.parcels import Assembly, closing
+from inferd.runtime.far.worker import FarWorker
 from inferd_api.agent.v1 import agent_pb2 as wire
 from inferd_api.worker.v1 import sandbox_pb2
 
@@ -119,6 +121,26 @@ async def test_what_a_lost_host_says_counts_for_nothing() -> None:
     assert not core.launchers
     with pytest.raises(OSError, match="host 'b' is lost: so"):
         await host.launch("m-1", on_frame=print, on_closed=print)  # type: ignore[arg-type] # never called
+
+
+async def test_words_of_an_agent_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an agent says for people is at most 1,000 characters that are shown, why ever it says it."""
+    core, said = Core(), "\x1b[2J\n" + "x" * (1 << 20)
+    hosts = core.hosts()
+    host = attach(hosts)
+    monkeypatch.setattr(host, "_order", lambda _: None)
+    host.workers = {n: FarWorker(host, n, InstanceId(f"m-{n}"), on_frame=print, on_closed=print) for n in (1, 2)}  # type: ignore[arg-type] # never called
+    first, second = host.workers.values()
+    host._obey(wire.ControlReport(not_started=wire.WorkerNotStarted(launch_id=1, why=said)))
+    host._obey(wire.ControlReport(ended=wire.WorkerEnded(launch_id=2, how=said, tail=said)))
+    with pytest.raises(OSError, match="could not start it") as caught:
+        await first.started()
+    assembly = Assembly(frame_limit_bytes=1, memory_limit_bytes=1)
+    assembly.take(closing(said).write())
+    host._obey(wire.ControlReport(leaves=wire.AgentLeaves(why=said)))
+    for words in (str(caught.value), await second.ended(), await second.tail(), assembly.closed, core.told[-1].why):
+        assert 900 < len(words) < 1100
+        assert words.isprintable()
 
 
 async def test_who_is_silent_is_lost_but_not_by_a_kernel_that_was_stopped() -> None:

@@ -14,6 +14,7 @@ from inferd.core.ids import DeviceId
 from inferd.core.resources import DeviceCapacity
 from inferd.errors import InvalidFieldError
 from inferd.runtime.far.exchange import Exchange
+from inferd.runtime.far.parcels import plain_words
 from inferd.runtime.far.worker import FarWorker
 from inferd.runtime.launcher import no_log
 from inferd.runtime.local_launcher import log_name
@@ -145,7 +146,7 @@ class FarHost:
         finally:
             del self._answers[number]
         if part.why:
-            raise no_log(instance_id, f"on host {self.name!r}: {part.why}")
+            raise no_log(instance_id, f"on host {self.name!r}: {plain_words(part.why)}")
         return part.data[:most_bytes], part.size_bytes
 
     async def launch(self, instance_id: InstanceId, *, on_frame: OnFrame, on_closed: OnClosed) -> FarWorker:
@@ -254,7 +255,7 @@ class FarHost:
             case "log":
                 self._answer(report.log)
             case "leaves":
-                self._owner.lose(self, report.leaves.why or "its agent has ended")
+                self._owner.lose(self, plain_words(report.leaves.why) or "its agent has ended")
             case "started" | "not_started" | "ended" | "measured" as kind:
                 told = getattr(report, kind)
                 if (worker := self.workers.get(told.launch_id)) is not None:
@@ -267,9 +268,10 @@ class FarHost:
                 worker.note_started(told.pid)
             case wire.WorkerNotStarted():
                 del self.workers[worker.launch_id]
-                worker.note_failed(f"host {self.name!r} could not start it: {told.why}")
+                worker.note_failed(f"host {self.name!r} could not start it: {plain_words(told.why)}")
             case wire.WorkerEnded():
                 del self.workers[worker.launch_id]
+                told.how, told.tail = plain_words(told.how), plain_words(told.tail)
                 worker.note_ended(told, f"it has ended on host {self.name!r}")
             case wire.WorkerMeasured():
                 worker.note_measured(told.memory_bytes)

@@ -16,6 +16,14 @@ if TYPE_CHECKING:
     """A frame, and the memories that go with it."""
 
 
+MOST_WORDS = 1000  # characters of what the other end says for people
+
+
+def plain_words(said: str) -> str:
+    """What the other end says for people, as it may stand in errors and logs: cut, and only what can be shown."""
+    return "".join(each if each.isprintable() else " " for each in said[:MOST_WORDS])
+
+
 class BrokenExchangeError(Exception):
     """What came is nothing that the other end may send, or more than there may be."""
 
@@ -96,7 +104,7 @@ class Assembly:
             if self._frame is not None:
                 raise BrokenExchangeError("a frame begins before the one before it has ended")
             if parcel.start.closed:
-                self.closed = parcel.start.closed
+                self.closed = plain_words(parcel.start.closed)
                 return None
             if parcel.start.frame_bytes == len(parcel.data) and not parcel.start.memory_bytes:
                 self._check(parcel.start)
