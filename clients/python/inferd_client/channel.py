@@ -13,12 +13,12 @@ import grpc.aio
 
 from inferd_client.addresses import split_addresses
 from inferd_client.addresses import target as target  # noqa: PLC0414 - for who checks types
-from inferd_client.credentials import credential_of
+from inferd_client.credentials import bearer, credential_of
 from inferd_client.errors import InferdError
 from inferd_client.holding import lease_id_of
 from inferd_client.kernels import Kernels, limit_of, may_repeat
 from inferd_client.options import strict
-from inferd_client.patience import PAUSE_S, Patience
+from inferd_client.patience import PAUSE_S, Patience, left_of
 from inferd_client.patience import bounded_s as bounded_s  # noqa: PLC0414 - as above
 from inferd_client.places import find_address, path_of
 from inferd_client.returning import is_back, is_back_async
@@ -68,10 +68,6 @@ PagedReq = TypeVar("PagedReq", bound=PagedRequest)
 PageRes = TypeVar("PageRes", bound=Page)
 
 
-def _bearer(secret: str) -> tuple[tuple[str, str], ...]:
-    return (("authorization", f"Bearer {secret}"),) if secret else ()
-
-
 class _Settings:
     """What both kinds of connection keep: the address, who calls as metadata, the deadline of short calls."""
 
@@ -89,7 +85,7 @@ class _Settings:
         self._kernels = Kernels(addresses)
         self._files = files
         secret = credential_of(credential, credential_file)
-        self._login = _bearer(secret)
+        self._login = bearer(secret)
         self._of_address: dict[str, tuple[grpc.ChannelCredentials | None, Tickets | None]] = {}
         for each in addresses:
             self._check(each)
@@ -138,7 +134,7 @@ class _Settings:
         """
         if (tickets := self._tickets) is None:
             return (*self._login, *self._of_tenant)
-        return (*_bearer(tickets.current()), *self._of_tenant)
+        return (*bearer(tickets.current()), *self._of_tenant)
 
     def _told(self, error: grpc.RpcError) -> InferdError:
         """What is said of a call that failed: of several kernels, what each of them said."""
@@ -243,11 +239,12 @@ class Connection(_Settings):
         timeout_s: float | None,
         lease: LeaseRef | None = None,
     ) -> Res:
+        left_s = left_of(timeout_s)
         while True:
             try:
-                return method(request, metadata=self._metadata_of(lease), timeout=bounded_s(timeout_s))
+                return method(request, metadata=self._metadata_of(lease), timeout=left_s())
             except grpc.RpcError as error:
-                if not self._is_back(error, timeout_s, request):
+                if not self._is_back(error, left_s(), request):
                     raise self._failure(error, request) from None
 
     def _failure(self, error: grpc.RpcError, request: object) -> InferdError:
@@ -276,12 +273,13 @@ class Connection(_Settings):
         timeout_s: float | None = None,
         lease: LeaseRef | None = None,
     ) -> Generator[Res]:
+        left_s = left_of(timeout_s)
         while True:
-            call = method(request, metadata=self._metadata_of(lease), timeout=bounded_s(timeout_s))
+            call = method(request, metadata=self._metadata_of(lease), timeout=left_s())
             try:
                 yield from call
             except grpc.RpcError as error:
-                if not self._is_back(error, timeout_s):
+                if not self._is_back(error, left_s()):
                     raise self._failure(error, request) from None
             else:
                 return
@@ -381,12 +379,13 @@ class AsyncConnection(_Settings):
         timeout_s: float | None,
         lease: LeaseRef | None = None,
     ) -> Res:
+        left_s = left_of(timeout_s)
         while True:
             await self._renew()
             try:
-                return await method(request, metadata=self._metadata_of(lease), timeout=bounded_s(timeout_s))
+                return await method(request, metadata=self._metadata_of(lease), timeout=left_s())
             except grpc.RpcError as error:
-                if not await self._is_back(error, timeout_s, request):
+                if not await self._is_back(error, left_s(), request):
                     raise await self._failure(error, request) from None
 
     async def _failure(self, error: grpc.RpcError, request: object) -> InferdError:
@@ -417,14 +416,15 @@ class AsyncConnection(_Settings):
         timeout_s: float | None = None,
         lease: LeaseRef | None = None,
     ) -> AsyncGenerator[Res]:
+        left_s = left_of(timeout_s)
         while True:
             await self._renew()
-            call = method(request, metadata=self._metadata_of(lease), timeout=bounded_s(timeout_s))
+            call = method(request, metadata=self._metadata_of(lease), timeout=left_s())
             try:
                 async for response in call:
                     yield response
             except grpc.RpcError as error:
-                if not await self._is_back(error, timeout_s):
+                if not await self._is_back(error, left_s()):
                     raise await self._failure(error, request) from None
             else:
                 return

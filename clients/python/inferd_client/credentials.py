@@ -39,6 +39,11 @@ def credential_of(credential: str | None, file: str | os.PathLike[str] | None) -
     return _read(path) if (path := os.environ.get(FILE_VARIABLE)) else ""
 
 
+def bearer(secret: str) -> tuple[tuple[str, str], ...]:
+    """The metadata that carries a secret; none for ""."""
+    return (("authorization", f"Bearer {secret}"),) if secret else ()
+
+
 def _read(file: str | os.PathLike[str]) -> str:
     try:
         with open(file, "rb") as opened:  # noqa: PTH123 - of whatever kind the path is

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 LOOK_S: Final = 1.0  # between two looks at a kernel that serves
 ASK_S: Final = 1.0  # how long one is waited for
 SEEK_S: Final = 0.2  # between two rounds while none is found
+AGAIN_S: Final = 0.05  # between two tries of a call
 LEADERLESS_S: Final = 15.0  # how long a call waits for one that leads, while kernels answer that stand by
 SERVES, STANDS_BY = "it serves", "it stands by, or starts"
 WHY_BYTES: Final = 160
@@ -124,6 +125,8 @@ def why_not(error: grpc.RpcError) -> str:
     code, details = error.code(), error.details() or ""
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return f"no answer within {ASK_S:g} s"
+    if code is grpc.StatusCode.UNIMPLEMENTED:
+        return "what answers there tells no health: it is no kernel"
     if code is not grpc.StatusCode.UNAVAILABLE:
         return SERVES
     return next((why for said, why in WHY.items() if said in details), details)

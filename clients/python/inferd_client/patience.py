@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Final
 from inferd_client.errors import KernelUnreachableError, NotLeaderError, ShuttingDownError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from inferd_client.errors import InferdError
 
 PASSING: Final = (KernelUnreachableError, NotLeaderError, ShuttingDownError)
@@ -47,3 +49,9 @@ class Patience:
 def bounded_s(timeout_s: float | None) -> float | None:
     """A deadline as gRPC takes it: None where it is later than anybody waits."""
     return None if timeout_s is None or timeout_s > LONGEST_TIMEOUT_S else timeout_s
+
+
+def left_of(timeout_s: float | None) -> Callable[[], float | None]:
+    """What tells how much is left of a deadline that begins now, over all tries of a call; None for no end."""
+    bounded, began = bounded_s(timeout_s), time.monotonic()
+    return lambda: None if bounded is None else max(0.0, began + bounded - time.monotonic())

@@ -12,7 +12,7 @@ import grpc
 from grpc_health.v1.health_pb2 import HealthCheckRequest
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
-from inferd_client.kernels import ASK_S, LOOK_S, SEEK_S, MovedError, read_health, why_not
+from inferd_client.kernels import AGAIN_S, ASK_S, LOOK_S, SEEK_S, MovedError, read_health, why_not
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -83,6 +83,7 @@ class Routes(grpc.Channel):
     def seek(self, timeout_s: float) -> bool:
         """Wait until calls go to a kernel that leads; False where none answers, or none leads in time."""
         deadline = time.monotonic() + timeout_s
+        time.sleep(min(AGAIN_S, timeout_s))  # one that says that it serves may refuse each try
         with self._changed:
             self._begin()
             while not self._closed:

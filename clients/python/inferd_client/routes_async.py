@@ -11,7 +11,7 @@ import grpc.aio
 from grpc_health.v1.health_pb2 import HealthCheckRequest
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
-from inferd_client.kernels import ASK_S, LOOK_S, MOVED, SEEK_S, UNSENT, read_health, why_not
+from inferd_client.kernels import AGAIN_S, ASK_S, LOOK_S, MOVED, SEEK_S, UNSENT, read_health, why_not
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -89,6 +89,7 @@ class AsyncRoutes(grpc.aio.Channel):
         self._begin()
         try:
             async with asyncio.timeout(timeout_s):
+                await asyncio.sleep(AGAIN_S)  # one that says that it serves may refuse each try
                 while True:
                     wanted, self._asked = self._begun + 1, True
                     self._changed.set()
