@@ -14,6 +14,7 @@ from connection import Connection, kinds_of, read_all, read_failing, read_until,
 from far_host import FarHost, far_host, place, until_state
 from proxy import Proxy, proxy_to
 
+from inferd import __version__
 from inferd.agent import hosted
 from inferd.agent.agent import SilentError
 from inferd.agent.cache import Cache, CachedFile
@@ -22,6 +23,8 @@ from inferd.core.ids import HostId, InstanceId
 from inferd.errors import InvalidFieldError
 from inferd.testing.kernel import kernel_here
 from inferd_api.agent.v1 import agent_service_pb2 as asp
+from inferd_api.agent.v1.agent_pb2 import HostFacts, Parcels
+from inferd_api.agent.v1.agent_service_pb2_grpc import AgentServiceStub
 from inferd_api.v1.model_pb2 import Model, PlacementRules
 from inferd_api.v1.model_service_pb2 import CreateModelRequest, UnloadModelRequest
 from inferd_client import AsyncClient
@@ -202,6 +205,20 @@ async def test_tensors_of_any_size_cross(connection: Connection, host: FarHost) 
             outputs = await client.infer(name, {"x": x})
             assert (outputs["y"] == x).all()
     assert not [told for told in host.heard.told[1:] if told.startswith("anew")]
+
+
+async def test_what_was_received_before_a_host_begins_anew_counts_no_more(connection: Connection) -> None:
+    """An agent that was attached to another kernel, or in another epoch, is attached, and not lost at once for that."""
+    stub: Any = AgentServiceStub(connection.channel)  # type: ignore[no-untyped-call]
+    facts, kernel = HostFacts(name="b", version=__version__), 7
+    for epoch in (1, 9):
+        opening = asp.AttachOpening(facts=facts, incarnation=1, kernel=kernel, epoch=epoch)
+        stream = stub.Attach()
+        await stream.write(asp.AttachRequest(opening=opening, parcels=Parcels(received=5)))
+        async with asyncio.timeout(DEADLINE_S):
+            kernel = (await stream.read()).welcome.kernel
+            assert await stream.read() is not grpc.aio.EOF  # that the kernel lives
+        stream.cancel()
 
 
 async def test_an_agent_outlives_its_kernel(tmp_path: Path) -> None:

@@ -59,7 +59,9 @@ class Agents:
             kernel=hosts.kernel, epoch=host.epoch, bounds=host.bounds, kernel_epoch=hosts.kernel_epoch()
         )
         await call.write(asp.AttachResponse(welcome=welcome, parcels=ap.Parcels(received=host.control.received)))
-        await _carry(host.control, call, first.parcels, asp.AttachResponse, beat_s=host.bounds.beat_s)
+        resumed = (opening.kernel, opening.epoch) == (hosts.kernel, host.epoch)
+        heard = first.parcels.received if resumed else 0  # what it had received before was of another exchange
+        await _carry(host.control, call, heard, asp.AttachResponse, beat_s=host.bounds.beat_s)
 
     async def Carry(self, _: Any, call: Call) -> None:  # noqa: N802 - the wire's name
         """The frames of a worker."""
@@ -67,7 +69,7 @@ class Agents:
         worker = self._find(first.opening, call)
         await worker.given.wait()
         await call.write(asp.CarryResponse(parcels=ap.Parcels(received=worker.exchange.received)))
-        await _carry(worker.exchange, call, first.parcels, asp.CarryResponse)
+        await _carry(worker.exchange, call, first.parcels.received, asp.CarryResponse)
 
     async def FetchModel(self, request: asp.FetchModelRequest, call: Call) -> None:  # noqa: N802 - the wire's name
         """The files of the model that a worker is to load."""
@@ -131,7 +133,7 @@ async def _first(call: Call, limit_s: float) -> Any:
 async def _carry(
     exchange: Exchange,
     call: Call,
-    first: ap.Parcels,
+    heard: int,
     made: Callable[..., Any],
     *,
     beat_s: float | None = None,
@@ -145,7 +147,7 @@ async def _carry(
     def write(parcels: ap.Parcels) -> Awaitable[None]:
         return call.write(made(parcels=parcels))
 
-    await exchange.run(first.received, read, write, beat_s=beat_s)
+    await exchange.run(heard, read, write, beat_s=beat_s)
 
 
 def _read_facts(facts: ap.HostFacts) -> Facts:
