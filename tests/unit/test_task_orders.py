@@ -1,4 +1,5 @@
 import asyncio
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
 from unittest.mock import create_autospec
@@ -7,6 +8,7 @@ import grpc
 import pytest
 
 from inferd.config import Limits
+from inferd.errors import NotLeaderError, present
 from inferd.runtime.bundle import MOST_REFUSALS
 from inferd.runtime.front.access import Admission
 from inferd.runtime.front.caller import ANYONE
@@ -137,3 +139,38 @@ async def test_messages_leave_time_for_what_they_tell_of(
     assert max(rests, default=0.0) <= most_s
     if most_s > 2 * WRITE_S:  # a shorter one may be over before it begins
         assert max(rests) > WRITE_S
+
+
+class Unsure:
+    """How a kernel stands that is not sure whether it leads, until it has found out."""
+
+    def __init__(self, *, finds_out: bool) -> None:
+        self._finds_out, self._sure = finds_out, False
+
+    def refusal(self) -> NotLeaderError | None:
+        return None if self._sure else NotLeaderError("this kernel could not tell that it leads")
+
+    async def settled(self) -> None:
+        self._sure = self._finds_out
+
+
+@pytest.mark.usefixtures("_no_backends")
+@pytest.mark.parametrize("finds_out", [True, False])
+async def test_who_is_not_sure_that_it_leads_takes_no_orders(tmp_path: Path, *, finds_out: bool) -> None:
+    """Orders on an open call are taken once the kernel is sure, and else end it as other calls: with NOT_LEADER."""
+    call = BusyCall()
+    async with asyncio.timeout(60), front_here(tmp_path, store={"url": f"sqlite:{tmp_path}/kept.sqlite"}) as front:
+        orders = TaskOrders(
+            front.tasks,
+            front.uploads,
+            front.blobs,
+            cast("Any", call),
+            extents=Extents(Limits()),
+            prompt_limit_bytes=1 << 20,
+            message_limit_bytes=MESSAGE_BYTES,
+        )
+        leading: Any = Unsure(finds_out=finds_out)
+        present(front.tasks._driver.keeper).leadership = leading
+        with nullcontext() if finds_out else pytest.raises(NotLeaderError):
+            await orders.serve()
+    assert call.refusals == (MESSAGES if finds_out else 0)

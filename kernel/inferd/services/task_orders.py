@@ -70,6 +70,8 @@ class TaskOrders:
 
         Raises:
             InvalidFieldError: An order has no kind, or a tag that is open.
+            NotLeaderError: An order runs or watches a task, and this kernel is not sure that it leads; who ordered
+                takes up all of it where one does.
             ShuttingDownError: The kernel ends; what the tasks had to tell has been told.
         """
         loop, rested = asyncio.get_running_loop(), 0.0
@@ -139,6 +141,7 @@ class TaskOrders:
         elif tag in self._open or tag in refused:
             raise InvalidFieldError(f"tag {tag} is open; give each order one that is not", field="orders.tag")
         else:
+            await self._tasks.check_leads()
             try:
                 await (self._run(tag, order.run) if kind == "run" else self._watch(tag, order.watch))
             except InferdError as error:

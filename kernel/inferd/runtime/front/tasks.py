@@ -198,6 +198,19 @@ class Tasks:
         await self._driver.archive.recall(caller.tenant, (task_id,))
         return self._driver.watch(task_id, caller.tenant, after=after)
 
+    async def check_leads(self) -> None:
+        """Refuse what new calls are refused for, on one that is open; a kernel that was held up finds out first.
+
+        Raises:
+            NotLeaderError: Another kernel leads, or this one is not sure that it does.
+        """
+        leadership = None if self._driver.keeper is None else self._driver.keeper.leadership
+        if leadership is None or leadership.refusal() is None:
+            return
+        await leadership.settled()
+        if (refused := leadership.refusal()) is not None:
+            raise refused
+
     def cut_short(self) -> AbstractAsyncContextManager[None]:
         """Whatever the block waits for, it ends when the kernel closes.
 
