@@ -35,6 +35,8 @@ class _KeyStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_KeyState.Val
     """Its time is over."""
     KEY_STATE_REVOKED: _KeyState.ValueType  # 3
     """It was taken back."""
+    KEY_STATE_USED: _KeyState.ValueType  # 4
+    """An invitation by which as many hosts have joined as may."""
 
 class KeyState(_KeyState, metaclass=_KeyStateEnumTypeWrapper):
     """Where a key stands. The last two are terminal."""
@@ -47,6 +49,8 @@ KEY_STATE_EXPIRED: KeyState.ValueType  # 2
 """Its time is over."""
 KEY_STATE_REVOKED: KeyState.ValueType  # 3
 """It was taken back."""
+KEY_STATE_USED: KeyState.ValueType  # 4
+"""An invitation by which as many hosts have joined as may."""
 Global___KeyState: _TypeAlias = KeyState  # noqa: Y015
 
 @_typing.final

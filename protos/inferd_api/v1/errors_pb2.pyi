@@ -94,6 +94,13 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """No upload of this id is known to this tenant, or not all of it has come; its call must be open. Upload again
     (NOT_FOUND).
     """
+    ERROR_REASON_OUTPUT_INVALID: _ErrorReason.ValueType  # 30
+    """An output is complete and is not valid against its grammar, which allowed more than it says: keywords of JSON Schema
+    that cannot be enforced token by token are looked at when the output is complete (FAILED_PRECONDITION). What the task
+    had told stays; another seed may give a valid one. Metadata: `path` (a JSON pointer into the output), `keyword`,
+    `schema_path` (a JSON pointer into the schema), `cause`, `unfollowed` (what the grammar does not enforce). Older
+    kernels refuse such grammars instead.
+    """
     ERROR_REASON_POISON: _ErrorReason.ValueType  # 40
     """Workers die of this task: it was present at several deaths, and alone at the last one. Another one with the same
     contents is refused for a while (FAILED_PRECONDITION). RetryInfo says for how long. Metadata: `cause`, `deaths`,
@@ -168,10 +175,34 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The disk of the kernel has no room for the files of a model (RESOURCE_EXHAUSTED). Metadata: `needed_bytes`,
     `free_bytes` where they are known, `source`.
     """
+    ERROR_REASON_FUNCTION_NOT_FOUND: _ErrorReason.ValueType  # 100
+    """There is no function of this name, or not this version of it (NOT_FOUND). Metadata: `suggestion` when a near name
+    exists.
+    """
+    ERROR_REASON_FUNCTION_FAILED: _ErrorReason.ValueType  # 101
+    """A function raised an exception, gave what it does not declare, or its process died (INTERNAL). Metadata: `cause`,
+    `log`.
+    """
+    ERROR_REASON_DATASET_NOT_FOUND: _ErrorReason.ValueType  # 104
+    """The tenant has no dataset of this name, or not this version, or none that is whole (NOT_FOUND). Metadata: `dataset`,
+    and `suggestion` when a near name exists.
+    """
+    ERROR_REASON_EVALUATION_NOT_FOUND: _ErrorReason.ValueType  # 106
+    """The caller has no evaluation of this id (NOT_FOUND). Metadata: `evaluation_id`."""
     ERROR_REASON_SANDBOX_INCOMPLETE: _ErrorReason.ValueType  # 110
     """The host does not allow all of the sandbox that `workers.sandbox` requires, and nothing of the model was read
     (FAILED_PRECONDITION). Metadata: `cause` (what is lacking, and why).
     """
+    ERROR_REASON_ADAPTER_NOT_FOUND: _ErrorReason.ValueType  # 127
+    """The model has no adapter of this name, or it was unloaded, or replaced, before the task began (NOT_FOUND). Metadata:
+    `adapter`, and `suggestion` when a near name exists.
+    """
+    ERROR_REASON_ADAPTER_LOAD_FAILED: _ErrorReason.ValueType  # 128
+    """An adapter cannot be loaded: its files are damaged, or have changed, or it is for another model, or does what the
+    backend does not add (FAILED_PRECONDITION). Metadata: `adapter`, `cause`.
+    """
+    ERROR_REASON_PIPELINE_RUN_NOT_FOUND: _ErrorReason.ValueType  # 145
+    """There is no run of a pipeline of this id (NOT_FOUND). Metadata: `run_id`."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call or a task failed. Every error of the kernel is a `google.rpc.Status` that carries one
@@ -252,6 +283,13 @@ ERROR_REASON_UPLOAD_NOT_FOUND: ErrorReason.ValueType  # 28
 """No upload of this id is known to this tenant, or not all of it has come; its call must be open. Upload again
 (NOT_FOUND).
 """
+ERROR_REASON_OUTPUT_INVALID: ErrorReason.ValueType  # 30
+"""An output is complete and is not valid against its grammar, which allowed more than it says: keywords of JSON Schema
+that cannot be enforced token by token are looked at when the output is complete (FAILED_PRECONDITION). What the task
+had told stays; another seed may give a valid one. Metadata: `path` (a JSON pointer into the output), `keyword`,
+`schema_path` (a JSON pointer into the schema), `cause`, `unfollowed` (what the grammar does not enforce). Older
+kernels refuse such grammars instead.
+"""
 ERROR_REASON_POISON: ErrorReason.ValueType  # 40
 """Workers die of this task: it was present at several deaths, and alone at the last one. Another one with the same
 contents is refused for a while (FAILED_PRECONDITION). RetryInfo says for how long. Metadata: `cause`, `deaths`,
@@ -326,8 +364,32 @@ ERROR_REASON_DISK_FULL: ErrorReason.ValueType  # 86
 """The disk of the kernel has no room for the files of a model (RESOURCE_EXHAUSTED). Metadata: `needed_bytes`,
 `free_bytes` where they are known, `source`.
 """
+ERROR_REASON_FUNCTION_NOT_FOUND: ErrorReason.ValueType  # 100
+"""There is no function of this name, or not this version of it (NOT_FOUND). Metadata: `suggestion` when a near name
+exists.
+"""
+ERROR_REASON_FUNCTION_FAILED: ErrorReason.ValueType  # 101
+"""A function raised an exception, gave what it does not declare, or its process died (INTERNAL). Metadata: `cause`,
+`log`.
+"""
+ERROR_REASON_DATASET_NOT_FOUND: ErrorReason.ValueType  # 104
+"""The tenant has no dataset of this name, or not this version, or none that is whole (NOT_FOUND). Metadata: `dataset`,
+and `suggestion` when a near name exists.
+"""
+ERROR_REASON_EVALUATION_NOT_FOUND: ErrorReason.ValueType  # 106
+"""The caller has no evaluation of this id (NOT_FOUND). Metadata: `evaluation_id`."""
 ERROR_REASON_SANDBOX_INCOMPLETE: ErrorReason.ValueType  # 110
 """The host does not allow all of the sandbox that `workers.sandbox` requires, and nothing of the model was read
 (FAILED_PRECONDITION). Metadata: `cause` (what is lacking, and why).
 """
+ERROR_REASON_ADAPTER_NOT_FOUND: ErrorReason.ValueType  # 127
+"""The model has no adapter of this name, or it was unloaded, or replaced, before the task began (NOT_FOUND). Metadata:
+`adapter`, and `suggestion` when a near name exists.
+"""
+ERROR_REASON_ADAPTER_LOAD_FAILED: ErrorReason.ValueType  # 128
+"""An adapter cannot be loaded: its files are damaged, or have changed, or it is for another model, or does what the
+backend does not add (FAILED_PRECONDITION). Metadata: `adapter`, `cause`.
+"""
+ERROR_REASON_PIPELINE_RUN_NOT_FOUND: ErrorReason.ValueType  # 145
+"""There is no run of a pipeline of this id (NOT_FOUND). Metadata: `run_id`."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

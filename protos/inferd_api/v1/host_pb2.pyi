@@ -204,6 +204,8 @@ class Host(_message.Message):
     SILENCE_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     DRAINED_FIELD_NUMBER: _builtins.int
+    ORDERED_FIELD_NUMBER: _builtins.int
+    ORDER_REASON_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
     STANDBYS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
@@ -240,6 +242,10 @@ class Host(_message.Message):
     """Why it is LOST, for people; empty otherwise."""
     drained: _builtins.bool
     """Whether it drains, and nothing is left of it: it may be switched off."""
+    ordered: Global___HostState.ValueType
+    """What operators want of it, DRAINING or CORDONED, also while it is LOST or JOINING; unset for nothing."""
+    order_reason: _builtins.str
+    """Why, as they said."""
     epoch: _builtins.int
     """The epoch that the kernel leads: it rises from kernel to kernel."""
     @_builtins.property
@@ -311,12 +317,14 @@ class Host(_message.Message):
         silence: _duration_pb2.Duration | None = ...,
         reason: _builtins.str = ...,
         drained: _builtins.bool = ...,
+        ordered: Global___HostState.ValueType = ...,
+        order_reason: _builtins.str = ...,
         epoch: _builtins.int = ...,
         standbys: _abc.Iterable[Global___StandbyKernel] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["silence", b"silence", "start_time", b"start_time", "state_time", b"state_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backends", b"backends", "devices", b"devices", "drained", b"drained", "epoch", b"epoch", "held_leases", b"held_leases", "host_id", b"host_id", "instances", b"instances", "labels", b"labels", "leases", b"leases", "loads", b"loads", "memory_bytes", b"memory_bytes", "models", b"models", "name", b"name", "os", b"os", "pid", b"pid", "placed_tasks", b"placed_tasks", "places", b"places", "queued_tasks", b"queued_tasks", "reason", b"reason", "running_tasks", b"running_tasks", "silence", b"silence", "standbys", b"standbys", "start_time", b"start_time", "state", b"state", "state_time", b"state_time", "tokens_per_second", b"tokens_per_second", "version", b"version", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backends", b"backends", "devices", b"devices", "drained", b"drained", "epoch", b"epoch", "held_leases", b"held_leases", "host_id", b"host_id", "instances", b"instances", "labels", b"labels", "leases", b"leases", "loads", b"loads", "memory_bytes", b"memory_bytes", "models", b"models", "name", b"name", "order_reason", b"order_reason", "ordered", b"ordered", "os", b"os", "pid", b"pid", "placed_tasks", b"placed_tasks", "places", b"places", "queued_tasks", b"queued_tasks", "reason", b"reason", "running_tasks", b"running_tasks", "silence", b"silence", "standbys", b"standbys", "start_time", b"start_time", "state", b"state", "state_time", b"state_time", "tokens_per_second", b"tokens_per_second", "version", b"version", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -30,7 +30,7 @@ from inferd_api.v1 import policy_pb2 as inferd__api_dot_v1_dot_policy__pb2
 from inferd_api.v1 import store_key_pb2 as inferd__api_dot_v1_dot_store__key__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n inferd_api/v1/host_service.proto\x12\tinferd.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x18inferd_api/v1/host.proto\x1a\x19inferd_api/v1/model.proto\x1a\x1ainferd_api/v1/policy.proto\x1a\x1dinferd_api/v1/store_key.proto\"\'\n\x0eGetHostRequest\x12\x15\n\x07host_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x01\"0\n\x0fGetHostResponse\x12\x1d\n\x04host\x18\x01 \x01(\x0b\x32\x0f.inferd.v1.Host\"H\n\x13ListBackendsRequest\x12\x17\n\tpage_size\x18\x01 \x01(\rB\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"U\n\x14ListBackendsResponse\x12$\n\x08\x62\x61\x63kends\x18\x01 \x03(\x0b\x32\x12.inferd.v1.Backend\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"u\n\x10WatchHostRequest\x12\x31\n\x08interval\x18\x01 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01\x12\x15\n\x07host_id\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x17\n\tall_hosts\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x01\"\x91\x01\n\x11WatchHostResponse\x12\x1d\n\x04host\x18\x01 \x01(\x0b\x32\x0f.inferd.v1.Host\x12&\n\tinstances\x18\x02 \x03(\x0b\x32\x13.inferd.v1.Instance\x12\x1e\n\x05hosts\x18\x03 \x03(\x0b\x32\x0f.inferd.v1.Host\x12\x15\n\rgone_host_ids\x18\x04 \x03(\t\"\xb3\x01\n\x10ListHostsRequest\x12\x17\n\tpage_size\x18\x01 \x01(\rB\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12=\n\x06labels\x18\x03 \x03(\x0b\x32\'.inferd.v1.ListHostsRequest.LabelsEntryB\x04\xe2\x41\x01\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"L\n\x11ListHostsResponse\x12\x1e\n\x05hosts\x18\x01 \x03(\x0b\x32\x0f.inferd.v1.Host\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"*\n\x11\x43ordonHostRequest\x12\x15\n\x07host_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"3\n\x12\x43ordonHostResponse\x12\x1d\n\x04host\x18\x01 \x01(\x0b\x32\x0f.inferd.v1.Host\")\n\x10\x44rainHostRequest\x12\x15\n\x07host_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"2\n\x11\x44rainHostResponse\x12\x1d\n\x04host\x18\x01 \x01(\x0b\x32\x0f.inferd.v1.Host\"*\n\x11ResumeHostRequest\x12\x15\n\x07host_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"3\n\x12ResumeHostResponse\x12\x1d\n\x04host\x18\x01 \x01(\x0b\x32\x0f.inferd.v1.Host\"?\n\x11RemoveHostRequest\x12\x15\n\x07host_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x13\n\x05\x66orce\x18\x02 \x01(\x08\x42\x04\xe2\x41\x01\x01\"\x14\n\x12RemoveHostResponse\"c\n\x16ReadInstanceLogRequest\x12\x19\n\x0binstance_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x18\n\ntail_bytes\x18\x02 \x01(\rB\x04\xe2\x41\x01\x01\x12\x14\n\x06\x66ollow\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x01\"\'\n\x17ReadInstanceLogResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"?\n\x12\x42\x61\x63kupStoreRequest\x12\x12\n\x04path\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x15\n\x07replace\x18\x02 \x01(\x08\x42\x04\xe2\x41\x01\x01\"f\n\x13\x42\x61\x63kupStoreResponse\x12\x12\n\ndone_bytes\x18\x01 \x01(\x04\x12\x13\n\x0btotal_bytes\x18\x02 \x01(\x04\x12&\n\x06\x62\x61\x63kup\x18\x03 \x01(\x0b\x32\x16.inferd.v1.StoreBackup2\x84\t\n\x0bHostService\x12J\n\x07GetHost\x12\x19.inferd.v1.GetHostRequest\x1a\x1a.inferd.v1.GetHostResponse\"\x08\x9a\x8d\x19\x04\x08\x01\x10\x04\x12R\n\tWatchHost\x12\x1b.inferd.v1.WatchHostRequest\x1a\x1c.inferd.v1.WatchHostResponse\"\x08\x9a\x8d\x19\x04\x08\x01\x10\x04\x30\x01\x12P\n\tListHosts\x12\x1b.inferd.v1.ListHostsRequest\x1a\x1c.inferd.v1.ListHostsResponse\"\x08\x9a\x8d\x19\x04\x08\x01\x10\x04\x12S\n\nCordonHost\x12\x1c.inferd.v1.CordonHostRequest\x1a\x1d.inferd.v1.CordonHostResponse\"\x08\x9a\x8d\x19\x04\x08\x03\x10\x04\x12R\n\tDrainHost\x12\x1b.inferd.v1.DrainHostRequest\x1a\x1c.inferd.v1.DrainHostResponse\"\x08\x9a\x8d\x19\x04\x08\x03\x10\x04\x30\x01\x12S\n\nResumeHost\x12\x1c.inferd.v1.ResumeHostRequest\x1a\x1d.inferd.v1.ResumeHostResponse\"\x08\x9a\x8d\x19\x04\x08\x03\x10\x04\x12S\n\nRemoveHost\x12\x1c.inferd.v1.RemoveHostRequest\x1a\x1d.inferd.v1.RemoveHostResponse\"\x08\x9a\x8d\x19\x04\x08\x04\x10\x04\x12\x64\n\x0fReadInstanceLog\x12!.inferd.v1.ReadInstanceLogRequest\x1a\".inferd.v1.ReadInstanceLogResponse\"\x08\x9a\x8d\x19\x04\x08\x01\x10\x0c\x30\x01\x12Y\n\x0cListBackends\x12\x1e.inferd.v1.ListBackendsRequest\x1a\x1f.inferd.v1.ListBackendsResponse\"\x08\x9a\x8d\x19\x04\x08\x01\x10\x04\x12X\n\x0b\x42\x61\x63kupStore\x12\x1d.inferd.v1.BackupStoreRequest\x1a\x1e.inferd.v1.BackupStoreResponse\"\x08\x9a\x8d\x19\x04\x08\x02\x10\x0c\x30\x01\x12Y\n\x0cGetStoreKeys\x12\x1e.inferd.v1.GetStoreKeysRequest\x1a\x1f.inferd.v1.GetStoreKeysResponse\"\x08\x9a\x8d\x19\x04\x08\x01\x10\x0c\x12\x62\n\x0fRotateStoreKeys\x12!.inferd.v1.RotateStoreKeysRequest\x1a\".inferd.v1.RotateStoreKeysResponse\"\x08\x9a\x8d\x19\x04\x08\x03\x10\x0c\x12V\n\x0bShredTenant\x12\x1d.inferd.v1.ShredTenantRequest\x1a\x1e.inferd.v1.ShredTenantResponse\"\x08\x9a\x8d\x19\x04\x08\x04\x10\x0c\x42%\n\tinferd.v1P\x01Z\x16inferd_api/v1;inferdv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n inferd_api/v1/host_service.proto\x12\tinferd.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x18inferd_api/v1/host.proto\x1a\x19inferd_api/v1/model.proto\x1a\x1ainferd_api/v1/policy.proto\x1a\x1dinferd_api/v1/store_key.proto\"\'\n\x0eGetHostRequest\x12\x15\n\x07host_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x01\"0\n\x0fGetHostResponse\x12\x1d\n\x04host\x18\x01 \x01(\x0b\x32\x0f.inferd.v1.Host\"H\n\x13ListBackendsRequest\x12\x17\n\tpage_size\x18\x01 \x01(\rB\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"U\n\x14ListBackendsResponse\x12$\n\x08\x62\x61\x63kends\x18\x01 \x03(\x0b\x32\x12.inferd.v1.Backend\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"u\n\x10WatchHostRequest\x12\x31\n\x08interval\x18\x01 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01\x12\x15\n\x07host_id\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x17\n\tall_hosts\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x01\"\x91\x01\n\x11WatchHostResponse\x12\x1d\n\x04host\x18\x01 \x01(\x0b\x32\x0f.inferd.v1.Host\x12&\n\tinstances\x18\x02 \x03(\x0b\x32\x13.inferd.v1.Instance\x12\x1e\n\x05hosts\x18\x03 \x03(\x0b\x32\x0f.inferd.v1.Host\x12\x15\n\rgone_host_ids\x18\x04 \x03(\t\"\xb3\x01\n\x10ListHostsRequest\x12\x17\n\tpage_size\x18\x01 \x01(\rB\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12=\n\x06labels\x18\x03 \x03(\x0b\x32\'.inferd.v1.ListHostsRequest.LabelsEntryB\x04\xe2\x41\x01\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"L\n\x11ListHostsResponse\x12\x1e\n\x05hosts\x18\x01 \x03(\x0b\x32\x0f.inferd.v1.Host\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"@\n\x11\x43ordonHostRequest\x12\x15\n\x07host_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x14\n\x06reason\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"3\n\x12\x43ordonHostResponse\x12\x1d\n\x04host\x18\x01 \x01(\x0b\x32\x0f.inferd.v1.Host\"?\n\x10\x44rainHostRequest\x12\x15\n\x07host_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x14\n\x06reason\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"2\n\x11\x44rainHostResponse\x12\x1d\n\x04host\x18\x01 \x01(\x0b\x32\x0f.inferd.v1.Host\"*\n\x11ResumeHostRequest\x12\x15\n\x07host_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"3\n\x12ResumeHostResponse\x12\x1d\n\x04host\x18\x01 \x01(\x0b\x32\x0f.inferd.v1.Host\"U\n\x11RemoveHostRequest\x12\x15\n\x07host_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x13\n\x05\x66orce\x18\x02 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12\x14\n\x06revoke\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x01\"\x14\n\x12RemoveHostResponse\"c\n\x16ReadInstanceLogRequest\x12\x19\n\x0binstance_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x18\n\ntail_bytes\x18\x02 \x01(\rB\x04\xe2\x41\x01\x01\x12\x14\n\x06\x66ollow\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x01\"\'\n\x17ReadInstanceLogResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"?\n\x12\x42\x61\x63kupStoreRequest\x12\x12\n\x04path\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x15\n\x07replace\x18\x02 \x01(\x08\x42\x04\xe2\x41\x01\x01\"f\n\x13\x42\x61\x63kupStoreResponse\x12\x12\n\ndone_bytes\x18\x01 \x01(\x04\x12\x13\n\x0btotal_bytes\x18\x02 \x01(\x04\x12&\n\x06\x62\x61\x63kup\x18\x03 \x01(\x0b\x32\x16.inferd.v1.StoreBackup2\x84\t\n\x0bHostService\x12J\n\x07GetHost\x12\x19.inferd.v1.GetHostRequest\x1a\x1a.inferd.v1.GetHostResponse\"\x08\x9a\x8d\x19\x04\x08\x01\x10\x04\x12R\n\tWatchHost\x12\x1b.inferd.v1.WatchHostRequest\x1a\x1c.inferd.v1.WatchHostResponse\"\x08\x9a\x8d\x19\x04\x08\x01\x10\x04\x30\x01\x12P\n\tListHosts\x12\x1b.inferd.v1.ListHostsRequest\x1a\x1c.inferd.v1.ListHostsResponse\"\x08\x9a\x8d\x19\x04\x08\x01\x10\x04\x12S\n\nCordonHost\x12\x1c.inferd.v1.CordonHostRequest\x1a\x1d.inferd.v1.CordonHostResponse\"\x08\x9a\x8d\x19\x04\x08\x03\x10\x04\x12R\n\tDrainHost\x12\x1b.inferd.v1.DrainHostRequest\x1a\x1c.inferd.v1.DrainHostResponse\"\x08\x9a\x8d\x19\x04\x08\x03\x10\x04\x30\x01\x12S\n\nResumeHost\x12\x1c.inferd.v1.ResumeHostRequest\x1a\x1d.inferd.v1.ResumeHostResponse\"\x08\x9a\x8d\x19\x04\x08\x03\x10\x04\x12S\n\nRemoveHost\x12\x1c.inferd.v1.RemoveHostRequest\x1a\x1d.inferd.v1.RemoveHostResponse\"\x08\x9a\x8d\x19\x04\x08\x04\x10\x04\x12\x64\n\x0fReadInstanceLog\x12!.inferd.v1.ReadInstanceLogRequest\x1a\".inferd.v1.ReadInstanceLogResponse\"\x08\x9a\x8d\x19\x04\x08\x01\x10\x0c\x30\x01\x12Y\n\x0cListBackends\x12\x1e.inferd.v1.ListBackendsRequest\x1a\x1f.inferd.v1.ListBackendsResponse\"\x08\x9a\x8d\x19\x04\x08\x01\x10\x04\x12X\n\x0b\x42\x61\x63kupStore\x12\x1d.inferd.v1.BackupStoreRequest\x1a\x1e.inferd.v1.BackupStoreResponse\"\x08\x9a\x8d\x19\x04\x08\x02\x10\x0c\x30\x01\x12Y\n\x0cGetStoreKeys\x12\x1e.inferd.v1.GetStoreKeysRequest\x1a\x1f.inferd.v1.GetStoreKeysResponse\"\x08\x9a\x8d\x19\x04\x08\x01\x10\x0c\x12\x62\n\x0fRotateStoreKeys\x12!.inferd.v1.RotateStoreKeysRequest\x1a\".inferd.v1.RotateStoreKeysResponse\"\x08\x9a\x8d\x19\x04\x08\x03\x10\x0c\x12V\n\x0bShredTenant\x12\x1d.inferd.v1.ShredTenantRequest\x1a\x1e.inferd.v1.ShredTenantResponse\"\x08\x9a\x8d\x19\x04\x08\x04\x10\x0c\x42%\n\tinferd.v1P\x01Z\x16inferd_api/v1;inferdv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -60,14 +60,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTHOSTSREQUEST'].fields_by_name['labels']._serialized_options = b'\342A\001\001'
   _globals['_CORDONHOSTREQUEST'].fields_by_name['host_id']._loaded_options = None
   _globals['_CORDONHOSTREQUEST'].fields_by_name['host_id']._serialized_options = b'\342A\001\002'
+  _globals['_CORDONHOSTREQUEST'].fields_by_name['reason']._loaded_options = None
+  _globals['_CORDONHOSTREQUEST'].fields_by_name['reason']._serialized_options = b'\342A\001\001'
   _globals['_DRAINHOSTREQUEST'].fields_by_name['host_id']._loaded_options = None
   _globals['_DRAINHOSTREQUEST'].fields_by_name['host_id']._serialized_options = b'\342A\001\002'
+  _globals['_DRAINHOSTREQUEST'].fields_by_name['reason']._loaded_options = None
+  _globals['_DRAINHOSTREQUEST'].fields_by_name['reason']._serialized_options = b'\342A\001\001'
   _globals['_RESUMEHOSTREQUEST'].fields_by_name['host_id']._loaded_options = None
   _globals['_RESUMEHOSTREQUEST'].fields_by_name['host_id']._serialized_options = b'\342A\001\002'
   _globals['_REMOVEHOSTREQUEST'].fields_by_name['host_id']._loaded_options = None
   _globals['_REMOVEHOSTREQUEST'].fields_by_name['host_id']._serialized_options = b'\342A\001\002'
   _globals['_REMOVEHOSTREQUEST'].fields_by_name['force']._loaded_options = None
   _globals['_REMOVEHOSTREQUEST'].fields_by_name['force']._serialized_options = b'\342A\001\001'
+  _globals['_REMOVEHOSTREQUEST'].fields_by_name['revoke']._loaded_options = None
+  _globals['_REMOVEHOSTREQUEST'].fields_by_name['revoke']._serialized_options = b'\342A\001\001'
   _globals['_READINSTANCELOGREQUEST'].fields_by_name['instance_id']._loaded_options = None
   _globals['_READINSTANCELOGREQUEST'].fields_by_name['instance_id']._serialized_options = b'\342A\001\002'
   _globals['_READINSTANCELOGREQUEST'].fields_by_name['tail_bytes']._loaded_options = None
@@ -123,29 +129,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTHOSTSRESPONSE']._serialized_start=925
   _globals['_LISTHOSTSRESPONSE']._serialized_end=1001
   _globals['_CORDONHOSTREQUEST']._serialized_start=1003
-  _globals['_CORDONHOSTREQUEST']._serialized_end=1045
-  _globals['_CORDONHOSTRESPONSE']._serialized_start=1047
-  _globals['_CORDONHOSTRESPONSE']._serialized_end=1098
-  _globals['_DRAINHOSTREQUEST']._serialized_start=1100
-  _globals['_DRAINHOSTREQUEST']._serialized_end=1141
-  _globals['_DRAINHOSTRESPONSE']._serialized_start=1143
-  _globals['_DRAINHOSTRESPONSE']._serialized_end=1193
-  _globals['_RESUMEHOSTREQUEST']._serialized_start=1195
-  _globals['_RESUMEHOSTREQUEST']._serialized_end=1237
-  _globals['_RESUMEHOSTRESPONSE']._serialized_start=1239
-  _globals['_RESUMEHOSTRESPONSE']._serialized_end=1290
-  _globals['_REMOVEHOSTREQUEST']._serialized_start=1292
-  _globals['_REMOVEHOSTREQUEST']._serialized_end=1355
-  _globals['_REMOVEHOSTRESPONSE']._serialized_start=1357
-  _globals['_REMOVEHOSTRESPONSE']._serialized_end=1377
-  _globals['_READINSTANCELOGREQUEST']._serialized_start=1379
-  _globals['_READINSTANCELOGREQUEST']._serialized_end=1478
-  _globals['_READINSTANCELOGRESPONSE']._serialized_start=1480
-  _globals['_READINSTANCELOGRESPONSE']._serialized_end=1519
-  _globals['_BACKUPSTOREREQUEST']._serialized_start=1521
-  _globals['_BACKUPSTOREREQUEST']._serialized_end=1584
-  _globals['_BACKUPSTORERESPONSE']._serialized_start=1586
-  _globals['_BACKUPSTORERESPONSE']._serialized_end=1688
-  _globals['_HOSTSERVICE']._serialized_start=1691
-  _globals['_HOSTSERVICE']._serialized_end=2847
+  _globals['_CORDONHOSTREQUEST']._serialized_end=1067
+  _globals['_CORDONHOSTRESPONSE']._serialized_start=1069
+  _globals['_CORDONHOSTRESPONSE']._serialized_end=1120
+  _globals['_DRAINHOSTREQUEST']._serialized_start=1122
+  _globals['_DRAINHOSTREQUEST']._serialized_end=1185
+  _globals['_DRAINHOSTRESPONSE']._serialized_start=1187
+  _globals['_DRAINHOSTRESPONSE']._serialized_end=1237
+  _globals['_RESUMEHOSTREQUEST']._serialized_start=1239
+  _globals['_RESUMEHOSTREQUEST']._serialized_end=1281
+  _globals['_RESUMEHOSTRESPONSE']._serialized_start=1283
+  _globals['_RESUMEHOSTRESPONSE']._serialized_end=1334
+  _globals['_REMOVEHOSTREQUEST']._serialized_start=1336
+  _globals['_REMOVEHOSTREQUEST']._serialized_end=1421
+  _globals['_REMOVEHOSTRESPONSE']._serialized_start=1423
+  _globals['_REMOVEHOSTRESPONSE']._serialized_end=1443
+  _globals['_READINSTANCELOGREQUEST']._serialized_start=1445
+  _globals['_READINSTANCELOGREQUEST']._serialized_end=1544
+  _globals['_READINSTANCELOGRESPONSE']._serialized_start=1546
+  _globals['_READINSTANCELOGRESPONSE']._serialized_end=1585
+  _globals['_BACKUPSTOREREQUEST']._serialized_start=1587
+  _globals['_BACKUPSTOREREQUEST']._serialized_end=1650
+  _globals['_BACKUPSTORERESPONSE']._serialized_start=1652
+  _globals['_BACKUPSTORERESPONSE']._serialized_end=1754
+  _globals['_HOSTSERVICE']._serialized_start=1757
+  _globals['_HOSTSERVICE']._serialized_end=2913
 # @@protoc_insertion_point(module_scope)

@@ -131,7 +131,7 @@ class WatchHostRequest(_message.Message):
     HOST_ID_FIELD_NUMBER: _builtins.int
     ALL_HOSTS_FIELD_NUMBER: _builtins.int
     host_id: _builtins.str
-    """Its id. Default: the kernel's own. A watch of another one ends once that is gone."""
+    """Its id. Default: the kernel's own. Another one is told as often; a watch of it ends once that is gone."""
     all_hosts: _builtins.bool
     """Watch all hosts instead: `hosts` has them as they stand first, and then those that have changed, within 0.1 s and as
     many seconds as there are five thousands of hosts. Default false.
@@ -286,16 +286,20 @@ class CordonHostRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     HOST_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     host_id: _builtins.str
     """Its id. Required."""
+    reason: _builtins.str
+    """Why, for people, at most 200 letters: `Host.order_reason`. Who asks again does not change it. Default: none."""
     def __init__(
         self,
         *,
         host_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["host_id", b"host_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["host_id", b"host_id", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -332,16 +336,20 @@ class DrainHostRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     HOST_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     host_id: _builtins.str
     """Its id. Required."""
+    reason: _builtins.str
+    """Why, for people, at most 200 letters: `Host.order_reason`. Who asks again does not change it. Default: none."""
     def __init__(
         self,
         *,
         host_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["host_id", b"host_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["host_id", b"host_id", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -425,19 +433,23 @@ class RemoveHostRequest(_message.Message):
 
     HOST_ID_FIELD_NUMBER: _builtins.int
     FORCE_FIELD_NUMBER: _builtins.int
+    REVOKE_FIELD_NUMBER: _builtins.int
     host_id: _builtins.str
     """Its id. Required."""
     force: _builtins.bool
     """Though something is left of it: its tasks go on elsewhere, and leases of it end. Default false."""
+    revoke: _builtins.bool
+    """Its credential holds no longer, too: its agent ends, and comes back by another invitation only. Default false."""
     def __init__(
         self,
         *,
         host_id: _builtins.str = ...,
         force: _builtins.bool = ...,
+        revoke: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["force", b"force", "host_id", b"host_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["force", b"force", "host_id", b"host_id", "revoke", b"revoke"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

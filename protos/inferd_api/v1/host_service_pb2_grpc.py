@@ -131,8 +131,9 @@ class HostServiceServicer:
 
     def CordonHost(self, request, context):
         """Let a host get no new instances: those that it has stay and take tasks, also after a restart of the kernel, until
-        `ResumeHost`. Again changes nothing. Only who may ask for all tenants does that, as the three below. Errors:
-        PERMISSION_DENIED, INVALID_FIELD (`host_id`: no such host, or it is not READY), STORE_UNAVAILABLE.
+        `ResumeHost`. Again changes nothing. Of a host that is LOST or JOINING it holds once it is back, as `Host.ordered`
+        tells. Only who may ask for all tenants does that, as the three below. Errors: PERMISSION_DENIED, INVALID_FIELD
+        (`host_id`: no such host, or it is DRAINING; `reason`), STORE_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -141,8 +142,8 @@ class HostServiceServicer:
     def DrainHost(self, request, context):
         """Empty a host: it gets nothing new but within leases, other instances come up elsewhere first where its own are used
         and there is room, its tasks end where they are, and its instances go. No task fails for it. Messages tell how far it
-        is, as it changes, and the last one that it is `drained`, or not to drain any more; a call that ends before changes
-        nothing. It goes on after a restart of the kernel, until `ResumeHost`. Errors: as for `CordonHost`, LIMIT_EXCEEDED
+        is, as it changes, and the last one that it is `drained`, or not to drain any more, or not there; a call that ends
+        before changes nothing. It goes on after a restart of the kernel, until `ResumeHost`. Errors: as for `CordonHost`, LIMIT_EXCEEDED
         (`limits.host_watchers`).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -157,7 +158,7 @@ class HostServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RemoveHost(self, request, context):
-        """Know a host no longer, with its devices; an agent that still runs there joins again. Errors: as for `CordonHost`,
+        """Know a host no longer, with its devices; an agent that still runs there joins again, unless `revoke` is set. Errors: as for `CordonHost`,
         INVALID_FIELD (`host_id`: something is left of it, or it is the kernel's own).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -44,20 +44,21 @@ class HostServiceStub:
     """List hosts by id, the kernel's own first. Errors: INVALID_FIELD."""
     CordonHost: _grpc.UnaryUnaryMultiCallable[_host_service_pb2.CordonHostRequest, _host_service_pb2.CordonHostResponse]
     """Let a host get no new instances: those that it has stay and take tasks, also after a restart of the kernel, until
-    `ResumeHost`. Again changes nothing. Only who may ask for all tenants does that, as the three below. Errors:
-    PERMISSION_DENIED, INVALID_FIELD (`host_id`: no such host, or it is not READY), STORE_UNAVAILABLE.
+    `ResumeHost`. Again changes nothing. Of a host that is LOST or JOINING it holds once it is back, as `Host.ordered`
+    tells. Only who may ask for all tenants does that, as the three below. Errors: PERMISSION_DENIED, INVALID_FIELD
+    (`host_id`: no such host, or it is DRAINING; `reason`), STORE_UNAVAILABLE.
     """
     DrainHost: _grpc.UnaryStreamMultiCallable[_host_service_pb2.DrainHostRequest, _host_service_pb2.DrainHostResponse]
     """Empty a host: it gets nothing new but within leases, other instances come up elsewhere first where its own are used
     and there is room, its tasks end where they are, and its instances go. No task fails for it. Messages tell how far it
-    is, as it changes, and the last one that it is `drained`, or not to drain any more; a call that ends before changes
-    nothing. It goes on after a restart of the kernel, until `ResumeHost`. Errors: as for `CordonHost`, LIMIT_EXCEEDED
+    is, as it changes, and the last one that it is `drained`, or not to drain any more, or not there; a call that ends
+    before changes nothing. It goes on after a restart of the kernel, until `ResumeHost`. Errors: as for `CordonHost`, LIMIT_EXCEEDED
     (`limits.host_watchers`).
     """
     ResumeHost: _grpc.UnaryUnaryMultiCallable[_host_service_pb2.ResumeHostRequest, _host_service_pb2.ResumeHostResponse]
     """Let a host that drains or is cordoned take instances again. Again changes nothing. Errors: as for `CordonHost`."""
     RemoveHost: _grpc.UnaryUnaryMultiCallable[_host_service_pb2.RemoveHostRequest, _host_service_pb2.RemoveHostResponse]
-    """Know a host no longer, with its devices; an agent that still runs there joins again. Errors: as for `CordonHost`,
+    """Know a host no longer, with its devices; an agent that still runs there joins again, unless `revoke` is set. Errors: as for `CordonHost`,
     INVALID_FIELD (`host_id`: something is left of it, or it is the kernel's own).
     """
     ReadInstanceLog: _grpc.UnaryStreamMultiCallable[_host_service_pb2.ReadInstanceLogRequest, _host_service_pb2.ReadInstanceLogResponse]
@@ -111,20 +112,21 @@ class HostServiceAsyncStub(HostServiceStub):
     """List hosts by id, the kernel's own first. Errors: INVALID_FIELD."""
     CordonHost: _aio.UnaryUnaryMultiCallable[_host_service_pb2.CordonHostRequest, _host_service_pb2.CordonHostResponse]  # type: ignore[assignment]
     """Let a host get no new instances: those that it has stay and take tasks, also after a restart of the kernel, until
-    `ResumeHost`. Again changes nothing. Only who may ask for all tenants does that, as the three below. Errors:
-    PERMISSION_DENIED, INVALID_FIELD (`host_id`: no such host, or it is not READY), STORE_UNAVAILABLE.
+    `ResumeHost`. Again changes nothing. Of a host that is LOST or JOINING it holds once it is back, as `Host.ordered`
+    tells. Only who may ask for all tenants does that, as the three below. Errors: PERMISSION_DENIED, INVALID_FIELD
+    (`host_id`: no such host, or it is DRAINING; `reason`), STORE_UNAVAILABLE.
     """
     DrainHost: _aio.UnaryStreamMultiCallable[_host_service_pb2.DrainHostRequest, _host_service_pb2.DrainHostResponse]  # type: ignore[assignment]
     """Empty a host: it gets nothing new but within leases, other instances come up elsewhere first where its own are used
     and there is room, its tasks end where they are, and its instances go. No task fails for it. Messages tell how far it
-    is, as it changes, and the last one that it is `drained`, or not to drain any more; a call that ends before changes
-    nothing. It goes on after a restart of the kernel, until `ResumeHost`. Errors: as for `CordonHost`, LIMIT_EXCEEDED
+    is, as it changes, and the last one that it is `drained`, or not to drain any more, or not there; a call that ends
+    before changes nothing. It goes on after a restart of the kernel, until `ResumeHost`. Errors: as for `CordonHost`, LIMIT_EXCEEDED
     (`limits.host_watchers`).
     """
     ResumeHost: _aio.UnaryUnaryMultiCallable[_host_service_pb2.ResumeHostRequest, _host_service_pb2.ResumeHostResponse]  # type: ignore[assignment]
     """Let a host that drains or is cordoned take instances again. Again changes nothing. Errors: as for `CordonHost`."""
     RemoveHost: _aio.UnaryUnaryMultiCallable[_host_service_pb2.RemoveHostRequest, _host_service_pb2.RemoveHostResponse]  # type: ignore[assignment]
-    """Know a host no longer, with its devices; an agent that still runs there joins again. Errors: as for `CordonHost`,
+    """Know a host no longer, with its devices; an agent that still runs there joins again, unless `revoke` is set. Errors: as for `CordonHost`,
     INVALID_FIELD (`host_id`: something is left of it, or it is the kernel's own).
     """
     ReadInstanceLog: _aio.UnaryStreamMultiCallable[_host_service_pb2.ReadInstanceLogRequest, _host_service_pb2.ReadInstanceLogResponse]  # type: ignore[assignment]
@@ -199,8 +201,9 @@ class HostServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_host_service_pb2.CordonHostResponse, _abc.Awaitable[_host_service_pb2.CordonHostResponse]]:
         """Let a host get no new instances: those that it has stay and take tasks, also after a restart of the kernel, until
-        `ResumeHost`. Again changes nothing. Only who may ask for all tenants does that, as the three below. Errors:
-        PERMISSION_DENIED, INVALID_FIELD (`host_id`: no such host, or it is not READY), STORE_UNAVAILABLE.
+        `ResumeHost`. Again changes nothing. Of a host that is LOST or JOINING it holds once it is back, as `Host.ordered`
+        tells. Only who may ask for all tenants does that, as the three below. Errors: PERMISSION_DENIED, INVALID_FIELD
+        (`host_id`: no such host, or it is DRAINING; `reason`), STORE_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod
@@ -211,8 +214,8 @@ class HostServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_host_service_pb2.DrainHostResponse], _abc.AsyncIterator[_host_service_pb2.DrainHostResponse]]:
         """Empty a host: it gets nothing new but within leases, other instances come up elsewhere first where its own are used
         and there is room, its tasks end where they are, and its instances go. No task fails for it. Messages tell how far it
-        is, as it changes, and the last one that it is `drained`, or not to drain any more; a call that ends before changes
-        nothing. It goes on after a restart of the kernel, until `ResumeHost`. Errors: as for `CordonHost`, LIMIT_EXCEEDED
+        is, as it changes, and the last one that it is `drained`, or not to drain any more, or not there; a call that ends
+        before changes nothing. It goes on after a restart of the kernel, until `ResumeHost`. Errors: as for `CordonHost`, LIMIT_EXCEEDED
         (`limits.host_watchers`).
         """
 
@@ -230,7 +233,7 @@ class HostServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _host_service_pb2.RemoveHostRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_host_service_pb2.RemoveHostResponse, _abc.Awaitable[_host_service_pb2.RemoveHostResponse]]:
-        """Know a host no longer, with its devices; an agent that still runs there joins again. Errors: as for `CordonHost`,
+        """Know a host no longer, with its devices; an agent that still runs there joins again, unless `revoke` is set. Errors: as for `CordonHost`,
         INVALID_FIELD (`host_id`: something is left of it, or it is the kernel's own).
         """
 

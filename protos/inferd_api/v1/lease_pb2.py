@@ -29,7 +29,7 @@ from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from inferd_api.v1 import priority_pb2 as inferd__api_dot_v1_dot_priority__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19inferd_api/v1/lease.proto\x12\tinferd.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x1cinferd_api/v1/priority.proto\"\x89\x01\n\x05\x43laim\x12(\n\x06memory\x18\x01 \x01(\x0b\x32\x16.inferd.v1.MemoryClaimH\x00\x12&\n\x05model\x18\x02 \x01(\x0b\x32\x15.inferd.v1.ModelClaimH\x00\x12&\n\x05\x63ores\x18\x03 \x01(\x0b\x32\x15.inferd.v1.CoresClaimH\x00\x42\x06\n\x04kind\";\n\x0bMemoryClaim\x12\x17\n\tdevice_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x01\x12\x13\n\x05\x62ytes\x18\x02 \x01(\x04\x42\x04\xe2\x41\x01\x02\"S\n\nModelClaim\x12\x13\n\x05model\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x17\n\tsequences\x18\x02 \x01(\rB\x04\xe2\x41\x01\x01\x12\x17\n\tkv_tokens\x18\x03 \x01(\rB\x04\xe2\x41\x01\x01\":\n\nCoresClaim\x12\x17\n\tdevice_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x01\x12\x13\n\x05\x63ores\x18\x02 \x01(\rB\x04\xe2\x41\x01\x02\"\xc0\x02\n\tLeaseSpec\x12&\n\x06\x63laims\x18\x01 \x03(\x0b\x32\x10.inferd.v1.ClaimB\x04\xe2\x41\x01\x02\x12,\n\x03ttl\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01\x12+\n\x08priority\x18\x03 \x01(\x0e\x32\x13.inferd.v1.PriorityB\x04\xe2\x41\x01\x01\x12\x12\n\x04wait\x18\x04 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12\x35\n\x0cwait_timeout\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01\x12\x36\n\x06labels\x18\x06 \x03(\x0b\x32 .inferd.v1.LeaseSpec.LabelsEntryB\x04\xe2\x41\x01\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x8d\x04\n\x05Lease\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\"\n\x04spec\x18\x03 \x01(\x0b\x32\x14.inferd.v1.LeaseSpec\x12$\n\x05state\x18\x04 \x01(\x0e\x32\x15.inferd.v1.LeaseState\x12\x15\n\rfencing_token\x18\x05 \x01(\x04\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\ngrant_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\tremaining\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\x12,\n\x08\x65nd_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08position\x18\x0b \x01(\r\x12\x11\n\twaits_for\x18\x0c \x01(\t\x12&\n\x03\x65ta\x18\r \x01(\x0b\x32\x19.google.protobuf.Duration\x12!\n\x05\x65rror\x18\x0e \x01(\x0b\x32\x12.google.rpc.Status\x12\x14\n\x0cinstance_ids\x18\x0f \x03(\t\x12\r\n\x05tasks\x18\x10 \x01(\r*\xa6\x01\n\nLeaseState\x12\x1b\n\x17LEASE_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13LEASE_STATE_PENDING\x10\x01\x12\x16\n\x12LEASE_STATE_ACTIVE\x10\x02\x12\x18\n\x14LEASE_STATE_RELEASED\x10\x03\x12\x17\n\x13LEASE_STATE_EXPIRED\x10\x04\x12\x17\n\x13LEASE_STATE_REFUSED\x10\x05\x42%\n\tinferd.v1P\x01Z\x16inferd_api/v1;inferdv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19inferd_api/v1/lease.proto\x12\tinferd.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x1cinferd_api/v1/priority.proto\"\x89\x01\n\x05\x43laim\x12(\n\x06memory\x18\x01 \x01(\x0b\x32\x16.inferd.v1.MemoryClaimH\x00\x12&\n\x05model\x18\x02 \x01(\x0b\x32\x15.inferd.v1.ModelClaimH\x00\x12&\n\x05\x63ores\x18\x03 \x01(\x0b\x32\x15.inferd.v1.CoresClaimH\x00\x42\x06\n\x04kind\"\xaa\x01\n\x0bMemoryClaim\x12\x17\n\tdevice_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x01\x12\x13\n\x05\x62ytes\x18\x02 \x01(\x04\x42\x04\xe2\x41\x01\x02\x12<\n\x08selector\x18\x03 \x03(\x0b\x32$.inferd.v1.MemoryClaim.SelectorEntryB\x04\xe2\x41\x01\x01\x1a/\n\rSelectorEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"S\n\nModelClaim\x12\x13\n\x05model\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x17\n\tsequences\x18\x02 \x01(\rB\x04\xe2\x41\x01\x01\x12\x17\n\tkv_tokens\x18\x03 \x01(\rB\x04\xe2\x41\x01\x01\"\xa8\x01\n\nCoresClaim\x12\x17\n\tdevice_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x01\x12\x13\n\x05\x63ores\x18\x02 \x01(\rB\x04\xe2\x41\x01\x02\x12;\n\x08selector\x18\x03 \x03(\x0b\x32#.inferd.v1.CoresClaim.SelectorEntryB\x04\xe2\x41\x01\x01\x1a/\n\rSelectorEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xc0\x02\n\tLeaseSpec\x12&\n\x06\x63laims\x18\x01 \x03(\x0b\x32\x10.inferd.v1.ClaimB\x04\xe2\x41\x01\x02\x12,\n\x03ttl\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01\x12+\n\x08priority\x18\x03 \x01(\x0e\x32\x13.inferd.v1.PriorityB\x04\xe2\x41\x01\x01\x12\x12\n\x04wait\x18\x04 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12\x35\n\x0cwait_timeout\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01\x12\x36\n\x06labels\x18\x06 \x03(\x0b\x32 .inferd.v1.LeaseSpec.LabelsEntryB\x04\xe2\x41\x01\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x8d\x04\n\x05Lease\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\"\n\x04spec\x18\x03 \x01(\x0b\x32\x14.inferd.v1.LeaseSpec\x12$\n\x05state\x18\x04 \x01(\x0e\x32\x15.inferd.v1.LeaseState\x12\x15\n\rfencing_token\x18\x05 \x01(\x04\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\ngrant_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\tremaining\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\x12,\n\x08\x65nd_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08position\x18\x0b \x01(\r\x12\x11\n\twaits_for\x18\x0c \x01(\t\x12&\n\x03\x65ta\x18\r \x01(\x0b\x32\x19.google.protobuf.Duration\x12!\n\x05\x65rror\x18\x0e \x01(\x0b\x32\x12.google.rpc.Status\x12\x14\n\x0cinstance_ids\x18\x0f \x03(\t\x12\r\n\x05tasks\x18\x10 \x01(\r*\xa6\x01\n\nLeaseState\x12\x1b\n\x17LEASE_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13LEASE_STATE_PENDING\x10\x01\x12\x16\n\x12LEASE_STATE_ACTIVE\x10\x02\x12\x18\n\x14LEASE_STATE_RELEASED\x10\x03\x12\x17\n\x13LEASE_STATE_EXPIRED\x10\x04\x12\x17\n\x13LEASE_STATE_REFUSED\x10\x05\x42%\n\tinferd.v1P\x01Z\x16inferd_api/v1;inferdv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,20 +37,28 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'inferd_api.v1.lease_pb2', _
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\tinferd.v1P\001Z\026inferd_api/v1;inferdv1'
+  _globals['_MEMORYCLAIM_SELECTORENTRY']._loaded_options = None
+  _globals['_MEMORYCLAIM_SELECTORENTRY']._serialized_options = b'8\001'
   _globals['_MEMORYCLAIM'].fields_by_name['device_id']._loaded_options = None
   _globals['_MEMORYCLAIM'].fields_by_name['device_id']._serialized_options = b'\342A\001\001'
   _globals['_MEMORYCLAIM'].fields_by_name['bytes']._loaded_options = None
   _globals['_MEMORYCLAIM'].fields_by_name['bytes']._serialized_options = b'\342A\001\002'
+  _globals['_MEMORYCLAIM'].fields_by_name['selector']._loaded_options = None
+  _globals['_MEMORYCLAIM'].fields_by_name['selector']._serialized_options = b'\342A\001\001'
   _globals['_MODELCLAIM'].fields_by_name['model']._loaded_options = None
   _globals['_MODELCLAIM'].fields_by_name['model']._serialized_options = b'\342A\001\002'
   _globals['_MODELCLAIM'].fields_by_name['sequences']._loaded_options = None
   _globals['_MODELCLAIM'].fields_by_name['sequences']._serialized_options = b'\342A\001\001'
   _globals['_MODELCLAIM'].fields_by_name['kv_tokens']._loaded_options = None
   _globals['_MODELCLAIM'].fields_by_name['kv_tokens']._serialized_options = b'\342A\001\001'
+  _globals['_CORESCLAIM_SELECTORENTRY']._loaded_options = None
+  _globals['_CORESCLAIM_SELECTORENTRY']._serialized_options = b'8\001'
   _globals['_CORESCLAIM'].fields_by_name['device_id']._loaded_options = None
   _globals['_CORESCLAIM'].fields_by_name['device_id']._serialized_options = b'\342A\001\001'
   _globals['_CORESCLAIM'].fields_by_name['cores']._loaded_options = None
   _globals['_CORESCLAIM'].fields_by_name['cores']._serialized_options = b'\342A\001\002'
+  _globals['_CORESCLAIM'].fields_by_name['selector']._loaded_options = None
+  _globals['_CORESCLAIM'].fields_by_name['selector']._serialized_options = b'\342A\001\001'
   _globals['_LEASESPEC_LABELSENTRY']._loaded_options = None
   _globals['_LEASESPEC_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_LEASESPEC'].fields_by_name['claims']._loaded_options = None
@@ -65,20 +73,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LEASESPEC'].fields_by_name['wait_timeout']._serialized_options = b'\342A\001\001'
   _globals['_LEASESPEC'].fields_by_name['labels']._loaded_options = None
   _globals['_LEASESPEC'].fields_by_name['labels']._serialized_options = b'\342A\001\001'
-  _globals['_LEASESTATE']._serialized_start=1391
-  _globals['_LEASESTATE']._serialized_end=1557
+  _globals['_LEASESTATE']._serialized_start=1614
+  _globals['_LEASESTATE']._serialized_end=1780
   _globals['_CLAIM']._serialized_start=194
   _globals['_CLAIM']._serialized_end=331
-  _globals['_MEMORYCLAIM']._serialized_start=333
-  _globals['_MEMORYCLAIM']._serialized_end=392
-  _globals['_MODELCLAIM']._serialized_start=394
-  _globals['_MODELCLAIM']._serialized_end=477
-  _globals['_CORESCLAIM']._serialized_start=479
-  _globals['_CORESCLAIM']._serialized_end=537
-  _globals['_LEASESPEC']._serialized_start=540
-  _globals['_LEASESPEC']._serialized_end=860
-  _globals['_LEASESPEC_LABELSENTRY']._serialized_start=815
-  _globals['_LEASESPEC_LABELSENTRY']._serialized_end=860
-  _globals['_LEASE']._serialized_start=863
-  _globals['_LEASE']._serialized_end=1388
+  _globals['_MEMORYCLAIM']._serialized_start=334
+  _globals['_MEMORYCLAIM']._serialized_end=504
+  _globals['_MEMORYCLAIM_SELECTORENTRY']._serialized_start=457
+  _globals['_MEMORYCLAIM_SELECTORENTRY']._serialized_end=504
+  _globals['_MODELCLAIM']._serialized_start=506
+  _globals['_MODELCLAIM']._serialized_end=589
+  _globals['_CORESCLAIM']._serialized_start=592
+  _globals['_CORESCLAIM']._serialized_end=760
+  _globals['_CORESCLAIM_SELECTORENTRY']._serialized_start=457
+  _globals['_CORESCLAIM_SELECTORENTRY']._serialized_end=504
+  _globals['_LEASESPEC']._serialized_start=763
+  _globals['_LEASESPEC']._serialized_end=1083
+  _globals['_LEASESPEC_LABELSENTRY']._serialized_start=1038
+  _globals['_LEASESPEC_LABELSENTRY']._serialized_end=1083
+  _globals['_LEASE']._serialized_start=1086
+  _globals['_LEASE']._serialized_end=1611
 # @@protoc_insertion_point(module_scope)

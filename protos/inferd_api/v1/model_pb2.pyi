@@ -498,6 +498,7 @@ class Model(_message.Message):
     PROBE_FIELD_NUMBER: _builtins.int
     PLACEMENT_FIELD_NUMBER: _builtins.int
     DEVICE_COUNT_FIELD_NUMBER: _builtins.int
+    QUEUE_REASON_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name: 1 to 128 of letters, digits, `.`, `_`, `-`, `:` and `/`. It begins with no `.` and no `/`, and no part between
     slashes is empty or of dots alone. Required. A name as `chat@3` means version 3 of model `chat` wherever a call names a
@@ -557,6 +558,8 @@ class Model(_message.Message):
     """
     device_count: _builtins.int
     """How many devices it may be loaded on now, those that `devices` leaves out too. Output only."""
+    queue_reason: _builtins.str
+    """Why none of its instances comes up though tasks wait, as in `Queued.reason`; empty otherwise. Output only."""
     @_builtins.property
     def settings(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Settings of the backend, for example `context_tokens`; unknown names are errors. See `Backend.settings`."""
@@ -575,7 +578,7 @@ class Model(_message.Message):
 
     @_builtins.property
     def adapters(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """LoRA adapters by name: the absolute path of each folder. Only where the backend offers them."""
+        """Its LoRA adapters by name: the absolute path of each. `AdapterService` loads them. Output only."""
 
     @_builtins.property
     def sampling_defaults(self) -> _sampling_pb2.SamplingDefaults:
@@ -663,10 +666,11 @@ class Model(_message.Message):
         probe: _rollout_pb2.Probe | None = ...,
         placement: Global___PlacementRules | None = ...,
         device_count: _builtins.int = ...,
+        queue_reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_max_instances", b"_max_instances", "_min_instances", b"_min_instances", "create_time", b"create_time", "effective_sampling_defaults", b"effective_sampling_defaults", "error", b"error", "fetch", b"fetch", "max_instances", b"max_instances", "min_instances", b"min_instances", "placement", b"placement", "probe", b"probe", "rolling", b"rolling", "sampling_defaults", b"sampling_defaults"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_instances", b"_max_instances", "_min_instances", b"_min_instances", "adapters", b"adapters", "aliases", b"aliases", "backend", b"backend", "backend_reason", b"backend_reason", "content_digest", b"content_digest", "create_time", b"create_time", "declared", b"declared", "device", b"device", "device_count", b"device_count", "devices", b"devices", "digest_fraction", b"digest_fraction", "effective_sampling_defaults", b"effective_sampling_defaults", "error", b"error", "fetch", b"fetch", "instances", b"instances", "kept_prefix_bytes", b"kept_prefix_bytes", "kept_prefix_tokens", b"kept_prefix_tokens", "labels", b"labels", "max_instances", b"max_instances", "min_instances", b"min_instances", "name", b"name", "pin", b"pin", "pinned_digest", b"pinned_digest", "placement", b"placement", "probe", b"probe", "rolling", b"rolling", "sampling_defaults", b"sampling_defaults", "settings", b"settings", "size_bytes", b"size_bytes", "source", b"source", "state", b"state", "version", b"version", "warm", b"warm"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_instances", b"_max_instances", "_min_instances", b"_min_instances", "adapters", b"adapters", "aliases", b"aliases", "backend", b"backend", "backend_reason", b"backend_reason", "content_digest", b"content_digest", "create_time", b"create_time", "declared", b"declared", "device", b"device", "device_count", b"device_count", "devices", b"devices", "digest_fraction", b"digest_fraction", "effective_sampling_defaults", b"effective_sampling_defaults", "error", b"error", "fetch", b"fetch", "instances", b"instances", "kept_prefix_bytes", b"kept_prefix_bytes", "kept_prefix_tokens", b"kept_prefix_tokens", "labels", b"labels", "max_instances", b"max_instances", "min_instances", b"min_instances", "name", b"name", "pin", b"pin", "pinned_digest", b"pinned_digest", "placement", b"placement", "probe", b"probe", "queue_reason", b"queue_reason", "rolling", b"rolling", "sampling_defaults", b"sampling_defaults", "settings", b"settings", "size_bytes", b"size_bytes", "source", b"source", "state", b"state", "version", b"version", "warm", b"warm"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_instances: _TypeAlias = _typing.Literal["max_instances"]  # noqa: Y015
     _WhichOneofArgType__max_instances: _TypeAlias = _typing.Literal["_max_instances", b"_max_instances"]  # noqa: Y015

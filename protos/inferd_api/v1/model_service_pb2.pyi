@@ -135,8 +135,14 @@ class DetokenizeRequest(_message.Message):
 
     MODEL_FIELD_NUMBER: _builtins.int
     TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    WITH_PIECES_FIELD_NUMBER: _builtins.int
+    WITH_WRITING_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model. Required."""
+    with_pieces: _builtins.bool
+    """Also tell each token by itself, in `pieces`. Default false."""
+    with_writing: _builtins.bool
+    """Also tell how the model's texts are written, in `writing`. Default false."""
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Ids of its vocabulary."""
@@ -146,10 +152,12 @@ class DetokenizeRequest(_message.Message):
         *,
         model: _builtins.str = ...,
         token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        with_pieces: _builtins.bool = ...,
+        with_writing: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "token_ids", b"token_ids", "with_pieces", b"with_pieces", "with_writing", b"with_writing"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -162,20 +170,86 @@ class DetokenizeResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TEXT_FIELD_NUMBER: _builtins.int
+    PIECES_FIELD_NUMBER: _builtins.int
+    WRITING_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """Without control tokens; bytes that are no UTF-8 become U+FFFD."""
+    @_builtins.property
+    def pieces(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """With `with_pieces`: the bytes that each token adds to a text, none for a control token. They may be no whole
+        characters.
+        """
+
+    @_builtins.property
+    def writing(self) -> Global___ModelWriting:
+        """With `with_writing`."""
+
     def __init__(
         self,
         *,
         text: _builtins.str = ...,
+        pieces: _abc.Iterable[_builtins.bytes] | None = ...,
+        writing: Global___ModelWriting | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["writing", b"writing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pieces", b"pieces", "text", b"text", "writing", b"writing"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DetokenizeResponse: _TypeAlias = DetokenizeResponse  # noqa: Y015
+
+@_typing.final
+class ModelWriting(_message.Message):
+    """How the texts of a language model are written."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class ControlTokensEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.int
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.int = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    CHAT_TEMPLATE_FIELD_NUMBER: _builtins.int
+    TOOL_USE_TEMPLATE_FIELD_NUMBER: _builtins.int
+    CONTROL_TOKENS_FIELD_NUMBER: _builtins.int
+    chat_template: _builtins.str
+    """Its chat template, in Jinja; empty where it has none."""
+    tool_use_template: _builtins.str
+    """Its template for conversations with tools, where that is another one; else empty."""
+    @_builtins.property
+    def control_tokens(self) -> _containers.ScalarMap[_builtins.int, _builtins.str]:
+        """Its control tokens: they add nothing to a text, and are written so in prompts. At most 8192 are told."""
+
+    def __init__(
+        self,
+        *,
+        chat_template: _builtins.str = ...,
+        tool_use_template: _builtins.str = ...,
+        control_tokens: _abc.Mapping[_builtins.int, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chat_template", b"chat_template", "control_tokens", b"control_tokens", "tool_use_template", b"tool_use_template"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModelWriting: _TypeAlias = ModelWriting  # noqa: Y015
 
 @_typing.final
 class CountTokensRequest(_message.Message):

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ainferd_api/v1/policy.proto\x12\tinferd.v1\x1a google/protobuf/descriptor.proto\"c\n\x06Policy\x12\x1d\n\x04verb\x18\x01 \x01(\x0e\x32\x0f.inferd.v1.Verb\x12%\n\x04kind\x18\x02 \x01(\x0e\x32\x17.inferd.v1.ResourceKind\x12\x13\n\x0bmodel_field\x18\x03 \x01(\t*l\n\x04Verb\x12\x14\n\x10VERB_UNSPECIFIED\x10\x00\x12\r\n\tVERB_READ\x10\x01\x12\x0f\n\x0bVERB_CREATE\x10\x02\x12\x0f\n\x0bVERB_UPDATE\x10\x03\x12\x0f\n\x0bVERB_DELETE\x10\x04\x12\x0c\n\x08VERB_RUN\x10\x05*\xa8\x03\n\x0cResourceKind\x12\x1d\n\x19RESOURCE_KIND_UNSPECIFIED\x10\x00\x12\x16\n\x12RESOURCE_KIND_TASK\x10\x01\x12\x17\n\x13RESOURCE_KIND_LEASE\x10\x02\x12\x17\n\x13RESOURCE_KIND_MODEL\x10\x03\x12\x16\n\x12RESOURCE_KIND_HOST\x10\x04\x12\x18\n\x14RESOURCE_KIND_UPLOAD\x10\x05\x12\x1a\n\x16RESOURCE_KIND_IDENTITY\x10\x06\x12\x15\n\x11RESOURCE_KIND_KEY\x10\x07\x12\x16\n\x12RESOURCE_KIND_RULE\x10\x08\x12\x18\n\x14RESOURCE_KIND_HEALTH\x10\t\x12\x1c\n\x18RESOURCE_KIND_REFLECTION\x10\n\x12\x16\n\x12RESOURCE_KIND_BLOB\x10\x0b\x12\x17\n\x13RESOURCE_KIND_STORE\x10\x0c\x12\x17\n\x13RESOURCE_KIND_QUOTA\x10\r\x12\x17\n\x13RESOURCE_KIND_AUDIT\x10\x46\x12\x17\n\x13RESOURCE_KIND_AGENT\x10Z:C\n\x06policy\x12\x1e.google.protobuf.MethodOptions\x18\xd3\x91\x03 \x01(\x0b\x32\x11.inferd.v1.PolicyB%\n\tinferd.v1P\x01Z\x16inferd_api/v1;inferdv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ainferd_api/v1/policy.proto\x12\tinferd.v1\x1a google/protobuf/descriptor.proto\"c\n\x06Policy\x12\x1d\n\x04verb\x18\x01 \x01(\x0e\x32\x0f.inferd.v1.Verb\x12%\n\x04kind\x18\x02 \x01(\x0e\x32\x17.inferd.v1.ResourceKind\x12\x13\n\x0bmodel_field\x18\x03 \x01(\t*l\n\x04Verb\x12\x14\n\x10VERB_UNSPECIFIED\x10\x00\x12\r\n\tVERB_READ\x10\x01\x12\x0f\n\x0bVERB_CREATE\x10\x02\x12\x0f\n\x0bVERB_UPDATE\x10\x03\x12\x0f\n\x0bVERB_DELETE\x10\x04\x12\x0c\n\x08VERB_RUN\x10\x05*\xdf\x03\n\x0cResourceKind\x12\x1d\n\x19RESOURCE_KIND_UNSPECIFIED\x10\x00\x12\x16\n\x12RESOURCE_KIND_TASK\x10\x01\x12\x17\n\x13RESOURCE_KIND_LEASE\x10\x02\x12\x17\n\x13RESOURCE_KIND_MODEL\x10\x03\x12\x16\n\x12RESOURCE_KIND_HOST\x10\x04\x12\x18\n\x14RESOURCE_KIND_UPLOAD\x10\x05\x12\x1a\n\x16RESOURCE_KIND_IDENTITY\x10\x06\x12\x15\n\x11RESOURCE_KIND_KEY\x10\x07\x12\x16\n\x12RESOURCE_KIND_RULE\x10\x08\x12\x18\n\x14RESOURCE_KIND_HEALTH\x10\t\x12\x1c\n\x18RESOURCE_KIND_REFLECTION\x10\n\x12\x16\n\x12RESOURCE_KIND_BLOB\x10\x0b\x12\x17\n\x13RESOURCE_KIND_STORE\x10\x0c\x12\x17\n\x13RESOURCE_KIND_QUOTA\x10\r\x12\x17\n\x13RESOURCE_KIND_AUDIT\x10\x46\x12\x17\n\x13RESOURCE_KIND_AGENT\x10Z\x12\x1a\n\x16RESOURCE_KIND_FUNCTION\x10\x64\x12\x19\n\x15RESOURCE_KIND_DATASET\x10h:C\n\x06policy\x12\x1e.google.protobuf.MethodOptions\x18\xd3\x91\x03 \x01(\x0b\x32\x11.inferd.v1.PolicyB%\n\tinferd.v1P\x01Z\x16inferd_api/v1;inferdv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,7 +36,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_VERB']._serialized_start=176
   _globals['_VERB']._serialized_end=284
   _globals['_RESOURCEKIND']._serialized_start=287
-  _globals['_RESOURCEKIND']._serialized_end=711
+  _globals['_RESOURCEKIND']._serialized_end=766
   _globals['_POLICY']._serialized_start=75
   _globals['_POLICY']._serialized_end=174
 # @@protoc_insertion_point(module_scope)

@@ -93,6 +93,10 @@ class _ResourceKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Resource
     """The audit trail: who did what, with which decision."""
     RESOURCE_KIND_AGENT: _ResourceKind.ValueType  # 90
     """Other hosts as their agents see it: joining a kernel, and carrying its workers."""
+    RESOURCE_KIND_FUNCTION: _ResourceKind.ValueType  # 100
+    """Functions, and what they take and give. Calls of them are tasks."""
+    RESOURCE_KIND_DATASET: _ResourceKind.ValueType  # 104
+    """Datasets: named, versioned tables of data. They belong to a tenant."""
 
 class ResourceKind(_ResourceKind, metaclass=_ResourceKindEnumTypeWrapper):
     """What a call is about. Rules allow or deny verbs on kinds."""
@@ -129,6 +133,10 @@ RESOURCE_KIND_AUDIT: ResourceKind.ValueType  # 70
 """The audit trail: who did what, with which decision."""
 RESOURCE_KIND_AGENT: ResourceKind.ValueType  # 90
 """Other hosts as their agents see it: joining a kernel, and carrying its workers."""
+RESOURCE_KIND_FUNCTION: ResourceKind.ValueType  # 100
+"""Functions, and what they take and give. Calls of them are tasks."""
+RESOURCE_KIND_DATASET: ResourceKind.ValueType  # 104
+"""Datasets: named, versioned tables of data. They belong to a tenant."""
 Global___ResourceKind: _TypeAlias = ResourceKind  # noqa: Y015
 
 @_typing.final

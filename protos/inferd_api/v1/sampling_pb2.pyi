@@ -67,8 +67,23 @@ class SamplingParams(_message.Message):
     ECHO_FIELD_NUMBER: _builtins.int
     GRAMMAR_FIELD_NUMBER: _builtins.int
     FIT_MAX_TOKENS_FIELD_NUMBER: _builtins.int
+    PENALTY_WINDOW_FIELD_NUMBER: _builtins.int
+    DRY_MULTIPLIER_FIELD_NUMBER: _builtins.int
+    DRY_BASE_FIELD_NUMBER: _builtins.int
+    DRY_ALLOWED_LENGTH_FIELD_NUMBER: _builtins.int
+    DRY_SEQUENCE_BREAKERS_FIELD_NUMBER: _builtins.int
+    DRY_WINDOW_FIELD_NUMBER: _builtins.int
+    TOP_N_SIGMA_FIELD_NUMBER: _builtins.int
+    TYPICAL_P_FIELD_NUMBER: _builtins.int
+    XTC_PROBABILITY_FIELD_NUMBER: _builtins.int
+    XTC_THRESHOLD_FIELD_NUMBER: _builtins.int
+    MIROSTAT_TAU_FIELD_NUMBER: _builtins.int
+    MIROSTAT_ETA_FIELD_NUMBER: _builtins.int
+    PROMPT_LOGPROBS_LAST_FIELD_NUMBER: _builtins.int
+    PROMPT_ENTROPIES_FIELD_NUMBER: _builtins.int
     max_tokens: _builtins.int
-    """Most tokens to produce. Default: what is left of the model's context, at most the kernel's `max_output_tokens`;
+    """Most tokens to produce. With 0 the prompt is read, and told of where `prompt_logprobs` or `echo` ask for that, nothing
+    is written, whatever `n` is, and the task ends with MAX_TOKENS. Default: what is left of the model's context, at most the kernel's `max_output_tokens`;
     inferd's own clients ask for 512 with `fit_max_tokens` where they are not told otherwise.
     """
     temperature: _builtins.float
@@ -106,7 +121,9 @@ class SamplingParams(_message.Message):
     Default: none. Probabilities are those of the model, before temperature, penalties and filters.
     """
     prompt_logprobs: _builtins.int
-    """The same for the tokens of the prompt, without the first one; at most 200000 numbers. Range 0 to 20. Default: none."""
+    """The same for the tokens of the prompt, without the first one, or the last of them; at most 200000 numbers.
+    Range 0 to 20. Default: none.
+    """
     min_tokens: _builtins.int
     """No end-of-text or stop token before this many tokens. Default 0."""
     echo: _builtins.bool
@@ -115,6 +132,52 @@ class SamplingParams(_message.Message):
     """Lower `max_tokens` to what is left of the context and to the kernel's `max_output_tokens`, instead of refusing.
     Default false.
     """
+    penalty_window: _builtins.int
+    """How many of the last tokens the three penalties look at; 0 is all. Range 0 to 2147483647. Default 0."""
+    dry_multiplier: _builtins.float
+    """DRY: is taken from the logit of a token that would go on with a stretch of `dry_allowed_length` tokens that was there
+    before, in prompt or output, and is repeated at the end; `dry_base` times as much for each further token, of 512 at
+    most, and at most 10000. Range 0 to 100; 0 is none. Default 0.
+    Source: https://github.com/oobabooga/text-generation-webui/pull/5677, as llama.cpp has it.
+    """
+    dry_base: _builtins.float
+    """See `dry_multiplier`. Range 1 to 10. Default 1.75."""
+    dry_allowed_length: _builtins.int
+    """See `dry_multiplier`. Range 1 to 512. Default 2."""
+    dry_window: _builtins.int
+    """Among how many of the last tokens DRY looks for stretches. Range 1 to 32768. Default 32768."""
+    top_n_sigma: _builtins.float
+    """Keep tokens whose logit is at most so many standard deviations, of all logits that are allowed, below the highest one.
+    Range 0 to 100; 0 keeps all. Default 0. Source: https://arxiv.org/abs/2411.07641.
+
+    The order is llama.cpp's, but for the temperature: bias, penalties, DRY and grammar, then top-n-sigma, temperature,
+    top-k, typical-p, top-p, min-p and XTC, each of what the one before left; one token at least is always left. At
+    temperature 0 the likeliest token is taken, and none of these filters says anything.
+    """
+    typical_p: _builtins.float
+    """Keep the tokens whose surprise is nearest to what is expected of it, up to this probability in sum. Range (0, 1].
+    Default 1. Source: https://arxiv.org/abs/2202.00666.
+    """
+    xtc_probability: _builtins.float
+    """XTC: how often tokens at least as likely as `xtc_threshold` are left out, all but the least likely one of them.
+    Range 0 to 1. Default 0. Source: https://github.com/oobabooga/text-generation-webui/pull/6335, as llama.cpp has it.
+    """
+    xtc_threshold: _builtins.float
+    """See `xtc_probability`. Range 0 to 1; above 0.5 nothing is left out. Default 0.1."""
+    mirostat_tau: _builtins.float
+    """Mirostat 2, in place of all filters: tokens of so many bits of surprise are aimed at, behind bias, penalties, DRY and
+    temperature. Range 0 to 100; 0 is none. Default 0. Not with a grammar. A task that goes on after its worker has died
+    has the logits of its output computed again, and goes on as it was. Source: https://arxiv.org/abs/2007.14966, as
+    llama.cpp has it.
+    """
+    mirostat_eta: _builtins.float
+    """See `mirostat_tau`: how much of the difference each token makes good. Range 0 to 1. Default 0.1."""
+    prompt_logprobs_last: _builtins.int
+    """Of how many of the last tokens of the prompt `prompt_logprobs` tells; what is before them may come from the prefix
+    cache. So one context is read once for many answers, each behind it as the end of a prompt. At least 1. Default: all.
+    """
+    prompt_entropies: _builtins.bool
+    """With `prompt_logprobs`, tell the entropy of the model's distribution at each of these tokens, in nats. Default false."""
     @_builtins.property
     def stop(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Strings that end generation; the text stops before the first one. At most 16, each of 1 to 256 characters."""
@@ -136,6 +199,12 @@ class SamplingParams(_message.Message):
     @_builtins.property
     def grammar(self) -> Global___Grammar:
         """What the output must be. Default: anything."""
+
+    @_builtins.property
+    def dry_sequence_breakers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Texts over which no stretch goes: a token with whose text one is complete is in none. At most 16, each of 1 to 40
+        characters. Default where none is given: line feed, colon, quotation mark and asterisk.
+        """
 
     def __init__(
         self,
@@ -161,11 +230,33 @@ class SamplingParams(_message.Message):
         echo: _builtins.bool | None = ...,
         grammar: Global___Grammar | None = ...,
         fit_max_tokens: _builtins.bool = ...,
+        penalty_window: _builtins.int | None = ...,
+        dry_multiplier: _builtins.float | None = ...,
+        dry_base: _builtins.float | None = ...,
+        dry_allowed_length: _builtins.int | None = ...,
+        dry_sequence_breakers: _abc.Iterable[_builtins.str] | None = ...,
+        dry_window: _builtins.int | None = ...,
+        top_n_sigma: _builtins.float | None = ...,
+        typical_p: _builtins.float | None = ...,
+        xtc_probability: _builtins.float | None = ...,
+        xtc_threshold: _builtins.float | None = ...,
+        mirostat_tau: _builtins.float | None = ...,
+        mirostat_eta: _builtins.float | None = ...,
+        prompt_logprobs_last: _builtins.int | None = ...,
+        prompt_entropies: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_echo", b"_echo", "_frequency_penalty", b"_frequency_penalty", "_ignore_eos", b"_ignore_eos", "_logprobs", b"_logprobs", "_max_tokens", b"_max_tokens", "_min_p", b"_min_p", "_min_tokens", b"_min_tokens", "_n", b"_n", "_presence_penalty", b"_presence_penalty", "_prompt_logprobs", b"_prompt_logprobs", "_repetition_penalty", b"_repetition_penalty", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "echo", b"echo", "frequency_penalty", b"frequency_penalty", "grammar", b"grammar", "ignore_eos", b"ignore_eos", "logprobs", b"logprobs", "max_tokens", b"max_tokens", "min_p", b"min_p", "min_tokens", b"min_tokens", "n", b"n", "presence_penalty", b"presence_penalty", "prompt_logprobs", b"prompt_logprobs", "repetition_penalty", b"repetition_penalty", "seed", b"seed", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_dry_allowed_length", b"_dry_allowed_length", "_dry_base", b"_dry_base", "_dry_multiplier", b"_dry_multiplier", "_dry_window", b"_dry_window", "_echo", b"_echo", "_frequency_penalty", b"_frequency_penalty", "_ignore_eos", b"_ignore_eos", "_logprobs", b"_logprobs", "_max_tokens", b"_max_tokens", "_min_p", b"_min_p", "_min_tokens", b"_min_tokens", "_mirostat_eta", b"_mirostat_eta", "_mirostat_tau", b"_mirostat_tau", "_n", b"_n", "_penalty_window", b"_penalty_window", "_presence_penalty", b"_presence_penalty", "_prompt_logprobs", b"_prompt_logprobs", "_prompt_logprobs_last", b"_prompt_logprobs_last", "_repetition_penalty", b"_repetition_penalty", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_n_sigma", b"_top_n_sigma", "_top_p", b"_top_p", "_typical_p", b"_typical_p", "_xtc_probability", b"_xtc_probability", "_xtc_threshold", b"_xtc_threshold", "dry_allowed_length", b"dry_allowed_length", "dry_base", b"dry_base", "dry_multiplier", b"dry_multiplier", "dry_window", b"dry_window", "echo", b"echo", "frequency_penalty", b"frequency_penalty", "grammar", b"grammar", "ignore_eos", b"ignore_eos", "logprobs", b"logprobs", "max_tokens", b"max_tokens", "min_p", b"min_p", "min_tokens", b"min_tokens", "mirostat_eta", b"mirostat_eta", "mirostat_tau", b"mirostat_tau", "n", b"n", "penalty_window", b"penalty_window", "presence_penalty", b"presence_penalty", "prompt_logprobs", b"prompt_logprobs", "prompt_logprobs_last", b"prompt_logprobs_last", "repetition_penalty", b"repetition_penalty", "seed", b"seed", "temperature", b"temperature", "top_k", b"top_k", "top_n_sigma", b"top_n_sigma", "top_p", b"top_p", "typical_p", b"typical_p", "xtc_probability", b"xtc_probability", "xtc_threshold", b"xtc_threshold"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_echo", b"_echo", "_frequency_penalty", b"_frequency_penalty", "_ignore_eos", b"_ignore_eos", "_logprobs", b"_logprobs", "_max_tokens", b"_max_tokens", "_min_p", b"_min_p", "_min_tokens", b"_min_tokens", "_n", b"_n", "_presence_penalty", b"_presence_penalty", "_prompt_logprobs", b"_prompt_logprobs", "_repetition_penalty", b"_repetition_penalty", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "bad_words", b"bad_words", "echo", b"echo", "fit_max_tokens", b"fit_max_tokens", "frequency_penalty", b"frequency_penalty", "grammar", b"grammar", "ignore_eos", b"ignore_eos", "logit_bias", b"logit_bias", "logprobs", b"logprobs", "max_tokens", b"max_tokens", "min_p", b"min_p", "min_tokens", b"min_tokens", "n", b"n", "presence_penalty", b"presence_penalty", "prompt_logprobs", b"prompt_logprobs", "repetition_penalty", b"repetition_penalty", "seed", b"seed", "stop", b"stop", "stop_token_ids", b"stop_token_ids", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_dry_allowed_length", b"_dry_allowed_length", "_dry_base", b"_dry_base", "_dry_multiplier", b"_dry_multiplier", "_dry_window", b"_dry_window", "_echo", b"_echo", "_frequency_penalty", b"_frequency_penalty", "_ignore_eos", b"_ignore_eos", "_logprobs", b"_logprobs", "_max_tokens", b"_max_tokens", "_min_p", b"_min_p", "_min_tokens", b"_min_tokens", "_mirostat_eta", b"_mirostat_eta", "_mirostat_tau", b"_mirostat_tau", "_n", b"_n", "_penalty_window", b"_penalty_window", "_presence_penalty", b"_presence_penalty", "_prompt_logprobs", b"_prompt_logprobs", "_prompt_logprobs_last", b"_prompt_logprobs_last", "_repetition_penalty", b"_repetition_penalty", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_n_sigma", b"_top_n_sigma", "_top_p", b"_top_p", "_typical_p", b"_typical_p", "_xtc_probability", b"_xtc_probability", "_xtc_threshold", b"_xtc_threshold", "bad_words", b"bad_words", "dry_allowed_length", b"dry_allowed_length", "dry_base", b"dry_base", "dry_multiplier", b"dry_multiplier", "dry_sequence_breakers", b"dry_sequence_breakers", "dry_window", b"dry_window", "echo", b"echo", "fit_max_tokens", b"fit_max_tokens", "frequency_penalty", b"frequency_penalty", "grammar", b"grammar", "ignore_eos", b"ignore_eos", "logit_bias", b"logit_bias", "logprobs", b"logprobs", "max_tokens", b"max_tokens", "min_p", b"min_p", "min_tokens", b"min_tokens", "mirostat_eta", b"mirostat_eta", "mirostat_tau", b"mirostat_tau", "n", b"n", "penalty_window", b"penalty_window", "presence_penalty", b"presence_penalty", "prompt_entropies", b"prompt_entropies", "prompt_logprobs", b"prompt_logprobs", "prompt_logprobs_last", b"prompt_logprobs_last", "repetition_penalty", b"repetition_penalty", "seed", b"seed", "stop", b"stop", "stop_token_ids", b"stop_token_ids", "temperature", b"temperature", "top_k", b"top_k", "top_n_sigma", b"top_n_sigma", "top_p", b"top_p", "typical_p", b"typical_p", "xtc_probability", b"xtc_probability", "xtc_threshold", b"xtc_threshold"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__dry_allowed_length: _TypeAlias = _typing.Literal["dry_allowed_length"]  # noqa: Y015
+    _WhichOneofArgType__dry_allowed_length: _TypeAlias = _typing.Literal["_dry_allowed_length", b"_dry_allowed_length"]  # noqa: Y015
+    _WhichOneofReturnType__dry_base: _TypeAlias = _typing.Literal["dry_base"]  # noqa: Y015
+    _WhichOneofArgType__dry_base: _TypeAlias = _typing.Literal["_dry_base", b"_dry_base"]  # noqa: Y015
+    _WhichOneofReturnType__dry_multiplier: _TypeAlias = _typing.Literal["dry_multiplier"]  # noqa: Y015
+    _WhichOneofArgType__dry_multiplier: _TypeAlias = _typing.Literal["_dry_multiplier", b"_dry_multiplier"]  # noqa: Y015
+    _WhichOneofReturnType__dry_window: _TypeAlias = _typing.Literal["dry_window"]  # noqa: Y015
+    _WhichOneofArgType__dry_window: _TypeAlias = _typing.Literal["_dry_window", b"_dry_window"]  # noqa: Y015
     _WhichOneofReturnType__echo: _TypeAlias = _typing.Literal["echo"]  # noqa: Y015
     _WhichOneofArgType__echo: _TypeAlias = _typing.Literal["_echo", b"_echo"]  # noqa: Y015
     _WhichOneofReturnType__frequency_penalty: _TypeAlias = _typing.Literal["frequency_penalty"]  # noqa: Y015
@@ -180,12 +271,20 @@ class SamplingParams(_message.Message):
     _WhichOneofArgType__min_p: _TypeAlias = _typing.Literal["_min_p", b"_min_p"]  # noqa: Y015
     _WhichOneofReturnType__min_tokens: _TypeAlias = _typing.Literal["min_tokens"]  # noqa: Y015
     _WhichOneofArgType__min_tokens: _TypeAlias = _typing.Literal["_min_tokens", b"_min_tokens"]  # noqa: Y015
+    _WhichOneofReturnType__mirostat_eta: _TypeAlias = _typing.Literal["mirostat_eta"]  # noqa: Y015
+    _WhichOneofArgType__mirostat_eta: _TypeAlias = _typing.Literal["_mirostat_eta", b"_mirostat_eta"]  # noqa: Y015
+    _WhichOneofReturnType__mirostat_tau: _TypeAlias = _typing.Literal["mirostat_tau"]  # noqa: Y015
+    _WhichOneofArgType__mirostat_tau: _TypeAlias = _typing.Literal["_mirostat_tau", b"_mirostat_tau"]  # noqa: Y015
     _WhichOneofReturnType__n: _TypeAlias = _typing.Literal["n"]  # noqa: Y015
     _WhichOneofArgType__n: _TypeAlias = _typing.Literal["_n", b"_n"]  # noqa: Y015
+    _WhichOneofReturnType__penalty_window: _TypeAlias = _typing.Literal["penalty_window"]  # noqa: Y015
+    _WhichOneofArgType__penalty_window: _TypeAlias = _typing.Literal["_penalty_window", b"_penalty_window"]  # noqa: Y015
     _WhichOneofReturnType__presence_penalty: _TypeAlias = _typing.Literal["presence_penalty"]  # noqa: Y015
     _WhichOneofArgType__presence_penalty: _TypeAlias = _typing.Literal["_presence_penalty", b"_presence_penalty"]  # noqa: Y015
     _WhichOneofReturnType__prompt_logprobs: _TypeAlias = _typing.Literal["prompt_logprobs"]  # noqa: Y015
     _WhichOneofArgType__prompt_logprobs: _TypeAlias = _typing.Literal["_prompt_logprobs", b"_prompt_logprobs"]  # noqa: Y015
+    _WhichOneofReturnType__prompt_logprobs_last: _TypeAlias = _typing.Literal["prompt_logprobs_last"]  # noqa: Y015
+    _WhichOneofArgType__prompt_logprobs_last: _TypeAlias = _typing.Literal["_prompt_logprobs_last", b"_prompt_logprobs_last"]  # noqa: Y015
     _WhichOneofReturnType__repetition_penalty: _TypeAlias = _typing.Literal["repetition_penalty"]  # noqa: Y015
     _WhichOneofArgType__repetition_penalty: _TypeAlias = _typing.Literal["_repetition_penalty", b"_repetition_penalty"]  # noqa: Y015
     _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
@@ -194,8 +293,24 @@ class SamplingParams(_message.Message):
     _WhichOneofArgType__temperature: _TypeAlias = _typing.Literal["_temperature", b"_temperature"]  # noqa: Y015
     _WhichOneofReturnType__top_k: _TypeAlias = _typing.Literal["top_k"]  # noqa: Y015
     _WhichOneofArgType__top_k: _TypeAlias = _typing.Literal["_top_k", b"_top_k"]  # noqa: Y015
+    _WhichOneofReturnType__top_n_sigma: _TypeAlias = _typing.Literal["top_n_sigma"]  # noqa: Y015
+    _WhichOneofArgType__top_n_sigma: _TypeAlias = _typing.Literal["_top_n_sigma", b"_top_n_sigma"]  # noqa: Y015
     _WhichOneofReturnType__top_p: _TypeAlias = _typing.Literal["top_p"]  # noqa: Y015
     _WhichOneofArgType__top_p: _TypeAlias = _typing.Literal["_top_p", b"_top_p"]  # noqa: Y015
+    _WhichOneofReturnType__typical_p: _TypeAlias = _typing.Literal["typical_p"]  # noqa: Y015
+    _WhichOneofArgType__typical_p: _TypeAlias = _typing.Literal["_typical_p", b"_typical_p"]  # noqa: Y015
+    _WhichOneofReturnType__xtc_probability: _TypeAlias = _typing.Literal["xtc_probability"]  # noqa: Y015
+    _WhichOneofArgType__xtc_probability: _TypeAlias = _typing.Literal["_xtc_probability", b"_xtc_probability"]  # noqa: Y015
+    _WhichOneofReturnType__xtc_threshold: _TypeAlias = _typing.Literal["xtc_threshold"]  # noqa: Y015
+    _WhichOneofArgType__xtc_threshold: _TypeAlias = _typing.Literal["_xtc_threshold", b"_xtc_threshold"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__dry_allowed_length) -> _WhichOneofReturnType__dry_allowed_length | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__dry_base) -> _WhichOneofReturnType__dry_base | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__dry_multiplier) -> _WhichOneofReturnType__dry_multiplier | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__dry_window) -> _WhichOneofReturnType__dry_window | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__echo) -> _WhichOneofReturnType__echo | None: ...
     @_typing.overload
@@ -211,11 +326,19 @@ class SamplingParams(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__min_tokens) -> _WhichOneofReturnType__min_tokens | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__mirostat_eta) -> _WhichOneofReturnType__mirostat_eta | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__mirostat_tau) -> _WhichOneofReturnType__mirostat_tau | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__n) -> _WhichOneofReturnType__n | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__penalty_window) -> _WhichOneofReturnType__penalty_window | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__presence_penalty) -> _WhichOneofReturnType__presence_penalty | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__prompt_logprobs) -> _WhichOneofReturnType__prompt_logprobs | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__prompt_logprobs_last) -> _WhichOneofReturnType__prompt_logprobs_last | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__repetition_penalty) -> _WhichOneofReturnType__repetition_penalty | None: ...
     @_typing.overload
@@ -225,7 +348,15 @@ class SamplingParams(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__top_k) -> _WhichOneofReturnType__top_k | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__top_n_sigma) -> _WhichOneofReturnType__top_n_sigma | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__top_p) -> _WhichOneofReturnType__top_p | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__typical_p) -> _WhichOneofReturnType__typical_p | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__xtc_probability) -> _WhichOneofReturnType__xtc_probability | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__xtc_threshold) -> _WhichOneofReturnType__xtc_threshold | None: ...
 
 Global___SamplingParams: _TypeAlias = SamplingParams  # noqa: Y015
 
@@ -313,9 +444,15 @@ class Grammar(_message.Message):
     LARK_FIELD_NUMBER: _builtins.int
     CHOICE_FIELD_NUMBER: _builtins.int
     json_schema: _builtins.str
-    """A JSON schema: the output is a JSON text that is valid against it. `{}` allows any JSON."""
+    """A JSON schema: the output is a JSON text that is valid against it. `{}` allows any JSON. What cannot be enforced
+    token by token (as `uniqueItems`, `not`, `contains`) is looked at when the output is complete: one that is not
+    valid fails the task with OUTPUT_INVALID, after its text was told. Formats that are not known say nothing.
+    An output that ends early, by `max_tokens` or `stop`, is not complete, and not looked at.
+    """
     regex: _builtins.str
-    """A regular expression, in the syntax of RE2-class engines, which the whole output matches."""
+    """A regular expression, in the syntax of RE2, which the whole output matches. Word boundaries, and anchors in the
+    middle, are looked at when the output is complete, as above.
+    """
     lark: _builtins.str
     """A context-free grammar in the syntax of Lark."""
     @_builtins.property

@@ -27,6 +27,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
+from inferd_api.v1 import function_pb2 as inferd__api_dot_v1_dot_function__pb2
 from inferd_api.v1 import moderation_pb2 as inferd__api_dot_v1_dot_moderation__pb2
 from inferd_api.v1 import priority_pb2 as inferd__api_dot_v1_dot_priority__pb2
 from inferd_api.v1 import quota_pb2 as inferd__api_dot_v1_dot_quota__pb2
@@ -34,7 +35,7 @@ from inferd_api.v1 import sampling_pb2 as inferd__api_dot_v1_dot_sampling__pb2
 from inferd_api.v1 import tensor_pb2 as inferd__api_dot_v1_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18inferd_api/v1/task.proto\x12\tinferd.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x1einferd_api/v1/moderation.proto\x1a\x1cinferd_api/v1/priority.proto\x1a\x19inferd_api/v1/quota.proto\x1a\x1cinferd_api/v1/sampling.proto\x1a\x1ainferd_api/v1/tensor.proto\"\xf0\x01\n\x0b\x43hatMessage\x12\x12\n\x04role\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x15\n\x07\x63ontent\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x1d\n\x0ftool_calls_json\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12\x1a\n\x0ctool_call_id\x18\x04 \x01(\tB\x04\xe2\x41\x01\x01\x12\x12\n\x04name\x18\x05 \x01(\tB\x04\xe2\x41\x01\x01\x12+\n\x05parts\x18\x06 \x03(\x0b\x32\x16.inferd.v1.ContentPartB\x04\xe2\x41\x01\x01\x12$\n\x11reasoning_content\x18\x07 \x01(\tB\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x42\x14\n\x12_reasoning_content\"L\n\x0b\x43ontentPart\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12%\n\x05image\x18\x02 \x01(\x0b\x32\x14.inferd.v1.ImagePartH\x00\x42\x06\n\x04kind\"2\n\tImagePart\x12\x11\n\x03url\x18\x01 \x01(\tB\x04\xe2\x41\x01\x01\x12\x12\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x42\x04\xe2\x41\x01\x01\"\x9f\x02\n\nChatPrompt\x12.\n\x08messages\x18\x01 \x03(\x0b\x32\x16.inferd.v1.ChatMessageB\x04\xe2\x41\x01\x02\x12\x18\n\ntools_json\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x39\n\x12template_variables\x18\x03 \x01(\x0b\x32\x17.google.protobuf.StructB\x04\xe2\x41\x01\x01\x12(\n\x15\x61\x64\x64_generation_prompt\x18\x04 \x01(\x08\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12$\n\x16\x63ontinue_final_message\x18\x05 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12\"\n\x14parse_control_tokens\x18\x06 \x01(\x08\x42\x04\xe2\x41\x01\x01\x42\x18\n\x16_add_generation_prompt\"&\n\x0bTokenPrompt\x12\x17\n\ttoken_ids\x18\x01 \x03(\rB\x04\xe2\x41\x01\x02\"\xf7\x03\n\x08TaskSpec\x12\x13\n\x05model\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x10\n\x06prompt\x18\x02 \x01(\tH\x00\x12%\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x15.inferd.v1.ChatPromptH\x00\x12(\n\x06tokens\x18\x04 \x01(\x0b\x32\x16.inferd.v1.TokenPromptH\x00\x12&\n\x05infer\x18\x0b \x01(\x0b\x32\x15.inferd.v1.InferInputH\x00\x12\x31\n\x08sampling\x18\x05 \x01(\x0b\x32\x19.inferd.v1.SamplingParamsB\x04\xe2\x41\x01\x01\x12\x35\n\x06labels\x18\x06 \x03(\x0b\x32\x1f.inferd.v1.TaskSpec.LabelsEntryB\x04\xe2\x41\x01\x01\x12\x1f\n\x0cprefix_cache\x18\x07 \x01(\x08\x42\x04\xe2\x41\x01\x01H\x01\x88\x01\x01\x12\x15\n\x07\x61\x64\x61pter\x18\x08 \x01(\tB\x04\xe2\x41\x01\x01\x12\x33\n\tembedding\x18\t \x01(\x0b\x32\x1a.inferd.v1.EmbeddingParamsB\x04\xe2\x41\x01\x01\x12+\n\x08priority\x18\n \x01(\x0e\x32\x13.inferd.v1.PriorityB\x04\xe2\x41\x01\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x07\n\x05inputB\x0f\n\r_prefix_cache\"}\n\x0f\x45mbeddingParams\x12)\n\x07pooling\x18\x01 \x01(\x0e\x32\x12.inferd.v1.PoolingB\x04\xe2\x41\x01\x01\x12\x1c\n\tnormalize\x18\x02 \x01(\x08\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12\x13\n\x05query\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x42\x0c\n\n_normalize\"\xaf\x04\n\x04Task\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12#\n\x05state\x18\x04 \x01(\x0e\x32\x14.inferd.v1.TaskState\x12\x0f\n\x07\x61ttempt\x18\x05 \x01(\r\x12\x13\n\x0binstance_id\x18\x06 \x01(\t\x12\x15\n\rlast_sequence\x18\x07 \x01(\x04\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x66inish_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12%\n\x08\x66inished\x18\x0b \x01(\x0b\x32\x13.inferd.v1.Finished\x12+\n\x06labels\x18\x0c \x03(\x0b\x32\x1b.inferd.v1.Task.LabelsEntry\x12%\n\x08priority\x18\r \x01(\x0e\x32\x13.inferd.v1.Priority\x12\x10\n\x08lease_id\x18\x0e \x01(\t\x12/\n\x0b\x65xpire_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0eoutput_deleted\x18\x10 \x01(\x08\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xf6\x02\n\tTaskEvent\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x04\x12#\n\x06queued\x18\x03 \x01(\x0b\x32\x11.inferd.v1.QueuedH\x00\x12%\n\x07started\x18\x04 \x01(\x0b\x32\x12.inferd.v1.StartedH\x00\x12\'\n\x08progress\x18\x05 \x01(\x0b\x32\x13.inferd.v1.ProgressH\x00\x12#\n\x06output\x18\x06 \x01(\x0b\x32\x11.inferd.v1.OutputH\x00\x12\'\n\x08\x66inished\x18\x07 \x01(\x0b\x32\x13.inferd.v1.FinishedH\x00\x12)\n\tsuspended\x18\x08 \x01(\x0b\x32\x14.inferd.v1.SuspendedH\x00\x12%\n\x07resumed\x18\t \x01(\x0b\x32\x12.inferd.v1.ResumedH\x00\x12)\n\tmoderated\x18K \x01(\x0b\x32\x14.inferd.v1.ModeratedH\x00\x42\x06\n\x04kind\"B\n\x06Queued\x12\x10\n\x08position\x18\x01 \x01(\r\x12&\n\x03\x65ta\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"@\n\x07Started\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x0f\n\x07version\x18\x03 \x01(\r\"H\n\tSuspended\x12\x11\n\tby_client\x18\x01 \x01(\x08\x12(\n\x06reason\x18\x02 \x01(\x0e\x32\x18.inferd.v1.SuspendReason\"@\n\x07Resumed\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x0f\n\x07version\x18\x03 \x01(\r\"=\n\x08Progress\x12\x1f\n\x05phase\x18\x01 \x01(\x0e\x32\x10.inferd.v1.Phase\x12\x10\n\x08\x66raction\x18\x02 \x01(\x02\"\x98\x02\n\x06Output\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x0e\n\x06sample\x18\x03 \x01(\r\x12*\n\x08logprobs\x18\x04 \x03(\x0b\x32\x18.inferd.v1.TokenLogprobs\x12\x31\n\x0fprompt_logprobs\x18\x05 \x03(\x0b\x32\x18.inferd.v1.TokenLogprobs\x12.\n\rfinish_reason\x18\x06 \x01(\x0e\x32\x17.inferd.v1.FinishReason\x12\'\n\tembedding\x18\x07 \x01(\x0b\x32\x14.inferd.v1.Embedding\x12%\n\x05infer\x18\x08 \x01(\x0b\x32\x16.inferd.v1.InferOutput\"X\n\rTokenLogprobs\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\x12$\n\x03top\x18\x03 \x03(\x0b\x32\x17.inferd.v1.TokenLogprob\"1\n\x0cTokenLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\"\x1b\n\tEmbedding\x12\x0e\n\x06values\x18\x01 \x03(\x02\"\xc1\x01\n\x08\x46inished\x12#\n\x05state\x18\x01 \x01(\x0e\x32\x14.inferd.v1.TaskState\x12\'\n\x06reason\x18\x02 \x01(\x0e\x32\x17.inferd.v1.FinishReason\x12!\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.Status\x12\x1f\n\x05usage\x18\x04 \x01(\x0b\x32\x10.inferd.v1.Usage\x12#\n\x07receipt\x18\x05 \x01(\x0b\x32\x12.inferd.v1.Receipt\"}\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x15\n\rcached_tokens\x18\x02 \x01(\r\x12\x15\n\routput_tokens\x18\x03 \x01(\r\x12\x16\n\x0e\x64rafted_tokens\x18\x04 \x01(\r\x12\x17\n\x0f\x61\x63\x63\x65pted_tokens\x18\x05 \x01(\r\"\xce\x02\n\x07Receipt\x12\x31\n\x0equeue_duration\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x37\n\x14\x66irst_token_duration\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0crun_duration\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07\x62\x61\x63kend\x18\x04 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x05 \x01(\t\x12\x1b\n\x13worker_memory_bytes\x18\x06 \x01(\x04\x12\x0f\n\x07version\x18\x07 \x01(\r\x12\x32\n\x0f\x64\x65vice_duration\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12#\n\x06quotas\x18\t \x03(\x0b\x32\x13.inferd.v1.QuotaUse*\xd3\x01\n\tTaskState\x12\x1a\n\x16TASK_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11TASK_STATE_QUEUED\x10\x01\x12\x16\n\x12TASK_STATE_RUNNING\x10\x02\x12\x18\n\x14TASK_STATE_SUCCEEDED\x10\x03\x12\x15\n\x11TASK_STATE_FAILED\x10\x04\x12\x18\n\x14TASK_STATE_CANCELLED\x10\x05\x12\x16\n\x12TASK_STATE_EXPIRED\x10\x06\x12\x18\n\x14TASK_STATE_SUSPENDED\x10\x07*\x89\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x1d\n\x19\x46INISH_REASON_END_OF_TEXT\x10\x01\x12\x1d\n\x19\x46INISH_REASON_STOP_STRING\x10\x02\x12\x1c\n\x18\x46INISH_REASON_MAX_TOKENS\x10\x03*A\n\x05Phase\x12\x15\n\x11PHASE_UNSPECIFIED\x10\x00\x12\x0e\n\nPHASE_LOAD\x10\x01\x12\x11\n\rPHASE_PREFILL\x10\x02*k\n\x07Pooling\x12\x17\n\x13POOLING_UNSPECIFIED\x10\x00\x12\x10\n\x0cPOOLING_LAST\x10\x01\x12\x10\n\x0cPOOLING_MEAN\x10\x02\x12\x11\n\rPOOLING_FIRST\x10\x03\x12\x10\n\x0cPOOLING_RANK\x10\x04*\xbf\x01\n\rSuspendReason\x12\x1e\n\x1aSUSPEND_REASON_UNSPECIFIED\x10\x00\x12\x19\n\x15SUSPEND_REASON_CLIENT\x10\x01\x12\x1c\n\x18SUSPEND_REASON_PREEMPTED\x10\x02\x12\x1e\n\x1aSUSPEND_REASON_WORKER_DIED\x10\x03\x12\x1b\n\x17SUSPEND_REASON_UNLOADED\x10\x04\x12\x18\n\x14SUSPEND_REASON_STORE\x10\x05\x42%\n\tinferd.v1P\x01Z\x16inferd_api/v1;inferdv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18inferd_api/v1/task.proto\x12\tinferd.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x1cinferd_api/v1/function.proto\x1a\x1einferd_api/v1/moderation.proto\x1a\x1cinferd_api/v1/priority.proto\x1a\x19inferd_api/v1/quota.proto\x1a\x1cinferd_api/v1/sampling.proto\x1a\x1ainferd_api/v1/tensor.proto\"\xf0\x01\n\x0b\x43hatMessage\x12\x12\n\x04role\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x15\n\x07\x63ontent\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x1d\n\x0ftool_calls_json\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12\x1a\n\x0ctool_call_id\x18\x04 \x01(\tB\x04\xe2\x41\x01\x01\x12\x12\n\x04name\x18\x05 \x01(\tB\x04\xe2\x41\x01\x01\x12+\n\x05parts\x18\x06 \x03(\x0b\x32\x16.inferd.v1.ContentPartB\x04\xe2\x41\x01\x01\x12$\n\x11reasoning_content\x18\x07 \x01(\tB\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x42\x14\n\x12_reasoning_content\"L\n\x0b\x43ontentPart\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12%\n\x05image\x18\x02 \x01(\x0b\x32\x14.inferd.v1.ImagePartH\x00\x42\x06\n\x04kind\"2\n\tImagePart\x12\x11\n\x03url\x18\x01 \x01(\tB\x04\xe2\x41\x01\x01\x12\x12\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x42\x04\xe2\x41\x01\x01\"\x9f\x02\n\nChatPrompt\x12.\n\x08messages\x18\x01 \x03(\x0b\x32\x16.inferd.v1.ChatMessageB\x04\xe2\x41\x01\x02\x12\x18\n\ntools_json\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x39\n\x12template_variables\x18\x03 \x01(\x0b\x32\x17.google.protobuf.StructB\x04\xe2\x41\x01\x01\x12(\n\x15\x61\x64\x64_generation_prompt\x18\x04 \x01(\x08\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12$\n\x16\x63ontinue_final_message\x18\x05 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12\"\n\x14parse_control_tokens\x18\x06 \x01(\x08\x42\x04\xe2\x41\x01\x01\x42\x18\n\x16_add_generation_prompt\"&\n\x0bTokenPrompt\x12\x17\n\ttoken_ids\x18\x01 \x03(\rB\x04\xe2\x41\x01\x02\"\x9d\x04\n\x08TaskSpec\x12\x13\n\x05model\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x10\n\x06prompt\x18\x02 \x01(\tH\x00\x12%\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x15.inferd.v1.ChatPromptH\x00\x12(\n\x06tokens\x18\x04 \x01(\x0b\x32\x16.inferd.v1.TokenPromptH\x00\x12&\n\x05infer\x18\x0b \x01(\x0b\x32\x15.inferd.v1.InferInputH\x00\x12$\n\x04\x63\x61ll\x18\x64 \x01(\x0b\x32\x14.inferd.v1.CallInputH\x00\x12\x31\n\x08sampling\x18\x05 \x01(\x0b\x32\x19.inferd.v1.SamplingParamsB\x04\xe2\x41\x01\x01\x12\x35\n\x06labels\x18\x06 \x03(\x0b\x32\x1f.inferd.v1.TaskSpec.LabelsEntryB\x04\xe2\x41\x01\x01\x12\x1f\n\x0cprefix_cache\x18\x07 \x01(\x08\x42\x04\xe2\x41\x01\x01H\x01\x88\x01\x01\x12\x15\n\x07\x61\x64\x61pter\x18\x08 \x01(\tB\x04\xe2\x41\x01\x01\x12\x33\n\tembedding\x18\t \x01(\x0b\x32\x1a.inferd.v1.EmbeddingParamsB\x04\xe2\x41\x01\x01\x12+\n\x08priority\x18\n \x01(\x0e\x32\x13.inferd.v1.PriorityB\x04\xe2\x41\x01\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x07\n\x05inputB\x0f\n\r_prefix_cache\"}\n\x0f\x45mbeddingParams\x12)\n\x07pooling\x18\x01 \x01(\x0e\x32\x12.inferd.v1.PoolingB\x04\xe2\x41\x01\x01\x12\x1c\n\tnormalize\x18\x02 \x01(\x08\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12\x13\n\x05query\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x42\x0c\n\n_normalize\"\xaf\x04\n\x04Task\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12#\n\x05state\x18\x04 \x01(\x0e\x32\x14.inferd.v1.TaskState\x12\x0f\n\x07\x61ttempt\x18\x05 \x01(\r\x12\x13\n\x0binstance_id\x18\x06 \x01(\t\x12\x15\n\rlast_sequence\x18\x07 \x01(\x04\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x66inish_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12%\n\x08\x66inished\x18\x0b \x01(\x0b\x32\x13.inferd.v1.Finished\x12+\n\x06labels\x18\x0c \x03(\x0b\x32\x1b.inferd.v1.Task.LabelsEntry\x12%\n\x08priority\x18\r \x01(\x0e\x32\x13.inferd.v1.Priority\x12\x10\n\x08lease_id\x18\x0e \x01(\t\x12/\n\x0b\x65xpire_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0eoutput_deleted\x18\x10 \x01(\x08\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xf6\x02\n\tTaskEvent\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x04\x12#\n\x06queued\x18\x03 \x01(\x0b\x32\x11.inferd.v1.QueuedH\x00\x12%\n\x07started\x18\x04 \x01(\x0b\x32\x12.inferd.v1.StartedH\x00\x12\'\n\x08progress\x18\x05 \x01(\x0b\x32\x13.inferd.v1.ProgressH\x00\x12#\n\x06output\x18\x06 \x01(\x0b\x32\x11.inferd.v1.OutputH\x00\x12\'\n\x08\x66inished\x18\x07 \x01(\x0b\x32\x13.inferd.v1.FinishedH\x00\x12)\n\tsuspended\x18\x08 \x01(\x0b\x32\x14.inferd.v1.SuspendedH\x00\x12%\n\x07resumed\x18\t \x01(\x0b\x32\x12.inferd.v1.ResumedH\x00\x12)\n\tmoderated\x18K \x01(\x0b\x32\x14.inferd.v1.ModeratedH\x00\x42\x06\n\x04kind\"R\n\x06Queued\x12\x10\n\x08position\x18\x01 \x01(\r\x12&\n\x03\x65ta\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06reason\x18\x03 \x01(\t\"@\n\x07Started\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x0f\n\x07version\x18\x03 \x01(\r\"H\n\tSuspended\x12\x11\n\tby_client\x18\x01 \x01(\x08\x12(\n\x06reason\x18\x02 \x01(\x0e\x32\x18.inferd.v1.SuspendReason\"@\n\x07Resumed\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x0f\n\x07version\x18\x03 \x01(\r\"=\n\x08Progress\x12\x1f\n\x05phase\x18\x01 \x01(\x0e\x32\x10.inferd.v1.Phase\x12\x10\n\x08\x66raction\x18\x02 \x01(\x02\"\xbd\x02\n\x06Output\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x0e\n\x06sample\x18\x03 \x01(\r\x12*\n\x08logprobs\x18\x04 \x03(\x0b\x32\x18.inferd.v1.TokenLogprobs\x12\x31\n\x0fprompt_logprobs\x18\x05 \x03(\x0b\x32\x18.inferd.v1.TokenLogprobs\x12.\n\rfinish_reason\x18\x06 \x01(\x0e\x32\x17.inferd.v1.FinishReason\x12\'\n\tembedding\x18\x07 \x01(\x0b\x32\x14.inferd.v1.Embedding\x12%\n\x05infer\x18\x08 \x01(\x0b\x32\x16.inferd.v1.InferOutput\x12#\n\x04\x63\x61ll\x18\x64 \x01(\x0b\x32\x15.inferd.v1.CallOutput\"z\n\rTokenLogprobs\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\x12$\n\x03top\x18\x03 \x03(\x0b\x32\x17.inferd.v1.TokenLogprob\x12\x14\n\x07\x65ntropy\x18\x04 \x01(\x02H\x00\x88\x01\x01\x42\n\n\x08_entropy\"1\n\x0cTokenLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\"\x1b\n\tEmbedding\x12\x0e\n\x06values\x18\x01 \x03(\x02\"\xc1\x01\n\x08\x46inished\x12#\n\x05state\x18\x01 \x01(\x0e\x32\x14.inferd.v1.TaskState\x12\'\n\x06reason\x18\x02 \x01(\x0e\x32\x17.inferd.v1.FinishReason\x12!\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.Status\x12\x1f\n\x05usage\x18\x04 \x01(\x0b\x32\x10.inferd.v1.Usage\x12#\n\x07receipt\x18\x05 \x01(\x0b\x32\x12.inferd.v1.Receipt\"}\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x15\n\rcached_tokens\x18\x02 \x01(\r\x12\x15\n\routput_tokens\x18\x03 \x01(\r\x12\x16\n\x0e\x64rafted_tokens\x18\x04 \x01(\r\x12\x17\n\x0f\x61\x63\x63\x65pted_tokens\x18\x05 \x01(\r\"\xce\x02\n\x07Receipt\x12\x31\n\x0equeue_duration\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x37\n\x14\x66irst_token_duration\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0crun_duration\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07\x62\x61\x63kend\x18\x04 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x05 \x01(\t\x12\x1b\n\x13worker_memory_bytes\x18\x06 \x01(\x04\x12\x0f\n\x07version\x18\x07 \x01(\r\x12\x32\n\x0f\x64\x65vice_duration\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12#\n\x06quotas\x18\t \x03(\x0b\x32\x13.inferd.v1.QuotaUse*\xd3\x01\n\tTaskState\x12\x1a\n\x16TASK_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11TASK_STATE_QUEUED\x10\x01\x12\x16\n\x12TASK_STATE_RUNNING\x10\x02\x12\x18\n\x14TASK_STATE_SUCCEEDED\x10\x03\x12\x15\n\x11TASK_STATE_FAILED\x10\x04\x12\x18\n\x14TASK_STATE_CANCELLED\x10\x05\x12\x16\n\x12TASK_STATE_EXPIRED\x10\x06\x12\x18\n\x14TASK_STATE_SUSPENDED\x10\x07*\x89\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x1d\n\x19\x46INISH_REASON_END_OF_TEXT\x10\x01\x12\x1d\n\x19\x46INISH_REASON_STOP_STRING\x10\x02\x12\x1c\n\x18\x46INISH_REASON_MAX_TOKENS\x10\x03*A\n\x05Phase\x12\x15\n\x11PHASE_UNSPECIFIED\x10\x00\x12\x0e\n\nPHASE_LOAD\x10\x01\x12\x11\n\rPHASE_PREFILL\x10\x02*k\n\x07Pooling\x12\x17\n\x13POOLING_UNSPECIFIED\x10\x00\x12\x10\n\x0cPOOLING_LAST\x10\x01\x12\x10\n\x0cPOOLING_MEAN\x10\x02\x12\x11\n\rPOOLING_FIRST\x10\x03\x12\x10\n\x0cPOOLING_RANK\x10\x04*\xbf\x01\n\rSuspendReason\x12\x1e\n\x1aSUSPEND_REASON_UNSPECIFIED\x10\x00\x12\x19\n\x15SUSPEND_REASON_CLIENT\x10\x01\x12\x1c\n\x18SUSPEND_REASON_PREEMPTED\x10\x02\x12\x1e\n\x1aSUSPEND_REASON_WORKER_DIED\x10\x03\x12\x1b\n\x17SUSPEND_REASON_UNLOADED\x10\x04\x12\x18\n\x14SUSPEND_REASON_STORE\x10\x05\x42%\n\tinferd.v1P\x01Z\x16inferd_api/v1;inferdv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -98,60 +99,60 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EMBEDDINGPARAMS'].fields_by_name['query']._serialized_options = b'\342A\001\001'
   _globals['_TASK_LABELSENTRY']._loaded_options = None
   _globals['_TASK_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_TASKSTATE']._serialized_start=4065
-  _globals['_TASKSTATE']._serialized_end=4276
-  _globals['_FINISHREASON']._serialized_start=4279
-  _globals['_FINISHREASON']._serialized_end=4416
-  _globals['_PHASE']._serialized_start=4418
-  _globals['_PHASE']._serialized_end=4483
-  _globals['_POOLING']._serialized_start=4485
-  _globals['_POOLING']._serialized_end=4592
-  _globals['_SUSPENDREASON']._serialized_start=4595
-  _globals['_SUSPENDREASON']._serialized_end=4786
-  _globals['_CHATMESSAGE']._serialized_start=340
-  _globals['_CHATMESSAGE']._serialized_end=580
-  _globals['_CONTENTPART']._serialized_start=582
-  _globals['_CONTENTPART']._serialized_end=658
-  _globals['_IMAGEPART']._serialized_start=660
-  _globals['_IMAGEPART']._serialized_end=710
-  _globals['_CHATPROMPT']._serialized_start=713
-  _globals['_CHATPROMPT']._serialized_end=1000
-  _globals['_TOKENPROMPT']._serialized_start=1002
-  _globals['_TOKENPROMPT']._serialized_end=1040
-  _globals['_TASKSPEC']._serialized_start=1043
-  _globals['_TASKSPEC']._serialized_end=1546
-  _globals['_TASKSPEC_LABELSENTRY']._serialized_start=1475
-  _globals['_TASKSPEC_LABELSENTRY']._serialized_end=1520
-  _globals['_EMBEDDINGPARAMS']._serialized_start=1548
-  _globals['_EMBEDDINGPARAMS']._serialized_end=1673
-  _globals['_TASK']._serialized_start=1676
-  _globals['_TASK']._serialized_end=2235
-  _globals['_TASK_LABELSENTRY']._serialized_start=1475
-  _globals['_TASK_LABELSENTRY']._serialized_end=1520
-  _globals['_TASKEVENT']._serialized_start=2238
-  _globals['_TASKEVENT']._serialized_end=2612
-  _globals['_QUEUED']._serialized_start=2614
-  _globals['_QUEUED']._serialized_end=2680
-  _globals['_STARTED']._serialized_start=2682
-  _globals['_STARTED']._serialized_end=2746
-  _globals['_SUSPENDED']._serialized_start=2748
-  _globals['_SUSPENDED']._serialized_end=2820
-  _globals['_RESUMED']._serialized_start=2822
-  _globals['_RESUMED']._serialized_end=2886
-  _globals['_PROGRESS']._serialized_start=2888
-  _globals['_PROGRESS']._serialized_end=2949
-  _globals['_OUTPUT']._serialized_start=2952
-  _globals['_OUTPUT']._serialized_end=3232
-  _globals['_TOKENLOGPROBS']._serialized_start=3234
-  _globals['_TOKENLOGPROBS']._serialized_end=3322
-  _globals['_TOKENLOGPROB']._serialized_start=3324
-  _globals['_TOKENLOGPROB']._serialized_end=3373
-  _globals['_EMBEDDING']._serialized_start=3375
-  _globals['_EMBEDDING']._serialized_end=3402
-  _globals['_FINISHED']._serialized_start=3405
-  _globals['_FINISHED']._serialized_end=3598
-  _globals['_USAGE']._serialized_start=3600
-  _globals['_USAGE']._serialized_end=3725
-  _globals['_RECEIPT']._serialized_start=3728
-  _globals['_RECEIPT']._serialized_end=4062
+  _globals['_TASKSTATE']._serialized_start=4220
+  _globals['_TASKSTATE']._serialized_end=4431
+  _globals['_FINISHREASON']._serialized_start=4434
+  _globals['_FINISHREASON']._serialized_end=4571
+  _globals['_PHASE']._serialized_start=4573
+  _globals['_PHASE']._serialized_end=4638
+  _globals['_POOLING']._serialized_start=4640
+  _globals['_POOLING']._serialized_end=4747
+  _globals['_SUSPENDREASON']._serialized_start=4750
+  _globals['_SUSPENDREASON']._serialized_end=4941
+  _globals['_CHATMESSAGE']._serialized_start=370
+  _globals['_CHATMESSAGE']._serialized_end=610
+  _globals['_CONTENTPART']._serialized_start=612
+  _globals['_CONTENTPART']._serialized_end=688
+  _globals['_IMAGEPART']._serialized_start=690
+  _globals['_IMAGEPART']._serialized_end=740
+  _globals['_CHATPROMPT']._serialized_start=743
+  _globals['_CHATPROMPT']._serialized_end=1030
+  _globals['_TOKENPROMPT']._serialized_start=1032
+  _globals['_TOKENPROMPT']._serialized_end=1070
+  _globals['_TASKSPEC']._serialized_start=1073
+  _globals['_TASKSPEC']._serialized_end=1614
+  _globals['_TASKSPEC_LABELSENTRY']._serialized_start=1543
+  _globals['_TASKSPEC_LABELSENTRY']._serialized_end=1588
+  _globals['_EMBEDDINGPARAMS']._serialized_start=1616
+  _globals['_EMBEDDINGPARAMS']._serialized_end=1741
+  _globals['_TASK']._serialized_start=1744
+  _globals['_TASK']._serialized_end=2303
+  _globals['_TASK_LABELSENTRY']._serialized_start=1543
+  _globals['_TASK_LABELSENTRY']._serialized_end=1588
+  _globals['_TASKEVENT']._serialized_start=2306
+  _globals['_TASKEVENT']._serialized_end=2680
+  _globals['_QUEUED']._serialized_start=2682
+  _globals['_QUEUED']._serialized_end=2764
+  _globals['_STARTED']._serialized_start=2766
+  _globals['_STARTED']._serialized_end=2830
+  _globals['_SUSPENDED']._serialized_start=2832
+  _globals['_SUSPENDED']._serialized_end=2904
+  _globals['_RESUMED']._serialized_start=2906
+  _globals['_RESUMED']._serialized_end=2970
+  _globals['_PROGRESS']._serialized_start=2972
+  _globals['_PROGRESS']._serialized_end=3033
+  _globals['_OUTPUT']._serialized_start=3036
+  _globals['_OUTPUT']._serialized_end=3353
+  _globals['_TOKENLOGPROBS']._serialized_start=3355
+  _globals['_TOKENLOGPROBS']._serialized_end=3477
+  _globals['_TOKENLOGPROB']._serialized_start=3479
+  _globals['_TOKENLOGPROB']._serialized_end=3528
+  _globals['_EMBEDDING']._serialized_start=3530
+  _globals['_EMBEDDING']._serialized_end=3557
+  _globals['_FINISHED']._serialized_start=3560
+  _globals['_FINISHED']._serialized_end=3753
+  _globals['_USAGE']._serialized_start=3755
+  _globals['_USAGE']._serialized_end=3880
+  _globals['_RECEIPT']._serialized_start=3883
+  _globals['_RECEIPT']._serialized_end=4217
 # @@protoc_insertion_point(module_scope)

@@ -12,6 +12,7 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.rpc import status_pb2 as _status_pb2
+from inferd_api.v1 import function_pb2 as _function_pb2
 from inferd_api.v1 import moderation_pb2 as _moderation_pb2
 from inferd_api.v1 import priority_pb2 as _priority_pb2
 from inferd_api.v1 import quota_pb2 as _quota_pb2
@@ -235,7 +236,7 @@ class ChatMessage(_message.Message):
     @_builtins.property
     def parts(self) -> _containers.RepeatedCompositeFieldContainer[Global___ContentPart]:
         """What is said, in parts, instead of `content`. A template that takes no parts gets their texts, a line feed between
-        two of them. Errors: INVALID_FIELD with both, UNSUPPORTED_INPUT for an image. At most 1024.
+        two of them. Errors: INVALID_FIELD with both, UNSUPPORTED_INPUT for an image where the model takes none. At most 1024.
         """
 
     def __init__(
@@ -271,7 +272,7 @@ class ContentPart(_message.Message):
     """Text. May be empty."""
     @_builtins.property
     def image(self) -> Global___ImagePart:
-        """An image. No backend reads images yet: UNSUPPORTED_INPUT."""
+        """An image, for models that take them."""
 
     def __init__(
         self,
@@ -291,14 +292,17 @@ Global___ContentPart: _TypeAlias = ContentPart  # noqa: Y015
 
 @_typing.final
 class ImagePart(_message.Message):
-    """An image."""
+    """An image: a still PNG, JPEG, WebP, GIF or BMP of at most the kernel's `workers.image_pixels`, 24 million by default. It
+    is turned as its EXIF says, and white where it is transparent. Errors: INVALID_FIELD for one that cannot be read, is
+    damaged, too large, or moves; it names which.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     URL_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
     url: _builtins.str
-    """Where it is, an https or data URL; or `data`."""
+    """Its file in base64, as a data URL; or `data`. Errors: UNSUPPORTED_INPUT for other URLs: the kernel fetches nothing."""
     data: _builtins.bytes
     """Its file; or `url`."""
     def __init__(
@@ -437,6 +441,7 @@ class TaskSpec(_message.Message):
     CHAT_FIELD_NUMBER: _builtins.int
     TOKENS_FIELD_NUMBER: _builtins.int
     INFER_FIELD_NUMBER: _builtins.int
+    CALL_FIELD_NUMBER: _builtins.int
     SAMPLING_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     PREFIX_CACHE_FIELD_NUMBER: _builtins.int
@@ -444,14 +449,14 @@ class TaskSpec(_message.Message):
     EMBEDDING_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """Name of the model. Required."""
+    """Name of the model; of a call that of the function behind "functions@", as "functions@clean". Required."""
     prompt: _builtins.str
     """Plain text, continued as it stands."""
     prefix_cache: _builtins.bool
     """Use and fill the prefix cache, which is shared between the tasks of a tenant. Default true."""
     adapter: _builtins.str
-    """Name of the LoRA adapter of the model to use, see `Model.adapters`. Default: none. Errors: UNSUPPORTED_INPUT, as no
-    backend offers any yet.
+    """Name of the LoRA adapter of the model that it is computed with, see `AdapterService`. Default: none. Errors:
+    ADAPTER_NOT_FOUND, ADAPTER_LOAD_FAILED.
     """
     priority: _priority_pb2.Priority.ValueType
     """Its class. Default: normal."""
@@ -470,12 +475,18 @@ class TaskSpec(_message.Message):
         """
 
     @_builtins.property
+    def call(self) -> _function_pb2.CallInput:
+        """A call of a function; `sampling`, `embedding` and `adapter` are INVALID_FIELD then."""
+
+    @_builtins.property
     def sampling(self) -> _sampling_pb2.SamplingParams:
         """How the output is generated."""
 
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """The client's own marks, returned unchanged. At most 16, keys to 63 and values to 256 characters."""
+        """The client's own marks, returned unchanged. At most 16, keys to 63 and values to 256 characters; keys that
+        begin with `inferd.` are the kernel's: INVALID_FIELD.
+        """
 
     @_builtins.property
     def embedding(self) -> Global___EmbeddingParams:
@@ -489,6 +500,7 @@ class TaskSpec(_message.Message):
         chat: Global___ChatPrompt | None = ...,
         tokens: Global___TokenPrompt | None = ...,
         infer: _tensor_pb2.InferInput | None = ...,
+        call: _function_pb2.CallInput | None = ...,
         sampling: _sampling_pb2.SamplingParams | None = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         prefix_cache: _builtins.bool | None = ...,
@@ -496,13 +508,13 @@ class TaskSpec(_message.Message):
         embedding: Global___EmbeddingParams | None = ...,
         priority: _priority_pb2.Priority.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_prefix_cache", b"_prefix_cache", "chat", b"chat", "embedding", b"embedding", "infer", b"infer", "input", b"input", "prefix_cache", b"prefix_cache", "prompt", b"prompt", "sampling", b"sampling", "tokens", b"tokens"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_prefix_cache", b"_prefix_cache", "call", b"call", "chat", b"chat", "embedding", b"embedding", "infer", b"infer", "input", b"input", "prefix_cache", b"prefix_cache", "prompt", b"prompt", "sampling", b"sampling", "tokens", b"tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_prefix_cache", b"_prefix_cache", "adapter", b"adapter", "chat", b"chat", "embedding", b"embedding", "infer", b"infer", "input", b"input", "labels", b"labels", "model", b"model", "prefix_cache", b"prefix_cache", "priority", b"priority", "prompt", b"prompt", "sampling", b"sampling", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_prefix_cache", b"_prefix_cache", "adapter", b"adapter", "call", b"call", "chat", b"chat", "embedding", b"embedding", "infer", b"infer", "input", b"input", "labels", b"labels", "model", b"model", "prefix_cache", b"prefix_cache", "priority", b"priority", "prompt", b"prompt", "sampling", b"sampling", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__prefix_cache: _TypeAlias = _typing.Literal["prefix_cache"]  # noqa: Y015
     _WhichOneofArgType__prefix_cache: _TypeAlias = _typing.Literal["_prefix_cache", b"_prefix_cache"]  # noqa: Y015
-    _WhichOneofReturnType_input: _TypeAlias = _typing.Literal["prompt", "chat", "tokens", "infer"]  # noqa: Y015
+    _WhichOneofReturnType_input: _TypeAlias = _typing.Literal["prompt", "chat", "tokens", "infer", "call"]  # noqa: Y015
     _WhichOneofArgType_input: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__prefix_cache) -> _WhichOneofReturnType__prefix_cache | None: ...
@@ -749,8 +761,11 @@ class Queued(_message.Message):
 
     POSITION_FIELD_NUMBER: _builtins.int
     ETA_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     position: _builtins.int
     """Tasks of the same model before it, at the moment of the event."""
+    reason: _builtins.str
+    """Why no instance of its model comes up meanwhile, for people, as that all hosts are cordoned; empty where one may."""
     @_builtins.property
     def eta(self) -> _duration_pb2.Duration:
         """Estimated time to its start; unset while nothing is known."""
@@ -760,10 +775,11 @@ class Queued(_message.Message):
         *,
         position: _builtins.int = ...,
         eta: _duration_pb2.Duration | None = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["eta", b"eta"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["eta", b"eta", "position", b"position"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["eta", b"eta", "position", b"position", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -895,6 +911,7 @@ class Output(_message.Message):
     FINISH_REASON_FIELD_NUMBER: _builtins.int
     EMBEDDING_FIELD_NUMBER: _builtins.int
     INFER_FIELD_NUMBER: _builtins.int
+    CALL_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """The text that these tokens complete; whole characters only, so it may be empty."""
     sample: _builtins.int
@@ -911,7 +928,9 @@ class Output(_message.Message):
 
     @_builtins.property
     def prompt_logprobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenLogprobs]:
-        """For each token of the prompt but the first, when `prompt_logprobs` were asked for; in one output, before any other."""
+        """For each token of the prompt but the first, or for the last of them, when `prompt_logprobs` were asked for; in one
+        output, before any other.
+        """
 
     @_builtins.property
     def embedding(self) -> Global___Embedding:
@@ -920,6 +939,10 @@ class Output(_message.Message):
     @_builtins.property
     def infer(self) -> _tensor_pb2.InferOutput:
         """Tensors, of a task that was given tensors; of some models several, one after the other."""
+
+    @_builtins.property
+    def call(self) -> _function_pb2.CallOutput:
+        """What a function gave; of one that streams a piece of it."""
 
     def __init__(
         self,
@@ -932,10 +955,11 @@ class Output(_message.Message):
         finish_reason: Global___FinishReason.ValueType = ...,
         embedding: Global___Embedding | None = ...,
         infer: _tensor_pb2.InferOutput | None = ...,
+        call: _function_pb2.CallOutput | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["embedding", b"embedding", "infer", b"infer"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "embedding", b"embedding", "infer", b"infer"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["embedding", b"embedding", "finish_reason", b"finish_reason", "infer", b"infer", "logprobs", b"logprobs", "prompt_logprobs", b"prompt_logprobs", "sample", b"sample", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "embedding", b"embedding", "finish_reason", b"finish_reason", "infer", b"infer", "logprobs", b"logprobs", "prompt_logprobs", b"prompt_logprobs", "sample", b"sample", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -950,10 +974,13 @@ class TokenLogprobs(_message.Message):
     TOKEN_ID_FIELD_NUMBER: _builtins.int
     LOGPROB_FIELD_NUMBER: _builtins.int
     TOP_FIELD_NUMBER: _builtins.int
+    ENTROPY_FIELD_NUMBER: _builtins.int
     token_id: _builtins.int
     """The token."""
     logprob: _builtins.float
     """Natural logarithm of its probability."""
+    entropy: _builtins.float
+    """Entropy of the model's distribution there, in nats; unset where it was not asked for (`prompt_entropies`)."""
     @_builtins.property
     def top(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenLogprob]:
         """The likeliest tokens, likeliest first; as many as were asked for."""
@@ -964,12 +991,15 @@ class TokenLogprobs(_message.Message):
         token_id: _builtins.int = ...,
         logprob: _builtins.float = ...,
         top: _abc.Iterable[Global___TokenLogprob] | None = ...,
+        entropy: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_entropy", b"_entropy", "entropy", b"entropy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["logprob", b"logprob", "token_id", b"token_id", "top", b"top"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_entropy", b"_entropy", "entropy", b"entropy", "logprob", b"logprob", "token_id", b"token_id", "top", b"top"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__entropy: _TypeAlias = _typing.Literal["entropy"]  # noqa: Y015
+    _WhichOneofArgType__entropy: _TypeAlias = _typing.Literal["_entropy", b"_entropy"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__entropy) -> _WhichOneofReturnType__entropy | None: ...
 
 Global___TokenLogprobs: _TypeAlias = TokenLogprobs  # noqa: Y015
 

@@ -305,7 +305,9 @@ class ListTasksRequest(_message.Message):
     page_token: _builtins.str
     """`next_page_token` of the page before. Default: the first page."""
     trials: _builtins.bool
-    """Also the tasks by which `OptimizeModel` measures trials; they have the label `inferd.trial`. Default false."""
+    """Also the tasks by which `OptimizeModel` measures trials, and those of explanations while they run; they have the label
+    `inferd.trial` or `inferd.explanation`. Default false.
+    """
     @_builtins.property
     def states(self) -> _containers.RepeatedScalarFieldContainer[_task_pb2.TaskState.ValueType]:
         """Only tasks in one of these states. Default: all."""

@@ -26,13 +26,15 @@ from inferd_api.agent.v1 import agent_pb2 as inferd__api_dot_agent_dot_v1_dot_ag
 from inferd_api.v1 import policy_pb2 as inferd__api_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'inferd_api/agent/v1/agent_service.proto\x12\x0finferd.agent.v1\x1a\x1finferd_api/agent/v1/agent.proto\x1a\x1ainferd_api/v1/policy.proto\"\x1b\n\x0bJoinRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"5\n\x0cJoinResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x17\n\ncredential\x18\x02 \x01(\tB\x03\x80\x01\x01\"k\n\rAttachRequest\x12/\n\x07opening\x18\x01 \x01(\x0b\x32\x1e.inferd.agent.v1.AttachOpening\x12)\n\x07parcels\x18\x02 \x01(\x0b\x32\x18.inferd.agent.v1.Parcels\"n\n\rAttachOpening\x12)\n\x05\x66\x61\x63ts\x18\x01 \x01(\x0b\x32\x1a.inferd.agent.v1.HostFacts\x12\x13\n\x0bincarnation\x18\x02 \x01(\x06\x12\x0e\n\x06kernel\x18\x03 \x01(\x06\x12\r\n\x05\x65poch\x18\x04 \x01(\x04\"l\n\x0e\x41ttachResponse\x12/\n\x07welcome\x18\x01 \x01(\x0b\x32\x1e.inferd.agent.v1.AttachWelcome\x12)\n\x07parcels\x18\x02 \x01(\x0b\x32\x18.inferd.agent.v1.Parcels\"q\n\rAttachWelcome\x12\x0e\n\x06kernel\x18\x01 \x01(\x06\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12+\n\x06\x62ounds\x18\x03 \x01(\x0b\x32\x1b.inferd.agent.v1.LinkBounds\x12\x14\n\x0ckernel_epoch\x18\x04 \x01(\x04\"i\n\x0c\x43\x61rryRequest\x12.\n\x07opening\x18\x01 \x01(\x0b\x32\x1d.inferd.agent.v1.CarryOpening\x12)\n\x07parcels\x18\x02 \x01(\x0b\x32\x18.inferd.agent.v1.Parcels\"S\n\x0c\x43\x61rryOpening\x12\x0c\n\x04host\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x06\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12\x11\n\tlaunch_id\x18\x04 \x01(\x04\":\n\rCarryResponse\x12)\n\x07parcels\x18\x01 \x01(\x0b\x32\x18.inferd.agent.v1.Parcels\"k\n\x11\x46\x65tchModelRequest\x12.\n\x07opening\x18\x01 \x01(\x0b\x32\x1d.inferd.agent.v1.CarryOpening\x12\x12\n\nonly_names\x18\x02 \x01(\x08\x12\x12\n\nhad_pieces\x18\x03 \x01(\x0c\"[\n\x12\x46\x65tchModelResponse\x12,\n\x04\x66ile\x18\x01 \x01(\x0b\x32\x1c.inferd.agent.v1.FetchedFileH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04kind\"k\n\x0b\x46\x65tchedFile\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x04\x12\x13\n\x0bpiece_bytes\x18\x04 \x01(\x04\x12\x15\n\rpiece_digests\x18\x05 \x01(\x0c\x32\xef\x02\n\x0c\x41gentService\x12M\n\x04Join\x12\x1c.inferd.agent.v1.JoinRequest\x1a\x1d.inferd.agent.v1.JoinResponse\"\x08\x9a\x8d\x19\x04\x08\x02\x10Z\x12W\n\x06\x41ttach\x12\x1e.inferd.agent.v1.AttachRequest\x1a\x1f.inferd.agent.v1.AttachResponse\"\x08\x9a\x8d\x19\x04\x08\x05\x10Z(\x01\x30\x01\x12T\n\x05\x43\x61rry\x12\x1d.inferd.agent.v1.CarryRequest\x1a\x1e.inferd.agent.v1.CarryResponse\"\x08\x9a\x8d\x19\x04\x08\x05\x10Z(\x01\x30\x01\x12\x61\n\nFetchModel\x12\".inferd.agent.v1.FetchModelRequest\x1a#.inferd.agent.v1.FetchModelResponse\"\x08\x9a\x8d\x19\x04\x08\x05\x10Z0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'inferd_api/agent/v1/agent_service.proto\x12\x0finferd.agent.v1\x1a\x1finferd_api/agent/v1/agent.proto\x1a\x1ainferd_api/v1/policy.proto\"0\n\x0bJoinRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x06secret\x18\x02 \x01(\tB\x03\x80\x01\x01\"I\n\x0cJoinResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x17\n\ncredential\x18\x02 \x01(\tB\x03\x80\x01\x01\x12\x12\n\nkeyring_id\x18\x03 \x01(\t\"k\n\rAttachRequest\x12/\n\x07opening\x18\x01 \x01(\x0b\x32\x1e.inferd.agent.v1.AttachOpening\x12)\n\x07parcels\x18\x02 \x01(\x0b\x32\x18.inferd.agent.v1.Parcels\"n\n\rAttachOpening\x12)\n\x05\x66\x61\x63ts\x18\x01 \x01(\x0b\x32\x1a.inferd.agent.v1.HostFacts\x12\x13\n\x0bincarnation\x18\x02 \x01(\x06\x12\x0e\n\x06kernel\x18\x03 \x01(\x06\x12\r\n\x05\x65poch\x18\x04 \x01(\x04\"l\n\x0e\x41ttachResponse\x12/\n\x07welcome\x18\x01 \x01(\x0b\x32\x1e.inferd.agent.v1.AttachWelcome\x12)\n\x07parcels\x18\x02 \x01(\x0b\x32\x18.inferd.agent.v1.Parcels\"\x83\x01\n\rAttachWelcome\x12\x0e\n\x06kernel\x18\x01 \x01(\x06\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12+\n\x06\x62ounds\x18\x03 \x01(\x0b\x32\x1b.inferd.agent.v1.LinkBounds\x12\x14\n\x0ckernel_epoch\x18\x04 \x01(\x04\x12\x10\n\x08\x66\x65\x61tures\x18\x05 \x03(\t\"i\n\x0c\x43\x61rryRequest\x12.\n\x07opening\x18\x01 \x01(\x0b\x32\x1d.inferd.agent.v1.CarryOpening\x12)\n\x07parcels\x18\x02 \x01(\x0b\x32\x18.inferd.agent.v1.Parcels\"S\n\x0c\x43\x61rryOpening\x12\x0c\n\x04host\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x06\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12\x11\n\tlaunch_id\x18\x04 \x01(\x04\":\n\rCarryResponse\x12)\n\x07parcels\x18\x01 \x01(\x0b\x32\x18.inferd.agent.v1.Parcels\"\x9f\x01\n\x11\x46\x65tchModelRequest\x12.\n\x07opening\x18\x01 \x01(\x0b\x32\x1d.inferd.agent.v1.CarryOpening\x12\x12\n\nonly_names\x18\x02 \x01(\x08\x12\x12\n\nhad_pieces\x18\x03 \x01(\x0c\x12\r\n\x05waits\x18\x04 \x01(\x08\x12\r\n\x05peers\x18\x05 \x01(\x08\x12\x14\n\x0c\x66\x61iled_hosts\x18\x06 \x03(\t\"\xb8\x01\n\x12\x46\x65tchModelResponse\x12,\n\x04\x66ile\x18\x01 \x01(\x0b\x32\x1c.inferd.agent.v1.FetchedFileH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x12.\n\x06queued\x18\x03 \x01(\x0b\x32\x1c.inferd.agent.v1.FetchQueuedH\x00\x12+\n\x05peers\x18\x04 \x01(\x0b\x32\x1a.inferd.agent.v1.FilePeersH\x00\x42\x06\n\x04kind\"5\n\tFilePeers\x12(\n\x05peers\x18\x01 \x03(\x0b\x32\x19.inferd.agent.v1.FilePeer\"\x1c\n\x0b\x46\x65tchQueued\x12\r\n\x05\x61head\x18\x01 \x01(\r\"k\n\x0b\x46\x65tchedFile\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x04\x12\x13\n\x0bpiece_bytes\x18\x04 \x01(\x04\x12\x15\n\rpiece_digests\x18\x05 \x01(\x0c\x32\xef\x02\n\x0c\x41gentService\x12M\n\x04Join\x12\x1c.inferd.agent.v1.JoinRequest\x1a\x1d.inferd.agent.v1.JoinResponse\"\x08\x9a\x8d\x19\x04\x08\x02\x10Z\x12W\n\x06\x41ttach\x12\x1e.inferd.agent.v1.AttachRequest\x1a\x1f.inferd.agent.v1.AttachResponse\"\x08\x9a\x8d\x19\x04\x08\x05\x10Z(\x01\x30\x01\x12T\n\x05\x43\x61rry\x12\x1d.inferd.agent.v1.CarryRequest\x1a\x1e.inferd.agent.v1.CarryResponse\"\x08\x9a\x8d\x19\x04\x08\x05\x10Z(\x01\x30\x01\x12\x61\n\nFetchModel\x12\".inferd.agent.v1.FetchModelRequest\x1a#.inferd.agent.v1.FetchModelResponse\"\x08\x9a\x8d\x19\x04\x08\x05\x10Z0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'inferd_api.agent.v1.agent_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_JOINREQUEST'].fields_by_name['secret']._loaded_options = None
+  _globals['_JOINREQUEST'].fields_by_name['secret']._serialized_options = b'\200\001\001'
   _globals['_JOINRESPONSE'].fields_by_name['credential']._loaded_options = None
   _globals['_JOINRESPONSE'].fields_by_name['credential']._serialized_options = b'\200\001\001'
   _globals['_AGENTSERVICE'].methods_by_name['Join']._loaded_options = None
@@ -44,29 +46,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_AGENTSERVICE'].methods_by_name['FetchModel']._loaded_options = None
   _globals['_AGENTSERVICE'].methods_by_name['FetchModel']._serialized_options = b'\232\215\031\004\010\005\020Z'
   _globals['_JOINREQUEST']._serialized_start=121
-  _globals['_JOINREQUEST']._serialized_end=148
-  _globals['_JOINRESPONSE']._serialized_start=150
-  _globals['_JOINRESPONSE']._serialized_end=203
-  _globals['_ATTACHREQUEST']._serialized_start=205
-  _globals['_ATTACHREQUEST']._serialized_end=312
-  _globals['_ATTACHOPENING']._serialized_start=314
-  _globals['_ATTACHOPENING']._serialized_end=424
-  _globals['_ATTACHRESPONSE']._serialized_start=426
-  _globals['_ATTACHRESPONSE']._serialized_end=534
-  _globals['_ATTACHWELCOME']._serialized_start=536
-  _globals['_ATTACHWELCOME']._serialized_end=649
-  _globals['_CARRYREQUEST']._serialized_start=651
-  _globals['_CARRYREQUEST']._serialized_end=756
-  _globals['_CARRYOPENING']._serialized_start=758
-  _globals['_CARRYOPENING']._serialized_end=841
-  _globals['_CARRYRESPONSE']._serialized_start=843
-  _globals['_CARRYRESPONSE']._serialized_end=901
-  _globals['_FETCHMODELREQUEST']._serialized_start=903
-  _globals['_FETCHMODELREQUEST']._serialized_end=1010
-  _globals['_FETCHMODELRESPONSE']._serialized_start=1012
-  _globals['_FETCHMODELRESPONSE']._serialized_end=1103
-  _globals['_FETCHEDFILE']._serialized_start=1105
-  _globals['_FETCHEDFILE']._serialized_end=1212
-  _globals['_AGENTSERVICE']._serialized_start=1215
-  _globals['_AGENTSERVICE']._serialized_end=1582
+  _globals['_JOINREQUEST']._serialized_end=169
+  _globals['_JOINRESPONSE']._serialized_start=171
+  _globals['_JOINRESPONSE']._serialized_end=244
+  _globals['_ATTACHREQUEST']._serialized_start=246
+  _globals['_ATTACHREQUEST']._serialized_end=353
+  _globals['_ATTACHOPENING']._serialized_start=355
+  _globals['_ATTACHOPENING']._serialized_end=465
+  _globals['_ATTACHRESPONSE']._serialized_start=467
+  _globals['_ATTACHRESPONSE']._serialized_end=575
+  _globals['_ATTACHWELCOME']._serialized_start=578
+  _globals['_ATTACHWELCOME']._serialized_end=709
+  _globals['_CARRYREQUEST']._serialized_start=711
+  _globals['_CARRYREQUEST']._serialized_end=816
+  _globals['_CARRYOPENING']._serialized_start=818
+  _globals['_CARRYOPENING']._serialized_end=901
+  _globals['_CARRYRESPONSE']._serialized_start=903
+  _globals['_CARRYRESPONSE']._serialized_end=961
+  _globals['_FETCHMODELREQUEST']._serialized_start=964
+  _globals['_FETCHMODELREQUEST']._serialized_end=1123
+  _globals['_FETCHMODELRESPONSE']._serialized_start=1126
+  _globals['_FETCHMODELRESPONSE']._serialized_end=1310
+  _globals['_FILEPEERS']._serialized_start=1312
+  _globals['_FILEPEERS']._serialized_end=1365
+  _globals['_FETCHQUEUED']._serialized_start=1367
+  _globals['_FETCHQUEUED']._serialized_end=1395
+  _globals['_FETCHEDFILE']._serialized_start=1397
+  _globals['_FETCHEDFILE']._serialized_end=1504
+  _globals['_AGENTSERVICE']._serialized_start=1507
+  _globals['_AGENTSERVICE']._serialized_end=1874
 # @@protoc_insertion_point(module_scope)

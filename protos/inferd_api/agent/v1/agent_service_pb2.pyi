@@ -3,8 +3,10 @@
 isort:skip_file
 """
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf.internal import containers as _containers
 from inferd_api.agent.v1 import agent_pb2 as _agent_pb2
 import builtins as _builtins
 import sys
@@ -24,16 +26,22 @@ class JoinRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
+    SECRET_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name, see `HostFacts.name`."""
+    secret: _builtins.str
+    """32 random bytes that the agent has drawn and kept, in hexadecimal, of which its credential is made:
+    "ik_" ID "_" SECRET, where ID is the first 16 digits of the SHA-256 of SECRET. "" has the kernel draw them.
+    """
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
+        secret: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "secret", b"secret"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -47,19 +55,23 @@ class JoinResponse(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     CREDENTIAL_FIELD_NUMBER: _builtins.int
+    KEYRING_ID_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name."""
     credential: _builtins.str
     """What its agent is known by from now on. It cannot be read again."""
+    keyring_id: _builtins.str
+    """Names what knows this credential: the same for all kernels with the same pepper, at whatever addresses."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         credential: _builtins.str = ...,
+        keyring_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["credential", b"credential", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["credential", b"credential", "keyring_id", b"keyring_id", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -171,15 +183,22 @@ class AttachWelcome(_message.Message):
     EPOCH_FIELD_NUMBER: _builtins.int
     BOUNDS_FIELD_NUMBER: _builtins.int
     KERNEL_EPOCH_FIELD_NUMBER: _builtins.int
+    FEATURES_FIELD_NUMBER: _builtins.int
     kernel: _builtins.int
     """Names this life of the kernel: drawn at random when it began."""
     epoch: _builtins.int
-    """Rises whenever a host begins anew. Another one than before: workers of before are to be ended."""
+    """Rises whenever a host begins anew. Another one than before: workers of before are not the kernel's."""
     kernel_epoch: _builtins.int
     """Rises from each kernel with a store to the next one: agents take no older one than they have seen. 0 for none."""
     @_builtins.property
     def bounds(self) -> _agent_pb2.LinkBounds:
         """Bounds of the link, from the kernel's configuration."""
+
+    @_builtins.property
+    def features(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What it knows besides what the first release did: "adopt" for `WorkersHeld`, without which workers of before are to
+        be ended.
+        """
 
     def __init__(
         self,
@@ -188,10 +207,11 @@ class AttachWelcome(_message.Message):
         epoch: _builtins.int = ...,
         bounds: _agent_pb2.LinkBounds | None = ...,
         kernel_epoch: _builtins.int = ...,
+        features: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["bounds", b"bounds"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bounds", b"bounds", "epoch", b"epoch", "kernel", b"kernel", "kernel_epoch", b"kernel_epoch"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bounds", b"bounds", "epoch", b"epoch", "features", b"features", "kernel", b"kernel", "kernel_epoch", b"kernel_epoch"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -294,13 +314,24 @@ class FetchModelRequest(_message.Message):
     OPENING_FIELD_NUMBER: _builtins.int
     ONLY_NAMES_FIELD_NUMBER: _builtins.int
     HAD_PIECES_FIELD_NUMBER: _builtins.int
+    WAITS_FIELD_NUMBER: _builtins.int
+    PEERS_FIELD_NUMBER: _builtins.int
+    FAILED_HOSTS_FIELD_NUMBER: _builtins.int
     only_names: _builtins.bool
     """Only what they are: no bytes follow."""
     had_pieces: _builtins.bytes
     """Pieces that the agent has, the SHA-256 of each, 32 bytes, one behind another: their bytes are left out."""
+    waits: _builtins.bool
+    """Wait in the line where as many hosts are given files as may be, and be told so by `queued` while it lasts."""
+    peers: _builtins.bool
+    """Other hosts will do: they are told in place of bytes, where some have the files, or are about to."""
     @_builtins.property
     def opening(self) -> Global___CarryOpening:
         """For which worker."""
+
+    @_builtins.property
+    def failed_hosts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Hosts of which it has tried to get them in vain."""
 
     def __init__(
         self,
@@ -308,10 +339,13 @@ class FetchModelRequest(_message.Message):
         opening: Global___CarryOpening | None = ...,
         only_names: _builtins.bool = ...,
         had_pieces: _builtins.bytes = ...,
+        waits: _builtins.bool = ...,
+        peers: _builtins.bool = ...,
+        failed_hosts: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["opening", b"opening"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["had_pieces", b"had_pieces", "only_names", b"only_names", "opening", b"opening"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failed_hosts", b"failed_hosts", "had_pieces", b"had_pieces", "only_names", b"only_names", "opening", b"opening", "peers", b"peers", "waits", b"waits"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -325,27 +359,85 @@ class FetchModelResponse(_message.Message):
 
     FILE_FIELD_NUMBER: _builtins.int
     CHUNK_FIELD_NUMBER: _builtins.int
+    QUEUED_FIELD_NUMBER: _builtins.int
+    PEERS_FIELD_NUMBER: _builtins.int
     chunk: _builtins.bytes
     """The next bytes of the pieces that the agent does not have. A chunk is of one piece."""
     @_builtins.property
     def file(self) -> Global___FetchedFile:
         """One of the files."""
 
+    @_builtins.property
+    def queued(self) -> Global___FetchQueued:
+        """It is not the agent's turn yet; told every few seconds, to who `waits`."""
+
+    @_builtins.property
+    def peers(self) -> Global___FilePeers:
+        """Others have them; nothing follows."""
+
     def __init__(
         self,
         *,
         file: Global___FetchedFile | None = ...,
         chunk: _builtins.bytes = ...,
+        queued: Global___FetchQueued | None = ...,
+        peers: Global___FilePeers | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "file", b"file", "kind", b"kind"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "file", b"file", "kind", b"kind", "peers", b"peers", "queued", b"queued"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "file", b"file", "kind", b"kind"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "file", b"file", "kind", b"kind", "peers", b"peers", "queued", b"queued"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["file", "chunk"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["file", "chunk", "queued", "peers"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
 Global___FetchModelResponse: _TypeAlias = FetchModelResponse  # noqa: Y015
+
+@_typing.final
+class FilePeers(_message.Message):
+    """Hosts that have the files of a model."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PEERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def peers(self) -> _containers.RepeatedCompositeFieldContainer[_agent_pb2.FilePeer]:
+        """The best one first."""
+
+    def __init__(
+        self,
+        *,
+        peers: _abc.Iterable[_agent_pb2.FilePeer] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["peers", b"peers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FilePeers: _TypeAlias = FilePeers  # noqa: Y015
+
+@_typing.final
+class FetchQueued(_message.Message):
+    """The line goes on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AHEAD_FIELD_NUMBER: _builtins.int
+    ahead: _builtins.int
+    """How many are in the line at most before this one has its turn."""
+    def __init__(
+        self,
+        *,
+        ahead: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ahead", b"ahead"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FetchQueued: _TypeAlias = FetchQueued  # noqa: Y015
 
 @_typing.final
 class FetchedFile(_message.Message):

@@ -66,7 +66,8 @@ class AgentServiceServicer:
         that a host of this name had before holds no longer: only an invitation for this very name takes its place. Errors:
         INVALID_FIELD (`name`: it is none, or an agent of this name is attached), PERMISSION_DENIED (the caller is no
         invitation, one for another name, or one for any where a key of this name holds), UNAUTHENTICATED (the invitation
-        has expired or was used up), LIMIT_EXCEEDED (`auth.keys`), STORE_UNAVAILABLE.
+        has expired or was used up), LIMIT_EXCEEDED (`auth.keys`), STORE_UNAVAILABLE. Of an answer that is lost nothing is: with
+        a `secret` the agent has its credential before it asks, and may ask again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -74,9 +75,10 @@ class AgentServiceServicer:
 
     def Attach(self, request_iterator, context):
         """The stream of a host. The agent speaks first. Where it was attached before, as the same process and to the same
-        kernel, and the host is not lost meanwhile, all goes on as it was; else workers of before are to be ended. Errors:
+        kernel, and the host is not lost meanwhile, all goes on as it was; else workers of before are told of (`WorkersHeld`),
+        and ended but for those that are adopted. Errors:
         INVALID_FIELD (`facts.name`: another agent of this name is attached, RetryInfo says when it would be lost;
-        `facts.version`: it is not the kernel's), LIMIT_EXCEEDED (`hosts.most`), PERMISSION_DENIED (the name is another's;
+        `facts.version`: it does not work with the kernel's), LIMIT_EXCEEDED (`hosts.most`), PERMISSION_DENIED (the name is another's;
         or the caller is no host that has joined, and may not do this for all tenants).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -94,7 +96,8 @@ class AgentServiceServicer:
     def FetchModel(self, request, context):
         """The files of the model that a worker is to load: each `file` first, then the bytes of their pieces, in the order of
         the files, but for those that the agent has. Errors: as `Carry`; MODEL_BUSY (they have changed since the model was
-        made of them), BLOB_DAMAGED, LIMIT_EXCEEDED (`hosts.fetches`).
+        made of them), BLOB_DAMAGED, LIMIT_EXCEEDED (`hosts.fetches`, with RetryInfo: there is no place in the line). An agent
+        that takes nothing of what it is given for `hosts.fetch_idle_s` is cut off.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -38,13 +38,15 @@ class AgentServiceStub:
     that a host of this name had before holds no longer: only an invitation for this very name takes its place. Errors:
     INVALID_FIELD (`name`: it is none, or an agent of this name is attached), PERMISSION_DENIED (the caller is no
     invitation, one for another name, or one for any where a key of this name holds), UNAUTHENTICATED (the invitation
-    has expired or was used up), LIMIT_EXCEEDED (`auth.keys`), STORE_UNAVAILABLE.
+    has expired or was used up), LIMIT_EXCEEDED (`auth.keys`), STORE_UNAVAILABLE. Of an answer that is lost nothing is: with
+    a `secret` the agent has its credential before it asks, and may ask again.
     """
     Attach: _grpc.StreamStreamMultiCallable[_agent_service_pb2.AttachRequest, _agent_service_pb2.AttachResponse]
     """The stream of a host. The agent speaks first. Where it was attached before, as the same process and to the same
-    kernel, and the host is not lost meanwhile, all goes on as it was; else workers of before are to be ended. Errors:
+    kernel, and the host is not lost meanwhile, all goes on as it was; else workers of before are told of (`WorkersHeld`),
+    and ended but for those that are adopted. Errors:
     INVALID_FIELD (`facts.name`: another agent of this name is attached, RetryInfo says when it would be lost;
-    `facts.version`: it is not the kernel's), LIMIT_EXCEEDED (`hosts.most`), PERMISSION_DENIED (the name is another's;
+    `facts.version`: it does not work with the kernel's), LIMIT_EXCEEDED (`hosts.most`), PERMISSION_DENIED (the name is another's;
     or the caller is no host that has joined, and may not do this for all tenants).
     """
     Carry: _grpc.StreamStreamMultiCallable[_agent_service_pb2.CarryRequest, _agent_service_pb2.CarryResponse]
@@ -54,7 +56,8 @@ class AgentServiceStub:
     FetchModel: _grpc.UnaryStreamMultiCallable[_agent_service_pb2.FetchModelRequest, _agent_service_pb2.FetchModelResponse]
     """The files of the model that a worker is to load: each `file` first, then the bytes of their pieces, in the order of
     the files, but for those that the agent has. Errors: as `Carry`; MODEL_BUSY (they have changed since the model was
-    made of them), BLOB_DAMAGED, LIMIT_EXCEEDED (`hosts.fetches`).
+    made of them), BLOB_DAMAGED, LIMIT_EXCEEDED (`hosts.fetches`, with RetryInfo: there is no place in the line). An agent
+    that takes nothing of what it is given for `hosts.fetch_idle_s` is cut off.
     """
 
 @_typing.type_check_only
@@ -67,13 +70,15 @@ class AgentServiceAsyncStub(AgentServiceStub):
     that a host of this name had before holds no longer: only an invitation for this very name takes its place. Errors:
     INVALID_FIELD (`name`: it is none, or an agent of this name is attached), PERMISSION_DENIED (the caller is no
     invitation, one for another name, or one for any where a key of this name holds), UNAUTHENTICATED (the invitation
-    has expired or was used up), LIMIT_EXCEEDED (`auth.keys`), STORE_UNAVAILABLE.
+    has expired or was used up), LIMIT_EXCEEDED (`auth.keys`), STORE_UNAVAILABLE. Of an answer that is lost nothing is: with
+    a `secret` the agent has its credential before it asks, and may ask again.
     """
     Attach: _aio.StreamStreamMultiCallable[_agent_service_pb2.AttachRequest, _agent_service_pb2.AttachResponse]  # type: ignore[assignment]
     """The stream of a host. The agent speaks first. Where it was attached before, as the same process and to the same
-    kernel, and the host is not lost meanwhile, all goes on as it was; else workers of before are to be ended. Errors:
+    kernel, and the host is not lost meanwhile, all goes on as it was; else workers of before are told of (`WorkersHeld`),
+    and ended but for those that are adopted. Errors:
     INVALID_FIELD (`facts.name`: another agent of this name is attached, RetryInfo says when it would be lost;
-    `facts.version`: it is not the kernel's), LIMIT_EXCEEDED (`hosts.most`), PERMISSION_DENIED (the name is another's;
+    `facts.version`: it does not work with the kernel's), LIMIT_EXCEEDED (`hosts.most`), PERMISSION_DENIED (the name is another's;
     or the caller is no host that has joined, and may not do this for all tenants).
     """
     Carry: _aio.StreamStreamMultiCallable[_agent_service_pb2.CarryRequest, _agent_service_pb2.CarryResponse]  # type: ignore[assignment]
@@ -83,7 +88,8 @@ class AgentServiceAsyncStub(AgentServiceStub):
     FetchModel: _aio.UnaryStreamMultiCallable[_agent_service_pb2.FetchModelRequest, _agent_service_pb2.FetchModelResponse]  # type: ignore[assignment]
     """The files of the model that a worker is to load: each `file` first, then the bytes of their pieces, in the order of
     the files, but for those that the agent has. Errors: as `Carry`; MODEL_BUSY (they have changed since the model was
-    made of them), BLOB_DAMAGED, LIMIT_EXCEEDED (`hosts.fetches`).
+    made of them), BLOB_DAMAGED, LIMIT_EXCEEDED (`hosts.fetches`, with RetryInfo: there is no place in the line). An agent
+    that takes nothing of what it is given for `hosts.fetch_idle_s` is cut off.
     """
 
 class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -99,7 +105,8 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
         that a host of this name had before holds no longer: only an invitation for this very name takes its place. Errors:
         INVALID_FIELD (`name`: it is none, or an agent of this name is attached), PERMISSION_DENIED (the caller is no
         invitation, one for another name, or one for any where a key of this name holds), UNAUTHENTICATED (the invitation
-        has expired or was used up), LIMIT_EXCEEDED (`auth.keys`), STORE_UNAVAILABLE.
+        has expired or was used up), LIMIT_EXCEEDED (`auth.keys`), STORE_UNAVAILABLE. Of an answer that is lost nothing is: with
+        a `secret` the agent has its credential before it asks, and may ask again.
         """
 
     @_abc_1.abstractmethod
@@ -109,9 +116,10 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_agent_service_pb2.AttachResponse], _abc.AsyncIterator[_agent_service_pb2.AttachResponse]]:
         """The stream of a host. The agent speaks first. Where it was attached before, as the same process and to the same
-        kernel, and the host is not lost meanwhile, all goes on as it was; else workers of before are to be ended. Errors:
+        kernel, and the host is not lost meanwhile, all goes on as it was; else workers of before are told of (`WorkersHeld`),
+        and ended but for those that are adopted. Errors:
         INVALID_FIELD (`facts.name`: another agent of this name is attached, RetryInfo says when it would be lost;
-        `facts.version`: it is not the kernel's), LIMIT_EXCEEDED (`hosts.most`), PERMISSION_DENIED (the name is another's;
+        `facts.version`: it does not work with the kernel's), LIMIT_EXCEEDED (`hosts.most`), PERMISSION_DENIED (the name is another's;
         or the caller is no host that has joined, and may not do this for all tenants).
         """
 
@@ -133,7 +141,8 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_agent_service_pb2.FetchModelResponse], _abc.AsyncIterator[_agent_service_pb2.FetchModelResponse]]:
         """The files of the model that a worker is to load: each `file` first, then the bytes of their pieces, in the order of
         the files, but for those that the agent has. Errors: as `Carry`; MODEL_BUSY (they have changed since the model was
-        made of them), BLOB_DAMAGED, LIMIT_EXCEEDED (`hosts.fetches`).
+        made of them), BLOB_DAMAGED, LIMIT_EXCEEDED (`hosts.fetches`, with RetryInfo: there is no place in the line). An agent
+        that takes nothing of what it is given for `hosts.fetch_idle_s` is cut off.
         """
 
 def add_AgentServiceServicer_to_server(servicer: AgentServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -26,7 +26,7 @@ from inferd_api.worker.v1 import failure_pb2 as inferd__api_dot_worker_dot_v1_do
 from inferd_api.worker.v1 import sandbox_pb2 as inferd__api_dot_worker_dot_v1_dot_sandbox__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1finferd_api/worker/v1/load.proto\x12\x10inferd.worker.v1\x1a\"inferd_api/worker/v1/failure.proto\x1a\"inferd_api/worker/v1/sandbox.proto\"\xfa\x06\n\x04Load\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\x0e\n\x06loader\x18\x02 \x01(\t\x12\x0c\n\x04path\x18\x03 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x04 \x01(\t\x12\x36\n\x08settings\x18\x05 \x03(\x0b\x32$.inferd.worker.v1.Load.SettingsEntry\x12.\n\x06limits\x18\x06 \x01(\x0b\x32\x1e.inferd.worker.v1.EngineLimits\x12\x16\n\x0e\x63\x61pacity_bytes\x18\x07 \x01(\x04\x12\r\n\x05\x63ores\x18\x08 \x01(\r\x12\x16\n\x0e\x63ontent_digest\x18\x13 \x01(\t\x12\x43\n\x0fsetting_digests\x18\x16 \x03(\x0b\x32*.inferd.worker.v1.Load.SettingDigestsEntry\x12\x30\n\x05links\x18U \x03(\x0b\x32!.inferd.worker.v1.Load.LinksEntry\x12G\n\x11sampling_defaults\x18\x14 \x03(\x0b\x32,.inferd.worker.v1.Load.SamplingDefaultsEntry\x12X\n\x1a\x66\x61llback_sampling_defaults\x18\x15 \x03(\x0b\x32\x34.inferd.worker.v1.Load.FallbackSamplingDefaultsEntry\x12/\n\x07sandbox\x18< \x01(\x0b\x32\x1e.inferd.worker.v1.SandboxOrder\x12\r\n\x05ranks\x18Z \x03(\t\x1aO\n\rSettingsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12-\n\x05value\x18\x02 \x01(\x0b\x32\x1e.inferd.worker.v1.SettingValue:\x02\x38\x01\x1a\x35\n\x13SettingDigestsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a,\n\nLinksEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x37\n\x15SamplingDefaultsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a?\n\x1d\x46\x61llbackSamplingDefaultsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"m\n\x0cSettingValue\x12\x13\n\tint_value\x18\x01 \x01(\x03H\x00\x12\x15\n\x0b\x66loat_value\x18\x02 \x01(\x01H\x00\x12\x14\n\nbool_value\x18\x03 \x01(\x08H\x00\x12\x13\n\tstr_value\x18\x04 \x01(\tH\x00\x42\x06\n\x04kind\"\xf2\x02\n\x0c\x45ngineLimits\x12\x13\n\x0bstep_tokens\x18\x01 \x01(\r\x12\x1a\n\x12template_timeout_s\x18\x02 \x01(\x01\x12\x19\n\x11max_output_tokens\x18\x03 \x01(\r\x12\r\n\x05gap_s\x18\x04 \x01(\x01\x12\x14\n\x0c\x64raft_tokens\x18\x05 \x01(\r\x12\x19\n\x11\x63\x65ll_memory_bytes\x18\x06 \x01(\x04\x12\x30\n\x07grammar\x18\x07 \x01(\x0b\x32\x1f.inferd.worker.v1.GrammarLimits\x12\x16\n\x0etext_timeout_s\x18\x08 \x01(\x01\x12.\n\x06tensor\x18\t \x01(\x0b\x32\x1e.inferd.worker.v1.TensorLimits\x12*\n\x04look\x18\x1e \x01(\x0b\x32\x1c.inferd.worker.v1.LookLimits\x12\x30\n\x07sandbox\x18< \x01(\x0b\x32\x1f.inferd.worker.v1.SandboxLimits\"F\n\nLookLimits\x12\x14\n\x0cmemory_bytes\x18\x01 \x01(\x04\x12\r\n\x05\x63pu_s\x18\x02 \x01(\x01\x12\x13\n\x0b\x64\x65scriptors\x18\x03 \x01(\r\"\x89\x02\n\x0cTensorLimits\x12\x12\n\nbatch_rows\x18\x01 \x01(\r\x12\x15\n\rbatch_delay_s\x18\x02 \x01(\x01\x12\x11\n\tsequences\x18\x03 \x01(\r\x12\x17\n\x0fsequence_idle_s\x18\x04 \x01(\x01\x12\x14\n\x0coutput_bytes\x18\x05 \x01(\x04\x12\x1c\n\x14sequences_per_tenant\x18\x06 \x01(\r\x12\x16\n\x0esequence_bytes\x18\x07 \x01(\x04\x12\x1b\n\x13\x61ll_sequences_bytes\x18\x08 \x01(\x04\x12\x12\n\ntext_bytes\x18\t \x01(\x04\x12\x14\n\x0cimage_pixels\x18\x14 \x01(\x04\x12\x0f\n\x07\x61udio_s\x18\x15 \x01(\x01\"P\n\rGrammarLimits\x12\x11\n\tcompile_s\x18\x01 \x01(\x01\x12\x0e\n\x06step_s\x18\x02 \x01(\x01\x12\x0e\n\x06wait_s\x18\x03 \x01(\x01\x12\x0c\n\x04most\x18\x04 \x01(\r\"a\n\x05Needs\x12\x15\n\rweights_bytes\x18\x01 \x01(\x04\x12\x10\n\x08kv_bytes\x18\x02 \x01(\x04\x12\x17\n\x0fworkspace_bytes\x18\x03 \x01(\x04\x12\x16\n\x0ekv_saved_bytes\x18\x04 \x01(\x04\"\t\n\x07Proceed\" \n\x0cLoadProgress\x12\x10\n\x08\x66raction\x18\x01 \x01(\x02\"\xcd\x02\n\x06Loaded\x12\x11\n\tmax_tasks\x18\x01 \x01(\r\x12\x16\n\x0e\x63ontext_tokens\x18\x02 \x01(\r\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x14\n\x0cmemory_bytes\x18\x04 \x01(\x04\x12\x11\n\tkv_tokens\x18\x05 \x01(\x04\x12\x11\n\tsignature\x18\x06 \x01(\x0c\x12I\n\x11sampling_defaults\x18\x14 \x03(\x0b\x32..inferd.worker.v1.Loaded.SamplingDefaultsEntry\x12\x12\n\npeak_bytes\x18\x15 \x01(\x04\x12/\n\x07sandbox\x18< \x01(\x0b\x32\x1e.inferd.worker.v1.SandboxState\x1a\x37\n\x15SamplingDefaultsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"8\n\nLoadFailed\x12*\n\x07\x66\x61ilure\x18\x01 \x01(\x0b\x32\x19.inferd.worker.v1.Failureb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1finferd_api/worker/v1/load.proto\x12\x10inferd.worker.v1\x1a\"inferd_api/worker/v1/failure.proto\x1a\"inferd_api/worker/v1/sandbox.proto\"\x90\x07\n\x04Load\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\x0e\n\x06loader\x18\x02 \x01(\t\x12\x0c\n\x04path\x18\x03 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x04 \x01(\t\x12\x36\n\x08settings\x18\x05 \x03(\x0b\x32$.inferd.worker.v1.Load.SettingsEntry\x12.\n\x06limits\x18\x06 \x01(\x0b\x32\x1e.inferd.worker.v1.EngineLimits\x12\x16\n\x0e\x63\x61pacity_bytes\x18\x07 \x01(\x04\x12\r\n\x05\x63ores\x18\x08 \x01(\r\x12\x16\n\x0e\x63ontent_digest\x18\x13 \x01(\t\x12\x43\n\x0fsetting_digests\x18\x16 \x03(\x0b\x32*.inferd.worker.v1.Load.SettingDigestsEntry\x12\x30\n\x05links\x18U \x03(\x0b\x32!.inferd.worker.v1.Load.LinksEntry\x12G\n\x11sampling_defaults\x18\x14 \x03(\x0b\x32,.inferd.worker.v1.Load.SamplingDefaultsEntry\x12X\n\x1a\x66\x61llback_sampling_defaults\x18\x15 \x03(\x0b\x32\x34.inferd.worker.v1.Load.FallbackSamplingDefaultsEntry\x12/\n\x07sandbox\x18< \x01(\x0b\x32\x1e.inferd.worker.v1.SandboxOrder\x12\r\n\x05ranks\x18Z \x03(\t\x12\x14\n\x0c\x66ile_version\x18[ \x01(\t\x1aO\n\rSettingsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12-\n\x05value\x18\x02 \x01(\x0b\x32\x1e.inferd.worker.v1.SettingValue:\x02\x38\x01\x1a\x35\n\x13SettingDigestsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a,\n\nLinksEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x37\n\x15SamplingDefaultsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a?\n\x1d\x46\x61llbackSamplingDefaultsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"m\n\x0cSettingValue\x12\x13\n\tint_value\x18\x01 \x01(\x03H\x00\x12\x15\n\x0b\x66loat_value\x18\x02 \x01(\x01H\x00\x12\x14\n\nbool_value\x18\x03 \x01(\x08H\x00\x12\x13\n\tstr_value\x18\x04 \x01(\tH\x00\x42\x06\n\x04kind\"\xa4\x03\n\x0c\x45ngineLimits\x12\x13\n\x0bstep_tokens\x18\x01 \x01(\r\x12\x1a\n\x12template_timeout_s\x18\x02 \x01(\x01\x12\x19\n\x11max_output_tokens\x18\x03 \x01(\r\x12\r\n\x05gap_s\x18\x04 \x01(\x01\x12\x14\n\x0c\x64raft_tokens\x18\x05 \x01(\r\x12\x19\n\x11\x63\x65ll_memory_bytes\x18\x06 \x01(\x04\x12\x30\n\x07grammar\x18\x07 \x01(\x0b\x32\x1f.inferd.worker.v1.GrammarLimits\x12\x16\n\x0etext_timeout_s\x18\x08 \x01(\x01\x12.\n\x06tensor\x18\t \x01(\x0b\x32\x1e.inferd.worker.v1.TensorLimits\x12*\n\x04look\x18\x1e \x01(\x0b\x32\x1c.inferd.worker.v1.LookLimits\x12\x30\n\x07sandbox\x18< \x01(\x0b\x32\x1f.inferd.worker.v1.SandboxLimits\x12\x30\n\x07picture\x18_ \x01(\x0b\x32\x1f.inferd.worker.v1.PictureLimits\"B\n\rPictureLimits\x12\x0e\n\x06pixels\x18\x01 \x01(\x04\x12\x12\n\nkept_bytes\x18\x02 \x01(\x04\x12\r\n\x05\x63ount\x18\x03 \x01(\r\"F\n\nLookLimits\x12\x14\n\x0cmemory_bytes\x18\x01 \x01(\x04\x12\r\n\x05\x63pu_s\x18\x02 \x01(\x01\x12\x13\n\x0b\x64\x65scriptors\x18\x03 \x01(\r\"\x89\x02\n\x0cTensorLimits\x12\x12\n\nbatch_rows\x18\x01 \x01(\r\x12\x15\n\rbatch_delay_s\x18\x02 \x01(\x01\x12\x11\n\tsequences\x18\x03 \x01(\r\x12\x17\n\x0fsequence_idle_s\x18\x04 \x01(\x01\x12\x14\n\x0coutput_bytes\x18\x05 \x01(\x04\x12\x1c\n\x14sequences_per_tenant\x18\x06 \x01(\r\x12\x16\n\x0esequence_bytes\x18\x07 \x01(\x04\x12\x1b\n\x13\x61ll_sequences_bytes\x18\x08 \x01(\x04\x12\x12\n\ntext_bytes\x18\t \x01(\x04\x12\x14\n\x0cimage_pixels\x18\x14 \x01(\x04\x12\x0f\n\x07\x61udio_s\x18\x15 \x01(\x01\"P\n\rGrammarLimits\x12\x11\n\tcompile_s\x18\x01 \x01(\x01\x12\x0e\n\x06step_s\x18\x02 \x01(\x01\x12\x0e\n\x06wait_s\x18\x03 \x01(\x01\x12\x0c\n\x04most\x18\x04 \x01(\r\"a\n\x05Needs\x12\x15\n\rweights_bytes\x18\x01 \x01(\x04\x12\x10\n\x08kv_bytes\x18\x02 \x01(\x04\x12\x17\n\x0fworkspace_bytes\x18\x03 \x01(\x04\x12\x16\n\x0ekv_saved_bytes\x18\x04 \x01(\x04\"\t\n\x07Proceed\" \n\x0cLoadProgress\x12\x10\n\x08\x66raction\x18\x01 \x01(\x02\"\xe3\x02\n\x06Loaded\x12\x11\n\tmax_tasks\x18\x01 \x01(\r\x12\x16\n\x0e\x63ontext_tokens\x18\x02 \x01(\r\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x14\n\x0cmemory_bytes\x18\x04 \x01(\x04\x12\x11\n\tkv_tokens\x18\x05 \x01(\x04\x12\x11\n\tsignature\x18\x06 \x01(\x0c\x12I\n\x11sampling_defaults\x18\x14 \x03(\x0b\x32..inferd.worker.v1.Loaded.SamplingDefaultsEntry\x12\x14\n\x0c\x62lock_tokens\x18\x16 \x01(\r\x12\x12\n\npeak_bytes\x18\x15 \x01(\x04\x12/\n\x07sandbox\x18< \x01(\x0b\x32\x1e.inferd.worker.v1.SandboxState\x1a\x37\n\x15SamplingDefaultsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"8\n\nLoadFailed\x12*\n\x07\x66\x61ilure\x18\x01 \x01(\x0b\x32\x19.inferd.worker.v1.Failureb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -46,37 +46,39 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LOADED_SAMPLINGDEFAULTSENTRY']._loaded_options = None
   _globals['_LOADED_SAMPLINGDEFAULTSENTRY']._serialized_options = b'8\001'
   _globals['_LOAD']._serialized_start=126
-  _globals['_LOAD']._serialized_end=1016
-  _globals['_LOAD_SETTINGSENTRY']._serialized_start=714
-  _globals['_LOAD_SETTINGSENTRY']._serialized_end=793
-  _globals['_LOAD_SETTINGDIGESTSENTRY']._serialized_start=795
-  _globals['_LOAD_SETTINGDIGESTSENTRY']._serialized_end=848
-  _globals['_LOAD_LINKSENTRY']._serialized_start=850
-  _globals['_LOAD_LINKSENTRY']._serialized_end=894
-  _globals['_LOAD_SAMPLINGDEFAULTSENTRY']._serialized_start=896
-  _globals['_LOAD_SAMPLINGDEFAULTSENTRY']._serialized_end=951
-  _globals['_LOAD_FALLBACKSAMPLINGDEFAULTSENTRY']._serialized_start=953
-  _globals['_LOAD_FALLBACKSAMPLINGDEFAULTSENTRY']._serialized_end=1016
-  _globals['_SETTINGVALUE']._serialized_start=1018
-  _globals['_SETTINGVALUE']._serialized_end=1127
-  _globals['_ENGINELIMITS']._serialized_start=1130
-  _globals['_ENGINELIMITS']._serialized_end=1500
-  _globals['_LOOKLIMITS']._serialized_start=1502
-  _globals['_LOOKLIMITS']._serialized_end=1572
-  _globals['_TENSORLIMITS']._serialized_start=1575
-  _globals['_TENSORLIMITS']._serialized_end=1840
-  _globals['_GRAMMARLIMITS']._serialized_start=1842
-  _globals['_GRAMMARLIMITS']._serialized_end=1922
-  _globals['_NEEDS']._serialized_start=1924
-  _globals['_NEEDS']._serialized_end=2021
-  _globals['_PROCEED']._serialized_start=2023
-  _globals['_PROCEED']._serialized_end=2032
-  _globals['_LOADPROGRESS']._serialized_start=2034
-  _globals['_LOADPROGRESS']._serialized_end=2066
-  _globals['_LOADED']._serialized_start=2069
-  _globals['_LOADED']._serialized_end=2402
-  _globals['_LOADED_SAMPLINGDEFAULTSENTRY']._serialized_start=896
-  _globals['_LOADED_SAMPLINGDEFAULTSENTRY']._serialized_end=951
-  _globals['_LOADFAILED']._serialized_start=2404
-  _globals['_LOADFAILED']._serialized_end=2460
+  _globals['_LOAD']._serialized_end=1038
+  _globals['_LOAD_SETTINGSENTRY']._serialized_start=736
+  _globals['_LOAD_SETTINGSENTRY']._serialized_end=815
+  _globals['_LOAD_SETTINGDIGESTSENTRY']._serialized_start=817
+  _globals['_LOAD_SETTINGDIGESTSENTRY']._serialized_end=870
+  _globals['_LOAD_LINKSENTRY']._serialized_start=872
+  _globals['_LOAD_LINKSENTRY']._serialized_end=916
+  _globals['_LOAD_SAMPLINGDEFAULTSENTRY']._serialized_start=918
+  _globals['_LOAD_SAMPLINGDEFAULTSENTRY']._serialized_end=973
+  _globals['_LOAD_FALLBACKSAMPLINGDEFAULTSENTRY']._serialized_start=975
+  _globals['_LOAD_FALLBACKSAMPLINGDEFAULTSENTRY']._serialized_end=1038
+  _globals['_SETTINGVALUE']._serialized_start=1040
+  _globals['_SETTINGVALUE']._serialized_end=1149
+  _globals['_ENGINELIMITS']._serialized_start=1152
+  _globals['_ENGINELIMITS']._serialized_end=1572
+  _globals['_PICTURELIMITS']._serialized_start=1574
+  _globals['_PICTURELIMITS']._serialized_end=1640
+  _globals['_LOOKLIMITS']._serialized_start=1642
+  _globals['_LOOKLIMITS']._serialized_end=1712
+  _globals['_TENSORLIMITS']._serialized_start=1715
+  _globals['_TENSORLIMITS']._serialized_end=1980
+  _globals['_GRAMMARLIMITS']._serialized_start=1982
+  _globals['_GRAMMARLIMITS']._serialized_end=2062
+  _globals['_NEEDS']._serialized_start=2064
+  _globals['_NEEDS']._serialized_end=2161
+  _globals['_PROCEED']._serialized_start=2163
+  _globals['_PROCEED']._serialized_end=2172
+  _globals['_LOADPROGRESS']._serialized_start=2174
+  _globals['_LOADPROGRESS']._serialized_end=2206
+  _globals['_LOADED']._serialized_start=2209
+  _globals['_LOADED']._serialized_end=2564
+  _globals['_LOADED_SAMPLINGDEFAULTSENTRY']._serialized_start=918
+  _globals['_LOADED_SAMPLINGDEFAULTSENTRY']._serialized_end=973
+  _globals['_LOADFAILED']._serialized_start=2566
+  _globals['_LOADFAILED']._serialized_end=2622
 # @@protoc_insertion_point(module_scope)

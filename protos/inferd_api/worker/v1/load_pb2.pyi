@@ -142,6 +142,7 @@ class Load(_message.Message):
     FALLBACK_SAMPLING_DEFAULTS_FIELD_NUMBER: _builtins.int
     SANDBOX_FIELD_NUMBER: _builtins.int
     RANKS_FIELD_NUMBER: _builtins.int
+    FILE_VERSION_FIELD_NUMBER: _builtins.int
     instance_id: _builtins.str
     """Id of the instance."""
     loader: _builtins.str
@@ -156,6 +157,8 @@ class Load(_message.Message):
     """Cores of the processor on which it computes; 0 for all that the worker's process may use."""
     content_digest: _builtins.str
     """What the model's files have to hold, "sha256:…"; empty for anything."""
+    file_version: _builtins.str
+    """What the kernel calls the model's files as they are now: an agent of another host notes that it has them."""
     @_builtins.property
     def settings(self) -> _containers.MessageMap[_builtins.str, Global___SettingValue]:
         """Every setting of the backend's spec, checked and converted by the kernel."""
@@ -206,10 +209,11 @@ class Load(_message.Message):
         fallback_sampling_defaults: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         sandbox: _sandbox_pb2.SandboxOrder | None = ...,
         ranks: _abc.Iterable[_builtins.str] | None = ...,
+        file_version: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "sandbox", b"sandbox"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity_bytes", b"capacity_bytes", "content_digest", b"content_digest", "cores", b"cores", "device", b"device", "fallback_sampling_defaults", b"fallback_sampling_defaults", "instance_id", b"instance_id", "limits", b"limits", "links", b"links", "loader", b"loader", "path", b"path", "ranks", b"ranks", "sampling_defaults", b"sampling_defaults", "sandbox", b"sandbox", "setting_digests", b"setting_digests", "settings", b"settings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity_bytes", b"capacity_bytes", "content_digest", b"content_digest", "cores", b"cores", "device", b"device", "fallback_sampling_defaults", b"fallback_sampling_defaults", "file_version", b"file_version", "instance_id", b"instance_id", "limits", b"limits", "links", b"links", "loader", b"loader", "path", b"path", "ranks", b"ranks", "sampling_defaults", b"sampling_defaults", "sandbox", b"sandbox", "setting_digests", b"setting_digests", "settings", b"settings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -268,6 +272,7 @@ class EngineLimits(_message.Message):
     TENSOR_FIELD_NUMBER: _builtins.int
     LOOK_FIELD_NUMBER: _builtins.int
     SANDBOX_FIELD_NUMBER: _builtins.int
+    PICTURE_FIELD_NUMBER: _builtins.int
     step_tokens: _builtins.int
     """Most tokens that one step computes."""
     template_timeout_s: _builtins.float
@@ -298,6 +303,10 @@ class EngineLimits(_message.Message):
     def sandbox(self) -> _sandbox_pb2.SandboxLimits:
         """Bounds of its sandbox; unset for none."""
 
+    @_builtins.property
+    def picture(self) -> Global___PictureLimits:
+        """Bounds of the pictures of conversations; unset for the engine's defaults."""
+
     def __init__(
         self,
         *,
@@ -312,14 +321,45 @@ class EngineLimits(_message.Message):
         tensor: Global___TensorLimits | None = ...,
         look: Global___LookLimits | None = ...,
         sandbox: _sandbox_pb2.SandboxLimits | None = ...,
+        picture: Global___PictureLimits | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["grammar", b"grammar", "look", b"look", "sandbox", b"sandbox", "tensor", b"tensor"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["grammar", b"grammar", "look", b"look", "picture", b"picture", "sandbox", b"sandbox", "tensor", b"tensor"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cell_memory_bytes", b"cell_memory_bytes", "draft_tokens", b"draft_tokens", "gap_s", b"gap_s", "grammar", b"grammar", "look", b"look", "max_output_tokens", b"max_output_tokens", "sandbox", b"sandbox", "step_tokens", b"step_tokens", "template_timeout_s", b"template_timeout_s", "tensor", b"tensor", "text_timeout_s", b"text_timeout_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cell_memory_bytes", b"cell_memory_bytes", "draft_tokens", b"draft_tokens", "gap_s", b"gap_s", "grammar", b"grammar", "look", b"look", "max_output_tokens", b"max_output_tokens", "picture", b"picture", "sandbox", b"sandbox", "step_tokens", b"step_tokens", "template_timeout_s", b"template_timeout_s", "tensor", b"tensor", "text_timeout_s", b"text_timeout_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___EngineLimits: _TypeAlias = EngineLimits  # noqa: Y015
+
+@_typing.final
+class PictureLimits(_message.Message):
+    """Bounds of the pictures of conversations."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PIXELS_FIELD_NUMBER: _builtins.int
+    KEPT_BYTES_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    pixels: _builtins.int
+    """Most pixels of one."""
+    kept_bytes: _builtins.int
+    """Most bytes of what was read of them that is kept."""
+    count: _builtins.int
+    """Most of one conversation; 0 for the engine's default."""
+    def __init__(
+        self,
+        *,
+        pixels: _builtins.int = ...,
+        kept_bytes: _builtins.int = ...,
+        count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "kept_bytes", b"kept_bytes", "pixels", b"pixels"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PictureLimits: _TypeAlias = PictureLimits  # noqa: Y015
 
 @_typing.final
 class LookLimits(_message.Message):
@@ -553,6 +593,7 @@ class Loaded(_message.Message):
     KV_TOKENS_FIELD_NUMBER: _builtins.int
     SIGNATURE_FIELD_NUMBER: _builtins.int
     SAMPLING_DEFAULTS_FIELD_NUMBER: _builtins.int
+    BLOCK_TOKENS_FIELD_NUMBER: _builtins.int
     PEAK_BYTES_FIELD_NUMBER: _builtins.int
     SANDBOX_FIELD_NUMBER: _builtins.int
     max_tasks: _builtins.int
@@ -567,6 +608,10 @@ class Loaded(_message.Message):
     """Tokens that fit into the KV pool."""
     signature: _builtins.bytes
     """A serialised `inferd.v1.ModelSignature`; empty for a language model."""
+    block_tokens: _builtins.int
+    """Tokens in a block of the KV pool, by which the prefix cache finds; 0 of a model of tensors, or from a worker that does
+    not say.
+    """
     peak_bytes: _builtins.int
     """Most resident memory so far, that of the load too, in bytes; 0 where the system does not tell."""
     @_builtins.property
@@ -589,12 +634,13 @@ class Loaded(_message.Message):
         kv_tokens: _builtins.int = ...,
         signature: _builtins.bytes = ...,
         sampling_defaults: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        block_tokens: _builtins.int = ...,
         peak_bytes: _builtins.int = ...,
         sandbox: _sandbox_pb2.SandboxState | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["sandbox", b"sandbox"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_tokens", b"context_tokens", "description", b"description", "kv_tokens", b"kv_tokens", "max_tasks", b"max_tasks", "memory_bytes", b"memory_bytes", "peak_bytes", b"peak_bytes", "sampling_defaults", b"sampling_defaults", "sandbox", b"sandbox", "signature", b"signature"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_tokens", b"block_tokens", "context_tokens", b"context_tokens", "description", b"description", "kv_tokens", b"kv_tokens", "max_tasks", b"max_tasks", "memory_bytes", b"memory_bytes", "peak_bytes", b"peak_bytes", "sampling_defaults", b"sampling_defaults", "sandbox", b"sandbox", "signature", b"signature"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

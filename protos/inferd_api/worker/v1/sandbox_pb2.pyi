@@ -108,6 +108,7 @@ class SandboxLimits(_message.Message):
     WITHHELD_FIELD_NUMBER: _builtins.int
     SCRATCH_BYTES_FIELD_NUMBER: _builtins.int
     SCRATCH_FILES_FIELD_NUMBER: _builtins.int
+    VARIABLES_FIELD_NUMBER: _builtins.int
     mode: Global___SandboxMode.ValueType
     """How sure it has to be."""
     threads: _builtins.int
@@ -128,6 +129,10 @@ class SandboxLimits(_message.Message):
     def withheld(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The kernel's own files and folders, to which no link of a model may lead, likewise."""
 
+    @_builtins.property
+    def variables(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of variables of the environment that it is given besides those of a known list; none with a secret's name."""
+
     def __init__(
         self,
         *,
@@ -138,10 +143,11 @@ class SandboxLimits(_message.Message):
         withheld: _abc.Iterable[_builtins.str] | None = ...,
         scratch_bytes: _builtins.int = ...,
         scratch_files: _builtins.int = ...,
+        variables: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["memory_bytes", b"memory_bytes", "mode", b"mode", "roots", b"roots", "scratch_bytes", b"scratch_bytes", "scratch_files", b"scratch_files", "threads", b"threads", "withheld", b"withheld"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["memory_bytes", b"memory_bytes", "mode", b"mode", "roots", b"roots", "scratch_bytes", b"scratch_bytes", "scratch_files", b"scratch_files", "threads", b"threads", "variables", b"variables", "withheld", b"withheld"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -87,6 +87,10 @@ class StepOutput(_message.Message):
     SECONDS_FIELD_NUMBER: _builtins.int
     TENSORS_FIELD_NUMBER: _builtins.int
     EACH_SECONDS_FIELD_NUMBER: _builtins.int
+    SEQUENCES_FIELD_NUMBER: _builtins.int
+    EACH_SEQUENCES_FIELD_NUMBER: _builtins.int
+    KV_TOKENS_FIELD_NUMBER: _builtins.int
+    PREEMPTED_FIELD_NUMBER: _builtins.int
     MODERATED_FIELD_NUMBER: _builtins.int
     COMPUTED_FIELD_NUMBER: _builtins.int
     FLAGGED_FIELD_NUMBER: _builtins.int
@@ -97,6 +101,12 @@ class StepOutput(_message.Message):
     """
     seconds: _builtins.float
     """How long it computed, in seconds; 0 where nothing was computed."""
+    sequences: _builtins.int
+    """Sequences that it computed; 0 where they are not counted."""
+    kv_tokens: _builtins.int
+    """Tokens of the KV pool that tasks hold behind it, in whole blocks; unset where there is no pool."""
+    preempted: _builtins.int
+    """How often a sequence lost its KV blocks to others since the step before: it computes its tokens again."""
     @_builtins.property
     def handles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Handle of the task of each part."""
@@ -154,6 +164,10 @@ class StepOutput(_message.Message):
         """How long each of several steps computed that are told as one, in seconds; then `seconds` is 0."""
 
     @_builtins.property
+    def each_sequences(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Those of each of several steps that are told as one; then `sequences` is 0."""
+
+    @_builtins.property
     def moderated(self) -> _containers.RepeatedCompositeFieldContainer[_moderation_pb2.Moderated]:
         """What rules cut of outputs."""
 
@@ -188,22 +202,50 @@ class StepOutput(_message.Message):
         seconds: _builtins.float = ...,
         tensors: _abc.Iterable[Global___TensorOutput] | None = ...,
         each_seconds: _abc.Iterable[_builtins.float] | None = ...,
+        sequences: _builtins.int = ...,
+        each_sequences: _abc.Iterable[_builtins.int] | None = ...,
+        kv_tokens: _builtins.int | None = ...,
+        preempted: _builtins.int = ...,
         moderated: _abc.Iterable[_moderation_pb2.Moderated] | None = ...,
         computed: _abc.Mapping[_builtins.int, _moderation_pb2.Computed] | None = ...,
         flagged: _abc.Iterable[_moderation_pb2.Flagged] | None = ...,
         asked: _abc.Iterable[_moderation_pb2.Asked] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_kv_tokens", b"_kv_tokens", "kv_tokens", b"kv_tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alone", b"alone", "asked", b"asked", "begun_prompts", b"begun_prompts", "computed", b"computed", "counts", b"counts", "each_seconds", b"each_seconds", "embeddings", b"embeddings", "ended", b"ended", "flagged", b"flagged", "handles", b"handles", "logprobs", b"logprobs", "moderated", b"moderated", "prefills", b"prefills", "prompts", b"prompts", "sample_ends", b"sample_ends", "samples", b"samples", "seconds", b"seconds", "tensors", b"tensors", "texts", b"texts", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_kv_tokens", b"_kv_tokens", "alone", b"alone", "asked", b"asked", "begun_prompts", b"begun_prompts", "computed", b"computed", "counts", b"counts", "each_seconds", b"each_seconds", "each_sequences", b"each_sequences", "embeddings", b"embeddings", "ended", b"ended", "flagged", b"flagged", "handles", b"handles", "kv_tokens", b"kv_tokens", "logprobs", b"logprobs", "moderated", b"moderated", "preempted", b"preempted", "prefills", b"prefills", "prompts", b"prompts", "sample_ends", b"sample_ends", "samples", b"samples", "seconds", b"seconds", "sequences", b"sequences", "tensors", b"tensors", "texts", b"texts", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__kv_tokens: _TypeAlias = _typing.Literal["kv_tokens"]  # noqa: Y015
+    _WhichOneofArgType__kv_tokens: _TypeAlias = _typing.Literal["_kv_tokens", b"_kv_tokens"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__kv_tokens) -> _WhichOneofReturnType__kv_tokens | None: ...
 
 Global___StepOutput: _TypeAlias = StepOutput  # noqa: Y015
 
 @_typing.final
+class CallPiece(_message.Message):
+    """A piece of what a function gives, on the wire as `inferd.v1.CallOutput`, whose numbers `InferOutput` has not."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JSON_FIELD_NUMBER: _builtins.int
+    json: _builtins.str
+    """It, as JSON."""
+    def __init__(
+        self,
+        *,
+        json: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["json", b"json"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CallPiece: _TypeAlias = CallPiece  # noqa: Y015
+
+@_typing.final
 class TensorOutput(_message.Message):
-    """A set of tensors that a task gives."""
+    """A set of tensors that a task gives, or a piece of what a function gives."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -213,7 +255,7 @@ class TensorOutput(_message.Message):
     handle: _builtins.int
     """The task."""
     outputs: _builtins.bytes
-    """A serialised `inferd.v1.InferOutput`: the kernel carries it and does not open it."""
+    """A serialised `inferd.v1.InferOutput` or `CallPiece`: the kernel carries it and does not open it."""
     @_builtins.property
     def shared(self) -> _containers.RepeatedCompositeFieldContainer[_memory_pb2.SharedElements]:
         """Elements of these that are in memories of the frame."""
@@ -369,6 +411,7 @@ class PromptOutput(_message.Message):
     TEXT_FIELD_NUMBER: _builtins.int
     TOKEN_IDS_FIELD_NUMBER: _builtins.int
     LOGPROBS_FIELD_NUMBER: _builtins.int
+    ENTROPIES_FIELD_NUMBER: _builtins.int
     handle: _builtins.int
     """The task."""
     text: _builtins.str
@@ -379,7 +422,11 @@ class PromptOutput(_message.Message):
 
     @_builtins.property
     def logprobs(self) -> Global___Logprobs:
-        """Of the tokens behind the first; unset without `prompt_logprobs`."""
+        """Of the tokens behind the first, or of the last ones; unset without `prompt_logprobs`."""
+
+    @_builtins.property
+    def entropies(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Entropy of the model's distribution at each of these, in nats; empty where it was not asked for."""
 
     def __init__(
         self,
@@ -388,10 +435,11 @@ class PromptOutput(_message.Message):
         text: _builtins.str = ...,
         token_ids: _abc.Iterable[_builtins.int] | None = ...,
         logprobs: Global___Logprobs | None = ...,
+        entropies: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["logprobs", b"logprobs"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["handle", b"handle", "logprobs", b"logprobs", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entropies", b"entropies", "handle", b"handle", "logprobs", b"logprobs", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from inferd_api.v1 import sampling_pb2 as _sampling_pb2
 from inferd_api.v1 import tensor_pb2 as _tensor_pb2
+from inferd_api.worker.v1 import adapter_pb2 as _adapter_pb2
 from inferd_api.worker.v1 import failure_pb2 as _failure_pb2
 from inferd_api.worker.v1 import memory_pb2 as _memory_pb2
 import builtins as _builtins
@@ -35,6 +36,7 @@ class Message(_message.Message):
     TOOL_CALL_ID_FIELD_NUMBER: _builtins.int
     PARTS_FIELD_NUMBER: _builtins.int
     REASONING_CONTENT_FIELD_NUMBER: _builtins.int
+    IMAGES_FIELD_NUMBER: _builtins.int
     role: _builtins.str
     """Who speaks."""
     content: _builtins.str
@@ -51,6 +53,10 @@ class Message(_message.Message):
     def parts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What is said, in parts; `content` is empty then."""
 
+    @_builtins.property
+    def images(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Places of images, ascending, where they are counted as parts."""
+
     def __init__(
         self,
         *,
@@ -61,16 +67,39 @@ class Message(_message.Message):
         tool_call_id: _builtins.str = ...,
         parts: _abc.Iterable[_builtins.str] | None = ...,
         reasoning_content: _builtins.str | None = ...,
+        images: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_reasoning_content", b"_reasoning_content", "reasoning_content", b"reasoning_content"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_reasoning_content", b"_reasoning_content", "content", b"content", "name", b"name", "parts", b"parts", "reasoning_content", b"reasoning_content", "role", b"role", "tool_call_id", b"tool_call_id", "tool_calls_json", b"tool_calls_json"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_reasoning_content", b"_reasoning_content", "content", b"content", "images", b"images", "name", b"name", "parts", b"parts", "reasoning_content", b"reasoning_content", "role", b"role", "tool_call_id", b"tool_call_id", "tool_calls_json", b"tool_calls_json"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__reasoning_content: _TypeAlias = _typing.Literal["reasoning_content"]  # noqa: Y015
     _WhichOneofArgType__reasoning_content: _TypeAlias = _typing.Literal["_reasoning_content", b"_reasoning_content"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__reasoning_content) -> _WhichOneofReturnType__reasoning_content | None: ...
 
 Global___Message: _TypeAlias = Message  # noqa: Y015
+
+@_typing.final
+class Picture(_message.Message):
+    """A picture."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATA_FIELD_NUMBER: _builtins.int
+    data: _builtins.bytes
+    """Its file."""
+    def __init__(
+        self,
+        *,
+        data: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Picture: _TypeAlias = Picture  # noqa: Y015
 
 @_typing.final
 class Chat(_message.Message):
@@ -84,6 +113,7 @@ class Chat(_message.Message):
     NO_GENERATION_PROMPT_FIELD_NUMBER: _builtins.int
     CONTINUE_FINAL_MESSAGE_FIELD_NUMBER: _builtins.int
     PARSE_CONTROL_TOKENS_FIELD_NUMBER: _builtins.int
+    PICTURES_FIELD_NUMBER: _builtins.int
     tools_json: _builtins.str
     """The tools that the model may call, a JSON array."""
     variables_json: _builtins.str
@@ -98,6 +128,10 @@ class Chat(_message.Message):
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___Message]:
         """Oldest first."""
 
+    @_builtins.property
+    def pictures(self) -> _containers.RepeatedCompositeFieldContainer[Global___Picture]:
+        """Of the images of all messages, in their order."""
+
     def __init__(
         self,
         *,
@@ -107,10 +141,11 @@ class Chat(_message.Message):
         no_generation_prompt: _builtins.bool = ...,
         continue_final_message: _builtins.bool = ...,
         parse_control_tokens: _builtins.bool = ...,
+        pictures: _abc.Iterable[Global___Picture] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["continue_final_message", b"continue_final_message", "messages", b"messages", "no_generation_prompt", b"no_generation_prompt", "parse_control_tokens", b"parse_control_tokens", "tools_json", b"tools_json", "variables_json", b"variables_json"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["continue_final_message", b"continue_final_message", "messages", b"messages", "no_generation_prompt", b"no_generation_prompt", "parse_control_tokens", b"parse_control_tokens", "pictures", b"pictures", "tools_json", b"tools_json", "variables_json", b"variables_json"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -123,6 +158,12 @@ class Tokens(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     IDS_FIELD_NUMBER: _builtins.int
+    WITH_PIECES_FIELD_NUMBER: _builtins.int
+    WITH_WRITING_FIELD_NUMBER: _builtins.int
+    with_pieces: _builtins.bool
+    """Of a question: whether each token is told by itself, too."""
+    with_writing: _builtins.bool
+    """Of a question: whether it is told how the model's texts are written, too."""
     @_builtins.property
     def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The ids."""
@@ -131,10 +172,12 @@ class Tokens(_message.Message):
         self,
         *,
         ids: _abc.Iterable[_builtins.int] | None = ...,
+        with_pieces: _builtins.bool = ...,
+        with_writing: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ids", b"ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ids", b"ids", "with_pieces", b"with_pieces", "with_writing", b"with_writing"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -149,8 +192,11 @@ class Input(_message.Message):
     PROMPT_FIELD_NUMBER: _builtins.int
     CHAT_FIELD_NUMBER: _builtins.int
     TOKENS_FIELD_NUMBER: _builtins.int
+    BARE_FIELD_NUMBER: _builtins.int
     prompt: _builtins.str
     """Plain text."""
+    bare: _builtins.bool
+    """Of a question for the tokens of `prompt`: as it stands, without those that a model wants around a text."""
     @_builtins.property
     def chat(self) -> Global___Chat:
         """A conversation."""
@@ -165,10 +211,11 @@ class Input(_message.Message):
         prompt: _builtins.str = ...,
         chat: Global___Chat | None = ...,
         tokens: Global___Tokens | None = ...,
+        bare: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "kind", b"kind", "prompt", b"prompt", "tokens", b"tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "kind", b"kind", "prompt", b"prompt", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bare", b"bare", "chat", b"chat", "kind", b"kind", "prompt", b"prompt", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["prompt", "chat", "tokens"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
@@ -231,6 +278,40 @@ class Embed(_message.Message):
 Global___Embed: _TypeAlias = Embed  # noqa: Y015
 
 @_typing.final
+class Call(_message.Message):
+    """Call a function."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    INPUT_FIELD_NUMBER: _builtins.int
+    EACH_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name."""
+    version: _builtins.int
+    """Its version; 0 for the highest."""
+    input: _builtins.str
+    """Its parameters, a JSON object; empty for none."""
+    each: _builtins.bool
+    """Whether `input` is an array of such objects: it is called with each."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        version: _builtins.int = ...,
+        input: _builtins.str = ...,
+        each: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["each", b"each", "input", b"input", "name", b"name", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Call: _TypeAlias = Call  # noqa: Y015
+
+@_typing.final
 class Work(_message.Message):
     """What is to be done. The kernel checks it where it comes in, and carries it; only the worker opens it."""
 
@@ -241,14 +322,19 @@ class Work(_message.Message):
     GENERATE_FIELD_NUMBER: _builtins.int
     EMBED_FIELD_NUMBER: _builtins.int
     INFER_FIELD_NUMBER: _builtins.int
+    CALL_FIELD_NUMBER: _builtins.int
     SHARED_FIELD_NUMBER: _builtins.int
     ALLOWED_OUTPUT_FIELD_NUMBER: _builtins.int
+    ADAPTER_FIELD_NUMBER: _builtins.int
+    PREFIX_SCOPE_FIELD_NUMBER: _builtins.int
     prefix_cache: _builtins.bool
     """Use and fill the prefix cache."""
     allowed_output: _builtins.int
     """`limits.max_output_tokens` of the kernel that accepted it, where it outlives that: a lower one of this kernel is for
     new tasks. 0: that of this kernel.
     """
+    prefix_scope: _builtins.str
+    """Tasks of a tenant find each other's KV in the prefix cache where this is equal; empty of those that share with all."""
     @_builtins.property
     def input(self) -> Global___Input:
         """Of what; unset for tensors."""
@@ -266,8 +352,16 @@ class Work(_message.Message):
         """Tensors of tensors: as the client said it, sizes checked."""
 
     @_builtins.property
+    def call(self) -> Global___Call:
+        """What a function gives."""
+
+    @_builtins.property
     def shared(self) -> _containers.RepeatedCompositeFieldContainer[_memory_pb2.SharedElements]:
         """Elements of inputs of `infer` that are in memories of the frame."""
+
+    @_builtins.property
+    def adapter(self) -> _adapter_pb2.AdapterRef:
+        """The adapter that it is computed with, of what it held when the task was made; unset for none."""
 
     def __init__(
         self,
@@ -277,14 +371,17 @@ class Work(_message.Message):
         generate: Global___Generate | None = ...,
         embed: Global___Embed | None = ...,
         infer: _tensor_pb2.InferInput | None = ...,
+        call: Global___Call | None = ...,
         shared: _abc.Iterable[_memory_pb2.SharedElements] | None = ...,
         allowed_output: _builtins.int = ...,
+        adapter: _adapter_pb2.AdapterRef | None = ...,
+        prefix_scope: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["embed", b"embed", "generate", b"generate", "infer", b"infer", "input", b"input", "kind", b"kind"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "call", b"call", "embed", b"embed", "generate", b"generate", "infer", b"infer", "input", b"input", "kind", b"kind"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_output", b"allowed_output", "embed", b"embed", "generate", b"generate", "infer", b"infer", "input", b"input", "kind", b"kind", "prefix_cache", b"prefix_cache", "shared", b"shared"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "allowed_output", b"allowed_output", "call", b"call", "embed", b"embed", "generate", b"generate", "infer", b"infer", "input", b"input", "kind", b"kind", "prefix_cache", b"prefix_cache", "prefix_scope", b"prefix_scope", "shared", b"shared"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["generate", "embed", "infer"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["generate", "embed", "infer", "call"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -528,6 +625,8 @@ class Answer(_message.Message):
     TOKEN_IDS_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
+    PIECES_FIELD_NUMBER: _builtins.int
+    WRITING_FIELD_NUMBER: _builtins.int
     query_id: _builtins.int
     """From the `Query`."""
     text: _builtins.str
@@ -540,6 +639,14 @@ class Answer(_message.Message):
     def failure(self) -> _failure_pb2.Failure:
         """Why there is none of both; unset when there is."""
 
+    @_builtins.property
+    def pieces(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """The bytes that each token adds to a text, where that was asked."""
+
+    @_builtins.property
+    def writing(self) -> Global___Writing:
+        """How the model's texts are written, where that was asked."""
+
     def __init__(
         self,
         *,
@@ -547,11 +654,65 @@ class Answer(_message.Message):
         token_ids: _abc.Iterable[_builtins.int] | None = ...,
         text: _builtins.str = ...,
         failure: _failure_pb2.Failure | None = ...,
+        pieces: _abc.Iterable[_builtins.bytes] | None = ...,
+        writing: Global___Writing | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "writing", b"writing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "query_id", b"query_id", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "pieces", b"pieces", "query_id", b"query_id", "text", b"text", "token_ids", b"token_ids", "writing", b"writing"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Answer: _TypeAlias = Answer  # noqa: Y015
+
+@_typing.final
+class Writing(_message.Message):
+    """How the texts of a language model are written."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class ControlTokensEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.int
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.int = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    CHAT_TEMPLATE_FIELD_NUMBER: _builtins.int
+    TOOL_USE_TEMPLATE_FIELD_NUMBER: _builtins.int
+    CONTROL_TOKENS_FIELD_NUMBER: _builtins.int
+    chat_template: _builtins.str
+    """Its chat template; empty for none."""
+    tool_use_template: _builtins.str
+    """Its template for tools, where that is another one."""
+    @_builtins.property
+    def control_tokens(self) -> _containers.ScalarMap[_builtins.int, _builtins.str]:
+        """Its control tokens, by id."""
+
+    def __init__(
+        self,
+        *,
+        chat_template: _builtins.str = ...,
+        tool_use_template: _builtins.str = ...,
+        control_tokens: _abc.Mapping[_builtins.int, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chat_template", b"chat_template", "control_tokens", b"control_tokens", "tool_use_template", b"tool_use_template"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Writing: _TypeAlias = Writing  # noqa: Y015
