@@ -87,10 +87,9 @@ EXPERT_TYPES: Final[Mapping[str, HfType]] = {
     "dots1": HfType(
         architecture="dots1", names=_SHARED, keys=_GROUPED, only={"scoring_func": "noaux_tc", "moe_layer_freq": 1}
     ),
-    "granitemoe": HfType(architecture="granitemoe", halves=True, names=_GRANITE),
+    "granitemoe": HfType(architecture="granitemoe", names=_GRANITE),
     "granitemoeshared": HfType(
         architecture="granitemoe",
-        halves=True,
         names=_GRANITE,
         keys={"expert_shared_feed_forward_length": "shared_intermediate_size"},
     ),

@@ -84,7 +84,7 @@ OLDER_TYPES: Final[Mapping[str, HfType]] = {
         keys={"use_parallel_residual": "use_parallel_residual"},
         ignored=frozenset({"qk_layernorm"}),  # the weights say it
     ),
-    "minicpm": HfType(architecture="minicpm", halves=True),
+    "minicpm": HfType(architecture="minicpm"),
     "mpt": HfType(
         architecture="mpt",
         names={"norm_1": "attn_norm", "norm_2": "ffn_norm", "attn.Wqkv": "attn_qkv", "attn.out_proj": "attn_output"}

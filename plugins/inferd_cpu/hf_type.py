@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from inferd_weights.row_orders import PAIRED
+
 Renames = dict[str, str]
 
 
@@ -13,7 +15,6 @@ class HfType:
 
     Attributes:
         architecture: Its name in `FAMILIES`.
-        halves: Rotary pairs are (i, i + half), though those of its GGUF files are neighbours.
         names: Names of weights in a layer beside `LAYER_NAMES`, each as in a GGUF file.
         one_more: Norms are stored one less than they are.
         tied: The embedding is the head, unless the configuration says it.
@@ -30,7 +31,6 @@ class HfType:
     """
 
     architecture: str
-    halves: bool = False
     names: Renames = field(default_factory=dict)
     one_more: bool = False
     tied: bool = False
@@ -44,3 +44,8 @@ class HfType:
     only: Mapping[str, Any] = field(default_factory=dict)
     ignored: frozenset[str] = frozenset()
     gating: int = 0
+
+    @property
+    def halves(self) -> bool:
+        """Whether rotary pairs are (i, i + half), though those of its GGUF files are neighbours."""
+        return self.architecture in PAIRED

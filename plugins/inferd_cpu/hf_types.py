@@ -68,13 +68,13 @@ _GEMMA3N: Final = {
 _GEMMA: Final = ("gelu",)  # its first configurations say so and mean the tanh, as transformers knows
 
 TYPES: Final[Mapping[str, HfType]] = {
-    "llama": HfType(architecture="llama", halves=True),
-    "mistral": HfType(architecture="llama", halves=True),
-    "mixtral": HfType(architecture="llama", halves=True),
-    "ministral3": HfType(architecture="mistral3", halves=True),
-    "smollm3": HfType(architecture="smollm3", halves=True),
-    "arcee": HfType(architecture="arcee", halves=True),
-    "granite": HfType(architecture="granite", halves=True),
+    "llama": HfType(architecture="llama"),
+    "mistral": HfType(architecture="llama"),
+    "mixtral": HfType(architecture="llama"),
+    "ministral3": HfType(architecture="mistral3"),
+    "smollm3": HfType(architecture="smollm3"),
+    "arcee": HfType(architecture="arcee"),
+    "granite": HfType(architecture="granite"),
     "ernie4_5": HfType(architecture="ernie4_5"),
     "qwen2": HfType(architecture="qwen2"),
     "qwen2_moe": HfType(architecture="qwen2moe"),

@@ -2,8 +2,10 @@
 
 from inferd.plugin import LoadError, MemoryNeed, ReportProgress, TokenSession
 from inferd.plugin.host import count_cores
+from inferd_cpu.adapters import base_of
 from inferd_cpu.capacity import derive_limits, derive_need
 from inferd_cpu.native import Native, NativeMissing
+from inferd_cpu.native_adapters import NativeAdapters
 from inferd_cpu.native_session import (
     NativeSession,
     choose_kv_format,
@@ -66,6 +68,7 @@ class NativeLoad:
     def __init__(self, source: Source, native: Native) -> None:
         a, settings = source.architecture, source.settings
         self._native = native
+        self._base = base_of(source.file, a)
         self._weights = NativeWeights(source.file, a, source.inventory, native, quantization=settings["quantization"])
         kv = measure_token(native, a, settings)
         self.limits = derive_limits(
@@ -104,7 +107,12 @@ class NativeLoad:
         """
         weights = self._weights
         session = NativeSession(
-            self._native, self._shape, self.limits, formats=weights.formats(), vector_floats=weights.vector_floats
+            self._native,
+            self._shape,
+            self.limits,
+            formats=weights.formats(),
+            vector_floats=weights.vector_floats,
+            adapters=NativeAdapters(self._base, weights.targets()),
         )
         try:
             weights.pack(session.model, progress)

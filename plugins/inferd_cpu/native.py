@@ -9,7 +9,7 @@ import numpy as np
 
 from inferd_weights.grids import IQ1_S, IQ2_S, IQ2_XS, IQ2_XXS, IQ3_S, IQ3_XXS
 
-INTERFACE: Final = 12  # as in native/api.cpp
+INTERFACE: Final = 13  # as in native/api.cpp
 LIBRARY: Final = Path(__file__).with_name("_native.so")
 LACKING: Final = LIBRARY.with_suffix(".txt")  # written by the build: what is missing, and on the next line the fix
 FIX: Final = "make native"
@@ -98,7 +98,7 @@ class Step(Structure):
             (name, c_void_p)
             for name in (
                 *("token_ids", "positions", "starts", "lengths", "block_tables", "logit_rows", "hidden_rows"),
-                *("window_tables", "beyond"),
+                *("window_tables", "beyond", "adapters"),
                 *("logits", "hidden", "chosen", "temperatures", "top_k", "top_p", "min_p", "points"),
             )
         ),
@@ -122,6 +122,7 @@ _FUNCTIONS: Final = {
     "inferd_pack": (c_int, [c_void_p, c_int, c_int, c_int, c_int, c_int, c_void_p, c_void_p, c_void_p]),
     "inferd_set_vector": (None, [c_void_p, c_int, c_int, c_void_p, c_int]),
     "inferd_fill_pool": (None, [c_void_p]),
+    "inferd_set_adapter": (c_int, [c_void_p, c_int, c_void_p]),
     "inferd_step": (c_int, [c_void_p, POINTER(Step)]),
     "inferd_block_bytes": (c_size_t, [POINTER(Shape), c_int]),
     "inferd_block": (c_void_p, [c_void_p, c_int]),

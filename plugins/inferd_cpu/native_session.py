@@ -3,14 +3,16 @@
 import ctypes
 from collections.abc import Mapping, Sequence
 from ctypes import c_float, c_ubyte
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from inferd.plugin import KvLayout, LoadError, StepResult, TokenBatch, TokenLimits
+from inferd.plugin import DeviceSampling, KvLayout, LoadError, ReadAdapter, StepResult, TokenBatch, TokenLimits
 from inferd_cpu.capacity import KvBytes
 from inferd_cpu.native import ACTIVATIONS, GATINGS, HEAD_NORMS, KV_FORMATS, MAX_ROPES, LayerKind, Native, Shape, Step
+from inferd_cpu.native_adapters import NativeAdapters, Packed
 from inferd_cpu.plan import check_batch, check_beyond, check_pairs
 from inferd_cpu.shapes import Architecture, Routing
 
@@ -124,6 +126,7 @@ class NativeSession:
         limits: What was derived for it.
         formats: Of the matrices, as `NativeWeights.formats` gives them.
         vector_floats: Numbers of all vectors.
+        adapters: Reads adapters for it.
 
     Attributes:
         model: The library's handle.
@@ -140,9 +143,12 @@ class NativeSession:
         *,
         formats: NDArray[np.int32],
         vector_floats: int,
+        adapters: NativeAdapters,
     ) -> None:
         self._library = native.library
         self._limits = limits
+        self._adapters = adapters
+        self._packed: dict[int, Packed] = {}  # by slot: what the library reads
         self.model: int | None = self._library.inferd_open(
             ctypes.byref(shape), native.kernels, formats.ctypes.data, vector_floats
         )
@@ -192,6 +198,30 @@ class NativeSession:
             check_batch(batch, self._limits)
             raise ValueError("bad batch: it is not what TokenBatch promises")
         return StepResult(logits=None if sampling else logits, hidden=hidden, token_ids=chosen)
+
+    def read_adapter(self, path: Path) -> ReadAdapter:
+        """Read an adapter, beside the steps.
+
+        Raises:
+            LoadError: It cannot be read, is for another model, or changes what is no product of a layer.
+        """
+        return self._adapters.read(path)
+
+    def add_adapter(self, slot: int, adapter: ReadAdapter) -> None:
+        """Have sequences of this slot computed with it from the next step on.
+
+        Raises:
+            MemoryError: The operating system gives none.
+        """
+        packed: Packed = adapter.content
+        if self._library.inferd_set_adapter(self.model, slot, packed.table):
+            raise MemoryError("the operating system gives no memory for steps with adapters")
+        self._packed[slot] = packed
+
+    def remove_adapter(self, slot: int) -> None:
+        """No sequence has it any more."""
+        self._library.inferd_set_adapter(self.model, slot, None)
+        del self._packed[slot]
 
     def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
         """Copy KV blocks, each pair from its first to its second; in order.
@@ -259,11 +289,7 @@ class NativeSession:
             step.hidden_count = len(batch.hidden_rows)
             arrays["hidden_rows"] = (batch.hidden_rows, np.int32)
         if batch.sampling is not None:
-            for name, dtype in _SAMPLING.items():
-                array = getattr(batch.sampling, name)
-                if array.shape != (step.logit_count,):
-                    raise ValueError(f"bad batch: {name} of shape {array.shape} for {step.logit_count} logit rows")
-                arrays[name] = (array, dtype)
+            arrays |= _sampling_arrays(batch.sampling, step.logit_count)
         step.window_tables = None
         if self._limits.window_blocks:
             if batch.window_tables is None or batch.window_tables.shape != batch.block_tables.shape:
@@ -271,7 +297,9 @@ class NativeSession:
             windows = np.array(batch.window_tables, np.int32, order="C")  # a copy, which the library changes
             held.append(windows)
             step.window_tables = windows.ctypes.data
-        step.beyond = None
+        step.beyond = step.adapters = None
+        if batch.adapters is not None:
+            arrays["adapters"] = (_check_slots(batch.adapters, sequences), np.int32)
         if self._limits.border_tokens:
             check_beyond(batch, self._limits)
             arrays["beyond"] = (batch.beyond, np.int32)
@@ -280,6 +308,21 @@ class NativeSession:
             held.append(flat)
             setattr(step, name, flat.ctypes.data)
         return held
+
+
+def _sampling_arrays(sampling: DeviceSampling, rows: int) -> dict[str, tuple[Any, Any]]:
+    """What chooses the tokens of so many rows, by name, with its type."""
+    for name in _SAMPLING:
+        if (shape := getattr(sampling, name).shape) != (rows,):
+            raise ValueError(f"bad batch: {name} of shape {shape} for {rows} logit rows")
+    return {name: (getattr(sampling, name), dtype) for name, dtype in _SAMPLING.items()}
+
+
+def _check_slots(slots: NDArray[np.int32], sequences: int) -> NDArray[np.int32]:
+    """See that there is one for each sequence; which are there the library knows."""
+    if slots.shape != (sequences,):
+        raise ValueError(f"bad batch: adapters of shape {slots.shape} for {sequences} sequences")
+    return slots
 
 
 def _make_logits(rows: int, limits: TokenLimits) -> NDArray[np.float32]:

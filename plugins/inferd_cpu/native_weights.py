@@ -46,6 +46,7 @@ from inferd_cpu.native import (
     W8,
     Native,
 )
+from inferd_cpu.native_adapters import SPOTS, UP, Target
 from inferd_cpu.shapes import Architecture
 from inferd_cpu.weights import DIVISORS, compute_frequencies, order_rotary, rows_of
 from inferd_weights.model_file import ModelFile, Tensor
@@ -204,6 +205,18 @@ class NativeWeights:
         widths = {8 if form == W8 else 4 for each in formats for form in each}
         return " and ".join(f"{width}-bit" for width in sorted(widths))
 
+    def targets(self) -> dict[str, list[Target]]:
+        """What the rows of tensors become in products that adapters may change, by the tensors' names."""
+        found: dict[str, list[Target]] = {}
+        for (field, layer), part in self._matrices.items():
+            ungated = field == "gate_up" and len(part.sources) == 1
+            for index, source in enumerate(part.sources):
+                spot = UP if ungated else SPOTS.get((field, index))
+                if spot is not None:
+                    target = Target(layer, spot, source.first, source.shape[0], self._order(source))
+                    found.setdefault(source.tensor.name, []).append(target)
+        return found
+
     def pack(self, model: int | None, report: Callable[[float], None]) -> None:
         """Pack all weights into an open model; `report` gets the part that is done, rising to 1.
 
@@ -225,13 +238,13 @@ class NativeWeights:
                 self._set(model, _UNGATED.get(part.field, part.field), part.layer or 0, numbers)
         short, long = compute_frequencies(self._file, self._architecture, divisors)
         self._set(model, "frequencies", 0, np.concatenate([*short, *long]))
-        done = 0
+        done, all_weights = 0, self._inventory.parameters
         for place, part in self._matrices.items():
             counts = self._weigh_inputs(model, place)
             for index, source in enumerate(part.sources):
                 self._pack_source(model, place, index, source, counts)
                 done += prod(source.shape)
-                report(min(done / self._inventory.parameters, 1.0))
+                report(min(done / all_weights, 1.0))
         report(1.0)
 
     def _place(self, part: Part) -> tuple[str, int]:

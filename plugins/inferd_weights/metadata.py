@@ -81,7 +81,7 @@ def read_value(cursor: Cursor, key: str) -> Value:
         raise cursor.error(what, "is an array of arrays; only flat arrays are supported")
     if item is Kind.STRING:
         count = cursor.count(f"length of {key!r}", item_bytes=4 if cursor.short else 8)
-        return Value(kind, [cursor.text(what) for _ in range(count)], item)
+        return Value(kind, cursor.texts(count, what), item)
     dtype = np.dtype(_FORMATS[item])
     count = cursor.count(f"length of {key!r}", item_bytes=dtype.itemsize)
     raw = np.frombuffer(cursor.take(count * dtype.itemsize, what), dtype.newbyteorder(cursor.order))

@@ -39,9 +39,9 @@ def load(backend: Any, spec: Any, path: Path, **settings: str) -> Any:
 
 
 class Runner:
-    """The loop of an engine on a thread of its own; by default with the native backend."""
+    """The loop of an engine on a thread of its own; by default with the native backend, with `settings`."""
 
-    def __init__(self, weights: Path, model: Any = None) -> None:
+    def __init__(self, weights: Path, model: Any = None, **settings: str) -> None:
         os.environ.setdefault("OPENBLAS_NUM_THREADS", str(os.cpu_count()))
         from inferd.engine.token.limits import EngineLimits  # noqa: PLC0415 - numpy must see the environment
         from inferd.engine.token.loop import Loop  # noqa: PLC0415 - as above
@@ -51,7 +51,7 @@ class Runner:
             from inferd_cpu.backend import CpuBackend  # noqa: PLC0415 - as above
             from inferd_cpu.plugin import SPEC  # noqa: PLC0415 - as above
 
-            model = load(CpuBackend(), SPEC, weights, kv_tokens="20480", max_sequences="64")
+            model = load(CpuBackend(), SPEC, weights, kv_tokens="20480", max_sequences="64", **settings)
         self.detail = f"{model.description.weight_format} as {model.description.compute_format}, engine only"
         self._left = 0
         self._done = threading.Event()

@@ -76,14 +76,18 @@ async def _rate(run: Run) -> float:
 def figures(*, only: str) -> Iterator[Figure]:
     """`infer.…` and `memory.infer`."""
     if any(name.startswith(only) or only.startswith(name) for name in ("infer.",)):
-        with tempfile.TemporaryDirectory() as folder, _empty() as empty, _kernel(Path(folder)) as (address, _):
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            empty_service() as empty,
+            kernel_with_model(Path(folder)) as (address, _),
+        ):
             yield from asyncio.run(_compare(address, empty, only))
     if "memory.infer".startswith(only):
         yield _memory()
 
 
 @contextmanager
-def _kernel(folder: Path, **environment: str) -> Iterator[tuple[str, int]]:
+def kernel_with_model(folder: Path, **environment: str) -> Iterator[tuple[str, int]]:
     """The address of a kernel with the model, and its process."""
     with kernel_process(folder, environment=environment) as kernel, Client(kernel.address) as client:
         client.create_model("x", source=str(write_fake_model(folder, "x", tensor="identity", most_batch=32)))
@@ -92,7 +96,7 @@ def _kernel(folder: Path, **environment: str) -> Iterator[tuple[str, int]]:
 
 
 @contextmanager
-def _empty() -> Iterator[str]:
+def empty_service() -> Iterator[str]:
     """The address of the empty service."""
     command = [sys.executable, str(Path(__file__).resolve()), "serve"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -131,7 +135,7 @@ async def _compare(address: str, empty: str, only: str) -> list[Figure]:
         pairs = {}
         for name, floats, at_once in (("sequential", 16, 1), ("b32", 16, 32), ("mib", MIB // 4, 8)):
             request = _request(floats)
-            pairs[name] = Pair(_unary(_run_task(stub, request), at_once), _unary(_call(one, request), at_once))
+            pairs[name] = Pair(unary(_run_task(stub, request), at_once), unary(_call(one, request), at_once))
         pairs["tasks"] = Pair(_orders(stub, 32), _messages(many, 32))
         chosen = {name: pair for name, pair in pairs.items() if f"infer.{name}".startswith(only)}
         for _ in range(ROUNDS):
@@ -174,7 +178,7 @@ def _call(method: Any, request: ts.RunTaskRequest) -> Callable[[], Awaitable[Non
     return run
 
 
-def _unary(call: Callable[[], Awaitable[None]], at_once: int) -> Run:
+def unary(call: Callable[[], Awaitable[None]], at_once: int) -> Run:
     """So many calls at once, each after its own last one."""
 
     async def one(until: float) -> int:
@@ -238,7 +242,7 @@ def _memory() -> Figure:
     """By how much the kernel grows over many requests of 1 MiB, what it retains of them aside."""
     with (
         tempfile.TemporaryDirectory() as folder,
-        _kernel(Path(folder), INFERD_LIMITS__RETAINED_BYTES=str(4 * MIB)) as (address, pid),
+        kernel_with_model(Path(folder), INFERD_LIMITS__RETAINED_BYTES=str(4 * MIB)) as (address, pid),
     ):
         grown = asyncio.run(grow(address, pid, REQUESTS))
     most = f"at most {MOST_GROWTH_BYTES / MIB:g} MiB"

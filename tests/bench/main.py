@@ -4,10 +4,8 @@ Figures of one run were taken in one sitting and may be compared; those of two r
 """
 
 import json
-import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import auth
 import core
@@ -15,28 +13,36 @@ import engine
 import experts
 import fair
 import features
+import gateway
+import host_workers
 import infer
 import kept
 import kept_outputs
 import large
 import limits
 import loads
+import lora
 import mixed
 import moderation
+import oip
+import oip_beside
 import onnx_decoder
 import optimize
 import overhead
 import overload
 import perplexity
 import places
+import played_hosts
 import prefixes
 import roofline
+import scrape
 import secured
 import served
 import sockets
 import starts
 import tensors
 from limits import Figure
+from real_model import smollm2
 
 REAL = (
     *("served.", "served8.", "gathered.", "engine.b", "engine.prefill", "ttft.", "itl.", "rss."),
@@ -52,6 +58,9 @@ REAL = (
         "experts.",
         "onnx.",
         "optimize.",
+        "lora.",
+        "http.",
+        "host.",
     ),
 )
 
@@ -62,6 +71,7 @@ def figures(only: str) -> Iterator[Figure]:
     yield from starts.figures(only=only)
     yield from overhead.figures(only=only)
     yield from moderation.figures(only=only)
+    yield from scrape.figures(only=only)
     yield from core.figures(only=only)
     yield from places.figures(only=only)
     yield from served.fake_figures(only=only)
@@ -70,6 +80,9 @@ def figures(only: str) -> Iterator[Figure]:
     yield from overload.figures(only=only)
     yield from tensors.figures(only=only)
     yield from infer.figures(only=only)
+    yield from oip.figures(only=only)
+    yield from played_hosts.figures(only=only)
+    yield from oip_beside.figures(only=only)
     yield from kept.figures(only=only)
     yield from kept_outputs.figures(only=only)
     yield from auth.figures(only=only)
@@ -78,7 +91,7 @@ def figures(only: str) -> Iterator[Figure]:
         yield from roofline.shares(served.model_figures(weights, only=only), weights)
         yield from roofline.shares(served.wide_figures(weights, only=only), weights, bits=8)
         yield from kept.model_figures(weights, only=only)
-        yield from engine.figures(weights, only=only)
+        yield from roofline.shares(engine.figures(weights, only=only), weights)
         yield from onnx_decoder.figures(weights, only=only)
         yield from experts.figures(weights, only=only)
         yield from features.figures(weights, only=only)
@@ -86,17 +99,12 @@ def figures(only: str) -> Iterator[Figure]:
         yield from mixed.figures(weights, only=only)
         yield from fair.figures(weights, only=only)
         yield from loads.figures(weights, only=only)
+        yield from gateway.figures(weights, only=only)
+        yield from host_workers.figures(weights, only=only)
         yield from large.figures(weights, only=only)
+        yield from lora.figures(weights, only=only)
         yield from perplexity.figures(weights, only=only)
         yield from optimize.figures(weights, only=only)
-
-
-def smollm2() -> Path:
-    """The weights of SmolLM2-135M-Instruct, pulled once."""
-    pulled = subprocess.run(
-        [sys.executable, "-m", "inferd", "pull", "smollm2", "-o", "json"], check=True, stdout=subprocess.PIPE, text=True
-    )
-    return Path(json.loads(pulled.stdout)["path"])
 
 
 if __name__ == "__main__":

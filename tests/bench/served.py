@@ -124,13 +124,20 @@ def processor_s(pid: int) -> float:
 
 
 async def run_case(
-    address: str, case: Case, *, temperature: float = 0.0, gathers: bool = False, kept: bool = False
+    address: str,
+    case: Case,
+    *,
+    model: str = "bench",
+    temperature: float = 0.0,
+    gathers: bool = False,
+    kept: bool = False,
 ) -> tuple[float, list[list[float]]]:
     """Run a case; seconds from the first submission to the last token, and when each stream's messages came.
 
     Args:
         address: Of the kernel.
         case: What to run.
+        model: Which one runs it.
         temperature: Of the sampling.
         gathers: Wait for the whole of each output with `generate`, instead of streaming its tokens.
         kept: Let the tasks outlive their client: what they tell is in the store before it is streamed.
@@ -148,8 +155,8 @@ async def run_case(
             **({"detach_on_disconnect": True} if kept else {}),
         }
         if gathers:
-            return len((await client.generate("bench", prompt, **options)).token_ids)
-        async for event in client.run("bench", prompt, **options):
+            return len((await client.generate(model, prompt, **options)).token_ids)
+        async for event in client.run(model, prompt, **options):
             if event.HasField("output"):
                 count += len(event.output.token_ids)
                 arrivals[number].append(time.perf_counter())

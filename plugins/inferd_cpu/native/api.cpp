@@ -12,7 +12,7 @@ using namespace inferd;
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
 // Changes with every change of a function or struct below: a library of another build is not used.
-constexpr int kInterface = 12;
+constexpr int kInterface = 13;
 
 EXPORT int inferd_interface() { return kInterface; }
 
@@ -62,6 +62,11 @@ EXPORT void inferd_set_vector(void* model, int vector, int layer, const float* n
 
 // The weights are there. From now on pages of the KV pool are taken, in the background.
 EXPORT void inferd_fill_pool(void* model) { static_cast<Model*>(model)->fill_pool(); }
+
+// Rows of a slot are changed so from the next step on, or null: no more. `changes` stays. 1 where there is no memory.
+EXPORT int inferd_set_adapter(void* model, int slot, const Change* changes) {
+  return static_cast<Model*>(model)->set_adapter(slot, changes) ? 0 : 1;
+}
 
 // 0 when done; 1 when the batch is not sound: nothing has changed.
 EXPORT int inferd_step(void* model, const Step* step) {

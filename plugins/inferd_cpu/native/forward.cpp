@@ -14,10 +14,11 @@ void Forward::run() {
   for (int index = 0; index < shape_.layers; index++) {
     const Layer& layer = m_.layers_[index];
     const float* const* vectors = layer.vectors;
-    prepare(fed, vectors[vector_attention_norm], vectors[vector_attention_norm_bias], true);
+    prepare(fed, vectors[vector_attention_norm], vectors[vector_attention_norm_bias], true, adapted());
     gather();
     multiply_qkv(index, m_.fine_ ? fine_rows() : width_rows(), m_.work_.qkv, shape_.qkv_stride());
     meet();
+    if (adapted()) adapt_qkv(index);
     if (m_.few_) {
       attend_few(layer, index);
       m_.pool_.meet();
@@ -28,15 +29,18 @@ void Forward::run() {
     }
     multiply(index, part_mix, mixed_rows(), m_.work_.delta, shape_.delta_stride());
     meet();
+    if (adapted()) adapt_mix(index);
     const Addition mixed = {m_.work_.delta, vectors[vector_mix_bias], vectors[vector_attention_post_norm],
                             vectors[vector_attention_post_norm_bias]};
     const Vector norm = shape_.parallel && !vectors[vector_feed_norm] ? vector_attention_norm : vector_feed_norm;
-    prepare(mixed, vectors[norm], vectors[norm + 1], false, layer.routed);
+    prepare(mixed, vectors[norm], vectors[norm + 1], false, layer.routed || adapted());
     if (layer.routed) {
       feed_experts(layer, index);
     } else {
       gather();
-      if (shape_.plain_feed()) {
+      if (adapted()) {
+        feed_adapted(index);
+      } else if (shape_.plain_feed()) {
         feed_plain(index);
       } else {
         feed(index);
@@ -44,6 +48,7 @@ void Forward::run() {
       meet();
       multiply(index, part_down, feed_rows(), m_.work_.delta, shape_.delta_stride());
       meet();
+      if (adapted()) adapt_down(index);
     }
     fed = {layer.routed && single_row() ? desk_.fed : m_.work_.delta, vectors[vector_down_bias],
            vectors[vector_feed_post_norm], vectors[vector_feed_post_norm_bias]};

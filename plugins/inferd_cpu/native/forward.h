@@ -40,6 +40,7 @@ class Forward {
   // Decoding of one sequence: each thread then finds out for itself which experts are chosen, and adds up what they give.
   bool single_row() const { return m_.few_ && s_.tokens == 1; }
   bool alone() const { return m_.few_ || m_.apart_; }  // has activations of its own
+  bool adapted() const { return !m_.adapted_rows_.empty(); }  // some rows have adapters
   const Rows& width_rows() const { return alone() ? m_.own_width_rows_[thread_] : m_.width_rows_; }
   const Rows& fine_rows() const { return alone() ? m_.own_fine_rows_[thread_] : m_.fine_rows_; }
   const Rows& mixed_rows() const { return alone() ? m_.own_mixed_rows_[thread_] : m_.mixed_rows_; }
@@ -78,6 +79,11 @@ class Forward {
   void feed_blocks(const Matrix& matrix, const Rows& rows, Share own, const Rows& out);
   void feed(int layer);
   void feed_plain(int layer);
+  void adapt(int index, Spot spot, const float* inputs, int k, float* out, size_t stride, int step);
+  void adapt_qkv(int index);
+  void adapt_mix(int index);
+  void feed_adapted(int index);
+  void adapt_down(int index);
   void feed_experts(const Layer& layer, int index);
   void route_one(const Layer& layer);
   void route_rows(const Layer& layer);

@@ -320,7 +320,7 @@ bool Model::is_sound(const Step& s) const {
     if (used > s.table_width || !within(table, used, shape_.blocks)) return false;
     if (shape_.window_blocks > 0 && !sees_windows(s, sequence)) return false;
   }
-  if (s.logit_count > shape_.max_step_tokens) return false;
+  if (s.logit_count > shape_.max_step_tokens || !has_adapters(s)) return false;
   return within(s.logit_rows, s.logit_count, s.tokens) && within(s.hidden_rows, s.hidden_count, s.tokens);
 }
 
@@ -351,9 +351,11 @@ uint8_t* Model::block(int number) const {
 size_t Model::block_bytes(const Shape& shape, bool windows) { return bytes_of_block(shape, windows); }
 
 void Model::plan(const Step& s) {
+  plan_adapters(s);
+  const bool adapted = !adapted_rows_.empty();
   single_ = s.tokens == s.sequences;
-  few_ = single_ && s.tokens <= kFewRows;
-  apart_ = !fine_ && !shape_.experts && s.tokens >= kApartRows * shape_.threads;
+  few_ = single_ && !adapted && s.tokens <= kFewRows;
+  apart_ = !fine_ && !shape_.experts && !adapted && s.tokens >= kApartRows * shape_.threads;
   for (int layer = 0; layer < shape_.layers; layer++) work_.groups_taken[layer] = 0;
   steps_++;
   // Kernels read whole segments and leave out afterwards what is not seen: every entry must lead into the pool.

@@ -8,6 +8,7 @@
 #include <memory>
 #include <vector>
 
+#include "adapters.h"
 #include "attention.h"
 #include "linear.h"
 #include "memory.h"
@@ -73,6 +74,7 @@ struct Step {
   const int32_t *token_ids, *positions, *starts, *lengths, *block_tables, *logit_rows, *hidden_rows;
   int32_t* window_tables;  // of layers with a window; entries that no row sees become 0
   const int32_t* beyond;   // [sequences]: whether the second frequencies are its; null where there are none
+  const int32_t* adapters;  // [sequences]: the slot of its adapter, -1 for none; null where none has one
   float* logits;    // [logit_count][vocabulary], logits_stride apart; null when only the best tokens are wanted
   float* hidden;    // [hidden_count][width]
   int32_t* chosen;  // [logit_count]; null when logits are wanted
@@ -225,11 +227,16 @@ class Model {
            const float* counts);
   void set_vector(int vector, int layer, const float* numbers, int count);
 
+  // Has the rows of a slot changed so, [layers][spot_count], as long as the numbers are there; null takes that away.
+  // False where there is no memory.
+  bool set_adapter(int slot, const Change* changes);
+
   // To be called once, when the weights are there.
   void fill_pool() { filling_.start(pool_memory_); }
 
   bool is_sound(const Step& step) const;
   bool sees_windows(const Step& step, int sequence) const;
+  bool has_adapters(const Step& step) const;
   void compute(const Step& step);
   void copy_blocks(const int32_t* pairs, int count);
 
@@ -250,6 +257,7 @@ class Model {
   static void divide_experts(const Shape& shape, const Kernels& kernels, Division& from, Workspace* out);
   static size_t divide(const Shape& shape, const Kernels& kernels, uint8_t* memory, Workspace* out);
   void plan(const Step& step);
+  void plan_adapters(const Step& step);
   Share rows_of(int tokens, int thread) const;
 
   const Shape shape_;
@@ -272,6 +280,9 @@ class Model {
   Workspace work_;
   Rows width_rows_{}, fine_rows_{}, mixed_rows_{}, feed_rows_{}, head_rows_{}, shared_rows_{};
   std::vector<ExpertRows> expert_rows_;
+  std::vector<const Change*> adapters_;  // by slot; null where there is none
+  std::vector<AdaptedRow> adapted_rows_;  // of the step
+  AdapterSpace adapter_space_;
   std::vector<Rows> own_width_rows_, own_fine_rows_, own_mixed_rows_, own_feed_rows_;  // of each thread
   uint32_t steps_ = 0;   // so far
   bool single_ = false;  // every sequence has one row

@@ -212,6 +212,49 @@ void gate(const float* gate_up, int first_block, int blocks, const Rows& out) {
 }
 #endif
 
+void gate_row(const float* sums, int blocks, float* out) {
+  for (int block = 0; block < blocks; block++, sums += 2 * kBlock)
+    for (int i = 0; i < kBlock; i += kLanes) {
+      const Floats v = load(sums + i), up = load(sums + kBlock + i);
+#if defined(ISA_AMX)
+      store(out + block * kBlock + i, gated(v, up));
+#else
+      store(out + block * kBlock + i, v / (splat(1.0f) + exponential(-v)) * up);
+#endif
+    }
+}
+
+// Rows of `down` in fours: as many sums are under way at once.
+void lower(const float* x, const float* down, int rank, int n, float* low) {
+  const auto stride = static_cast<size_t>(n);
+  int j = 0;
+  for (; j + 4 <= rank; j += 4, down += 4 * stride) {
+    Floats sums[4][kParts] = {};
+    for (int i = 0; i < n; i += 16)
+      for (int part = 0; part < kParts; part++) {
+        const int at = i + part * kLanes;
+        const Floats v = load(x + at);
+        for (int k = 0; k < 4; k++) sums[k][part] = fma(v, load(down + k * stride + at), sums[k][part]);
+      }
+    for (int k = 0; k < 4; k++) low[j + k] = sum(sums[k]);
+  }
+  for (; j < rank; j++, down += stride) low[j] = dot(x, down, n);
+}
+
+void raise(const float* low, const float* up, int rank, int outputs, int step, float* x) {
+  for (int i = 0; i < outputs; i += 16, up += 16 * rank) {
+    float* at = x + static_cast<size_t>(i / kBlock) * step + i % kBlock;
+    Floats sums[kParts];
+    for (int part = 0; part < kParts; part++) sums[part] = load(at + part * kLanes);
+    for (int j = 0; j < rank; j++) {
+      const Floats weight = splat(low[j]);
+      for (int part = 0; part < kParts; part++)
+        sums[part] = fma(weight, load(up + 16 * j + part * kLanes), sums[part]);
+    }
+    for (int part = 0; part < kParts; part++) store(at + part * kLanes, sums[part]);
+  }
+}
+
 void find_best(const float* logits, int first, int n, Best* best) {
   Floats values = splat(best->value);
   Ints ids = splat(best->id), at, bad = {};
@@ -252,7 +295,8 @@ void weigh(const float* logits, int n, float peak, float temperature, float* out
 }  // namespace
 
 extern const Norms norms;
-const Norms norms = {normalize, center, add, add_scaled, dot, cap, subtract, rotate, gate, activate, find_best, weigh};
+const Norms norms = {normalize, center,   add,      add_scaled, dot,   cap,       subtract, rotate,
+                     gate,      activate, gate_row, lower,      raise, find_best, weigh};
 
 }  // namespace ISA
 }  // namespace inferd

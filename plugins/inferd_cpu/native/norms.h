@@ -48,6 +48,16 @@ struct Norms {
   // without these, alone; `sums` is laid out as for `gate`, and so is `bias`, which may be null. out: [blocks * 32].
   void (*activate)(Activation kind, bool gated, const float* sums, const float* bias, int blocks, float* out);
 
+  // What `gate` makes of one row before it is quantised, by the same operations; sums laid out as for `activate`.
+  void (*gate_row)(const float* sums, int blocks, float* out);
+
+  // The products of x, n numbers, with each of `rank` rows of `down`; n a multiple of 16.
+  void (*lower)(const float* x, const float* down, int rank, int n, float* low);
+
+  // Adds `up` times `low` to outputs, a multiple of 16; up: [outputs / 16][rank][16]. Blocks of 32 begin `step` floats
+  // behind each other.
+  void (*raise)(const float* low, const float* up, int rank, int outputs, int step, float* x);
+
   // The best of logits [first, first + n), the first of equals; `best` holds the best of those before.
   void (*find_best)(const float* logits, int first, int n, Best* best);
 

@@ -99,6 +99,13 @@ inline __attribute__((always_inline)) Floats swap_lanes(Floats v, int distance) 
 inline Ints add_products(Ints sums, Ints unsigned_bytes, Ints signed_bytes) {
 #if defined(__AVX512VNNI__)
   return (Ints)_mm512_dpbusd_epi32((__m512i)sums, (__m512i)unsigned_bytes, (__m512i)signed_bytes);
+#elif defined(__AVX2__) && !defined(__AVX512F__)
+  // Even and odd bytes in 16 bits each: vpmaddubsw would cut off sums of two products of bytes above 127.
+  const __m256i ours = (__m256i)unsigned_bytes, theirs = (__m256i)signed_bytes;
+  const __m256i even = _mm256_madd_epi16(_mm256_and_si256(ours, _mm256_set1_epi16(0xff)),
+                                         _mm256_srai_epi16(_mm256_slli_epi16(theirs, 8), 8));
+  const __m256i odd = _mm256_madd_epi16(_mm256_srli_epi16(ours, 8), _mm256_srai_epi16(theirs, 8));
+  return sums + (Ints)even + (Ints)odd;
 #else
   for (int shift = 0; shift < 32; shift += 8)
     sums += ((unsigned_bytes >> shift) & 0xff) * ((signed_bytes << (24 - shift)) >> 24);
