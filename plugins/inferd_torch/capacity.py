@@ -61,6 +61,7 @@ class Sizes:
         width: Of the hidden states; 0 when it does not show them.
         step_bytes: What the largest step takes, counted; None where it cannot be.
         heads: Of queries; 0 where scores are plain products, of which few are held.
+        seeing_bytes: What it takes to see pictures, and what is kept of them.
     """
 
     context_tokens: int
@@ -72,6 +73,7 @@ class Sizes:
     width: int
     step_bytes: int | None = None
     heads: int = 0
+    seeing_bytes: int = 0
 
 
 def choose_step(settings: Mapping[str, Any], room: Room) -> tuple[int, int]:
@@ -147,7 +149,7 @@ def derive_workspace(sizes: Sizes, *, room: Room, step_tokens: int, max_sequence
     recorded_bytes = 0
     if recordings:
         recorded_bytes = step_bytes * max_sequences // step_tokens + 3 * rows_bytes + recordings * RECORDING_BYTES
-    return room.library_bytes + step_bytes + 4 * logits + DRAWN_BYTES * drawn + recorded_bytes
+    return room.library_bytes + step_bytes + 4 * logits + DRAWN_BYTES * drawn + recorded_bytes + sizes.seeing_bytes
 
 
 def derive_need(sizes: Sizes, limits: TokenLimits, *, room: Room, recordings: int = 0) -> MemoryNeed:

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +43,8 @@ from inferd_torch.spanning.parts import folder_parts
 from inferd_torch.spanning.share import Share, check_share, divide
 from inferd_torch.survey import survey
 from inferd_torch.tally import count_step
+from inferd_torch.vision.sight import Sight, look
+from inferd_torch.vision.tower import Tower
 from inferd_torch.warming import warm
 
 if TYPE_CHECKING:
@@ -65,6 +67,7 @@ class Examined:
         limits: Of the session.
         need: What it takes.
         fused: Take the small steps of its layers together, where it is known.
+        sight: What it does with pictures, or why it takes none.
         share: What of it each of several ranks holds; None for one. All but `artifact` and `need` is that of a rank.
     """
 
@@ -78,6 +81,7 @@ class Examined:
     need: MemoryNeed
     share: Share | None = None
     fused: bool = True
+    sight: Sight | str = ""
 
 
 def examine(request: LoadRequest) -> Examined:
@@ -88,12 +92,14 @@ def examine(request: LoadRequest) -> Examined:
     """
     device = torch.device("cpu" if request.device == devices.CPU else request.device)
     artifact, config = _read(request)
+    ranks = _count_ranks(request)
     dtype = network.choose_dtype(artifact, config, str(request.settings["dtype"]), device)
     skeleton, share = network.make_skeleton(artifact, config), None
-    if (ranks := _count_ranks(request)) > 1:
+    if ranks > 1:
         share, whole = divide(artifact, config, ranks), skeleton
         config, skeleton = share.config, network.make_skeleton(artifact, share.config)
         check_share(artifact, share, whole, skeleton)
+    sight = look(artifact, config, request.settings, ranks=ranks)
     together = request.ranks.count(request.device) or 1  # on one device
     weights_bytes = sum(weight.numel() for weight in skeleton.parameters()) * dtype.itemsize
     found = survey(artifact, config, skeleton)
@@ -110,6 +116,7 @@ def examine(request: LoadRequest) -> Examined:
         width=found.embedding_size,
         heads=found.scored_heads,
         step_bytes=step_bytes and step_bytes * dtype.itemsize // skeleton.dtype.itemsize,
+        seeing_bytes=sight.count_bytes(config, number_bytes=dtype.itemsize) if isinstance(sight, Sight) else 0,
     )
     recordings = len(choose_rows(max_sequences)) if device.type == "cuda" and request.settings["cuda_graphs"] else 0
     limits = derive_limits(
@@ -122,6 +129,8 @@ def examine(request: LoadRequest) -> Examined:
             sizes, room=room, step_tokens=step_tokens, max_sequences=max_sequences, recordings=recordings
         ),
     )
+    if isinstance(sight, Sight):
+        limits = replace(limits, whole_pictures=sight.kind.whole)
     return Examined(
         artifact=artifact,
         config=config,
@@ -133,6 +142,7 @@ def examine(request: LoadRequest) -> Examined:
         need=times(derive_need(sizes, limits, room=room, recordings=recordings), together),
         share=share,
         fused=bool(request.settings["fused"]),
+        sight=sight,
     )
 
 
@@ -204,6 +214,7 @@ def load(model: Examined, request: LoadRequest, progress: ReportProgress) -> Loa
         description=description,
         sampling=artifact.sampling,
         embedding=artifact.embedding,
+        pictures=model.sight,
     )
 
 
@@ -261,7 +272,12 @@ def make_session(model: Examined, loaded: Any, group: Group | None = None, *, gr
         dtype=model.dtype,
         fused=model.fused,
         graphs=graphs,
+        tower=_raise_tower(loaded, model.sight),
     )
+
+
+def _raise_tower(net: Any, sight: Sight | str) -> Tower | None:
+    return None if isinstance(sight, str) else Tower(net, sight.kind, kept_tokens=sight.kept_tokens)
 
 
 def open_session(
@@ -274,6 +290,7 @@ def open_session(
     dtype: torch.dtype,
     fused: bool,
     graphs: bool,
+    tower: Tower | None = None,
 ) -> TorchSession:
     """A session of a network whose weights are where they compute, warmed up: what it compiles is compiled.
 
@@ -286,8 +303,9 @@ def open_session(
         dtype: Of keys and values.
         fused: Take small steps together, where the network is known; on CUDA.
         graphs: Record decode steps; on CUDA.
+        tower: What sees pictures.
     """
-    make = partial(TorchSession, net, shapes=shapes, limits=limits, device=device, dtype=dtype)
+    make = partial(TorchSession, net, shapes=shapes, limits=limits, device=device, dtype=dtype, tower=tower)
     if device.type != "cuda":
         return make()
     # Triton comes with CUDA builds only.
@@ -299,7 +317,7 @@ def open_session(
     if graphs and not network.is_recordable(net, dtype, (card.major, card.minor)):
         graphs = False
         _log.warning("decode steps are not recorded: products of experts in %s wait for this device", dtype)
-    if fused:
+    if fused and tower is None:  # what takes small steps together knows of no pictures
         free = torch.cuda.empty_cache
         decoder = fuse(net, windows=windows, context_tokens=limits.context_tokens, steps=TritonSteps, freed=free)
     session = make(attend=(PagedDecode(card.multi_processor_count), PagedPrefill()), fused=decoder, graphs=graphs)

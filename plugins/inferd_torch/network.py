@@ -6,12 +6,13 @@ from copy import deepcopy
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, GgufConfig, modeling_utils
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, GgufConfig, modeling_utils
 from transformers.utils import logging
 
 from inferd.plugin import LoadError, UnsupportedModelError
 from inferd_torch.artifact import Artifact
 from inferd_torch.attention import NAME, register
+from inferd_torch.plugin import SEEING_TYPES
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 STORED = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}  # by the names of safetensors
@@ -32,7 +33,7 @@ def read_config(artifact: Artifact) -> Any:
         artifact, lambda: AutoConfig.from_pretrained(artifact.folder, **_options(artifact)), kind=UnsupportedModelError
     )
     text = config.get_text_config(decoder=True)
-    kind = AutoModelForCausalLM._model_mapping.get(type(config), None)  # noqa: SLF001 - it has no public name
+    kind = _find_class(config)
     if config.is_encoder_decoder or kind is None:
         raise UnsupportedModelError(f"{artifact.path}: architecture {config.model_type!r} is no decoder of text")
     if not getattr(kind, "_supports_attention_backend", False):
@@ -50,6 +51,19 @@ def read_config(artifact: Artifact) -> Any:
             f"{artifact.path}: num_kv_shared_layers is {text.num_kv_shared_layers}; only 0 is supported"
         )
     return config
+
+
+def _find_class(config: Any) -> Any:
+    """The class of a network that writes text; None where there is none."""
+    kind = AutoModelForCausalLM._model_mapping.get(type(config), None)  # noqa: SLF001 - it has no public name
+    if kind is None and config.model_type in SEEING_TYPES:
+        kind = AutoModelForImageTextToText._model_mapping.get(type(config), None)  # noqa: SLF001 - as above
+    return kind
+
+
+def _attention(config: Any) -> str | dict[str, str]:
+    """What computes attention: ours for text; what sees pictures keeps no keys and has that of torch."""
+    return {"text_config": NAME, "vision_config": "sdpa"} if config.model_type in SEEING_TYPES else NAME
 
 
 def choose_dtype(artifact: Artifact, config: Any, setting: str, device: torch.device) -> torch.dtype:
@@ -78,7 +92,9 @@ def make_skeleton(artifact: Artifact, config: Any) -> Any:
 
     def build() -> Any:
         with torch.device("meta"):  # the experts of some architectures compute in bfloat16 only, where they are on it
-            return AutoModelForCausalLM.from_config(deepcopy(config), attn_implementation=NAME, dtype=torch.bfloat16)
+            return _find_class(config)._from_config(  # noqa: SLF001 - the public ones choose a class again
+                deepcopy(config), attn_implementation=_attention(config), dtype=torch.bfloat16
+            )
 
     skeleton = _guard(artifact, build, kind=UnsupportedModelError).eval()
     offset = [name for name, module in skeleton.named_modules() if hasattr(module, OFFSET_POSITIONS)]
@@ -158,12 +174,12 @@ def load_network(
     register()
     logging.disable_progress_bar()
     options = _options(artifact)
-    kind: Any = AutoModelForCausalLM
+    kind = _find_class(config)
     folder: Any = artifact.folder
     if weights is not None:
         options.pop("gguf_file", None)
         options["state_dict"] = weights
-        kind, folder = AutoModelForCausalLM._model_mapping[type(config)], None  # noqa: SLF001 - it has no public name
+        folder = None
     if "gguf_file" in options:
         options["quantization_config"] = GgufConfig(dequantize=True)
     else:
@@ -175,7 +191,7 @@ def load_network(
                 folder,
                 **options,
                 dtype=dtype,
-                attn_implementation=NAME,
+                attn_implementation=_attention(config),
                 device_map={"": device},
                 output_loading_info=True,
             ),

@@ -23,18 +23,20 @@ class Group:
         rows: Rows of the step, shape (S, N).
         slots: Where the keys of each sequence lie in the pool, in tokens, shape (S, L). Behind its end, its first one.
         positions: Of the rows, shape (S, N).
+        reach: The last position that each row sees, shape (S, N); None where that is its own.
     """
 
     rows: Tensor
     slots: Tensor
     positions: Tensor
+    reach: Tensor | None = None
     _masks: dict[int | None, Tensor] = field(default_factory=dict)
 
     def mask(self, window: int | None) -> Tensor:
-        """Which keys a row sees: those up to itself, with a window only so many; shape (S, 1, N, L)."""
+        """Which keys a row sees: those up to its reach, with a window only so many before it; shape (S, 1, N, L)."""
         if window not in self._masks:
             keys, rows = torch.arange(self.slots.shape[1], device=self.slots.device), self.positions[:, None, :, None]
-            seen = keys <= rows
+            seen = keys <= (rows if self.reach is None else self.reach[:, None, :, None])
             self._masks[window] = seen if window is None else seen & (keys > rows - window)
         return self._masks[window]
 
@@ -65,6 +67,8 @@ class Plan:
         rows: Single rows that attend by block tables, or None.
         spans: Several rows of a sequence that attend by block tables, or None.
         groups: The other rows.
+        turned: Positions in time, rows and columns, shape (3, T); None where they are the tokens' own.
+        embedded: What goes into the first layer, shape (T, width); None for what the tokens stand for.
     """
 
     token_ids: Tensor
@@ -73,16 +77,32 @@ class Plan:
     rows: Rows | None
     spans: Spans | None = None
     groups: tuple[Group, ...] = ()
+    turned: Tensor | None = None
+    embedded: Tensor | None = None
 
 
-def make_plan(batch: TokenBatch, limits: TokenLimits, device: torch.device, *, by_tables: bool) -> Plan:
-    """Plan a checked batch; `by_tables`: rows attend by block tables, and none are gathered."""
+def make_plan(
+    batch: TokenBatch, limits: TokenLimits, device: torch.device, *, by_tables: bool, reach: Indices | None = None
+) -> Plan:
+    """Plan a checked batch.
+
+    Args:
+        batch: It.
+        limits: Of the session.
+        device: Of the session.
+        by_tables: Rows attend by block tables, and none are gathered but those that see later ones.
+        reach: The last position that each row sees, shape (T,); None where that is its own.
+    """
     size = limits.block_tokens
     starts, lengths = batch.starts.astype(np.int64), batch.lengths.astype(np.int64)
     counts, tables = np.diff(starts), batch.block_tables.astype(np.int64)
     sequences, positions = np.repeat(np.arange(len(counts)), counts), batch.positions.astype(np.int64)
     singles = np.flatnonzero(counts == 1)
     several = np.flatnonzero(counts > 1)
+    gathered = several if not by_tables else several[:0]
+    if by_tables and reach is not None:
+        beyond = np.add.reduceat(reach != positions, starts[:-1]) > 0
+        gathered, several = several[beyond[several]], several[~beyond[several]]
     rows = spans = None
     if by_tables and len(singles):
         rows = Rows(
@@ -96,7 +116,8 @@ def make_plan(batch: TokenBatch, limits: TokenLimits, device: torch.device, *, b
             tables=_send(batch.block_tables[several].astype(np.int32), device),
         )
     groups = []
-    for some in () if by_tables else (*_share(singles, lengths), *(np.array([sequence]) for sequence in several)):
+    shared = () if by_tables else _share(singles, lengths)
+    for some in (*shared, *(np.array([sequence]) for sequence in gathered)):
         places = np.arange(lengths[some].max())
         places = np.where(places < lengths[some, None], places, 0)
         group_rows = starts[some, None] + np.arange(counts[some[0]])
@@ -105,6 +126,7 @@ def make_plan(batch: TokenBatch, limits: TokenLimits, device: torch.device, *, b
                 rows=_send(group_rows, device),
                 slots=_send(tables[some[:, None], places // size] * size + places % size, device),
                 positions=_send(positions[group_rows], device),
+                reach=None if reach is None else _send(reach[group_rows], device),
             )
         )
     return Plan(

@@ -13,12 +13,19 @@ GGUF_ARCHITECTURES = (  # that transformers 5 reads and whose attention can be o
 TENSOR_TYPES = ("silero_vad",)
 """Folders of tensors to tensors, by the `model_type` of their config.json."""
 
+SEEING_TYPES = ("idefics3", "smolvlm", "qwen2_5_vl", "gemma3")
+"""Folders whose pictures are seen, by the `model_type` of their config.json."""
+
 SPEC = BackendSpec(
     name="torch",
     loader="inferd_torch.backend:TorchBackend",
     formats=("hf", "gguf"),
     description="Hugging Face folders (safetensors) and GGUF files through transformers, on CUDA or the processor",
-    supported={"GGUF architectures": GGUF_ARCHITECTURES, "networks of tensors, in folders": TENSOR_TYPES},
+    supported={
+        "GGUF architectures": GGUF_ARCHITECTURES,
+        "networks of tensors, in folders": TENSOR_TYPES,
+        "models that see pictures, in folders": SEEING_TYPES,
+    },
     settings=(
         Setting(
             name="context_tokens",
@@ -82,6 +89,23 @@ SPEC = BackendSpec(
             default=True,
             description="compute what lies between the products of a layer together, where the architecture is known;"
             " without effect on the processor",
+        ),
+        Setting(
+            name="picture_tokens",
+            kind="int",
+            default=4096,
+            minimum=1,
+            maximum=1 << 20,
+            description="most tokens of one picture, of a model that sees: larger ones are refused",
+        ),
+        Setting(
+            name="picture_cache_tokens",
+            kind="int",
+            default=16384,
+            minimum=0,
+            maximum=1 << 24,
+            description="tokens of pictures whose vectors are kept, so that a picture that comes again is not computed"
+            " again",
         ),
         Setting(
             name="pre_tokenizer",

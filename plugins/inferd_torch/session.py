@@ -2,12 +2,15 @@
 
 import gc
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from inferd.plugin import KvLayout, StepResult, TokenBatch, TokenLimits
+from inferd.plugin import KvLayout, ReadAdapter, StepResult, TokenBatch, TokenLimits
+from inferd_torch.adapters import Adapting
 from inferd_torch.attention import AttendRows, AttendSpans, PagedAttention, install
 from inferd_torch.faults import guard
 from inferd_torch.fused import FusedDecoder
@@ -17,8 +20,19 @@ from inferd_torch.sampling import choose
 from inferd_torch.spans import attend_spans
 from inferd_torch.split import attend_split
 from inferd_torch.survey import watch_hidden
+from inferd_torch.vision.tower import Tower
 
-SIZES = frozenset({"kv_tokens", "max_sequences", "max_step_tokens", "cuda_graphs", "pre_tokenizer"})
+SIZES = frozenset(
+    {
+        "picture_tokens",
+        "picture_cache_tokens",
+        "kv_tokens",
+        "max_sequences",
+        "max_step_tokens",
+        "cuda_graphs",
+        "pre_tokenizer",
+    }
+)
 """Settings that change no byte of a KV block."""
 
 
@@ -34,6 +48,7 @@ class TorchSession:
         attend: How rows attend by block tables, single ones and spans; None to gather their keys.
         fused: The network with its small steps taken together; None to let the network itself compute.
         graphs: Record decode steps as CUDA graphs.
+        tower: What sees pictures; None where nothing does.
     """
 
     def __init__(
@@ -47,6 +62,7 @@ class TorchSession:
         attend: tuple[AttendRows, AttendSpans] | None = None,
         fused: FusedDecoder | None = None,
         graphs: bool = False,
+        tower: Tower | None = None,
     ) -> None:
         self._network = network
         self._limits = limits
@@ -54,7 +70,9 @@ class TorchSession:
         self._dtype = dtype
         self._by_tables = attend is not None
         self._fused = fused
+        self._tower = tower
         self._guard = guard(device)
+        self._adapting = Adapting(network, device)
         with torch.inference_mode():
             self._pool = Pool(
                 shapes, blocks=limits.blocks, block_tokens=limits.block_tokens, device=device, dtype=dtype
@@ -95,6 +113,26 @@ class TorchSession:
             self._run(batch, follows=True)
             self._hidden = None
 
+    def read_adapter(self, path: Path) -> ReadAdapter:
+        """Read an adapter, beside the steps.
+
+        Raises:
+            LoadError: It cannot be read, is for another model, or changes more than linear modules of layers.
+        """
+        return self._adapting.read(path)
+
+    def add_adapter(self, slot: int, adapter: ReadAdapter) -> None:
+        """Have sequences of this slot computed with it from the next step on.
+
+        Raises:
+            MemoryError: The device has none.
+        """
+        self._adapting.add(slot, adapter)
+
+    def remove_adapter(self, slot: int) -> None:
+        """No sequence has it any more."""
+        self._adapting.remove(slot)
+
     def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
         """Copy KV blocks, each pair from its first to its second; in order.
 
@@ -130,7 +168,8 @@ class TorchSession:
 
     def close(self) -> None:
         """Give the memory back."""
-        del self._network, self._fused, self._pool, self._attention, self._graphs, self._hidden
+        del self._network, self._fused, self._tower, self._pool, self._attention, self._graphs
+        del self._hidden, self._adapting
         gc.collect()  # networks are full of cycles
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
@@ -142,23 +181,44 @@ class TorchSession:
         What is recorded is played for others as well.
         """
         single = len(batch.token_ids) == len(batch.lengths) == len(batch.logit_rows)
-        if self._graphs is not None and single and batch.hidden_rows is None:
+        self._adapting.rows = []  # while pictures are computed: no row of theirs is one of the step
+        seen = self._tower is not None and self._tower.changes(batch)
+        plan = self._plan(batch) if seen else None
+        self._adapting.begin(batch)
+        plain = batch.hidden_rows is None and not seen and not self._adapting.rows
+        if self._graphs is not None and single and plain:
             found: tuple[Tensor, Tensor] = self._graphs.run(batch)
             return found
-        plan = make_plan(batch, self._limits, self._device, by_tables=self._by_tables)
+        if plan is None:
+            plan = make_plan(batch, self._limits, self._device, by_tables=self._by_tables)
         wanted = batch.logit_rows[:0] if follows else batch.logit_rows
         return self._forward(plan, torch.from_numpy(wanted).to(self._device, torch.int64)), None
+
+    def _plan(self, batch: TokenBatch) -> Plan:
+        """The plan of a step in which something hangs on pictures."""
+        tower, device = self._tower, self._device
+        if tower is None:
+            raise ValueError("the model sees no pictures")
+        reach, turned = tower.reach(batch), tower.rotate(batch)
+        plan = make_plan(batch, self._limits, device, by_tables=self._by_tables, reach=reach)
+        return replace(
+            plan,
+            turned=None if turned is None else torch.from_numpy(turned).to(device),
+            embedded=tower.embed(batch, plan.token_ids),
+        )
 
     def _forward(self, plan: Plan, logit_rows: Tensor | int = 0) -> Tensor:
         """Logits (R, V) of the given rows, or of all."""
         self._attention.plan = plan
         try:
-            if self._fused is not None:
+            if self._fused is not None and not self._adapting.rows:  # what is taken together has no modules
                 self._hidden = hidden = self._fused(self._attention)
                 return self._fused.logits(hidden if isinstance(logit_rows, int) else hidden[logit_rows])
+            embedded = plan.embedded is not None
             output = self._network(
-                input_ids=plan.token_ids[None],
-                position_ids=plan.positions[None],
+                input_ids=None if embedded else plan.token_ids[None],
+                inputs_embeds=plan.embedded[None] if plan.embedded is not None else None,
+                position_ids=plan.positions[None] if plan.turned is None else plan.turned[:, None],
                 use_cache=False,
                 logits_to_keep=logit_rows,
             )

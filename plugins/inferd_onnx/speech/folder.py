@@ -1,7 +1,7 @@
 """A folder of Whisper's: its graphs, and what its configurations say."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -9,6 +9,7 @@ from inferd.plugin import (
     AudioInput,
     LoadError,
     Recipe,
+    TimeTokens,
     UnsupportedModelError,
     Vocabulary,
     WrittenOutput,
@@ -98,6 +99,9 @@ def read_speech_folder(path: Path, graphs: Path) -> SpeechFolder:
     shape = _read_shape(path, config, generation)
     states = _size(path / CONFIG, config, "max_source_positions")
     audio = _read_audio(heard, sound)
+    written = replace(
+        _read_writing(path, config, generation), times=_read_times(config, generation, audio, states=states)
+    )
     found = SpeechFolder(
         encoder=encoder,
         first=first,
@@ -107,7 +111,7 @@ def read_speech_folder(path: Path, graphs: Path) -> SpeechFolder:
         frames=audio.window // audio.hop,
         states=states,
         vocabulary=read_hf_vocabulary(path, config, generation),
-        recipe=Recipe(where=str(path), inputs=(audio,), written=_read_writing(path, config, generation)),
+        recipe=Recipe(where=str(path), inputs=(audio,), written=written),
     )
     if found.mels != (bands := _size(path / CONFIG, config, "num_mel_bins")):
         raise LoadError(f"{heard}: feature_size is {found.mels}, but {CONFIG} has num_mel_bins {bands}")
@@ -229,6 +233,29 @@ def _read_writing(path: Path, config: Mapping[str, Any], generation: Mapping[str
         begin=tuple(number for number in behind if number is not None),
         suppress=_tokens(where, "suppress_tokens", given("suppress_tokens")),
         begin_suppress=_tokens(where, "begin_suppress_tokens", given("begin_suppress_tokens")),
+    )
+
+
+def _read_times(
+    config: Mapping[str, Any], generation: Mapping[str, Any], audio: AudioInput, *, states: int
+) -> TimeTokens | None:
+    """The tokens of time, which are the last of the vocabulary: one for each state of the encoder, and one behind."""
+    said = generation or config
+    silent, end, size = said.get("no_timestamps_token_id"), said.get("eos_token_id"), config.get("vocab_size")
+    end = config.get("eos_token_id") if type(end) is not int else end
+    if type(silent) is not int or type(end) is not int or type(size) is not int:
+        return None
+    if not 0 < end < silent or size != silent + 2 + states:
+        return None
+    most = said.get("max_initial_timestamp_index")
+    row_s = audio.window / audio.rate
+    return TimeTokens(
+        first=silent + 1,
+        step_s=row_s / states,
+        row_s=row_s,
+        silent=silent,
+        text_end=end,
+        most_first=most if type(most) is int and most >= 0 else None,
     )
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field, replace
+from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from inferd.core.sampling_defaults import NO_DEFAULTS
 from inferd.core.task import Usage
+from inferd.engine.recipe.segments import LENGTH, Segments
 from inferd.engine.tensor.checks import AT, check_inputs, choose_outputs
 from inferd.engine.tensor.request import TensorResult
 from inferd.engine.token.loop import Loop
@@ -19,7 +21,7 @@ from inferd.engine.token.submission import Submission
 from inferd.engine.work import TokenInput
 from inferd.errors import InferdError, InvalidFieldError, UnsupportedInputError, suggestion
 from inferd.plugin import LoadError, Signature
-from inferd.plugin.tensor import ElementType, Tensor, TensorInfo
+from inferd.plugin.tensor import NUMPY, ElementType, Tensor, TensorInfo
 from inferd.sampling import GREEDY, fill
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
     from inferd.core.vigil import Pulse
     from inferd.engine.activity import Activity
+    from inferd.engine.recipe.segments import Segment
     from inferd.engine.tensor.request import Request
     from inferd.engine.token.limits import EngineLimits
     from inferd.engine.token.output import StepOutput
@@ -36,7 +39,12 @@ if TYPE_CHECKING:
 PIECES: Final = "pieces"
 """The name of the dimension of an output that is a text in pieces, each set of outputs one."""
 
-LANGUAGE, TASK, TOKENS = "language", "task", "_tokens"
+LANGUAGE, TASK, TIMES, TOKENS = "language", "task", "times", "_tokens"
+SEGMENTS, BEGINS, ENDS, WRITTEN_IN, LASTS = "_segments", "_begins", "_ends", "_language", "_length"
+TIMED: Final = (SEGMENTS, BEGINS, ENDS, WRITTEN_IN, LASTS)
+"""Ends of the names of what is told only where times are asked for."""
+SEGMENTED: Final = "segments"
+"""What `times` may ask for."""
 LIKELIEST: Final = fill(GREEDY, NO_DEFAULTS, task_id="")
 
 
@@ -51,6 +59,9 @@ class _Job:
         start: Tokens that each row begins with.
         script: What is written then.
         skip: Sets of outputs that it has told before, in an engine that lost it.
+        segments: Finds these; None where no times are asked for.
+        language: That is written in and not told yet; "" for none, None while it is not known.
+        length_s: Of the sound, where it is known and not told yet; else infinite.
         silent: Nothing but white space has been told.
         usage: Of the rows that have ended.
     """
@@ -61,6 +72,9 @@ class _Job:
     start: tuple[int, ...]
     script: Script
     skip: int
+    segments: Segments | None = None
+    language: str | None = ""
+    length_s: float = inf
     silent: bool = True
     usage: Usage = field(default_factory=Usage)
 
@@ -155,14 +169,23 @@ class Dictation:
                         name=option, element_type=ElementType.STRING, shape=(1,), optional=True, description=told
                     )
                 )
-        text = self._written.name
+        text, timed = self._written.name, self._written.times is not None
+        if timed:
+            told = f"{SEGMENTED}: when each is said; default: none"
+            inputs.append(
+                TensorInfo(name=TIMES, element_type=ElementType.STRING, shape=(1,), optional=True, description=told)
+            )
+            length = "how long the sound is, s: no segment ends later"
+            inputs.append(
+                TensorInfo(name=LENGTH, element_type=ElementType.FLOAT, shape=(1,), optional=True, description=length)
+            )
         outputs = (
             TensorInfo(name=text, element_type=ElementType.STRING, shape=(PIECES,), description="a piece of the text"),
             TensorInfo(
                 name=text + TOKENS, element_type=ElementType.INT64, shape=("",), description="the tokens of the piece"
             ),
         )
-        return Signature(inputs=tuple(inputs), outputs=outputs)
+        return Signature(inputs=tuple(inputs), outputs=(*outputs, *(_timed_outputs(text) if timed else ())))
 
     def _accept(self, request: Request) -> _Job:
         if request.sequence is not None:
@@ -172,13 +195,31 @@ class Dictation:
         rows = list(request.inputs[self.signature.inputs[0].name].array)
         if not rows:
             raise InvalidFieldError("there is nothing to write of: give at least one row", field=AT)
-        start, script = self._script(request.inputs)
-        return _Job(request, outputs, rows[::-1], start, script, request.told)
+        segments = self._segments(request.inputs)
+        plain = tuple(name for name in outputs if not name.endswith(TIMED))
+        if segments is None and not plain:
+            message = f"output {outputs[0]!r} is told where times are asked for: give the input {TIMES!r} {SEGMENTED!r}"
+            raise InvalidFieldError(message, field="spec.infer.outputs[0]")
+        start, script = self._script(request.inputs, timed=segments is not None)
+        outputs = plain if segments is None else outputs
+        language = _text_of(request.inputs, LANGUAGE) or (None if self._languages else "")
+        length_s = _length_in(request.inputs)
+        return _Job(request, outputs, rows[::-1], start, script, request.told, segments, language, length_s)
 
-    def _script(self, inputs: Mapping[str, Tensor]) -> tuple[tuple[int, ...], Script]:
+    def _segments(self, inputs: Mapping[str, Tensor]) -> Segments | None:
+        """What finds segments, where they are asked for."""
+        if not (asked := _text_of(inputs, TIMES)):
+            return None
+        if asked != SEGMENTED or self._written.times is None:
+            message = f"input {TIMES!r} is {asked[:80]!r}; the model tells the times of {SEGMENTED} alone"
+            raise InvalidFieldError(message, field=f"{AT}[{list(inputs).index(TIMES)}]")
+        return Segments(self._written.times, _length_in(inputs))
+
+    def _script(self, inputs: Mapping[str, Tensor], *, timed: bool) -> tuple[tuple[int, ...], Script]:
         """What a text begins with; of an unknown language the decoder chooses, and then follows what follows."""
         written = self._written
-        behind = written.begin
+        times = written.times if timed else None
+        behind = tuple(token for token in written.begin if times is None or token != times.silent)
         if self._tasks:
             chosen = _chosen(inputs, TASK, self._tasks)
             behind = (next(iter(self._tasks.values())) if chosen is None else chosen, *behind)
@@ -189,7 +230,9 @@ class Dictation:
             opening = (tuple(self._languages.values()), *((token,) for token in behind))
         else:
             start = (*start, *(() if language is None else (language,)), *behind)
-        return start, Script(opening=opening, begin_suppress=written.begin_suppress, suppress=written.suppress)
+        return start, Script(
+            opening=opening, begin_suppress=written.begin_suppress, suppress=written.suppress, times=times
+        )
 
     def _begin(self, job: _Job) -> None:
         """Have the next row of a request written. The lock is held."""
@@ -228,19 +271,37 @@ class Dictation:
         self._deliver_tensors(result)
 
     def _tell(self, job: _Job, token_ids: list[int], text: str, result: TensorResult) -> None:
+        ended: list[Segment] = []
+        if job.segments is not None:
+            text = "" if self._says_times(token_ids) else text
+            ended = job.segments.add(token_ids, text)
+            if token_ids and job.language is None:
+                job.language = next((name for name, token in self._languages.items() if token == token_ids[0]), "")
         if job.silent:
             text = text.lstrip()
             job.silent = not text
+        self._put(job, token_ids, text, ended, result)
+
+    def _says_times(self, token_ids: list[int]) -> bool:
+        """Whether tokens are times alone: they may have pieces, which are no text."""
+        times = self._written.times
+        return times is not None and bool(token_ids) and all(times.seconds(each) is not None for each in token_ids)
+
+    def _put(self, job: _Job, token_ids: list[int], text: str, ended: list[Segment], result: TensorResult) -> None:
+        """Tell a set of outputs, unless it was told before."""
+        language, job.language = job.language, job.language and ""
+        length_s, job.length_s = job.length_s, inf
         if job.skip:
             job.skip -= 1
             return
         name = self._written.name
-        made = {
-            name: Tensor(element_type=ElementType.STRING, shape=(1,), array=np.array([text], object)),
-            name + TOKENS: Tensor(
-                element_type=ElementType.INT64, shape=(len(token_ids),), array=np.array(token_ids, np.int64)
-            ),
-        }
+        made = {name: _texts([text]), name + TOKENS: _numbers(token_ids, ElementType.INT64)}
+        if job.segments is not None:
+            made[name + SEGMENTS] = _texts([each.text for each in ended])
+            made[name + BEGINS] = _numbers([each.begin_s for each in ended], ElementType.FLOAT)
+            made[name + ENDS] = _numbers([each.end_s for each in ended], ElementType.FLOAT)
+            made[name + WRITTEN_IN] = _texts([language] if language else [])
+            made[name + LASTS] = _numbers([length_s] if length_s < inf else [], ElementType.FLOAT)
         result.outputs.append((job.request.handle, {each: made[each] for each in job.outputs}))
 
     def _end(self, job: _Job, ended: Ended, result: TensorResult) -> None:
@@ -249,6 +310,8 @@ class Dictation:
             prompt_tokens=job.usage.prompt_tokens + ended.usage.prompt_tokens,
             output_tokens=job.usage.output_tokens + ended.usage.output_tokens,
         )
+        if job.segments is not None and ended.error is None and (left := job.segments.end_row()):
+            self._put(job, [], "", left, result)
         if job.rows and ended.error is None:
             self._begin(job)
             return
@@ -273,6 +336,38 @@ def _check(recipe: Recipe, limits: TokenLimits) -> WrittenOutput:
     if len({*written.suppress, *written.begin_suppress}) >= size:
         raise LoadError(f"{recipe.where}: output {written.name!r} suppresses each of the model's {size} tokens")
     return written
+
+
+def _timed_outputs(text: str) -> tuple[TensorInfo, ...]:
+    """What is told besides where times are asked for: of the segments that have ended, and the language once."""
+    seconds, texts = ElementType.FLOAT, ElementType.STRING
+    made = ((SEGMENTS, texts, "segments"), (BEGINS, seconds, "their begins, s"), (ENDS, seconds, "their ends, s"))
+    told = (*made, (WRITTEN_IN, texts, "the language, once"), (LASTS, seconds, "the length of the sound, s, once"))
+    return tuple(
+        TensorInfo(name=text + name, element_type=kind, shape=("",), description=f"{what}, with the input times")
+        for name, kind, what in told
+    )
+
+
+def _texts(texts: Sequence[str]) -> Tensor:
+    array = np.empty(len(texts), object)
+    array[:] = texts
+    return Tensor(element_type=ElementType.STRING, shape=array.shape, array=array)
+
+
+def _numbers(numbers: Sequence[float], kind: ElementType) -> Tensor:
+    array = np.array(numbers, NUMPY[kind])
+    return Tensor(element_type=kind, shape=array.shape, array=array)
+
+
+def _length_in(inputs: Mapping[str, Tensor]) -> float:
+    """How long a sound is, in seconds; infinite where nobody says."""
+    return float(inputs[LENGTH].array[0]) if LENGTH in inputs else inf
+
+
+def _text_of(inputs: Mapping[str, Tensor], name: str) -> str:
+    """What an input of one text says; "" where it is not given."""
+    return str(inputs[name].array[0]) if name in inputs else ""
 
 
 def _chosen(inputs: Mapping[str, Tensor], option: str, known: Mapping[str, int]) -> int | None:

@@ -12,6 +12,7 @@ from inferd.engine.recipe.answers import describe_output, tell
 from inferd.engine.recipe.files import read_bytes
 from inferd.engine.recipe.images import Pictures
 from inferd.engine.recipe.room import Room
+from inferd.engine.recipe.segments import LENGTH
 from inferd.engine.recipe.sounds import Sounds
 from inferd.engine.recipe.texts import Tokens
 from inferd.engine.tensor.checks import AT, check_inputs, choose_outputs
@@ -57,6 +58,7 @@ class Preparation:
         self._room = Room(limits.room_bytes)
         self._steps = {step.name: step for step in recipe.inputs}
         self._told_names: dict[str, tuple[str, ...]] = {}  # by output of the recipe
+        self._measures = recipe.written is not None and any(info.name == LENGTH for info in signature.inputs)
         self._check_inputs()
         self._readers: dict[str, Callable[[Any], Any]] = {
             step.name: self._make_reader(step, limits) for step in recipe.inputs
@@ -143,7 +145,10 @@ class Preparation:
         if isinstance(step, TextInput):
             arrays = self._readers[step.name](tensor.array.ravel().tolist())
         else:
-            arrays = {step.gives: self._readers[step.name](tensor.array.tobytes())}
+            made = self._readers[step.name](tensor.array.tobytes())
+            arrays = {step.gives: made}
+            if self._measures and isinstance(step, AudioInput):
+                arrays = {step.gives: made[0], LENGTH: np.array([made[1]])}
         return {name: self._to_tensor(name, array) for name, array in arrays.items()}
 
     def _to_tensor(self, name: str, array: Any) -> Tensor:
@@ -169,7 +174,8 @@ class Preparation:
                 case ImageInput():
                     return Pictures(step, most_pixels=limits.image_pixels, room=self._room).read
                 case AudioInput():
-                    return Sounds(step, most_s=limits.audio_s, room=self._room).read
+                    sounds = Sounds(step, most_s=limits.audio_s, room=self._room)
+                    return sounds.measure if self._measures else sounds.read
                 case TextInput():
                     return Tokens(step, Path(self._recipe.where).parent).read
                 case BytesInput():
@@ -215,6 +221,8 @@ class Preparation:
 
     def _outer_inputs(self) -> tuple[TensorInfo, ...]:
         given = {name for step in self._recipe.inputs for _, name in _gives(step)}
+        if self._measures and any(isinstance(step, AudioInput) for step in self._recipe.inputs):
+            given.add(LENGTH)
         own = [_describe_input(step) for step in self._recipe.inputs]
         return (*own, *(info for info in self._inner.inputs if info.name not in given))
 

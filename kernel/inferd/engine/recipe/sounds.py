@@ -64,7 +64,11 @@ class Sounds:
         self._mels = Mels(bands=step.mels, fft=step.fft, hop=step.hop, rate=step.rate) if step.mels else None
 
     def read(self, content: bytes) -> Floats:
-        """The rows of a file, in the order of the recipe's layout.
+        """The rows of a file, as `measure`."""
+        return self.measure(content)[0]
+
+    def measure(self, content: bytes) -> tuple[Floats, float]:
+        """The rows of a file, in the order of the recipe's layout, and how long its sound is, in seconds.
 
         Raises:
             ValueError: It is no sound, damaged, or too long.
@@ -75,11 +79,13 @@ class Sounds:
             rate, frame = form[2], form[1] * (form[3] // 8)
             most = self._check(len(data) // frame if frame else 0, rate)
             with self._room.taken(SAMPLE_BYTES * max(len(data), most)):
-                return self._to_rows(_mix(_read_samples(data, form)), rate)
+                mono = _mix(_read_samples(data, form))
+                return self._to_rows(mono, rate), len(mono) / rate
         with self._open_whole(content) as file:
             rate = int(file.samplerate)
             with self._room.taken(SAMPLE_BYTES * self._check(len(file), rate)):
-                return self._to_rows(self._read_other(file), rate)
+                mono = self._read_other(file)
+                return self._to_rows(mono, rate), len(mono) / rate
 
     def _to_rows(self, mono: Floats, rate: int) -> Floats:
         """The rows of a sound of one channel."""

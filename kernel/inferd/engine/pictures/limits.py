@@ -1,0 +1,19 @@
+"""Bounds of the pictures of conversations."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PictureLimits:
+    """Bounds of the kernel's configuration.
+
+    Attributes:
+        pixels: Most pixels of a picture, as its file says.
+        kept_bytes: Most bytes of what was read of pictures that is kept, until it is computed and for the next time; 0
+            for none.
+        count: Most pictures of a conversation.
+    """
+
+    pixels: int = 24_000_000
+    kept_bytes: int = 512 << 20
+    count: int = 32
