@@ -4,9 +4,12 @@ import importlib
 import sys
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from inferd.errors import words_of
+
+OVER_LIMITS: Final = ("too many", "too big", "; max is")
+"""How llguidance's errors say that a limit of a grammar was hit."""
 
 _LONGEST = 1000
 _MACHINERY = ("<", str(Path(__file__).parents[1]), str(Path(importlib.__file__).parent))

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from inferd.plugin.backend import Pooling
+    from inferd.plugin.pictures import PlacedPicture
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +21,7 @@ class TextInput:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message of a conversation; with `parts` its content is empty."""
+    """One message of a conversation; with `parts` or `images` its content is empty."""
 
     role: str
     content: str
@@ -29,6 +30,7 @@ class Message:
     tool_call_id: str = ""
     parts: tuple[str, ...] = ()
     reasoning_content: str | None = None
+    images: tuple[int, ...] = ()  # places of images, ascending, where they are counted as parts
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -48,6 +50,7 @@ class ChatInput:
         add_generation_prompt: End with what begins an answer.
         continue_final_message: End with the content of the last message.
         parse_control_tokens: Take the texts of control tokens for control tokens, whoever says them.
+        files: Of the images, in the order in which the messages have them.
     """
 
     messages: tuple[Message, ...]
@@ -56,6 +59,16 @@ class ChatInput:
     add_generation_prompt: bool = True
     continue_final_message: bool = False
     parse_control_tokens: bool = False
+    files: tuple[bytes, ...] = ()
+
+    @property
+    def fields_of_files(self) -> list[str]:
+        """Where the client said each of them."""
+        return [
+            f"spec.chat.messages[{n}].parts[{place}]"
+            for n, message in enumerate(self.messages)
+            for place in message.images
+        ]
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -68,6 +81,7 @@ class TokenInput:
     """Token ids of the model's vocabulary."""
 
     token_ids: Sequence[int]  # an array from the wire: 4 bytes each
+    pictures: tuple[PlacedPicture, ...] = ()  # that stand in them
 
 
 TaskInput = TextInput | ChatInput | TokenInput

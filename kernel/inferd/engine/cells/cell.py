@@ -41,12 +41,12 @@ class Cells:
     """Starts the cells of one model; the stem when the first one is wanted. May be called from any thread.
 
     Args:
-        vocabulary: The model's.
+        vocabulary: The model's; None where there is none, for cells that work without.
         size: Number of logits in a row.
         memory_bytes: What a cell may take beyond what it is born with.
     """
 
-    def __init__(self, vocabulary: Vocabulary, *, size: int, memory_bytes: int) -> None:
+    def __init__(self, vocabulary: Vocabulary | None, *, size: int, memory_bytes: int) -> None:
         self.memory_bytes = memory_bytes
         self._vocabulary = vocabulary
         self._size = size
@@ -59,18 +59,19 @@ class Cells:
         """Have the stem started beside what else goes on."""
         return self._thread.submit(self._prepare)
 
-    def spawn(self, role: str, descriptors: tuple[int, ...] = ()) -> Cell:
+    def spawn(self, role: str, descriptors: tuple[int, ...] = (), *, memory_bytes: int | None = None) -> Cell:
         """A new cell.
 
         Args:
             role: What it does.
             descriptors: What it is handed beside its channel; the caller closes its own.
+            memory_bytes: What it may take beyond what it is born with; default: as all.
 
         Raises:
             CellError: It did not start.
         """
         try:
-            return self._thread.submit(self._spawn, role, descriptors).result()
+            return self._thread.submit(self._spawn, role, descriptors, memory_bytes or self.memory_bytes).result()
         except RuntimeError:
             raise CellError("the worker ends, or has no threads left") from None
 
@@ -91,7 +92,7 @@ class Cells:
         with suppress(CellError):  # who wants a cell is told
             self._started()
 
-    def _spawn(self, role: str, descriptors: tuple[int, ...]) -> Cell:
+    def _spawn(self, role: str, descriptors: tuple[int, ...], memory_bytes: int) -> Cell:
         first = self._stem is None
         try:
             ours, theirs = socket.socketpair()
@@ -99,7 +100,7 @@ class Cells:
             raise CellError(f"there is no channel to it: {words_of(error)}") from error
         try:
             with theirs:
-                process, pid = self._started().fork(role, (theirs.fileno(), *descriptors), self.memory_bytes)
+                process, pid = self._started().fork(role, (theirs.fileno(), *descriptors), memory_bytes)
             return Cell(ours, pid, process, reap=partial(self.reap, pid))
         except CellError:
             ours.close()
@@ -108,7 +109,7 @@ class Cells:
             ours.close()
             self._end()
             if not first:  # it was there, and is gone
-                return self._spawn(role, descriptors)
+                return self._spawn(role, descriptors, memory_bytes)
             raise CellError(f"the process beside the worker did not start: {last_line(error)}") from None
 
     def _started(self) -> _Stem:
@@ -135,7 +136,7 @@ class Cells:
 class _Stem:
     """The stem, from the worker's side."""
 
-    def __init__(self, vocabulary: Vocabulary, size: int) -> None:
+    def __init__(self, vocabulary: Vocabulary | None, size: int) -> None:
         ours, theirs = socket.socketpair()
         try:
             with theirs:
@@ -145,8 +146,9 @@ class _Stem:
             raise
         self.end = weakref.finalize(self, _end, process, ours)
         self._channel = Channel(ours)
-        message, data = pack_vocabulary(vocabulary)
-        self._channel.send(message | {"do": "vocabulary", "size": size}, data, timeout_s=START_TIMEOUT_S)
+        if vocabulary is not None:
+            message, data = pack_vocabulary(vocabulary)
+            self._channel.send(message | {"do": "vocabulary", "size": size}, data, timeout_s=START_TIMEOUT_S)
 
     def fork(self, role: str, descriptors: tuple[int, ...], memory_bytes: int) -> tuple[int, int]:
         """Start a cell of this role: a descriptor of its process, and its process id.

@@ -6,19 +6,21 @@ The masks lie in memory that it shares with the worker: behind a `Board`, a row 
 from __future__ import annotations
 
 import ctypes
-import json
 import mmap
-from typing import TYPE_CHECKING, Any, Final
-
-from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+from typing import TYPE_CHECKING
 
 from inferd.engine.cells.board import BOARD_BYTES, Board
+from inferd.engine.cells.compiling import compile_grammar
 from inferd.errors import words_of
 
 if TYPE_CHECKING:
-    from llguidance._lib import JsonCompileOptions
+    from collections.abc import Callable, Collection
+
+    from llguidance import LLMatcher, LLTokenizer
 
     from inferd.plugin.channel import Channel
+
+    _Judge = Callable[[list[int]], dict[str, str] | None]
 
 
 class Follower:
@@ -26,28 +28,38 @@ class Follower:
 
     Args:
         tokenizer: What grammars are compiled for.
+        ends: Tokens that end a text.
     """
 
-    def __init__(self, tokenizer: LLTokenizer) -> None:
+    def __init__(self, tokenizer: LLTokenizer, *, ends: Collection[int]) -> None:
         self._tokenizer = tokenizer
+        self._ends = ends
         self._outputs: dict[int, _Output] = {}
+        self._judge: _Judge | None = None
 
     def serve(self, channel: Channel, descriptors: list[int]) -> None:
         """Compile the grammar that comes first, then follow outputs until the channel is closed."""
         message, _ = channel.receive()
-        root, error = _compile(self._tokenizer, message)
-        channel.send({"error": error})
+        root, error, check, unfollowed = compile_grammar(self._tokenizer, message)
+        channel.send({"error": error, "checked": check is not None, "unfollowed": unfollowed})
         if root is None:
             return
+        if check is not None:
+            self._judge = lambda tokens: check.fault(self._text(tokens))
         memory = mmap.mmap(descriptors[0], 0)
         rows = ctypes.addressof(ctypes.c_char.from_buffer(memory)) + BOARD_BYTES
         self._follow(channel, root, Board(memory), rows, mask_bytes=message["mask_bytes"])
 
+    def _text(self, tokens: list[int]) -> str:
+        """What tokens say, without the one that ends it."""
+        said = tokens[:-1] if tokens[-1] in self._ends else tokens
+        return self._tokenizer.decode_bytes(said).decode(errors="replace")
+
     def _follow(self, channel: Channel, root: LLMatcher, board: Board, rows: int, *, mask_bytes: int) -> None:
         """Per message: which outputs are over, and of others what came: [number, whether it is new, tokens].
 
-        The first answer says which outputs are complete with that, the second what is wrong with each, or "": then the
-        masks are there.
+        The first answer says which outputs are complete with that, or what is wrong with one that is, the second
+        what is wrong with going on, or "": then the masks are there.
         """
         while True:
             (over, entries), _ = channel.receive()
@@ -57,7 +69,7 @@ class Follower:
             for number, new, tokens in entries:
                 board.begin(number)
                 if new:
-                    self._outputs[number] = _Output(root)
+                    self._outputs[number] = _Output(root, self._judge)
                 complete.append(self._outputs[number].take(tokens))
             channel.send(complete)
             errors = []
@@ -71,18 +83,24 @@ class Follower:
 class _Output:
     """One output on its way through the grammar."""
 
-    def __init__(self, root: LLMatcher) -> None:
+    def __init__(self, root: LLMatcher, judge: _Judge | None) -> None:
         self._matcher = root.deep_copy()
+        self._judge = judge
+        self._tokens: list[int] = []  # where they are checked
         self._panic = ""
 
-    def take(self, tokens: list[int]) -> bool:
-        """Take the next tokens; whether the output is complete with them, and nothing can follow."""
+    def take(self, tokens: list[int]) -> bool | dict[str, str]:
+        """Take the next tokens; whether the output is complete with them, and nothing can follow, or what is wrong."""
         try:
             self._matcher.consume_tokens(tokens)
-            return bool(tokens) and self._matcher.is_stopped() and not self._matcher.is_error()
+            complete = bool(tokens) and self._matcher.is_stopped() and not self._matcher.is_error()
         except BaseException as error:  # noqa: BLE001 - a panic of Rust code is no Exception
             self._panic = _say(error)
             return False
+        if self._judge is None:
+            return complete
+        self._tokens += tokens
+        return (self._judge(self._tokens) or True) if complete else False
 
     def fill(self, address: int, size: int) -> str:
         """Write the mask of the next token to an address; what is wrong, or ""."""
@@ -97,51 +115,3 @@ class _Output:
 
 def _say(error: BaseException) -> str:
     return f"the grammar library failed: {words_of(error)}"
-
-
-def _compile(tokenizer: LLTokenizer, message: Any) -> tuple[LLMatcher | None, str]:
-    """A matcher at the beginning of an output, where it stays; None and what is wrong where there is none."""
-    try:
-        source = _SOURCES[message["kind"]](message)
-        limits = LLParserLimits(**message["limits"], verbose_errors=False)
-        matcher = LLMatcher(tokenizer, source, log_level=0, limits=limits)
-    except Exception as error:  # noqa: BLE001 - foreign code, which says so what is wrong with the grammar
-        return None, words_of(error)
-    except BaseException as error:  # noqa: BLE001 - a panic of Rust code is no Exception
-        return None, _say(error)
-    return (None, matcher.get_error()) if matcher.is_error() else (matcher, "")
-
-
-def _json_source(message: Any) -> str:
-    """Small models write spaces for ever where any number is allowed: only one after a separator is."""
-    style: JsonCompileOptions = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?"}
-    schema = json.loads(message["source"])
-    if schema is False:
-        raise ValueError("the schema is false, against which nothing is valid")
-    if schema is not True and not isinstance(schema, dict):
-        raise ValueError(f"the schema is {message['source'][:40]!r}; it must be a JSON object, true or false")
-    source = "{}" if schema is True else message["source"]  # true allows what {} does (JSON Schema 2020-12, 4.3.2)
-    return LLMatcher.grammar_from_json_schema(source, overrides=style)
-
-
-def _regex_source(message: Any) -> str:
-    return LLMatcher.grammar_from_regex(message["source"])
-
-
-def _lark_source(message: Any) -> str:
-    return LLMatcher.grammar_from_lark(message["source"])
-
-
-def _choice_source(message: Any) -> str:
-    """A Lark rule; its strings are written like those of JSON."""
-    if not message["texts"]:
-        raise ValueError("no text to choose from; give at least one")
-    return LLMatcher.grammar_from_lark("start: " + " | ".join(map(json.dumps, message["texts"])))
-
-
-_SOURCES: Final = {
-    "JSON_SCHEMA": _json_source,
-    "REGEX": _regex_source,
-    "LARK": _lark_source,
-    "CHOICE": _choice_source,
-}

@@ -36,7 +36,9 @@ class Scribe:
 
 def _render(renderer: Renderer, chat: Any) -> dict[str, Any]:
     """The prompt, or what is wrong."""
-    messages = tuple(Message(**message | {"parts": tuple(message["parts"])}) for message in chat["messages"])
+    messages = tuple(
+        Message(**each | {name: tuple(each[name]) for name in ("parts", "images")}) for each in chat["messages"]
+    )
     try:
         prompt = renderer.compose(ChatInput(**chat | {"messages": messages}))
     except InferdError as error:

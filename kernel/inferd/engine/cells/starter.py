@@ -33,11 +33,13 @@ class Starter:
         self._sock = sock
 
     @classmethod
-    def make(cls, *, keep_out: int) -> None:
+    def make(cls, *, keep_out: int, network: bool = False, reads: tuple[str, ...] = ()) -> None:
         """Fork it.
 
         Args:
             keep_out: A descriptor of this process that it must not have, as all that are not the terminal's.
+            network: Whether what is forked from it may use the network, if this process may.
+            reads: Files and folders that it may read besides libraries, if this process may.
         """
         worker = os.getpid()
         ours, theirs = socket.socketpair()
@@ -46,6 +48,7 @@ class Starter:
                 die_with(worker)
                 os.close(keep_out)
                 ours.close()
+                nested.networked, nested.readable = network, reads
                 _serve(theirs)
             finally:
                 os._exit(0)

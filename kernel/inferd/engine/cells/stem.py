@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from llguidance import LLTokenizer
 
+    from inferd.engine.cells.calls import Caller
     from inferd.engine.text.tokenizer import Tokenizer
 
 MOST_CELLS: Final = 1024
@@ -41,6 +42,7 @@ class Stem:
         self._vocabulary: tuple[Any, bytes] = ({}, b"")
         self._cells = 0  # that live
         self._ended: dict[int, int] = {}  # how children ended that nobody has asked for
+        self._callers: dict[str, Caller] = {}  # by the module that offers functions
 
     def serve(self) -> None:
         """Obey until the worker is gone."""
@@ -83,7 +85,7 @@ class Stem:
         if role == "grammar":
             from inferd.engine.cells.follow import Follower  # noqa: PLC0415 - what a model's tasks need, and no more
 
-            return Follower(self._grammar_tokenizer).serve
+            return Follower(self._grammar_tokenizer, ends=self._vocabulary[0]["eos_ids"]).serve
         if role in ("render", "render by tokenizer"):
             from inferd.engine.cells.render import Scribe  # noqa: PLC0415 - as above
 
@@ -92,7 +94,16 @@ class Stem:
             from inferd.engine.cells.encode import Encoder  # noqa: PLC0415 - as above
 
             return Encoder(self._tokenizer).serve
+        if role.startswith("function "):
+            return self._caller(role.removeprefix("function ")).serve
         raise ValueError(f"no such role: {role}")
+
+    def _caller(self, module: str) -> Caller:
+        from inferd.engine.cells.calls import Caller  # noqa: PLC0415 - as above
+
+        if module not in self._callers:
+            self._callers[module] = Caller(module)
+        return self._callers[module]
 
     @cached_property
     def _tokenizer(self) -> Tokenizer:
@@ -112,11 +123,21 @@ class Stem:
         gc.collect()
         gc.freeze()  # a collection in a cell would copy the pages of all that it looks at
         stem = os.getpid()
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError as error:  # a bound of processes or memory: other cells live on
+            self._channel.send({"error": f"the system starts no more processes: {words_of(error)}"})
+            return
         if pid == 0:
             _live(self._channel, serve, descriptors, stem=stem, memory_bytes=memory_bytes)
         self._cells += 1
-        process = os.pidfd_open(pid)
+        try:
+            process = os.pidfd_open(pid)
+        except OSError as error:  # a bound of descriptors, likewise
+            with suppress(OSError):  # in a sandbox it may not, and the cell ends with its channel
+                os.kill(pid, signal.SIGKILL)
+            self._channel.send({"error": f"the system gives no descriptor of a process: {words_of(error)}"})
+            return
         self._channel.send({"pid": pid})
         socket.send_fds(self._channel.sock, [b"p"], [process])
         os.close(process)

@@ -231,6 +231,7 @@ class Screening:
         self._room.release()
         shown.prefills, shown.begun_prompts = output.prefills, output.begun_prompts
         shown.alone, shown.seconds = output.alone, output.seconds
+        shown.batch_size, shown.kv_tokens, shown.preempted = output.batch_size, output.kv_tokens, output.preempted
         for handle, prompt in output.prompts.items():
             self._take_prompt(handle, prompt, shown)
         several = bool(output.samples)

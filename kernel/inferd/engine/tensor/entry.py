@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from inferd.plugin.tensor import ElementType
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from inferd.engine.tensor.request import Request
+    from inferd.engine.tensor.request import Request, SequenceStep
     from inferd.plugin import Tensor
 
 
@@ -80,6 +80,21 @@ class Entry:
         request = replace(self.request, told=max(self.request.told, self.skipped + self.passed))
         inputs = dict(request.inputs)
         return Entry(request=request, wanted=self.wanted, asked=self.asked, arrived=self.arrived, inputs=inputs)
+
+
+@runtime_checkable
+class CorrelatingSession(Protocol):
+    """A session that keeps states itself, by an input that tells it the sequence of a request."""
+
+    def correlated(self, inputs: Mapping[str, Tensor], sequence: SequenceStep | None) -> Mapping[str, Tensor]:
+        """The inputs of a request with that input as it must be, whatever the client says there."""
+
+
+def named(request: Request, session: object) -> Request:
+    """A request of which the session is told the sequence, where it keeps states itself."""
+    if not isinstance(session, CorrelatingSession):
+        return request
+    return replace(request, inputs=session.correlated(request.inputs, request.sequence))
 
 
 def can_join(entry: Entry) -> bool:

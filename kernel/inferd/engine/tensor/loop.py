@@ -14,7 +14,7 @@ from inferd.engine.tensor.answers import check_known_size, check_size, refusals,
 from inferd.engine.tensor.board import Batch, Board
 from inferd.engine.tensor.calls import Calls, unwanted
 from inferd.engine.tensor.checks import check_inputs, check_outputs, choose_outputs
-from inferd.engine.tensor.entry import Entry
+from inferd.engine.tensor.entry import Entry, named
 from inferd.engine.tensor.request import Request, TensorLimits, TensorResult
 from inferd.engine.tensor.returns import suspended
 from inferd.engine.tensor.sequences import Sequences
@@ -195,6 +195,7 @@ class TensorLoop:
         carried = self._sequences.inputs if within else frozenset()
         if request.prepare is None:
             check_inputs(request.inputs, self.signature, carried=carried)
+            request = named(request, self._session)
         wanted = choose_outputs(
             request.outputs, self.signature, carried=self._sequences.outputs if within else frozenset()
         )
@@ -334,6 +335,9 @@ class TensorLoop:
                     given = next(sets, None)
                 if given is None:
                     break
+                if given == {} and entry.asked:  # nothing yet, and nothing that hangs
+                    activity.begin(Doing.STEP)
+                    continue
                 last = self._checked(entry, given)
                 result = TensorResult(seconds=time.perf_counter() - started)
                 told = entry.shown(last)

@@ -8,14 +8,20 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from inferd.errors import InvalidFieldError
+from inferd.errors import InvalidFieldError, UnsupportedInputError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
     from inferd.engine.work import ChatInput, Message
 
 FIELD: Final = "spec.chat"
+SYSTEM, DEVELOPER = "system", "developer"
+INSTRUCT: Final = (SYSTEM, DEVELOPER)
 Dicts = list[dict[str, Any]]
 
 _WORD: Final = "731946285"  # of digits alone: whatever filter it goes through, it stays as it is
@@ -39,10 +45,14 @@ class Wants:
 
     Args:
         source: The template.
+
+    Attributes:
+        names_developers: Whether it has that word; whether it shows what they say is found out for each conversation.
     """
 
     def __init__(self, source: str) -> None:
         self._lists = "text" in source  # without that word it does not look into parts
+        self.names_developers = DEVELOPER in source
         self._contents: dict[str, tuple[bool, bool]] = {}
         self._arguments: tuple[bool, bool] | None = None
         self._absent: dict[tuple[str, bool, bool], Dicts] = {}
@@ -136,23 +146,110 @@ def _parts(texts: list[str]) -> list[dict[str, str]]:
 def read_messages(chat: ChatInput, wants: Wants, render: Try) -> Dicts:
     """The messages as the template wants them.
 
+    All that systems and developers say reaches it, in the first of these ways in which it shows it: each message as it
+    is, what developers say as the system's, those at the begin as one, all of them as one at the begin.
+
     Raises:
         InvalidFieldError: Calls of tools are no JSON array of objects, or arguments that have to be an object are none.
+        UnsupportedInputError: The template leaves out something of it whichever way.
     """
-    read = [_read(message, f"{FIELD}.messages[{n}]", wants, render) for n, message in enumerate(chat.messages)]
-    forms = [_forms(message, wants, render) for message in read]
+    places = [n for n, message in enumerate(chat.messages) if message.role in INSTRUCT]
+    if not places or (places == [0] and chat.messages[0].role == SYSTEM):
+        return _settled(_read_all(chat.messages, wants, render), chat, wants, render)  # as all programs do it
+    words = {n: f"{_WORD}{n:06d}" for n in places if chat.messages[n].content or chat.messages[n].parts}
+    ways = [
+        (_gathered(messages, count, chat), _gathered(_marked(messages, words), count, chat))
+        for count in (_none, _leading, _all)
+        for messages in _roles(chat, wants, render)
+    ]
+    lost: list[int] = []
+    for messages, marked in ways:
+        text = render(_settled(marked, chat, wants, render))
+        if text is not None and not (lost := [n for n, word in words.items() if word not in text]):
+            return _settled(messages, chat, wants, render)
+    if not lost:  # it refuses each, in its own words
+        return _settled(ways[0][0], chat, wants, render)
+    where = f"{FIELD}.messages[{lost[0]}]"
+    raise UnsupportedInputError(
+        f"{where}: the model's chat template leaves out what {chat.messages[lost[0]].role!r} says there; let a user say"
+        " it, or ask another model",
+        field=where,
+    )
+
+
+def _read_all(given: Sequence[Message], wants: Wants, render: Try) -> Dicts:
+    return [_read(message, f"{FIELD}.messages[{n}]", wants, render) for n, message in enumerate(given)]
+
+
+def _roles(chat: ChatInput, wants: Wants, render: Try) -> list[Dicts]:
+    """The messages with developers, where the template may know them, and with systems in place of these."""
+    plain = [replace(each, role=SYSTEM) if each.role == DEVELOPER else each for each in chat.messages]
+    given = [chat.messages] if wants.names_developers and list(chat.messages) != plain else []
+    return [_read_all(messages, wants, render) for messages in (*given, plain)]
+
+
+def _settled(messages: Dicts, chat: ChatInput, wants: Wants, render: Try) -> Dicts:
+    """The messages, with what the template takes for the content of those that have none."""
+    forms = [_forms(message, wants, render) for message in messages]
     if chat.continue_final_message:
         forms[-1] = []  # its content is gone on with
     tries = [
         [
             _put(message, some[min(n, len(some) - 1)]) if some else message
-            for message, some in zip(read, forms, strict=True)
+            for message, some in zip(messages, forms, strict=True)
         ]
         for n in range(max(1, *map(len, forms)))
     ]
     if len(tries) == 1:
         return tries[0]
     return next((messages for messages in tries if render(messages) is not None), tries[0])
+
+
+def _none(_: Dicts) -> Dicts:
+    return []
+
+
+def _leading(messages: Dicts) -> Dicts:
+    return list(takewhile(lambda message: message["role"] in INSTRUCT, messages))
+
+
+def _all(messages: Dicts) -> Dicts:
+    return [message for message in messages if message["role"] in INSTRUCT]
+
+
+def _gathered(messages: Dicts, choose: Callable[[Dicts], Dicts], chat: ChatInput) -> Dicts:
+    """The messages with some of them as one at the begin; as they are where images or an open end forbid that."""
+    chosen = choose(messages)
+    open_end = chat.continue_final_message and any(each is messages[-1] for each in chosen)
+    if not chosen or open_end or any(_has_image(each["content"]) for each in chosen):
+        return messages
+    texts = [part["text"] for each in chosen for part in _as_parts(each["content"]) if part["text"]]
+    whole = "\n\n".join(texts)
+    content = _parts([whole]) if isinstance(chosen[0]["content"], list) else whole
+    rest = [each for each in messages if not any(each is one for one in chosen)]
+    return [chosen[0] | {"content": content}, *rest]
+
+
+def _marked(messages: Dicts, words: Mapping[int, str]) -> Dicts:
+    """The messages, some with other texts."""
+    return [
+        message | {"content": _said(message["content"], words[n])} if n in words else message
+        for n, message in enumerate(messages)
+    ]
+
+
+def _said(content: Any, word: str) -> Any:
+    if not isinstance(content, list):
+        return word
+    return [*(part for part in content if "text" not in part), *_parts([word])]
+
+
+def _as_parts(content: Any) -> list[dict[str, str]]:
+    return content if isinstance(content, list) else _parts([content])
+
+
+def _has_image(content: Any) -> bool:
+    return any("text" not in part for part in _as_parts(content))
 
 
 def _forms(message: dict[str, Any], wants: Wants, render: Try) -> Dicts:
@@ -191,18 +288,35 @@ def _read(message: Message, field: str, wants: Wants, render: Try) -> dict[str, 
         "tool_call_id": message.tool_call_id,
         "tool_calls": calls and [_decide(call, f"{field}.tool_calls_json", wants, render) for call in calls],
     }
-    plain = {"role": message.role, "content": _content(message, wants, render)}
+    plain = {"role": message.role, "content": _content(message, field, wants, render)}
     plain |= {name: value for name, value in rest.items() if value}
     if message.reasoning_content is not None:  # some templates know it by its older name
         plain = {"thinking": message.reasoning_content} | plain | {"reasoning_content": message.reasoning_content}
     return plain
 
 
-def _content(message: Message, wants: Wants, render: Try) -> str | list[dict[str, str]]:
+def _content(message: Message, field: str, wants: Wants, render: Try) -> str | list[dict[str, str]]:
     shows_text, shows_parts = wants.contents(message.role, render)
+    if message.images:
+        return _mixed(message, field, shows_parts=shows_parts)
     if message.parts:
         return _parts(list(message.parts)) if shows_parts else "\n".join(message.parts)
     return _parts([message.content]) if shows_parts and not shows_text else message.content
+
+
+def _mixed(message: Message, field: str, *, shows_parts: bool) -> list[dict[str, str]]:
+    """Texts and images, each in its place."""
+    if not shows_parts:
+        where = f"{field}.parts[{message.images[0]}]"
+        raise UnsupportedInputError(
+            f"{where} is an image, and the model's chat template shows what {message.role!r} says as a text alone:"
+            " leave it out, or ask a model that takes pictures",
+            field=where,
+        )
+    parts = _parts(list(message.parts))
+    for place in message.images:
+        parts.insert(place, {"type": "image"})
+    return parts
 
 
 def _decide(call: dict[str, Any], field: str, wants: Wants, render: Try) -> dict[str, Any]:

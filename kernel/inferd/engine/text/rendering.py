@@ -248,6 +248,9 @@ def _left_open(messages: Dicts, mark: str) -> Dicts:
     if isinstance(content, str):
         return [*others, last | {"content": content + f"{mark} "}]
     *parts, end = content
+    if "text" not in end:
+        field = f"{FIELD}.continue_final_message"
+        raise InvalidFieldError("the last message ends with an image, which cannot be gone on with", field=field)
     return [*others, last | {"content": [*parts, end | {"text": end["text"] + f"{mark} "}]}]
 
 

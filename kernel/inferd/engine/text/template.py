@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from inferd.engine.cells.cell import CellError
@@ -67,7 +67,7 @@ class ChatTemplate:
             InvalidFieldError: Tools or calls of tools are not a JSON array, or there is no such role.
         """
         try:
-            answer, _ = self._pool.ask(asdict(chat), timeout_s=self._timeout_s, leash=leash)
+            answer, _ = self._pool.ask(asdict(replace(chat, files=())), timeout_s=self._timeout_s, leash=leash)
         except LateError:
             limit = f"{self._timeout_s:g}"
             raise _exceeded(f"took longer than {limit} s", "workers.template_timeout_s", limit) from None

@@ -16,7 +16,7 @@ from inferd.plugin.channel import LateError
 from inferd.reasons import from_reason
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from inferd.engine.cells.cell import Cells
     from inferd.engine.leash import Leash
@@ -72,7 +72,12 @@ class Texts:
                 self._template.warm()
 
     def tokenize(
-        self, given: TextInput | ChatInput, *, most_tokens: int | None = None, leash: Leash | None = None
+        self,
+        given: TextInput | ChatInput,
+        *,
+        most_tokens: int | None = None,
+        leash: Leash | None = None,
+        arrange: Callable[[Prompt], Prompt] | None = None,
     ) -> Sequence[int]:
         """The tokens of an input.
 
@@ -80,6 +85,7 @@ class Texts:
             given: A text or a conversation.
             most_tokens: A text that must have more is refused before it is encoded; None for any.
             leash: Ends it before; None for none.
+            arrange: What becomes of a rendered conversation; None for nothing.
 
         Raises:
             UnsupportedInputError: Messages for a model without a chat template.
@@ -94,6 +100,7 @@ class Texts:
         if self._template is None:
             raise UnsupportedInputError("the model has no chat template; send a text prompt instead")
         prompt = self._template.prompt(given, leash)
+        prompt = prompt if arrange is None else arrange(prompt)
         self._check(prompt.text, most_tokens)
         return self._encode(prompt.text, prompt, leash)
 

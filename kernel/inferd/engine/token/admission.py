@@ -70,10 +70,9 @@ class Admission:
 
     def _find(self, sequence: Sequence) -> list[int]:
         """Cached blocks of a sequence's tokens; its last token is computed in any case, for its logits."""
-        whole = sequence.report.scores is not None or (sequence.pool is not None and sequence.pool.whole)
-        if sequence.chain is None or whole:
+        if sequence.chain is None or (sequence.pool is not None and sequence.pool.whole):
             return []
-        most = (sequence.length - 1) // self._pool.block_tokens
+        most = sequence.unseen // self._pool.block_tokens
         digests = sequence.chain.digests(sequence.tokens, most)
         found = self._pool.find(digests)
         return found if self._windows is None else found[: self._windows.reach(digests[: len(found)])]

@@ -60,7 +60,8 @@ class Aside:
         """Let a sequence wait, without a place, until its constraint can be asked."""
         self._places.remove(sequence)
         self._sequences.add(sequence)
-        if sequence.constraint is not None and not sequence.constraint.late:
+        constraint = sequence.constraint
+        if constraint is not None and (constraint.refuted or not constraint.late):
             self._command(partial(self._release, sequence))
 
     def decide(self, sequence: Sequence) -> bool:

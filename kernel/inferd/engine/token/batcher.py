@@ -9,6 +9,7 @@ import numpy as np
 from inferd.engine.token.place import WAITING
 from inferd.engine.token.places import Places
 from inferd.engine.token.step import Pooled, Scored, Step
+from inferd.engine.token.wholes import least, uncut
 from inferd.plugin import TokenBatch
 
 if TYPE_CHECKING:
@@ -50,6 +51,11 @@ class Batcher:
         self._starts = np.zeros(rows + 1, np.int32)
         self._lengths = np.zeros(rows, np.int32)
         self._logit_rows = np.zeros(tokens, np.int32)
+
+    @property
+    def kv_tokens(self) -> int:
+        """Tokens of the KV pool that sequences hold, in whole blocks."""
+        return self.places.pool.held * self._bounds.block_tokens
 
     @property
     def reading(self) -> list[tuple[Sequence, float]]:
@@ -123,17 +129,22 @@ class Batcher:
         self._starts[rows] = tokens
         scored: list[Scored] = []
         pooled: list[Pooled] = []
-        embeds = False
+        embeds = mute = False
         ending = 0  # tokens of the prompts that end in this step
         while complete == rows and tokens < end and places.begin_prompt(rows, alone=alone):
             sequence = places.rows[rows]
             if self._bounds.whole_prompts and sequence.length > end - tokens:
                 break  # it comes in the next step
-            fit = self._limit(sequence, end - tokens, ending=ending)
             begin = int(places.computed[rows])
+            fit = self._limit(sequence, end - tokens, begin=begin, ending=ending)
+            if self._bounds.whole_pictures:
+                room = self._bounds.step_tokens if rows == places.decoding else end
+                if not (fit := uncut(sequence, begin, fit, room=room - tokens)):
+                    break  # it comes in a step that has more room
             scored += _score(sequence, begin, at=tokens, most=fit)
             pooled += _pool_prompt(sequence, begin, at=tokens, most=fit)
             embeds = embeds or sequence.pool is not None
+            mute = mute or sequence.mute
             taken = self._place_prompt(sequence, at=tokens, most=fit)
             tokens += taken
             if self._lengths[rows] == sequence.length:  # else it is the last row
@@ -146,6 +157,7 @@ class Batcher:
         if rows == first:
             return None
         picks = self._logit_rows[:picked]
+        sequences = places.rows[first:rows]
         batch = TokenBatch(
             token_ids=self._token_ids[:tokens],
             positions=self._positions[:tokens],
@@ -156,8 +168,8 @@ class Batcher:
             logit_rows=self._list_logits(picks, scored),
             beyond=self._list_beyond(first, rows),
             hidden_rows=np.concatenate([self._index[p.place : p.place + p.count] for p in pooled]) if pooled else None,
+            pictures=[s.pictures for s in sequences] if any(s.pictures for s in sequences) else None,
         )
-        sequences = places.rows[first:rows]
         return Step(
             batch=batch,
             sequences=sequences,
@@ -169,6 +181,7 @@ class Batcher:
             scored=scored,
             pooled=pooled,
             embeds=embeds,
+            mute=mute,
             copies=places.copies,
             begun=places.begun,
             alone=alone,
@@ -177,6 +190,8 @@ class Batcher:
     def _find_whole(self, most: int) -> int:
         """Tokens of the next prompt if they fit into a step, but not beside the sequences that decode; else 0.
 
+        Those of a picture that may not be cut, too.
+
         Args:
             most: Of how many. Those that are less than half of a step wait for fewer that decode.
         """
@@ -184,11 +199,17 @@ class Batcher:
         row = places.decoding
         if not row or self._waited or not places.begin_prompt(row):
             return 0
-        left = places.rows[row].length - int(places.computed[row])
+        sequence, begin = places.rows[row], int(places.computed[row])
+        if self._bounds.whole_pictures and (count := least(sequence, begin)) > step_tokens - row:
+            return count
+        left = sequence.length - begin
         return left if max(step_tokens - row, step_tokens // 2) < left <= min(most, step_tokens) else 0
 
-    def _limit(self, sequence: Sequence, most: int, *, ending: int) -> int:
-        """Tokens of a prompt that may go into a step, of `most` that fit, behind prompts that end in it."""
+    def _limit(self, sequence: Sequence, most: int, *, begin: int, ending: int) -> int:
+        """Tokens of a prompt, from `begin` on, that may go into a step, of `most` that fit, behind what ends in it."""
+        if sequence.surprise is not None and not self._bounds.whole_prompts:  # each row to learn from again costs much
+            first, count = sequence.surprise.count(begin, begin + most, sequence.length)
+            most = min(most, first - begin + self._bounds.block_tokens) if count else most
         if not ending or sequence.length <= self._bounds.step_tokens:
             return most
         return min(most, max(ending, self._bounds.block_tokens))
@@ -311,10 +332,14 @@ class Batcher:
 
 
 def _score(sequence: Sequence, begin: int, *, at: int, most: int) -> list[Scored]:
-    """What is wanted for the scores of a prompt, whose next tokens go into the step at `at`."""
-    scores = sequence.report.scores
-    count = 0 if scores is None else scores.count(begin, begin + most)
-    return [Scored(scores, begin, count, at)] if scores is not None and count else []
+    """What is wanted for the scores of a prompt, whose next tokens go into the step at `at`, and to learn from."""
+    scores, surprise = sequence.report.scores, sequence.surprise
+    first, count = (0, 0) if scores is None else scores.count(begin, begin + most)
+    wanted = [Scored(scores, first, count, at + first - begin)] if scores is not None and count else []
+    if surprise is not None:
+        first, count = surprise.count(begin, begin + most, sequence.length)
+        wanted += [Scored(surprise, first, count, at + first - begin)] if count else []
+    return wanted
 
 
 def _pool_prompt(sequence: Sequence, begin: int, *, at: int, most: int) -> list[Pooled]:

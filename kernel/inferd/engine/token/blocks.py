@@ -30,6 +30,11 @@ class BlockPool:
         return len(self._unused) + len(self._idle)
 
     @property
+    def held(self) -> int:
+        """Blocks that somebody holds."""
+        return len(self._references) - self.free
+
+    @property
     def cached(self) -> int:
         """Blocks that nobody holds and that can still be found."""
         return len(self._idle)

@@ -13,6 +13,7 @@ from inferd.engine.token.results import Results
 if TYPE_CHECKING:
     from inferd.core.task_events import Logprobs
     from inferd.engine.activity import Activity
+    from inferd.engine.token.adapters import Adapters
     from inferd.engine.token.grammar import Following
     from inferd.engine.token.limits import Bounds
     from inferd.engine.token.room import Constraint
@@ -34,6 +35,7 @@ class Forward:
         following: Masks the logits of sequences that have a grammar.
         activity: Told when blocks are copied and when the step begins.
         sources: What sequences are written of.
+        adapters: What they are computed with.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class Forward:
         following: Following,
         activity: Activity,
         sources: Sources,
+        adapters: Adapters,
     ) -> None:
         self._session = session
         self._samples = session.limits.samples
@@ -52,6 +55,7 @@ class Forward:
         self._sampler = sampler
         self._activity = activity
         self._sources = sources
+        self._adapters = adapters
         self._following = following
         self._results = Results()
 
@@ -72,6 +76,10 @@ class Forward:
         self._activity.begin(Doing.STEP, len(step.batch.token_ids))
         if (sources := self._sources.numbers(step.sequences)) is not None:
             step = step._replace(batch=replace(step.batch, sources=sources))
+        if step.batch.pictures is not None:
+            step = step._replace(batch=replace(step.batch, advance=self._activity.advance))
+        if (slots := self._adapters.numbers(step.sequences)) is not None:
+            step = step._replace(batch=replace(step.batch, adapters=slots))
         rows, positions = step.rows, step.positions
         if self._samples and len(positions) and not constraints and not step.scored:
             sampling = self._sampler.for_device(positions, rows=rows)

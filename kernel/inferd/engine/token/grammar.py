@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from inferd.engine.cause import OVER_LIMITS
 from inferd.engine.token.gate import NO_STANDING
 from inferd.engine.token.room import Constraint, Room
 from inferd.engine.token.rooms import Guest, Rooms
@@ -43,8 +44,6 @@ LEXER_STATES: Final = 64_000
 """Most states of the lexer of one grammar: about 100 MB."""
 GRAMMAR_SYMBOLS: Final = 500_000
 """Most symbols of the rules of one grammar."""
-
-_OVER_LIMITS: Final = ("too many", "too big", "; max is")  # how llguidance's errors say that a limit was hit
 
 
 class Grammars:
@@ -246,7 +245,7 @@ def why_stuck(sequence: EngineSequence) -> InferdError:
         cause = "bad words, logit bias or min_tokens bar every token that the grammar allows"
     else:
         cause = f"the grammar cannot be followed: {_first_line(constraint.error)}"
-        if any(words in cause.lower() for words in _OVER_LIMITS):
+        if any(words in cause.lower() for words in OVER_LIMITS):
             return LimitExceededError(f"{cause}; make it simpler", metadata={"cause": cause})
     return BackendFailedError(f"no token is left to choose from: {cause}", metadata={"cause": cause})
 

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from array import array
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from inferd.engine.pictures.gallery import open_gallery
 from inferd.engine.text.bad_words import encode_bad_words
 from inferd.engine.text.detokenizer import Detokenizer, decode
 from inferd.engine.text.texts import Texts
 from inferd.engine.text.tokenizer import Tokenizer
+from inferd.engine.text.writing import Writing
 from inferd.engine.token.drafts import Drafter
+from inferd.engine.token.dry import Dry
 from inferd.engine.token.embedding import PromptPool
 from inferd.engine.token.rules import Rules
 from inferd.engine.token.sequence import Sequence
-from inferd.engine.work import TextInput, TokenInput
+from inferd.engine.work import ChatInput, TextInput, TokenInput
 from inferd.errors import InferdError, InvalidFieldError, UnsupportedInputError
 from inferd.plugin.backend import EMBEDDING_DEFAULTS, EmbeddingDefaults, Pooling
 from inferd.sampling import ONE_TOKEN
@@ -31,7 +35,8 @@ if TYPE_CHECKING:
     from inferd.engine.token.script import Script
     from inferd.engine.token.sequence import Origin
     from inferd.engine.work import Embedding, TaskInput
-    from inferd.plugin import Vocabulary
+    from inferd.plugin import LoadedModel, Vocabulary
+    from inferd.plugin.pictures import PictureReader
     from inferd.sampling import Sampling
 
 _QUICK: Final = 4096  # characters
@@ -46,6 +51,7 @@ class Intake:
         cells: Where what may be slow is done.
         limits: How long that may take.
         embedding: How the model wants embeddings to be made.
+        pictures: What it does with pictures, or why it takes none.
 
     Raises:
         ModelLoadError: No tokenizer can be built from the vocabulary.
@@ -59,13 +65,16 @@ class Intake:
         cells: Cells,
         limits: EngineLimits,
         embedding: EmbeddingDefaults = EMBEDDING_DEFAULTS,
+        pictures: PictureReader | str = "",
     ) -> None:
         self._bounds = bounds
+        self._pictures = open_gallery(pictures, limits.picture, step_tokens=bounds.step_tokens * bounds.whole_pictures)
         self._pooling = embedding.pooling
         self._head = embedding.head
         self._pooled = embedding.pooled
         self._closing = vocabulary.eos_ids[:1] if embedding.add_eos and vocabulary.algorithm != "json" else ()
         self._tokenizer = Tokenizer(vocabulary, size=bounds.vocabulary_size)
+        self._vocabulary = vocabulary
         self._ends = frozenset(vocabulary.eos_ids)
         self._texts = Texts(
             vocabulary,
@@ -75,10 +84,27 @@ class Intake:
             text_timeout_s=limits.text_timeout_s,
         )
 
+    @classmethod
+    def of(cls, model: LoadedModel, bounds: Bounds, *, cells: Cells, limits: EngineLimits) -> Intake:
+        """For a loaded model."""
+        return cls(
+            model.vocabulary,
+            bounds,
+            cells=cells,
+            limits=limits,
+            embedding=model.embedding,
+            pictures=model.pictures,
+        )
+
     @property
     def pieces(self) -> Items[Piece]:
         """What each token adds to a text, by id."""
         return self._tokenizer.pieces
+
+    @cached_property
+    def writing(self) -> Writing:
+        """How the model's texts are written."""
+        return Writing.of(self._vocabulary, self._tokenizer)
 
     def plain_tokens(self, text: str) -> list[int]:
         """The tokens of a text as it stands, without those that a model wants around it; none where that fails."""
@@ -87,6 +113,17 @@ class Intake:
         except InferdError:
             return []
         return [token_id for token_id in token_ids if token_id < self._bounds.vocabulary_size]
+
+    def words(self, text: str) -> Items[int]:
+        """As `plain_tokens`, where it must not fail.
+
+        Raises:
+            InvalidFieldError: The network has no row for one of them.
+            LimitExceededError: It takes too long, or too much memory.
+        """
+        token_ids = self._texts.words(text)
+        self._check_written(token_ids)
+        return token_ids
 
     def warm(self) -> None:
         """Be ready for the first conversation."""
@@ -185,7 +222,8 @@ class Intake:
         most = sampling.most_output(len(ids), context=bounds.sequence_tokens, most=most)
         ends = self._ends_of(sampling)
         sampling.check_prompt(len(ids))
-        rules = self._rules(sampling, ends, leash, script)
+        rules = self._rules(sampling, ends, leash, script) if most else None
+        self._place(origin, task_input, ids)
         return Sequence(
             origin,
             prompt=np.array(ids, np.int32),
@@ -198,6 +236,16 @@ class Intake:
             echo=self.detokenize(ids) if sampling.echo else None,
             detokenizer=Detokenizer(self._tokenizer.pieces),
         )
+
+    def _place(self, origin: Origin, task_input: TaskInput, ids: Items[int]) -> None:
+        """Have a sequence know the pictures of its prompt and their places."""
+        chain = origin.chain
+        if chain is None:
+            return
+        if isinstance(task_input, TokenInput):
+            chain.show(task_input.pictures)
+        elif isinstance(task_input, ChatInput) and task_input.files:
+            chain.show(self._pictures.place(task_input, ids, salt=chain.salt))
 
     def _drafter(self, sampling: Sampling, rules: Rules | None) -> Drafter | None:
         """Guesses for a sequence whose tokens depend on logits and position alone: then one step can verify them."""
@@ -226,7 +274,8 @@ class Intake:
         phrases = encode_bad_words(sampling.bad_words, lambda text: self._texts.words(text, leash))
         size = self._bounds.vocabulary_size
         phrases = tuple(phrase for phrase in phrases if max(phrase) < size)  # no output has the others
-        return Rules.of(sampling, phrases=phrases, ends=ends, check_ids=self._check_ids, script=script)
+        dry = Dry.of(sampling, self._tokenizer.pieces)
+        return Rules.of(sampling, phrases=phrases, ends=ends, check_ids=self._check_ids, script=script, dry=dry)
 
     def tokenize(self, task_input: TaskInput) -> Items[int]:
         """The tokens of an input.
@@ -243,7 +292,10 @@ class Intake:
         self, task_input: TaskInput, leash: Leash | None = None, *, most_tokens: int | None = None
     ) -> Items[int]:
         if not isinstance(task_input, TokenInput):
-            ids = self._texts.tokenize(task_input, most_tokens=most_tokens, leash=leash)
+            arrange = None
+            if isinstance(task_input, ChatInput) and task_input.files:
+                arrange = self._pictures.arranger(task_input, self._tokenizer.added, most_tokens=most_tokens)
+            ids = self._texts.tokenize(task_input, most_tokens=most_tokens, leash=leash, arrange=arrange)
             self._check_written(ids)
             return ids
         self._check_ids(task_input.token_ids, "spec.tokens.token_ids")
@@ -257,6 +309,16 @@ class Intake:
         """
         self._check_ids(token_ids, "token_ids")
         return decode(self._tokenizer.pieces, token_ids)
+
+    def pieces_of(self, token_ids: Items[int]) -> list[bytes]:
+        """The bytes that each token adds to a text.
+
+        Raises:
+            InvalidFieldError: Ids outside the vocabulary.
+        """
+        self._check_ids(token_ids, "token_ids")
+        pieces = [self._tokenizer.pieces[token_id] for token_id in token_ids]
+        return [piece.encode() if isinstance(piece, str) else piece for piece in pieces]
 
     def _check_written(self, token_ids: Items[int]) -> None:
         """Refuse tokens of a text that the network has no row for: a step with one of them fails for all in it."""

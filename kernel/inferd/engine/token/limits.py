@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import MISSING, dataclass, field, fields
 from typing import TYPE_CHECKING, Final
 
+from inferd.engine.pictures.limits import PictureLimits
 from inferd.plugin.session import least_window_blocks
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class EngineLimits:
         draft_tokens: Most tokens that are guessed for a sequence in a step; 0 guesses none.
         cell_memory_bytes: Most memory that foreign code may take for one task.
         grammar: Those of grammars.
+        picture: Those of pictures.
     """
 
     step_tokens: int = 512
@@ -55,6 +57,7 @@ class EngineLimits:
     draft_tokens: int = 0
     cell_memory_bytes: int = CELL_MEMORY_BYTES
     grammar: GrammarLimits = field(default_factory=GrammarLimits)
+    picture: PictureLimits = field(default_factory=PictureLimits)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +79,7 @@ class Bounds:
         window_tokens: Tokens that layers with a window see, where those have a pool of their own.
         window_blocks: KV blocks of that pool; 0 where there is none.
         border_tokens: Sequences of more tokens are computed in another way, from their first token on; 0 for none.
+        whole_pictures: No step ends between two tokens of a picture.
     """
 
     rows: int
@@ -92,6 +96,7 @@ class Bounds:
     window_tokens: int = 0
     window_blocks: int = 0
     border_tokens: int = 0
+    whole_pictures: bool = False
 
     @property
     def kv_tokens(self) -> int:
@@ -140,4 +145,5 @@ class Bounds:
             window_tokens=session.window_tokens,
             window_blocks=session.window_blocks,
             border_tokens=session.border_tokens,
+            whole_pictures=session.whole_pictures,
         )

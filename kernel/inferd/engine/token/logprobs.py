@@ -37,6 +37,21 @@ def measure(logits: Float32Array, token_ids: Ids, tops: Sequence[int]) -> list[L
     return told
 
 
+def find_entropies(logits: Float32Array) -> list[float]:
+    """The entropy of the distribution of each row, in nats; shape (R, V), not changed."""
+    found: list[float] = []
+    group = max(1, _GROUP // logits.shape[1])
+    for at in range(0, len(logits), group):
+        some = logits[at : at + group]
+        below = some - some.max(axis=1, keepdims=True)
+        with np.errstate(invalid="ignore", over="ignore"):  # a row that is not finite is told of elsewhere
+            weights = np.exp(below)
+            total = weights.sum(axis=1, dtype=np.float64)
+            below[weights == 0] = 0  # what cannot come says nothing, however unlikely it is
+            found += (np.log(total) - (weights * below).sum(axis=1, dtype=np.float64) / total).tolist()
+    return found
+
+
 def join(parts: Sequence[Logprobs]) -> Logprobs:
     """Those of several tokens, one after the other."""
     return Logprobs(

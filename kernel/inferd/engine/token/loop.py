@@ -8,12 +8,13 @@ import time
 from collections import deque
 from functools import partial
 from itertools import compress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from inferd.core.vigil import Doing, Pulse
 from inferd.engine.activity import Activity
 from inferd.engine.cause import placed_line
 from inferd.engine.cells.cell import Cells
+from inferd.engine.token.adapters import Adapters
 from inferd.engine.token.aside import Aside
 from inferd.engine.token.batcher import Batcher
 from inferd.engine.token.forward import Forward
@@ -79,6 +80,7 @@ class Loop:
     ) -> None:
         self.bounds = Bounds.of(model.session.limits, limits)
         self.steps = 0
+        self._preempted = 0  # of those that were told
         self.refusals = 0  # steps that the session refused
         self._deliver = deliver
         self._session = model.session
@@ -92,13 +94,13 @@ class Loop:
         following = Following(rows=self.bounds.rows, vocabulary_size=size, wait_s=limits.grammar.wait_s)
         self._aside = Aside(self._grammars, following, self._places, command=self._command, go_on=self._go_on)
         self._sources = sources = Sources(model.session, self._activity)
-        self._forward = Forward(
-            model.session, self.bounds, sampler=sampler, following=following, activity=self._activity, sources=sources
-        )
+        self._adapters = Adapters(model.session, self._fail_task)
+        given: Any = {"sources": sources, "adapters": self._adapters, "activity": self._activity}
+        self._forward = Forward(model.session, self.bounds, sampler=sampler, following=following, **given)
         self.keeping = Keeping(model.session, self._places, self._activity)
         self._suspects = Suspects(self._batcher, self._aside)
         self._alone: int | None = None  # the task that was last told to run alone; None since a step for all
-        intake = Intake(model.vocabulary, self.bounds, cells=self._cells, limits=limits, embedding=model.embedding)
+        intake = Intake.of(model, self.bounds, cells=self._cells, limits=limits)
         self._reception = Reception(intake, self.bounds, self._grammars, self._arrive)
         self._pace = Pace(gap_s=limits.gap_s)
         self._tasks: dict[int, Samples] = {}  # by handle: waiting or running
@@ -106,8 +108,7 @@ class Loop:
         self._several = 0  # tasks with several samples
         self._constrained = 0  # tasks with a grammar
         self._measured = 0  # tasks that ask how likely their tokens were
-        self._refused: list[Ended] = []
-        self._stopping = False
+        self._refused, self._stopping = list[Ended](), False
         # shared between threads
         self._commands: deque[Callable[[], None]] = deque()
         self._wake = threading.Event()
@@ -125,13 +126,8 @@ class Loop:
         """Leave rows and KV blocks free for the tasks of a lease; a later hold of the lease replaces it.
 
         Tasks of others are preempted where they have too much of that already. What is given back with zeros is free
-        for all; tasks that are still under the lease then are like those under none.
-
-        Args:
-            lease_id: The lease.
-            fencing_token: Of its grant. A hold with a smaller one than was seen is ignored.
-            sequences: Rows to hold.
-            kv_tokens: Tokens to hold, in whole blocks.
+        for all; tasks that are still under the lease then are like those under none. `fencing_token` is of its grant: a
+        hold with a smaller one than was seen is ignored. KV tokens are held in whole blocks.
 
         Raises:
             ValueError: It is more than there is: a defect of the caller, who was told the bounds.
@@ -152,6 +148,10 @@ class Loop:
     def see_to_prefixes(self, errand: Callable[[Keeping], None]) -> None:
         """Have the prefix cache kept or found again, between two steps."""
         self._command(partial(errand, self.keeping))
+
+    def see_to_adapters(self, errand: Callable[[Adapters], None]) -> None:
+        """Have adapters held, or no more, between two steps."""
+        self._command(partial(errand, self._adapters))
 
     def consult(self, query: Callable[[Intake], None]) -> None:
         """Have `query` called where tasks are prepared, in turn with them; no step waits for it."""
@@ -245,7 +245,8 @@ class Loop:
         self._pace.measure(seconds, decode=decode, prompt=len(step.batch.token_ids) - decode)
         first = ids.tolist() if verified is None else [tokens[0] for tokens in verified]
         output = self._collect(step, first, told, verified)
-        output.seconds = seconds
+        output.seconds, output.batch_size, output.kv_tokens = seconds, len(step.sequences), self._batcher.kv_tokens
+        output.preempted, self._preempted = self._places.preempted - self._preempted, self._places.preempted
         self._send(output)
 
     def _answer_failure(self, step: Step, error: BaseException) -> None:
@@ -291,17 +292,11 @@ class Loop:
         if self._constrained:
             self._aside.following.advance([sequence.constraint for sequence in sequences], ids)
         output = StepOutput(handles=[sequence.handle for sequence in sequences], embeddings=embeddings)
-        if verified is None:
-            output.counts, output.token_ids = [1] * len(ids), ids
-            output.texts = [sequence.accept(number) for sequence, number in zip(sequences, ids, strict=True)]
-        else:
-            for sequence, tokens in zip(sequences, verified, strict=True):
-                count, text = sequence.accept_all(tokens)
-                output.counts.append(count)
-                output.token_ids += tokens[:count]
-                output.texts.append(text)
+        if verified is None and step.mute:
+            verified = [[number] for number in ids]
+        output.take(sequences, ids, verified)
         if told:
-            output.logprobs = {place: told[s] for place, s in enumerate(sequences) if s in told}
+            output.logprobs = {place: told[s] for place, s in enumerate(sequences) if s in told and not s.mute}
         if self._owed:
             output.prompts = {s.handle: s.report.tell() for s in sequences if s in self._owed}
             self._owed.difference_update(sequences)
@@ -396,6 +391,7 @@ class Loop:
         del self._tasks[task.leader.handle]
         self._owed.discard(task.leader)
         self._sources.drop(task.leader.handle)
+        self._adapters.drop(task.leader.handle)
         self._suspects.drop(task.leader.handle)
         self._several -= task.several
         self._constrained -= task.constrained
@@ -421,6 +417,7 @@ class Loop:
         try:
             if isinstance(task, InferdError):
                 raise task
+            self._adapters.check(submission.adapter, submission.adapter_name)
             hold = self._places.holds.find(submission.lease_id, submission.fencing_token)
         except InferdError as error:
             self._refused.append(Ended(handle=handle, error=error))
@@ -437,6 +434,9 @@ class Loop:
         self._several += task.several
         self._constrained += task.constrained
         self._measured += task.measured
+        self._adapters.when_there(handle, submission.adapter, partial(self._start, submission, task))
+
+    def _start(self, submission: Submission, task: Samples) -> None:
         if submission.source is not None:
             self._sources.put(task, submission.source, alone=submission.alone)
             return

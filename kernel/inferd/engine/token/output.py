@@ -9,6 +9,7 @@ from inferd.core.task import FinishReason, Usage
 
 if TYPE_CHECKING:
     from inferd.core.task_events import Logprobs, PromptOutput
+    from inferd.engine.token.sequence import Sequence
     from inferd.errors import InferdError
 
 
@@ -58,6 +59,9 @@ class StepOutput:
         alone: The task that runs alone in its batch from now on; None for none.
         prompts: What tasks asked to be told of their prompt, by handle; before their first tokens.
         seconds: How long it computed; 0 where nothing was computed.
+        batch_size: How many sequences it computed.
+        kv_tokens: Tokens of the KV pool that tasks hold behind it, in whole blocks; None where it computed nothing.
+        preempted: How often a sequence lost its KV blocks to others since the step before.
     """
 
     handles: list[int] = field(default_factory=list)
@@ -74,3 +78,18 @@ class StepOutput:
     begun_prompts: dict[int, int] = field(default_factory=dict)
     alone: int | None = None
     seconds: float = 0.0
+    batch_size: int = 0
+    kv_tokens: int | None = None
+    preempted: int = 0
+
+    def take(self, sequences: list[Sequence], ids: list[int], verified: list[list[int]] | None) -> None:
+        """Give each sequence its new token, or as many of `verified` as it takes, and keep what comes of it."""
+        if verified is None:
+            self.counts, self.token_ids = [1] * len(ids), ids
+            self.texts = [sequence.accept(number) for sequence, number in zip(sequences, ids, strict=True)]
+            return
+        for sequence, tokens in zip(sequences, verified, strict=True):
+            count, text = sequence.accept_all(tokens)
+            self.counts.append(count)
+            self.token_ids += tokens[:count]
+            self.texts.append(text)

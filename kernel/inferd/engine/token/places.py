@@ -380,6 +380,7 @@ class Places:
             rules=sequence.rules,
             tokens=sequence.tokens[: sequence.length],
             prompt_tokens=len(sequence.prompt),
+            surprise=sequence.surprise,
         )
 
     def _begin(self, sequence: Sequence, *, found: int) -> int:

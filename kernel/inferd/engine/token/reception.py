@@ -277,7 +277,7 @@ class Reception:
             given: Any = {"script": submission.script, "allowed_output": submission.allowed_output}
             sequences = [self._intake.accept(origin, submission.task_input, first, leash, **given)]
             if others:
-                prompt = TokenInput(array("I", sequences[0].prompt.tobytes()))
+                prompt = TokenInput(array("I", sequences[0].prompt.tobytes()), sequences[0].pictures)
                 sequences += [
                     self._intake.accept(self._origin(submission, sample), prompt, each, leash, **given)
                     for sample, each in enumerate(others, start=1)

@@ -10,6 +10,7 @@ from inferd.engine.token.scores import PromptScores
 
 if TYPE_CHECKING:
     from inferd.plugin.session import Int32Array
+    from inferd.sampling import Sampling
 
 
 class PromptReport:
@@ -17,8 +18,8 @@ class PromptReport:
 
     Args:
         prompt: Token ids, shape (P,).
+        sampling: What is asked for.
         echo: The text of the prompt, where that is to be told; None where it is not.
-        top: How many of the likeliest tokens to tell beside each; None where it is not told how likely they were.
 
     Attributes:
         scores: How likely its tokens were; None where it is not to be told.
@@ -26,11 +27,11 @@ class PromptReport:
 
     __slots__ = ("_echo", "_prompt", "_told", "scores")
 
-    def __init__(self, prompt: Int32Array, *, echo: str | None, top: int | None) -> None:
+    def __init__(self, prompt: Int32Array, sampling: Sampling, *, echo: str | None) -> None:
         self._prompt = prompt
         self._echo = echo
         self._told = False
-        self.scores = None if top is None else PromptScores(prompt, top)
+        self.scores = PromptScores.of(prompt, sampling)
 
     @property
     def wanted(self) -> bool:
@@ -45,4 +46,6 @@ class PromptReport:
     def tell(self) -> PromptOutput:
         """What is told."""
         ids = array("I", self._prompt.tobytes()) if self._echo is not None else ()
-        return PromptOutput(self._echo or "", ids, None if self.scores is None else self.scores.tell())
+        if self.scores is None:
+            return PromptOutput(self._echo or "", ids)
+        return PromptOutput(self._echo or "", ids, self.scores.tell(), self.scores.entropies)

@@ -10,7 +10,15 @@ import numpy as np
 from inferd.engine.cells.board import BOARD_BYTES
 from inferd.engine.cells.cell import OUT_OF_MEMORY, Cell, CellError
 from inferd.engine.cells.shared import SharedMemory
-from inferd.errors import BackendFailedError, InferdError, InvalidFieldError, LimitExceededError, present, words_of
+from inferd.errors import (
+    BackendFailedError,
+    InferdError,
+    InvalidFieldError,
+    LimitExceededError,
+    OutputInvalidError,
+    present,
+    words_of,
+)
 from inferd.plugin.channel import ClosedError, LateError
 
 if TYPE_CHECKING:
@@ -98,6 +106,11 @@ class Constraint:
         return self.room.late or self.room.gone
 
     @property
+    def refuted(self) -> bool:
+        """Whether it was given up by itself, with its last token or before."""
+        return self.given_up is not None
+
+    @property
     def failed(self) -> bool:
         """Whether it cannot be followed any further."""
         return bool(self.error) or self.why is not None
@@ -126,6 +139,7 @@ class Room:
         late: The cell did not answer in time, or died: the thread of the steps leaves it alone.
         taken: Its place is another's: it has no cell until it is restarted.
         gone: It was given up for good.
+        checked: Outputs are looked at when they are complete: the grammar does not follow all that they must be.
         why: As what all that follow the grammar are to fail, those too that the cell was not told of; None for nothing.
     """
 
@@ -136,9 +150,11 @@ class Room:
         self.late = False
         self.taken = False
         self.gone = False
+        self.checked = False
         self.why: InferdError | None = None
         self._cells = cells
         self._limits = limits
+        self._unfollowed: list[str] = []  # what outputs are checked for, for people
         self._message = message | {"mask_bytes": 4 * mask_words}
         self._mask_words = mask_words
         self._memory: SharedMemory | None = None  # from the first cell until the room is given up
@@ -166,6 +182,7 @@ class Room:
             answer, _ = channel.receive(timeout_s=limit_s)
             if answer["error"]:
                 raise self._invalid(answer["error"])
+            self.checked, self._unfollowed = answer["checked"], answer["unfollowed"]
         except LateError:
             self._end_cell()
             raise self._exceeded("compiling it took", "workers.grammar_compile_s", f"{limit_s:g}", unit="s") from None
@@ -249,10 +266,12 @@ class Room:
                 continue  # it was told something since, or rests
             if of_masks:
                 constraint.asked = 0
-                constraint.ready = not answer and not constraint.complete
+                constraint.ready = not answer and not (constraint.complete or constraint.given_up)
                 constraint.error = answer
             else:
-                constraint.complete = answer
+                constraint.complete = answer is True
+                if isinstance(answer, dict):
+                    constraint.given_up = self._refuted(answer)
                 constraint.pending = constraint.told < len(constraint.tokens)
 
     def mask(self, constraint: Constraint) -> Masks:
@@ -400,6 +419,15 @@ class Room:
             )
         cause = f"the process that follows the grammar ({self._kind}) ended: {how}"
         return BackendFailedError(cause, field=FIELD, metadata={"cause": cause})
+
+    def _refuted(self, fault: dict[str, str]) -> OutputInvalidError:
+        """Why an output that is complete is none: nothing of what it says."""
+        cause = f"at {fault['path'] or 'its root'} it is against {fault['keyword']!r}"
+        return OutputInvalidError(
+            f"the output is complete, and is not as its grammar ({self._kind}) wants it: {cause}; ask again, with"
+            " another seed, or make the grammar simpler",
+            metadata=fault | {"cause": cause, "unfollowed": "; ".join(self._unfollowed)[:_LONGEST_CAUSE]},
+        )
 
     def _invalid(self, cause: str) -> InvalidFieldError:
         cause = cause.strip()[:_LONGEST_CAUSE]

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from inferd.engine.text.bad_words import completions
+from inferd.engine.token.dry import Repeats
 from inferd.engine.token.penalties import Penalties, penalize
+from inferd.engine.token.times import Timing
 from inferd.sampling import AT
 
 if TYPE_CHECKING:
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from inferd.engine.token.dry import Dry
     from inferd.engine.token.script import Script
     from inferd.plugin.session import Float32Array, Int32Array
     from inferd.sampling import Sampling
@@ -39,6 +43,7 @@ class Rules:
         phrases: Sequences of tokens that are forbidden at their last one.
         ends: Tokens that end it; forbidden until `sampling.min_tokens` were produced.
         script: What it must write and must not, by the place; None for anything.
+        dry: How stretches that repeat themselves are made less likely; None where they are not.
     """
 
     sampling: Sampling
@@ -47,6 +52,8 @@ class Rules:
     phrases: tuple[tuple[int, ...], ...]
     ends: tuple[int, ...]
     script: Script | None = None
+    dry: Dry | None = None
+    _prompts: list[tuple[Int32Array, Repeats]] = field(default_factory=list, init=False, compare=False, repr=False)
 
     @classmethod
     def of(
@@ -57,12 +64,13 @@ class Rules:
         ends: Collection[int] = (),
         check_ids: CheckIds = lambda _ids, _field: None,
         script: Script | None = None,
+        dry: Dry | None = None,
     ) -> Rules | None:
         """The rules of a task; None where nothing changes its logits. `check_ids` refuses what are no tokens."""
         biased = [token_id for token_id, _ in sampling.logit_bias]
         check_ids(biased, f"{AT}logit_bias")
         needed = _penalizes(sampling) or sampling.logit_bias or phrases or (sampling.min_tokens and ends)
-        if not needed and script is None:
+        if not needed and script is None and dry is None:
             return None
         return cls(
             sampling=sampling,
@@ -71,12 +79,26 @@ class Rules:
             phrases=tuple(phrases),
             ends=tuple(sorted(ends)) if sampling.min_tokens else (),
             script=script,
+            dry=dry,
         )
+
+    def find_repeats(self, tokens: Int32Array, *, prompt_tokens: int) -> Repeats | None:
+        """The repeats of these tokens; those of the prompt are found once for all samples. One caller: the sampler."""
+        if self.dry is None:
+            return None
+        if len(tokens) > prompt_tokens:
+            return Repeats(self.dry, tokens)
+        if not self._prompts or not np.array_equal(self._prompts[0][0], tokens):
+            self._prompts[:] = [(tokens, Repeats(self.dry, tokens))]
+        repeats = copy(self._prompts[0][1])
+        repeats.part()
+        return repeats
 
     @property
     def reads_history(self) -> bool:
         """Whether what they forbid or change depends on the tokens before."""
-        return _penalizes(self.sampling) or any(len(phrase) > 1 for phrase in self.phrases)
+        timed = self.script is not None and self.script.times is not None
+        return _penalizes(self.sampling) or self.dry is not None or timed or any(len(one) > 1 for one in self.phrases)
 
 
 def _penalizes(s: Sampling) -> bool:
@@ -92,7 +114,7 @@ class RuledRow:
         prompt_tokens: How many of them are the prompt's.
     """
 
-    __slots__ = ("_first_end", "_prompt_tokens", "_tail", "penalties", "rules")
+    __slots__ = ("_first_end", "_opening", "_prompt_tokens", "_tail", "_timing", "penalties", "repeats", "rules")
 
     def __init__(self, rules: Rules, *, tokens: Int32Array, prompt_tokens: int) -> None:
         self.rules = rules
@@ -102,13 +124,21 @@ class RuledRow:
         self._first_end = prompt_tokens + s.min_tokens  # where a token may end it, at the earliest
         longest = max((len(phrase) for phrase in rules.phrases), default=1)
         self._tail = deque(tokens[max(0, len(tokens) - longest + 1) :].tolist(), maxlen=longest - 1)
+        self.repeats = rules.find_repeats(tokens, prompt_tokens=prompt_tokens)
+        self._timing: Timing | None = None
+        if rules.script is not None and rules.script.times is not None:
+            opening = prompt_tokens + len(rules.script.opening)
+            self._opening = max(0, opening - len(tokens))  # tokens that come before what times are about
+            self._timing = Timing(rules.script.times, tokens[opening:].tolist())
         if _penalizes(s):
+            first = max(0, len(tokens) - s.penalty_window) if s.penalty_window else 0
             self.penalties = Penalties(
                 repetition=s.repetition_penalty,
                 frequency=s.frequency_penalty,
                 presence=s.presence_penalty,
-                prompt=tokens[:prompt_tokens],
-                output=tokens[prompt_tokens:],
+                prompt=tokens[first:prompt_tokens],
+                output=tokens[max(first, prompt_tokens) :],
+                window=s.penalty_window,
             )
 
     def add(self, token_id: int) -> None:
@@ -116,6 +146,13 @@ class RuledRow:
         self._tail.append(token_id)
         if self.penalties is not None:
             self.penalties.add(token_id)
+        if self.repeats is not None:
+            self.repeats.add(token_id)
+        if self._timing is not None:
+            if self._opening:
+                self._opening -= 1
+            else:
+                self._timing.add(token_id)
 
     def forbidden(self, position: int) -> list[int]:
         """Tokens that must not be at `position`, the next one."""
@@ -128,10 +165,12 @@ class RuledRow:
         """Forbid what the script does not have at `position`, in the logits of this row."""
         if self.rules.script is not None:
             self.rules.script.apply(logits, position - self._prompt_tokens)
+        if self._timing is not None and not self._opening:
+            self._timing.apply(logits)
 
 
 def change(logits: Float32Array, rows: Sequence[RuledRow | None], positions: Int32Array, masks: Masks | None) -> None:
-    """Change logits by the rules of each row: bias, penalties, then what is forbidden becomes minus infinity.
+    """Change logits by the rules of each row: bias, penalties, DRY, then what is forbidden becomes minus infinity.
 
     Args:
         logits: Shape (R, V); changed.
@@ -144,6 +183,8 @@ def change(logits: Float32Array, rows: Sequence[RuledRow | None], positions: Int
         logits[place, row.rules.bias_ids] += row.rules.biases
     penalize(logits, [None if row is None else row.penalties for row in rows])
     for place, row in ruled:
+        if row.repeats is not None:
+            row.repeats.apply(logits[place])
         logits[place, row.forbidden(int(positions[place]))] = -np.inf
         row.follow_script(logits[place], int(positions[place]))
     if masks is not None:

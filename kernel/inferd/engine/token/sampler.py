@@ -1,9 +1,9 @@
 """Choosing tokens from logits, vectorised over the rows of a step.
 
-First come the rules: bias, penalties, what is forbidden. The filters apply in the order temperature, top-k, top-p,
-min-p, each to what the one before left, as in Hugging Face transformers. Equal logits are ordered by id, the lowest
-first. Sums are in float64. A row's token depends on its logits, its parameters, its history, its seed and its position,
-and on nothing else in the batch.
+First come the rules: bias, penalties, DRY, what is forbidden. The filters apply in the order temperature, top-k, top-p,
+min-p, each to what the one before left, as in Hugging Face transformers; rows with further filters are chosen for one
+by one (`shapes`). Equal logits are ordered by id, the lowest first. Sums are in float64. A row's token depends on its
+logits, its parameters, its history, its seed and its position, and on nothing else in the batch.
 """
 
 from __future__ import annotations
@@ -14,9 +14,13 @@ import numpy as np
 
 from inferd.engine.token.best import find_best
 from inferd.engine.token.logprobs import measure
+from inferd.engine.token.mirostat import Surprise
 from inferd.engine.token.philox import uniform
 from inferd.engine.token.rules import ALL, RuledRow, change
+from inferd.engine.token.shapes import LOT, Cut, Shape
+from inferd.errors import present
 from inferd.plugin import DeviceSampling
+from inferd.sampling import COLDEST
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -38,7 +42,6 @@ BAD_ROW: Final = -1
 NOTHING_LEFT: Final = -2
 """Chosen for a row in which every token is forbidden."""
 
-_COLDEST: Final = 1e-6  # below, the neighbour of the best float32 logit gets no weight that matters: greedy
 _CANDIDATES: Final = 512  # a nucleus is looked for among so many first,
 _WIDENING: Final = 16  # and then among this many times more
 _GROUP: Final = 1 << 18  # logits that are worked on at once: they stay in a core's cache
@@ -75,6 +78,8 @@ class Sampler:
         self._top = np.full(rows, SILENT, np.int64)
         self._is_ruled = np.zeros(rows, np.bool_)
         self._ruled: list[RuledRow | None] = [None] * rows
+        self._is_shaped = np.zeros(rows, np.bool_)
+        self._shapes: list[Shape | Surprise | None] = [None] * rows
         self._columns: tuple[NDArray[Any], ...] = (
             self._temperature,
             self._top_k,
@@ -83,6 +88,7 @@ class Sampler:
             self._seed,
             self._top,
             self._is_ruled,
+            self._is_shaped,
         )
 
     def assign(
@@ -93,6 +99,7 @@ class Sampler:
         rules: Rules | None = None,
         tokens: Int32Array = NO_TOKENS,
         prompt_tokens: int = 0,
+        surprise: Surprise | None = None,
     ) -> None:
         """Give a row its parameters. A temperature below 1e-6 is greedy; a top-k of all tokens keeps all.
 
@@ -102,8 +109,9 @@ class Sampler:
             rules: What changes its logits; None for nothing.
             tokens: Prompt and output so far, shape (T,); only read where there are rules.
             prompt_tokens: How many of them are the prompt's.
+            surprise: What it goes by in place of filters, and learns from; None for nothing.
         """
-        self._temperature[row] = sampling.temperature if sampling.temperature >= _COLDEST else 0
+        self._temperature[row] = sampling.temperature if sampling.temperature >= COLDEST else 0
         self._top_k[row] = sampling.top_k if sampling.top_k < self._vocabulary_size else 0
         self._top_p[row] = sampling.top_p
         self._min_p[row] = sampling.min_p
@@ -113,18 +121,22 @@ class Sampler:
         self._ruled[row] = None
         if rules is not None:
             self._ruled[row] = RuledRow(rules, tokens=tokens, prompt_tokens=prompt_tokens)
+        self._shapes[row] = surprise or Shape.of(sampling)
+        self._is_shaped[row] = self._shapes[row] is not None
 
     def move(self, source: int, target: int) -> None:
         """Give row `target` the parameters of row `source`."""
         for column in self._columns:
             column[target] = column[source]
         self._ruled[target] = self._ruled[source]
+        self._shapes[target] = self._shapes[source]
 
     def swap(self, one: int, other: int) -> None:
         """Exchange the parameters of two rows."""
         for column in self._columns:
             column[[one, other]] = column[[other, one]]
         self._ruled[one], self._ruled[other] = self._ruled[other], self._ruled[one]
+        self._shapes[one], self._shapes[other] = self._shapes[other], self._shapes[one]
 
     def choose(
         self,
@@ -173,7 +185,7 @@ class Sampler:
             rows: As for `choose`.
         """
         rows = self._index[: len(positions)] if rows is None else rows
-        if self._is_ruled[rows].any() or (self._top[rows] != SILENT).any():
+        if (self._is_ruled[rows] | self._is_shaped[rows]).any() or (self._top[rows] != SILENT).any():
             return None
         temperatures = self._temperature[rows]
         draws = temperatures.any()  # else the points say nothing, and drawing them takes longer than all else here
@@ -218,7 +230,12 @@ class Sampler:
         finite = np.isfinite(peaks)  # argmax finds NaN and +inf first, and -inf only where there is nothing else
         temperatures = self._temperature[rows]
         if temperatures.any():
-            drawn = np.flatnonzero((temperatures > 0) & finite & ~np.bool_(skip))
+            wanted = (temperatures > 0) & finite & ~np.bool_(skip)
+            shaped = self._is_shaped[rows]
+            if shaped.any():
+                self._draw_shaped(ids, np.flatnonzero(wanted & shaped), logits, rows, positions)
+                wanted &= ~shaped
+            drawn = np.flatnonzero(wanted)
             points = uniform(self._seed[rows[drawn]], positions[drawn])
             group = max(1, _GROUP // self._vocabulary_size)
             for some in (slice(at, at + group) for at in range(0, len(drawn), group)):
@@ -226,6 +243,18 @@ class Sampler:
         if not finite.all():
             ids[~finite] = BAD_ROW
         return ids
+
+    def _draw_shaped(self, ids: Ids, drawn: Ids, logits: Float32Array, rows: Ids, positions: Int32Array) -> None:
+        """Put into `ids` what is drawn for the places `drawn`, each of which has a shape."""
+        seeds = self._seed[rows[drawn]]
+        points, lots = (uniform(each, positions[drawn]) for each in (seeds, seeds ^ LOT))
+        for place, row, point, lot in zip(drawn, rows[drawn], points, lots, strict=True):
+            shape = self._shapes[row]
+            if isinstance(shape, Surprise):
+                ids[place] = shape.pick(logits[place], point)
+                continue
+            cut = Cut(*(column[row].item() for column in (self._temperature, self._top_k, self._top_p, self._min_p)))
+            ids[place] = present(shape).pick(logits[place], cut, point, lot)
 
     def _draw(self, logits: Float32Array, rows: Ids, points: Floats) -> Ids:
         """Draw from the rows of `logits`, which belong to the rows `rows` of the tables."""

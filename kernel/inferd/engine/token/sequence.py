@@ -8,6 +8,7 @@ import numpy as np
 
 from inferd.core.task import FinishReason, Usage
 from inferd.engine.text.stops import StopFinder
+from inferd.engine.token.mirostat import Surprise
 from inferd.engine.token.place import Place
 from inferd.engine.token.report import PromptReport
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from inferd.engine.token.room import Constraint
     from inferd.engine.token.rules import Rules
     from inferd.engine.token.submission import SampleSoFar
+    from inferd.plugin.pictures import PlacedPicture
     from inferd.plugin.session import Int32Array
     from inferd.sampling import Sampling
 
@@ -50,7 +52,7 @@ class Sequence:
     Args:
         origin: Whose it is.
         prompt: Token ids, shape (P,), at least one.
-        most_output: Most tokens to produce, at least 1.
+        most_output: Most tokens to produce; 0 to read the prompt and no more.
         sampling: How tokens are chosen.
         ends: Tokens that end it.
         detokenizer: Its own.
@@ -66,6 +68,7 @@ class Sequence:
         finish: Why it ended; None while it has not.
         place: Its row and blocks, and where it stands among those who want them.
         report: What it tells of its prompt.
+        surprise: What it goes by, and learns from its tokens; None for nothing.
     """
 
     __slots__ = (
@@ -87,6 +90,7 @@ class Sequence:
         "rules",
         "sample",
         "sampling",
+        "surprise",
         "tokens",
     )
 
@@ -113,11 +117,12 @@ class Sequence:
         self.rules = rules
         self.drafter = drafter
         self.pool = pool
-        self.report = PromptReport(prompt, echo=echo, top=sampling.prompt_logprobs)
+        self.report = PromptReport(prompt, sampling, echo=echo)
         self.place = Place(rank=(-priority, 0.0, self.handle, self.sample))
-        self.tokens = np.empty(len(prompt) + most_output, np.int32)
+        self.tokens = np.empty(len(prompt) + max(1, most_output), np.int32)
         self.tokens[: len(prompt)] = prompt
         self.length = len(prompt)
+        self.surprise = Surprise.of(sampling, rules=rules, tokens=self.tokens, prompt_tokens=len(prompt))
         self.finish: FinishReason | None = None
         self._most_length = len(self.tokens)
         self._ends = ends
@@ -135,6 +140,11 @@ class Sequence:
         return -self.place.rank[0]
 
     @property
+    def pictures(self) -> tuple[PlacedPicture, ...]:
+        """Those that stand in its prompt."""
+        return () if self.chain is None else self.chain.pictures
+
+    @property
     def output_tokens(self) -> int:
         """Tokens produced."""
         return self.length - len(self.prompt)
@@ -142,12 +152,32 @@ class Sequence:
     @property
     def most_tokens(self) -> int:
         """Tokens whose KV it needs at most: the last token that it produces is never computed."""
-        return len(self.prompt) + self.most_output - 1
+        return len(self.tokens) - 1
+
+    @property
+    def unseen(self) -> int:
+        """The first position whose logits it needs: that of its last token, or of one that it has to learn from."""
+        unseen = self.length - 1 if self.surprise is None else min(self.surprise.first, self.length - 1)
+        return unseen if self.report.scores is None else min(self.report.scores.first, unseen)
+
+    @property
+    def mute(self) -> bool:
+        """Whether it reads its prompt and writes nothing."""
+        return not self.most_output
 
     @property
     def undecided(self) -> bool:
-        """Whether it is not known yet if its last token completed it."""
-        return self.finish is None and self.constraint is not None and self.constraint.pending
+        """Whether it is not known yet if its last token completed it, or that was in vain."""
+        constraint = self.constraint
+        return self.finish is None and constraint is not None and (constraint.pending or constraint.refuted)
+
+    @property
+    def _unjudged(self) -> bool:
+        """Whether a token that ends the text may be in vain: what the grammar does not follow is found out then."""
+        constraint = self.constraint
+        if constraint is None:  # it is restored, and has none yet
+            return self.sampling.constrained
+        return constraint.room.checked and (constraint.pending or constraint.refuted)
 
     @property
     def usage(self) -> Usage:
@@ -170,6 +200,8 @@ class Sequence:
         self.tokens[self.length] = token_id
         self.length += 1
         if token_id in self._ends:
+            if self._unjudged:
+                return ""  # and `conclude`, later
             self.finish = FinishReason.END_OF_TEXT
             return self._flush()
         text = self._detokenizer.push(token_id)
@@ -187,7 +219,11 @@ class Sequence:
 
     def conclude(self) -> str:
         """End it if its last token was the last one; what is left to say then."""
-        if self.constraint is not None and self.constraint.complete:
+        constraint = self.constraint
+        if constraint is not None and constraint.refuted:
+            return ""  # its task fails
+        ended = self.output_tokens > 0 and int(self.tokens[self.length - 1]) in self._ends
+        if ended or (constraint is not None and constraint.complete):
             self.finish = FinishReason.END_OF_TEXT
             return self._flush()
         if self.length == self._most_length:
@@ -213,6 +249,9 @@ class Sequence:
 
     def accept_all(self, token_ids: Items[int]) -> tuple[int, str]:
         """Take the next tokens as far as it goes on; how many, and their text."""
+        if self.mute:  # what a step gives for its prompt is of no use
+            self.finish = FinishReason.MAX_TOKENS
+            return 0, ""
         texts = []
         for token_id in token_ids:
             texts.append(self.accept(token_id))

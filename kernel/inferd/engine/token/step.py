@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence as Items
 
     from inferd.engine.token.embedding import PromptPool
+    from inferd.engine.token.mirostat import Surprise
     from inferd.engine.token.sampler import Ids
     from inferd.engine.token.scores import PromptScores
     from inferd.engine.token.sequence import Sequence
@@ -20,9 +21,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """Tokens of a prompt whose logits are wanted, for its scores: from position `begin` on, at `place` in the step."""
+    """Tokens that are read whose logits are wanted, for scores: from position `begin` on, at `place` in the step."""
 
-    scores: PromptScores
+    scores: PromptScores | Surprise
     begin: int
     count: int
     place: int
@@ -51,6 +52,7 @@ class Step(NamedTuple):
         scored: Whose prompts are scored.
         pooled: Whose prompts are embedded.
         embeds: Whether there is a prompt in it that becomes an embedding; what it gives to that may be nothing.
+        mute: Whether there is a prompt in it behind which nothing is written.
         copies: KV blocks to copy before, each from its first to its second.
         begun: Sequences whose prompt is begun.
         alone: The task that has the step to itself because workers have died while it ran; None for none.
@@ -66,6 +68,7 @@ class Step(NamedTuple):
     scored: Items[Scored]
     pooled: Items[Pooled]
     embeds: bool
+    mute: bool
     copies: list[tuple[int, int]]
     begun: Items[Sequence]
     alone: int | None = None

@@ -82,6 +82,8 @@ class Submission:
         script: What it must write and must not; None for anything.
         check: Called where it is prepared, before its prompt is; raises where it is refused. None for nothing.
         allowed_output: Most output tokens that the kernel allowed which accepted it; 0 for what the engine allows.
+        adapter: The adapter that it is computed with, by the digest of what that holds; "" for none.
+        adapter_name: Its name, for people.
     """
 
     handle: int
@@ -100,4 +102,6 @@ class Submission:
     source: Float32Array | None = None
     script: Script | None = None
     allowed_output: int = 0
+    adapter: str = ""
+    adapter_name: str = ""
     check: Callable[[Intake], None] | None = None

@@ -1,0 +1,59 @@
+"""A call on its way through the engine, and what comes of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from inferd.engine.leash import Leash
+
+if TYPE_CHECKING:
+    from inferd.engine.token.output import Ended
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """A task on its way in.
+
+    Attributes:
+        handle: Names it; rises with each task.
+        name: Of the function.
+        version: Of that; 0 for the highest.
+        given: Its input, as JSON.
+        each: Whether that is an array of inputs.
+        priority: Its class: of those that wait the highest comes first, and in it the oldest.
+        lease_id: The lease that it runs under; "" for none.
+        fencing_token: Of the lease's grant.
+        told: Pieces that it has told before, elsewhere: so many are left out.
+        alone: Run it with nothing else beside it: workers have died while it ran.
+        leash: On which its process is.
+    """
+
+    handle: int
+    name: str
+    version: int = 0
+    given: bytes = b""
+    each: bool = False
+    priority: int = 0
+    lease_id: str = ""
+    fencing_token: int = 0
+    told: int = 0
+    alone: bool = False
+    leash: Leash = field(default_factory=Leash)
+
+
+@dataclass(slots=True, kw_only=True)
+class CallResult:
+    """What calls have given.
+
+    Attributes:
+        pieces: As JSON, each with the handle of its task.
+        ended: Tasks that ended; their last pieces are above.
+        alone: The task that runs alone from now on; None for none.
+        seconds: How long it ran that ended.
+    """
+
+    pieces: list[tuple[int, bytes]] = field(default_factory=list)
+    ended: list[Ended] = field(default_factory=list)
+    alone: int | None = None
+    seconds: float = 0.0

@@ -1,0 +1,1 @@
+"""Functions for texts: cleaning, splitting, chunking, finding duplicates and languages, converting."""

@@ -1,0 +1,1 @@
+"""Programs that models have written, run with tests."""
