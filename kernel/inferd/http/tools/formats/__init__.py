@@ -1,0 +1,1 @@
+"""How families of models write calls of tools: a parser for each, as one generator from begin to end."""
