@@ -11,10 +11,15 @@ claim is made by `inferd_client.claims`.
 from inferd_api.v1.sampling_pb2 import Choice, Grammar
 from inferd_api.v1.tensor_pb2 import InferSequence
 from inferd_client.absence import DEFAULT_ADDRESS
+from inferd_client.adapters import Adapters, AsyncAdapters
 from inferd_client.audit import AsyncAudit, Audit
 from inferd_client.claims import LeaseOptions
 from inferd_client.credentials import CredentialError
+from inferd_client.datasets import AsyncDatasets, Datasets
 from inferd_client.errors import InferdError, KernelUnreachableError, LeaseLostError, TlsFailedError
+from inferd_client.evaluations import AsyncEvaluations, Evaluations
+from inferd_client.explanations import AsyncExplanations, Explanations
+from inferd_client.functions import AsyncFunctions, Functions, call_output
 from inferd_client.generations import Generation, Sample
 from inferd_client.holding import HeldLease
 from inferd_client.hosts import AsyncHosts, Hosts
@@ -29,10 +34,12 @@ from inferd_client.models import AsyncModels, Models
 from inferd_client.moderation import AsyncModeration, Moderation
 from inferd_client.optimizations import AsyncOptimizations, Optimizations
 from inferd_client.options import ChatOptions, DefaultLimitWarning, InferOptions, RunOptions, TaskOptions
+from inferd_client.pipelines import AsyncPipelines, Pipelines
 from inferd_client.prompts import Message, Prompt
 from inferd_client.quotas import AsyncQuotas, Quotas
 from inferd_client.rankings import Ranked
 from inferd_client.tensors import blob_tensor
+from inferd_client.vocabularies import AsyncVocabularies, Vocabularies
 
 __all__ = [
     "DEFAULT_ADDRESS",
@@ -60,40 +67,55 @@ __all__ = [
     "TaskOptions",
     "TlsFailedError",
     "blob_tensor",
+    "call_output",
 ]
 
 
 class Client(
+    Functions,
     Inferences,
     Models,
+    Adapters,
     ModelVersions,
     ModelExports,
     Leases,
     Hosts,
     ModelUploads,
+    Datasets,
     Invites,
     Keys,
     Quotas,
     Audit,
     Moderation,
     Optimizations,
+    Pipelines,
+    Evaluations,
+    Explanations,
+    Vocabularies,
 ):
     """A synchronous client; safe to use from several threads. Close it, or use it in a `with` statement."""
 
 
 class AsyncClient(
+    AsyncFunctions,
     AsyncInferences,
     AsyncModels,
+    AsyncAdapters,
     AsyncModelVersions,
     AsyncModelExports,
     AsyncLeases,
     AsyncHosts,
     AsyncModelUploads,
+    AsyncDatasets,
     AsyncInvites,
     AsyncKeys,
     AsyncQuotas,
     AsyncAudit,
     AsyncModeration,
     AsyncOptimizations,
+    AsyncPipelines,
+    AsyncEvaluations,
+    AsyncExplanations,
+    AsyncVocabularies,
 ):
     """An asynchronous client of one event loop. Close it, or use it in an `async with` statement."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import time
+from contextlib import suppress
 from functools import cached_property
 from hashlib import sha256
 from itertools import chain
@@ -27,6 +28,7 @@ from inferd_api.v1.blob_service_pb2 import (
 )
 from inferd_api.v1.blob_service_pb2_grpc import BlobServiceStub
 from inferd_client.channel import AsyncConnection, Connection
+from inferd_client.endings import Ending
 from inferd_client.errors import InferdError, KernelUnreachableError
 from inferd_client.options import strict
 from inferd_client.patience import PAUSE_S, Patience
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
     Progress: TypeAlias = Callable[[int, int], None]
     """Is told how many bytes the kernel has, and how many there are."""
 
+MOST_PAGE: Final = 1000  # blobs of one answer, the most that a kernel gives
 DIGESTED_BYTES: Final = 1 << 20
 
 
@@ -206,7 +209,7 @@ class Blobs(Connection):
 
     def list_blobs(self) -> Generator[Blob]:
         """The tenant's blobs by digest."""
-        for page in self._pages(self._blobs.ListBlobs, ListBlobsRequest()):
+        for page in self._pages(self._blobs.ListBlobs, ListBlobsRequest(page_size=MOST_PAGE)):
             yield from page.blobs
 
     def delete_blob(self, digest: str) -> None:
@@ -244,9 +247,11 @@ class AsyncBlobs(AsyncConnection):
 
     async def _put(self, given: Given | Chunked, patience: Patience, progress: Progress | None) -> Blob:
         call = self._blobs.PutBlob(metadata=self._metadata_of(None))
+        ending = Ending(call)
         giving: asyncio.Task[None] | None = None
         try:
-            await call.write(given.start)
+            with suppress(asyncio.InvalidStateError):  # the call is over: reading says why
+                await call.write(given.start)
             while isinstance(response := await call.read(), PutBlobResponse):
                 patience.heard()
                 if response.HasField("complete"):
@@ -256,9 +261,7 @@ class AsyncBlobs(AsyncConnection):
                 if progress is not None:
                     progress(response.accepted.offset_bytes, given.size_bytes)
         except grpc.RpcError as error:
-            raise await self._failure(error, given.start) from None
-        except asyncio.InvalidStateError:  # the call is over: reading says why
-            pass
+            raise await self._failure(await ending.of(error), given.start) from None
         finally:
             call.cancel()
             if giving is not None:
@@ -291,7 +294,7 @@ class AsyncBlobs(AsyncConnection):
 
     async def list_blobs(self) -> AsyncGenerator[Blob]:
         """The tenant's blobs by digest."""
-        async for page in self._pages(self._blobs.ListBlobs, ListBlobsRequest()):
+        async for page in self._pages(self._blobs.ListBlobs, ListBlobsRequest(page_size=MOST_PAGE)):
             for blob in page.blobs:
                 yield blob
 

@@ -17,7 +17,9 @@ from inferd_api.v1.priority_pb2 import Priority
 from inferd_client.values import check_values
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from inferd_api.v1.lease_pb2 import Lease
 
 MOST_SECONDS = 315_576_000_000  # of a duration on the wire: ten thousand years; see google/protobuf/duration.proto
 
@@ -25,10 +27,14 @@ Class: TypeAlias = Literal["low", "normal", "high"]
 """A class of tasks and of waiting leases; a higher one goes first."""
 
 
-def memory(size_bytes: int, *, device_id: str = "") -> Claim:
-    """Memory of a device (default "cpu:0"): for a program outside the kernel, or for models loaded under the lease."""
-    check_values({"size_bytes": size_bytes, "device_id": device_id})
-    return Claim(memory=MemoryClaim(device_id=device_id, bytes=size_bytes))
+def memory(size_bytes: int, *, device_id: str = "", selector: Mapping[str, str] | None = None) -> Claim:
+    """Memory of a device (default "cpu:0"): for a program outside the kernel, or for models loaded under the lease.
+
+    With a `selector`, labels of hosts like `{"zone": "a"}`, it is on a host that has them, and `device_id` is what that
+    calls the device ("cuda:0"), or a kind ("cuda"); the kernel chooses, and claims with the same one are on one host.
+    """
+    check_values({"size_bytes": size_bytes, "device_id": device_id, "selector": selector})
+    return Claim(memory=MemoryClaim(device_id=device_id, bytes=size_bytes, selector=selector))
 
 
 def model(name: str, *, sequences: int = 0, kv_tokens: int = 0) -> Claim:
@@ -37,10 +43,10 @@ def model(name: str, *, sequences: int = 0, kv_tokens: int = 0) -> Claim:
     return Claim(model=ModelClaim(model=name, sequences=sequences, kv_tokens=kv_tokens))
 
 
-def cores(count: int, *, device_id: str = "") -> Claim:
-    """Processor cores of a device (default "cpu:0"), counted, not pinned."""
-    check_values({"count": count, "device_id": device_id})
-    return Claim(cores=CoresClaim(device_id=device_id, cores=count))
+def cores(count: int, *, device_id: str = "", selector: Mapping[str, str] | None = None) -> Claim:
+    """Processor cores of a device (default "cpu:0"), counted, not pinned; `selector` as of `memory`."""
+    check_values({"count": count, "device_id": device_id, "selector": selector})
+    return Claim(cores=CoresClaim(device_id=device_id, cores=count, selector=selector))
 
 
 class LeaseOptions(TypedDict, total=False):
@@ -100,3 +106,16 @@ def class_number(priority: Class | None) -> Priority.ValueType:
         return Priority.PRIORITY_UNSPECIFIED
     check_values({"priority": priority})
     return Priority.Value(f"PRIORITY_{priority.upper()}")
+
+
+def has_selectors(claims: Sequence[Claim], lease: Lease) -> bool:
+    """Whether a lease has the labels that were claimed: a kernel that does not know these leaves them out."""
+    return all(
+        bool(told)
+        for each, told in zip(map(_selector, claims), map(_selector, lease.spec.claims), strict=False)
+        if each
+    )
+
+
+def _selector(claim: Claim) -> Mapping[str, str]:
+    return claim.memory.selector or claim.cores.selector

@@ -1,7 +1,4 @@
-"""What a call can raise: a class per `inferd.v1.ErrorReason`, and six for what the kernel itself cannot say.
-
-Every class derives from `InferdError`; branch on the class or on `reason`, the message is for people.
-"""
+"""What a call can raise: a class per `inferd.v1.ErrorReason`, and six for what the kernel itself cannot say."""
 
 from __future__ import annotations
 
@@ -10,42 +7,16 @@ from typing import TYPE_CHECKING
 import grpc
 from google.rpc import error_details_pb2, status_pb2
 
+from inferd_client.dataset_errors import DatasetNotFoundError as DatasetNotFoundError  # noqa: PLC0414 - as the next
+from inferd_client.error import InferdError as InferdError  # noqa: PLC0414 - the base of all that is here
+from inferd_client.evaluation_errors import EvaluationNotFoundError as EvaluationNotFoundError  # noqa: PLC0414 - as above
+from inferd_client.pipeline_errors import PipelineRunNotFoundError as PipelineRunNotFoundError  # noqa: PLC0414 - as above
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-DOMAIN = "inferd"
-DETAILS_KEY = "grpc-status-details-bin"
+DOMAIN, DETAILS_KEY = "inferd", "grpc-status-details-bin"
 CODES: Mapping[int, str] = {code.value[0]: code.name for code in grpc.StatusCode}
-
-
-class InferdError(Exception):
-    """Base of every error of this package.
-
-    Attributes:
-        reason: Name in `inferd.v1.ErrorReason` without its prefix; "" when the status carried none.
-        code: Name of the canonical gRPC status code, for example "NOT_FOUND".
-        message: For people.
-        metadata: Facts for programs, by name; `inferd.v1.ErrorReason` lists them.
-        field: Path of the request's field that is wrong, else "".
-        retry_after_s: When trying again makes sense, in seconds; else None.
-    """
-
-    reason = ""
-    code = "UNKNOWN"
-
-    def __init__(
-        self,
-        message: str,
-        *,
-        metadata: Mapping[str, str] | None = None,
-        field: str = "",
-        retry_after_s: float | None = None,
-    ) -> None:
-        super().__init__(message)
-        self.message = message
-        self.metadata = dict(metadata or {})
-        self.field = field
-        self.retry_after_s = retry_after_s
 
 
 class KernelUnreachableError(InferdError):
@@ -287,6 +258,13 @@ class PoisonError(InferdError):
     code = "FAILED_PRECONDITION"
 
 
+class OutputInvalidError(InferdError):
+    """An output is not what its grammar wants; `metadata["path"]` says where, `metadata["keyword"]` against what."""
+
+    reason = "OUTPUT_INVALID"
+    code = "FAILED_PRECONDITION"
+
+
 class ModeratedError(InferdError):
     """A rule found something in what a task was given, or gave: see `metadata["rule"]` and `metadata["on"]`."""
 
@@ -299,6 +277,20 @@ class ModerationUnavailableError(InferdError):
 
     reason = "MODERATION_UNAVAILABLE"
     code = "UNAVAILABLE"
+
+
+class AdapterNotFoundError(InferdError):
+    """The model has no adapter of this name, or it was unloaded before the task began."""
+
+    reason = "ADAPTER_NOT_FOUND"
+    code = "NOT_FOUND"
+
+
+class AdapterLoadError(InferdError):
+    """An adapter cannot be loaded; `metadata["cause"]` says why."""
+
+    reason = "ADAPTER_LOAD_FAILED"
+    code = "FAILED_PRECONDITION"
 
 
 class FlagNotFoundError(InferdError):
@@ -397,6 +389,20 @@ class KeyNotFoundError(InferdError):
 
     reason = "KEY_NOT_FOUND"
     code = "NOT_FOUND"
+
+
+class FunctionNotFoundError(InferdError):
+    """No function of this name is known, or not this version; `metadata["suggestion"]` is a near name."""
+
+    reason = "FUNCTION_NOT_FOUND"
+    code = "NOT_FOUND"
+
+
+class FunctionFailedError(InferdError):
+    """A function raised, gave what it does not declare, or its process died; `metadata["cause"]` says which."""
+
+    reason = "FUNCTION_FAILED"
+    code = "INTERNAL"
 
 
 class QuotaNotFoundError(InferdError):

@@ -20,12 +20,14 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 import grpc
 import grpc.aio
 
+from inferd_client.endings import Ending
 from inferd_client.errors import (
     InferdError,
     KernelUnreachableError,
     StatusError,
     from_status,
 )
+from inferd_client.kernels import was_moved
 from inferd_client.mailboxes import AsyncInbox, AsyncOutbox, Inbox, patience_s, requests
 from inferd_client.orders import FULL, Orders
 from inferd_client.patience import PASSING, PAUSE_S
@@ -183,13 +185,15 @@ class AsyncFollower:
         if self._closed:
             outbox.end()
         call = self._dial(outbox.requests())
+        ending = Ending(call)
         try:
             async for response in call:
                 spoke = True
                 self._receive(response)
-        except grpc.RpcError as error:
+        except grpc.RpcError as broken:
+            error = await ending.of(broken)
             self._lacking = is_lacking(error)
-            return spoke or await self._is_back(error), self._failure(error)
+            return spoke or was_moved(error) or await self._is_back(error), self._failure(error)
         finally:
             outbox.end()
             call.cancel()
@@ -348,7 +352,7 @@ class Follower:
                 self._receive(response)
         except grpc.RpcError as error:
             self._lacking = is_lacking(error)
-            return spoke or self._is_back(error), self._failure(error)
+            return spoke or was_moved(error) or self._is_back(error), self._failure(error)
         finally:
             outbox.put(None)
             call.cancel()

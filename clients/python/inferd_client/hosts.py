@@ -63,22 +63,28 @@ class Hosts(Connection):
         request = WatchHostRequest(interval=span(interval_s), all_hosts=True)
         yield from self._watched(self._host.WatchHost, request)
 
-    def cordon_host(self, host_id: str) -> Host:
-        """Let a host get no new instances; those that it has stay and take tasks."""
-        return self._call(self._host.CordonHost, CordonHostRequest(host_id=host_id)).host
+    def cordon_host(self, host_id: str, *, reason: str = "") -> Host:
+        """Let a host get no new instances; those that it has stay and take tasks. People are told the `reason`."""
+        return self._call(self._host.CordonHost, CordonHostRequest(host_id=host_id, reason=reason)).host
 
-    def drain_host(self, host_id: str) -> Generator[Host]:
-        """Empty a host: as it stands, again and again until it is `drained`. It goes on though this is not read."""
-        for response in self._stream(self._host.DrainHost, DrainHostRequest(host_id=host_id)):
+    def drain_host(self, host_id: str, *, reason: str = "") -> Generator[Host]:
+        """Empty a host: as it stands, again and again until it is `drained`. It goes on though this is not read.
+
+        People are told the `reason`.
+        """
+        for response in self._stream(self._host.DrainHost, DrainHostRequest(host_id=host_id, reason=reason)):
             yield response.host
 
     def resume_host(self, host_id: str) -> Host:
         """Let a host that drains or is cordoned take instances again."""
         return self._call(self._host.ResumeHost, ResumeHostRequest(host_id=host_id)).host
 
-    def remove_host(self, host_id: str, *, force: bool = False) -> None:
-        """Know a host no longer; with `force` though something is left of it: its tasks go on elsewhere."""
-        self._call(self._host.RemoveHost, RemoveHostRequest(host_id=host_id, force=force))
+    def remove_host(self, host_id: str, *, force: bool = False, revoke: bool = False) -> None:
+        """Know a host no longer; with `force` though something is left of it: its tasks go on elsewhere.
+
+        With `revoke` its credential holds no longer, too, so that its agent does not come back by itself.
+        """
+        self._call(self._host.RemoveHost, RemoveHostRequest(host_id=host_id, force=force, revoke=revoke))
 
     def read_instance_log(
         self, instance_id: str, *, tail_bytes: int | None = None, follow: bool = False
@@ -173,13 +179,16 @@ class AsyncHosts(AsyncConnection):
         finally:
             await responses.aclose()
 
-    async def cordon_host(self, host_id: str) -> Host:
-        """Let a host get no new instances; those that it has stay and take tasks."""
-        return (await self._call(self._host.CordonHost, CordonHostRequest(host_id=host_id))).host
+    async def cordon_host(self, host_id: str, *, reason: str = "") -> Host:
+        """Let a host get no new instances; those that it has stay and take tasks. People are told the `reason`."""
+        return (await self._call(self._host.CordonHost, CordonHostRequest(host_id=host_id, reason=reason))).host
 
-    async def drain_host(self, host_id: str) -> AsyncGenerator[Host]:
-        """Empty a host: as it stands, again and again until it is `drained`. It goes on though this is not read."""
-        responses = self._stream(self._host.DrainHost, DrainHostRequest(host_id=host_id))
+    async def drain_host(self, host_id: str, *, reason: str = "") -> AsyncGenerator[Host]:
+        """Empty a host: as it stands, again and again until it is `drained`. It goes on though this is not read.
+
+        People are told the `reason`.
+        """
+        responses = self._stream(self._host.DrainHost, DrainHostRequest(host_id=host_id, reason=reason))
         try:
             async for response in responses:
                 yield response.host
@@ -190,9 +199,12 @@ class AsyncHosts(AsyncConnection):
         """Let a host that drains or is cordoned take instances again."""
         return (await self._call(self._host.ResumeHost, ResumeHostRequest(host_id=host_id))).host
 
-    async def remove_host(self, host_id: str, *, force: bool = False) -> None:
-        """Know a host no longer; with `force` though something is left of it: its tasks go on elsewhere."""
-        await self._call(self._host.RemoveHost, RemoveHostRequest(host_id=host_id, force=force))
+    async def remove_host(self, host_id: str, *, force: bool = False, revoke: bool = False) -> None:
+        """Know a host no longer; with `force` though something is left of it: its tasks go on elsewhere.
+
+        With `revoke` its credential holds no longer, too, so that its agent does not come back by itself.
+        """
+        await self._call(self._host.RemoveHost, RemoveHostRequest(host_id=host_id, force=force, revoke=revoke))
 
     async def read_instance_log(
         self, instance_id: str, *, tail_bytes: int | None = None, follow: bool = False

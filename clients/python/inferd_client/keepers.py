@@ -83,7 +83,8 @@ class AsyncKeeper:
             while self._holdings:
                 self._changed.clear()
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._changed.wait(), self._holdings.wait_s())
+                    async with asyncio.timeout(self._holdings.wait_s()):
+                        await self._changed.wait()
                 batch = self._holdings.due()
                 if batch:
                     async with asyncio.timeout(patience_s(batch)):

@@ -17,6 +17,7 @@ from inferd_client.absence import WHY
 from inferd_client.addresses import MOST, split_addresses
 from inferd_client.errors import DETAILS_KEY, KernelUnreachableError, NotLeaderError, from_status
 from inferd_client.returning import UNCONNECTED
+from inferd_client.tls import has_tls, why_failed
 
 if TYPE_CHECKING:
     from inferd_client.errors import InferdError
@@ -72,6 +73,8 @@ class Kernels:
     def __init__(self, addresses: tuple[str, ...]) -> None:
         self._given = addresses
         self._told: dict[str, None] = {}  # by kernels that stand by; the last ones
+        self._plain: dict[str, None] = {}  # of what was told: without TLS, while all that was given has it
+        self._secure = any(has_tls(each) for each in addresses)
         self._lock = threading.Lock()
         self.current = addresses[0]
         self.said: dict[str, str] = {}
@@ -80,7 +83,7 @@ class Kernels:
     def addresses(self) -> tuple[str, ...]:
         """All of them, those that calls go to first."""
         with self._lock:
-            return tuple(dict.fromkeys((self.current, *self._given, *self._told)))
+            return tuple(dict.fromkeys((self.current, *self._given, *reversed(self._told))))
 
     def tell(self, address: str, said: str) -> bool:
         """A kernel has said so, or could not be asked for that reason; whether it serves."""
@@ -88,7 +91,7 @@ class Kernels:
         return said == SERVES
 
     def hear(self, error: grpc.RpcError) -> None:
-        """Take up where a kernel that stands by says that the leader is."""
+        """Take up where a kernel that stands by says that the leader is: with TLS, if any that was given has it."""
         leader = leader_told(error)
         if not leader:
             return
@@ -97,8 +100,12 @@ class Kernels:
         except ValueError:
             return
         with self._lock:
-            self._told = dict.fromkeys((*addresses, *self._told))
-            self._told = dict.fromkeys(list(self._told)[:MOST])
+            for each in reversed(addresses):
+                known = self._plain if self._secure and not has_tls(each) and each not in self._given else self._told
+                known.pop(each, None)
+                known[each] = None
+                while len(known) > MOST:
+                    del known[next(iter(known))]
 
     @property
     def alive(self) -> bool:
@@ -108,6 +115,11 @@ class Kernels:
     def failure(self) -> InferdError:
         """That none leads, and what each of them said."""
         said = "; ".join(f"{each}: {self.said.get(each, 'it was not asked')}" for each in self.addresses)
+        if self._plain:
+            said = (
+                f"{said}; a kernel told {' and '.join(reversed(self._plain))}, which has no TLS, as what you gave has:"
+                " it is not used; have the kernels tell addresses with TLS (standby.advertise), or give it yourself"
+            )
         if self.alive:
             return NotLeaderError(f"no kernel leads: {said}", retry_after_s=SEEK_S)
         unreachable = KernelUnreachableError(f"no kernel answers: {said}")
@@ -120,7 +132,7 @@ def read_health(answer: HealthCheckResponse) -> str:
     return SERVES if answer.status == HealthCheckResponse.SERVING else STANDS_BY
 
 
-def why_not(error: grpc.RpcError) -> str:
+def why_not(error: grpc.RpcError, address: str) -> str:
     """Why a kernel said nothing of its health; one that refuses to is there, and busy."""
     code, details = error.code(), error.details() or ""
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
@@ -129,7 +141,7 @@ def why_not(error: grpc.RpcError) -> str:
         return "what answers there tells no health: it is no kernel"
     if code is not grpc.StatusCode.UNAVAILABLE:
         return SERVES
-    return next((why for said, why in WHY.items() if said in details), details)
+    return why_failed(address, details) or next((why for said, why in WHY.items() if said in details), details)
 
 
 def was_moved(error: grpc.RpcError) -> bool:

@@ -25,12 +25,13 @@ from inferd_api.v1.lease_service_pb2 import (
 )
 from inferd_api.v1.lease_service_pb2_grpc import LeaseServiceStub
 from inferd_client.channel import AsyncConnection, Connection
-from inferd_client.claims import lease_request, span
+from inferd_client.claims import has_selectors, lease_request, span
 from inferd_client.errors import InferdError
 from inferd_client.holding import HeldLease, check_granted
 from inferd_client.keepers import AsyncKeeper, Keeper
 from inferd_client.options import strict
 from inferd_client.rpc_errors import from_rpc
+from inferd_client.versions import too_old_for_selectors, version_of, version_of_async
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator, Iterable, Sequence
@@ -99,9 +100,14 @@ class Leases(Connection):
         """Claim capacity, all or nothing; the caller keeps the lease alive. PENDING only with `wait`.
 
         Raises:
-            InferdError: LeaseUnavailableError, InvalidFieldError, ModelNotFoundError, LimitExceededError.
+            InferdError: LeaseUnavailableError, InvalidFieldError, ModelNotFoundError, LimitExceededError;
+                KernelTooOldError where a claim has a selector that the kernel does not know.
         """
-        return self._call(self._leases.CreateLease, lease_request(claims, options)).lease
+        lease = self._call(self._leases.CreateLease, lease_request(claims, options)).lease
+        if not has_selectors(claims, lease):
+            self.release_lease(lease.lease_id)
+            raise too_old_for_selectors(version_of(self._channel, self._metadata), self.address)
+        return lease
 
     def keep_alive(
         self, lease_ids: Sequence[str], *, ttl_s: float | None = None, timeout_s: float | None = None
@@ -207,9 +213,14 @@ class AsyncLeases(AsyncConnection):
         """Claim capacity, all or nothing; the caller keeps the lease alive. PENDING only with `wait`.
 
         Raises:
-            InferdError: LeaseUnavailableError, InvalidFieldError, ModelNotFoundError, LimitExceededError.
+            InferdError: LeaseUnavailableError, InvalidFieldError, ModelNotFoundError, LimitExceededError;
+                KernelTooOldError where a claim has a selector that the kernel does not know.
         """
-        return (await self._call(self._leases.CreateLease, lease_request(claims, options))).lease
+        lease = (await self._call(self._leases.CreateLease, lease_request(claims, options))).lease
+        if not has_selectors(claims, lease):
+            await self.release_lease(lease.lease_id)
+            raise too_old_for_selectors(await version_of_async(self._channel, self._metadata), self.address)
+        return lease
 
     async def keep_alive(
         self, lease_ids: Sequence[str], *, ttl_s: float | None = None, timeout_s: float | None = None

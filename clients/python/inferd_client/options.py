@@ -13,6 +13,7 @@ from inferd_client.values import OPTIONS, check_values
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
+    from inferd_api.v1.explanation_pb2 import TextSpan
     from inferd_api.v1.sampling_pb2 import Grammar
     from inferd_api.v1.task_pb2 import EmbeddingParams
     from inferd_client.claims import Class
@@ -91,11 +92,25 @@ class RunOptions(TaskOptions, total=False):
     repetition_penalty: float | None
     frequency_penalty: float | None
     presence_penalty: float | None
+    penalty_window: int | None
+    dry_multiplier: float | None
+    dry_base: float | None
+    dry_allowed_length: int | None
+    dry_sequence_breakers: Sequence[str]
+    dry_window: int | None
+    top_n_sigma: float | None
+    typical_p: float | None
+    xtc_probability: float | None
+    xtc_threshold: float | None
+    mirostat_tau: float | None
+    mirostat_eta: float | None
     logit_bias: Mapping[int, float]
     bad_words: Sequence[str]
     n: int | None
     logprobs: int | None
     prompt_logprobs: int | None
+    prompt_logprobs_last: int | None
+    prompt_entropies: bool | None
     min_tokens: int | None
     stop_token_ids: Sequence[int]
     echo: bool | None
@@ -103,6 +118,30 @@ class RunOptions(TaskOptions, total=False):
     embedding: EmbeddingParams | None
     detach_on_disconnect: bool
     output_interval_s: float | None
+
+
+class ExplainOptions(TypedDict, total=False):
+    """Keywords of explanations; None is the same as leaving it out.
+
+    `method` is "leave-one-out" or "shapley", `unit` "word", "sentence" or "message". `spans` are the parts of a prompt
+    to explain by, as pairs of its first byte and the one behind its last; of a conversation `TextSpan` messages.
+    `timeout_s` is the deadline of all. The others are as in `inferd.v1.ExplanationSpec`, which states their defaults.
+    """
+
+    answer: str | None
+    max_answer_tokens: int | None
+    against: str | None
+    method: str | None
+    unit: str | None
+    spans: Sequence[TextSpan | tuple[int, int]]
+    samples: int | None
+    seed: int | None
+    random_orders: int | None
+    alternatives: int | None
+    adapter: str
+    priority: Class | None
+    lease: LeaseRef | None
+    timeout_s: float | None
 
 
 GRAMMARS: Final[Mapping[str, str]] = {
@@ -148,7 +187,7 @@ def _hint(name: str, known: Collection[str]) -> str:
 
 
 KINDS: Final[Mapping[str, type]] = {
-    kind.__name__: kind for kind in (ChatOptions, TaskOptions, InferOptions, RunOptions, LeaseOptions)
+    kind.__name__: kind for kind in (ChatOptions, TaskOptions, InferOptions, RunOptions, ExplainOptions, LeaseOptions)
 }
 Kind = TypeVar("Kind", bound=type)
 

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import reprlib
+from base64 import b64decode
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from google.protobuf.json_format import ParseDict
@@ -15,6 +19,7 @@ from inferd_client.options import check_names
 from inferd_client.values import TEXT, TOKENS, check_values, is_whole, with_texts
 
 if TYPE_CHECKING:
+    from inferd_api.v1.explanation_pb2 import ExplanationSpec
     from inferd_api.v1.model_service_pb2 import CountTokensRequest, TokenizeRequest
     from inferd_client.options import ChatOptions
 
@@ -22,7 +27,8 @@ Message: TypeAlias = ChatMessage | Mapping[str, Any]
 """A message of a conversation: `{"role": …, "content": …}`, where the content is a text or a list of parts.
 
 It may have `name`, `tool_calls` (a list of objects, or `tool_calls_json`), `tool_call_id` and `reasoning_content`. A
-part is `{"type": "text", "text": …}` or a text.
+part is `{"type": "text", "text": …}` or a text, or `{"type": "image", "image": …}` with the bytes of a file, its
+`pathlib.Path` or a data URL; `{"type": "image_url", "image_url": {"url": …}}` is taken, too.
 """
 
 Prompt: TypeAlias = str | Sequence[Message] | Sequence[int]
@@ -41,7 +47,9 @@ _TEXTS: Final = ("text", "input_text", "output_text")
 
 @with_texts
 def write_prompt(
-    into: TaskSpec | TokenizeRequest | CountTokensRequest, prompt: Prompt, options: ChatOptions | None = None
+    into: TaskSpec | TokenizeRequest | CountTokensRequest | ExplanationSpec,
+    prompt: Prompt,
+    options: ChatOptions | None = None,
 ) -> None:
     """Set the input of a message.
 
@@ -129,10 +137,36 @@ def _part(part: Any) -> ContentPart:
     if kind in _TEXTS and isinstance(part.get("text"), str):
         return ContentPart(text=part["text"])
     if kind in ("image", "image_url", "input_image"):
-        source = part.get("image_url", part.get("url", part.get("image", "")))
-        url = source.get("url", "") if isinstance(source, Mapping) else source
-        return ContentPart(image=ImagePart(url=url if isinstance(url, str) else ""))
-    raise ValueError(f'a part of a message is a text or {{"type": "text", "text": …}}, not of type {kind!r}')
+        return ContentPart(image=_image(part))
+    raise ValueError(
+        f'a part of a message is a text, {{"type": "text", "text": …}} or {{"type": "image", "image": …}}, not of type'
+        f" {kind!r}"
+    )
+
+
+def _image(part: Mapping[str, Any]) -> ImagePart:
+    """The file of an image, or its URL.
+
+    Raises:
+        TypeError: It is neither.
+        OSError: A file cannot be read.
+    """
+    source = part.get("image_url", part.get("url", part.get("image", "")))
+    source = source.get("url", "") if isinstance(source, Mapping) else source
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return ImagePart(data=bytes(source))
+    if isinstance(source, PathLike):
+        return ImagePart(data=Path(source).read_bytes())
+    if not isinstance(source, str):
+        kind = type(source).__name__
+        raise TypeError(
+            f"an image is the bytes of its file, a Path or a data URL, not {reprlib.repr(source)} of {kind}"
+        )
+    head, _, body = source.partition(",")
+    if head[:5].lower() == "data:" and head.lower().endswith(";base64"):
+        with suppress(ValueError):  # the kernel says what is wrong
+            return ImagePart(data=b64decode(body, validate=True))
+    return ImagePart(url=source)
 
 
 def _json(value: Any) -> str:

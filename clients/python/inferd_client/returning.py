@@ -49,7 +49,8 @@ async def is_back_async(
     if not _is_unsent(error, address) or not await _answers_async(address):
         return False
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(channel.channel_ready(), _patience_s(error, address, timeout_s))
+        async with asyncio.timeout(_patience_s(error, address, timeout_s)):
+            await channel.channel_ready()
         return True
     return False
 

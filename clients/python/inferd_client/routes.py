@@ -153,7 +153,7 @@ class Routes(grpc.Channel):
             try:
                 said = read_health(answer.result())
             except grpc.RpcError as error:
-                said = why_not(error)
+                said = why_not(error, address)
             except grpc.FutureCancelledError:
                 said = "the client was closed"
             if self._kernels.tell(address, said) and not leader:

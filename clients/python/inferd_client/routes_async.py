@@ -150,7 +150,7 @@ class AsyncRoutes(grpc.aio.Channel):
         except ValueError as error:  # it may not be used
             said = str(error)
         except grpc.RpcError as error:
-            said = why_not(error)
+            said = why_not(error, address)
         return self._kernels.tell(address, said)
 
     def _move(self, address: str) -> None:

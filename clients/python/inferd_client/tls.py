@@ -154,6 +154,12 @@ def why_closed(address: str, details: str) -> str:
     """What it may mean that a connection ends before it begins; "" where it does not."""
     if not any(said in details for said in CLOSED) or address.startswith("unix:"):
         return ""
+    if split_scheme(address)[0] == TLS:
+        bare = split_scheme(address)[1]
+        return (
+            f"it ended the connection: it ends or is starting; or it asks for certificates, as at {MUTUAL}{bare}, "
+            "which cert_file and key_file name"
+        )
     if has_tls(address):
         return (
             "it ended the connection: it takes certificates of clients alone that are of its authority and have not "

@@ -19,6 +19,7 @@ from inferd_api.v1.task_service_pb2 import RunOrder
 from inferd_api.v1.tensor_pb2 import UploadedElements
 from inferd_api.v1.upload_service_pb2 import UploadRequest, UploadResponse, UploadStart
 from inferd_api.v1.upload_service_pb2_grpc import UploadServiceStub
+from inferd_client.endings import Ending
 from inferd_client.errors import KernelUnreachableError, LimitExceededError
 from inferd_client.rpc_errors import from_rpc
 from inferd_client.versions import is_lacking
@@ -128,12 +129,14 @@ async def uploaded_async(
     order, data = lean(run)
     stub: UploadServiceAsyncStub = UploadServiceStub(channel)
     call = stub.Upload(metadata=tuple(metadata))
+    ending = Ending(call)
     try:
         try:
             accepted = (await _give(call, address, [_start(data)])).accepted
             await _give(call, address, chunks(data, accepted.chunk_bytes))
             name_upload(order, accepted.upload_id)
-        except grpc.RpcError as error:
+        except grpc.RpcError as broken:
+            error = await ending.of(broken)
             if not is_lacking(error):
                 raise from_rpc(error, address) from None
             order = run

@@ -14,6 +14,8 @@ from typing import Any, Final, ParamSpec, TypeAlias, TypeVar
 from google.protobuf.descriptor import FieldDescriptor
 
 from inferd_api.v1.auth_pb2 import Rule
+from inferd_api.v1.dataset_pb2 import DatasetColumn, DatasetLineage, DatasetPart
+from inferd_api.v1.explanation_pb2 import TextSpan
 from inferd_api.v1.lease_pb2 import Claim, Lease
 from inferd_api.v1.model_pb2 import PlacementRules
 from inferd_api.v1.moderation_pb2 import ModerationRule
@@ -29,6 +31,8 @@ MOST_64: Final = (1 << 64) - 1
 LAST_MOMENT: Final = 253_402_300_800  # year 10000, from which on no timestamp is
 TARGETS: Final = ("throughput", "latency", "memory")
 CLASSES: Final = ("low", "normal", "high")
+METHODS: Final = ("leave-one-out", "shapley")
+UNITS: Final = ("word", "sentence", "message")
 SHOWN_TEXT: Final = 40  # characters of one that cannot be sent
 
 _Given = ParamSpec("_Given")
@@ -209,8 +213,10 @@ OPTIONS: Final[Mapping[str, Kind | Several | Pairs]] = {
     **{field.name: _kind_of(field) for field in SamplingParams.DESCRIPTOR.fields},
     **dict.fromkeys(("model", "name", "source", "backend", "device", "device_id", "adapter", "tools_json"), TEXT),
     **dict.fromkeys(("task_id", "lease_id", "instance_id", "request_id", "service", "address", "tenant"), TEXT),
-    **dict.fromkeys(("host", "host_id"), TEXT),
-    **dict.fromkeys(("query", "digest", "principal", "key_id", "rule_id", "quota_id", "flag_id", "note"), TEXT),
+    **dict.fromkeys(("host", "host_id", "function", "run_id", "step", "blob", "form"), TEXT),
+    **dict.fromkeys(
+        ("query", "digest", "principal", "key_id", "rule_id", "quota_id", "flag_id", "note", "reason"), TEXT
+    ),
     **dict.fromkeys(("path", "credential_file", "ca_file", "cert_file", "key_file"), PATH),
     **dict.fromkeys(("roles", "tenants"), TEXTS),
     "rule": _message(Rule),
@@ -223,14 +229,15 @@ OPTIONS: Final[Mapping[str, Kind | Several | Pairs]] = {
     **dict.fromkeys(("prefix_cache", "detach_on_disconnect", "wrapping", "forget", "follow"), FLAG),
     **dict.fromkeys(("add_generation_prompt", "continue_final_message", "parse_control_tokens"), FLAG),
     **dict.fromkeys(("wait", "force", "drain", "mean", "normalize", "replace", "pin", "warm", "trials_too"), FLAG),
+    "revoke": FLAG,
     **dict.fromkeys(("min_instances", "max_instances", "sequences", "kv_tokens", "count", "version", "uses"), WHOLE),
-    **dict.fromkeys(("after_sequence", "after_line", "size_bytes", "offset_bytes", "tail_bytes"), LARGE),
+    **dict.fromkeys(("after_sequence", "after_line", "size_bytes", "offset_bytes", "tail_bytes", "from_index"), LARGE),
     **dict.fromkeys(("timeout_s", "wait_timeout_s"), ENDLESS),
     **dict.fromkeys(("ttl_s", "output_interval_s", "interval_s", "overlap_s"), SECONDS),
     **dict.fromkeys(("lease_ids", "documents", "aliases", "add_aliases", "remove_aliases"), TEXTS),
     **dict.fromkeys(("token_ids",), TOKENS),
     "max_tokens": _whole(MOST_32, "all"),
-    "labels": LABELS,
+    **dict.fromkeys(("labels", "selector"), LABELS),
     "settings": Pairs(TEXT, SETTING, '{"threads": 4}'),
     "template_variables": Pairs(TEXT, ANYTHING, '{"enable_thinking": False}'),
     "tools": TOOLS,
@@ -244,8 +251,37 @@ OPTIONS: Final[Mapping[str, Kind | Several | Pairs]] = {
     **dict.fromkeys(("most_loss", "least_agreement"), NUMBER),
     **dict.fromkeys(("trials", "in_flight", "prompt_tokens", "output_tokens", "text_tokens"), WHOLE),
     "vary": TEXTS,
+    **dict.fromkeys(("kind", "blob", "judge", "rubric", "separator", "title", "evaluation_id"), TEXT),
+    **dict.fromkeys(("class_labels", "evaluation_ids"), TEXTS),
+    **dict.fromkeys(("chat", "page"), FLAG),
+    **dict.fromkeys(("most_tokens", "resamples", "page_lines"), WHOLE),
+    "confidence": NUMBER,
+    **dict.fromkeys(("answer", "against"), TEXT),
+    **dict.fromkeys(("max_answer_tokens", "samples", "random_orders", "alternatives"), WHOLE),
+    "method": Kind(
+        '"leave-one-out" or "shapley"', lambda value: isinstance(value, str), lambda value: value in METHODS
+    ),
+    "unit": Kind('"word", "sentence" or "message"', lambda value: isinstance(value, str), lambda value: value in UNITS),
+    "spans": Several(
+        Kind(
+            "a pair (begin, end) of bytes, or a message TextSpan",
+            lambda value: (
+                isinstance(value, TextSpan)
+                or (isinstance(value, tuple) and len(value) == len(("begin", "end")) and all(map(is_whole, value)))
+            ),
+            lambda value: isinstance(value, TextSpan) or all(0 <= operator.index(each) <= MOST_32 for each in value),
+        ),
+        "spans",
+    ),
     "embedding": _message(EmbeddingParams),
     "inputs": Pairs(TEXT, ANYTHING, '{"x": array}'),
+    "given": Pairs(TEXT, ANYTHING, '{"text": "…"}'),
+    "rows": Several(Kind("a mapping", lambda value: isinstance(value, Mapping)), "mappings, each an input"),
+    "columns": Several(_message(DatasetColumn), "columns"),
+    "parts": Several(_message(DatasetPart), "parts"),
+    "lineage": _message(DatasetLineage),
+    "retention_s": SECONDS,
+    "first_part": WHOLE,
     "outputs": TEXTS,
     "sequence": _message(InferSequence, 'write InferSequence(id="…", start=True)'),
     "sampling_defaults": _message(SamplingDefaults),

@@ -28,13 +28,23 @@ SINCE: Final[Mapping[str, str]] = {
     **dict.fromkeys(("CreateQuota", "ListQuotas", "ListQuotaUses", "DeleteQuota"), "0.4.0"),
     **dict.fromkeys(("GetAuditTrail", "ListAuditLines"), "0.4.0"),
     **dict.fromkeys(("CreateModerationRule", "ListModerationRules", "DeleteModerationRule"), "0.4.0"),
-    "CreateInvite": "0.4.0",
+    **dict.fromkeys(("CreateInvite", "LoadAdapter", "UnloadAdapter", "ListAdapters"), "0.4.0"),
     **dict.fromkeys(("ListHosts", "CordonHost", "DrainHost", "ResumeHost", "RemoveHost", "ReadInstanceLog"), "0.4.0"),
     **dict.fromkeys(("ListFlags", "GetFlag", "ResolveFlag"), "0.4.0"),
+    **dict.fromkeys(("ListFunctions", "GetFunction"), "0.4.0"),
+    **dict.fromkeys(("CreateDataset", "AppendDataset", "FinishDataset", "GetDataset", "ListDatasets"), "0.4.0"),
+    **dict.fromkeys(("ListDatasetParts", "ReadDataset", "DeleteDataset"), "0.4.0"),
+    **dict.fromkeys(("CreatePipelineRun", "GetPipelineRun", "ListPipelineRuns"), "0.4.0"),
+    **dict.fromkeys(("WatchPipelineRun", "ReadPipelineOutput", "CancelPipelineRun"), "0.4.0"),
+    **dict.fromkeys(("EvaluateModel", "GetEvaluation", "ListEvaluations", "WatchEvaluation"), "0.4.0"),
+    **dict.fromkeys(("CancelEvaluation", "DeleteEvaluation", "ListEvaluationLines", "CompareEvaluations"), "0.4.0"),
+    **dict.fromkeys(("PlanExplanation", "Explain"), "0.4.0"),
 }
 """The version of the kernel that first had a call, of those that 0.1.0 lacked."""
 TENSORS: Final = "a task of tensors"
 TENSORS_SINCE: Final = "0.3.0"
+SELECTORS: Final = "a lease by labels of hosts"
+SELECTORS_SINCE: Final = "0.4.0"
 NO_INPUT: Final = "spec.input"
 """The field of the error of a kernel that finds no input in a task: it does not know the one that is there."""
 ASK_S: Final = 5.0  # how long a kernel is asked for its version
@@ -72,6 +82,11 @@ def too_old(request: Any, version: str, address: str) -> KernelTooOldError:
 def too_old_for_tensors(version: str, address: str) -> KernelTooOldError:
     """What is said of a kernel that does not know tensors."""
     return _too_old(TENSORS, TENSORS_SINCE, version, address)
+
+
+def too_old_for_selectors(version: str, address: str) -> KernelTooOldError:
+    """What is said of a kernel that does not know claims with a selector, and would hold a device of its own."""
+    return _too_old(SELECTORS, SELECTORS_SINCE, version, address)
 
 
 def _too_old(call: str, needed: str, version: str, address: str) -> KernelTooOldError:
