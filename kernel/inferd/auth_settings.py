@@ -3,7 +3,9 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+
+from inferd.tenants import OF_HOSTS
 
 RESERVED = {"cert": "certificates", "user": "users of this host", "uid": "users of this host"} | {
     "host": "agents of hosts",
@@ -25,12 +27,22 @@ KindName = Literal[
     "quota",
     "agent",
     "audit",
+    "function",
+    "dataset",
     "health",
     "reflection",
 ]
 Who = Annotated[str, Field(pattern=r"^(\*|(role|principal):[A-Za-z0-9._:@/#-]{1,128})$")]
 Pattern = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:/*-]{1,128}$")]
-TenantName = Annotated[str, Field(pattern=r"^(\*|[A-Za-z0-9._-]{1,64})$")]
+
+
+def _check_tenant(tenant: str) -> str:
+    if tenant == OF_HOSTS:
+        raise ValueError(f"{OF_HOSTS!r} is the tenant of agents of hosts; choose another name")
+    return tenant
+
+
+TenantName = Annotated[str, Field(pattern=r"^(\*|[A-Za-z0-9._-]{1,64})$"), AfterValidator(_check_tenant)]
 IssuerName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,32}$")]
 UserName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
 RoleName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
@@ -114,6 +126,14 @@ class Auth(BaseModel):
         None, description="secret without which no key holds, made at the first start; default: pepper in state_dir"
     )
     keys: int = Field(10_000, ge=1, description="keys that are known, with those that have ended")
+    host_keys: int = Field(
+        10_000,
+        ge=1,
+        description="keys of hosts and invitations that are known, beside `keys`; those that ended first go",
+    )
+    host_retention_s: Annotated[float, Field(ge=0, le=1e9)] = Field(
+        3600.0, description="how long a key of a host, or an invitation, is listed that has ended, in seconds"
+    )
     kept_rules: int = Field(1000, ge=1, description="rules that were made by calls")
     retention_s: Annotated[float, Field(ge=0, le=1e9)] = Field(
         2_592_000.0, description="how long a key is listed that has ended, in seconds"

@@ -49,7 +49,7 @@ class Blobs(BaseModel):
     open_dir: Path | None = Field(
         None,
         description="where the files of models that were given as blobs lie unsealed while workers have them; default: "
-        "in memory (/dev/shm), where that may have a quarter of the host's, else beside the blobs; workers over "
-        "several GPUs may read and change all of /dev/shm: where there are such, name another tmpfs",
+        "in memory (/dev/shm), where that may have a quarter of the host's, else beside the blobs; each kernel has a "
+        "folder of its own there, and each model one whose name nobody else is told",
     )
     sweep_s: Seconds = Field(60.0, gt=0, description="time between two looks for what is to be forgotten")

@@ -17,14 +17,22 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from inferd.adapter_settings import Adapters
 from inferd.audit_settings import Audit
 from inferd.auth_settings import Auth
 from inferd.blob_settings import Blobs
 from inferd.bundle_settings import Bundles
+from inferd.dataset_settings import Datasets
 from inferd.environment import Environment
+from inferd.evaluation_settings import Evaluate
+from inferd.explanation_settings import Explanations
+from inferd.function_settings import Functions
 from inferd.host_settings import Hosts
-from inferd.model_settings import Elastic, Optimize, Prefix, Rollouts, Watching
+from inferd.http_settings import Http
+from inferd.inference_settings import Inference
+from inferd.model_settings import Elastic, Optimize, Prefix, Repository, Rollouts, Watching
 from inferd.moderation_settings import Moderation
+from inferd.pipeline_settings import Pipelines
 from inferd.quota_settings import QuotaSettings
 from inferd.ray_settings import Ray
 from inferd.sharing import Sharing, sharing_of
@@ -32,6 +40,7 @@ from inferd.source_settings import Sources
 from inferd.spans import Days, Seconds, Times
 from inferd.standby_settings import Standby
 from inferd.store_settings import Store, usual_key_file
+from inferd.telemetry_settings import Logs, Otel
 from inferd.tls_settings import Tls
 from inferd.worker_settings import Workers
 
@@ -150,6 +159,9 @@ class Limits(BaseModel):
         16,
         ge=1,
         description="connections that read the metrics; for one more the one that asks nothing for longest goes",
+    )
+    metrics_names: int = Field(
+        100, ge=1, description="models, and devices, that the metrics tell by name; of more they are told as `other`"
     )
     metrics_timeout_s: Seconds = Field(
         10.0, gt=0, description="a connection that reads the metrics is closed after so long"
@@ -283,8 +295,10 @@ class Settings(BaseSettings):
         description="addresses: unix:/path, host:port of the loopback, or with TLS tls:host:port and mtls:host:port; "
         "default: the socket of this user",
     )
-    metrics_listen: str = Field(
-        "", description="host:port of the loopback where Prometheus reads /metrics; default: nowhere"
+    metrics_listen: str | None = Field(
+        None,
+        description="host:port of the loopback where Prometheus reads /metrics, or tls:host:port, where it needs a key;"
+        " empty for nowhere; default: 127.0.0.1:7412, or another port where that is taken, as `inferd serve` says",
     )
     socket_mode: str = Field(
         "0600",
@@ -326,23 +340,44 @@ class Settings(BaseSettings):
     elastic: Elastic = Elastic()
     rollouts: Rollouts = Rollouts()
     watched: Watching = Watching()
+    repository: Repository = Repository()
     prefix: Prefix = Prefix()
+    adapters: Adapters = Adapters()
     optimize: Optimize = Optimize()
+    evaluate: Evaluate = Evaluate()
+    explanations: Explanations = Explanations()
     store: Store = Store()
     standby: Standby = Standby()
     blobs: Blobs = Blobs()
     bundles: Bundles = Bundles()
+    datasets: Datasets = Datasets()
     auth: Auth = Auth()
     audit: Audit = Audit()
     sources: Sources = Sources()
     tls: Tls = Tls()
     hosts: Hosts = Hosts()
     moderation: Moderation = Moderation()
+    functions: Functions = Functions()
+    pipelines: Pipelines = Pipelines()
     ray: Ray = Ray()
+    http: Http = Http()
+    inference: Inference = Inference()
+    logs: Logs = Logs()
+    otel: Otel = Otel()
     models: tuple[Any, ...] = Field(
         (), description="models that are declared, each as `inferd.model_declarations` says; a wrong one is left out"
     )
     quotas: QuotaSettings = Field((), description="how much tenants may use")
+
+    @model_validator(mode="after")
+    def _check_adapters(self) -> Self:
+        adapters, limit = self.adapters, self.hosts.memory_bytes
+        if "file_bytes" in adapters.model_fields_set and adapters.file_bytes > limit:
+            raise ValueError(
+                f"adapters.file_bytes is {adapters.file_bytes} and hosts.memory_bytes is {limit}: the files of an"
+                f" adapter go to a worker in one frame; make the first at most {limit}, or the second larger"
+            )
+        return self
 
     @property
     def sharing(self) -> Sharing:

@@ -1,14 +1,14 @@
 """Where a kernel is reached: the addresses that are configured, or the usual socket, and who may use it."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import grpc
 
 from inferd.addresses import UNIX, listening
 from inferd.config import Settings
-from inferd.listeners import listen_places
+from inferd.listeners import has_tls, listen_places
 from inferd.places import own_socket
 from inferd.runtime.certificates import Certificates
 from inferd.runtime.ticket_door import TicketDoor
@@ -31,30 +31,31 @@ class Doors:
     tickets: Tickets
 
 
-@contextmanager
-def opened_doors(settings: Settings, server: grpc.aio.Server, certificates: Certificates) -> Iterator[Doors]:
-    """Have gRPC listen until the block ends.
+@asynccontextmanager
+async def opened_doors(settings: Settings, server: grpc.aio.Server) -> AsyncIterator[Doors]:
+    """Have gRPC listen until the block ends, with certificates that are read anew when their files change.
 
     Args:
         settings: Of the kernel.
         server: Listens.
-        certificates: Of addresses with TLS.
 
     Raises:
-        InvalidFieldError: There is no such group.
+        InvalidFieldError: There is no such group, or the files of TLS cannot be used.
         OSError: An address is taken, or cannot be had; says which and why.
     """
     sharing, tickets = settings.sharing, Tickets(settings.auth, identities=settings.tls.identities)
     door = TicketDoor(tickets, sharing.give)
-    with listening(
-        listen_places(settings),
-        server.add_insecure_port,
-        sharing=sharing,
-        tickets_at=door.opened,
-        besides=_owner_place(settings),
-        secure=secure_ports(server, certificates),
-    ) as addresses:
-        yield Doors(addresses, certificates, tickets)
+    certificates = Certificates(settings.tls, used=has_tls(settings))
+    async with certificates.running():
+        with listening(
+            listen_places(settings),
+            server.add_insecure_port,
+            sharing=sharing,
+            tickets_at=door.opened,
+            besides=_owner_place(settings),
+            secure=secure_ports(server, certificates),
+        ) as addresses:
+            yield Doors(addresses, certificates, tickets)
 
 
 def _owner_place(settings: Settings) -> str:

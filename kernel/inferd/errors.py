@@ -26,8 +26,7 @@ class InferdError(Exception):
         metadata: Facts for programs, by name.
         field: Path of the request's field that is wrong, else "".
         retry_after_s: When trying again makes sense, in seconds; else None.
-        outside: What is said in place of `message` to those who may not know the inside of the kernel: its words come
-            from there, and may hold paths, addresses, or what others say. "" where they do not.
+        outside: Said to those outside in place of a `message` that may hold paths, addresses, what others say; or "".
         names: A model that it tells of besides what was asked for, or "".
         unnamed: What is said in place of `message` and facts to those who may not read that.
     """
@@ -156,6 +155,13 @@ class SandboxIncompleteError(InferdError):
     """The host does not allow all of the sandbox that is required; `metadata["cause"]` says what it lacks."""
 
     reason = "SANDBOX_INCOMPLETE"
+    code = "FAILED_PRECONDITION"
+
+
+class OutputInvalidError(InferdError):
+    """An output is complete, and not what its grammar wants; `metadata["path"]` and `metadata["keyword"]` say where."""
+
+    reason = "OUTPUT_INVALID"
     code = "FAILED_PRECONDITION"
 
 
@@ -438,11 +444,7 @@ class RuleNotFoundError(InferdError):
 
 
 def present(value: T | None) -> T:
-    """A value that is there, unless inferd has a defect; said so that it holds under `python -O`, too.
-
-    Raises:
-        InternalError: It is None.
-    """
-    if value is None:
-        raise InternalError("a defect of inferd: a value is missing that was to be there")
-    return value
+    """A value that is there, or an InternalError: inferd has a defect. Holds under `python -O`, too."""
+    if value is not None:
+        return value
+    raise InternalError("a defect of inferd: a value is missing that was to be there")

@@ -8,20 +8,31 @@ from typing import Any
 from inferd import __version__
 from inferd.config import Settings, config_path
 from inferd.core.events import HostJoined
+from inferd.core.function import CallLimits
 from inferd.core.host import HostBackend, HostFacts
 from inferd.core.ids import DeviceId
+from inferd.core.program import BACKEND as MODEL_PY
+from inferd.core.resources import HOST_DEVICE
 from inferd.model_settings import Watching
+from inferd.plugin.host import count_cores
 from inferd.plugin.registry import BackendReport, BackendState
 from inferd.runtime.baselines import Baseline, as_before
 from inferd.runtime.declaring import Declarations
 from inferd.runtime.devices import DeviceMeter, find_devices
 from inferd.runtime.driver import Driver
 from inferd.runtime.fetching import Fetches
+from inferd.runtime.functions import BACKEND, Functions
 from inferd.runtime.library import Library
 from inferd.runtime.plugins import Plugins
+from inferd.runtime.repository import Repository
+from inferd.runtime.repository_files import OverrideFiles
 from inferd.runtime.shelf import Shelf
 from inferd.runtime.watched import Watched
 from inferd.services.declared_terms import DeclaredTerms
+from inferd.services.inference.agreement import verify
+
+TRIED = ("inferd_programs.plugin",)  # where what models write as programs is tried
+MOST_CALLS = 4  # of a package at once, where the configuration does not say
 
 
 def found_meter(
@@ -80,7 +91,8 @@ def own_facts(reports: Sequence[BackendReport], labels: Mapping[str, str]) -> Ho
     """What the kernel says of its own host: labels, its version, and the backends that work there."""
     ready = [report for report in reports if report.state is BackendState.READY]
     backends = (HostBackend(name=each.name, devices=tuple(d.device_id for d in each.devices)) for each in ready)
-    return HostFacts(labels=labels, version=__version__, backends=tuple(backends))
+    own = (HostBackend(name=name, devices=(HOST_DEVICE,)) for name in (BACKEND, MODEL_PY))
+    return HostFacts(labels=labels, version=__version__, backends=(*backends, *own))
 
 
 def watched_folder(settings: Watching, driver: Driver, plugins: Plugins, declarations: Declarations) -> Watched | None:
@@ -88,6 +100,22 @@ def watched_folder(settings: Watching, driver: Driver, plugins: Plugins, declara
     if settings.folder is None:
         return None
     return Watched(settings.folder, settings.poll_s, driver=driver, plugins=plugins, declarations=declarations)
+
+
+def model_repository(
+    settings: Settings, driver: Driver, plugins: Plugins, declarations: Declarations
+) -> Repository | None:
+    """Has models be what a repository holds; None where none is named."""
+    if settings.repository.folder is None:
+        return None
+    return Repository(
+        settings.repository,
+        driver=driver,
+        plugins=plugins,
+        declarations=declarations,
+        verify=verify,
+        overrides=OverrideFiles(settings.state_dir / "repository"),
+    )
 
 
 def found_shelf(settings: Settings, driver: Driver, plugins: Plugins) -> Shelf:
@@ -98,4 +126,27 @@ def found_shelf(settings: Settings, driver: Driver, plugins: Plugins) -> Shelf:
     own = sha256(str(settings.state_dir.absolute()).encode()).hexdigest()[:16]
     fetches = Fetches(settings.sources, settings.data_dir / "fetched" / own, driver.watchers.models.notify)
     declarations = Declarations(str(config_path()), settings.models, DeclaredTerms(driver.loading.limits))
-    return Shelf(Library(settings.data_dir), plugins, driver, declarations, fetches)
+    functions = _found_functions(settings, driver)
+    return Shelf(Library(settings.data_dir), plugins, driver, declarations, fetches, functions=functions)
+
+
+def _found_functions(settings: Settings, driver: Driver) -> Functions:
+    """Functions of packages, which are looked for when the first one is asked for."""
+    chosen = settings.functions
+    bounds = chosen.model_dump(exclude={"packages", "modules", "network", "files", "calls", "piece_bytes"})
+    limits = CallLimits(
+        calls=chosen.calls or min(MOST_CALLS, count_cores()),
+        piece_bytes=min(chosen.piece_bytes, settings.limits.text_bytes),
+        array_bytes=settings.limits.text_bytes,
+        files={name: str(path.expanduser().absolute()) for name, path in chosen.files.items()},
+        **bounds,
+    )
+    return Functions(
+        driver,
+        limits,
+        allow=chosen.packages,
+        modules=(*chosen.modules, *(TRIED if settings.evaluate.code else ())),
+        timeout_s=settings.plugin_timeout_s,
+        log_dir=settings.state_dir / "plugins",
+        network=chosen.network,
+    )

@@ -4,6 +4,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from inferd.spans import Days, Seconds
 
+CONNECTIONS = 3  # of an agent: for what is about its host, for frames, and for files that it fetches
+
 
 class Hosts(BaseModel):
     """Other hosts than the kernel's own, each with an agent that connects to the kernel."""
@@ -20,6 +22,12 @@ class Hosts(BaseModel):
         30.0,
         gt=0,
         description="an agent without its kernel keeps its workers for so long; it goes on trying after that",
+    )
+    return_s: Seconds = Field(
+        5.0,
+        ge=0,
+        description="so long after its start a kernel has tasks wait for a model that was known before and whose hosts "
+        "have not joined again; then they are refused",
     )
     answer_s: Seconds = Field(
         20.0,
@@ -42,7 +50,23 @@ class Hosts(BaseModel):
     memory_bytes: int = Field(
         1 << 30, ge=1 << 20, le=1 << 40, description="most memory of tensors that goes with one frame to or from a host"
     )
-    fetches: int = Field(16, ge=1, description="hosts that are given files of models at once; others try again")
+    fetches: int = Field(16, ge=1, description="hosts that are given files of models at once; others wait in a line")
+    fetch_line: int = Field(10_000, ge=0, description="hosts that wait in that line; more are told to ask again later")
+    fetch_idle_s: Seconds = Field(
+        60.0, gt=0, description="a host that takes nothing of the files that it is given for so long has to ask again"
+    )
+    gives: int = Field(
+        3,
+        ge=1,
+        le=64,
+        description="hosts to which another one gives files of models at once (inferd host --serve-files), by the "
+        "configurations of the kernel and of that host's agent",
+    )
+    peer_wait_s: Seconds = Field(
+        120.0,
+        ge=0,
+        description="a host waits so long for another one that has a model, or is about to; then the kernel gives it",
+    )
     cache_bytes: int = Field(
         256 << 30,
         ge=0,
@@ -50,6 +74,31 @@ class Hosts(BaseModel):
         description="of an agent's configuration: files of models that its kernel gave it and it keeps; then those go "
         "that were not used for longest",
     )
+    calls: int = Field(
+        20_000,
+        ge=1,
+        description="calls of agents that are open at once, beside `limits.calls`: of each host one, one for each of "
+        "its workers, and one while it fetches",
+    )
+    host_calls: int = Field(1000, ge=1, description="calls of one host that are open at once")
+    connections: int | None = Field(
+        None,
+        ge=0,
+        description="connections for agents, open at once on each address beyond `limits.connections`; default: three "
+        "for each host of `most`",
+    )
+    cache_folders: int = Field(
+        1,
+        ge=1,
+        le=256,
+        description="of an agent's configuration: agents that keep such files below one `data_dir`, each in a folder "
+        "of its own with so many bytes; one more is refused",
+    )
     invite_s: Days = Field(3600.0, gt=0, description="how long an invitation of a host holds that names no time")
     invite_most_s: Days = Field(604_800.0, gt=0, description="how long it holds at most: a week")
     invite_uses: int = Field(1000, ge=1, description="hosts that one invitation may be for at most")
+
+    @property
+    def connections_limit(self) -> int:
+        """`connections`, or its default."""
+        return CONNECTIONS * self.most if self.connections is None else self.connections

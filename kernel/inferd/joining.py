@@ -4,6 +4,7 @@ from inferd.config import Settings
 from inferd.runtime.driver import Driver
 from inferd.runtime.driver_limits import sandbox_limits
 from inferd.runtime.far.hosts import FarHosts, link_bounds
+from inferd.runtime.far.identities import Identities
 from inferd.runtime.front.agents import Agents
 from inferd.runtime.front.authority import Authority
 
@@ -24,6 +25,7 @@ def let_join(settings: Settings, driver: Driver, authority: Authority) -> Agents
         launchers=driver.supervisor.launchers,
         known=driver.machine.hosts.known,
         accounts=driver.views.devices,
+        identities=Identities(driver.views, driver.engine_limits),
         # A single kernel's goes by the clock of its machine, which may be set back.
         epoch=lambda: 0 if driver.keeper is None or driver.keeper.leadership is None else driver.clock.epoch,
     )

@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:  # workers read this module and have no event loop
     import asyncio
+    from collections.abc import Callable
     from types import TracebackType
 
+    Write = Callable[[str, BaseException | None], None]
     ExceptionInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
 
 FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -52,19 +54,31 @@ def write_exception(stream: TextIO, info: ExceptionInfo) -> None:
         stream.write(f"\n{describe(info[1])}")
 
 
-def install(level: int = logging.WARNING) -> None:
-    """Have all that this process says of failures go to stderr in this way, whoever says it."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(Formatter(FORMAT))
-    logging.basicConfig(level=level, handlers=[handler], force=True)
-    sys.excepthook = lambda _, error, __: _write("uncaught", error)
-    sys.unraisablehook = lambda unraisable: _write("ignored", unraisable.exc_value)
-    threading.excepthook = lambda args: _write("uncaught in a thread", args.exc_value)
+def install(level: int = logging.WARNING, *, write: Write | None = None) -> None:
+    """Have all that this process says of failures go to stderr in this way, whoever says it.
+
+    Args:
+        level: From which on.
+        write: Writes what nobody handles, where logs are set up already; None where they are not.
+    """
+    if write is None:
+        write, handler = _write, logging.StreamHandler(sys.stderr)
+        handler.setFormatter(Formatter(FORMAT))
+        logging.basicConfig(level=level, handlers=[handler], force=True)
+    tell = write
+    sys.excepthook = lambda _, error, __: tell("uncaught", error)
+    sys.unraisablehook = lambda unraisable: tell("ignored", unraisable.exc_value)
+    threading.excepthook = lambda args: tell("uncaught in a thread", args.exc_value)
 
 
 def tell_loop(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     """Handles what an event loop has nobody else to tell of; its own handler prints objects with their contents."""
-    _write(str(context.get("message", "defect in the event loop")), context.get("exception"))
+    _write(*said_by_loop(context))
+
+
+def said_by_loop(context: dict[str, Any]) -> tuple[str, BaseException | None]:
+    """What an event loop tells, and the exception that it tells of."""
+    return str(context.get("message", "defect in the event loop")), context.get("exception")
 
 
 def _write(what: str, error: BaseException | None) -> None:

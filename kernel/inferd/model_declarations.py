@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from inferd.errors import suggestion
-from inferd.model_names import MOST_DIGITS, MOST_NAME, NAME_FORM, NAME_RULE
+from inferd.model_names import MOST_DIGITS, MOST_NAME, NAME_FORM, NAME_RULE, TAKEN, TAKEN_RULE
 
 MOST_INSTANCES = 64
 BARE_DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -82,6 +82,8 @@ class DeclaredModel(BaseModel):
 
     @model_validator(mode="after")
     def _check_bounds(self) -> "DeclaredModel":
+        if self.name in TAKEN:
+            raise ValueError(f"name is {self.name!r}; it must be {TAKEN_RULE}")
         if self.min_instances > self.max_instances:
             raise ValueError(
                 f"min_instances is {self.min_instances} and max_instances is {self.max_instances}; the first must be"

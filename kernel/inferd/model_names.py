@@ -16,11 +16,26 @@ MOST_DIGITS: Final = 9  # of the number of a version
 AT: Final = "@"
 """Between the name of a model and the number of a version of it, as in "chat@3"; no name has it."""
 
+APART: Final = ":"
+"""Between the name of a model of a repository and the number of a version that is not the newest, as in "chat:1"."""
+_NUMBERED: Final = re.compile(rf"(.+){APART}([1-9][0-9]{{0,17}})")
+
+
+def numbered(name: str) -> tuple[str, str] | None:
+    """The model and the number of a name that means a version of one of a repository; None for one that cannot."""
+    found = _NUMBERED.fullmatch(name)
+    return None if found is None else (found[1], found[2])
+
 
 def version_of(name: str) -> tuple[str, int] | None:
     """The model and the number of the version that a name means; None for a name that means none."""
     base, at, number = name.rpartition(AT)
     return (base, int(number)) if at and number.isdecimal() and len(number) <= MOST_DIGITS and is_name(base) else None
+
+
+TAKEN: Final = ("functions", "package")
+"""What stands before an at sign for functions and their packages: no new model has such a name."""
+TAKEN_RULE: Final = f"neither of {' and '.join(TAKEN)}, which stand for functions"
 
 
 def is_name(text: str) -> bool:

@@ -1,6 +1,7 @@
 """The settings of models: when they get an instance more or less, and how they are given another version."""
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -61,6 +62,41 @@ class Watching(BaseModel):
     poll_s: Seconds = Field(
         2.0, gt=0, description="time between two looks at it; what is the same in two of them is whole"
     )
+
+
+class Repository(BaseModel):
+    """A model repository as Triton has them: a folder of models with `config.pbtxt` and folders of versions."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    folder: Path | None = Field(None, description="it; default: none")
+    mode: Literal["none", "poll", "explicit"] = Field(
+        "none",
+        description="when models come and go: at the start alone, whenever the folder changes, or by calls (explicit)",
+    )
+    poll_s: Seconds = Field(
+        15.0, gt=0, description="time between two looks at it; what is the same in two of them is whole"
+    )
+    load: tuple[str, ...] = Field(
+        (), description='models that are loaded at the start where the mode is explicit; "*" for all'
+    )
+    models: int = Field(1000, ge=1, description="most folders of models that are looked at")
+    programs: tuple[str, ...] = Field(
+        (),
+        description="names of models whose model.py is run, or patterns of them: it is a program, and none is run"
+        " unless it is named",
+    )
+    versions: int = Field(16, ge=1, le=1000, description="most versions of a model that are served at once")
+    config_bytes: int = Field(256 << 10, ge=1, le=16 << 20, description="largest config.pbtxt, in bytes")
+
+    @model_validator(mode="after")
+    def _check_load(self) -> "Repository":
+        if self.load and self.mode != "explicit":
+            raise ValueError(
+                f"load names {', '.join(self.load)} and mode is {self.mode!r}, which loads all: use load with mode"
+                " 'explicit' (--model-control-mode explicit), or leave it out"
+            )
+        return self
 
 
 class Rollouts(BaseModel):

@@ -2,7 +2,12 @@
 
 from collections.abc import Mapping
 
+from inferd import adapter_errors as adapter_errors  # noqa: PLC0414 - they are of the tree, too
+from inferd import dataset_errors as dataset_errors  # noqa: PLC0414 - as above
 from inferd.errors import InferdError, InternalError
+from inferd.evaluation_errors import EvaluationNotFoundError  # noqa: F401 - likewise
+from inferd.function_errors import FunctionFailedError  # noqa: F401 - a reason, as all of that module
+from inferd.pipeline_errors import PipelineRunNotFoundError  # noqa: F401 - a reason
 
 BY_REASON: Mapping[str, type[InferdError]] = {kind.reason: kind for kind in InferdError.__subclasses__()}
 """Every error class by its reason."""

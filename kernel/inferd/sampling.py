@@ -14,6 +14,8 @@ from typing import Any, Final, Self, TypeVar
 
 from inferd.core.sampling_defaults import SamplingDefaults
 from inferd.errors import InvalidFieldError, PromptTooLongError
+from inferd.sampling_grammar import Grammar as Grammar  # noqa: PLC0414 - for who checks types, as the next one
+from inferd.sampling_grammar import GrammarKind as GrammarKind  # noqa: PLC0414
 
 AT: Final = "spec.sampling."
 """What the paths of the fields begin with."""
@@ -21,7 +23,11 @@ AT: Final = "spec.sampling."
 MOST_PROMPT_LOGPROBS: Final = 200_000
 """Log probabilities told of one prompt: they go to the client in one message of about 2.5 MB."""
 
-_MOST_TEXT: Final = 256  # characters
+COLDEST: Final = 1e-6
+"""Below this temperature the neighbour of the best float32 logit gets no weight that matters: greedy."""
+
+_MOST_TEXT, _MOST_BREAK = 256, 40  # characters: of a text, and of what ends a stretch that repeats itself
+_MOST_WINDOW: Final = 32_768  # tokens in which such stretches are looked for, at each token
 
 
 Asked = TypeVar("Asked", bound="Sampling")
@@ -91,24 +97,6 @@ class Parameter:
         return "" if least and most and whole else self.range
 
 
-class GrammarKind(Enum):
-    """The language of a grammar; the names are those of the fields of `inferd.v1.Grammar`."""
-
-    JSON_SCHEMA = 1
-    REGEX = 2
-    LARK = 3
-    CHOICE = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Grammar:
-    """What an output must be; `texts` are the choices of CHOICE, `source` is the text of the others."""
-
-    kind: GrammarKind
-    source: str = ""
-    texts: tuple[str, ...] = ()
-
-
 def _is(form: Form, neutral: Any, **facts: Any) -> Any:
     """A parameter that is `neutral` where nothing is said."""
     return field(default=neutral, metadata={"form": form, **facts})
@@ -119,7 +107,7 @@ class Sampling:
     """What one task asks for; what each parameter means stands in `inferd.v1.SamplingParams`."""
 
     max_tokens: int | None = _is(
-        Form.WHOLE, None, low=1, words="Most tokens to produce, or 'all' that there can be. Default 512."
+        Form.WHOLE, None, low=0, words="Most tokens to produce, or 'all' that there can be. Default 512."
     )
     fit_max_tokens: bool = _is(Form.FLAG, neutral=False)
     temperature: float = _is(
@@ -190,6 +178,54 @@ class Sampling:
         standard=0.0,
         words="Is taken from a token's logit once it was produced.",
     )
+    penalty_window: int = _is(
+        Form.WHOLE, 0, low=0, high=2**31 - 1, words="How many of the last tokens the penalties look at; 0 is all."
+    )
+    dry_multiplier: float = _is(
+        Form.NUMBER, 0.0, low=0, high=100, words="Above 0, makes tokens that go on repeating a stretch less likely."
+    )
+    dry_base: float = _is(
+        Form.NUMBER, 1.75, low=1, high=10, words="So many times less with each token of the stretch. Default 1.75."
+    )
+    dry_allowed_length: int = _is(Form.WHOLE, 2, low=1, high=512, words="From so many repeated tokens on. Default 2.")
+    dry_sequence_breakers: tuple[str, ...] = _is(
+        Form.TEXTS,
+        ("\n", ":", '"', "*"),
+        most=16,
+        characters=_MOST_BREAK,
+        nouns="sequence breakers",
+        words="Nothing repeats itself over this text. Default: line feed, colon, quotation mark, asterisk.",
+    )
+    dry_window: int = _is(
+        Form.WHOLE,
+        _MOST_WINDOW,
+        low=1,
+        high=_MOST_WINDOW,
+        words=f"Among how many of the last tokens. Default {_MOST_WINDOW}.",
+    )
+    top_n_sigma: float = _is(
+        Form.NUMBER,
+        0.0,
+        low=0,
+        high=100,
+        draws=True,
+        words="Keep tokens whose logit is at most so many standard deviations below the best; 0 is all.",
+    )
+    typical_p: float = _is(
+        Form.NUMBER,
+        1.0,
+        low=0,
+        high=1,
+        above=True,
+        draws=True,
+        words="Keep the tokens of the most usual surprise, up to this probability.",
+    )
+    xtc_probability: float = _is(
+        Form.NUMBER, 0.0, low=0, high=1, draws=True, words="How often the likeliest tokens are left out."
+    )
+    xtc_threshold: float = _is(
+        Form.NUMBER, 0.1, low=0, high=1, draws=True, words="Those at least this likely, but one. Default 0.1."
+    )
     seed: int = _is(Form.WHOLE, 0, low=0, high=2**64 - 1, words="Key of the random numbers.")
     min_tokens: int = _is(
         Form.WHOLE, 0, low=0, high=2**32 - 1, words="Least tokens to produce before the model may end."
@@ -201,6 +237,12 @@ class Sampling:
     ignore_eos: bool = _is(Form.FLAG, neutral=False)
     bad_words: tuple[str, ...] = _is(
         Form.TEXTS, (), most=64, characters=_MOST_TEXT, nouns="bad words", words="Keep from this text."
+    )
+    mirostat_tau: float = _is(
+        Form.NUMBER, 0.0, low=0, high=100, draws=True, words="Above 0, mirostat 2 aims at so many bits of surprise."
+    )
+    mirostat_eta: float = _is(
+        Form.NUMBER, 0.1, low=0, high=1, draws=True, words="How fast mirostat learns. Default 0.1."
     )
     logit_bias: tuple[tuple[int, float], ...] = _is(
         Form.BIASES, (), low=-100, high=100, most=1024, nouns="tokens in logit_bias"
@@ -215,13 +257,16 @@ class Sampling:
         tells=True,
     )
     prompt_logprobs: int | None = _is(Form.WHOLE, None, low=0, high=20)
+    prompt_logprobs_last: int | None = _is(Form.WHOLE, None, low=1, high=2**32 - 1)
+    prompt_entropies: bool = _is(Form.FLAG, neutral=False)
     echo: bool = _is(Form.FLAG, neutral=False)
     grammar: Grammar | None = field(default=None, metadata={"form": Form.GRAMMAR})
 
     @property
     def samples(self) -> tuple[Self, ...]:
-        """What each sample of the task is chosen by."""
-        return (self, *(derive(self, sample) for sample in range(1, self.n)))
+        """What each sample of the task is chosen by; one where nothing is written."""
+        count = 1 if self.max_tokens == 0 else self.n
+        return (self, *(derive(self, sample) for sample in range(1, count)))
 
     @property
     def held_by(self) -> tuple[str, ...]:
@@ -234,9 +279,20 @@ class Sampling:
         return self.logprobs is not None
 
     @property
+    def constrained(self) -> bool:
+        """Whether the output must be something."""
+        return self.grammar is not None
+
+    @property
     def steady(self) -> bool:
         """Whether nothing is told or compiled token by token: then several tokens may come of one step."""
-        return self.grammar is None and not self.measured
+        return self.grammar is None and not self.measured and self.aim is None
+
+    @property
+    def aim(self) -> tuple[float, float, float] | None:
+        """What mirostat goes by where tokens are drawn by it: its tau, its eta, and the temperature; else None."""
+        drawn = self.mirostat_tau > 0 and self.temperature >= COLDEST
+        return (self.mirostat_tau, self.mirostat_eta, self.temperature) if drawn else None
 
     def most_output(self, prompt: int, *, context: int, most: int) -> int:
         """Most tokens to produce behind a prompt of `prompt` tokens.
@@ -253,8 +309,8 @@ class Sampling:
         asked = self.max_tokens
         if asked is not None and self.fit_max_tokens:
             asked = min(asked, most, max(1, context - prompt))
-        if asked is not None and not 1 <= asked <= most:
-            raise InvalidFieldError(f"max_tokens is {asked}; it must be from 1 to {most}", field=f"{AT}max_tokens")
+        if asked is not None and not 0 <= asked <= most:
+            raise InvalidFieldError(f"max_tokens is {asked}; it must be from 0 to {most}", field=f"{AT}max_tokens")
         metadata = {"prompt_tokens": str(prompt), "limit_tokens": str(context)}
         if prompt >= context:
             raise PromptTooLongError(
@@ -282,6 +338,7 @@ class Sampling:
             InvalidFieldError: It is.
         """
         top = self.prompt_logprobs
+        tokens = tokens if self.prompt_logprobs_last is None else min(tokens, self.prompt_logprobs_last)
         told = 0 if top is None else tokens * (1 + top)
         if told > MOST_PROMPT_LOGPROBS:
             raise InvalidFieldError(
@@ -307,7 +364,6 @@ ENGINE_DEFAULTS: Final = SamplingDefaults(**{name: PARAMETERS[name].standard for
 GREEDY: Final[Mapping[str, float]] = MappingProxyType({"temperature": 0})
 """What has the likeliest token chosen, always."""
 
-
 ONE_TOKEN: Final = Sampling(max_tokens=1, temperature=0)
 """Of work that wants no text: its one token is of no use."""
 
@@ -319,16 +375,26 @@ def defaults_of(numbers: Mapping[str, float]) -> SamplingDefaults:
     )
 
 
-def trial_sampling(output_tokens: int, *, tells_prompt: bool) -> Mapping[str, Any]:
-    """What a model is measured by: greedy, whatever its defaults are, and so many tokens, whichever they are.
+def trial_sampling(
+    output_tokens: int, *, tells_prompt: bool = False, ends: Sequence[str] | None = None
+) -> Mapping[str, Any]:
+    """What a model is measured by: greedy, whatever its defaults are, and so many tokens.
 
     Args:
         output_tokens: How many.
         tells_prompt: Whether it is told how likely the prompt's tokens were, and the likeliest one in place of each.
+        ends: Strings that end its text, which may end by itself, too; None for all tokens, whichever they are.
     """
     neutral = {each.name: each.default for each in fields(Sampling) if each.name in NAMES}
     told = {"prompt_logprobs": 1} if tells_prompt else {}
-    return {**neutral, **GREEDY, "max_tokens": output_tokens, "ignore_eos": True, **told}
+    until = {"ignore_eos": True} if ends is None else {"stop": list(ends), "fit_max_tokens": True}
+    return {**neutral, **GREEDY, "max_tokens": output_tokens, **until, **told}
+
+
+def score_sampling(told: int, *, alternatives: int | None) -> Mapping[str, Any]:
+    """What has the last tokens of a prompt told of, with `alternatives` and entropies unless None; writes nothing."""
+    shown = {"prompt_entropies": True} if alternatives is not None else {}
+    return {**GREEDY, "max_tokens": 0, "prompt_logprobs": alternatives or 0, "prompt_logprobs_last": told, **shown}
 
 
 def choose_text(message: Any, texts: Sequence[str], *, most_tokens: int) -> None:
@@ -346,9 +412,8 @@ def check_lengths(given: Mapping[str, Any]) -> None:
     """
     most, least = given.get("max_tokens"), given.get("min_tokens", 0)
     if most is not None and least > most:
-        raise InvalidFieldError(
-            f"min_tokens is {least}; it must be at most max_tokens, {most}", field=f"{AT}min_tokens"
-        )
+        said = f"min_tokens is {least}; it must be at most max_tokens, {most}"
+        raise InvalidFieldError(said, field=f"{AT}min_tokens")
 
 
 def fill(given: Mapping[str, Any], defaults: SamplingDefaults, *, task_id: str) -> Sampling:
@@ -359,8 +424,7 @@ def fill(given: Mapping[str, Any], defaults: SamplingDefaults, *, task_id: str) 
         defaults: Of the model.
         task_id: Random, and the same wherever the task goes on: a seed that is not given follows from it.
     """
-    numbers = {"seed": _drawn(task_id.encode()), **defaults.numbers, **given}
-    return Sampling(**numbers)
+    return Sampling(**{"seed": _drawn(task_id.encode()), **defaults.numbers, **given})
 
 
 def greedy(most_output: int) -> dict[str, float]:

@@ -8,58 +8,68 @@ from functools import partial
 import grpc
 
 from inferd import descriptors
-from inferd.addresses import loopback_port
 from inferd.config import Settings
-from inferd.core.backoff import Backoff
-from inferd.core.elastic import ElasticTimes
-from inferd.core.growth import GrowthLimits
-from inferd.core.ids import Tenant
-from inferd.core.leases import LeaseLimits
-from inferd.core.line import TaskLimits
-from inferd.core.machine import CoreLimits
-from inferd.core.queue import QueuePolicy
-from inferd.core.quota import Quota
-from inferd.core.rollouts import RolloutLimits
 from inferd.core.vigil import WorkerTimes
 from inferd.doors import Doors, opened_doors
-from inferd.exposing import exposing
-from inferd.finding import found_meter, found_plugins, found_shelf, watched_folder
+from inferd.exposing import check_metrics, exposing
+from inferd.finding import found_meter, found_plugins, found_shelf, model_repository, watched_folder
 from inferd.joining import let_join
-from inferd.listeners import check_listeners, has_tls
+from inferd.listeners import check_listeners
+from inferd.observing import observed
 from inferd.plugin.registry import BackendReport
 from inferd.runtime.baselines import keep_baselines, kept_baselines
 from inferd.runtime.beside import running_beside
 from inferd.runtime.blob_opening import blobs_of, opened_blobs
 from inferd.runtime.certificates import Certificates
+from inferd.runtime.core_limits import core_limits
 from inferd.runtime.declaring import Declaring
 from inferd.runtime.devices import DeviceMeter
 from inferd.runtime.digests import Digests
 from inferd.runtime.driver import Driver
-from inferd.runtime.driver_limits import DriverLimits, grammar_limits, look_limits, prefix_limits, sandbox_limits
+from inferd.runtime.driver_limits import DriverLimits, engine_limits, prefix_limits
 from inferd.runtime.failing import failing_store, make_fail
 from inferd.runtime.failpoints import Failpoints
-from inferd.runtime.front import audit, blobs, health, hosts, leases, models, optimizing, quotas, tasks, uploads
+from inferd.runtime.front import (
+    audit,
+    blobs,
+    datasets,
+    evaluations,
+    explaining,
+    functions,
+    health,
+    hosts,
+    leases,
+    models,
+    optimizing,
+    pipelines,
+    quotas,
+    tasks,
+    uploads,
+)
 from inferd.runtime.front.authority import Authority
 from inferd.runtime.front.bounds import Bound, ByteBound, Calls, SharedBound
 from inferd.runtime.front.front import Front
 from inferd.runtime.front.moderation import Moderation
 from inferd.runtime.front.named_files import NamedFiles
+from inferd.runtime.front.repository import ModelRepository
 from inferd.runtime.keeper_times import KeeperTimes
 from inferd.runtime.kept_times import set_clock
 from inferd.runtime.leading import Leading, led
 from inferd.runtime.own_memory import OwnMemory
 from inferd.runtime.plugins import Plugins
+from inferd.runtime.repository import Repository
 from inferd.runtime.restoring import kept_names, read_kept, restore
 from inferd.runtime.shelf import Shelf
 from inferd.services.channel import channel_options
 from inferd.services.doorway import Doorway
+from inferd.services.pipeline_values import PipelineWire
 from inferd.services.server import offer_services
 from inferd.standing import Standing, Watch
-from inferd.store.opening import MEMORY, opened
+from inferd.store.opening import opened
 from inferd.store.store import Store
-from inferd_api.worker.v1 import load_pb2
 
 STOP_GRACE_S = 1.0
+CALLS_END_S = 5.0  # most that the end of the kernel waits for what calls put away that were cut off
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,15 +110,14 @@ async def running_kernel(settings: Settings, watch: Watch | None = None) -> Asyn
         StoreUnavailableError: The store cannot be opened or read, or another kernel has it.
     """
     check_listeners(settings)
-    if settings.metrics_listen:
-        loopback_port(settings.metrics_listen)
-    certificates = Certificates(settings.tls, used=has_tls(settings))
-    await certificates.read()
+    check_metrics(settings)
     descriptors.raise_limit()
     doorway = Doorway(settings.limits.calls)
-    server = grpc.aio.server(interceptors=(doorway,), options=channel_options(settings.limits))
+    server = grpc.aio.server(
+        interceptors=(doorway,), options=channel_options(settings.limits, settings.hosts.connections_limit)
+    )
     server.add_generic_rpc_handlers((doorway,))
-    with opened_doors(settings, server, certificates) as doors:
+    async with opened_doors(settings, server) as doors:
         await server.start()  # what was kept may take long to be read: health is told meanwhile
         try:
             standing = Standing(settings, doors.addresses, doorway, watch or Watch())
@@ -136,7 +145,8 @@ async def _serving(
     """A kernel that takes calls until the block ends, and where Prometheus reads."""
     async with (
         _built(settings, doors.certificates, standing.led) as built,
-        exposing(settings, built.driver.metrics.registry) as metrics_address,
+        exposing(settings, built.driver.metrics.registry, built.authority, followed=standing.stood) as metrics_address,
+        observed(settings, built.driver, built.front.calls),
     ):
         driver = built.driver
         built.authority.check_entry(settings.auth, doors.addresses)
@@ -154,8 +164,11 @@ async def _serving(
                 finally:
                     if driver.keeper is not None:
                         await driver.keeper.drain()
+                    built.front.agents.hosts.leave()
                     driver.close()  # first, so that every stream ends with the end of its task
                     await server.stop(STOP_GRACE_S)
+                    await built.front.access.empty(CALLS_END_S)  # gRPC does not wait for what it has cut off
+        driver.streams.close()
 
 
 @asynccontextmanager
@@ -197,6 +210,7 @@ async def _built(settings: Settings, certificates: Certificates, leading: Leadin
         if driver.keeper is not None:
             driver.metrics.tell_store(driver.keeper.state)
         make_fail(driver, points)
+        driver.adapters.bounds = settings.adapters.within(settings.hosts.memory_bytes)
         blobs = opened_blobs(settings.data_dir / "blobs", driver, settings.blobs, points)
         async with leading(driver), blobs, _built_around(settings, driver, certificates) as built:
             yield built
@@ -214,6 +228,7 @@ async def _built_around(settings: Settings, driver: Driver, certificates: Certif
     await keep_baselines(driver, meter, before)
     authority = await Authority.of(settings, driver, certificates)
     digests = Digests(settings.state_dir / "digests.json", driver.watchers.models.notify, driver.supervisor.opening)
+    repository = model_repository(settings, driver, plugins, shelf.declarations)
     with OwnMemory() as memory:
         front = _front(
             settings,
@@ -224,10 +239,11 @@ async def _built_around(settings: Settings, driver: Driver, certificates: Certif
             memory=memory,
             authority=authority,
             digests=digests,
+            repository=repository,
         )
         await front.adopt()
         watched = watched_folder(settings.watched, driver, plugins, shelf.declarations)
-        declaring = Declaring(driver, plugins, shelf, watched)
+        declaring = Declaring(driver, plugins, shelf, watched, repository)
         try:
             yield _Built(driver, plugins, meter, front, shelf, authority, declaring)
         finally:
@@ -235,59 +251,10 @@ async def _built_around(settings: Settings, driver: Driver, certificates: Certif
             await shelf.fetches.close()
 
 
-def _core_limits(settings: Settings, *, has_store: bool) -> CoreLimits:
-    limits, workers, scheduler, leases = settings.limits, settings.workers, settings.scheduler, settings.leases
-    kept = limits if settings.store.url == MEMORY else settings.store
-    policy = QueuePolicy(
-        aging_s=scheduler.aging_s,
-        weights={Tenant(tenant): weight for tenant, weight in scheduler.weights.items()},
-        tenant_running=scheduler.tenant_running,
-    )
-    return CoreLimits(
-        tasks=TaskLimits(
-            tasks=limits.tasks,
-            queued_tasks=limits.queued_tasks,
-            queued_high=limits.queued_high,
-            suspended_tasks=limits.suspended_tasks,
-            detached_tasks=limits.detached_tasks,
-            detached_s=limits.detached_s,
-            input_bytes=limits.input_bytes,
-            tenant_share=scheduler.tenant_share,
-            retained_tasks=limits.retained_tasks,
-            retention_s=limits.retention_s,
-            kept_tasks=kept.retained_tasks,
-            kept_s=kept.retention_s,
-            tenant_queued=scheduler.tenant_queued,
-            model_queued=scheduler.model_queued,
-            model_running=scheduler.model_running,
-            preempt=scheduler.preempt,
-            low_yields_s=scheduler.low_yields_s,
-            headroom=scheduler.headroom,
-            suspect_deaths=scheduler.suspect_deaths,
-            poison_s=scheduler.poison_s,
-            tells_shares=has_store,
-            policy=policy,
-        ),
-        leases=LeaseLimits(**leases.model_dump(exclude={"watchers", "keepers"}), tenant_share=scheduler.tenant_share),
-        growth=GrowthLimits(
-            told=workers.growth_told,
-            told_bytes=workers.growth_told_bytes,
-            ended=workers.growth_ended,
-            ended_bytes=workers.growth_ended_bytes,
-        ),
-        elastic=ElasticTimes(**settings.elastic.model_dump()),
-        quotas=tuple(Quota(**quota.model_dump()) for quota in settings.quotas),
-        quota_books=scheduler.quota_books,
-        rollouts=RolloutLimits(**settings.rollouts.model_dump()),
-        models=limits.models,
-        backoff=Backoff(first_s=workers.restart_backoff_s, most_s=workers.restart_backoff_max_s),
-    )
-
-
 def _driver(settings: Settings, store: Store | None) -> Driver:
     limits, workers = settings.limits, settings.workers
     return Driver(
-        core=_core_limits(settings, has_store=store is not None),
+        core=core_limits(settings, has_store=store is not None),
         limits=DriverLimits(
             stream_bytes=limits.stream_bytes,
             events_bytes=limits.events_bytes,
@@ -296,31 +263,7 @@ def _driver(settings: Settings, store: Store | None) -> Driver:
             output_bytes=limits.output_bytes,
             queries=limits.queries,
             query_timeout_s=workers.query_timeout_s,
-            engine=load_pb2.EngineLimits(
-                step_tokens=workers.step_tokens,
-                template_timeout_s=workers.template_timeout_s,
-                text_timeout_s=workers.text_timeout_s,
-                max_output_tokens=limits.max_output_tokens,
-                gap_s=workers.max_gap_s,
-                draft_tokens=workers.draft_tokens,
-                cell_memory_bytes=workers.cell_memory_bytes,
-                tensor=load_pb2.TensorLimits(
-                    batch_rows=workers.batch_rows,
-                    batch_delay_s=workers.batch_delay_s,
-                    sequences=workers.sequences,
-                    sequences_per_tenant=workers.sequences_per_tenant,
-                    sequence_bytes=workers.sequence_bytes,
-                    all_sequences_bytes=workers.all_sequences_bytes,
-                    image_pixels=workers.image_pixels,
-                    audio_s=workers.audio_s,
-                    sequence_idle_s=workers.sequence_idle_s,
-                    output_bytes=limits.output_bytes,
-                    text_bytes=limits.text_bytes,
-                ),
-                grammar=grammar_limits(workers),
-                look=look_limits(workers),
-                sandbox=sandbox_limits(settings),
-            ),
+            engine=engine_limits(settings),
             times=WorkerTimes(
                 start_timeout_s=workers.start_timeout_s,
                 load_silence_s=workers.load_silence_s,
@@ -339,6 +282,7 @@ def _driver(settings: Settings, store: Store | None) -> Driver:
                 tenant_share=settings.scheduler.tenant_share,
             ),
             prefixes=prefix_limits(settings, store),
+            metrics_names=limits.metrics_names,
         ),
         log_dir=settings.state_dir / "workers",
         store=store,
@@ -352,9 +296,12 @@ def _beside(built: _Built) -> AbstractAsyncContextManager[None]:
         "declared models": built.declaring.run(),
         "keys of the store": built.front.hosts.keys.run(),
         "other hosts": built.front.agents.hosts.run(),
+        "runs of pipelines": built.front.pipelines.run(),
+        "evaluations": built.front.evaluations.run(),
     }
     if (blobs := blobs_of(built.driver.keeper)) is not None:
         parts["sweep of blobs"] = blobs.run()
+        parts["sweep of datasets"] = built.front.datasets.run()
     return running_beside(parts)
 
 
@@ -368,9 +315,9 @@ def _front(
     memory: OwnMemory,
     authority: Authority,
     digests: Digests,
+    repository: Repository | None,
 ) -> Front:
     limits, scheduler = settings.limits, settings.scheduler
-
     uploaded = ByteBound("limits.upload_bytes", limits.upload_bytes, scheduler.tenant_share, "upload")
     giving = "streams that give or read blobs"
     run_tasks = tasks.Tasks(
@@ -382,6 +329,17 @@ def _front(
 
     def watchers(name: str, limit: int, what: str) -> SharedBound:
         return SharedBound(name, limit, scheduler.tenant_share, f"streams that {what}")
+
+    known = models.Models(
+        driver,
+        plugins,
+        shelf,
+        declarations=shelf.declarations,
+        digests=digests,
+        watchers=watchers("limits.model_watchers", limits.model_watchers, "watch models"),
+        exports=watchers("bundles.exports", settings.bundles.exports, "export models"),
+        roots=NamedFiles(shelf.folders, settings, authority.access).roots,
+    )
 
     return Front(
         access=authority.access,
@@ -398,6 +356,8 @@ def _front(
         clock=driver.clock,
         tasks=run_tasks,
         optimizing=optimizing.Optimizing(driver, plugins, shelf, run_tasks, settings),
+        evaluations=evaluations.Evaluations(driver, run_tasks, settings.evaluate, share=scheduler.tenant_share),
+        explaining=explaining.Explaining(driver, shelf, run_tasks, settings),
         uploads=uploads.Uploads(
             driver,
             count_open=ByteBound("limits.uploads", limits.uploads, scheduler.tenant_share, "upload", "descriptor"),
@@ -413,16 +373,13 @@ def _front(
             reading=uploaded,
             most_bytes=limits.task_input_bytes,
         ),
-        models=models.Models(
+        datasets=datasets.Datasets(
             driver,
-            plugins,
-            shelf,
-            declarations=shelf.declarations,
-            digests=digests,
-            watchers=watchers("limits.model_watchers", limits.model_watchers, "watch models"),
-            exports=watchers("bundles.exports", settings.bundles.exports, "export models"),
-            roots=NamedFiles(shelf.folders, settings, authority.access).roots,
+            settings.datasets,
+            streams=Bound("blobs.tenant_streams", settings.blobs.tenant_streams, giving),
         ),
+        models=known,
+        repository=None if repository is None else ModelRepository(repository, known),
         leases=leases.Leases(
             driver,
             shelf,
@@ -442,6 +399,10 @@ def _front(
         ),
         quotas=quotas.Quotas(driver, quotas_limit=scheduler.kept_quotas),
         moderation=Moderation(driver, run_tasks, settings.moderation, share=scheduler.tenant_share),
+        functions=functions.Functions(shelf.functions),
+        pipelines=pipelines.Pipelines(
+            driver, run_tasks, shelf, PipelineWire(settings.pipelines, limits.prompt_bytes), settings
+        ),
         health=health.Health(
             driver, shelf, watchers=watchers("limits.health_watchers", limits.health_watchers, "watch health")
         ),

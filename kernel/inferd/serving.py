@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -12,6 +11,7 @@ import structlog
 from inferd import logs
 from inferd.config import Settings
 from inferd.errors import words_of
+from inferd.log_lines import LogLines
 from inferd.plugin.cores import forbid_cores
 from inferd.runtime.allocator import give_large_back
 from inferd.runtime.collector import collect_imports, spare_collector
@@ -20,6 +20,7 @@ from inferd.runtime.driver import Driver
 from inferd.server import Kernel, running_kernel
 from inferd.standing import StandbyEndedError, Watch
 from inferd.store.kernels import KernelEntry
+from inferd.telemetry_settings import Logs
 
 log = structlog.get_logger()
 
@@ -37,7 +38,7 @@ async def serve(
     Raises:
         InvalidFieldError, OSError: As `running_kernel`.
     """
-    set_up_logs()
+    lines = LogLines(settings.logs)
     collect_imports()
     if not settings.core_dumps:
         forbid_cores()
@@ -54,16 +55,16 @@ async def serve(
             async with running_kernel(settings, watch) as kernel:
                 give_large_back()
                 spare_collector()
-                logs.install()  # from now on what fails may have to do with what clients say
-                loop.set_exception_handler(logs.tell_loop)
+                logs.install(write=lines.write)  # from now on what fails may have to do with what clients say
+                loop.set_exception_handler(lines.tell_loop)
                 ready(kernel)
-                await _serve(kernel, settings, ends, hung_up)
+                await _serve(kernel, settings, ends, hung_up, lines)
         again = True
 
 
-async def _serve(kernel: Kernel, settings: Settings, ends: "_Ends", hung_up: asyncio.Event) -> None:
+async def _serve(kernel: Kernel, settings: Settings, ends: "_Ends", hung_up: asyncio.Event, lines: LogLines) -> None:
     """Have a kernel serve until it is to end, or another one leads."""
-    leadership, reading = None, Reading(kernel.declaring)
+    leadership, reading = None, Reading(kernel.declaring, lines)
     if (keeper := kernel.driver.keeper) is not None:
         ends.hurry, leadership = keeper.hurry, keeper.leadership
     if not os.isatty(0):
@@ -82,10 +83,11 @@ async def _serve(kernel: Kernel, settings: Settings, ends: "_Ends", hung_up: asy
 
 
 class Reading:
-    """Reads the declared models of the configuration anew, once for each SIGHUP or for several that come together."""
+    """Reads the configuration anew, once for each SIGHUP or for several that come together: models, levels of logs."""
 
-    def __init__(self, declaring: Declaring) -> None:
+    def __init__(self, declaring: Declaring, lines: LogLines | None = None) -> None:
         self._declaring = declaring
+        self._lines = lines
         self._task: asyncio.Task[None] | None = None
         self._again = False
 
@@ -99,13 +101,15 @@ class Reading:
         while self._again:
             self._again = False
             try:
-                given = (await asyncio.to_thread(Settings)).models
+                given = await asyncio.to_thread(Settings)
             except (ValueError, OSError) as error:  # pydantic's, TOML's and its own are ValueErrors
-                log.warning("the configuration cannot be read: the models stay as they are", why=words_of(error))
+                log.warning("the configuration cannot be read: all stays as it is", why=words_of(error))
                 continue
-            await self._declaring.read_again(given)
+            if self._lines is not None:
+                self._lines.set_levels(given.logs)
+            await self._declaring.read_again(given.models)
             faults = len(self._declaring.declarations.faults)
-            log.info("the declared models were read again; other settings are as at the start", faults=faults)
+            log.info("declared models and levels of logs were read again; the rest is as at the start", faults=faults)
 
     async def done(self) -> None:
         """Wait until what was asked for is read."""
@@ -154,12 +158,5 @@ async def _drain(driver: Driver, drain_s: float, at_once: asyncio.Event) -> None
 
 
 def set_up_logs() -> None:
-    """Have logs of this process written to stderr."""
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper("%Y-%m-%d %H:%M:%S", utc=False),
-            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=logs.write_exception),
-        ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
+    """Have logs of this process written to stderr, for people."""
+    LogLines(Logs())

@@ -24,7 +24,7 @@ from inferd.errors import InferdError, StoreUnavailableError
 from inferd.exposing import exposing
 from inferd.finding import plugins_ahead
 from inferd.runtime.driver import Driver
-from inferd.runtime.leading import Leadership, Telling, led, not_leader, steady
+from inferd.runtime.leading import Leadership, Telling, led, not_leader
 from inferd.runtime.metrics import standing_registry
 from inferd.runtime.store_thread import StoreThread
 from inferd.services.doorway import Doorway
@@ -74,6 +74,9 @@ class Standing:
         doorway: Refuses calls while it does not lead.
         watch: Who is told.
 
+    Attributes:
+        stood: Whether it has stood by, or led before: then it does not end for what a start ends for.
+
     Raises:
         StoreUnavailableError: The URL of the store cannot be read.
     """
@@ -83,11 +86,13 @@ class Standing:
         self._times = settings.standby
         self._doorway = doorway
         self._watch = watch
-        self._stood = watch.again
+        self.stood = watch.again
         answer_s = self._times.silence_s - 2 * self._times.beat_s  # so that a silence is noticed before it is over
         self._roll = open_roll(settings.store_place, answer_s=answer_s)
         self._thread = StoreThread("standby")
         self._plugins: Plugins | None = None
+        self._hushed = asyncio.Event()
+        self._teller: asyncio.Task[None] | None = None
         self._entry = KernelEntry(
             kernel=uuid.uuid4().hex,
             host=socket.gethostname()[:HOST_CHARACTERS],
@@ -108,7 +113,8 @@ class Standing:
             async with AsyncExitStack() as stack:
                 while True:
                     try:
-                        entered = await stack.enter_async_context(enter())
+                        async with self._telling():
+                            entered = await stack.enter_async_context(enter())
                     except StoreUnavailableError as error:
                         if not self._may_wait(error):
                             raise
@@ -123,6 +129,7 @@ class Standing:
     async def led(self, driver: Driver) -> AsyncIterator[Leadership | None]:
         """As `inferd.runtime.leading.led`; calls are taken for as long as this kernel is sure that it leads."""
         telling: Telling | None = None
+        await self._hush()  # from here on it tells of its epoch
         if self._roll is not None:
             telling = Telling(self._roll, self._entry, self._times, self._thread, self._plugins)
         async with led(driver, telling) as leadership:
@@ -130,17 +137,50 @@ class Standing:
                 self._doorway.guard(leadership.refusal, leadership.settled)
             yield leadership
 
+    @asynccontextmanager
+    async def _telling(self) -> AsyncIterator[None]:
+        """Tell of this kernel in the block, until it leads.
+
+        It has the lock then, and may have to bring the store up or to seal it for long: who is silent is ended.
+        """
+        self._hushed = asyncio.Event()
+        self._teller = asyncio.create_task(self._tell(), name="word of a kernel that opens its store")
+        try:
+            yield
+        finally:
+            await self._hush()
+
+    async def _tell(self) -> None:
+        while self._roll is not None and not await self._is_set(self._hushed, within_s=self._times.beat_s):
+            try:
+                await asyncio.get_running_loop().run_in_executor(self._thread, self._roll.sign, self._entry)
+            except StoreUnavailableError as error:  # opening it says so, too, if it lasts
+                log.debug("this kernel cannot tell of itself while it opens its store", why=error.message)
+
+    async def _hush(self) -> None:
+        """Tell nothing more, and be done with what was being told."""
+        self._hushed.set()
+        if self._teller is not None:
+            await asyncio.gather(self._teller, return_exceptions=True)
+
+    @staticmethod
+    async def _is_set(event: asyncio.Event, *, within_s: float) -> bool:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                await event.wait()
+        return event.is_set()
+
     def _may_wait(self, error: StoreUnavailableError) -> bool:
         """Whether what hinders a start is another kernel; or a database that is away, where this one was there."""
         if self._roll is None or not self._times.enabled:
             return False
         another = error.metadata.get("cause") in {"in use", "taken over"}
-        return another or (self._stood and error.retry_after_s is not None)
+        return another or (self.stood and error.retry_after_s is not None)
 
     async def _stand_by(self, error: StoreUnavailableError) -> None:
         """Refuse calls, and look who leads, until this kernel may try."""
         log.info("this kernel stands by", why=error.message)
-        self._stood = True
+        self.stood = True
         await self._check_keys()
         lookout = _Lookout(self._entry, self._watch)
         self._doorway.guard(lookout.refusal)
@@ -148,10 +188,7 @@ class Standing:
         looking = asyncio.create_task(self._look_ahead(), name="plugins of a standby")
         async with _until_end(looking), exposing(self._settings, standing_registry(lambda: lookout.others)):
             while await self._look(succession, lookout) is not Step.TRY:
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(self._times.look_s):
-                        await self._watch.ended.wait()
-                if self._watch.ended.is_set():
+                if await self._is_set(self._watch.ended, within_s=self._times.look_s):
                     raise StandbyEndedError
         log.info("the store is free: this kernel tries to lead")
 
@@ -182,7 +219,7 @@ class Standing:
             seen: Seen = await loop.run_in_executor(self._thread, roll.sign, self._entry)
             leader = seen.leader
             age_s = seen.holder_s if seen.holder else None if leader is None else leader.age_s
-            step = succession.look(steady(), holder=seen.holder, age_s=age_s)
+            step = succession.look(seen.now, holder=seen.holder, age_s=age_s)
             lookout.see(seen)
             if step is Step.END and await loop.run_in_executor(
                 self._thread, partial(roll.end_silent, self._entry, silence_s)

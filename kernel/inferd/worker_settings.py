@@ -37,6 +37,12 @@ class Workers(BaseModel):
     scratch_files: int = Field(
         100_000, ge=100, le=1 << 31, description="most files and folders that a worker may have in its scratch"
     )
+    variables: tuple[str, ...] = Field(
+        (),
+        max_length=100,
+        description="names of variables of the kernel's environment that workers are given besides those of libraries,"
+        " processors and languages; what runs in a worker can read them, and those with a secret in the name stay out",
+    )
     start_timeout_s: Seconds = Field(20.0, gt=0, description="from the start of the process to its first frame")
     load_silence_s: Seconds = Field(60.0, gt=0, description="longest time without progress while a model loads")
     look_memory_bytes: int = Field(
@@ -112,7 +118,15 @@ class Workers(BaseModel):
         24_000_000,
         ge=1,
         le=1 << 40,
-        description="most pixels of a picture that a recipe decodes, or makes of it",
+        description="most pixels of a picture in a conversation, or of one that a recipe decodes, or makes of it",
+    )
+    pictures: int = Field(32, ge=1, le=1 << 16, description="most pictures of a conversation")
+    picture_bytes: int = Field(
+        512 << 20,
+        ge=0,
+        le=1 << 40,
+        description="what a worker keeps of pictures of conversations that it has read, in bytes; those of one "
+        "conversation may not take more. 0 for nothing: each is read again in the step that computes it",
     )
     audio_s: Seconds = Field(600.0, gt=0, description="most seconds of a sound that a recipe decodes")
     sequence_idle_s: Seconds = Field(

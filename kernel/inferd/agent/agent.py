@@ -13,13 +13,18 @@ import structlog
 
 from inferd.agent.carrying import carry_all
 from inferd.agent.fetching import Fetching
+from inferd.agent.holding import Holding
 from inferd.agent.hosted import HostedWorker
+from inferd.agent.kept import KeptWorkers
+from inferd.agent.metering import Metering
+from inferd.agent.refusals import Refusals
 from inferd.core.ids import InstanceId
 from inferd.errors import InvalidFieldError, present, words_of
 from inferd.runtime.far.exchange import Exchange, first_of
 from inferd.runtime.local_launcher import LocalLauncher
 from inferd.runtime.sandboxing import group_bounds
 from inferd.runtime.signal import Signal
+from inferd.skew import ADOPT
 from inferd_api.agent.v1 import agent_pb2 as wire
 from inferd_api.agent.v1 import agent_service_pb2 as service
 from inferd_client import InferdError
@@ -31,7 +36,8 @@ if TYPE_CHECKING:
 
     from inferd.agent.cache import Cache
     from inferd.agent.connection import KernelConnection, Kernels, KernelStream
-    from inferd.core.resources import DeviceCapacity
+    from inferd.agent.giving import Giving
+    from inferd.agent.metering import Devices
     from inferd.runtime.far.parcels import Given
 
 OPEN_S, OPEN_MOST_S = 1.0, 5.0
@@ -42,31 +48,12 @@ SLOWER = 1.5  # both of them, with each attempt
 LEAVE_S = 1.0  # how long it is waited for that the kernel hears that this agent ends
 SILENT_PART = 3  # a kernel that is silent for this part of the time after which a host is lost is connected to anew
 STOPPED_S = 0.5  # a look that comes so much too late is one of a process that was stopped
-REFUSED = frozenset(
-    {
-        grpc.StatusCode.INVALID_ARGUMENT,
-        grpc.StatusCode.UNAUTHENTICATED,
-        grpc.StatusCode.PERMISSION_DENIED,
-        grpc.StatusCode.UNIMPLEMENTED,
-    }
-)
-"""Of what helps no trying again."""
 
 log = structlog.get_logger()
 
 
 class SilentError(Exception):
     """Nothing is heard of the kernel."""
-
-
-class Devices(Protocol):
-    """The devices of a host."""
-
-    async def devices(self) -> Sequence[DeviceCapacity]:
-        """What may be given of each, now."""
-
-    async def measure(self, pids: Callable[[], set[int]], tell: Callable[[wire.DeviceUsed], None]) -> None:
-        """Tell what others hold of each beyond what they do now, when it has changed, until this is cancelled."""
 
 
 class Watcher(Protocol):
@@ -90,6 +77,7 @@ class Agent:
         own: Files and folders of this agent, to which no link of a model may lead.
         cache: Where files of models are kept that are not on this host otherwise.
         watcher: Is told how it stands.
+        giving: Gives files to other hosts, of which the facts tell; None where that is not done.
 
     Attributes:
         hosted: The workers, by launch.
@@ -106,18 +94,20 @@ class Agent:
         own: Sequence[str] = (),
         cache: Cache,
         watcher: Watcher,
+        giving: Giving | None = None,
     ) -> None:
         self.hosted: dict[int, HostedWorker] = {}
         self.incarnation = secrets.randbits(63) | 1
         self._facts = facts
         self._kernels = kernels
         self._newest = 0  # kernel that was seen, by its epoch
-        self._found = found
-        self._metering: asyncio.Task[None] | None = None
+        self._kept = KeptWorkers()
+        self._metering = Metering(found, self._pids, self._tell)
         self._log_folder = log_folder
         self._own = own
-        self._fetching = Fetching(cache, kernels.connect)
-        self._watcher = watcher
+        self._holding = Holding(cache)
+        self._fetching = Fetching(cache, kernels.connect, self._holding)
+        self._watcher, self._giving = watcher, giving
         self._bounds = wire.LinkBounds()
         self._control: Exchange | None = None
         self._launcher: LocalLauncher | None = None
@@ -125,7 +115,7 @@ class Agent:
         self._changed = Signal()  # of `hosted`, and of what waits in `_control`
         self._group: asyncio.TaskGroup | None = None
         self._attached = self._leaving = False
-        self._refused_at: float | None = None
+        self._refusals = Refusals()
 
     async def run(self, ends: asyncio.Event) -> None:
         """Serve the kernel until `ends` is set; then nothing is left of any worker.
@@ -145,8 +135,8 @@ class Agent:
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from None
         finally:
-            if self._metering is not None:
-                self._metering.cancel()
+            self._metering.end()
+            self._holding.end()
             await self._end_all()
 
     async def _serve(self) -> None:
@@ -157,12 +147,17 @@ class Agent:
                 await self._attach(open_s)
             except grpc.aio.AioRpcError as error:
                 failure = from_rpc(error, self._kernels.address)
-                self._judge(error, failure)
+                self._refusals.judge(error.code(), failure)
                 why = failure.message
             except (SilentError, TimeoutError, OSError) as error:
                 why = words_of(error) or "it did not answer"
             except InferdError as error:  # of a ticket
                 why = error.message
+            except Exception as error:  # a defect: it ends this connection, and the host begins anew
+                log.exception("the connection to the kernel ends")
+                why = f"a defect of this agent: {type(error).__name__}"
+                if self._control is not None:
+                    self._control.close(why)
             was_attached, self._attached = self._attached, False
             if not was_attached:
                 self._kernels.turn()
@@ -176,26 +171,10 @@ class Agent:
 
     async def _give_up_late(self, lost_at: float) -> None:
         """Workers outlive their kernel for so long only."""
-        if self.hosted and asyncio.get_running_loop().time() - lost_at > self._bounds.grace_s:
+        if (self.hosted or self._kept) and asyncio.get_running_loop().time() - lost_at > self._bounds.grace_s:
             log.warning("the kernel is away for too long: its workers end", grace_s=self._bounds.grace_s)
             self._kernel = self._epoch = 0
             await self._end_all()
-
-    def _judge(self, error: grpc.aio.AioRpcError, failure: InferdError) -> None:
-        """Whether to try again.
-
-        Raises:
-            InferdError: No.
-        """
-        now = asyncio.get_running_loop().time()
-        if error.code() not in REFUSED:
-            self._refused_at = None
-            return
-        if failure.retry_after_s is None:
-            raise failure
-        self._refused_at = now if self._refused_at is None else self._refused_at
-        if now - self._refused_at > 2 * failure.retry_after_s:  # whoever has the name is alive
-            raise failure
 
     async def _attach(self, open_s: float) -> None:
         """Be attached until the connection breaks."""
@@ -223,13 +202,17 @@ class Agent:
     ) -> None:
         welcome = first.welcome
         if 0 < welcome.kernel_epoch < self._newest:
-            raise SilentError("a kernel answered that another one has followed since")
+            raise SilentError(
+                f"a kernel of epoch {welcome.kernel_epoch} answered, and this agent has seen epoch {self._newest}:"
+                " another one has followed it; where its store was restored from before, start the agent again"
+            )
         self._newest = max(self._newest, welcome.kernel_epoch)
         resumed = (welcome.kernel, welcome.epoch) == (self._kernel, self._epoch) and self._control is not None
         if not resumed:
             self._begin_anew(welcome)
         control = present(self._control)
-        self._attached, self._refused_at = True, None
+        self._attached = True
+        self._refusals.end(taken=True)
         if resumed:
             self._watcher.attached(welcome.epoch, resumed=True)
         await first_of(
@@ -248,11 +231,13 @@ class Agent:
             host=self._facts.name, incarnation=self.incarnation, epoch=self._epoch, launch_id=launch_id
         )
 
-    def _fetch(self, launch_id: int, path: str, tell: Callable[[float], None]) -> Awaitable[tuple[Path, Path]]:
-        return self._fetching.fetch(self._opening(launch_id), path, tell)
+    def _fetch(
+        self, launch_id: int, path: str, version: str, tell: Callable[[float], None]
+    ) -> Awaitable[tuple[Path, Path]]:
+        return self._fetching.fetch(self._opening(launch_id), path, version, tell)
 
     def _begin_anew(self, welcome: service.AttachWelcome) -> None:
-        """The kernel knows of no worker of ours."""
+        """The kernel knows of no worker of ours; those that have loaded are kept for it, if it can go on with them."""
         if self._control is not None:
             self._control.close("the host begins anew")
         bounds = self._bounds = welcome.bounds
@@ -263,30 +248,38 @@ class Agent:
         self._launcher = LocalLauncher(
             self._log_folder, frame_limit_bytes=bounds.frame_bytes, bounds=group_bounds(bounds.sandbox)
         )
-        self._spawn(self._get_ready(control), "getting ready")
+        adopts = ADOPT in welcome.features
+        if adopts:
+            self._kept.take(self.hosted)
+        self._spawn(self._get_ready(control, adopts=adopts), "getting ready")
 
-    async def _get_ready(self, control: Exchange) -> None:
-        await self._end_all()
-        if self._metering is not None:
-            self._metering.cancel()
-        devices = [
-            wire.DeviceFacts(device_id=each.device_id, memory_bytes=each.memory_bytes, cores=each.cores)
-            for each in await self._found.devices()
-        ]
-        _report(control, wire.ControlReport(ready=wire.HostReady(devices=devices)))
+    async def _get_ready(self, control: Exchange, *, adopts: bool) -> None:
+        await self._end_all(kept=not adopts)
+        if kept := bool(self._kept):  # what devices have to give is what it was before these took of it
+            control.send(self._kept.report(self._metering.devices).SerializeToString())
+            await self._kept.decided()
+        else:
+            await self._metering.look()
+        held = await self._holding.versions()
+        ready = wire.HostReady(devices=self._metering.devices, holds=held)
+        _report(control, wire.ControlReport(ready=ready))
         while control.queued_bytes and not control.closed:  # until the kernel has heard of them
             await self._changed.wait(self._changed.version, limit_s=self._bounds.beat_s)
         if control.closed:
             return
         self._watcher.attached(self._epoch, resumed=False)
+        self._metering.begin()
+        if kept:
+            self._kept.settle()
 
-        def tell(used: wire.DeviceUsed) -> None:
-            _report(control, wire.ControlReport(used=used))
+        self._holding.begin(held, lambda holds: _report(control, wire.ControlReport(holds=holds)))
 
-        self._metering = asyncio.create_task(self._found.measure(self._pids, tell), name="device meter")
+    def _tell(self, report: wire.ControlReport) -> None:
+        if self._control is not None:
+            _report(self._control, report)
 
     def _pids(self) -> set[int]:
-        return {worker.pid for worker in self.hosted.values() if worker.pid}
+        return {worker.pid for worker in (*self.hosted.values(), *self._kept) if worker.pid}
 
     async def _attend(self, control: Exchange) -> None:
         """Break a connection of which nothing is heard: what it was may hold it up for very long.
@@ -316,8 +309,10 @@ class Agent:
                 while control.queued_bytes and self._attached:
                     await self._changed.wait(self._changed.version, limit_s=LEAVE_S / 10)
 
-    async def _end_all(self) -> None:
-        """Have nothing left of any worker there is now."""
+    async def _end_all(self, *, kept: bool = True) -> None:
+        """Have nothing left of any worker there is now; those that are kept may stay."""
+        if kept:
+            await self._kept.end()
         workers = tuple(self.hosted.values())
         await asyncio.gather(*(worker.end() for worker in workers), return_exceptions=True)
         for worker in workers:
@@ -326,8 +321,6 @@ class Agent:
     def _forget(self, worker: HostedWorker) -> None:
         if self.hosted.get(worker.launch_id) is worker:
             del self.hosted[worker.launch_id]
-
-    # What the kernel asks for.
 
     def _spawn(self, work: Awaitable[None], name: str) -> None:
         async def run() -> None:
@@ -351,11 +344,18 @@ class Agent:
                     self._spawn(self._measure(order.measure), "measure")
                 case "read_log":
                     self._spawn(self._read_log(order.read_log), "read log")
+                case "adopt":
+                    self._spawn(self._adopt(order.adopt), "adopt")
+                case "keep":
+                    self._kept.keep(order.keep.held_ids)
+                case "give" if self._giving is not None:
+                    self._giving.allow(order.give)
 
     async def _launch(self, order: wire.LaunchWorker) -> None:
         control, launcher = self._control, self._launcher
         if control is None or launcher is None:
             return
+        self._kept.note_log(InstanceId(order.instance_id), InstanceId(order.instance_id))
         worker = self.hosted[order.launch_id] = HostedWorker(
             order.launch_id,
             InstanceId(order.instance_id),
@@ -365,6 +365,8 @@ class Agent:
             own=self._own,
             fetch=self._fetch,
             leave=self._fetching.cache.leave,
+            see=self._holding.see,
+            identity=order.identity if order.HasField("identity") else None,
         )
         try:
             pid = await worker.start(launcher)
@@ -376,6 +378,22 @@ class Agent:
                 raise
             return
         _report(control, wire.ControlReport(started=wire.WorkerStarted(launch_id=order.launch_id, pid=pid)))
+        self._changed.notify()
+
+    async def _adopt(self, order: wire.AdoptWorker) -> None:
+        """The kernel goes on with a worker that was kept for it."""
+        worker, control = self._kept.pop(order), self._control
+        if control is None:
+            return
+        if worker is None or not worker.adopt(order.launch_id, control=control, bounds=self._bounds):
+            if worker is not None:
+                await worker.end()
+            why = wire.WorkerNotStarted(launch_id=order.launch_id, why="it has ended meanwhile")
+            _report(control, wire.ControlReport(not_started=why))
+            return
+        self.hosted[order.launch_id] = worker
+        self._kept.note_log(InstanceId(order.instance_id), worker.instance_id)
+        _report(control, wire.ControlReport(started=wire.WorkerStarted(launch_id=order.launch_id, pid=worker.pid)))
         self._changed.notify()
 
     async def _end(self, order: wire.EndWorker) -> None:
@@ -401,9 +419,8 @@ class Agent:
             return
         most_bytes = min(order.most_bytes, self._bounds.parcel_bytes)
         try:
-            part.data, part.size_bytes = await launcher.read_log(
-                InstanceId(order.instance_id), order.offset_bytes, most_bytes
-            )
+            name = self._kept.log_name(order.instance_id)
+            part.data, part.size_bytes = await launcher.read_log(name, order.offset_bytes, most_bytes)
         except InvalidFieldError as error:
             part.why = error.message
         _report(control, wire.ControlReport(log=part))

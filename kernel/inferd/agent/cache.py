@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from inferd.errors import DiskFullError, ModelLoadError
 from inferd.removing import remove_tree
+from inferd.runtime.far.folders import folder_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 NAME_FORM: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+=@-]{0,127}")
 WHOLE: Final = ".whole"  # beside the files of a model all of which are there, as they have to be
 MOST_FILES: Final = 10_000
+MOST_VERSIONS: Final = 16  # of one model, by which kernels call it
+VERSION: Final = re.compile(r"[0-9a-f]{1,64}")
 DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 
 
@@ -75,14 +78,13 @@ class Cache:
     """
 
     def __init__(self, folder: Path, most_bytes: int) -> None:
-        self._folder = folder
+        self.folder = folder
         self._most_bytes = most_bytes
         self._used = Counter[Path]()
 
     def place(self, files: Iterable[CachedFile]) -> Path:
         """Where a model of these files is, or is to be."""
-        lines = "".join(f"{file.sha256}  {file.name}\n" for file in sorted(files, key=lambda each: each.name))
-        return self._folder / hashlib.sha256(lines.encode()).hexdigest()
+        return self.folder / folder_of((file.name, file.sha256) for file in files)
 
     def use(self, place: Path) -> None:
         """Somebody needs a model: it stays until he leaves it."""
@@ -102,6 +104,24 @@ class Cache:
         os.utime(mark)
         return True
 
+    def note(self, place: Path, version: str) -> None:
+        """A kernel calls the files of a model that is there whole so."""
+        mark = place / WHOLE
+        known = mark.read_text("ascii", "replace").split()
+        if version not in known:
+            mark.write_text("\n".join((version, *known[: MOST_VERSIONS - 1])), "ascii")
+
+    def versions(self, most: int) -> list[str]:
+        """What kernels call the models that are there whole, those first that were used last; so many at most."""
+        marks = [each / WHOLE for each in self.folder.iterdir()] if self.folder.is_dir() else []
+        found = dict[str, None]()
+        for mark in sorted(marks, key=lambda each: -_used_at(each.parent)):
+            if len(found) >= most:
+                break
+            if mark.is_file():
+                found |= dict.fromkeys(filter(VERSION.fullmatch, mark.read_text("ascii", "replace").split()))
+        return [*found][:most]
+
     def make_room(self, place: Path, files: Sequence[CachedFile]) -> None:
         """Have room for a model: others go that nobody uses, the one first that was not used for longest.
 
@@ -110,7 +130,7 @@ class Cache:
         """
         place.mkdir(parents=True, exist_ok=True)
         needed = sum(file.size_bytes for file in files)
-        others = sorted((_used_at(each), each) for each in self._folder.iterdir() if each != place)
+        others = sorted((_used_at(each), each) for each in self.folder.iterdir() if each != place)
         held = sum(_size_of(each) for _, each in others)
         missing = needed - _size_of(place)
         for _, other in others:

@@ -6,9 +6,12 @@ import asyncio
 from typing import TYPE_CHECKING
 
 import grpc
+import structlog
 
+from inferd.errors import words_of
 from inferd_api.agent.v1 import agent_pb2 as wire
 from inferd_api.agent.v1 import agent_service_pb2 as service
+from inferd_client import InferdError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -18,6 +21,8 @@ if TYPE_CHECKING:
     from inferd.runtime.signal import Signal
 
 AGAIN_S = 0.2  # between two streams of a worker
+
+log = structlog.get_logger()
 
 
 async def carry_all(
@@ -47,18 +52,32 @@ async def carry_all(
 
 
 async def _carry(connection: KernelConnection, worker: HostedWorker, opening: service.CarryOpening) -> None:
-    """Carry the frames of one, until it has ended or the kernel has given it up."""
-    exchange = worker.exchange
-    while not exchange.closed:
-        stream = await connection.carry()
+    """Carry the frames of one, until it has ended or the kernel has given it up.
+
+    What breaks a stream is tried again. Whatever else happens ends this worker, of which the kernel is told, and no
+    other.
+    """
+    while not worker.exchange.closed:
         try:
-            received = wire.Parcels(received=exchange.received)
-            first = await stream.open(service.CarryRequest(opening=opening, parcels=received))
-            if first is not None:
-                await exchange.run(first.parcels.received, stream.read, stream.writer(service.CarryRequest))
+            await _carry_once(connection, worker, opening)
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.INVALID_ARGUMENT:  # it was given up, and its end is ordered
                 return
-        finally:
-            stream.cancel()
+        except (OSError, InferdError) as error:  # of a ticket: the next one may be there
+            log.warning("a stream of a worker could not be begun", launch=worker.launch_id, why=words_of(error))
+        except Exception as error:
+            log.exception("the frames of a worker cannot be carried", launch=worker.launch_id)
+            worker.exchange.close(f"a defect of its agent: {type(error).__name__}")
+            return
         await asyncio.sleep(AGAIN_S)
+
+
+async def _carry_once(connection: KernelConnection, worker: HostedWorker, opening: service.CarryOpening) -> None:
+    exchange, stream = worker.exchange, await connection.carry()
+    try:
+        received = wire.Parcels(received=exchange.received)
+        first = await stream.open(service.CarryRequest(opening=opening, parcels=received))
+        if first is not None:
+            await exchange.run(first.parcels.received, stream.read, stream.writer(service.CarryRequest))
+    finally:
+        stream.cancel()

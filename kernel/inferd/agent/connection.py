@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -28,14 +30,15 @@ class KernelConnection(AsyncConnection):
     def _agents(self) -> Any:
         return AgentServiceStub(self._channel)
 
-    async def join(self, name: str) -> str:
-        """Make the host known; the credential of this agent.
+    async def join(self, name: str, secret: str = "") -> service.JoinResponse:
+        """Make the host known; the credential of this agent, of a secret that it has drawn.
 
         Raises:
             inferd_client.InferdError: It may not join.
         """
-        made: service.JoinResponse = await self._wait(self._agents.Join, service.JoinRequest(name=name), JOIN_S)
-        return made.credential
+        request = service.JoinRequest(name=name, secret=secret)
+        made: service.JoinResponse = await self._wait(self._agents.Join, request, JOIN_S)
+        return made
 
     async def attach_nothing(self) -> None:
         """Ask to be attached as nobody, which shows whether the kernel knows who calls.
@@ -115,8 +118,13 @@ class KernelStream:
         Raises:
             grpc.aio.AioRpcError: It refused.
         """
-        await self._call.write(opening)
+        await self._write(opening)
         return await self._read()
+
+    async def _write(self, message: Any) -> None:
+        """Send one; lost where the kernel has ended the stream, which whoever reads is told."""
+        with suppress(asyncio.InvalidStateError):
+            await self._call.write(message)
 
     async def _read(self) -> Any:
         message = await self._call.read()
@@ -139,7 +147,7 @@ class KernelStream:
         """What sends parcels, in messages of a kind."""
 
         async def write(parcels: wire.Parcels) -> None:
-            await self._call.write(made(parcels=parcels))
+            await self._write(made(parcels=parcels))
 
         return write
 

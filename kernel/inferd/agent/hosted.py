@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
 from google.protobuf.message import DecodeError
 
+from inferd.agent.ledger import Ledger
 from inferd.errors import InferdError, ModelLoadError, words_of
-from inferd.runtime.far.exchange import Exchange
+from inferd.runtime.far.exchange import FRAMES_ACK_S, Exchange
 from inferd.shared import Memory
 from inferd_api.agent.v1 import agent_pb2 as wire
 from inferd_api.worker.v1 import failure_pb2, load_pb2, sandbox_pb2
@@ -26,8 +28,9 @@ if TYPE_CHECKING:
     from inferd.runtime.link import Arrived
     from inferd.runtime.local_launcher import LocalLauncher, LocalWorker
 
-    Fetch = Callable[[int, str, Callable[[float], None]], Awaitable[tuple[Path, Path]]]
-    """Where the model of a worker is on this host, given where it is on the kernel's, and what of the cache that is."""
+    Fetch = Callable[[int, str, str, Callable[[float], None]], Awaitable[tuple[Path, Path]]]
+    """Where the model of a worker is on this host, and what of the cache that is; given where it is on the kernel's,
+    and what that calls its files."""
 
 log = structlog.get_logger()
 SAY_S = 1.0  # between two words of how far a fetch is
@@ -58,13 +61,16 @@ class HostedWorker:
         control: Where what becomes of it is told: of the epoch in which it was asked for.
         exchange: Of its frames.
         runs: Whether it was started.
+        instance_id: The instance that it was started for.
 
     Args:
         host: Name of this host.
+        identity: What it is, for the next kernel; None where it is not to outlive this one.
         bounds: Of the link.
         own: Files and folders of this agent, to which no link of a model may lead.
         fetch: Has the files of its model be on this host.
         leave: Is told once they are not needed any more.
+        see: Is told what the kernel calls them where they are on this host as they are on the kernel's.
     """
 
     def __init__(
@@ -78,24 +84,42 @@ class HostedWorker:
         own: Sequence[str],
         fetch: Fetch,
         leave: Callable[[Path], None],
+        see: Callable[[str], None],
+        identity: wire.WorkerIdentity | None = None,
     ) -> None:
         self.launch_id = launch_id
         self.control = control
-        self.exchange = Exchange(bounds, on_frames=self._obey, on_closed=self._gone, on_room=self._look_at_room)
+        self._kernels = 0  # that it was of
+        self.exchange = self._connect(bounds)
         self.runs = False
-        self._instance_id = instance_id
+        self.instance_id = instance_id
+        self._identity = identity
+        self._ledger = Ledger()
+        self._closed = ""  # why it says nothing more
         self._host = host
         self._own = own
         self._fetch = fetch
         self._leave = leave
+        self._see = see
         self._place: Path | None = None  # of files that were fetched
-        self._most_bytes = WINDOWS * bounds.window_bytes
         self._worker: LocalWorker | None = None
         self._starting: asyncio.Task[LocalWorker] | None = None
         self._ending: asyncio.Task[Ended] | None = None
         self._looking: asyncio.Task[None] | None = None
         self._telling: asyncio.Task[None] | None = None
         self._held: list[tuple[frames_pb.KernelFrame, tuple[Memory, ...]]] = []
+
+    def _connect(self, bounds: wire.LinkBounds) -> Exchange:
+        """An exchange with a kernel that begins."""
+        self._kernels += 1
+        self._most_bytes = WINDOWS * bounds.window_bytes
+        return Exchange(
+            bounds,
+            on_frames=self._obey,
+            on_closed=partial(self._gone, self._kernels),
+            on_room=self._look_at_room,
+            ack_s=FRAMES_ACK_S,
+        )
 
     async def start(self, launcher: LocalLauncher) -> int:
         """Start it; its process id.
@@ -105,7 +129,7 @@ class HostedWorker:
             asyncio.CancelledError: It is to end.
         """
         self._starting = asyncio.create_task(
-            launcher.launch(self._instance_id, on_frame=self._tell, on_closed=self._finish)
+            launcher.launch(self.instance_id, on_frame=self._tell, on_closed=self._finish)
         )
         self._worker = await self._starting
         self.runs = True
@@ -148,9 +172,46 @@ class HostedWorker:
         how = await self._worker.end(went=went, hangs=hangs)
         return Ended(how, await self._worker.tail())
 
+    # Between two kernels.
+
+    def hold(self) -> bool:
+        """Outlive its kernel, of which it forgets all; False where there is nothing to outlive it.
+
+        Nothing of what it still says reaches the next kernel before `adopt`.
+        """
+        link = None if self._worker is None else self._worker.link
+        if link is None or self._ending is not None or self._identity is None:
+            return False
+        if self._closed or not self._ledger.is_loaded:
+            return False
+        self._kernels += 1
+        self.exchange.close("its kernel is gone")
+        for frame in self._ledger.forget():
+            self._pass_on(frame, ())
+        link.resume()
+        return True
+
+    def describe(self, held_id: int) -> wire.HeldWorker | None:
+        """What is told of it to the next kernel; None once it is gone."""
+        if self._closed or self._ending is not None:
+            return None
+        return self._ledger.describe(held_id, self.instance_id, self._identity)
+
+    def adopt(self, launch_id: int, *, control: Exchange, bounds: wire.LinkBounds) -> bool:
+        """Be another kernel's; False where it has ended meanwhile."""
+        if self._closed or self._ending is not None:
+            return False
+        self.launch_id, self.control, self.exchange = launch_id, control, self._connect(bounds)
+        for frame in self._ledger.told_at_load:
+            self.exchange.send(frame.SerializeToString())
+        self._look_at_room()
+        return True
+
     # From the worker.
 
     def _tell(self, frame: frames_pb.WorkerFrame, memories: Arrived = (), /) -> None:
+        if not self._ledger.hear(frame):
+            return
         given = [memory for memory in memories if isinstance(memory, Memory)]
         if len(given) < len(memories):
             refused = next(memory for memory in memories if not isinstance(memory, Memory))
@@ -161,6 +222,7 @@ class HostedWorker:
 
     def _finish(self, why: str, /) -> None:
         """No frame follows."""
+        self._closed = why or "it has closed its link"
         self.exchange.finish(why)
 
     def _look_at_room(self) -> None:
@@ -195,6 +257,8 @@ class HostedWorker:
         try:
             if await asyncio.to_thread(_is_missing, load.path):
                 await self._bring(load)
+            else:
+                self._see(load.file_version)
         except InferdError as error:
             self._refuse(load.path, error)
         except Exception as error:  # a defect: it ends this load, and no other
@@ -228,7 +292,7 @@ class HostedWorker:
 
         saying = asyncio.create_task(say())
         try:
-            path, self._place = await self._fetch(self.launch_id, load.path, tell)
+            path, self._place = await self._fetch(self.launch_id, load.path, load.file_version, tell)
         finally:
             saying.cancel()
         load.path = str(path)
@@ -245,11 +309,12 @@ class HostedWorker:
 
     def _pass_on(self, frame: frames_pb.KernelFrame, memories: Sequence[Memory]) -> None:
         if self._worker is not None:
+            self._ledger.note(frame)
             self._worker.send(frame, memories)
 
-    def _gone(self, why: str) -> None:
-        """The exchange is closed, and not by `end`: it cannot go on."""
-        if self._ending is None:
+    def _gone(self, kernel: int, why: str) -> None:
+        """The exchange with a kernel is closed, and not by `end` or `hold`: it cannot go on."""
+        if self._ending is None and kernel == self._kernels:
             self._telling = asyncio.create_task(self._tell_gone(why))
 
     async def _tell_gone(self, why: str) -> None:

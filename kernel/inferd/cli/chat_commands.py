@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from inferd.cli.inputs import MOST_BYTES, compose, read_text
+from inferd.cli.inputs import MOST_BYTES, compose, read_image, read_text
 from inferd.cli.sampling import READERS, read_value
 from inferd.errors import suggestion
 
@@ -122,6 +122,13 @@ def _file(chat: Chat, argument: str) -> None:
     chat.output.note(f"{argument} goes along with the next message")
 
 
+def _image(chat: Chat, argument: str) -> None:
+    if not argument:
+        raise BadCommandError("name a file: /image PATH")
+    chat.conversation.pictures.append(read_image(Path(argument)))
+    chat.output.note(f"{argument} goes along with the next message")
+
+
 def _save(chat: Chat, argument: str) -> None:
     path = Path(argument).expanduser() if argument else chat.path
     if path is None:
@@ -153,7 +160,7 @@ def _load(chat: Chat, argument: str) -> None:
     chat.output.note(f"{len(messages)} messages loaded")
 
 
-def _messages(data: bytes, path: Path) -> list[dict[str, str]]:
+def _messages(data: bytes, path: Path) -> list[dict[str, Any]]:
     """The messages of a saved conversation, checked."""
     wrong = BadCommandError(f"{path} is no conversation that /save wrote")
     try:
@@ -165,9 +172,22 @@ def _messages(data: bytes, path: Path) -> list[dict[str, str]]:
         raise wrong
     for message in messages:
         whole = isinstance(message, dict) and set(message) == {"role", "content"}
-        if not whole or message["role"] not in ROLES or not isinstance(message["content"], str):
+        if not whole or message["role"] not in ROLES or not _is_content(message["content"]):
             raise wrong
     return messages
+
+
+def _is_content(content: object) -> bool:
+    """Whether something is a text, or texts and pictures as `with_pictures` has them."""
+    if not isinstance(content, list):
+        return isinstance(content, str)
+    return bool(content) and all(
+        isinstance(part, dict)
+        and part.get("type") in ("text", "image")
+        and set(part) == {"type", part["type"]}
+        and isinstance(part[part["type"]], str)
+        for part in content
+    )
 
 
 def _exit(_: Chat, __: str) -> None:
@@ -182,6 +202,7 @@ COMMANDS: Mapping[str, Meaning] = {
         "/set [NAME [VALUE]]", f"tell or set options, as temperature 0.2 or {VARIABLE}NAME of the template", _set
     ),
     "file": Meaning("/file PATH", "send a text file along with the next message", _file),
+    "image": Meaning("/image PATH", "send a picture along with the next message", _image),
     "save": Meaning("/save [PATH]", "write the conversation to a file", _save),
     "load": Meaning("/load PATH", "go on with a conversation that was saved", _load),
     "exit": Meaning("/exit", "end the conversation", _exit),

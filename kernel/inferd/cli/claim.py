@@ -19,6 +19,7 @@ def read_claims(
     memory_bytes: int | None,
     cores: int | None,
     device: str,
+    selector: list[str] | None,
     model: str,
     sequences: int | None,
     kv_tokens: int | None,
@@ -26,13 +27,15 @@ def read_claims(
     """The claims that options make; none at all, or parts of no model, are mistakes of use."""
     if not model and (sequences or kv_tokens):
         raise typer.BadParameter("places and tokens are those of a model; name it with --model", param_hint="--model")
-    wanted = []
+    wanted, labels = [], read_pairs(selector, "--selector")
     if memory_bytes is not None:
-        wanted.append(claims.memory(memory_bytes, device_id=device))
+        wanted.append(claims.memory(memory_bytes, device_id=device, selector=labels))
     if cores is not None:
-        wanted.append(claims.cores(cores, device_id=device))
+        wanted.append(claims.cores(cores, device_id=device, selector=labels))
     if device and not wanted:
         raise typer.BadParameter("a device is that of --memory or --cores; give one", param_hint="--device")
+    if labels and not wanted:
+        raise typer.BadParameter("hosts are those of --memory or --cores; give one", param_hint="--selector")
     if model:
         wanted.append(claims.model(model, sequences=sequences or 0, kv_tokens=kv_tokens or 0))
     if not wanted:

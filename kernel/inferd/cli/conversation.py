@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from inferd.cli.output import CommandError
 from inferd.cli.transcript import Transcript
@@ -12,8 +12,18 @@ from inferd_client import AsyncClient
 from inferd_client.errors import UnsupportedInputError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from inferd.cli.output import Output
     from inferd_client import Prompt, RunOptions
+
+
+def with_pictures(pictures: Sequence[str], prompt: str) -> str | list[dict[str, str]]:
+    """What is said with pictures, data URLs, before a prompt."""
+    if not pictures:
+        return prompt
+    shown = [{"type": "image", "image": url} for url in pictures]
+    return [*shown, {"type": "text", "text": prompt}] if prompt else shown
 
 
 class Conversation:
@@ -26,6 +36,7 @@ class Conversation:
         options: How it is run.
         system: The system message; "" for none.
         said: The messages behind it, oldest first.
+        pictures: Data URLs of those that go with the next prompt.
     """
 
     def __init__(
@@ -48,10 +59,11 @@ class Conversation:
         self.model = model
         self.options = options
         self.system = system
-        self.said: list[dict[str, str]] = []
+        self.said: list[dict[str, Any]] = []
+        self.pictures: list[str] = []
 
     @property
-    def messages(self) -> list[dict[str, str]]:
+    def messages(self) -> list[dict[str, Any]]:
         """All of it, the system message first."""
         return [*([{"role": "system", "content": self.system}] if self.system else []), *self.said]
 
@@ -63,7 +75,8 @@ class Conversation:
         """
         bound = self.options.get("max_tokens") is None
         transcript = Transcript(self._output, self.model, bound=bound, verbose=self._verbose)
-        said = {"role": "user", "content": prompt}
+        pictures, self.pictures = self.pictures, []
+        said = {"role": "user", "content": with_pictures(pictures, prompt)}
         try:
             self._answer(transcript, said)
         finally:  # the part that came before Ctrl-C belongs to the conversation too
@@ -71,7 +84,7 @@ class Conversation:
                 self.said += [said, {"role": "assistant", "content": transcript.text}]
         transcript.close()
 
-    def _answer(self, transcript: Transcript, said: dict[str, str]) -> None:
+    def _answer(self, transcript: Transcript, said: dict[str, Any]) -> None:
         try:
             self._say(transcript, said)
         except UnsupportedInputError as error:
@@ -83,12 +96,13 @@ class Conversation:
                 f"{message}; {how}", reason=error.reason, code=error.code, metadata=error.metadata
             ) from None
 
-    def _say(self, transcript: Transcript, said: dict[str, str]) -> None:
+    def _say(self, transcript: Transcript, said: dict[str, Any]) -> None:
         if not self._raw:
             try:
                 self._play(transcript, [*self.messages, said])
             except UnsupportedInputError as error:
-                if "instead" in error.metadata or self.messages or self.options.get("template_variables"):
+                seen = not isinstance(said["content"], str)
+                if seen or "instead" in error.metadata or self.messages or self.options.get("template_variables"):
                     raise
                 self._output.note(f"{self.model} has no chat template; the text is continued as it stands")
                 self._raw = True

@@ -16,6 +16,7 @@ import typer
 from inferd import __version__
 from inferd.cli.amounts import size
 from inferd.cli.catalogue import CATALOGUE
+from inferd.cli.http import missing_packages
 from inferd.cli.kernel import connected, reachable
 from inferd.cli.plugins import find
 from inferd.cli.ray_state import read_state
@@ -57,6 +58,7 @@ def examine(output: Output, address: str, settings: Settings) -> None:
         _machine(),
         _sandbox(settings),
         *_ray(settings.state_dir),
+        _http(),
     ]
     broken = [check for check in checks if check.result == "broken"]
     if output.json:
@@ -167,6 +169,14 @@ def _ray(folder: Path) -> Iterator[Check]:
     yield Check("ray", "note" if state.troubles else "ok", f"{state.cluster}: {state.standing or 'no agent is kept'}")
     for trouble in state.troubles:
         yield Check("ray", "note", trouble)
+
+
+def _http() -> Check:
+    """Whether OpenAI's and Ollama's HTTP can be served."""
+    if missing := missing_packages():
+        found = f"{' and '.join(missing)} not installed: `inferd http` cannot serve OpenAI's and Ollama's HTTP"
+        return Check("http", "note", found, f"{sys.executable} -m pip install 'inferd[http]'")
+    return Check("http", "ok", "`inferd http` serves OpenAI's and Ollama's HTTP")
 
 
 def _sandbox(settings: Settings) -> Check:

@@ -7,16 +7,22 @@ import os
 import platform
 import signal
 import sys
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 from inferd import __version__, descriptors, logs
 from inferd.agent.agent import Agent
 from inferd.agent.cache import Cache
-from inferd.agent.connection import KernelConnection, Kernels
-from inferd.agent.credential import OwnCredential
+from inferd.agent.connection import Kernels
+from inferd.agent.credential import OwnCredential, find_credential
 from inferd.agent.facts import Found
+from inferd.agent.folders import own_folder
+from inferd.agent.giving import Giving, check_reached
 from inferd.cli.output import CommandError, command_error
 from inferd.config import config_path
+from inferd.core.host import check_host_id
+from inferd.errors import InvalidFieldError
+from inferd.log_lines import LogLines
 from inferd.plugin.cores import forbid_cores
 from inferd.plugin.registry import BackendState
 from inferd.serving import set_up_logs
@@ -31,10 +37,6 @@ if TYPE_CHECKING:
 
     from inferd.cli.output import Output
     from inferd.config import Settings
-
-
-ELSEWHERE = frozenset({"KERNEL_UNREACHABLE", "NOT_LEADER", "SHUTTING_DOWN"})
-"""Reasons for which another kernel is tried, where several are named."""
 
 
 def read_labels(given: Sequence[str]) -> dict[str, str]:
@@ -62,21 +64,35 @@ def serve_host(
     name: str,
     labels: Mapping[str, str],
     token_file: Path | None,
+    serve_files: str = "",
 ) -> None:
     """Serve a kernel with this machine's devices, until SIGTERM or SIGINT.
 
     Raises:
-        CommandError: The kernel does not take this host.
+        CommandError: The kernel does not take this host, or another agent has its folder of models.
     """
     try:
         for address in addresses:
             target(address)
-        asyncio.run(_serve(output, settings, addresses, name or platform.node(), labels, _read_token(token_file)))
+        if serve_files:
+            check_reached(serve_files)
+        check_host_id(name := name or platform.node(), "--name")
+        asyncio.run(
+            _serve(
+                output,
+                settings,
+                addresses,
+                name=name,
+                labels=labels,
+                token=_read_token(token_file),
+                serve_files=serve_files,
+            )
+        )
     except CredentialError as error:
         raise CommandError(str(error), reason="CREDENTIAL_INVALID") from None
     except ValueError as error:
         raise CommandError(f"--join: {error}", reason="USAGE") from None
-    except InferdError as error:
+    except (InferdError, InvalidFieldError) as error:
         raise command_error(error) from None
 
 
@@ -88,8 +104,15 @@ def _read_token(file: Path | None) -> str:
     return credential_of(None, file)
 
 
-async def _serve(  # noqa: PLR0917 - of one command
-    output: Output, settings: Settings, addresses: Sequence[str], name: str, labels: Mapping[str, str], token: str
+async def _serve(
+    output: Output,
+    settings: Settings,
+    addresses: Sequence[str],
+    *,
+    name: str,
+    labels: Mapping[str, str],
+    token: str,
+    serve_files: str,
 ) -> None:
     set_up_logs()
     descriptors.raise_limit()
@@ -98,56 +121,40 @@ async def _serve(  # noqa: PLR0917 - of one command
     ends = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, ends.set)
-    with output.status("looking for backends and devices"):
-        found = await Found.here(settings)
     log_folder = settings.state_dir / "workers"
-    own = OwnCredential(settings.state_dir, addresses[0], name)
-    credential = await _credential(own, addresses, name, token)
-    agent = Agent(
-        found.facts(name, labels, log_folder),
-        kernels=Kernels(addresses, credential),
-        found=found,
-        log_folder=log_folder,
-        own=[str(path.resolve()) for path in (config_path(), settings.data_dir, settings.state_dir)],
-        cache=Cache(settings.data_dir / "hosted", settings.hosts.cache_bytes),
-        watcher=Told(output, " or ".join(addresses), name, found),
-    )
-    logs.install()
-    await agent.run(ends)
-
-
-async def _credential(own: OwnCredential, addresses: Sequence[str], name: str, token: str) -> str | None:
-    """What this host is known by: its own credential; with a new invitation, a new one. None for that of the client."""
-    known = own.read()
-    if known and not (token and await _is_unknown(addresses, known)):
-        return known
-    if not token:
-        return None
-    for address in addresses:
+    own = OwnCredential(settings.state_dir, addresses, name)
+    async with AsyncExitStack() as stack:
+        folder = stack.enter_context(own_folder(settings.data_dir, most=settings.hosts.cache_folders))
+        credential, giving = await find_credential(own, addresses, name, token), None
+        with output.status("looking for backends and devices"):
+            found = await Found.here(settings)
+        cache, facts = Cache(folder, settings.hosts.cache_bytes), found.facts(name, labels, log_folder)
+        if serve_files:
+            giving = Giving(cache, settings.hosts.gives)
+            await stack.enter_async_context(giving.running(serve_files))
+            facts.files.CopyFrom(giving.server)
+        agent = Agent(
+            facts,
+            kernels=Kernels(addresses, credential),
+            found=found,
+            log_folder=log_folder,
+            own=[str(path.resolve()) for path in (config_path(), settings.data_dir, settings.state_dir)],
+            cache=cache,
+            watcher=Told(output, " or ".join(addresses), name, found),
+            giving=giving,
+        )
+        logs.install(write=LogLines.write)
         try:
-            async with KernelConnection(address, credential=token) as connection:
-                credential = await connection.join(name)
-        except InferdError as error:
-            if address == addresses[-1] or error.reason not in ELSEWHERE:
+            await agent.run(ends)
+        except UnauthenticatedError as error:
+            if credential is not None:
                 raise
-        else:
-            own.write(credential)
-            return credential
-    return None
-
-
-async def _is_unknown(addresses: Sequence[str], credential: str) -> bool:
-    """Whether the kernel that leads knows a credential no longer."""
-    for address in addresses:
-        async with KernelConnection(address, credential=credential) as connection:
-            try:
-                await connection.attach_nothing()
-            except UnauthenticatedError:
-                return True
-            except InferdError as error:
-                if error.reason not in ELSEWHERE:
-                    return False
-    return False
+            raise CommandError(
+                f"host {name!r} has no credential in {settings.state_dir}, by which it had joined before, and "
+                f"{' or '.join(addresses)} needs one; make an invitation (inferd hosts invite --host {name}) and give "
+                f"that (--token-file FILE){f'; {error.message}' if credential_of(None, None) else ''}",
+                reason=error.reason,
+            ) from None
 
 
 class Told:

@@ -30,6 +30,14 @@ TokenFile = Annotated[
         metavar="FILE",
     ),
 ]
+ServeFiles = Annotated[
+    str,
+    text_option(
+        "--serve-files",
+        help="Give files of models to other hosts there, an address of this machine by which they reach it.",
+        metavar="HOST:PORT",
+    ),
+]
 Config = Annotated[Path | None, typer.Option(help="The configuration, a TOML file.", metavar="FILE")]
 ForHost = Annotated[str, text_option("--host", help="The name that the host is to have. Default: any.", metavar="NAME")]
 Uses = Annotated[int | None, typer.Option(help="How many hosts may join by it. Default 1.", min=1, metavar="N")]
@@ -51,6 +59,7 @@ def _host(
     name: HostName = "",
     label: Label = None,
     token_file: TokenFile = None,
+    serve_files: ServeFiles = "",
     config: Config = None,
     output: Output = Format.TABLE,
 ) -> None:
@@ -60,7 +69,13 @@ def _host(
         from inferd.cli.settings import read_settings
 
         serve_host(
-            out, read_settings(config=config), join, name=name, labels=read_labels(label or ()), token_file=token_file
+            out,
+            read_settings(config=config),
+            join,
+            name=name,
+            labels=read_labels(label or ()),
+            token_file=token_file,
+            serve_files=serve_files,
         )
 
 

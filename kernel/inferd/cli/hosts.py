@@ -10,7 +10,7 @@ from inferd.cli.kernel import connected
 from inferd.cli.models import pairs
 from inferd.cli.output import screen, table_of
 from inferd.cli.plain import plain
-from inferd_api.v1.host_pb2 import HOST_STATE_DRAINING, HostState
+from inferd_api.v1.host_pb2 import HOST_STATE_DRAINING, HOST_STATE_JOINING, HOST_STATE_LOST, HostState
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -29,7 +29,7 @@ def list_hosts(output: Output, address: str, labels: Mapping[str, str]) -> None:
     if output.json:
         output.document({"hosts": [plain(host) for host in hosts]})
     else:
-        output.table(COLUMNS, map(_row, hosts), gives_way="WHY", empty="no host has these labels")
+        output.table(COLUMNS, map(row, hosts), gives_way="WHY", empty="no host has these labels")
 
 
 def show_host(output: Output, address: str, host_id: str) -> None:
@@ -41,6 +41,7 @@ def show_host(output: Output, address: str, host_id: str) -> None:
         return
     facts = {
         "state": _state(host),
+        "why": _why(host),
         "labels": pairs(host.labels),
         "backends": ", ".join(host.backends),
         "models": ", ".join(host.models),
@@ -55,21 +56,30 @@ def show_host(output: Output, address: str, host_id: str) -> None:
     screen().print(table_of(("HOST", host.host_id), rows))
 
 
-def cordon(output: Output, address: str, host_id: str) -> None:
+def cordon(output: Output, address: str, host_id: str, *, reason: str) -> None:
     """Let a host get nothing new."""
     with connected(address) as client:
-        host = client.cordon_host(host_id)
-    _tell(output, host, f"{host.host_id} gets no new instances; it has {counted(host.instances, 'instance')}")
+        host = client.cordon_host(host_id, reason=reason)
+    has = (
+        f"is {_state(host)}: that holds once it is back"
+        if _is_away(host)
+        else f"has {counted(host.instances, 'instance')}"
+    )
+    _tell(output, host, f"{host.host_id} gets no new instances; it {has}")
 
 
-def drain(output: Output, address: str, host_id: str, *, waits: bool) -> None:
+def drain(output: Output, address: str, host_id: str, *, waits: bool, reason: str) -> None:
     """Empty a host, and perhaps wait for it."""
     with connected(address) as client, output.status(f"draining {host_id}"):
-        for host in client.drain_host(host_id):
+        for host in client.drain_host(host_id, reason=reason):
             if not waits:
                 break
-            output.note(_left(host))
-    if host.drained:
+            output.note(_state(host) if _is_away(host) else _left(host))
+    if _is_away(host):
+        said = f"{host.host_id} is {_state(host)}: it drains once it is back"
+    elif host.drained and host.host_id == "local":
+        said = "local is drained: nothing is loaded on the kernel's own host, and the kernel serves with the others"
+    elif host.drained:
         said = f"{host.host_id} is drained: it may be switched off, or removed (inferd hosts rm {host.host_id})"
     elif host.state == HOST_STATE_DRAINING:
         said = f"{host.host_id} drains: {_left(host)}"
@@ -82,13 +92,14 @@ def resume(output: Output, address: str, host_id: str) -> None:
     """Let a host take instances again."""
     with connected(address) as client:
         host = client.resume_host(host_id)
-    _tell(output, host, f"{host.host_id} takes instances again")
+    when = f" once it is back; it is {_state(host)}" if _is_away(host) else ""
+    _tell(output, host, f"{host.host_id} takes instances again{when}")
 
 
-def remove(output: Output, address: str, host_id: str, *, force: bool) -> None:
+def remove(output: Output, address: str, host_id: str, *, force: bool, revoke: bool) -> None:
     """Know a host no longer."""
     with connected(address) as client:
-        client.remove_host(host_id, force=force)
+        client.remove_host(host_id, force=force, revoke=revoke)
     if output.json:
         output.document({"host_id": host_id, "removed": True})
     else:
@@ -104,7 +115,7 @@ def watch(output: Output, address: str, host_id: str, *, interval_s: float) -> N
                 output.document(plain(response))
                 continue
             for host in response.hosts or ([response.host] if response.HasField("host") else ()):
-                output.text("  ".join(filter(None, _row(host))))
+                output.text("  ".join(filter(None, row(host))))
             for gone in response.gone_host_ids:
                 output.text(f"{gone}  gone")
 
@@ -127,7 +138,8 @@ def _tell(output: Output, host: Host, said: str) -> None:
         output.text(said)
 
 
-def _row(host: Host) -> tuple[str, ...]:
+def row(host: Host) -> tuple[str, ...]:
+    """A host in a table, see `COLUMNS`."""
     more = len(host.models) - SHOWN_MODELS
     return (
         host.host_id,
@@ -139,7 +151,7 @@ def _row(host: Host) -> tuple[str, ...]:
         span(host.silence.ToNanoseconds() / 1e9) if host.HasField("silence") else "",
         host.version,
         pairs(host.labels),
-        host.reason,
+        _why(host),
     )
 
 
@@ -150,6 +162,17 @@ def _state(host: Host) -> str:
 
 def _load(host: Host) -> str:
     return f"{host.placed_tasks}/{host.places}" if host.places else ""
+
+
+def _is_away(host: Host) -> bool:
+    return host.state in {HOST_STATE_LOST, HOST_STATE_JOINING}
+
+
+def _why(host: Host) -> str:
+    """Why it is as it is, and what operators want of it that is not so yet."""
+    wanted = HostState.Name(host.ordered).removeprefix("HOST_STATE_").lower() if host.ordered else ""
+    ordered = f"{wanted} once it is back" if wanted and _is_away(host) else ""
+    return "; ".join(filter(None, (host.reason, ordered, host.order_reason)))
 
 
 def _left(host: Host) -> str:

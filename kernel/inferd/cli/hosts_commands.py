@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from inferd.cli.host_commands import invite_app
-from inferd.cli.options import ADDRESS, Address, Interval, Output, read_pairs
+from inferd.cli.options import ADDRESS, Address, Interval, Output, read_pairs, text_option
 from inferd.cli.output import Format, edge
 
 HostArgument = Annotated[
@@ -15,6 +15,8 @@ Labels = Annotated[
     list[str] | None,
     typer.Option("--label", "-l", help="Only hosts that have it; may be repeated.", metavar="KEY=VALUE"),
 ]
+
+Reason = Annotated[str, text_option(help="Why, for people: told with the host.", metavar="TEXT")]
 
 hosts_app = typer.Typer(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 log_app = typer.Typer()
@@ -49,12 +51,14 @@ def _show(host: HostArgument, *, address: Address = ADDRESS, output: Output = Fo
 
 
 @hosts_app.command("cordon")
-def _cordon(host: HostArgument, *, address: Address = ADDRESS, output: Output = Format.TABLE) -> None:
+def _cordon(
+    host: HostArgument, *, reason: Reason = "", address: Address = ADDRESS, output: Output = Format.TABLE
+) -> None:
     """Let a host get no new instances; those that it has stay and take tasks, until `resume`."""
     with edge(output) as out:
         from inferd.cli.hosts import cordon
 
-        cordon(out, address, host)
+        cordon(out, address, host, reason=reason)
 
 
 @hosts_app.command("drain")
@@ -62,6 +66,7 @@ def _drain(
     host: HostArgument,
     *,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Return at once; it goes on.")] = False,
+    reason: Reason = "",
     address: Address = ADDRESS,
     output: Output = Format.TABLE,
 ) -> None:
@@ -69,7 +74,7 @@ def _drain(
     with edge(output) as out:
         from inferd.cli.hosts import drain
 
-        drain(out, address, host, waits=not no_wait)
+        drain(out, address, host, waits=not no_wait, reason=reason)
 
 
 @hosts_app.command("resume")
@@ -86,6 +91,7 @@ def _remove(
     host: HostArgument,
     *,
     force: Annotated[bool, typer.Option("--force", help="Though something is left: tasks go on elsewhere.")] = False,
+    revoke: Annotated[bool, typer.Option("--revoke", help="Its credential holds no longer, too.")] = False,
     address: Address = ADDRESS,
     output: Output = Format.TABLE,
 ) -> None:
@@ -93,7 +99,7 @@ def _remove(
     with edge(output) as out:
         from inferd.cli.hosts import remove
 
-        remove(out, address, host, force=force)
+        remove(out, address, host, force=force, revoke=revoke)
 
 
 @hosts_app.command("watch")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import select
 import sys
+from base64 import b64encode
 from typing import TYPE_CHECKING, BinaryIO
 
 import typer
@@ -36,6 +37,24 @@ def read_text(path: Path) -> str:
             return _decode(file, str(path), "--file")
     except OSError as error:
         raise typer.BadParameter(f"{path} cannot be read: {error.strerror}", param_hint="--file") from None
+
+
+def read_image(path: Path) -> str:
+    """The file of a picture, as a data URL; what is in it the kernel's worker sees.
+
+    Raises:
+        typer.BadParameter: It cannot be read, is empty, or too long.
+    """
+    try:
+        with path.expanduser().open("rb") as file:
+            data = file.read(MOST_BYTES + 1)
+    except OSError as error:
+        raise typer.BadParameter(f"{path} cannot be read: {error.strerror}", param_hint="--image") from None
+    if not 0 < len(data) <= MOST_BYTES:
+        raise typer.BadParameter(
+            f"{path} has {'more than ' if data else ''}{size(min(len(data), MOST_BYTES))}", param_hint="--image"
+        )
+    return f"data:image/*;base64,{b64encode(data).decode()}"
 
 
 def read_stdin(output: Output) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from inferd.cli.kernel import connected
 from inferd.cli.output import CommandError
 from inferd_client.credentials import write_credential
+from inferd_client.tls import has_tls
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,10 +34,13 @@ def invite(
         return
     many = "one host joins" if made.uses == 1 else f"{made.uses} hosts join"
     where = f"is in {write}" if write else "is shown this once"
-    seen = "KERNEL" if kernel.startswith("unix:") else kernel  # which the other machine reaches by another address
+    seen = (
+        "tls:KERNEL:7411" if kernel.startswith("unix:") else kernel
+    )  # which the other machine reaches by another address
+    trusted = "--ca-file ca.pem " if has_tls(seen) else ""
     output.note(
         f"{many} by it, until {ends[:19].replace('T', ' ')}; it {where}. On the other machine: "
-        f"inferd host --join {seen} --token-file FILE"
+        f"inferd {trusted}host --join {seen} --token-file FILE"
     )
     if write is None:
         output.text(made.credential)

@@ -22,6 +22,10 @@ Memory = Annotated[
 ]
 Cores = Annotated[int | None, typer.Option(help="Processor cores of the device.", min=1, metavar="N")]
 Device = Annotated[str, text_option(help="The device of --memory and --cores. Default cpu:0.", metavar="DEVICE")]
+Selector = Annotated[
+    list[str] | None,
+    typer.Option(help="A label of the host of --memory and --cores; may be repeated.", metavar="NAME=VALUE"),
+]
 Model = Annotated[str, text_option(help="A model that stays loaded.", metavar="MODEL")]
 Sequences = Annotated[int | None, typer.Option(help="Places of --model for tasks.", min=1, metavar="N")]
 KvTokens = Annotated[int | None, typer.Option(help="Room of --model for tokens of tasks.", min=1, metavar="N")]
@@ -54,6 +58,7 @@ def _create(
     memory: Memory = None,
     cores: Cores = None,
     device: Device = "",
+    selector: Selector = None,
     model: Model = "",
     sequences: Sequences = None,
     kv_tokens: KvTokens = None,
@@ -72,7 +77,13 @@ def _create(
         from inferd.cli.leases import create
 
         claims = read_claims(
-            memory_bytes=memory, cores=cores, device=device, model=model, sequences=sequences, kv_tokens=kv_tokens
+            memory_bytes=memory,
+            cores=cores,
+            device=device,
+            selector=selector,
+            model=model,
+            sequences=sequences,
+            kv_tokens=kv_tokens,
         )
         options = read_options(ttl_s=ttl, priority=priority, wait=wait, wait_timeout_s=wait_timeout, labels=label)
         create(out, address, tenant, claims, options)
@@ -85,6 +96,7 @@ def _run(
     memory: Memory = None,
     cores: Cores = None,
     device: Device = "",
+    selector: Selector = None,
     model: Model = "",
     sequences: Sequences = None,
     kv_tokens: KvTokens = None,
@@ -110,7 +122,13 @@ def _run(
         from inferd.cli.program import run_under_lease
 
         claims = read_claims(
-            memory_bytes=memory, cores=cores, device=device, model=model, sequences=sequences, kv_tokens=kv_tokens
+            memory_bytes=memory,
+            cores=cores,
+            device=device,
+            selector=selector,
+            model=model,
+            sequences=sequences,
+            kv_tokens=kv_tokens,
         )
         options = read_options(ttl_s=ttl, priority=priority, wait=wait, wait_timeout_s=wait_timeout, labels=label)
         raise typer.Exit(run_under_lease(out, address, tenant, command, claims=claims, options=options, grace_s=grace))

@@ -8,12 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from inferd import __version__
+from inferd.cli.adapter_commands import adapters_app
 from inferd.cli.audit_commands import audit_app
 from inferd.cli.blob_commands import blob_app
 from inferd.cli.bundle_commands import bundle_app
 from inferd.cli.cert_commands import cert_app
+from inferd.cli.data_commands import data_app
+from inferd.cli.evaluation_commands import evaluate_app, evaluations_app
+from inferd.cli.explain_commands import explain_app
+from inferd.cli.function_commands import function_app
 from inferd.cli.host_commands import host_app
 from inferd.cli.hosts_commands import hosts_app, log_app
+from inferd.cli.http_commands import HTTP, http_app
 from inferd.cli.key_commands import key_app
 from inferd.cli.lease_commands import lease_app
 from inferd.cli.model_commands import model_app, models_app
@@ -41,8 +47,10 @@ from inferd.cli.options import (
     text_option,
 )
 from inferd.cli.output import Format, edge, open_streams
+from inferd.cli.pipeline_commands import pipeline_app
 from inferd.cli.quota_commands import quota_app
 from inferd.cli.ray_commands import HOSTS, ray_app
+from inferd.cli.repository_options import CONTROL, LOAD, PROGRAMS, REPOSITORY, Control, repository_of
 from inferd.cli.sampling import read_options, with_sampling
 from inferd.cli.store_commands import store_app
 from inferd.cli.usage import Commands
@@ -65,13 +73,18 @@ app = typer.Typer(
 app.add_typer(lease_app, name="lease")
 app.add_typer(store_app, name="store")
 app.add_typer(blob_app, name="blobs")
+app.add_typer(data_app, name="data")
 app.add_typer(models_app, name="models")
+app.add_typer(adapters_app, name="adapters")
 app.add_typer(key_app, name="keys")
 app.add_typer(cert_app, name="certs")
 app.add_typer(quota_app, name="quotas")
 app.add_typer(audit_app, name="audit")
 app.add_typer(moderation_app, name="moderation")
 app.add_typer(hosts_app, name="hosts")
+app.add_typer(function_app, name="functions")
+app.add_typer(evaluations_app, name="evaluations")
+app.add_typer(pipeline_app, name="pipelines")
 
 
 def run() -> None:
@@ -144,6 +157,11 @@ def _serve(
         ),
     ] = "",
     hosts: Annotated[str, HOSTS] = "",
+    http: Annotated[str, HTTP] = "",
+    model_repository: Annotated[Path | None, REPOSITORY] = None,
+    model_control_mode: Annotated[Control | None, CONTROL] = None,
+    load_model: Annotated[list[str] | None, LOAD] = None,
+    allow_program: Annotated[list[str] | None, PROGRAMS] = None,
     config: Annotated[Path | None, typer.Option(help="The configuration, a TOML file.", metavar="FILE")] = None,
     exit_with_parent: Annotated[
         bool, typer.Option("--exit-with-parent", help="End when the process that started this one ends.")
@@ -158,8 +176,11 @@ def _serve(
 
         if exit_with_parent:
             end_with_parent(parent)
+        repository = repository_of(model_repository, model_control_mode, load_model, allow_program)
         given = {"listen": tuple(listen or ()), "socket_group": socket_group, "ray": hosts and {"cluster": hosts}}
-        serve(out, read_settings(config=config, **{name: value for name, value in given.items() if value}))
+        given |= {"repository": repository}
+        settings = read_settings(config=config, **{name: value for name, value in given.items() if value})
+        serve(out, settings, http=http)
 
 
 @app.command("run")
@@ -177,6 +198,10 @@ def _run(
     file: Annotated[
         list[Path] | None,
         typer.Option("--file", "-f", help="A text behind the prompt; may be repeated.", metavar="FILE"),
+    ] = None,
+    image: Annotated[
+        list[Path] | None,
+        typer.Option(help="A picture before the prompt, for a model that sees; may be repeated.", metavar="FILE"),
     ] = None,
     system: Annotated[str, typer.Option(help="System message of the conversation.", metavar="TEXT")] = "",
     raw: Annotated[
@@ -231,6 +256,7 @@ def _run(
             tenant=tenant,
             data_dir=data_dir,
             files=file or (),
+            images=image or (),
             system=system,
             raw=raw,
             verbose=verbose,
@@ -353,6 +379,9 @@ def _doctor(*, address: Address = ADDRESS, output: Output = Format.TABLE) -> Non
 
 
 app.registered_commands += model_app.registered_commands + host_app.registered_commands
-app.registered_commands += optimize_app.registered_commands + ray_app.registered_commands
-app.registered_commands += log_app.registered_commands
+app.registered_commands += (
+    optimize_app.registered_commands + evaluate_app.registered_commands + ray_app.registered_commands
+)
+app.registered_commands += explain_app.registered_commands
+app.registered_commands += log_app.registered_commands + http_app.registered_commands
 models_app.registered_commands += version_app.registered_commands + bundle_app.registered_commands

@@ -147,11 +147,14 @@ def pairs(values: Mapping[str, Any]) -> str:
 
 
 def ps(output: Output, address: str) -> None:
-    """List the instances that hold memory."""
+    """List the instances that hold memory, and models of which none comes up though tasks wait."""
     with connected(address) as client:
-        instances = [instance for model in client.list_models() for instance in model.instances]
+        models = list(client.list_models())
+    instances = [instance for model in models for instance in model.instances]
+    held = {model.name: model.queue_reason for model in models if model.queue_reason}
     if output.json:
-        output.document({"instances": [plain(instance) for instance in instances]})
+        waiting = [{"model": name, "reason": reason} for name, reason in held.items()]
+        output.document({"instances": [plain(instance) for instance in instances], "waiting": waiting})
         return
     rows = (
         (
@@ -171,6 +174,8 @@ def ps(output: Output, address: str) -> None:
     )
     columns = ("INSTANCE", "MODEL", "STATE", "BACKEND", "DEVICE", "PID", "MEMORY", "TASKS", "CONTEXT", "UP", PLACED)
     output.table(columns, rows, gives_way=PLACED, empty="no model is loaded; one loads with: inferd run MODEL")
+    for name, reason in held.items():
+        output.note(f"tasks wait for {name}: {reason}")
 
 
 def load(

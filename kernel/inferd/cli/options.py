@@ -135,8 +135,8 @@ def parse_most_tokens(text: str) -> int | Literal["all"] | None:
     """A number of tokens, "all", or nothing; a mistake is one of use."""
     if text in ("", "all"):
         return "all" if text else None
-    if not text.isdecimal() or not 0 < int(text) < MOST_NUMBER:
-        raise typer.BadParameter(f"{text!r} is neither a number of tokens above 0 nor 'all'", param_hint="--max-tokens")
+    if not text.isdecimal() or not 0 <= int(text) < MOST_NUMBER:
+        raise typer.BadParameter(f"{text!r} is neither a number of tokens nor 'all'", param_hint="--max-tokens")
     return int(text)
 
 

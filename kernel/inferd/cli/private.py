@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 10.0
 LINE_BYTES = 1 << 20
+ALONE = {"INFERD_STORE__URL": "memory:", "INFERD_DRAIN_S": "0", "INFERD_METRICS_LISTEN": ""}
 
 
 class PrivateKernel(NamedTuple):
@@ -48,8 +49,8 @@ def private_kernel() -> Iterator[PrivateKernel]:
         with log.open("wb") as errors:
             process = subprocess.Popen(
                 command,
-                # Nothing of it is to outlive the command.
-                env={**os.environ, "INFERD_STORE__URL": "memory:", "INFERD_DRAIN_S": "0"},
+                # Nothing of it is to outlive the command, nor to take a port from a kernel that stays.
+                env={**os.environ, **ALONE},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=errors,

@@ -22,7 +22,7 @@ from inferd.cli.source import FileSource, Source, file_name, is_folder, parse
 from inferd.cli.visible import visible_line
 from inferd.content import joint, part_names
 from inferd.errors import present
-from inferd.model_names import NAME_RULE, is_name
+from inferd.model_names import NAME_RULE, TAKEN, TAKEN_RULE, is_name
 from inferd.runtime.formats import model_name
 from inferd.runtime.library import Library, Manifest
 
@@ -79,6 +79,8 @@ def _order(text: str, name: str, sha256: str) -> Order:
     source = parse(origin)
     if name and not is_name(name):
         raise CommandError(f"--name is {name[:140]!r}; it must be {NAME_RULE}", reason="USAGE")
+    if name in TAKEN:
+        raise CommandError(f"--name is {name!r}; it must be {TAKEN_RULE}", reason="USAGE")
     if isinstance(source, FileSource):
         path = source.path if source.path.is_dir() else source.path.with_name(part_names(source.path.name)[0])
         source, origin = FileSource(path=path), path.absolute().as_uri()

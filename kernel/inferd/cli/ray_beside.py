@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from contextlib import suppress
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import structlog
 
 from inferd.addresses import UNIX, is_loopback
+from inferd.cli.beside import end_child, run_again
 from inferd.cli.output import CommandError
 from inferd.cli.ray_state import State, forget_state, write_state
 from inferd.ray.cluster import ClusterError, cluster_address
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from inferd.cli.output import Output
     from inferd.config import Settings
 
-FIRST_PAUSE_S, MOST_PAUSE_S = 1.0, 60.0
-LONG_S = 60.0  # after so long a process has worked
 END_S = 5.0
 EVERYWHERE = ("0.0.0.0", "[::]", "::")  # noqa: S104 - looked for, not listened on # nosec B104
 
@@ -68,17 +66,14 @@ class Beside:
             self._task = asyncio.get_running_loop().create_task(self._keep(own, join), name="agents on Ray")
 
     async def _keep(self, own: str, join: str) -> None:
-        pause_s, folder, cluster = FIRST_PAUSE_S, self._settings.state_dir, self._settings.ray.cluster
-        loop = asyncio.get_running_loop()
+        folder, cluster = self._settings.state_dir, self._settings.ray.cluster
+
+        def tell(how: str, pause_s: float) -> None:
+            log.warning("the process that keeps agents on Ray ended", how=how, again_in_s=pause_s)
+            write_state(folder, State(cluster, 0, (f"the process that keeps agents on Ray ended: {how}",)))
+
         try:
-            while True:
-                begun = loop.time()
-                how = await self._run(own, join)
-                pause_s = FIRST_PAUSE_S if loop.time() - begun > LONG_S else pause_s
-                log.warning("the process that keeps agents on Ray ended", how=how, again_in_s=pause_s)
-                write_state(folder, State(cluster, 0, (f"the process that keeps agents on Ray ended: {how}",)))
-                await asyncio.sleep(pause_s)
-                pause_s = min(MOST_PAUSE_S, 2 * pause_s)
+            await run_again(lambda: self._run(own, join), tell)
         finally:
             forget_state(folder)
 
@@ -104,21 +99,8 @@ class Beside:
                     last = line.decode(errors="replace").strip() or last
             code = await process.wait()
         finally:
-            await _end(process)
+            await end_child(process, END_S)
         return f"{'signal' if code < 0 else 'code'} {abs(code)}: {last[:1000].removeprefix('error: ')}"
-
-
-async def _end(process: asyncio.subprocess.Process) -> None:
-    if process.returncode is not None:
-        return
-    with suppress(ProcessLookupError):
-        process.terminate()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(END_S):
-                await process.wait()
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
 
 
 def join_address(given: str, addresses: Sequence[str]) -> str:

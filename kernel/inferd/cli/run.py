@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from inferd.cli.conversation import Conversation
-from inferd.cli.inputs import compose, read_stdin, read_text
+from inferd.cli.conversation import Conversation, with_pictures
+from inferd.cli.inputs import compose, read_image, read_stdin, read_text
 from inferd.cli.kernel import connected, connected_or_private
 from inferd.cli.output import CLOSED, CommandError
 from inferd.cli.plain import plain
@@ -36,9 +36,10 @@ def run(
     raw: bool,
     verbose: bool,
     options: RunOptions,
+    images: Sequence[Path] = (),
     detach: bool = False,
 ) -> None:
-    """Run a model on `prompt`, files and what stdin gives; without a prompt and on a terminal, in a conversation.
+    """Run a model on `prompt`, images, files and what stdin gives; without a prompt, on a terminal, in a conversation.
 
     Where it is to `detach`, the task is created, and its id told.
     """
@@ -46,16 +47,20 @@ def run(
         raise typer.BadParameter(
             "a system message needs the chat template, which --raw leaves out", param_hint="--system"
         )
+    if raw and images:
+        raise typer.BadParameter("pictures need the chat template, which --raw leaves out", param_hint="--image")
     if sys.stdout.name == CLOSED:
         raise CommandError("stdout is closed, and the answer would be lost; send it to a file", reason="USAGE")
     wanted.path()  # is no model where a path leads, nothing is read and no kernel asked
     converses = prompt is None and sys.stdin.isatty()
     given = compose(prompt or "", *map(read_text, files), "" if sys.stdin.isatty() else read_stdin(output))
-    if not given and (detach or not converses):
+    pictures = [read_image(path) for path in images]
+    if not (given or pictures) and (detach or not converses):
         raise typer.BadParameter("the prompt is empty", param_hint="PROMPT")
     if detach:
-        messages = [{"role": "system", "content": system}] if system else []
-        prompt_given: Prompt = given if raw else [*messages, {"role": "user", "content": given}]
+        messages: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
+        messages += [{"role": "user", "content": with_pictures(pictures, given)}]
+        prompt_given: Prompt = given if raw else messages
         _create(output, wanted, prompt_given, address=address, tenant=tenant, data_dir=data_dir, options=options)
         return
     with ExitStack() as stack:
@@ -65,6 +70,7 @@ def run(
         conversation = Conversation(
             output, client.address, name, options, tenant=tenant, system=system, raw=raw, verbose=verbose
         )
+        conversation.pictures = pictures
         if not converses:
             conversation.ask(given)
             return

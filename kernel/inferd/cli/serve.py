@@ -11,7 +11,6 @@ from inferd import __version__
 from inferd.cli.guard import PR_SET_PDEATHSIG, prctl
 from inferd.cli.lacking import words
 from inferd.cli.output import CommandError
-from inferd.cli.ray_beside import Beside
 from inferd.places import own_socket
 from inferd.plugin.registry import BackendState
 from inferd.serving import serve as serve_kernel
@@ -19,24 +18,34 @@ from inferd.serving import serve as serve_kernel
 UNIX, MUTUAL_TLS = "unix:", "mtls:"
 
 if TYPE_CHECKING:
+    from inferd.cli.http_beside import HttpBeside
     from inferd.cli.output import Output
+    from inferd.cli.ray_beside import Beside
     from inferd.config import Settings
     from inferd.server import Kernel
     from inferd.store.kernels import KernelEntry
 
 
-def serve(output: Output, settings: Settings) -> None:
+def serve(output: Output, settings: Settings, *, http: str = "") -> None:
     """Serve until SIGTERM, which drains, or SIGINT; a line on stdout tells when and where it serves, or stands by.
 
     Raises:
-        CommandError: Hosts are to be those of a Ray cluster, and that cannot be.
+        CommandError: Hosts are to be those of a Ray cluster, or HTTP is to be served, and that cannot be.
     """
-    beside = Beside(output, settings) if settings.ray.cluster else None
+    beside: list[Beside | HttpBeside] = []
+    if settings.ray.cluster:
+        from inferd.cli.ray_beside import Beside  # noqa: PLC0415 - a start waits for what is imported
+
+        beside.append(Beside(output, settings))
+    if http and http != "off":
+        from inferd.cli.http_beside import HttpBeside  # noqa: PLC0415 - as above
+
+        beside.append(HttpBeside(output, http))
 
     def ready(kernel: Kernel) -> None:
         announce(output, kernel)
-        if beside is not None:
-            beside.start(kernel.addresses)
+        for each in beside:
+            each.start(kernel.addresses)
 
     asyncio.run(serve_kernel(settings, ready=ready, stands=lambda me, leader: announce_standby(output, me, leader)))
 
@@ -51,16 +60,25 @@ def announce(output: Output, kernel: Kernel) -> None:
             for report in kernel.reports
         ]
         facts = {"version": __version__, "pid": os.getpid(), "addresses": list(kernel.addresses), "store": store}
-        output.line({**facts, "models": models, "backends": backends})
+        unserved = [
+            {"path": path, "why": fault.why} for path, fault in kernel.declaring.declarations.in_repository.items()
+        ]
+        facts |= {"metrics": kernel.metrics_address, "models": models, "backends": backends}
+        output.line({**facts, "unserved": unserved})
         return
     backends_text = ", ".join(f"{report.name} {report.state.name.lower()}" for report in kernel.reports) or "none"
     count = f"{len(models)} model{'' if len(models) == 1 else 's'}"
     addresses = " and ".join(kernel.addresses)
     keeps = f"keeps what is created in {store}" if store else "keeps nothing"
     output.text(f"inferd {__version__} listens on {addresses} ({count}, backends: {backends_text}; {keeps})")
+    if kernel.metrics_address:
+        scheme = "https" if kernel.metrics_address.startswith("tls:") else "http"
+        output.note(f"Prometheus reads {scheme}://{kernel.metrics_address.removeprefix('tls:')}/metrics")
     for report in kernel.reports:
         if report.state is BackendState.READY and report.why:
             output.note(words(report.name, report.why, report.fix))
+    for fault in kernel.declaring.declarations.in_repository.values():
+        output.note(f"not served: {fault}")
     if told := how_to_log_in(kernel):
         output.note(told)
 

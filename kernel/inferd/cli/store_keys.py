@@ -15,6 +15,7 @@ from inferd.errors import BlobDamagedError, StoreUnavailableError
 from inferd.runtime.blob_entry import read_left
 from inferd.runtime.blob_sealing import remove_all
 from inferd.runtime.driver_limits import prefix_folder
+from inferd.runtime.opened_files import open_root
 from inferd.runtime.prefix_files import PrefixFiles
 from inferd.runtime.store_keys import KeysStanding
 from inferd.runtime.trail_opening import tell_of_store
@@ -105,7 +106,7 @@ def _reseal_blobs(output: Output, store: Store, shown: Callable[[str], None]) ->
     files = BlobFiles(read_settings().data_dir / "blobs" / found.folder, keys=store.keys)
     for number, entry in enumerate(found.entries):
         try:
-            for _ in files.resealing(*entry.key):
+            for _ in files.resealing(*entry.key, whole=entry.whole):
                 shown(f"{number} of {len(found.entries)} blobs are sealed anew")
         except BlobDamagedError as error:
             left.add(entry.tenant)
@@ -138,10 +139,13 @@ def drop(output: Output, address: str, tenant: str, file: Path | None, url: str 
         folder = read_left(store).folder
         _audit(store, place_of(file, url), "tenant shredded", tenant)
         count = shred(store, tenant)
-    settings = read_settings()
-    PrefixFiles(prefix_folder(settings, store.name), most_bytes=0, keys=None).forget_all()
-    if folder:
-        remove_all(BlobFiles(settings.data_dir / "blobs" / folder), tenant)
+        settings = read_settings()
+        PrefixFiles(prefix_folder(settings, store.name), most_bytes=0, keys=None).forget_all()
+        if folder:
+            root = open_root(settings.blobs.open_dir)
+            files = BlobFiles(settings.data_dir / "blobs" / folder, keys=store.keys, opened=root)
+            remove_all(files, tenant)
+            files.models.sweep(frozenset())  # what a kernel that was killed has left open
     _tell_dropped(output, tenant, {"path": store.name, "keys": count}, by="this command")
 
 

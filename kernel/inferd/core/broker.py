@@ -87,6 +87,11 @@ class Broker:
         self._chart()
         return self.atlas.candidates(spec, need_bytes, own=own, but=but)
 
+    def roomiest(self, bits: int) -> Sequence[DeviceId]:
+        """See `Atlas.roomiest`."""
+        self._chart()
+        return self.atlas.roomiest(bits)
+
     def account(self, device_id: DeviceId, *, field: str = "device") -> Account:
         """The account of a device.
 
@@ -144,6 +149,19 @@ class Broker:
         for device_id in device_ids:
             if size_bytes > self.room_bytes(device_id, lease_id):
                 raise InternalError(f"a defect of inferd: {size_bytes} bytes of {device_id} reserved without room")
+        self._hold(instance_id, device_ids, need, lease_id)
+
+    def take_over(self, instance_id: InstanceId, device_ids: tuple[DeviceId, ...], need: MemoryNeed) -> bool:
+        """An instance holds what it needs already, of devices that give nothing yet; False where others hold that."""
+        if any(need.total_bytes > self.devices[device_id].spare_bytes for device_id in device_ids):
+            return False
+        self._hold(instance_id, device_ids, need, NO_LEASE)
+        return True
+
+    def _hold(
+        self, instance_id: InstanceId, device_ids: tuple[DeviceId, ...], need: MemoryNeed, lease_id: LeaseId
+    ) -> None:
+        size_bytes = need.total_bytes
         self.expect_no_more(instance_id)
         self._reservations[instance_id] = Reservation(device_ids, need, size_bytes, lease_id)
         for device_id in device_ids:

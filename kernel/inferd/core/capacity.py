@@ -7,6 +7,7 @@ from math import inf, nextafter
 from inferd.core import gangs
 from inferd.core.broker import Broker
 from inferd.core.claim_check import check_possible
+from inferd.core.claim_choice import choose_devices
 from inferd.core.claims import (
     CORES,
     MEMORY,
@@ -72,6 +73,7 @@ class Capacity:
             LeaseUnavailableError: There is no room now, and it does not want to wait.
         """
         ttl_s = self._leases.check(spec, now)
+        spec = choose_devices(spec, self._broker)
         check_possible(spec, self._broker, self._fleet.models)
         lines = lines_of(spec)
         lack = self._lack(spec, now)
@@ -133,6 +135,10 @@ class Capacity:
         self._waiters.add(instance.instance_id, lines, rank, now)
         self._loads.setdefault(instance.device_id, {})[instance.instance_id] = None
         self.serve(lines, now)
+
+    def take_over(self, instance: Instance, need: MemoryNeed) -> bool:
+        """An instance that no kernel has to load holds what it needs already; False where that is not free."""
+        return self._broker.take_over(instance.instance_id, instance.device_ids, need)
 
     def instance_ready(self, instance: Instance, now: float) -> None:
         """An instance takes tasks: leases whose part of the model was lost get it again, then those that wait."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from inferd.core.changes import Change
-from inferd.core.ids import DeviceId, InstanceId, LeaseId, TaskId
+from inferd.core.ids import DeviceId, HostId, InstanceId, LeaseId, TaskId
 from inferd.core.model import ModelSpec
 from inferd.core.task import TaskSpec
 
@@ -22,6 +22,34 @@ class StartWorker:
     capacity_bytes: int
     cores: int = 0
     beside: tuple[DeviceId, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AdoptWorker:
+    """Go on with a worker that the host of a device has kept: it has loaded the model already, and tells `Loaded`.
+
+    Attributes:
+        held_id: As its host calls it.
+    """
+
+    instance_id: InstanceId
+    spec: ModelSpec
+    device_id: DeviceId
+    held_id: int
+    beside: tuple[DeviceId, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RefuseWorker:
+    """A worker that a host has kept is no instance any more, and ends there: tell people why.
+
+    Attributes:
+        instance_id: The instance that it held.
+    """
+
+    host_id: HostId
+    instance_id: InstanceId
+    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,16 +143,31 @@ class HoldCapacity:
 
 @dataclass(frozen=True, slots=True)
 class TellQueued:
-    """Tell the watchers of a task that it waits behind `position` others, for about `eta_s` if that is known."""
+    """Tell the watchers of a task that it waits behind `position` others, for about `eta_s` if that is known.
+
+    Attributes:
+        why: Why no instance of its model comes up meanwhile; "" where one may.
+    """
 
     task_id: TaskId
     position: int
     eta_s: float | None = None
+    why: str = ""
 
 
 # What workers are to do, and what people are told besides what changes.
 Order = (
-    StartWorker | StopWorker | EndWorker | AbandonWorker | ProceedLoad | HoldCapacity | SendTask | DropTask | AskProbe
+    StartWorker
+    | AdoptWorker
+    | RefuseWorker
+    | StopWorker
+    | EndWorker
+    | AbandonWorker
+    | ProceedLoad
+    | HoldCapacity
+    | SendTask
+    | DropTask
+    | AskProbe
 )
 News = TellQueued | TellGrowth
 

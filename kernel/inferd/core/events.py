@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from inferd.core.canary import NO_PACE, Canary, Pace
 from inferd.core.host import LOCAL_HOST, NO_FACTS, HostFacts
-from inferd.core.host_events import CordonHost, HostHolds, OrderHosts
+from inferd.core.host_events import AdoptWorkers, AwaitHosts, CordonHost, HostHolds, OrderHosts
 from inferd.core.ids import DEFAULT_TENANT, NO_LEASE, DeviceId, HostId, InstanceId, LeaseId, ModelName, TaskId, Tenant
 from inferd.core.lease import LeaseSpec
 from inferd.core.model import InstanceFacts, ModelSpec
@@ -275,8 +275,8 @@ class HostLeft:
     host_id: HostId
 
 
-HostTold = HostFound | HostJoined | HostLost | HostLeft | HostHolds
-HostOrder = CordonHost | DrainHost | ResumeHost | OrderHosts
+HostTold = HostFound | HostJoined | HostLost | HostLeft | HostHolds | AdoptWorkers
+HostOrder = CordonHost | DrainHost | ResumeHost | OrderHosts | AwaitHosts
 HostEvent = HostTold | HostOrder
 
 

@@ -10,15 +10,19 @@ from inferd.core.broker import Broker
 from inferd.core.commands import Reply, StartWorker, StopWorker
 from inferd.core.events import CreateModel
 from inferd.core.fleet_register import FleetRegister
+from inferd.core.function import LOADER as FUNCTIONS
 from inferd.core.hosts import Hosts
 from inferd.core.ids import NO_LEASE, DeviceId, InstanceId, LeaseId, ModelName
 from inferd.core.index import Page
 from inferd.core.model import Instance, InstanceChange, InstanceFacts, InstanceState, Model, ModelSpec, ModelState
-from inferd.core.nowhere import check_place
+from inferd.core.nowhere import check_place, why_closed
+from inferd.core.program import LOADER as PROGRAMS
 from inferd.core.resources import MemoryNeed
 from inferd.core.siting import Siting
 from inferd.core.version import Version
 from inferd.errors import InferdError, LimitExceededError, ModelBusyError, ModelExistsError
+
+OWN = (FUNCTIONS, PROGRAMS)
 
 
 class Fleet:
@@ -31,6 +35,7 @@ class Fleet:
         retries: When a model's backoff ends.
         alarms: Of what is due at some time.
         leavers: Instances that leave, and may go now.
+        doubtful: Models that somebody waits for, and that lacked something when they were to be loaded.
         siting: Where instances may be started, and are best.
     """
 
@@ -43,6 +48,7 @@ class Fleet:
         self.retries: Alarms[ModelName] = Alarms()
         self.alarms = (self.retries,)
         self.leavers: dict[InstanceId, None] = {}
+        self.doubtful: dict[ModelName, None] = {}
         self._backoff = backoff
         self._models_limit = models
         self._versions_limit = versions
@@ -66,11 +72,13 @@ class Fleet:
         if not (kept or event.waits):
             check_place(spec, self._broker, "model.")
         known = self.models.get(spec.name)
-        if known is not None and known.lacks and (kept or not known.spec.devices or known.spec.wanted == spec.wanted):
+        # A package of functions, and a program, is as its files and the configuration say: no client asked for it.
+        same = known is not None and (known.spec.wanted == spec.wanted or known.spec.loader == spec.loader in OWN)
+        if known is not None and known.lacks and (kept or not known.spec.devices or same):
             known.serving.spec = spec  # as it can be loaded now, if it can
             self._lack(known, lacks)
             return
-        if known is not None and known.spec.wanted != spec.wanted:
+        if known is not None and not same:
             raise ModelExistsError(
                 f"model {spec.name!r} exists with source {known.spec.source!r}, backend {known.spec.backend!r}, "
                 f"settings {dict(known.spec.settings)} and {known.spec.min_instances} to {known.spec.max_instances} "
@@ -142,6 +150,16 @@ class Fleet:
         self._register.forget_model(name)
         self.retries.cancel(name)
 
+    @property
+    def openings(self) -> int:
+        """Rises whenever hosts begin or cease to take something new."""
+        return self._broker.atlas.openings
+
+    def why_held(self, name: ModelName) -> str:
+        """Why no host takes an instance of a model that has none; "" where one does."""
+        model = self.models[name]
+        return "" if model.shared else why_closed(model.spec, self._broker.atlas)
+
     def page(self, *, after: str | None, size: int) -> Page[Model]:
         """Models by name, behind the name `after`; so many at most."""
         return self._register.page(after=after, size=size)
@@ -174,7 +192,9 @@ class Fleet:
         """Start a worker because one is needed, or set the alarm for the end of the backoff; or wait for a host."""
         if model.gives_way:
             return  # the version that is on its way takes its place
-        if now < model.retry_at:
+        if model.lacks:
+            self.doubtful[model.spec.name] = None
+        elif now < model.retry_at:
             self.retries.set(model.spec.name, model.retry_at)
         elif self.siting.devices_under(model, NO_LEASE):
             self.start(model, now)

@@ -12,6 +12,7 @@ from inferd.errors import InvalidFieldError
 LOCAL_HOST = HostId("")  # the kernel's own
 LOCAL = "local"  # what that is called for people
 HOST_LABEL = "host"  # the label that each host has: its id
+UNSEEN = "it has not joined since this kernel was started"  # why a host is LOST of which others knew
 
 MOST_LABELS = 32
 MOST_DEVICES = 256  # of a host, and of a backend there
@@ -103,7 +104,7 @@ class HostFacts:
         labels: For selectors of models and leases.
         version: Of inferd there.
         backends: Those that work there; None where every one is taken to work on every device.
-        holds: The `file_version` of models whose files it has; None where it has all that the kernel has.
+        holds: The `file_version` of models whose files it has; None where it does not tell, as the kernel's own.
     """
 
     labels: Mapping[str, str] = field(default_factory=dict)

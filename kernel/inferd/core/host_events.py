@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from inferd.core.host import HostChange
-from inferd.core.ids import HostId
+from inferd.core.host import HostChange, HostFacts
+from inferd.core.ids import DeviceId, HostId, InstanceId, ModelName
+from inferd.core.resources import DeviceCapacity, MemoryNeed
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,3 +28,47 @@ class OrderHosts:
     """Operators wanted this of hosts before this kernel was started: CORDON or DRAIN, once they join."""
 
     orders: Mapping[HostId, HostChange]
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitHosts:
+    """Hosts of before may join at any moment, as another kernel's: what needs one waits; told again, no longer."""
+
+    waits: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldWorker:
+    """A worker with its model loaded that a host has kept since before this kernel, or since it was lost.
+
+    Attributes:
+        held_id: As its host calls it.
+        instance_id: The instance that it held.
+        model: The model of that.
+        differs: In what it is not what would be loaded now, for people; "" where it is just that.
+        device_ids: Where it computes, as its host calls them, the first one first.
+        need: What it holds of each.
+        tasks: So many it ran when its kernel was gone.
+    """
+
+    held_id: int
+    instance_id: InstanceId
+    model: ModelName
+    differs: str = ""
+    device_ids: tuple[DeviceId, ...]
+    need: MemoryNeed
+    tasks: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class AdoptWorkers:
+    """A host that joins has kept workers: those that would be started anyway are instances from now on.
+
+    Attributes:
+        devices: As in `HostJoined`, which follows once the others have ended.
+    """
+
+    host_id: HostId
+    devices: tuple[DeviceCapacity, ...]
+    facts: HostFacts
+    workers: tuple[HeldWorker, ...]

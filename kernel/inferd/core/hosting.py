@@ -5,12 +5,14 @@ from dataclasses import replace
 from typing import Protocol, assert_never
 
 from inferd.core import events
+from inferd.core.admission import is_awaited
+from inferd.core.adoption import Adoption
 from inferd.core.broker import Broker
 from inferd.core.capacity import Capacity
 from inferd.core.commands import AbandonWorker, Reply
 from inferd.core.fleet import Fleet
 from inferd.core.host import LOCAL_HOST, Host, HostChange, HostState, check_facts, check_host_id, shown_host
-from inferd.core.host_events import CordonHost, HostHolds, OrderHosts
+from inferd.core.host_events import AdoptWorkers, AwaitHosts, CordonHost, HostHolds, OrderHosts
 from inferd.core.hosts import Hosts
 from inferd.core.ids import DeviceId, HostId, ModelName
 from inferd.core.lease import Lease, LeaseChange
@@ -20,6 +22,7 @@ from inferd.core.relocation import Relocation
 from inferd.core.vain import claimants, too_large_leases, too_large_loads
 from inferd.errors import InferdError, InvalidFieldError, LeaseUnavailableError, WorkerDiedError
 
+AWAY = (HostState.JOINING, HostState.LOST)
 NOT_BEGUN = (InstanceState.STARTING, InstanceState.WAITING)
 
 
@@ -41,7 +44,7 @@ class Owner(Protocol):
     def outgrow(self, instance: Instance) -> None:
         """An instance waits for more than its device has at all any more."""
 
-    def fail_waiting(self, name: ModelName, error: InferdError) -> None:
+    def fail_waiting(self, name: ModelName, error: InferdError, *, keep_detached: bool = False) -> None:
         """A model cannot be loaded: whatever waits for it ends."""
 
 
@@ -67,6 +70,9 @@ class Hosting:
         self._owner = owner
         self._out = out
         self._relocation = Relocation(fleet, broker)
+        self._adoption = Adoption(hosts, fleet, capacity, broker=broker, out=out)
+        self._missed: dict[ModelName, dict[HostId, None]] = {}  # that lack something, and hosts that served them
+        self._bereft: dict[ModelName, None] = {}  # of which a host has left that may join at any moment
 
     def tell(self, event: events.HostTold, now: float) -> None:
         """Something happens to a host; what was heard of it too late changes nothing.
@@ -84,12 +90,18 @@ class Hosting:
                 if host is not None and host.state is not HostState.LOST:
                     self._lose(host, HostChange.LOSE, event.why, now)
             case events.HostLeft():
+                self._hosts.orders.pop(event.host_id, None)
                 if host is not None:
                     self._leave(host, now)
             case HostHolds():
                 if host is not None:
                     check_facts(facts := replace(host.facts, holds=event.holds), len(host.devices))
                     self._hosts.equip(host, (), facts)
+            case AdoptWorkers():
+                check_facts(event.facts, len(event.devices))
+                host = self._found(event.host_id, now)
+                self._equip(host, event)
+                self._adoption.take(host, event.workers, now)
             case _:
                 assert_never(event)
 
@@ -102,14 +114,46 @@ class Hosting:
         match event:
             case OrderHosts():
                 self._hosts.orders.update(event.orders)
+            case AwaitHosts():
+                self._await(waits=event.waits)
             case CordonHost():
-                self._cordon(self._hosts.get(event.host_id), now)
+                if (host := self._there(event.host_id, HostChange.CORDON)) is not None:
+                    self._cordon(host, now)
             case events.DrainHost():
-                self._drain(self._hosts.get(event.host_id), now)
+                if (host := self._there(event.host_id, HostChange.DRAIN)) is not None:
+                    self._drain(host, now)
             case events.ResumeHost():
-                self._resume(self._hosts.get(event.host_id), now)
+                if (host := self._there(event.host_id, HostChange.RESUME)) is not None:
+                    self._resume(host, now)
             case _:
                 assert_never(event)
+
+    def _there(self, host_id: HostId, order: HostChange) -> Host | None:
+        """The host that an order is for; None where it is not there: then it holds once it joins.
+
+        Raises:
+            InvalidFieldError: Nothing is known of it, nor was anything wanted of it.
+        """
+        if host_id not in self._hosts.orders or host_id in self._hosts.known:
+            host = self._hosts.get(host_id)
+            if host.state not in AWAY:
+                return host
+        if order is HostChange.RESUME:
+            self._hosts.orders.pop(host_id, None)
+        else:
+            self._hosts.orders[host_id] = order
+        return None
+
+    def _await(self, *, waits: bool) -> None:
+        """Hosts may join that were there before; or none has come in time, and who waits for one has waited enough."""
+        atlas = self._broker.atlas
+        awaited = [name for name, model in self._fleet.models.items() if is_awaited(model, atlas)]
+        atlas.awaits = waits
+        if not waits:
+            self._fleet.doubtful |= dict.fromkeys(awaited)
+            bereft, self._bereft = self._bereft, {}
+            for model in filter(None, map(self._fleet.models.get, bereft)):
+                self._end(model)
 
     def _found(self, host_id: HostId, now: float) -> Host:
         host = self._hosts.known.get(host_id)
@@ -125,14 +169,21 @@ class Hosting:
     def _joined(self, event: events.HostJoined, now: float) -> None:
         check_facts(event.facts, len(event.devices))
         host = self._found(event.host_id, now)
-        if host.state is HostState.JOINING:
-            self._forget_devices(host, self._hosts.missing(host, event.devices))
-        self._hosts.equip(host, event.devices, event.facts)
+        self._equip(host, event)
         self._refuse_too_large(host)
+        self._miss_no_more(host)
         if host.state is HostState.JOINING:
             self._hosts.move(host, self._hosts.orders.get(host.host_id, HostChange.JOIN), now)
         if host.state is HostState.READY:
             self._reconcile_on(host, now)
+        elif host.state is HostState.DRAINING:
+            self._vacate(host, now)  # it may have adopted workers before it was to drain
+
+    def _equip(self, host: Host, told: events.HostJoined | AdoptWorkers) -> None:
+        """A host says which devices it has."""
+        if host.state is HostState.JOINING:
+            self._forget_devices(host, self._hosts.missing(host, told.devices))
+        self._hosts.equip(host, told.devices, told.facts)
 
     def _cordon(self, host: Host, now: float) -> None:
         """No new instance, and no load goes on there that has not begun; what is READY stays."""
@@ -149,16 +200,20 @@ class Hosting:
             self._owner.reconcile(model)
 
     def _drain(self, host: Host, now: float) -> None:
-        """No new instance, no new task but those of leases; who has nothing to do goes at once.
-
-        An instance that is used, and that no other one could stand in for, takes tasks until another one is READY
-        elsewhere, where there is room for that now.
-        """
+        """It gives nothing any more; what is there goes."""
         if host.state is HostState.DRAINING:
             return
         _check(host, HostState.READY, HostState.CORDONED)
         self._hosts.orders[host.host_id] = HostChange.DRAIN
         self._hosts.move(host, HostChange.DRAIN, now)
+        self._vacate(host, now)
+
+    def _vacate(self, host: Host, now: float) -> None:
+        """No new instance, no new task but those of leases; who has nothing to do goes at once.
+
+        An instance that is used, and that no other one could stand in for, takes tasks until another one is READY
+        elsewhere, where there is room for that now.
+        """
         models = self._close(host)
         for instance_id in tuple(host.instances):
             instance = self._fleet.instances[instance_id]
@@ -181,17 +236,58 @@ class Hosting:
         self._reconcile_on(host, now)
 
     def settle(self) -> None:
-        """Instances go whose stand-ins are READY, or will not be."""
+        """Instances go whose stand-ins are READY, or will not be; and who waits in vain for a model is told so."""
         for instance in self._relocation.settle():
             self._fleet.leave(instance)
             self._owner.free(instance.model)
+
+        for name in tuple(self._fleet.doubtful):
+            self._doubt(name)
+
+    def _doubt(self, name: ModelName) -> None:
+        """Tasks of a model that lacks something end, unless a host may join that it lacks, or they outlive clients.
+
+        Those that a lost host served go on with what that has kept, and wait until it is back without it, or removed.
+        It may lack something only since they were taken, or was served by a worker that its host had kept. One whose
+        host has just joined stays in doubt until what it lacks is seen anew.
+        """
+        model = self._fleet.models.get(name)
+        if self._is_missed(name):
+            del self._fleet.doubtful[name]
+            return
+        if model is not None and is_awaited(model, self._broker.atlas):
+            if self._broker.atlas.awaits:
+                del self._fleet.doubtful[name]
+            return
+        del self._fleet.doubtful[name]
+        if model is not None and model.lacks and (error := self._fleet.strand(model)) is not None:
+            self._owner.fail_waiting(name, error, keep_detached=True)
+
+    def _is_missed(self, name: ModelName) -> bool:
+        """Whether a host is away that served a model which can be loaded nowhere else."""
+        known = self._hosts.known
+        return any((host := known.get(each)) is not None and host.state in AWAY for each in self._missed.get(name, ()))
+
+    def _miss_no_more(self, host: Host) -> None:
+        """A host is back, or removed: it serves what it served, or does not."""
+        for name in [name for name, hosts in self._missed.items() if host.host_id in hosts]:
+            del self._missed[name][host.host_id]
+            if not self._missed[name]:
+                del self._missed[name]
+            self._fleet.doubtful[name] = None
 
     def _lose(self, host: Host, change: HostChange, why: str, now: float) -> None:
         """Whatever was there is no more: tasks go on elsewhere, and leases of what it had end."""
         self._hosts.move(host, change, now)
         host.why = why
+        for device_id in host.devices:  # once it is back it says what there is to give, beside what others hold by then
+            self._broker.set_foreign(device_id, 0)
         error = WorkerDiedError(f"host {host.host_id!r} is lost: {why}", metadata={"host": host.host_id, "cause": why})
         models = self._close(host)
+        if change is HostChange.LOSE:
+            for model in models:
+                if model.lacks:
+                    self._missed.setdefault(model.spec.name, {})[host.host_id] = None
         for instance_id in tuple(host.instances):
             self._out.append(AbandonWorker(instance_id, error.message))
             self._owner.lose(self._fleet.instances[instance_id], error)
@@ -207,6 +303,7 @@ class Hosting:
             self._hosts.move(host, HostChange.LEAVE, now)
         else:
             self._lose(host, HostChange.LEAVE, "it has left", now)
+        self._miss_no_more(host)
         self._forget_devices(host, tuple(host.devices))
         self._hosts.forget(host)
 
@@ -219,10 +316,17 @@ class Hosting:
         concerned = self._users(device_ids)
         self._hosts.strip(host, device_ids)
         for model in concerned:
-            if (error := self._fleet.strand(model)) is not None:
-                for lease_id in tuple(model.leases):
-                    self._owner.end_lease(self._leases.known[lease_id], LeaseChange.LOSE, error)
-                self._owner.fail_waiting(model.spec.name, error)
+            if self._broker.atlas.awaits:
+                self._bereft[model.spec.name] = None
+            else:
+                self._end(model)
+
+    def _end(self, model: Model) -> None:
+        """What waits for a model ends, if that can be loaded nowhere any more."""
+        if (error := self._fleet.strand(model)) is not None:
+            for lease_id in tuple(model.leases):
+                self._owner.end_lease(self._leases.known[lease_id], LeaseChange.LOSE, error)
+            self._owner.fail_waiting(model.spec.name, error)
 
     def _refuse_too_large(self, host: Host) -> None:
         """A host may have less than before: who waits for more than that waits in vain."""
@@ -253,4 +357,7 @@ class Hosting:
 def _check(host: Host, *states: HostState) -> None:
     if host.state not in states:
         wanted, name = " or ".join(state.name for state in states), shown_host(host.host_id)
-        raise InvalidFieldError(f"host {name!r} is {host.state.name}, not {wanted}", field="host_id")
+        raise InvalidFieldError(
+            f"host {name!r} is {host.state.name}, not {wanted}; resume it first (`inferd hosts resume {name}`)",
+            field="host_id",
+        )

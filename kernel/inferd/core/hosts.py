@@ -69,6 +69,7 @@ class Hosts:
         host.state, host.since = advance(HOST_TABLE, host.state, change), now
         for device_id in host.devices:
             self._broker.open(device_id, is_open=host.state is HostState.READY)
+        self._broker.atlas.stand(host.host_id, host.state)
         self._out.append(HostChanged(host.host_id, change, host.state, tuple(host.devices)))
 
     def equip(self, host: Host, devices: Iterable[DeviceCapacity], facts: HostFacts = NO_FACTS) -> None:

@@ -17,6 +17,7 @@ class KeyState(Enum):
     ACTIVE = 1
     EXPIRED = 2
     REVOKED = 3
+    USED = 4
 
 
 class KeyChange(Enum):
@@ -24,12 +25,18 @@ class KeyChange(Enum):
 
     EXPIRE = 1
     REVOKE = 2
+    USE_UP = 3  # of an invitation: as many hosts have joined by it as may
 
 
 KEY_TABLE: Table[KeyState, KeyChange] = {
-    KeyState.ACTIVE: {KeyChange.EXPIRE: KeyState.EXPIRED, KeyChange.REVOKE: KeyState.REVOKED},
+    KeyState.ACTIVE: {
+        KeyChange.EXPIRE: KeyState.EXPIRED,
+        KeyChange.REVOKE: KeyState.REVOKED,
+        KeyChange.USE_UP: KeyState.USED,
+    },
     KeyState.EXPIRED: {},
     KeyState.REVOKED: {},
+    KeyState.USED: {},
 }
 
 
@@ -57,7 +64,7 @@ class Key:
         principal: Who has it, with its roles and tenants.
         created: When it was made.
         expires: When it ends; None for never.
-        revoked: When it was taken back; None as long as it was not.
+        revoked: When it was taken back, or used up; None as long as it was not.
         secrets: The present one, and the one before as long as that may hold.
         uses: How many hosts may still join by it, of an invitation; None for others.
     """
@@ -73,7 +80,7 @@ class Key:
     def state(self, now: float) -> KeyState:
         """Where it stands at a time."""
         if self.revoked is not None:
-            return KeyState.REVOKED
+            return KeyState.USED if self.uses == 0 else KeyState.REVOKED
         return KeyState.EXPIRED if self.expires is not None and self.expires <= now else KeyState.ACTIVE
 
     def revoke(self, now: float) -> Key:
@@ -83,14 +90,14 @@ class Key:
         return replace(self, revoked=now)
 
     def spend(self, now: float) -> Key:
-        """It, used once more; one that was used up is revoked."""
+        """It, used once more; one that was used up has ended."""
         left = (self.uses or 1) - 1
-        return replace(self, uses=left) if left else replace(self, uses=0).revoke(now)
+        return replace(self, uses=left) if left else replace(self, uses=0, revoked=now)
 
     def ended(self, now: float) -> float | None:
         """When it ended; None as long as it has not."""
         state = self.state(now)
-        return None if state is KeyState.ACTIVE else self.revoked if state is KeyState.REVOKED else self.expires
+        return None if state is KeyState.ACTIVE else self.expires if state is KeyState.EXPIRED else self.revoked
 
     def overlap(self, now: float) -> float | None:
         """Until when the secret before the present one holds; None when it does not."""

@@ -53,10 +53,15 @@ LIVING = (LeaseState.PENDING, LeaseState.ACTIVE)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryClaim:
-    """Memory of a device, for instances that are loaded under the lease or for a program outside the kernel."""
+    """Memory of a device, for instances that are loaded under the lease or for a program outside the kernel.
+
+    With a `selector` it is a device that a host with these labels calls `device_id`, or one of that kind; see
+    `claim_choice`.
+    """
 
     device_id: DeviceId = HOST_DEVICE
     memory_bytes: int
+    selector: Mapping[str, str] = field(default_factory=lambda: NO_LABELS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,10 +75,11 @@ class ModelClaim:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CoresClaim:
-    """Processor cores, counted, not pinned."""
+    """Processor cores, counted, not pinned; with a `selector` as `MemoryClaim`."""
 
     device_id: DeviceId = HOST_DEVICE
     cores: int
+    selector: Mapping[str, str] = field(default_factory=lambda: NO_LABELS)
 
 
 Claim = MemoryClaim | ModelClaim | CoresClaim

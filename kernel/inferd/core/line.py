@@ -57,3 +57,4 @@ class Line:
     suspects: OrderedDict[TaskId, None] = field(default_factory=OrderedDict)
     times: ServiceTimes = field(default_factory=ServiceTimes)
     affinity: Affinity = field(default_factory=Affinity)
+    held: str = ""

@@ -68,12 +68,16 @@ class Losses:
             again = isinstance(error, WorkerDiedError) and model.failed_loads <= self._deaths
             self.fail_waiting(instance.model, error, now, keep_begun=again)
 
-    def fail_waiting(self, name: ModelName, error: InferdError, now: float, *, keep_begun: bool = False) -> None:
+    def fail_waiting(
+        self, name: ModelName, error: InferdError, now: float, *, keep_begun: bool = False, keep_detached: bool = False
+    ) -> None:
         """A model cannot be loaded: whatever waits for it ends, but for what hangs on a lease.
 
-        With `keep_begun` tasks that ran before wait for the next try: the model could be loaded then.
+        With `keep_begun` tasks that ran before wait for the next try: the model could be loaded then. With
+        `keep_detached` those wait that outlive their clients.
         """
         tasks = (self._tasks.known[task_id] for task_id in self._tasks.waiting(name))
+        tasks = (task for task in tasks if not (keep_detached and task.detached))
         waiting = [t.spec.task_id for t in tasks if not t.spec.lease_id and not (keep_begun and t.attempt)]
         self._tasks.finish_all(waiting, Outcome(state=TaskState.FAILED, error=error), now)
         self._capacity.refuse_waiting(name, error, now)
@@ -91,6 +95,9 @@ class Losses:
 
     def exited(self, instance: Instance, error: InferdError, now: float) -> None:
         """A worker is gone, asked for or not."""
+        if instance.adopted and instance.state is InstanceState.LOADING:
+            self.lose(instance, error, now)  # which is no load that failed: it is loaded anew where need be
+            return
         was_ready = instance.state is InstanceState.READY
         before = self._before(instance)
         if before is not None or self._fleet.models[instance.model].is_tried(instance):

@@ -14,7 +14,7 @@ from inferd.core.elastic import Elastic, ElasticTimes
 from inferd.core.ending import Ending
 from inferd.core.fleet import Fleet
 from inferd.core.growth import Growth, GrowthLimits
-from inferd.core.host_events import CordonHost, HostHolds, OrderHosts
+from inferd.core.host_events import AdoptWorkers, AwaitHosts, CordonHost, HostHolds, OrderHosts
 from inferd.core.hosting import Hosting
 from inferd.core.hosts import Hosts
 from inferd.core.ids import InstanceId, ModelName
@@ -210,9 +210,11 @@ class KernelMachine:
                     self._losses.give_up(instance, self._now)
             case events.WorkerExited():
                 self._worker_exited(event)
-            case events.HostFound() | events.HostJoined() | events.HostLost() | events.HostLeft() | HostHolds():
+            case events.HostFound() | events.HostJoined() | events.HostLost() | events.HostLeft():
                 self._hosting.tell(event, self._now)
-            case CordonHost() | events.DrainHost() | events.ResumeHost() | OrderHosts():
+            case HostHolds() | AdoptWorkers():
+                self._hosting.tell(event, self._now)
+            case CordonHost() | events.DrainHost() | events.ResumeHost() | OrderHosts() | AwaitHosts():
                 self._hosting.order(event, self._now)
             case events.ForeignMeasured():
                 self.broker.set_foreign(event.device_id, event.foreign_bytes)
@@ -405,9 +407,9 @@ class KernelMachine:
         self._capacity.instance_ready(instance, self._now)
         self._freed[instance.model] = None  # leases may hold a part of it now
 
-    def fail_waiting(self, name: ModelName, error: InferdError) -> None:
+    def fail_waiting(self, name: ModelName, error: InferdError, *, keep_detached: bool = False) -> None:
         """A model cannot be loaded: whatever waits for it ends."""
-        self._losses.fail_waiting(name, error, self._now)
+        self._losses.fail_waiting(name, error, self._now, keep_detached=keep_detached)
 
     def _unload(self, event: events.UnloadModel) -> None:
         model = self.views.model(event.name)

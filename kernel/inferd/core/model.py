@@ -167,8 +167,7 @@ class ModelSpec:
         file_version: Differs when the file has changed.
         digest: What its files must hold, "sha256:…", seen to before each load; "" for anything.
         tenant: Whose blobs its files are; "" where they are files of this host.
-        links: What those paths really were that settings name, and the links in them, when somebody named them who may
-            not name any file; loads see that they are so still.
+        links: What paths in settings really were, links too, if named by who may not name any file; loads see to that.
         access: What its workers reach of the host besides its files and what its settings name; None where that was
             never told, as by kernels before this one.
     """
@@ -229,9 +228,8 @@ class InstanceFacts:
         max_tasks: Tasks that can run at once.
         context_tokens: Tokens of prompt and output that one task can have.
         description: Architecture, parameters, weight format, for people.
-        memory_bytes: Resident memory of the worker.
-        peak_bytes: Most that it had, while it loaded too; 0 for unknown.
-        kv_tokens: Tokens that fit into its KV pool.
+        memory_bytes, peak_bytes: Resident memory of the worker, and the most that it had so far; 0 for unknown.
+        kv_tokens, block_tokens: Tokens that fit into its KV pool, and into a block of it; 0 for unknown.
         sampling: Defaults of its tasks that its file names.
         sandbox: What has become of its worker's sandbox; None where it does not say.
     """
@@ -241,6 +239,7 @@ class InstanceFacts:
     description: str
     memory_bytes: int
     kv_tokens: int = 0
+    block_tokens: int = 0
     peak_bytes: int = 0
     sampling: SamplingDefaults = NO_DEFAULTS
     sandbox: State | None = None
@@ -272,6 +271,7 @@ class Instance:
         beside: Other devices of that host on which it does so, too; it holds as much of each.
         device_reason: Why there.
         tried: Devices where one was started for the same before, which it did not fit.
+        adopted: Whether its worker had loaded the model before this kernel, or before its host was lost.
         lease_id: The lease that it was loaded under and ends with; "" for none.
         need: What it needs by the backend's reckoning; None while it is not known.
         peak_bytes: Most resident memory of its worker that was measured.
@@ -281,8 +281,7 @@ class Instance:
         suspect: The one of `running` that is to run alone in its batch; None for none.
         alone: Whether the turn of `suspect` has begun.
         draining: Others wait for its memory: it takes no new tasks.
-        leaving: Its host drains, or another version serves: it takes no new tasks but those of leases, and goes when
-            it has none.
+        leaving: Its host drains, or another version serves: it takes tasks of leases alone, and goes when it has none.
         reserved: When it was given its memory.
         holds: What it keeps for the tasks of leases.
         used: When it last ended a task or became READY.
@@ -297,6 +296,7 @@ class Instance:
     beside: tuple[DeviceId, ...] = ()
     device_reason: str = ""
     tried: tuple[DeviceId, ...] = ()
+    adopted: bool = False
     lease_id: LeaseId = NO_LEASE
     state: InstanceState = InstanceState.STARTING
     need: MemoryNeed | None = None

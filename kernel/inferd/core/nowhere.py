@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from inferd.core.gangs import check_span
-from inferd.core.host import HOST_LABEL, host_of, name_of, shown_host
+from inferd.core.host import HOST_LABEL, HostState, host_of, name_of, shown_host
 from inferd.errors import InvalidFieldError, suggestion
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from inferd.core.atlas import Atlas
     from inferd.core.broker import Broker
     from inferd.core.ids import DeviceId
     from inferd.core.model import ModelSpec
 
+CLOSED = {
+    HostState.CORDONED: ("is cordoned", "are cordoned"),
+    HostState.DRAINING: ("drains", "drain"),
+    HostState.LOST: ("is lost", "are lost"),
+    HostState.JOINING: ("joins", "join"),
+}
+"""How hosts stand that take nothing new: one, and several."""
 MOST_TOLD = 8
 MOST_COMPARED = 256  # names among which the one is looked for that was meant
 
@@ -58,6 +68,35 @@ def why_nowhere(spec: ModelSpec, atlas: Atlas) -> str:
     some = [_on(device_id) for device_id in atlas.listed(works, spec, most=MOST_TOLD)]
     where = f"{', '.join(some[:3])} and others" if len(some) > 3 else " and ".join(some)  # noqa: PLR2004 - enough to go on
     return f"no host that is known has {words} and {names} for backend {spec.backend!r}, which works on {where}"
+
+
+def why_not_selected(selector: Mapping[str, str], names: str, atlas: Atlas) -> str:
+    """What no host has that is known: one of some labels, or such devices beside them."""
+    for key, value in selector.items():
+        if not atlas.selected({key: value}):
+            return _no_label(key, value, atlas)
+    return f"no host that is known has {' and '.join(f'{k}={v}' for k, v in sorted(selector.items()))} and {names}"
+
+
+def why_closed(spec: ModelSpec, atlas: Atlas) -> str:
+    """Why no host takes an instance of a model, of those that it may use; "" where one does, or there is none.
+
+    No host is named: whoever has tasks may not know of hosts.
+    """
+    bits = atlas.may(spec)
+    if not bits or not atlas.is_closed(bits):
+        return ""
+    hosts = {host_of(device_id) for device_id in atlas.listed(bits, spec, most=MOST_COMPARED)}
+    counts = Counter(state for host_id in sorted(hosts) if (state := atlas.closed.get(host_id)) is not None)
+    if len(hosts) == 1:
+        how = "; ".join(f"the one that may {CLOSED[state][0]}" for state in counts)
+    elif len(counts) == 1:
+        how = "".join(f"all {CLOSED[state][1]}" for state in counts)
+    else:
+        how = ", ".join(f"{count} {CLOSED[state][count > 1]}" for state, count in counts.items())
+    where = f" with {spec.placement.words}" if spec.placement.selector else ""
+    resumed = counts.keys() & {HostState.CORDONED, HostState.DRAINING}
+    return f"no host{where} takes new work: {how}" + ("; `inferd hosts resume` has one take it" if resumed else "")
 
 
 def _no_label(key: str, value: str, atlas: Atlas) -> str:

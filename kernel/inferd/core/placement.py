@@ -56,7 +56,7 @@ class Site:
         idle_bytes: What idle instances would make free, and those that are being stopped.
         own: Instances of the model that are there, or come.
         host_own: Those on the whole host.
-        has_files: Whether the host has the model's files.
+        has_files: Whether the host tells that it has the model's files.
         packs: Whether less free memory is better than more, and own instances count nothing.
     """
 
@@ -165,7 +165,7 @@ def _compare(best: Site, other: Site) -> str:
         f"{gives}, on {there} {size_text(other.yielded_bytes)} has to give way",
         f"it has {best.host_own} instances on that host, on that of {there} {other.host_own}",
         f"it has {best.own} instances there, on {there} {other.own}",
-        f"the host has its files, that of {there} has not",
+        f"the host has its files from before, that of {there} not",
         f"{_free(best)} is free, on {there} {_free(other)}{packs}",
     )
     return next(said for said, own, its in zip(words, best.rank, other.rank, strict=True) if own != its)

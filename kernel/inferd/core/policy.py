@@ -13,7 +13,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING
 
 from inferd.core.principal import ANY
-from inferd.model_names import AT
+from inferd.model_names import AT, numbered
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -53,6 +53,8 @@ class ResourceKind(IntEnum):
     QUOTA = 13
     AUDIT = 70
     AGENT = 90
+    FUNCTION = 100
+    DATASET = 104
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,8 +201,20 @@ def _names(principal: Principal) -> set[str]:
 
 
 def matches_model(pattern: str, model: str) -> bool:
-    """Whether a pattern is about a model: what is about "chat" is about its versions, "chat@3", too."""
-    return matches(pattern, model) or (AT in model and matches(pattern, model.rpartition(AT)[0]))
+    """Whether a pattern is about a model: what is about "chat" is about its versions, "chat@3" and "chat:3", too."""
+    while not matches(pattern, model):
+        if (base := _base_of(model)) is None:
+            return False
+        model = base
+    return True
+
+
+def _base_of(model: str) -> str | None:
+    """The model of which a name means a version; None where it means none."""
+    if AT in model:
+        return model.rpartition(AT)[0]
+    parted = numbered(model)
+    return None if parted is None else parted[0]
 
 
 def matches(pattern: str, text: str) -> bool:

@@ -31,6 +31,7 @@ class Queues:
         self._out = out
         self._lines: dict[ModelName, Line] = {}
         self._moved: dict[tuple[ModelName, Tenant], None] = {}  # whose shares have changed with this event
+        self._openings = 0  # of the fleet, when who waits was told of them
 
     def __getitem__(self, name: ModelName) -> Line:
         """What waits for a model."""
@@ -80,6 +81,16 @@ class Queues:
             if (line := self._lines.get(share.model)) is not None:
                 line.shared.restore(share.tenant, share.counter, share.level, expected=expected.get(of, 0.0))
             self._note(*of)
+
+    def tell_held(self) -> None:
+        """Tell who waits why no host takes an instance, where that has changed with this event."""
+        if self._openings == (openings := self._fleet.openings):
+            return
+        self._openings = openings
+        for name, line in self._lines.items():
+            if (line.shared or line.suspects) and self._fleet.why_held(name) != line.held:
+                for task_id in (*line.suspects, *line.shared.tasks()):
+                    self.tell(self._known[task_id])
 
     def tell_shares(self) -> None:
         """Tell of the shares that have changed with this event."""
@@ -146,8 +157,10 @@ class Queues:
         """Tell the watchers of a task where it waits."""
         alone = task.spec.task_id in self._lines[task.spec.model].suspects
         position = 0 if alone else self._of(task.spec).position(task.spec.task_id)
-        eta_s = self._lines[task.spec.model].times.eta_s(position, self.places(task.spec))
-        self._out.append(TellQueued(task.spec.task_id, position, eta_s))
+        line = self._lines[task.spec.model]
+        eta_s = line.times.eta_s(position, self.places(task.spec))
+        line.held = self._fleet.why_held(task.spec.model)
+        self._out.append(TellQueued(task.spec.task_id, position, eta_s, "" if task.spec.lease_id else line.held))
 
     def _push(self, task: Task, now: float, *, front: bool = False) -> FairQueue:
         spec, queue = task.spec, self._of(task.spec)

@@ -91,6 +91,12 @@ class FinishReason(Enum):
 
 TRIAL_LABEL = "inferd.trial"
 """Label of the tasks by which `OptimizeModel` measures a trial, with its name: lists leave them out."""
+EVALUATION_LABEL = "inferd.evaluation"
+"""Label of the tasks of an evaluation, with its id: lists leave them out, too."""
+
+EXPLANATION_LABEL = "inferd.explanation"
+"""Label of the tasks by which an explanation is computed, with its name: they are known as long as they run, and lists
+leave them out as those above."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +112,7 @@ class TaskSpec:
         detached: Whether it outlives its client's call.
         request_id: Makes its creation idempotent; "" for not.
         fingerprint: Equal for two calls with the same contents.
+        operation: What figures and traces call its like; "" of a kernel before this one.
     """
 
     task_id: TaskId
@@ -120,6 +127,7 @@ class TaskSpec:
     detached: bool = False
     request_id: str = ""
     fingerprint: bytes = b""
+    operation: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

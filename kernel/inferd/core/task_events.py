@@ -19,10 +19,15 @@ class Phase(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Queued:
-    """It waits behind `position` others of its model, for about `eta_s`; None when nothing is known of them."""
+    """It waits behind `position` others of its model, for about `eta_s`; None when nothing is known of them.
+
+    Attributes:
+        why: Why no instance of its model comes up meanwhile, which is not kept: it is of that moment.
+    """
 
     position: int
     eta_s: float | None = None
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +82,15 @@ class Logprobs:
 
 @dataclass(frozen=True, slots=True)
 class PromptOutput:
-    """What a task asked to be told of its prompt: text and tokens (`echo`), and how likely those but the first were."""
+    """What a task asked to be told of its prompt: text and tokens (`echo`), and how likely those but the first were.
+
+    `entropies` are those of the model's distribution at each token of `logprobs`, in nats, where they were asked for.
+    """
 
     text: str
     token_ids: Sequence[int]
     logprobs: Logprobs | None = None
+    entropies: Sequence[float] = ()
 
 
 @dataclass(frozen=True, slots=True)

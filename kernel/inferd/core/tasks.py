@@ -246,6 +246,7 @@ class Tasks:
 
     def tell_shares(self) -> None:
         """Tell what has changed with this event of what tenants were served, where that is told."""
+        self._queues.tell_held()
         self._queues.tell_shares()
 
     def hold(self) -> None:
@@ -269,7 +270,8 @@ class Tasks:
             self._fleet.refresh(self._fleet.models[instance.model])
         lease = self._leases.known.get(spec.lease_id)
         affinity = self._queues[spec.model].affinity
-        moved = spec.demand.sticky and affinity.find(spec) not in (None, instance.instance_id)
+        last = affinity.find(spec)  # of one that was adopted nobody knows what it has of a sequence
+        moved = spec.demand.sticky and (instance.adopted if last is None else last != instance.instance_id)
         if spec.demand.sticky:
             affinity.remember(spec, instance.instance_id)
         self._out.append(

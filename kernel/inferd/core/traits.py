@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
+from inferd.core.adapter import Adapter
 from inferd.core.ids import ModelName
 
 
@@ -17,6 +18,7 @@ class Traits:
         labels: For whoever looks for models.
         aliases: Other names of it, sorted.
         probe: What its new versions have to answer, as it is written; "" for nothing.
+        adapters: What tasks may be computed with.
     """
 
     pin: bool = False
@@ -24,6 +26,7 @@ class Traits:
     labels: Mapping[str, str] = field(default_factory=dict)
     aliases: tuple[str, ...] = ()
     probe: str = ""
+    adapters: tuple[Adapter, ...] = ()
 
 
 NO_TRAITS = Traits()
@@ -39,6 +42,7 @@ class TraitsChange:
         dropped: Aliases of it that stand for nothing from now on.
         moves: Whether aliases of other models come over.
         probe: A new one; "" for none from now on.
+        adapters: All that it is to have.
     """
 
     pin: bool | None = None
@@ -48,6 +52,7 @@ class TraitsChange:
     dropped: tuple[str, ...] = ()
     moves: bool = True
     probe: str | None = None
+    adapters: tuple[Adapter, ...] | None = None
 
     def __bool__(self) -> bool:
         return self != TraitsChange(moves=self.moves)
@@ -61,11 +66,12 @@ class TraitsChange:
             labels={key: labels[key] for key in sorted(labels) if labels[key]},
             aliases=tuple(sorted({*before.aliases, *self.aliases} - {*self.dropped})),
             probe=before.probe if self.probe is None else self.probe,
+            adapters=before.adapters if self.adapters is None else self.adapters,
         )
 
 
 def whole(traits: Traits, before: Traits = NO_TRAITS, *, moves: bool = False) -> TraitsChange:
-    """The change that makes a model have these traits and no others."""
+    """The change that makes a model have these traits and no others; adapters stay where it has some and these none."""
     return TraitsChange(
         pin=traits.pin,
         warm=traits.warm,
@@ -74,6 +80,7 @@ def whole(traits: Traits, before: Traits = NO_TRAITS, *, moves: bool = False) ->
         dropped=tuple(alias for alias in before.aliases if alias not in traits.aliases),
         moves=moves,
         probe=traits.probe,
+        adapters=traits.adapters or None,
     )
 
 

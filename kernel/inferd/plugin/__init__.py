@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     )
     from inferd.plugin.batch_settings import BATCH_SETTINGS, read_batching
     from inferd.plugin.batching import Batching, Cut, Fill, Padding
+    from inferd.plugin.functions import function, function_file
     from inferd.plugin.gguf import (
         GGUF_BOS_RULES,
         read_gguf_embedding,
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
         read_hf_vocabulary,
     )
     from inferd.plugin.hookspecs import hookimpl, hookspec
+    from inferd.plugin.pictures import Outline, Picture, PictureReader, PlacedPicture
     from inferd.plugin.recipe import (
         AudioInput,
         BytesInput,
@@ -57,15 +59,18 @@ if TYPE_CHECKING:
         Recipe,
         SpelledOutput,
         TextInput,
+        TimeTokens,
         VectorOutput,
         WrittenOutput,
     )
     from inferd.plugin.recipe_file import read_recipe
     from inferd.plugin.sampling import read_gguf_sampling, read_hf_sampling
     from inferd.plugin.session import (
+        AdaptingSession,
         DeviceSampling,
         KeepingSession,
         KvLayout,
+        ReadAdapter,
         SourcedSession,
         StepResult,
         TokenBatch,
@@ -90,6 +95,7 @@ __all__ = [
     "GGUF_BOS_RULES",
     "NVIDIA",
     "Access",
+    "AdaptingSession",
     "AudioInput",
     "Backend",
     "BackendSpec",
@@ -112,11 +118,16 @@ __all__ = [
     "LoadedTensorModel",
     "MemoryNeed",
     "ModelDescription",
+    "Outline",
     "Padding",
+    "Picture",
+    "PictureReader",
+    "PlacedPicture",
     "PlainOutput",
     "Pooling",
     "Probe",
     "RankHead",
+    "ReadAdapter",
     "Recipe",
     "ReportProgress",
     "SamplingDefaults",
@@ -131,6 +142,7 @@ __all__ = [
     "TensorSession",
     "TensorState",
     "TextInput",
+    "TimeTokens",
     "TokenBatch",
     "TokenKind",
     "TokenLimits",
@@ -139,6 +151,8 @@ __all__ = [
     "VectorOutput",
     "Vocabulary",
     "WrittenOutput",
+    "function",
+    "function_file",
     "hookimpl",
     "hookspec",
     "least_window_blocks",
@@ -185,6 +199,7 @@ _PLACES: Final = {
     ),
     "inferd.plugin.batch_settings": ("BATCH_SETTINGS", "read_batching"),
     "inferd.plugin.batching": ("Batching", "Cut", "Fill", "Padding"),
+    "inferd.plugin.functions": ("function", "function_file"),
     "inferd.plugin.gguf": (
         "GGUF_BOS_RULES",
         "read_gguf_embedding",
@@ -203,6 +218,7 @@ _PLACES: Final = {
         "read_hf_vocabulary",
     ),
     "inferd.plugin.hookspecs": ("hookimpl", "hookspec"),
+    "inferd.plugin.pictures": ("Outline", "Picture", "PictureReader", "PlacedPicture"),
     "inferd.plugin.recipe": (
         "AudioInput",
         "BytesInput",
@@ -212,15 +228,18 @@ _PLACES: Final = {
         "Recipe",
         "SpelledOutput",
         "TextInput",
+        "TimeTokens",
         "VectorOutput",
         "WrittenOutput",
     ),
     "inferd.plugin.recipe_file": ("read_recipe",),
     "inferd.plugin.sampling": ("read_gguf_sampling", "read_hf_sampling"),
     "inferd.plugin.session": (
+        "AdaptingSession",
         "DeviceSampling",
         "KeepingSession",
         "KvLayout",
+        "ReadAdapter",
         "SourcedSession",
         "StepResult",
         "TokenBatch",

@@ -20,15 +20,32 @@ class LateError(Exception):
     """The other side did not answer in time."""
 
 
+class LargeError(ValueError):
+    """The other side has sent more than this one takes. The channel is of no more use.
+
+    Attributes:
+        size_bytes: Of its message.
+    """
+
+    def __init__(self, size_bytes: int, most_bytes: int) -> None:
+        super().__init__(f"a message of {size_bytes} bytes is over the limit of {most_bytes}")
+        self.size_bytes = size_bytes
+
+
 class ClosedError(Exception):
     """The other side is gone."""
 
 
 class Channel:
-    """One end. One thread at a time uses it."""
+    """One end. One thread at a time uses it.
+
+    Attributes:
+        most_bytes: Largest message that it takes; nothing of a larger one is read.
+    """
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
+        self.most_bytes = MESSAGE_BYTES
 
     def send(self, message: Any, data: bytes = b"", *, timeout_s: float | None = None) -> None:
         """Send a message, and bytes with it.
@@ -52,12 +69,12 @@ class Channel:
         Raises:
             LateError: There is none in time. A part of it may have been read: then the channel is of no more use.
             ClosedError: The other side is gone.
-            ValueError: It is over `MESSAGE_BYTES`.
+            LargeError: It is over `most_bytes`.
         """
         until = None if timeout_s is None else time.monotonic() + timeout_s
         text_size, data_size = _HEADER.unpack(self._read(_HEADER.size, until))
-        if text_size + data_size > MESSAGE_BYTES:
-            raise ValueError(f"a message of {text_size + data_size} bytes is over the limit of {MESSAGE_BYTES}")
+        if text_size + data_size > self.most_bytes:
+            raise LargeError(text_size + data_size, self.most_bytes)
         text = self._read(text_size, until)
         return json.loads(text), self._read(data_size, until) if data_size else b""
 

@@ -5,9 +5,10 @@ import os
 import re
 import signal
 import sys
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Self
+from typing import Final, Self
 
 from inferd.plugin.cores import forbid_cores
 from inferd.plugin.patience import patience
@@ -15,9 +16,26 @@ from inferd.plugin.patience import patience
 DOCUMENT_BYTES = 1 << 20  # most that a child may answer
 STDERR_BYTES = 1 << 16  # how much is kept of the end of its standard error
 TRACE_S = 1.0  # how long a process that hangs may take to write where it does
-SECRET_WORDS = frozenset({"CREDENTIAL", "CREDENTIALS", "KEY", "PASSWD", "PASSWORD", "PGPASSWORD", "SECRET", "TOKEN"})
+SECRET_WORDS = frozenset(
+    {"CREDENTIAL", "CREDENTIALS", "HEADERS", "KEY", "PASSWD", "PASSWORD", "PGPASSWORD", "SECRET", "TOKEN"}
+)
 """What names of variables with secrets have between their underscores."""
 OURS = "INFERD_"  # the store with its password, credentials of clients, settings: nothing that a backend would need
+WORKER_NAMES: Final = frozenset(
+    {"CC", "CONDA_PREFIX", "CXX", "GLIBC_TUNABLES", "SSL_CERT_DIR", "SSL_CERT_FILE"}
+    | {"HOME", "LANG", "LANGUAGE", "LOGNAME", "PATH", "SHELL", "TEMP", "TERM", "TMP"}
+    | {"TMPDIR", "TZ", "TZDIR", "USER", "VIRTUAL_ENV", "XDG_CACHE_HOME"}
+)
+"""Variables that say how a system is set up."""
+WORKER_FAMILIES: Final = frozenset(
+    {"ACCELERATE", "AMD", "ARROW", "ASAN", "COVERAGE", "CUBLAS", "CUBLASLT", "CUDA", "CUDNN", "DNNL", "FLASHINFER"}
+    | {"GGML", "GLOO", "GOMP", "GPU", "HF", "HIP", "HIPBLASLT", "HSA", "KMP", "LC", "LD", "LSAN", "MALLOC", "MIOPEN"}
+    | {"MKL", "MPS", "MSAN", "NCCL", "NUMBA", "NUMEXPR", "NUMPY", "NVIDIA", "NVTE", "OMP", "ONEAPI", "ONEDNN"}
+    | {"OPENBLAS", "ORT", "PYTORCH", "RAYON", "RCCL", "ROCBLAS", "ROCM", "ROCR", "SYCL"}
+    | {"TF", "TOKENIZERS", "TORCH", "TORCHINDUCTOR", "TRANSFORMERS", "TRITON", "TSAN", "UBSAN", "UR", "VLLM", "XLA"}
+    | {"JAX", "ZE"}
+)
+"""What names of variables of processors, threads and libraries begin with, before their first underscore."""
 FATAL = "Fatal Python error: "  # how faulthandler begins; see docs.python.org/3/library/faulthandler.html
 FRAME = re.compile(r"^Current thread [^\n]*\n +(File \"[^\n]*)", re.MULTILINE)
 
@@ -76,7 +94,8 @@ async def abort(process: asyncio.subprocess.Process) -> None:
     with suppress(ProcessLookupError):
         process.send_signal(signal.SIGABRT)
     with suppress(TimeoutError):
-        await asyncio.wait_for(process.wait(), TRACE_S)
+        async with asyncio.timeout(TRACE_S):
+            await process.wait()
 
 
 def environment() -> dict[str, str]:
@@ -88,12 +107,33 @@ def environment() -> dict[str, str]:
     }
 
 
+def worker_environment(also: Collection[str] = ()) -> dict[str, str]:
+    """The variables that workers are given: those of a known list, for what they run may read them and tell of it.
+
+    Names do not say everywhere that there is a secret inside (DATABASE_URL), and what a process was started with stays
+    in `/proc/self/environ` whatever it takes away later.
+
+    Args:
+        also: Names of others that they are to have, `workers.variables`.
+    """
+    return {name: value for name, value in environment().items() if name in also or _is_known(name)}
+
+
+def _is_known(name: str) -> bool:
+    return name in WORKER_NAMES or name.startswith("PYTHON") or name.partition("_")[0] in WORKER_FAMILIES
+
+
 async def run(module: str, *, limit_s: float) -> Ending:
     """Run `inferd.plugin.probe` for a plugin to its end, or kill it after a time. Cancelling this kills it, too."""
+    return await run_program("inferd.plugin.probe", module, limit_s=limit_s)
+
+
+async def run_program(program: str, module: str, *, limit_s: float) -> Ending:
+    """As `run`, with another module of ours that looks at the plugin."""
     limit: float | None = None
     async with Pipe(DOCUMENT_BYTES) as answer, Pipe(STDERR_BYTES) as stderr:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-P", "-m", "inferd.plugin.probe", module, str(answer.write_end), str(os.getpid())),
+            *(sys.executable, "-P", "-m", program, module, str(answer.write_end), str(os.getpid())),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=stderr.write_end,
@@ -146,7 +186,8 @@ class Pipe:
     async def read(self) -> bytes:
         """What was kept, once all copies of the child's end are closed, or soon: who left its group may hold one."""
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._ended.wait(), TRACE_S)
+            async with asyncio.timeout(TRACE_S):
+                await self._ended.wait()
         return bytes(self._kept)
 
     def _read_more(self) -> None:

@@ -149,8 +149,11 @@ POOLINGS: Final[Mapping[int, Pooling | None]] = {0: None, 1: Pooling.MEAN, 2: Po
 
 
 NO_MODELS: Final[Mapping[str, str]] = {
-    "adapter": "an adapter (LoRA), no model; load the model that it was made for with --set adapter={where}",
-    "lora": "an adapter (LoRA), no model; load the model that it was made for with --set adapter={where}",
+    **dict.fromkeys(
+        ("adapter", "lora"),
+        "an adapter (LoRA), no model; have the model that it was made for use it (inferd adapters load MODEL NAME"
+        " {where}), or load that model with --set adapter={where}",
+    ),
     "controlvector": "a control vector, which is not supported, and no model",
     "mmproj": "what a model sees pictures or hears sounds with (mmproj), which is not supported; load the model itself",
     "clip": "what a model sees pictures or hears sounds with (mmproj), which is not supported; load the model itself",

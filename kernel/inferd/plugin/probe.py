@@ -17,7 +17,7 @@ import re
 import signal
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -40,13 +40,13 @@ TRACE_CHARACTERS = 1 << 16  # how much is kept of the end of a traceback
 Document = Mapping[str, Any]
 
 
-def main() -> None:
-    """Answer and end at once: exit handlers and left-over threads of a framework do not get to run."""
+def main(find: Callable[[str], Document]) -> None:
+    """Answer with what is found of a module, and end at once: exit handlers and threads of a framework do not run."""
     module, descriptor, parent = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     _die_with_parent(parent)
     faulthandler.enable()  # to standard error, which the kernel keeps
     os.set_inheritable(descriptor, False)
-    document = json.dumps(answer(module))
+    document = json.dumps(find(module))
     with os.fdopen(descriptor, "w") as sink:
         sink.write(document)
     sys.stderr.flush()
@@ -60,7 +60,7 @@ def answer(module: str) -> Document:
     except BaseException as error:
         if not is_failure(error):
             raise
-        return {"error": exception_line(error), "traceback": _trace(error)}
+        return {"error": exception_line(error), "traceback": traceback_of(error)}
 
 
 def collect(module: str) -> list[BackendSpec]:
@@ -73,7 +73,7 @@ def collect(module: str) -> list[BackendSpec]:
     plugins = pluggy.PluginManager(hookspecs.PROJECT)
     plugins.add_hookspecs(hookspecs)
     plugin = importlib.import_module(module)
-    _check_hooks(plugins, plugin)
+    check_hooks(plugins, plugin)
     plugins.register(plugin, module)
     specs = [spec for offered in plugins.hook.inferd_backends() for spec in offered]
     if not specs:
@@ -85,7 +85,7 @@ def collect(module: str) -> list[BackendSpec]:
     return specs
 
 
-def _check_hooks(plugins: pluggy.PluginManager, plugin: ModuleType) -> None:
+def check_hooks(plugins: pluggy.PluginManager, plugin: ModuleType) -> None:
     """Refuse a hook that does not exist, before pluggy does in words of its own."""
     known = [name for name, value in vars(hookspecs).items() if hasattr(value, f"{hookspecs.PROJECT}_spec")]
     for name in vars(plugin):
@@ -146,7 +146,7 @@ def probe(spec: BackendSpec) -> Document:
     except BaseException as error:
         if not is_failure(error):
             raise
-        why, trace = exception_line(error), _trace(error)
+        why, trace = exception_line(error), traceback_of(error)
         missing = _missing_framework(error, loader=spec.loader) if spec.extra else ""
         if missing:
             state, why = "SKIPPED", f"{missing} is not installed"
@@ -179,7 +179,8 @@ def _place(error: BaseException) -> str:
     return f"{outside[-1].filename}:{outside[-1].lineno}" if outside else ""
 
 
-def _trace(error: BaseException) -> str:
+def traceback_of(error: BaseException) -> str:
+    """The end of its traceback."""
     return "".join(traceback.format_exception(error))[-TRACE_CHARACTERS:]
 
 
@@ -231,4 +232,4 @@ def _die_with_parent(parent: int) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(answer)

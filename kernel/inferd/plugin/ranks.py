@@ -347,7 +347,7 @@ def _start(loader: str, size: int) -> Ranks:
     """Programs of their own, which end with this process."""
     import subprocess  # noqa: PLC0415 - a worker has no use for it
 
-    from inferd.plugin.child import environment  # noqa: PLC0415 - likewise
+    from inferd.plugin.child import worker_environment  # noqa: PLC0415 - likewise
 
     beats = Beats()
     others = []
@@ -360,7 +360,8 @@ def _start(loader: str, size: int) -> Ranks:
                     *(sys.executable, "-P", "-m", "inferd.plugin.rank_process", "--fd", str(theirs.fileno())),
                     *("--beats", str(beats.descriptor), "--number", str(number), "--parent", str(os.getpid()), loader),
                 ],
-                env=environment() | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+                env=worker_environment({*os.environ})
+                | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
                 stdin=subprocess.DEVNULL,
                 stdout=write_end,
                 stderr=write_end,

@@ -194,11 +194,38 @@ class PlainOutput:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TimeTokens:
+    """Tokens by which a decoder says when something was said, one for each step of a row.
+
+    Attributes:
+        first: The token of second 0 of a row; all from there on are later times.
+        step_s: Seconds from one to the next.
+        row_s: Seconds of a row.
+        silent: The token that says that there are no times; it is left out where they are wanted.
+        text_end: The first token that is no text; all from there up to `first` control.
+        most_first: How many tokens behind `first` the first one that is written may be; None for any.
+    """
+
+    first: int
+    step_s: float
+    row_s: float
+    silent: int
+    text_end: int
+    most_first: int | None = None
+
+    def seconds(self, token_id: int) -> float | None:
+        """The time that a token says, from the begin of its row; None for another token."""
+        return (token_id - self.first) * self.step_s if token_id >= self.first else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WrittenOutput:
     """What a decoder writes of each row of its encoder, token by token, and always the likeliest one.
 
     Only of models that are an encoder and a decoder of text (`LoadedModel.recipe`). Clients get it piece by piece, as
-    it is written: texts under its name, and their tokens under `NAME_tokens`.
+    it is written: texts under its name, and their tokens under `NAME_tokens`. Where they ask for times, by the input
+    `times`, they get segments besides, each as it ends: `NAME_segments`, `NAME_begins` and `NAME_ends`; and once the
+    language that it is written in and the length of the sound, `NAME_language` and `NAME_length`.
 
     Attributes:
         name: What clients call it.
@@ -209,6 +236,7 @@ class WrittenOutput:
         begin: Tokens behind those, such as the one that says that there are no timestamps.
         suppress: Tokens that are never written.
         begin_suppress: Tokens that are not the first one that is written.
+        times: Those that say when something was said; None for a decoder that writes none.
     """
 
     name: str
@@ -218,6 +246,7 @@ class WrittenOutput:
     begin: tuple[int, ...] = ()
     suppress: tuple[int, ...] = ()
     begin_suppress: tuple[int, ...] = ()
+    times: TimeTokens | None = None
 
     @property
     def token_ids(self) -> tuple[int, ...]:

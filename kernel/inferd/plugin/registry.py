@@ -80,7 +80,7 @@ class Choice(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Plugin:
+class Plugin:
     """A plugin by name, not imported."""
 
     name: str
@@ -123,12 +123,12 @@ async def discover(
     Returns:
         A report for each backend, by name. No plugin makes this raise.
     """
-    plugins, reports = await asyncio.to_thread(_installed)
+    plugins, reports = await asyncio.to_thread(find_installed)
     named = dict.fromkeys(modules)
-    plugins += [_Plugin(name=module, module=module) for module in named if module not in {p.module for p in plugins}]
+    plugins += [Plugin(name=module, module=module) for module in named if module not in {p.module for p in plugins}]
     places = asyncio.Semaphore(CONCURRENT_CHILDREN)
 
-    async def inspect(plugin: _Plugin) -> tuple[BackendReport, ...]:
+    async def inspect(plugin: Plugin) -> tuple[BackendReport, ...]:
         if allow is not None and plugin.name not in allow and plugin.module not in named:
             fix = f"add {plugin.name!r} to `backends` in the configuration"
             return (plugin.report(BackendState.SKIPPED, "not in `backends`", fix=fix),)
@@ -268,16 +268,16 @@ def _unavailable(refusals: list[tuple[BackendReport, str]], *, what: str, reques
     return BackendUnavailableError(f"{who} {what}: {cause}", metadata={"cause": cause})
 
 
-def _installed() -> tuple[list[_Plugin], list[BackendReport]]:
+def find_installed(group: str = ENTRY_POINT_GROUP) -> tuple[list[Plugin], list[BackendReport]]:
     """The plugins of all installed distributions, and a report for each distribution whose entry points are broken."""
-    plugins: dict[str, list[_Plugin]] = {}
+    plugins: dict[str, list[Plugin]] = {}
     broken: list[BackendReport] = []
     for distribution in metadata.distributions():
-        if ENTRY_POINT_GROUP not in (distribution.read_text("entry_points.txt") or ""):
+        if group not in (distribution.read_text("entry_points.txt") or ""):
             continue
         name = distribution.name
         try:
-            points = distribution.entry_points.select(group=ENTRY_POINT_GROUP)
+            points = distribution.entry_points.select(group=group)
         except Exception as error:  # noqa: BLE001 - the edge to a plugin: its metadata may be anything
             why = f"its entry points cannot be read: {words_of(error)}"
             broken.append(BackendReport(name=name, state=BackendState.FAILED, why=why, package=name))
@@ -285,12 +285,12 @@ def _installed() -> tuple[list[_Plugin], list[BackendReport]]:
         # Of two copies of a distribution, the first on the path is the one that is imported.
         plugins.setdefault(
             name,
-            [_Plugin(name=p.name, module=p.value, distribution=name, version=distribution.version) for p in points],
+            [Plugin(name=p.name, module=p.value, distribution=name, version=distribution.version) for p in points],
         )
     return [plugin for offered in plugins.values() for plugin in offered], broken
 
 
-async def _probe(plugin: _Plugin, *, timeout_s: float, log_dir: Path | None) -> tuple[BackendReport, ...]:
+async def _probe(plugin: Plugin, *, timeout_s: float, log_dir: Path | None) -> tuple[BackendReport, ...]:
     ending = await child.run(plugin.module, limit_s=timeout_s)
     traces = ""
     try:
@@ -300,7 +300,7 @@ async def _probe(plugin: _Plugin, *, timeout_s: float, log_dir: Path | None) -> 
         reports = (plugin.report(BackendState.FAILED, str(ending)),)
     if log_dir is None or not any(report.state is BackendState.FAILED for report in reports):
         return reports
-    log_path = await asyncio.to_thread(_write_log, log_dir, plugin.name, f"{traces}\n{ending.text}\n")
+    log_path = await asyncio.to_thread(write_log, log_dir, plugin.name, f"{traces}\n{ending.text}\n")
     return tuple(
         replace(report, log_path=log_path) if report.state is BackendState.FAILED else report for report in reports
     )
@@ -311,7 +311,7 @@ def _traces(document: Any) -> str:
     return "\n".join(str(text) for text in found if text)
 
 
-def _write_log(folder: Path, name: str, text: str) -> str:
+def write_log(folder: Path, name: str, text: str) -> str:
     """Write what a plugin said and where it failed, in place of the last time; the path, or "" where that cannot be."""
     path = folder / f"{quote(name, safe='')[:LOG_NAME_CHARACTERS]}.log"
     try:
@@ -322,7 +322,7 @@ def _write_log(folder: Path, name: str, text: str) -> str:
     return str(path)
 
 
-def _read(plugin: _Plugin, document: Any) -> tuple[BackendReport, ...]:
+def _read(plugin: Plugin, document: Any) -> tuple[BackendReport, ...]:
     """The reports in a child's document.
 
     Raises:
@@ -333,7 +333,7 @@ def _read(plugin: _Plugin, document: Any) -> tuple[BackendReport, ...]:
     return tuple(_read_backend(plugin, backend) for backend in document["backends"])
 
 
-def _read_backend(plugin: _Plugin, backend: Any) -> BackendReport:
+def _read_backend(plugin: Plugin, backend: Any) -> BackendReport:
     fields = dict(backend["spec"])
     settings = tuple(Setting(**{**setting, "choices": tuple(setting["choices"])}) for setting in fields["settings"])
     supported = {kind: tuple(names) for kind, names in fields["supported"].items()}

@@ -8,8 +8,8 @@ from inferd.plugin.backend import LoadError
 from inferd.sampling import GREEDY, PARAMETERS, Form, defaults_of
 
 GGUF_KEYS: Mapping[str, str] = {name: f"general.sampling.{each.gguf}" for name, each in PARAMETERS.items() if each.gguf}
-"""As llama.cpp writes them. Those of samplers that inferd does not have (XTC, Mirostat, an order of samplers) and
-`penalty_last_n` are not looked at: they advise, and what a task says goes before them anyway."""
+"""As llama.cpp writes them. Those of samplers for which models have no defaults here (XTC, Mirostat, an order of
+samplers, `penalty_last_n`) are not looked at: they advise, and what a task says goes before them anyway."""
 
 
 def read_gguf_sampling(where: str, read: Callable[[str], Any]) -> SamplingDefaults:

@@ -7,19 +7,23 @@ tokens to compute, where their keys and values go, and which blocks hold what ca
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 if TYPE_CHECKING:  # the kernel process reads this module and must not load numpy
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     import numpy as np
     from numpy.typing import NDArray
+
+    from inferd.plugin.pictures import PlacedPicture
 
     Float64Array: TypeAlias = NDArray[np.float64]
     Int64Array: TypeAlias = NDArray[np.int64]
     Int32Array: TypeAlias = NDArray[np.int32]
     BoolArray: TypeAlias = NDArray[np.bool_]
     Float32Array: TypeAlias = NDArray[np.float32]
+    UInt8Array: TypeAlias = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +48,7 @@ class TokenLimits:
             where those are in the pool of all layers.
         border_tokens: A sequence of more tokens is computed in another way from its first token on: what was kept of it
             while it was shorter is computed again, see `TokenBatch.beyond`. 0 where all are computed alike.
+        whole_pictures: The tokens of a picture see each other: no step ends between two of them.
     """
 
     vocabulary_size: int
@@ -59,6 +64,7 @@ class TokenLimits:
     window_tokens: int = 0
     window_blocks: int = 0
     border_tokens: int = 0
+    whole_pictures: bool = False
 
 
 def least_window_blocks(*, window_tokens: int, block_tokens: int, sequences: int, step_tokens: int) -> int:
@@ -91,6 +97,10 @@ class DeviceSampling:
     points: Float64Array
 
 
+def _tell_nobody() -> None:
+    """Of a step that nobody watches."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenBatch:
     """The tokens of one step: S sequences with T tokens in all, one after the other.
@@ -121,6 +131,12 @@ class TokenBatch:
             sessions.
         beyond: Which sequences have more than `TokenLimits.border_tokens` tokens when all that is known of them is
             computed, shape (S,). What is kept of a sequence was computed with the same. None where that is 0.
+        adapters: Shape (S,); the slot of each sequence's adapter, -1 for none. None where no sequence has one, and for
+            sessions that are no `AdaptingSession`.
+        pictures: Those of each sequence, S tuples, whether the step has tokens of them or not. None where no sequence
+            has any.
+        advance: Call it now and then in what may take longer than its tokens tell, as a tower for pictures: a step
+            that lasts too long without it is taken for one that hangs, and its worker is ended.
     """
 
     token_ids: Int32Array
@@ -134,6 +150,9 @@ class TokenBatch:
     window_tables: Int32Array | None = None
     sources: Int64Array | None = None
     beyond: BoolArray | None = None
+    adapters: Int32Array | None = None
+    pictures: Sequence[tuple[PlacedPicture, ...]] | None = None
+    advance: Callable[[], None] = _tell_nobody
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,6 +224,55 @@ class SourcedSession(TokenSession, Protocol):
 
     def forget(self, number: int) -> None:
         """Keep it no longer; nothing to do for one that was not read."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadAdapter:
+    """An adapter as a session has read it.
+
+    Attributes:
+        content: What the session holds of it; nobody else looks into it.
+        rank: The largest of its matrices.
+        targets: What it changes, for people.
+        memory_bytes: What it takes.
+    """
+
+    content: Any
+    rank: int
+    targets: tuple[str, ...]
+    memory_bytes: int
+
+
+@runtime_checkable
+class AdaptingSession(TokenSession, Protocol):
+    """A session that computes sequences with adapters (LoRA), several in one step: `TokenBatch.adapters`.
+
+    Each row is computed as if it were alone: as with the weights of its adapter added, or with none.
+    """
+
+    def read_adapter(self, path: Path) -> ReadAdapter:
+        """Read one, a GGUF file or a folder of the `peft` package. Called from another thread, beside steps.
+
+        What is at the path is gone when this has returned.
+
+        Raises:
+            LoadError: It cannot be read, is for another model, or does what is not added here.
+        """
+        ...
+
+    def add_adapter(self, slot: int, adapter: ReadAdapter) -> None:
+        """Have sequences of this slot, which is free, computed with it from the next step on. Called between steps.
+
+        Slots are numbered from 0 on; the lowest that are free are taken.
+
+        Raises:
+            MemoryError: There is none.
+        """
+        ...
+
+    def remove_adapter(self, slot: int) -> None:
+        """No sequence has it any more; its slot is free. Called between steps."""
         ...
 
 

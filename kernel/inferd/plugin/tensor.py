@@ -183,7 +183,9 @@ class TensorSession(Protocol):
 
         The engine has held types, ranks and sizes against the signature. A model that gives several sets of outputs,
         one after the other, returns an iterator; its `most_batch` must be 1. What is left of it when the client goes
-        is not asked for; an iterator that has a `close` is closed.
+        is not asked for; an iterator that has a `close` is closed. A set without any output is none: it says that the
+        model is at work, and is called for again at once; so an iterator that waits for something gives one now and
+        then, and is no hang.
 
         Raises:
             ValueError: The model does not take these inputs; the message is for the client. Only this request fails.

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 PROGRAM = (sys.executable, "-P", "-m", "inferd.cli.hosting")
 LINE_BYTES = 64 << 10  # of what it tells, at most
 MOST_TEXT = 500  # characters of a line that are kept
+FOLDERS = 64  # of files of models: so many nodes may be on one machine
 TAIL_LINES = 8  # of what it says of failures that are kept
 SECRET = ("INFERD_CREDENTIAL", "INFERD_CREDENTIAL_FILE", "INFERD_ADDRESS")
 """Variables of clients, which are not this agent's."""
@@ -141,6 +142,7 @@ def _environment(orders: Orders, folder: Path) -> dict[str, str]:
     """That of the actor, so what the node's operator and Ray have set (GPUs that may be seen, threads)."""
     given = {name: value for name, value in os.environ.items() if name not in SECRET and not name.startswith("RAY_")}
     given["INFERD_STATE_DIR"] = str(folder)
+    given.setdefault("INFERD_HOSTS__CACHE_FOLDERS", str(FOLDERS))  # nodes of one machine have one data_dir
     if orders.authorities:
         file = folder / "authorities.pem"
         file.write_text(orders.authorities)

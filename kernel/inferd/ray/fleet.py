@@ -157,11 +157,19 @@ class Fleet:
             return
         self.cluster.give_back(frozenset(node_id for node_id, node in nodes.items() if not node.alive))
         self.cluster.beat()  # as long as the kernel answers: agents of one that is gone end
+        self._note_resumed(hosts)
         seen = Seen(nodes=nodes, agents=self._agents(nodes, now), hosts=hosts, waiting=waiting)
         wanted, troubles = self._wanted(seen, now)
         for action in reconcile(seen, wanted, now, Times(start_s=self.settings.start_s, drain_s=self.settings.drain_s)):
             self._act(action, nodes, now)
         self._tell(seen, wanted, troubles)
+
+    def _note_resumed(self, hosts: Mapping[str, HostSeen]) -> None:
+        """A host that was to drain, and takes work, was resumed by an operator: it drains anew if it is let go."""
+        for node_id, record in self._records.items():
+            host = hosts.get(host_name(node_id))
+            if host is not None and host.state in {HostState.READY, HostState.CORDONED}:
+                record.drained_at = None
 
     def _agents(self, nodes: Mapping[str, Node], now: float) -> dict[str, Agent]:
         """How the agents stand; what is remembered of nodes that are forgotten is forgotten, too."""

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from inferd_client import Client
 
+LET_GO = "Ray lets its node go"
+"""Why a host drains that this process, or one before it, has let go: what operators drain stays so."""
 MOST_LEASES = 10_000  # that wait, and are counted
 STATES: Mapping[host_pb2.HostState.ValueType, HostState] = {
     host_pb2.HOST_STATE_JOINING: HostState.JOINING,
@@ -45,6 +47,7 @@ class KernelSide:
                 state=STATES[host.state],
                 busy=bool(host.placed_tasks or host.held_leases),
                 instances=host.instances,
+                let_go=host.ordered == host_pb2.HOST_STATE_DRAINING and host.order_reason == LET_GO,
             )
             for host in self._client.list_hosts()
             if host.state in STATES
@@ -57,7 +60,7 @@ class KernelSide:
 
     def drain(self, host: str) -> None:
         """Have a host take nothing new, and what runs there end or move; this does not wait for that."""
-        with closing(self._client.drain_host(host)) as drain:
+        with closing(self._client.drain_host(host, reason=LET_GO)) as drain:
             next(drain, None)
 
     def resume(self, host: str) -> None:
@@ -65,5 +68,5 @@ class KernelSide:
         self._client.resume_host(host)
 
     def forget(self, host: str) -> None:
-        """A host is gone, whatever was heard of it: its tasks go on elsewhere at once."""
-        self._client.remove_host(host, force=True)
+        """A host is gone, whatever was heard of it: its tasks go on elsewhere at once. No other node has its name."""
+        self._client.remove_host(host, force=True, revoke=True)

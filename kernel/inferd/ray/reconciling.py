@@ -97,11 +97,11 @@ def _bury(node_id: str, agent: Agent | None, host: HostSeen | None) -> Iterator[
 
 def _keep(node_id: str, agent: Agent | None, host: HostSeen | None, now: float, times: Times) -> Iterator[Action]:
     """A node is to have an agent."""
+    if host is not None and host.let_go:  # what an operator drains stays so
+        yield Action(Do.RESUME, node_id, "its node is wanted again")
     if agent is None:
         yield Action(Do.PLACE, node_id)
         return
-    if agent.drained_at is not None and host is not None:
-        yield Action(Do.RESUME, node_id, "its node is wanted again")
     match agent.phase:
         case Phase.IDLE | Phase.ENDED if now >= agent.retry_at:
             yield Action(Do.JOIN, node_id)

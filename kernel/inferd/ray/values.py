@@ -92,12 +92,14 @@ class HostSeen:
         state: How it stands.
         busy: Whether something runs there, or holds something of it.
         instances: How many it holds.
+        let_go: Whether it is to drain since a process as this one, perhaps before this one, wanted that.
     """
 
     name: str
     state: HostState
     busy: bool = False
     instances: int = 0
+    let_go: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -58,12 +58,12 @@ class Archive:
         finally:
             self._asked.subtract(task_ids)
             self._asked = +self._asked  # without those of nobody
+            if not self._settling:  # whatever became of it: what others had read for it may be let go of
+                self._settling = True
+                asyncio.get_running_loop().call_soon(self._settle)
         self._know(found)
         for task_id in lost:
             self._lose(task_id, tenant)
-        if not self._settling and len(self._held) > self._most:
-            self._settling = True
-            asyncio.get_running_loop().call_soon(self._settle)
 
     def _know(self, found: Iterable[Found]) -> None:
         views, keeper = self._driver.views, self._driver.keeper

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from inferd.runtime.failpoints import Failpoints
     from inferd.runtime.keeper import Keeper
 
+LEFT_S = 5.0  # most that the end of the kernel waits for what calls have left to be done
+
 
 @asynccontextmanager
 async def opened_blobs(
@@ -39,6 +41,7 @@ async def opened_blobs(
         keeper.open_blobs(blobs)
         driver.supervisor.opening = blobs.opened.of
         yield blobs
+        await blobs.left.done(LEFT_S)
     finally:
         blobs.close()
 

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     Do = Callable[..., Awaitable[Any]]
     """Does something with the files, on their thread."""
 
+    Check = Callable[[], Awaitable[None]]
+    """Raises where this kernel leads no more."""
+
 TELL_S = 1.0
 
 log = structlog.get_logger()
@@ -73,7 +76,7 @@ class FilesProgress:
 
 
 async def reseal_files(
-    files: BlobFiles, entries: Sequence[Entry], do: Do, progress: FilesProgress, *, names: set[str]
+    files: BlobFiles, entries: Sequence[Entry], do: Do, progress: FilesProgress, *, names: set[str], check: Check
 ) -> set[str]:
     """Seal the files of these blobs that older keys have sealed; the tenants of those that cannot be.
 
@@ -86,15 +89,16 @@ async def reseal_files(
         do: Does something with the files.
         progress: Is told how far that is.
         names: Of files that stay.
+        check: Whether this kernel leads.
 
     Raises:
-        StoreUnavailableError: They cannot be written now.
+        StoreUnavailableError: They cannot be written now, or another kernel leads.
     """
     progress.total, left = len(entries), set()
     for entry in entries:
         try:
             async with entry.lock:
-                progress.done += await _reseal_one(files, entry, do, names)
+                progress.done += await _reseal_one(files, entry, do, names, check)
         except BlobDamagedError as error:
             why = error.message
         else:
@@ -107,10 +111,11 @@ async def reseal_files(
     return left
 
 
-async def _reseal_one(files: BlobFiles, entry: Entry, do: Do, names: set[str]) -> bool:
-    steps, mine, done = files.resealing(*entry.key), set[str](), 0
+async def _reseal_one(files: BlobFiles, entry: Entry, do: Do, names: set[str], check: Check) -> bool:
+    steps, mine, done = files.resealing(*entry.key, whole=entry.whole), set[str](), 0
     try:
         while not entry.gone:
+            await check()
             began = time.monotonic()
             if (growing := await do(next, steps, None)) is None:
                 break
@@ -129,11 +134,11 @@ async def _reseal_one(files: BlobFiles, entry: Entry, do: Do, names: set[str]) -
 def folders_of(files: BlobFiles, tenant: str) -> list[Path]:
     """The folders that have all files of a tenant: of its blobs, and of models of those."""
     name = sha256(tenant.encode()).hexdigest()[:32]
-    return [files.folder / name, files.model_folder(name)]
+    return [files.folder / name, files.models.folder(name)]
 
 
 def remove_all(files: BlobFiles, tenant: str) -> None:
-    """Have all files of a tenant gone."""
+    """Have all files of a tenant gone, where no kernel serves."""
     for folder in folders_of(files, tenant):
         if why := remove_tree(folder):
             log.error("files of a tenant that was shredded are still there, which nobody can read", why=why)

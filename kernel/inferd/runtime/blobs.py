@@ -22,10 +22,12 @@ from inferd.runtime.blob_book import BlobBook
 from inferd.runtime.blob_bounds import check_room
 from inferd.runtime.blob_entry import Entry, read_left, tried
 from inferd.runtime.blob_memories import BlobMemories
-from inferd.runtime.blob_sealing import FilesProgress, remove_all, reseal_files, seal_files
+from inferd.runtime.blob_removing import LOOK, Removing
+from inferd.runtime.blob_sealing import FilesProgress, reseal_files, seal_files
 from inferd.runtime.model_files import ModelFiles
 from inferd.runtime.opened_files import OpenedFiles
 from inferd.runtime.store_thread import StoreThread
+from inferd.runtime.whole import Whole
 from inferd.store.arrival import Arrival
 from inferd.store.blob_files import PIECE_BYTES, SUM_BYTES, BlobFiles
 from inferd.store.opening import unnoticed
@@ -45,7 +47,6 @@ if TYPE_CHECKING:
 
 GROUP = 1024  # digests of pieces of a file that one piece of its record has
 STEP = 100  # blobs that are forgotten in one write
-LOOK = 1000  # blobs that are looked at in one go
 TOUCH_S = 3600.0  # how exactly is written when a blob was used
 
 log = structlog.get_logger()
@@ -66,6 +67,7 @@ class Blobs:
         memories: Parts of them that tasks have named.
         models: Models that are made of them.
         opened: The files of those, for who reads them.
+        left: What goes on to its end, though its call has left.
     """
 
     def __init__(
@@ -78,14 +80,13 @@ class Blobs:
         wall: Callable[[], float] = time.time,
         open_root: Path | None = None,
     ) -> None:
-        self._root = root
-        self._rows = rows
-        self._bounds = bounds
-        self._at_point = at_point
-        self._wall = wall
+        self._root, self._rows, self._bounds = root, rows, bounds
+        self._at_point, self._wall = at_point, wall
         self._thread = StoreThread("blobs")
         self._open_root = open_root
         self._files = BlobFiles(root, at_point)
+        self.left = Whole()
+        self._removing = Removing(self._files, self._do, rows, self.left)
         self.opened = OpenedFiles(self._files, self._thread)
         self._book = BlobBook()
         self.staying = self._book.staying
@@ -103,6 +104,7 @@ class Blobs:
         left = await self._rows(read_left)
         folder, keys = self._root / (left.folder or uuid.uuid4().hex), await self._rows(lambda store: store.keys)
         self._files, self._lacks = BlobFiles(folder, self._at_point, keys=keys, opened=self._open_root), True
+        self._removing = Removing(self._files, self._do, self._rows, self.left)
         self.opened = OpenedFiles(self._files, self._thread)
         if not left.entries:
             try:
@@ -116,7 +118,7 @@ class Blobs:
         growing = [entry for entry in left.entries if not entry.whole]
         try:
             await seal_files(self._files, left.entries, self._do)
-            sizes = await self._do(self._files.sizes, [self._files.partial(*entry.key) for entry in growing])
+            sizes = await self._do(self._files.part_sizes, [entry.key for entry in growing])
         except StoreUnavailableError as error:  # the folder is away: others are served, and it may come back
             log.warning("blobs cannot be read or written now", why=error.message)
             return
@@ -172,7 +174,7 @@ class Blobs:
                     entry.used = self._wall()
                     yield entry
         finally:
-            await asyncio.shield(self._drop_empty(entry))
+            await self.left.do(self._drop_empty(entry))
 
     async def _drop_empty(self, entry: Entry) -> None:
         """Forget a blob that was announced and of which nothing has come: nobody else gives it now."""
@@ -203,7 +205,7 @@ class Blobs:
             self._at_point("announced")
         if entry.whole:
             return
-        if entry.arrival is None:
+        if entry.arrival is None or entry.arrival.gone:
             arrival = Arrival(self._files, *entry.key)
             while await self._do(arrival.take_up, entry.size_bytes):
                 pass
@@ -358,7 +360,7 @@ class Blobs:
         """
         entry = self._book.find(tenant, digest)
         entry.check_free()
-        await asyncio.shield(self._remove([entry]))  # all of it, though its call ends
+        await self.left.do(self._remove([entry]))  # all of it, though its call ends
 
     async def _remove(self, entries: Sequence[Entry]) -> None:
         """Rows first, then files: what is left without a row is swept."""
@@ -373,19 +375,20 @@ class Blobs:
                     self._add(entry)
             raise
         self._at_point("dropped")
-        gone = [e.key for e in entries if e.key not in self._book.entries]  # others are given anew already
-        await self._do(self._files.remove, [path for key in gone for path in self._files.all_of(*key)])
+        known = self._book.entries  # as it is then: others are given anew by now
+        await self._removing.remove(lambda: self._files.each_of([e.key for e in entries if e.key not in known]))
         self._at_point("removed")
 
     async def reseal(self, progress: FilesProgress) -> set[str]:
         """Seal anew what older keys have sealed; the tenants of blobs that cannot be. Raises as `reseal_files`."""
-        return await reseal_files(self._files, [*self._book.entries.values()], self._do, progress, names=self._names)
+        entries, check = [*self._book.entries.values()], self._removing.check
+        return await reseal_files(self._files, entries, self._do, progress, names=self._names, check=check)
 
     async def shred(self, tenant: str) -> int:
         """The rows and keys of a tenant are dropped: its files go, whoever holds them. How many blobs there were."""
         for entry in (gone := self._book.of(tenant)):
             self._forget(entry)
-        await self._do(remove_all, self._files, tenant)
+        await self._removing.remove_tenant(tenant, self._names)
         return len(gone)
 
     async def run(self) -> None:
@@ -412,7 +415,7 @@ class Blobs:
     async def _give_room(self, entries: Sequence[Entry]) -> None:
         """Keep no room for what does not come."""
         waiting = [e for e in entries if e.room_bytes == e.size_bytes and not e.holders and not e.gone]
-        sizes = await self._do(self._files.sizes, [self._files.partial(*entry.key) for entry in waiting])
+        sizes = await self._do(self._files.part_sizes, [entry.key for entry in waiting])
         for entry, size_bytes in zip(waiting, sizes, strict=True):
             if not entry.holders and not entry.gone:  # nor since the look
                 self._book.keep_room(entry, min(size_bytes or 0, entry.size_bytes))
@@ -423,28 +426,23 @@ class Blobs:
                 await self._remove(free)
 
     async def _sweep_files(self) -> None:
-        """Remove the files that belong to no row: what was left by a kernel that was killed."""
-        found, removed = self._files.found(LOOK), 0
-        while (some := await self._do(next, found, None)) is not None:
-            left = [path for path in some if self._files.name_of(path) not in self._names]
-            await self._do(self._files.remove, left)  # nothing was begun between the look and this
-            removed += len(left)
-        await self._do(self._files.unlink_others, self.opened.names)
-        if removed:
-            log.info("files that belonged to no blob were removed", files=removed)
+        """Remove the files that belong to no row, and folders of models that nobody has."""
+        await self._do(self._files.models.sweep, self.opened.names)
+        await self._removing.sweep(self._names)
 
     async def _sweep_rows(self) -> None:
         """Forget the blobs whose files are gone, but those that are held."""
         entries = [entry for entry in self._book.entries.values() if entry.whole]
         for at in range(0, len(entries), LOOK):
             some = entries[at : at + LOOK]
-            sizes = await self._do(self._files.sizes, [self._files.path(*entry.key) for entry in some])
-            lost = [entry for entry, size_bytes in zip(some, sizes, strict=True) if size_bytes is None]
+            paths = [self._files.path(*entry.key) for entry in some]
+            there = set(await self._do(self._files.find_again, paths))
+            lost = [entry for entry, path in zip(some, paths, strict=True) if path not in there]
             for entry in lost:
                 log.error("the file of a blob is missing", digest=entry.digest, tenant=entry.tenant)
             await self._remove_free(lost)
 
     def close(self) -> None:
         """Read and write no more files."""
-        self._thread.submit(self._files.close_models)
+        self._thread.submit(self._files.models.close)
         self._thread.shutdown()

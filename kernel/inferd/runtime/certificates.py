@@ -10,7 +10,7 @@ import asyncio
 import re
 import time
 from collections import OrderedDict
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
@@ -23,7 +23,7 @@ from inferd.errors import InferdError, InvalidFieldError, UnauthenticatedError, 
 from inferd.runtime.stamps import stamp_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 
     from inferd.runtime.login import Login
     from inferd.runtime.tls_files import Certificate, Material
@@ -67,12 +67,14 @@ class Certificates:
 
     Attributes:
         used: Its argument.
+        changed: Told when files were read anew.
         material: What the files hold; None before `read`, and where TLS is not used.
     """
 
     def __init__(self, tls: Tls, *, used: bool, wall: Callable[[], float] = time.time) -> None:
         self.used = used
         self.material: Material | None = None
+        self.changed: Callable[[], None] = _nobody
         self._tls = tls
         self._wall = wall
         self._stamps: tuple[object, ...] = ()
@@ -171,9 +173,14 @@ class Certificates:
         return tuple(found)
 
     @asynccontextmanager
-    async def running(self, changed: Callable[[], None]) -> AsyncIterator[None]:
-        """As long as the block, files that change are read anew; `changed` is told of it."""
-        attending = asyncio.create_task(self._attend(changed), name="certificates")
+    async def running(self) -> AsyncIterator[None]:
+        """As long as the block, files that change are read anew, and `changed` is told: also while a kernel stands by.
+
+        Raises:
+            InvalidFieldError: As `read`.
+        """
+        await self.read()
+        attending = asyncio.create_task(self._attend(), name="certificates")
         try:
             yield
         finally:
@@ -181,15 +188,24 @@ class Certificates:
             with suppress(asyncio.CancelledError):
                 await attending
 
-    async def _attend(self, changed: Callable[[], None]) -> None:
+    @contextmanager
+    def telling(self, changed: Callable[[], None]) -> Iterator[None]:
+        """As long as the block, this is told when files were read anew."""
+        self.changed = changed
+        try:
+            yield
+        finally:
+            self.changed = _nobody
+
+    async def _attend(self) -> None:
         while self.used:
             await asyncio.sleep(LOOK_S)
             stamps = await asyncio.to_thread(self._look)
             if stamps != self._stamps:
-                await self._read_anew(stamps, changed)
+                await self._read_anew(stamps)
             self._tell()
 
-    async def _read_anew(self, stamps: tuple[object, ...], changed: Callable[[], None]) -> None:
+    async def _read_anew(self, stamps: tuple[object, ...]) -> None:
         """Files are replaced one by one: what does not fit together is told when it still does not at the next look."""
         try:
             self.material = await asyncio.to_thread(self._read)
@@ -204,7 +220,7 @@ class Certificates:
         else:
             self._stamps, self._failed, self._broken = stamps, (), ""
             self._known.clear()
-            changed()
+            self.changed()
             log.info("read the certificates anew", ends=_day(self.material.expires))
 
     def _tell(self) -> None:
@@ -213,6 +229,10 @@ class Certificates:
             if text not in self._told and text != self._broken:
                 log.warning(text)
         self._told = warnings
+
+
+def _nobody() -> None:
+    """Nobody is to be told."""
 
 
 def gone() -> UnauthenticatedError:

@@ -19,20 +19,23 @@ from inferd.core.ids import DEFAULT_TENANT, NO_LEASE, ModelName
 from inferd.core.placement_rules import PlacementRules, PlacementStrategy
 from inferd.core.sampling_defaults import SamplingDefaults
 from inferd.core.traits import Traits, TraitsChange, whole
-from inferd.errors import BrokenModelError, InferdError, InvalidFieldError, suggestion
+from inferd.errors import BrokenModelError, InferdError, InvalidFieldError, UnsupportedInputError, suggestion
 from inferd.model_declarations import Fault, read_entries
 from inferd.model_names import AT
 from inferd.runtime.probes import with_references
 from inferd.runtime.remote import Remote
+from inferd.runtime.repository_models import forget_all
+from inferd.runtime.room import lacks_room
 from inferd.sampling import NAMES, PARAMETERS, Form
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from inferd.core.model import Model, ModelSpec
     from inferd.model_declarations import DeclaredModel, Entry
     from inferd.runtime.driver import Driver
     from inferd.runtime.plugins import Plugins
+    from inferd.runtime.repository import Repository
     from inferd.runtime.shelf import Shelf
     from inferd.runtime.terms import Terms
     from inferd.runtime.watched import Watched
@@ -51,7 +54,9 @@ class Declarations:
         entries: Those that can be used.
         faults: Why the others cannot.
         left_out: Why things in the watched folder are no models, by path. One writer: `Watched`.
+        in_repository: Why things in the model repository are none, by path. One writer: `Repository`.
         on_the_way: Models whose files are being fetched, and why they are not there yet. One writer: `Remote`.
+        why_no_task: Why no task can be of a name that something else has; "" where nothing has it. Of `Repository`.
     """
 
     def __init__(self, file: str, given: Sequence[Any], terms: Terms) -> None:
@@ -60,7 +65,9 @@ class Declarations:
         self.entries: dict[str, Entry] = {}
         self.faults: list[Fault] = []
         self.left_out: dict[str, Fault] = {}
+        self.in_repository: dict[str, Fault] = {}
         self.on_the_way: dict[str, Fault] = {}
+        self.why_no_task: Callable[[str], str] = lambda _: ""
         self.read(given)
 
     def read(self, given: Sequence[Any]) -> None:
@@ -93,8 +100,8 @@ class Declarations:
 
     @property
     def all_faults(self) -> list[Fault]:
-        """Why models are left out of the configuration, and of the watched folder."""
-        return [*self.faults, *self.on_the_way.values(), *self.left_out.values()]
+        """Why models are left out of the configuration, the watched folder and the model repository."""
+        return [*self.faults, *self.on_the_way.values(), *self.left_out.values(), *self.in_repository.values()]
 
     def where(self, name: str) -> str:
         """Where a model is declared, for people; "" for nowhere."""
@@ -105,7 +112,10 @@ class Declarations:
 
         Raises:
             BrokenModelError: It is; says why.
+            UnsupportedInputError: It is served, and no task can be of it.
         """
+        if why := self.why_no_task(name):
+            raise UnsupportedInputError(f"model {name!r} {why}", field="model")
         for fault in self.all_faults:
             if name and fault.name == name:
                 message = f"model {name!r} cannot be used: {fault}"
@@ -124,10 +134,11 @@ class Declaring:
         plugins: Who may load models.
         shelf: Where models come from.
         watched: A folder whose files are models; None for none.
+        repository: A repository whose folders are models; None for none.
 
     Attributes:
         declarations: What the configuration says.
-        watched: See there.
+        watched, repository: See there.
         remote: Brings those whose files are elsewhere.
         settled: Set when all was done at the start that there was to do.
     """
@@ -138,6 +149,7 @@ class Declaring:
         plugins: Plugins,
         shelf: Shelf,
         watched: Watched | None = None,
+        repository: Repository | None = None,
     ) -> None:
         self.declarations = declarations = shelf.declarations
         self._driver = driver
@@ -146,11 +158,12 @@ class Declaring:
         self.remote = Remote(shelf.fetches, declarations, self._arrived)
         self._terms = declarations.terms
         self.watched = watched
+        self.repository = repository
         self.settled = asyncio.Event()
         self._later: list[tuple[Entry, ModelSpec]] = []
 
     async def make_known(self) -> None:
-        """Make all known that are declared or in the watched folder. What needs a rollout is left to `run`."""
+        """Make all known that are declared or in a folder of models. What needs a rollout is left to `run`."""
         entries = tuple(self.declarations.entries.values())
         self.remote.keep(entries)
         for entry in entries:
@@ -161,17 +174,25 @@ class Declaring:
                 self.declarations.leave_out(entry, error)
         if self.watched is not None:
             await self.watched.look(waits=False)
+        if self.repository is not None:
+            await self.repository.start()
+        else:
+            forget_all(self._driver, self.declarations)
 
     async def run(self) -> None:
-        """Settle what was left to be done at the start, then watch the folder, if there is one."""
+        """Settle what was left to be done at the start, then watch the folders, if there are some."""
         try:
             await self.settle()
             async with asyncio.TaskGroup() as group:  # what is on its way ends with this
                 group.create_task(self._shelf.lacking.run(), name="models that wait for hosts")
                 if self.watched is not None:
                     group.create_task(self.watched.run(), name="the watched folder")
+                if self.repository is not None:
+                    group.create_task(self.repository.run(), name="the model repository")
         finally:
             await self.remote.close()
+            if self.repository is not None:
+                await self.repository.close()
 
     async def settle(self) -> None:
         """Roll out what is otherwise than what is loaded, and load what is to be warm; what fails is told."""
@@ -185,6 +206,8 @@ class Declaring:
             model = self._driver.views.find_model(name)
             if model is not None and model.traits.warm and not model.shared:
                 await self._warm(model)
+        if self.repository is not None:
+            await self.repository.settle()
         self.settled.set()
 
     async def read_again(self, given: Sequence[Any]) -> None:
@@ -208,7 +231,7 @@ class Declaring:
         spec = await self._place(entry.model)
         name, known = spec.name, self._driver.views.find_model(spec.name)
         before = known.traits if known is not None else Traits()
-        traits = replace(_traits_of(entry.model), probe=self._probe(entry.model, before))
+        traits = replace(_traits_of(entry.model), probe=self._probe(entry.model, before), adapters=before.adapters)
         self._terms.canary(entry.model.canary)  # what is wrong with it is told at once
         change = whole(traits, before, moves=True)
         self._driver.views.check_aliases(name, change)
@@ -313,11 +336,9 @@ class Declaring:
         """Load a model if there is room beside what is loaded; why it is not loaded is told, and ends nothing."""
         name, loading = model.spec.name, self._driver.loading
         try:
-            if any(account.held_by for account in self._driver.views.devices.values()):  # else it can evict nothing
-                plan = await self._driver.plan_load(model.spec)
-                if not plan.fits or plan.evicted:
-                    log.warning("a model that is to be warm is not loaded: it has no room", model=name, why=plan.reason)
-                    return
+            if lacking := await lacks_room(self._driver, model.spec):
+                log.warning("a model that is to be warm is not loaded: it has no room", model=name, why=lacking)
+                return
             await loading.load(name, DEFAULT_TENANT, NO_LEASE)
         except InferdError as error:
             log.warning("a model that is to be warm is not loaded", model=name, why=error.message)

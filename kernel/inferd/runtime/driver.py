@@ -16,13 +16,8 @@ from inferd.core.model import Instance, Model, ModelSpec
 from inferd.core.plan import LoadPlan
 from inferd.core.rollout_events import TaskBegan
 from inferd.core.task import Outcome, SuspendReason, TaskSpec
-from inferd.errors import (
-    InferdError,
-    InvalidFieldError,
-    LeaseNotFoundError,
-    ModelBusyError,
-    WorkerDiedError,
-)
+from inferd.errors import InferdError, InvalidFieldError, LeaseNotFoundError, ModelBusyError, WorkerDiedError
+from inferd.runtime.adapters import Adapters
 from inferd.runtime.alarm import Alarm
 from inferd.runtime.archive import Archive
 from inferd.runtime.attendance import Attendance
@@ -76,7 +71,8 @@ class Driver:
         loading: Has models loaded, unloaded and given other versions.
         prefixes: Prefix caches of models that were unloaded.
         questions: Asks loaded models what is no task.
-        moderation: Has workers go by rules.
+        moderation, adapters: Have workers go by rules, and hold what tasks are computed with.
+        engine_limits: Bounds of all engines.
     """
 
     def __init__(
@@ -90,18 +86,18 @@ class Driver:
     ) -> None:
         self.clock = Clock() if clock is None else clock
         self.machine = KernelMachine(core)
-        self.views = self.machine.views
+        self.views, self.metrics = self.machine.views, Metrics(self.machine, names=limits.metrics_names)
         self.streams = Streams(
             stream_bytes=limits.stream_bytes, retained_bytes=limits.retained_bytes, events_bytes=limits.events_bytes
         )
+        self.streams.lagged = self.metrics.lagged
         local = LocalLauncher(log_dir, frame_limit_bytes=limits.frame_bytes, bounds=group_bounds(limits.engine.sandbox))
         self.supervisor = Supervisor(times=limits.times, launchers={LOCAL_HOST: local}, listener=self)
-        self.watchers = Watchers(self.views, self.streams, self.supervisor)
-        self.closing = Closing()
+        self.watchers = Watchers(self.views, self.streams, self.supervisor, [self.metrics.count_end])
         self.attendance = Attendance(cancel=self.cancel, detach=self.detach)
-        self.metrics = Metrics(self.machine)
         self._relay = Relay(self.clock, output_bytes=limits.output_bytes)
         self.moderation = Moderation(self.views, self.supervisor, self._relay)
+        self.adapters = Adapters(self.views, self.supervisor)
         self.prefixes = Prefixes(self.views, self.supervisor, limits.prefixes)
         self._orders = Orders(
             self.supervisor, self._relay, self.streams, limits.engine, clock=self.clock, stop=self.prefixes.stop
@@ -109,10 +105,10 @@ class Driver:
         self._inspections = Inspections(self.supervisor)
         self._queries = Queries(limit=limits.queries, share=core.tasks.tenant_share, timeout_s=limits.query_timeout_s)
         self.questions = Questions(self._queries, self.supervisor, self._asked)
-        self._engine_limits = limits.engine
+        self.engine_limits = limits.engine
         self.loading = Loading(self._apply, self.views, self.watchers.models, self.supervisor, limits=core.rollouts)
         self._loads = LoadProgress(self.views, self.streams, self.watchers.models)
-        self._drained = asyncio.Event()
+        self.closing, self._drained = Closing(), asyncio.Event()
         self._alarm = Alarm(lambda: self._apply(events.Tick()))
         self.keeper = None if store is None else Keeper(store, limits.keeper, self)
         self.archive = Archive(self, limits.keeper.held_tasks)
@@ -294,7 +290,7 @@ class Driver:
         """
         self.views.check_stranded(spec.name)
         capacities = measured_first(self.views.sites(spec))
-        needs = await self._inspections.inspect_all(spec, limits=self._engine_limits, capacities=capacities)
+        needs = await self._inspections.inspect_all(spec, limits=self.engine_limits, capacities=capacities)
         if self.views.model(spec.name).spec is spec:
             self._apply(events.ModelMeasured(spec.name, needs))  # so that a load decides as the plan does
         return self.views.plan(spec, needs)
@@ -336,7 +332,7 @@ class Driver:
 
     # For the supervisor.
 
-    def worker_frame(self, instance_id: InstanceId, frame: wire.WorkerFrame, memories: Arrived = ()) -> None:
+    def worker_frame(self, instance_id: InstanceId, frame: wire.WorkerFrame, memories: Arrived = ()) -> None:  # noqa: C901 - a table: one row for each kind
         """A worker has sent a frame, with so many memories."""
         match frame.WhichOneof("kind"):
             case "step":
@@ -351,10 +347,13 @@ class Driver:
                 self._loads.tell(instance_id, frame.load_progress.fraction)
             case "kept":
                 self.prefixes.keep(instance_id, frame.kept, memories)
+            case "adapter_told":
+                self.adapters.told(instance_id, frame.adapter_told)
             case "adopted":
                 self.prefixes.adopted(instance_id, frame.adopted)
             case "loaded":
                 self.moderation.give(instance_id)
+                self.adapters.give(instance_id)
                 self.prefixes.give(instance_id)  # before the first task that may look for it
                 self._apply(events.InstanceLoaded(instance_id, read_facts(frame.loaded)))
             case "load_failed":
@@ -376,6 +375,7 @@ class Driver:
         if instance is not None and instance.living:  # else it was told to stop, or said itself that it cannot load
             self.metrics.count_death(instance.model)
         self._queries.fail(instance_id, error)
+        self.adapters.gone(instance_id)
         self._apply(events.WorkerExited(instance_id, error))
         self._loads.forget(instance_id)
         self._relay.close(instance_id)  # last: what fell due meanwhile may still have dropped tasks of it
@@ -386,7 +386,7 @@ class Driver:
 
     def _step(self, instance_id: InstanceId, step: step_pb2.StepOutput, memories: Arrived) -> None:
         if (instance := self.views.find_instance(instance_id)) is not None:
-            self.metrics.count_step(instance.model, step)
+            self.metrics.count_step(instance, step)
         if step.alone and (suspect := self._relay.find(instance_id, step.alone)) is not None:
             self._apply(events.TaskAlone(suspect.task_id, suspect.attempt))
         for task in self._relay.tell(instance_id, step, memories):
@@ -430,19 +430,15 @@ class Driver:
         if self.keeper is not None:
             self.keeper.commit(changed)
         for command in said:
-            if isinstance(command, Change):
-                continue
-            self.metrics.count(command, now)
-            if isinstance(command, commands.News):
-                self.watchers.tell(command)
-            else:
-                self._orders.obey(command)
+            if not isinstance(command, Change):
+                self.metrics.count(command, now)
+                if not isinstance(command, commands.News):
+                    self._orders.obey(command)
         self.prefixes.settle(changed)
+        for each in said:
+            self.watchers.see(each)
         for change in changed:
             self.metrics.count_change(change)
-            self.watchers.wake(change)
-            if self.trail is not None:
-                self.trail.see(change)
         while self.watchers.used:
             self._apply(self.watchers.used.pop())
         self._alarm.set(self.machine.next_alarm())

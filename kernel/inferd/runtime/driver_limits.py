@@ -6,9 +6,10 @@ from pathlib import Path
 
 import structlog
 
-from inferd.config import Settings, config_path
+from inferd.config import Limits, Settings, config_path
 from inferd.core.vigil import WorkerTimes
 from inferd.runtime.keeper_times import KeeperTimes
+from inferd.runtime.metrics import MOST_NAMES
 from inferd.runtime.prefix_files import PrefixFiles
 from inferd.runtime.prefixes import NO_PREFIXES, PrefixLimits
 from inferd.store.store import Store
@@ -33,6 +34,45 @@ class DriverLimits:
     times: WorkerTimes
     keeper: KeeperTimes
     prefixes: PrefixLimits = NO_PREFIXES
+    metrics_names: int = MOST_NAMES
+
+
+def engine_limits(settings: Settings) -> load_pb2.EngineLimits:
+    """Bounds of all engines."""
+    limits, workers = settings.limits, settings.workers
+    return load_pb2.EngineLimits(
+        step_tokens=workers.step_tokens,
+        template_timeout_s=workers.template_timeout_s,
+        text_timeout_s=workers.text_timeout_s,
+        max_output_tokens=limits.max_output_tokens,
+        gap_s=workers.max_gap_s,
+        draft_tokens=workers.draft_tokens,
+        cell_memory_bytes=workers.cell_memory_bytes,
+        tensor=tensor_limits(workers, limits),
+        picture=load_pb2.PictureLimits(
+            pixels=workers.image_pixels, kept_bytes=workers.picture_bytes, count=workers.pictures
+        ),
+        grammar=grammar_limits(workers),
+        look=look_limits(workers),
+        sandbox=sandbox_limits(settings),
+    )
+
+
+def tensor_limits(workers: Workers, limits: Limits) -> load_pb2.TensorLimits:
+    """Bounds of models of tensors."""
+    return load_pb2.TensorLimits(
+        batch_rows=workers.batch_rows,
+        batch_delay_s=workers.batch_delay_s,
+        sequences=workers.sequences,
+        sequences_per_tenant=workers.sequences_per_tenant,
+        sequence_bytes=workers.sequence_bytes,
+        all_sequences_bytes=workers.all_sequences_bytes,
+        image_pixels=workers.image_pixels,
+        audio_s=workers.audio_s,
+        sequence_idle_s=workers.sequence_idle_s,
+        output_bytes=limits.output_bytes,
+        text_bytes=limits.text_bytes,
+    )
 
 
 def grammar_limits(workers: Workers) -> load_pb2.GrammarLimits:
@@ -62,6 +102,7 @@ def sandbox_limits(settings: Settings) -> sandbox_pb2.SandboxLimits:
         memory_bytes=workers.sandbox_memory_bytes,
         scratch_bytes=workers.scratch_bytes,
         scratch_files=workers.scratch_files,
+        variables=workers.variables,
         roots=[str(each.resolve()) for each in settings.sources.roots],
         withheld=[str(each.resolve()) for each in withheld if each is not None],
     )

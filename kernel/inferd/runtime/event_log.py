@@ -35,6 +35,8 @@ def cost_bytes(event: TaskEvent) -> int:
         size_bytes = EVENT_BYTES + 4 * len(event.text) + each * len(event.token_ids)
         if event.logprobs is not None:
             size_bytes += LOGPROB_BYTES * (len(event.logprobs.token_ids) + len(event.logprobs.top_ids))
+        if isinstance(event, PromptOutput):
+            size_bytes += FLOAT_BYTES * len(event.entropies)
         return size_bytes
     if isinstance(event, EmbeddingOutput):
         return EVENT_BYTES + FLOAT_BYTES * len(event.values)

@@ -53,7 +53,8 @@ class FailingStore:
         self._store = store
         self._points = points
         self.name, self.opened_schema, self.schema = store.name, store.opened_schema, store.schema
-        self.keys, self.resealing, self.drop_tenant = store.keys, store.resealing, store.drop_tenant
+        self.keys, self.resealing = store.keys, store.resealing
+        self.drop_tenant, self.drop_copies = store.drop_tenant, store.drop_copies
         self.check, self.compact, self.kept, self.copy = store.check, store.compact, store.kept, store.copy
         self.size_bytes, self.unix_time, self.close = store.size_bytes, store.unix_time, store.close
         self.lead, self.grip = store.lead, store.grip
@@ -86,6 +87,7 @@ class FailingLauncher:
         self._launcher = launcher
         self._points = points
         self.log_of, self.silent_s, self.read_log = launcher.log_of, launcher.silent_s, launcher.read_log
+        self.adopter = launcher.adopter
 
     async def launch(self, instance_id: InstanceId, *, on_frame: OnFrame, on_closed: OnClosed) -> WorkerLink:
         """As `Launcher.launch`."""

@@ -39,7 +39,10 @@ def file_format(path: Path) -> str:
 def lacks(path: Path) -> str:
     """What a folder that is no model's lacks, for errors."""
     if (path / PEFT_MARK).is_file():
-        return f"{path} is an adapter (LoRA), no model: load the model that it was made for with --set adapter={path}"
+        return (
+            f"{path} is an adapter (LoRA), no model: have the model that it was made for use it (inferd adapters load"
+            f" MODEL NAME {path}), or load that model with --set adapter={path}"
+        )
     return f"{path} is a folder without a {' or '.join(FOLDER_MARKS)}"
 
 

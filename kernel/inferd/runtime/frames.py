@@ -59,6 +59,7 @@ def load_frame(
         links=spec.links,
         sampling_defaults=spec.sampling.numbers,
         fallback_sampling_defaults=spec.catalogue_sampling.numbers,
+        file_version=spec.file_version,
     )
     load.ranks.extend(_ranks(spec, (device_id, *beside)))
     load.sandbox.CopyFrom(sandbox_order(spec, host=name_of(device_id) == HOST_DEVICE, looks=not checks))
@@ -172,7 +173,7 @@ def read_logprobs(logprobs: step_pb2.Logprobs) -> Logprobs:
 def read_prompt(prompt: step_pb2.PromptOutput) -> PromptOutput:
     """What a task asked to be told of its prompt."""
     logprobs = read_logprobs(prompt.logprobs) if prompt.HasField("logprobs") else None
-    return PromptOutput(prompt.text, array("I", prompt.token_ids), logprobs)
+    return PromptOutput(prompt.text, array("I", prompt.token_ids), logprobs, array("f", prompt.entropies))
 
 
 def read_needs(needs: load_pb2.Needs) -> MemoryNeed:
@@ -205,6 +206,7 @@ def read_facts(loaded: load_pb2.Loaded) -> InstanceFacts:
         memory_bytes=loaded.memory_bytes,
         peak_bytes=max(loaded.peak_bytes, loaded.memory_bytes),
         kv_tokens=loaded.kv_tokens,
+        block_tokens=loaded.block_tokens,
         sampling=defaults_of(loaded.sampling_defaults),
         sandbox=read_sandbox(loaded),
     )

@@ -8,6 +8,7 @@ number, with the kernel after this one. The kernel itself does not wait: a task 
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -86,6 +87,7 @@ class Keeper:
         self._leases = KeptLeases(driver.views, driver.clock)
         self.shares = KeptShares(driver.clock)
         self._writing: Writing | None = None
+        self._began = 0.0  # it
         self._urgent = self._closing = False
         self._timer: asyncio.Handle | None = None
         self.state = StoreState(store.name, lambda: driver.watchers.models.notify(STORE))
@@ -270,11 +272,13 @@ class Keeper:
         rest = [*gone, *(model.write for model in models.values()), *self._leases.take(), *self.shares.take()]
         told = self.trail.take() if self.trail is not None else tuple
         parts = [*(sent.writes for _, sent in batch), lambda: [*rest, *told()]]
+        self._began = time.monotonic()
         self._writing = asyncio.get_running_loop().run_in_executor(self._thread.first, write_parts, self._store, parts)
         self._writing.add_done_callback(lambda done: self._wrote(batch, models, done))
 
     def _wrote(self, batch: Batch, models: dict[ModelName, DueModel], done: Writing) -> None:
         self._writing = None
+        self.state.took(time.monotonic() - self._began)
         self.tasks.backlog.end()
         if (error := done.exception()) is not None:
             why = typed(error)

@@ -170,8 +170,9 @@ def _write_event(event: te.TaskEvent) -> Written:  # noqa: C901, PLR0911 - a tab
             return ["progress", phase.value, fraction]
         case te.Moderated(rule, action, spans, sample):
             return ["moderated", rule, action, spans, sample]
-        case te.PromptOutput(text, token_ids, logprobs):
-            return ["prompt", text, list(token_ids), _write_logprobs(logprobs)]
+        case te.PromptOutput(text, token_ids, logprobs, entropies):
+            more = [_write_floats(entropies)] if entropies else []  # which a kernel before this one does not know
+            return ["prompt", text, list(token_ids), _write_logprobs(logprobs), *more]
         case te.EmbeddingOutput(values):
             return ["embedding", _write_floats(values)]
         case te.TensorOutput(written, elements):
@@ -207,8 +208,9 @@ def _read_event(kind: str, *rest: Any) -> te.TaskEvent:  # noqa: C901, PLR0911 -
             return te.Progress(te.Phase(phase), fraction)
         case "moderated", (rule, action, spans, sample):
             return te.Moderated(rule, action, spans, sample)
-        case "prompt", (text, token_ids, logprobs):
-            return te.PromptOutput(text, array("I", token_ids), _read_logprobs(logprobs))
+        case "prompt", (text, token_ids, logprobs, *more):
+            entropies = _read_floats(more[0]) if more else ()
+            return te.PromptOutput(text, array("I", token_ids), _read_logprobs(logprobs), entropies)
         case "embedding", (values,):
             return te.EmbeddingOutput(_read_floats(values))
         case "tensors", (written, *beside):

@@ -7,12 +7,13 @@ import hmac
 import time
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import structlog
 
 from inferd.core.key import Key, KeyState, Secret
-from inferd.errors import InferdError, KeyNotFoundError, LimitExceededError, UnauthenticatedError
+from inferd.errors import InferdError, InvalidFieldError, KeyNotFoundError, LimitExceededError, UnauthenticatedError
 from inferd.runtime.credential import FORM, ID, digest_of, new_credential, new_id
 from inferd.runtime.kept_keys import write_key
 from inferd.runtime.login import NOBODY, Login
@@ -99,7 +100,7 @@ class Keyring:
         """Who a credential stands for. What it takes does not tell what is wrong with it.
 
         Raises:
-            UnauthenticatedError: Nobody, or nobody any more.
+            UnauthenticatedError: Nobody, or nobody any more; how a key of a host or an invitation has ended is told.
         """
         now, digest = self._wall(), digest_of(self._pepper, credential)
         known = self._known.get(credential[ID], UNKNOWN)
@@ -111,6 +112,8 @@ class Keyring:
         key = None if form is None else self._keys.get(form[1])
         for secret in (Secret(0, NO_DIGEST),) if key is None else key.secrets:
             same = hmac.compare_digest(secret.digest, digest)
+            if same and key is not None and key.state(now) is not KeyState.ACTIVE and key.principal.is_of_hosts:
+                raise _ended(key, now)  # who has all of its credential
             if same and key is not None and key.state(now) is KeyState.ACTIVE:
                 if secret.until is not None and secret.until <= now:
                     break
@@ -150,32 +153,39 @@ class Keyring:
         """Whether a key holds."""
         return any(self.holders())
 
-    def holders(self) -> Iterator[Principal]:
-        """Who has a key that holds."""
+    def holding(self) -> Iterator[Key]:
+        """The keys that hold."""
         now = self._wall()
-        return (key.principal for key in self._keys.values() if key.state(now) is KeyState.ACTIVE)
+        return (key for key in self._keys.values() if key.state(now) is KeyState.ACTIVE)
+
+    def holders(self) -> Iterator[Principal]:
+        """Who has one of them."""
+        return (key.principal for key in self.holding())
 
     def last_use(self, key: Key) -> float | None:
         """When a call last came with a key; None for never."""
         return self._used.get(key.key_id)
 
-    async def create(self, principal: Principal, expires: float | None, *, uses: int | None = None) -> tuple[Key, str]:
+    @property
+    def keyring_id(self) -> str:
+        """Names whatever knows the same credentials: 16 hexadecimal digits, of the pepper."""
+        return self.derive(b"inferd keyring id")[:8].hex()
+
+    async def create(
+        self, principal: Principal, expires: float | None, *, uses: int | None = None, credential: str = ""
+    ) -> tuple[Key, str]:
         """A new key, and its credential, which nobody can tell again; of an invitation, for so many hosts.
 
         Raises:
+            InvalidFieldError: A key had the `credential` before that its holder has drawn.
             LimitExceededError: There are as many as may be.
             StoreUnavailableError: It cannot be kept.
         """
         async with self._changing:
-            self._forget()
-            if len(self._keys) >= self._settings.keys:
-                limit = self._settings.keys
-                raise LimitExceededError(
-                    f"there are {len(self._keys)} keys and auth.keys is {limit}; revoke some, or raise it",
-                    metadata={"bound": "auth.keys", "value": str(len(self._keys)), "limit": str(limit)},
-                )
-            key_id = new_id()
-            credential = new_credential(key_id)
+            self._check_room(principal)
+            credential = credential or new_credential(new_id())
+            if (key_id := credential[ID]) in self._keys:
+                raise InvalidFieldError("secret was of a key before; draw another one", field="secret")
             secret = Secret(1, digest_of(self._pepper, credential))
             key = Key(
                 key_id=key_id,
@@ -237,7 +247,9 @@ class Keyring:
         async with self._changing:
             key, now = self._keys.get(key_id), self._wall()
             if key is None or key.state(now) is not KeyState.ACTIVE:
-                raise UnauthenticatedError("this invitation has expired, or was used up; ask for another one")
+                raise UnauthenticatedError(
+                    "this invitation has expired, or was used up; make another one: inferd hosts invite"
+                )
             spent = key.spend(now)
             await self._keep_key(spent)
             self._keys[key_id] = spent
@@ -253,18 +265,46 @@ class Keyring:
             await self._keep([Put(NO_TENANT, Kind.KEY, key.key_id, value)])
             self._unkept.discard(key.key_id)
 
+    def _check_room(self, principal: Principal) -> None:
+        """See that there may be one more key. Those of hosts are counted apart, and of them the ended ones give way.
+
+        Raises:
+            LimitExceededError: There are as many as may be.
+        """
+        self._forget()
+        of_hosts, settings = principal.is_of_hosts, self._settings
+        name, limit = ("auth.host_keys", settings.host_keys) if of_hosts else ("auth.keys", settings.keys)
+        alike = [key for key in self._keys.values() if key.principal.is_of_hosts is of_hosts]
+        if of_hosts and len(alike) >= limit:
+            now = self._wall()
+            ended = sorted((end, key.key_id) for key in alike if (end := key.ended(now)) is not None)
+            self._drop([key_id for _, key_id in ended[: len(alike) + 1 - limit]])
+            alike = [key for key in alike if key.key_id in self._keys]
+        if len(alike) >= limit:
+            raise LimitExceededError(
+                f"there are {len(alike)} keys{' of hosts and invitations' if of_hosts else ''} and {name} is {limit};"
+                " revoke some, or raise it",
+                metadata={"bound": name, "value": str(len(alike)), "limit": str(limit)},
+            )
+
     def _forget(self) -> None:
         """Drop what has ended for longer than it is retained; what the store has of it goes with the next start."""
-        now = self._wall()
-        for key_id, key in tuple(self._keys.items()):
-            ended = key.ended(now)
-            if ended is not None and ended + self._settings.retention_s <= now:
-                del self._keys[key_id]
-                self._used.pop(key_id, None)
-                self._known.pop(key_id, None)
-                self._unkept.add(key_id)
-                self._names.clear()
-        if not self._names:
+        now, settings = self._wall(), self._settings
+        gone = []
+        for key_id, key in self._keys.items():
+            retained_s = settings.host_retention_s if key.principal.is_of_hosts else settings.retention_s
+            if (ended := key.ended(now)) is not None and ended + retained_s <= now:
+                gone.append(key_id)
+        self._drop(gone)
+
+    def _drop(self, key_ids: Collection[str]) -> None:
+        for key_id in key_ids:
+            del self._keys[key_id]
+            self._used.pop(key_id, None)
+            self._known.pop(key_id, None)
+            self._unkept.add(key_id)
+        if key_ids:
+            self._names.clear()
             for key in self._keys.values():
                 self._name(key)
 
@@ -303,3 +343,17 @@ class Keyring:
             except InferdError as error:
                 self._unkept |= unkept
                 log.warning("the last uses of keys are not kept yet", why=error.message)
+
+
+def _ended(key: Key, now: float) -> UnauthenticatedError:
+    """How the key of a host, or an invitation, has ended: its agent is to know whether to try again."""
+    when = datetime.fromtimestamp(key.ended(now) or now, UTC).isoformat(timespec="seconds")
+    how = {KeyState.EXPIRED: "expired", KeyState.USED: "used up"}.get(key.state(now), "revoked")
+    name = key.principal.name.partition(":")[2]
+    if key.uses is None:
+        what, advice = f"the key of host {name!r}", "make an invitation"
+    else:
+        what, advice = "this invitation", "make another one"
+    said = f"{what} {'has' if how == 'expired' else 'was'} {how}, at {when}"
+    only = f" --host {name}" if name else ""
+    return UnauthenticatedError(f"{said}; {advice}: inferd hosts invite{only}", metadata={"cause": how})

@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from inferd.core.admission import places_of
+from inferd.core.admission import NO_HOST, places_of
+from inferd.core.function import LOADER, PACKAGE
 from inferd.core.ids import ModelName
 from inferd.core.model import ModelSpec
+from inferd.core.program import LOADER as PROGRAM
+from inferd.errors import words_of
 from inferd.plugin.registry import BackendState
 from inferd.runtime.library import BrokenManifest
 
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
 
     from inferd.plugin.registry import BackendReport
     from inferd.runtime.driver import Driver
+    from inferd.runtime.functions import Functions
     from inferd.runtime.library import Library
     from inferd.runtime.plugins import Plugins
 
@@ -36,9 +40,11 @@ class Lacking:
         driver: Is told.
         plugins: Who may load models.
         library: Where models are that were pulled.
+        functions: Of packages, which are known as models.
     """
 
-    def __init__(self, driver: Driver, plugins: Plugins, library: Library) -> None:
+    def __init__(self, driver: Driver, plugins: Plugins, library: Library, functions: Functions) -> None:
+        self._functions = functions
         self._driver = driver
         self._plugins = plugins
         self._library = library
@@ -61,12 +67,23 @@ class Lacking:
 
     async def pulled(self, names: Collection[str]) -> dict[ModelName, tuple[ModelSpec, str]]:
         """Models of these names that were pulled and could not be made known, each with why."""
+        faults = {}
+        for name in names:
+            try:
+                await self._functions.look_for(name)
+            except Exception as error:
+                log.exception("a package of functions cannot be made known", model=name)
+                faults[name] = words_of(error)
         missing = [name for name in names if self._driver.views.find_model(ModelName(name)) is None]
-        return await asyncio.to_thread(self._pulled, missing) if missing else {}
+        return await asyncio.to_thread(self._pulled, missing, faults) if missing else {}
 
-    def _pulled(self, names: Iterable[str]) -> dict[ModelName, tuple[ModelSpec, str]]:
+    def _pulled(self, names: Iterable[str], faults: Mapping[str, str]) -> dict[ModelName, tuple[ModelSpec, str]]:
         found = {}
         for name in names:
+            if name.startswith(PACKAGE):
+                why = faults.get(name) or "no package of this name offers functions here"
+                found[ModelName(name)] = (unknown_model(name), why)
+                continue
             match self._library.look(name):
                 case None:
                     continue
@@ -116,11 +133,15 @@ def _all_lacks(
 
 
 def _lacks(spec: ModelSpec, reach: Collection[ModelName], report: BackendReport | None) -> str:
+    if spec.loader == LOADER and spec.name in reach:  # a package of functions needs no backend
+        return "" if Path(spec.path).exists() else f"its file {spec.path} is not there"
+    if spec.loader == PROGRAM:
+        return "it is a program of a model repository: it is run once that has it and repository.programs names it"
     if report is None:
         return f"backend {spec.backend!r} is not there; `inferd plugins` lists those that are"
     if report.state is not BackendState.READY:
         fix = f"; fix: {report.fix}" if report.fix else ""
         return f"backend {spec.backend!r} is {report.state.name}: {report.why}{fix}"
     if spec.name not in reach:
-        return f"no host that is known has {places_of(spec)} now, and it may use nothing else"
+        return f"{NO_HOST}{places_of(spec)} now, and it may use nothing else"
     return "" if spec.tenant or Path(spec.path).exists() else f"its file {spec.path} is not there"

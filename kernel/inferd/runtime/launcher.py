@@ -77,6 +77,21 @@ class Launcher(Protocol):
             OSError: It could not be started.
         """
 
+    def adopter(self, held_id: int) -> "Adopter":
+        """Who gives a worker that the host has kept as one that was started; nothing is asked of the host yet.
+
+        Args:
+            held_id: As the host calls it.
+        """
+
+
+class Adopter(Launcher, Protocol):
+    """Gives one worker that has loaded its model already."""
+
+    @property
+    def first_handle(self) -> int:
+        """The first handle of tasks that it was not given before: it may still speak of lower ones."""
+
 
 def no_log(instance_id: InstanceId, why: str) -> InvalidFieldError:
     """Why a log cannot be read."""
@@ -110,3 +125,9 @@ class NoLauncher:
     ) -> WorkerLink:
         """It never starts."""
         raise OSError(f"nobody starts workers on host {self._host_id!r}, where {instance_id!r} was to be")
+
+    first_handle = 1
+
+    def adopter(self, held_id: int) -> Adopter:  # noqa: ARG002 - the interface
+        """There is none to be adopted."""
+        return self

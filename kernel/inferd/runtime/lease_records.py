@@ -78,11 +78,15 @@ def read_lease(value: bytes, clock: Clock) -> RestoredLease:
 def _write_claim(claim: Claim) -> dict[str, Any]:
     match claim:
         case MemoryClaim():
-            return {"memory_bytes": claim.memory_bytes, "device": claim.device_id}
+            return {"memory_bytes": claim.memory_bytes, "device": claim.device_id, **_write_selector(claim)}
         case CoresClaim():
-            return {"cores": claim.cores, "device": claim.device_id}
+            return {"cores": claim.cores, "device": claim.device_id, **_write_selector(claim)}
         case ModelClaim():
             return {"model": claim.model, "sequences": claim.sequences, "kv_tokens": claim.kv_tokens}
+
+
+def _write_selector(claim: MemoryClaim | CoresClaim) -> dict[str, Any]:
+    return {"selector": dict(claim.selector)} if claim.selector else {}
 
 
 def _read_claim(written: dict[str, Any]) -> Claim:
@@ -91,5 +95,6 @@ def _read_claim(written: dict[str, Any]) -> Claim:
         return ModelClaim(model=name, sequences=written["sequences"], kv_tokens=written["kv_tokens"])
     device_id = DeviceId(written["device"])
     if "cores" in written:
-        return CoresClaim(device_id=device_id, cores=written["cores"])
-    return MemoryClaim(device_id=device_id, memory_bytes=written["memory_bytes"])
+        return CoresClaim(device_id=device_id, cores=written["cores"], selector=written.get("selector", {}))
+    selector = written.get("selector", {})
+    return MemoryClaim(device_id=device_id, memory_bytes=written["memory_bytes"], selector=selector)

@@ -14,9 +14,10 @@ from urllib.parse import quote
 import psutil
 import structlog
 
+from inferd.core.host import LOCAL_HOST
 from inferd.core.ids import InstanceId
-from inferd.plugin.child import abort, environment
-from inferd.runtime.launcher import no_log
+from inferd.plugin.child import abort, worker_environment
+from inferd.runtime.launcher import Adopter, NoLauncher, no_log
 from inferd.runtime.link import LocalLink, OnClosed, OnFrame
 from inferd.runtime.memory_group import MemoryGroup, TaskGroup, sweep
 from inferd.runtime.sandboxing import UNBOUNDED, GroupBounds
@@ -72,6 +73,10 @@ class LocalLauncher:
         except OSError as error:
             raise no_log(instance_id, error.strerror or "it is not there") from None
 
+    def adopter(self, held_id: int) -> Adopter:
+        """Of a kernel's own workers none outlives it."""
+        return NoLauncher(LOCAL_HOST).adopter(held_id)
+
     async def launch(
         self,
         instance_id: InstanceId,
@@ -117,7 +122,7 @@ class LocalLauncher:
                     stdout=log,
                     stderr=log,
                     pass_fds=(theirs.fileno(),),
-                    env=environment() | {VARIABLE: str(scratch)},
+                    env=worker_environment(self._bounds.variables) | {VARIABLE: str(scratch)},
                     start_new_session=True,
                 )
         except BaseException:  # cancelled, too
@@ -187,7 +192,8 @@ class LocalWorker:
         try:
             with suppress(TimeoutError):
                 if went:
-                    await asyncio.wait_for(process.wait(), ORDERLY_EXIT_S)
+                    async with asyncio.timeout(ORDERLY_EXIT_S):
+                        await process.wait()
                 elif hangs:
                     await abort(process)
         finally:  # cancelled meanwhile, too

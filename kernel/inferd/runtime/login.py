@@ -22,6 +22,7 @@ class Login:
         secret: Which secret of the key, by a number that rises.
         signer: The key of an issuer by which it was signed; "" for none.
         certificate: That of the connection on which it came; None for none.
+        uid: The user of this host whose ticket it is; None for what is no ticket.
     """
 
     principal: Principal
@@ -30,6 +31,7 @@ class Login:
     secret: int = 0
     signer: str = ""
     certificate: Certificate | None = None
+    uid: int | None = None
 
 
 NOBODY = Login(principal=Principal(name="anonymous", tenants=("anonymous",)))

@@ -9,6 +9,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from inferd.core.adapter import Adapter
 from inferd.core.restored import RestoredVersion
 from inferd.core.traits import NO_TRAITS, Traits
 from inferd.core.version import VersionState
@@ -44,6 +45,8 @@ def write_model(model: Model, clock: Clock) -> bytes:
         written["stamp"] = write_stamp(clock)
     if model.traits != NO_TRAITS:  # else as kernels before traits wrote it
         written["traits"] = {**asdict(model.traits), "labels": dict(model.traits.labels)}
+        if not model.traits.adapters:  # else as kernels before adapters wrote it
+            del written["traits"]["adapters"]
     if model.going:
         written["going"] = True
     return json.dumps(written, separators=(",", ":")).encode()
@@ -72,7 +75,8 @@ def read_model(value: bytes, clock: Clock) -> KeptModel:
 
 
 def _read_traits(written: dict[str, Any]) -> Traits:
-    return Traits(**{**written, "aliases": tuple(written.get("aliases", ()))})
+    adapters = tuple(Adapter(**each) for each in written.get("adapters", ()))
+    return Traits(**{**written, "aliases": tuple(written.get("aliases", ())), "adapters": adapters})
 
 
 def _read_version(written: dict[str, Any], clock: Clock, shift_s: float) -> RestoredVersion:

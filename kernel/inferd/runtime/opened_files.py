@@ -61,7 +61,7 @@ class OpenedFiles:
 
     def folder(self, tenant: str, digest: str) -> Path:
         """Where the files of a model are whose list has this digest, for who opens them."""
-        return self._files.model_folder(self._files.name(tenant, digest))
+        return self._files.models.folder(self._files.name(tenant, digest))
 
     async def link(self, tenant: str, digest: str, files: Mapping[str, str]) -> None:
         """Let a model's folder have these blobs, by its names of them, and nothing else.
@@ -70,15 +70,15 @@ class OpenedFiles:
             BlobDamagedError, StoreUnavailableError: A file is missing, or it cannot be done now.
         """
         name = self._files.name(tenant, digest)
-        self._known[self._files.model_folder(name)] = name, tenant, files
+        self._known[self._files.models.folder(name)] = name, tenant, files
         if not self._files.seals:  # else they are opened for who reads them
-            await self._do(self._files.link, name, tenant, files)
+            await self._do(self._files.models.link, name, tenant, files)
 
     def unlink(self, tenant: str, digest: str) -> None:
         """Nobody needs the folder of a model any more; one that cannot be removed now is swept."""
         name = self._files.name(tenant, digest)
-        self._known.pop(self._files.model_folder(name), None)
-        self._thread.submit(self._files.unlink, name)
+        self._known.pop(self._files.models.folder(name), None)
+        self._thread.submit(self._files.models.unlink, name)
 
     async def _do(self, do: Callable[..., Any], *values: Any) -> None:
         await asyncio.wrap_future(self._thread.submit(do, *values))
@@ -99,7 +99,7 @@ class OpenedFiles:
         self._users[folder] += 1
         try:
             async with self._locks[folder]:
-                await self._do(self._files.link, name, tenant, files)
+                await self._do(self._files.models.link, name, tenant, files)
             yield
         finally:
             self._users[folder] -= 1
@@ -109,7 +109,7 @@ class OpenedFiles:
     async def _close(self, folder: Path, name: str) -> None:
         async with self._locks[folder]:
             if not self._users[folder]:  # nor since
-                await self._do(self._files.unlink, name)
+                await self._do(self._files.models.unlink, name)
         if not self._users[folder]:
             del self._users[folder], self._locks[folder]
 

@@ -81,6 +81,10 @@ class Orders:
                 self._hold(command)
             case commands.StartWorker():
                 self._start(command)
+            case commands.AdoptWorker():
+                self._adopt(command)
+            case commands.RefuseWorker(host_id, held, why):
+                log.warning("a worker that a host has kept ends", host=host_id, instance_id=held, why=why)
             case commands.ProceedLoad() | commands.StopWorker() | commands.EndWorker() | commands.AbandonWorker():
                 self._steer(command)
             case _:
@@ -118,6 +122,22 @@ class Orders:
         except Exception as error:  # whatever it is: the core waits for this worker, and nobody else tells of it
             log.exception("a worker could not be started", instance_id=name)
             self._supervisor.refuse(name, f"its worker could not be started: {words_of(error)}")
+
+    def _adopt(self, command: commands.AdoptWorker) -> None:
+        """Go on with a worker that its host has kept; what it says of the tasks of before is of none of ours."""
+        group, name, host_id = present(self.group), command.instance_id, host_of(command.device_id)
+        adopter = self._supervisor.launcher_of(host_id).adopter(command.held_id)
+        self._relay.open(name, first_handle=adopter.first_handle)
+        load = load_frame(  # by which it was made: nothing of it is carried out again
+            name,
+            command.spec,
+            self._engine_limits,
+            device_id=command.device_id,
+            capacity_bytes=0,
+            beside=command.beside,
+        )
+        log.info("a worker that a host has kept is adopted", host=host_id, instance_id=name, model=command.spec.name)
+        self._supervisor.start(group, name, load, host_id=host_id, launcher=adopter)
 
     def _submit(self, command: commands.SendTask) -> None:
         stream = self._streams.get(command.spec.task_id)

@@ -17,7 +17,7 @@ from inferd.plugin.recipe_file import find_recipe
 from inferd.plugin.registry import WORDS, BackendReport, alternatives, choose
 from inferd.runtime.catalogue import catalogue_sampling
 from inferd.runtime.formats import file_format, folder_format, refuse_weights
-from inferd.runtime.sources import Roots, check_setting, files_of, find_source
+from inferd.runtime.sources import Roots, check_named, files_of, find_source
 from inferd.sandbox.state import Access
 
 ENGINE_SETTINGS = (  # those that any model takes besides its backend's, because the engine is ours
@@ -114,7 +114,7 @@ def place(
     seen = {} if roots is None else dict(links or {})
     for each in spec.settings if roots is not None else ():
         if each.names_file and (value := values[each.name]) and (accepted or {}).get(each.name) != value:
-            seen |= check_setting(each.name, str(value), present(roots))
+            seen |= check_named(each.name, str(value), present(roots), written=each.written)
     drafts, queued, idle_s, keep_bytes, span = (values.pop(setting.name) for setting in ENGINE_SETTINGS)
     size_bytes, version = stat_files(path)
     others = alternatives(reports, choice, format=kind)

@@ -61,7 +61,7 @@ class Plugins:
 
     async def refresh(self) -> bool:
         """Look for plugins, if a distribution came, changed or went since, or one that failed; whether that was so."""
-        installed = await asyncio.to_thread(_read_installed)
+        installed = await asyncio.to_thread(read_installed)
         async with self._lock:
             failed = await _sources(self.reports)
             if installed == self._installed and failed == self._failed:
@@ -107,7 +107,7 @@ class Plugins:
             return await asyncio.to_thread(place, self.of_all_hosts, **wanted)
 
 
-def _read_installed() -> Installed:
+def read_installed() -> Installed:
     """The folders that hold installed distributions, each with when a name in it last changed."""
     found = []
     for entry in dict.fromkeys(sys.path):

@@ -2,7 +2,8 @@
 
     8 bytes: how many tokens it has; then what a worker has written to a memory, with the key of what it is of
 
-A file is sealed where the store is, and else ends with a SHA-256 of what is before: what is not what was written is
+A file is sealed where the store is, by a key of its own that goes when a tenant is shredded: what was kept before then
+opens nowhere, whichever hosts have it. Else it ends with a SHA-256 of what is before. What is not what was written is
 removed, and never given to a worker. It is written under another name, and has its own when it is whole.
 """
 
@@ -20,7 +21,7 @@ import structlog
 from inferd.errors import words_of
 from inferd.shared import Memory
 from inferd.store.file_work import opened_file, put_in_place
-from inferd.store.sealing.data_keys import NAMES
+from inferd.store.sealing.data_keys import NAMES, PREFIXES
 from inferd.store.sealing.sealed_file import Owner, SealedFile, plain_size, write_all
 from inferd.store.store import NO_TENANT
 
@@ -54,18 +55,34 @@ class PrefixFiles:
         self._folder = folder
         self._most_bytes = most_bytes
         self._keys = keys if keys is not None and keys.seals else None
+        if self._keys is not None:
+            self._keys.current(PREFIXES)  # one that is made is kept with the store's next write, long before a file is
 
     def sweep(self) -> None:
-        """Remove what was left unfinished, and what is more than may be."""
+        """Remove what was left unfinished, what a tenant may have been in that was shredded, and more than may be."""
         try:
             self._folder.parent.parent.mkdir(parents=True, exist_ok=True)
             for folder in (self._folder.parent, self._folder):  # parents that `mkdir` makes beside have the usual mode
                 folder.mkdir(mode=0o700, exist_ok=True)
             for path in self._folder.glob(f"*{PARTIAL}"):
                 path.unlink(missing_ok=True)
+            for path in self._files():
+                if self._keys is not None and not self._opens(path, self._keys):
+                    log.info("a prefix cache on the disk opens no more, and is removed", file=str(path))
+                    path.unlink(missing_ok=True)
             self._make_room(0)
         except OSError as error:
             log.warning("prefix caches cannot be kept on the disk", folder=str(self._folder), why=words_of(error))
+
+    @staticmethod
+    def _opens(path: Path, keys: DataKeys) -> bool:
+        """Whether the key that a file was sealed with is still there."""
+        with opened_file(path, os.O_RDONLY) as file:
+            try:
+                SealedFile.opened(file, keys, _owner(""))
+            except ValueError:
+                return False
+        return True
 
     def write(self, name: str, memory: Memory, tokens: int, known: Iterable[str]) -> None:
         """Keep the prefix cache of a model, in place of the one before; files of models that are not known go.
@@ -95,6 +112,7 @@ class PrefixFiles:
     def _fill(self, file: int, name: str, memory: Memory, tokens: int) -> None:
         pieces = self._pieces(memory, tokens)
         if self._keys is not None:
+            self._keys.current(PREFIXES)
             sealed, at = SealedFile.begun(file, self._keys, _owner(name)), 0
             for piece in pieces:
                 sealed.write(at, piece)
@@ -190,4 +208,4 @@ class PrefixFiles:
 
 
 def _owner(name: str) -> Owner:
-    return Owner(NO_TENANT, f"prefix {name}")
+    return Owner(PREFIXES, f"prefix {name}")

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from inferd.runtime.store_thread import StoreThread
-    from inferd.store.store import Drop, Put, Store
+    from inferd.store.store import Store, Write
 
 
 class Records:
@@ -30,7 +30,7 @@ class Records:
         """What `reading` finds in the store."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, reading, self._store)
 
-    async def keep(self, records: Sequence[Put | Drop]) -> None:
+    async def keep(self, records: Sequence[Write]) -> None:
         """Write records, all or nothing; they are kept when this returns.
 
         Raises:

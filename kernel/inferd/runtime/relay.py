@@ -66,9 +66,9 @@ class Relay:
         self._clock = clock
         self._links: dict[InstanceId, LinkTasks] = {}
 
-    def open(self, instance_id: InstanceId) -> None:
-        """A worker is being started."""
-        self._links[instance_id] = LinkTasks()
+    def open(self, instance_id: InstanceId, *, first_handle: int = 1) -> None:
+        """A worker is being started, or was there before: what it says of lower handles is of no task."""
+        self._links[instance_id] = LinkTasks(next_handle=first_handle)
 
     def close(self, instance_id: InstanceId) -> None:
         """A worker is gone."""

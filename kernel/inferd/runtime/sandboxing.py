@@ -1,6 +1,6 @@
 """What the worker of a model is to reach of its host."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -12,19 +12,21 @@ from inferd_api.worker.v1 import sandbox_pb2
 
 @dataclass(frozen=True, slots=True)
 class GroupBounds:
-    """Of a worker: of its control groups, and of what it writes.
+    """Of a worker: of its control groups, of what it writes, and of what it is told of the kernel's environment.
 
     Attributes:
         threads: Most threads and processes; 0 for no bound.
         memory_bytes: Most memory; 0 for no bound.
         scratch_bytes: Most that it writes to its scratch and its log; 0 for no bound.
         scratch_files: Most files and folders in its scratch.
+        variables: Names of variables that it is given besides those of a known list.
     """
 
     threads: int = 0
     memory_bytes: int = 0
     scratch_bytes: int = 0
     scratch_files: int = 0
+    variables: tuple[str, ...] = ()
 
 
 UNBOUNDED: Final = GroupBounds()
@@ -32,10 +34,13 @@ UNBOUNDED: Final = GroupBounds()
 
 def group_bounds(limits: sandbox_pb2.SandboxLimits) -> GroupBounds:
     """What bounds each worker from outside: its control groups, and the kernel's looks at what it has written."""
-    scratch = {"scratch_bytes": limits.scratch_bytes, "scratch_files": limits.scratch_files}
+    written = GroupBounds(
+        scratch_bytes=limits.scratch_bytes, scratch_files=limits.scratch_files, variables=tuple(limits.variables)
+    )
     if limits.mode not in (sandbox_pb2.SANDBOX_MODE_AUTO, sandbox_pb2.SANDBOX_MODE_REQUIRE):
-        return GroupBounds(**scratch)
-    return GroupBounds(limits.threads, group_bytes(limits.memory_bytes, read_memory().total_bytes), **scratch)
+        return written
+    memory_bytes = group_bytes(limits.memory_bytes, read_memory().total_bytes)
+    return replace(written, threads=limits.threads, memory_bytes=memory_bytes)
 
 
 def sandbox_order(spec: ModelSpec, *, host: bool = True, looks: bool = False) -> sandbox_pb2.SandboxOrder:

@@ -16,6 +16,7 @@ from inferd.runtime.blob_opening import blobs_of
 from inferd.runtime.declaring import Declarations
 from inferd.runtime.driver import Driver
 from inferd.runtime.fetching import Fetches
+from inferd.runtime.functions import Functions
 from inferd.runtime.lacking import Lacking
 from inferd.runtime.library import BrokenManifest, Library, Manifest
 from inferd.runtime.placement import stat_files
@@ -33,9 +34,11 @@ class Shelf:
         driver: Is told of them.
         declarations: What the configuration says of models.
         fetches: Brings those that come from elsewhere.
+        functions: Of packages, which are known as models.
 
     Attributes:
         fetches: See there.
+        functions: See there.
         library: See there.
         lacking: What models that were known before lack now.
         folders: Where the library is, and what was fetched.
@@ -43,11 +46,19 @@ class Shelf:
     """
 
     def __init__(
-        self, library: Library, plugins: Plugins, driver: Driver, declarations: Declarations, fetches: Fetches
+        self,
+        library: Library,
+        plugins: Plugins,
+        driver: Driver,
+        declarations: Declarations,
+        fetches: Fetches,
+        *,
+        functions: Functions,
     ) -> None:
         self.fetches = fetches
+        self.functions = functions
         self.library = library
-        self.lacking = Lacking(driver, plugins, library)
+        self.lacking = Lacking(driver, plugins, library, functions)
         self.folders = (library.root, fetches.root)
         self.declarations = declarations
         self._plugins = plugins
@@ -89,6 +100,7 @@ class Shelf:
             BrokenModelError: It was pulled or is declared, and cannot be used; says why.
             InferdError: It was pulled, and cannot be placed.
         """
+        await self.functions.look_for(name)
         known = self._driver.views.find_model(ModelName(name))
         if known is not None and known.lacks:
             await self.lacking.look_again([name])

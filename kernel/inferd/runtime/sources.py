@@ -1,6 +1,6 @@
 """Where the files of models are that callers name on this host: not everybody may name any file."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -19,10 +19,12 @@ class Roots:
     Attributes:
         folders: They, absolute.
         told: Whether they may be told.
+        named: Within which settings may name files, of which none is written; None where the same holds as of models.
     """
 
     folders: tuple[Path, ...]
     told: bool = False
+    named: tuple[Path, ...] | None = None
 
 
 def find_source(source: str, roots: Roots | None = None) -> Path:
@@ -81,6 +83,25 @@ def check_setting(name: str, value: str, roots: Roots) -> dict[str, str]:
         raise InvalidFieldError(f"{what}: {value!r} cannot be looked at: {words_of(error)}", field=field) from None
 
 
+def check_named(name: str, value: str, roots: Roots, *, written: bool) -> dict[str, str]:
+    """As `check_setting`, within the folders where settings may name files.
+
+    Raises:
+        InvalidFieldError: As there; or it is `written`, and these folders are only read.
+        PermissionDeniedError: As there.
+    """
+    if roots.named is None:
+        return check_setting(name, value, roots)
+    links = check_setting(name, value, replace(roots, folders=roots.named))
+    if written:
+        raise InvalidFieldError(
+            f"setting {name!r} is {value[:200]!r}, where a worker would write: a model repository is only read; leave"
+            " the setting out",
+            field="model.settings",
+        )
+    return links
+
+
 def check_real(path: Path, given: str, roots: Roots, *, what: str, field: str) -> None:
     """Refuse a file or a folder that links lead out of roots, whether it is there or not.
 
@@ -99,6 +120,20 @@ def check_real(path: Path, given: str, roots: Roots, *, what: str, field: str) -
     except (OSError, ValueError, RuntimeError):
         within = False
     if not within:
+        raise _outside(given, roots, what=what, field=field)
+
+
+def check_opened(descriptor: int, given: str, roots: Roots, *, what: str, field: str) -> None:
+    """Refuse an opened file that is not within roots, whatever led there while it was opened.
+
+    Raises:
+        PermissionDeniedError: It is not within them.
+    """
+    try:
+        real = Path(f"/proc/self/fd/{descriptor}").readlink()
+    except OSError:
+        real = Path()
+    if not _is_within(real, roots):
         raise _outside(given, roots, what=what, field=field)
 
 

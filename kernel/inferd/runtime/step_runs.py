@@ -14,6 +14,8 @@ PLAIN = {
     _S.TEXTS_FIELD_NUMBER,
     _S.SAMPLES_FIELD_NUMBER,
     _S.SECONDS_FIELD_NUMBER,
+    _S.SEQUENCES_FIELD_NUMBER,
+    _S.KV_TOKENS_FIELD_NUMBER,
 }
 """What a step tells that gave each sample of its tasks one token, and nothing else."""
 
@@ -64,4 +66,7 @@ def _one(frames: list[wire.WorkerFrame]) -> wire.WorkerFrame:
     one.token_ids.extend(chain.from_iterable(zip(*(step.token_ids for step in steps), strict=True)))
     one.texts.extend(map("".join, zip(*(step.texts for step in steps), strict=True)))
     one.each_seconds.extend(step.seconds for step in steps)
+    one.each_sequences.extend(step.sequences for step in steps if step.sequences)
+    if steps[-1].HasField("kv_tokens"):
+        one.kv_tokens = steps[-1].kv_tokens
     return frame

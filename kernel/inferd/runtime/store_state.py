@@ -14,6 +14,10 @@ STORE = ModelName("\0store")  # under which changes are told; no name of a model
 log = structlog.get_logger()
 
 
+def _nobody(_: float) -> None:
+    """Nobody asks."""
+
+
 class StoreState:
     """How the last write to a store ended. One writer: the keeper.
 
@@ -24,12 +28,14 @@ class StoreState:
     Attributes:
         name: As given.
         failures: Writes that failed since the kernel was started.
+        took: Told how long each write took, in seconds.
     """
 
     def __init__(self, name: str, changed: Callable[[], None]) -> None:
         self.name = name
         self._changed = changed
         self.failures = 0
+        self.took: Callable[[float], None] = _nobody
         self._failure: InferdError | None = None
         self._since = 0.0
 

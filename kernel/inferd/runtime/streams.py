@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict, deque
 from typing import TYPE_CHECKING
 from weakref import ref
@@ -11,9 +12,15 @@ from inferd.runtime.event_budget import EventBudget
 from inferd.runtime.stream import TaskStream
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from inferd.core.ids import TaskId
     from inferd.core.task_events import Finished
     from inferd.runtime.stream import ToldBefore
+
+
+def _nobody(_: float) -> None:
+    """Nobody asks."""
 
 
 class Streams:
@@ -26,9 +33,11 @@ class Streams:
 
     Attributes:
         bounds_bytes: As given, of one stream and of those that have not ended.
+        lagged: Told how long after the end of a task all who followed it had taken that, or gone, in seconds.
     """
 
     def __init__(self, *, stream_bytes: int, retained_bytes: int, events_bytes: int) -> None:
+        self.lagged: Callable[[float], None] = _nobody
         self.bounds_bytes = stream_bytes, events_bytes  # of one task, and of all that have not ended
         self._stream_bytes = stream_bytes
         self._budget = EventBudget(events_bytes)
@@ -74,9 +83,14 @@ class Streams:
         if self._streams.get(stream.task_id) is not stream:
             stream.leave_budget()  # it was forgotten before that
         elif stream.awaited:
-            stream.when_read(lambda: self._end(stream))
+            ended = time.monotonic()
+            stream.when_read(lambda: self._read_out(stream, ended))
         else:
             self._end(stream)
+
+    def _read_out(self, stream: TaskStream, ended: float) -> None:
+        self.lagged(time.monotonic() - ended)
+        self._end(stream)
 
     def _end(self, stream: TaskStream) -> None:
         """Nobody who followed a task to its end waits for its events any more: they count with those of ended ones."""
@@ -107,6 +121,10 @@ class Streams:
             self._read[task_id] = ref(stream, lambda _: released.append(task_id))  # in whatever thread that is
             del stream
             self._settle()
+
+    def close(self) -> None:
+        """Let go of all, as the kernel has ended: a call that gRPC never ends may hold it, but not what tasks told."""
+        self._streams.clear()
 
     def _settle(self) -> None:
         """Count no more what nobody holds."""

@@ -1,6 +1,7 @@
 """Workers: started, watched and ended, on whatever host. What happens to them is told to one listener."""
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Protocol
 
@@ -19,6 +20,8 @@ from inferd_api.worker.v1 import worker_pb2 as wire
 
 if TYPE_CHECKING:
     from inferd.runtime.opened_files import Opening
+
+MOST_ENDED = 1024  # workers whose logs are still found on their hosts
 
 log = structlog.get_logger()
 
@@ -41,6 +44,7 @@ class Supervisor:
 
     Attributes:
         workers: By instance.
+        ended: Of those that ended last, where they were and their logs are.
         measuring: Workers that hold no instance and only tell what a model needs.
         times: How long what of them may take.
         launchers: Who starts workers, by host.
@@ -53,6 +57,7 @@ class Supervisor:
 
     def __init__(self, *, times: WorkerTimes, launchers: Mapping[HostId, Launcher], listener: WorkerListener) -> None:
         self.workers: dict[InstanceId, Worker] = {}
+        self.ended: OrderedDict[InstanceId, tuple[HostId, str]] = OrderedDict()
         self.measuring: set[Worker] = set()
         self.times = times
         self.launchers = dict(launchers)
@@ -60,12 +65,23 @@ class Supervisor:
         self._listener = listener
 
     def start(
-        self, group: asyncio.TaskGroup, instance_id: InstanceId, load: wire.KernelFrame, *, host_id: HostId = LOCAL_HOST
+        self,
+        group: asyncio.TaskGroup,
+        instance_id: InstanceId,
+        load: wire.KernelFrame,
+        *,
+        host_id: HostId = LOCAL_HOST,
+        launcher: Launcher | None = None,
     ) -> None:
-        """Start a worker that carries out `load`; its life is a task of `group`."""
+        """Start a worker that carries out `load`; its life is a task of `group`. The `launcher` is that of its host."""
         listener = self._listener
         worker = self.workers[instance_id] = self.make(
-            instance_id, load, host_id=host_id, on_frame=listener.worker_frame, on_memory=listener.worker_memory
+            instance_id,
+            load,
+            host_id=host_id,
+            on_frame=listener.worker_frame,
+            on_memory=listener.worker_memory,
+            launcher=launcher,
         )
         group.create_task(self._live(worker), name=f"worker {instance_id}")
 
@@ -85,6 +101,10 @@ class Supervisor:
         here = (w for w in (*self.workers.values(), *self.measuring) if w.host_id == LOCAL_HOST)
         return {worker.pid for worker in here if worker.pid}
 
+    def launcher_of(self, host_id: HostId) -> Launcher:
+        """Who starts workers on a host."""
+        return self.launchers.get(host_id) or NoLauncher(host_id)
+
     def make(
         self,
         instance_id: InstanceId,
@@ -93,17 +113,18 @@ class Supervisor:
         host_id: HostId = LOCAL_HOST,
         on_frame: Callable[[InstanceId, wire.WorkerFrame, Arrived], None],
         on_memory: Callable[[InstanceId, int], None],
+        launcher: Launcher | None = None,
     ) -> Worker:
         """A worker with times as all have; to be run by the caller."""
         return Worker(
             instance_id,
             host_id=host_id,
-            launcher=self.launchers.get(host_id, NoLauncher(host_id)),
+            launcher=launcher or self.launcher_of(host_id),
             load=load,
             times=self.times,
             on_frame=on_frame,
             on_memory=on_memory,
-            opening=self.opening,
+            opening=self.opening if launcher is None else nothing_to_open,  # an adopted one has loaded them
         )
 
     async def _live(self, worker: Worker) -> None:
@@ -114,5 +135,8 @@ class Supervisor:
             why = f"it could not be ended in order: {words_of(error)}"
         finally:
             del self.workers[worker.instance_id]
+            self.ended[worker.instance_id] = worker.host_id, worker.log_path
+            if len(self.ended) > MOST_ENDED:
+                self.ended.popitem(last=False)
         log.info("worker exited", instance_id=worker.instance_id, pid=worker.pid, why=why)
         self._listener.worker_exited(worker.instance_id, why, worker.log_path)

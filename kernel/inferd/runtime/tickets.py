@@ -17,7 +17,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from inferd.core.ids import DEFAULT_TENANT
-from inferd.core.principal import ANY, LOCAL, Principal
+from inferd.core.principal import ANY, HOSTS, LOCAL, Principal
 from inferd.errors import UnauthenticatedError
 from inferd.runtime.login import NOBODY, Login
 
@@ -33,7 +33,7 @@ BEGINS: Final = "it_"
 SECRET_BYTES: Final = 32
 NAME_FORM: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 """Of a user's name that can be that of a tenant; others go by their number."""
-TAKEN: Final = (DEFAULT_TENANT, LOCAL, *NOBODY.principal.tenants)
+TAKEN: Final = (DEFAULT_TENANT, LOCAL, HOSTS, *NOBODY.principal.tenants)
 
 
 class _Held(NamedTuple):
@@ -85,8 +85,8 @@ class Tickets:
         principal, apart = (
             principal_of(uid, name, self._settings, identities=self._identities, apart=each) for each in (False, True)
         )
-        login = Login(principal=principal)
-        other = None if apart == principal else Login(principal=apart)
+        login = Login(principal=principal, uid=uid)
+        other = None if apart == principal else Login(principal=apart, uid=uid)
         self._held[digest] = _Held(uid, name, self._now() + self.holds_s, login, other)
         self._of.setdefault(uid, deque()).append(digest)
         return ticket

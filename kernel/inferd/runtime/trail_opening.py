@@ -52,6 +52,7 @@ async def opened_trail(settings: Audit, driver: Driver, folder: Path, *, started
 
     trail = Trail(settings, writer, keeper, public=public, wall=time.time, steady=time.monotonic, goes_on=goes_on)
     driver.trail = trail
+    driver.watchers.seers.append(trail.see)
     if keeper is not None:
         keeper.trail = trail
     trail.begin(found, started)

@@ -1,5 +1,6 @@
 """Those who watch tasks, models and leases, and how they hear of what the core has changed."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import structlog
@@ -17,6 +18,8 @@ from inferd.runtime.task_lists import TaskLists
 
 NO_USAGE = Usage()
 
+Ender = Callable[[changes.TaskChanged, Finished], None]
+
 log = structlog.get_logger()
 
 
@@ -29,14 +32,18 @@ class Watchers:
         leases: Changes of leases by id, and of the lines that they wait in by name, which is no id.
         hosts: Changes of hosts, and of the instances on them.
         used: What is to be told to the core of tasks that have ended without a worker's word of what they used.
+        seers: Who is told of each change, before anybody who watches.
+        enders: Who is told how each task ended, and what it cost; as given.
     """
 
-    def __init__(self, views: Views, streams: Streams, supervisor: Supervisor) -> None:
+    def __init__(self, views: Views, streams: Streams, supervisor: Supervisor, enders: list[Ender]) -> None:
         self.tasks = TaskLists()
         self.models = Signals[ModelName]()
         self.leases = Signals[str]()
         self.hosts = Signal()
         self.used: list[events.TaskUsed] = []
+        self.seers: list[Callable[[changes.Change], None]] = []
+        self.enders = enders
         self._views = views
         self._streams = streams
         self._supervisor = supervisor
@@ -48,17 +55,24 @@ class Watchers:
         self.leases.notify_all()
         self.hosts.notify()
 
-    def tell(self, news: commands.News) -> None:
-        """Tell what is no change of a record."""
-        match news:
-            case commands.TellQueued(task_id, position, eta_s):
-                self._streams.get(task_id).tell(Queued(position, eta_s))
+    def see(self, said: commands.Command | changes.Change) -> None:
+        """Tell those who watch, in the order in which the core has said it."""
+        match said:
+            case changes.Change():
+                self.wake(said)
+            case commands.TellQueued(task_id, position, eta_s, why):
+                self._streams.get(task_id).tell(Queued(position, eta_s, why))
             case commands.TellGrowth(instance_id, memory_bytes, need_bytes):
                 told = {"instance_id": instance_id, "memory_bytes": memory_bytes, "need_bytes": need_bytes}
                 log.warning("a worker takes far more memory than was measured, or no longer does", **told)
 
     def wake(self, change: changes.Change) -> None:
         """Tell those who watch what has changed."""
+        for see in self.seers:
+            see(change)
+        self._wake(change)
+
+    def _wake(self, change: changes.Change) -> None:
         match change:
             case changes.TaskAccepted(spec):
                 self.tasks.note(spec.tenant, spec.task_id)
@@ -111,4 +125,7 @@ class Watchers:
             first_output_at=stream.first_output_at,
             memory_bytes=worker.memory_bytes if worker is not None else 0,
         )
-        self._streams.finish(change.task_id, Finished(outcome, receipt))
+        finished = Finished(outcome, receipt)
+        self._streams.finish(change.task_id, finished)
+        for told in self.enders:
+            told(change, finished)

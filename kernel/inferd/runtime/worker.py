@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from inferd import __version__
+from inferd.core.host import LOCAL_HOST
 from inferd.core.ids import HostId, InstanceId
 from inferd.core.resources import HOST_DEVICE
-from inferd.core.vigil import Vigil, WorkerTimes
+from inferd.core.vigil import Doing, Vigil, WorkerTimes
 from inferd.errors import InferdError, words_of
 from inferd.runtime.frames import proceed_frame, read_pulse, read_sandbox
 from inferd.runtime.launcher import Launcher, WorkerLink
@@ -18,6 +18,7 @@ from inferd.runtime.link import Arrived
 from inferd.runtime.opened_files import nothing_to_open
 from inferd.runtime.signal import Signal
 from inferd.shared import Memory
+from inferd.skew import skew_words, works_with
 from inferd_api.worker.v1 import sandbox_pb2
 from inferd_api.worker.v1 import worker_pb2 as wire
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from inferd.runtime.opened_files import Opening
 
 TOLD_CHANGE = 0.01  # of the resident memory: a smaller one is not told
+ASKED = 3.0  # a worker elsewhere that seems well is asked so often at least within the time that it may be silent
 
 
 class Worker:
@@ -35,6 +37,9 @@ class Worker:
     `on_memory` is told the resident memory of a worker that computes on its host's processor, with each heartbeat that
     finds it changed, from when its model is loaded: loading takes more for a while. What a worker takes of another
     device is not seen in it.
+
+    It is asked with each heartbeat. One of another host that is idle, or has told of a step since the last one, is
+    spared some of these: to ask and to be answered costs the kernel as much as a step does.
 
     Attributes:
         instance_id: The instance that it holds.
@@ -81,6 +86,10 @@ class Worker:
         self._vigil = Vigil(times, 0.0)  # begins when the process runs
         self._hangs = False
         self._pings = 0
+        self._idle = self._got_on = False  # as it said last, and nothing was sent since; since the last heartbeat
+        self._spared = 0  # heartbeats in a row
+        far = host_id != LOCAL_HOST
+        self._most_spared = max(0, int(times.heartbeat_timeout_s / times.heartbeat_s / ASKED) - 1) if far else 0
 
     @property
     def pid(self) -> int:
@@ -96,6 +105,7 @@ class Worker:
 
     def send(self, frame: wire.KernelFrame, memories: Sequence[Memory] = ()) -> None:
         """Send a frame and the memories that it speaks of; lost when the worker is gone."""
+        self._idle = False
         if self._link is not None:
             self._link.send(frame, memories)
 
@@ -149,8 +159,7 @@ class Worker:
             if (why := self._vigil.beat(loop.time())) and not self._closed:
                 self._hangs = True
                 return why
-            self._pings += 1
-            self.send(wire.KernelFrame(ping=wire.Ping(nonce=self._pings)))
+            self._ask()
         if self._ended and not self._closed:
             return self._ended
         self.send(wire.KernelFrame(stop=self._order))
@@ -158,6 +167,14 @@ class Worker:
         while not self._closed and not self._ended and loop.time() < deadline:
             await self._wait(deadline - loop.time())
         return self._closed or self._ended or "it did not stop in time"
+
+    def _ask(self) -> None:
+        """Ask how it is, if it is its turn."""
+        seems_well, self._got_on = self._idle or self._got_on, False
+        self._spared = self._spared + 1 if seems_well and self._spared < self._most_spared else 0
+        if not self._spared and self._link is not None:
+            self._pings += 1
+            self._link.send(wire.KernelFrame(ping=wire.Ping(nonce=self._pings)))
 
     async def _wait(self, limit_s: float) -> None:
         with suppress(TimeoutError):
@@ -170,9 +187,11 @@ class Worker:
         if kind is None or kind == "pong":  # none: a part of a frame has come, or gone
             self._feel(frame)
             return
-        if kind == "hello":
-            if frame.hello.version != __version__:
-                self._note_closed(f"it is of version {frame.hello.version}, the kernel of {__version__}")
+        if kind == "step":
+            self._got_on = True
+        elif kind == "hello":
+            if not works_with(frame.hello.version):
+                self._note_closed(skew_words("it", frame.hello.version))
                 return
             self._allow_silence(self._times.start_timeout_s)  # in its sandbox it begins to import
             self.send(self._load)
@@ -198,7 +217,9 @@ class Worker:
 
     def _feel(self, frame: wire.WorkerFrame) -> None:
         if frame.HasField("pong"):
-            self._vigil.feel(read_pulse(frame.pong))
+            pulse = read_pulse(frame.pong)
+            self._idle = pulse.doing is Doing.IDLE
+            self._vigil.feel(pulse)
             self.memory_bytes = frame.pong.memory_bytes
             if self._loaded:
                 self._tell_memory()

@@ -90,6 +90,7 @@ class Sandbox:
             rules.allow(told(network=order.network), landlock.READ)
             rules.allow(map(Path, order.reads), landlock.READ)
             rules.allow(map(Path, order.writes), landlock.WRITE)
+            rules.allow(map(Path, order.shares), landlock.SHARE)
             rules.allow(map(Path, (*DEVICES, *order.devices)), landlock.USE | landlock.READ)
             rules.enforce()
         except OSError as error:

@@ -21,6 +21,8 @@ _EXECUTE: Final = 1 << 0  # linux/landlock.h: rights to files
 _WRITE_FILE: Final = 1 << 1
 _READ_FILE: Final = 1 << 2
 _READ_DIR: Final = 1 << 3
+_REMOVE_FILE: Final = 1 << 5
+_MAKE_FILE: Final = 1 << 8
 _TRUNCATE: Final = 1 << 14
 _IOCTL_DEV: Final = 1 << 15
 _OF_FILES: Final = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE | _IOCTL_DEV
@@ -38,6 +40,9 @@ _DEVICE_NODES: Final = 1 << 6 | 1 << 11
 _SOCKETS: Final = 1 << 9
 WRITE: Final = ((1 << 16) - 1) & ~(_EXECUTE | _IOCTL_DEV | _DEVICE_NODES | _SOCKETS)
 """All that is done in a folder of one's own: neither devices nor sockets are made there."""
+
+SHARE: Final = _READ_FILE | _WRITE_FILE | _MAKE_FILE | _REMOVE_FILE | _TRUNCATE
+"""All that is done with files in a folder that others use, too: by names that one knows, for none can be listed."""
 
 TRUNCATES: Final = 3
 """The version from which it forbids that files are cut."""

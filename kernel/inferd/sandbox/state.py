@@ -92,6 +92,7 @@ class Order:
     Attributes:
         reads: Files and folders that it reads: its model, what its settings name.
         writes: Folders that it writes to, its scratch first.
+        shares: Folders in which it makes files for others, and opens those that it knows the names of.
         devices: Device files that it uses.
         network: Whether its backend asks for the network.
         loopback: Whether it and its children reach each other through a network that has nothing else.
@@ -103,6 +104,7 @@ class Order:
 
     reads: tuple[str, ...] = ()
     writes: tuple[str, ...] = ()
+    shares: tuple[str, ...] = ()
     devices: tuple[str, ...] = ()
     network: bool = False
     loopback: bool = False

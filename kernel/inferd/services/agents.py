@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import aclosing
+import math
+import random
+from contextlib import AsyncExitStack, aclosing
 from typing import TYPE_CHECKING, Any
 
 import grpc
+import structlog
 
 from inferd.core.host import HostBackend, HostFacts
 from inferd.core.ids import HostId
 from inferd.errors import InvalidFieldError
+from inferd.runtime.far.folders import folder_of
 from inferd.runtime.far.host import Facts, is_device_name
 from inferd.runtime.front.exports import PIECE_BYTES
+from inferd.skew import ADOPT
 from inferd_api.agent.v1 import agent_pb2 as ap
 from inferd_api.agent.v1 import agent_service_pb2 as asp
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from inferd.core.model import ModelSpec
     from inferd.runtime.far.exchange import Exchange
+    from inferd.runtime.far.host import FarHost
     from inferd.runtime.far.worker import FarWorker
     from inferd.runtime.front.agents import Agents as Front
     from inferd.runtime.front.exports import ExportedFile, Exports
@@ -27,6 +34,12 @@ if TYPE_CHECKING:
 
 DIGEST = 32  # bytes of a SHA-256
 READY = 1  # of `inferd.v1.BackendState`
+MOST_FAILED = 64  # hosts that gave a host nothing, as it says
+PEER_LOOK_S, PEER_MOST_LOOK_S, SLOWER = 0.25, 4.0, 1.5
+"""Between two looks at who can give a model: at first, later, and how much later with each: thousands may wait."""
+QUEUED_S = 5.0  # between two words to a host in the line for files that it is in it
+
+log = structlog.get_logger()
 
 
 class Agents:
@@ -38,8 +51,8 @@ class Agents:
 
     async def Join(self, request: asp.JoinRequest, call: Call) -> asp.JoinResponse:  # noqa: N802 - the wire's name
         """Make a host known."""
-        credential = await self._agents.join(call.admission.login, request.name)
-        return asp.JoinResponse(name=request.name, credential=credential)
+        credential = await self._agents.join(call.admission.login, request.name, request.secret)
+        return asp.JoinResponse(name=request.name, credential=credential, keyring_id=self._agents.keyring_id)
 
     async def Attach(self, _: Any, call: Call) -> None:  # noqa: N802 - the wire's name
         """The stream of a host."""
@@ -56,7 +69,11 @@ class Agents:
         )
         hosts = self._agents.hosts
         welcome = asp.AttachWelcome(
-            kernel=hosts.kernel, epoch=host.epoch, bounds=host.bounds, kernel_epoch=hosts.kernel_epoch()
+            kernel=hosts.kernel,
+            epoch=host.epoch,
+            bounds=host.bounds,
+            kernel_epoch=hosts.kernel_epoch(),
+            features=[ADOPT],
         )
         await call.write(asp.AttachResponse(welcome=welcome, parcels=ap.Parcels(received=host.control.received)))
         resumed = (opening.kernel, opening.epoch) == (hosts.kernel, host.epoch)
@@ -73,19 +90,64 @@ class Agents:
 
     async def FetchModel(self, request: asp.FetchModelRequest, call: Call) -> None:  # noqa: N802 - the wire's name
         """The files of the model that a worker is to load."""
-        worker, exports = self._find(request.opening, call), self._exports
+        worker, exports, front = self._find(request.opening, call), self._exports, self._agents
         had = frozenset(request.had_pieces[at : at + DIGEST] for at in range(0, len(request.had_pieces), DIGEST))
         most_bytes = worker.exchange.bounds.parcel_bytes
-        with self._agents.fetches.place():
-            async with exports.cut_short(), exports.for_host(self._agents.spec_of(worker)) as files:
-                for file in files:
-                    await call.write(asp.FetchModelResponse(file=_write_file(file)))
-                if request.only_names:
+        host, spec, peers = front.hosts.attached[HostId(request.opening.host)], front.spec_of(worker), front.hosts.peers
+        async with exports.cut_short(), AsyncExitStack() as stack:
+            if not request.only_names:
+                if request.peers and await self._tell_peer(request, call, host, spec):
                     return
-                async with aclosing(exports.pieces(files, had)) as pieces:
-                    async for piece in pieces:
-                        for at in range(0, len(piece), most_bytes):
-                            await call.write(asp.FetchModelResponse(chunk=piece[at : at + most_bytes]))
+                peers.done(host.name)
+                stack.enter_context(peers.coming(spec.file_version, host))
+            turn = await stack.enter_async_context(front.fetches.turn(host.name, waits=request.waits))
+            while not await turn.wait(QUEUED_S):
+                await self._say_queued(request, call, turn.ahead)
+            files = await stack.enter_async_context(exports.for_host(spec))
+            for file in files:
+                await self._give(call, asp.FetchModelResponse(file=_write_file(file)))
+            if request.only_names:
+                return
+            async with aclosing(exports.pieces(files, had)) as pieces:
+                async for piece in pieces:
+                    for at in range(0, len(piece), most_bytes):
+                        await self._give(call, asp.FetchModelResponse(chunk=piece[at : at + most_bytes]))
+
+    async def _tell_peer(self, request: asp.FetchModelRequest, call: Call, host: FarHost, spec: ModelSpec) -> bool:
+        """Name another host that gives the model, once one can; False where none will in time."""
+        peers, failed, loop = self._agents.hosts.peers, request.failed_hosts[:MOST_FAILED], asyncio.get_running_loop()
+        if not peers.expects(spec.file_version, host, failed):
+            return False
+        async with self._exports.for_host(spec) as files:
+            folder = folder_of((file.name, file.digest) for file in files)
+        until, told_at, look_s = loop.time() + self._agents.peer_wait_s, -math.inf, PEER_LOOK_S
+        with peers.waiting(host) as may_wait:
+            while may_wait and peers.expects(spec.file_version, host, failed) and loop.time() < until:
+                if (peer := peers.find(spec.file_version, folder, host, failed)) is not None:
+                    await self._give(call, asp.FetchModelResponse(peers=asp.FilePeers(peers=[peer])))
+                    return True
+                if loop.time() - told_at >= QUEUED_S:
+                    await self._say_queued(request, call, 1)
+                    told_at = loop.time()
+                await asyncio.sleep(look_s * random.uniform(0.5, 1.0))  # noqa: S311  # nosec B311 - many look
+                look_s = min(PEER_MOST_LOOK_S, look_s * SLOWER)
+        return False
+
+    async def _say_queued(self, request: asp.FetchModelRequest, call: Call, ahead: int) -> None:
+        self._find(request.opening, call)  # or it has been given up meanwhile
+        await self._give(call, asp.FetchModelResponse(queued=asp.FetchQueued(ahead=ahead)))
+
+    async def _give(self, call: Call, part: asp.FetchModelResponse) -> None:
+        """Send a part of a model; an agent that takes nothing of it for too long loses its turn, and asks again."""
+        idle_s = self._agents.fetch_idle_s
+        try:
+            async with asyncio.timeout(idle_s) as limit:
+                await call.write(part)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            log.warning("a host takes nothing of a model", principal=call.caller.principal.name, idle_s=idle_s)
+            raise asyncio.CancelledError from None  # what it was sent is still under way: no status goes behind that
 
     def _find(self, opening: asp.CarryOpening, call: Call) -> FarWorker:
         """The worker of a stream.
@@ -161,4 +223,6 @@ def _read_facts(facts: ap.HostFacts) -> Facts:
         told=HostFacts(labels=dict(facts.labels), version=facts.version, backends=tuple(backends)),
         pid=facts.pid,
         log_folder=facts.log_folder,
+        packages={each.name: each.package for each in facts.backends if each.state == READY},
+        files=facts.files,
     )

@@ -7,7 +7,7 @@ from typing import TypeVar
 from inferd.core.ids import DEFAULT_TENANT
 from inferd.core.key import Key
 from inferd.core.policy import ALL_KINDS, ALL_VERBS, ResourceKind, Rule, Verb
-from inferd.core.principal import ANY, LOCAL, Principal
+from inferd.core.principal import ANY, HOSTS, LOCAL, Principal
 from inferd.errors import InvalidFieldError
 from inferd.runtime.front import auth as front
 from inferd.runtime.login import NOBODY
@@ -135,6 +135,9 @@ def _read_principal(wanted: pb.Key) -> Principal:
     for role in wanted.roles:
         _check(role, ROLE_FORM, "key.roles", "1 to 64 of letters, digits, '.', '_' and '-' each")
     for tenant in wanted.tenants:
+        if tenant == HOSTS:
+            message = f"key.tenants has {HOSTS!r}, which is that of agents of hosts; choose another name"
+            raise InvalidFieldError(message, field="key.tenants")
         if tenant != ANY:
             _check(tenant, TENANT_FORM, "key.tenants", "1 to 64 of letters, digits, '.', '_' and '-' each, or '*'")
     tenants = tuple(dict.fromkeys(wanted.tenants)) or (DEFAULT_TENANT,)

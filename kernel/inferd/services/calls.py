@@ -1,16 +1,18 @@
 """A call under way: who makes it, by what it carries besides its message, and the stream of its answers."""
 
+import asyncio
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from inferd.core.ids import NO_LEASE, LeaseId, Tenant
-from inferd.core.principal import Principal
+from inferd.core.principal import HOSTS, Principal
 from inferd.errors import InferdError, InvalidFieldError, PermissionDeniedError
 from inferd.runtime.clock import Clock
 from inferd.runtime.front.access import Admission
 from inferd.runtime.front.caller import Caller
+from inferd.runtime.telemetry.trace_context import TRACEPARENT
 
 if TYPE_CHECKING:
     import grpc
@@ -35,13 +37,15 @@ class Call:
         caller: Who makes it.
         admission: What it may do.
         read: Takes the next message of a stream.
-        write: Sends a message of a stream; no generator between.
+        write: Sends a message of a stream; no generator between. To be had anew for each: the first goes another way.
         take: What `read` gave has to go through it before anything looks at the models that it names: it bounds a
             request, puts the models' own names in the place of aliases, and holds them against the rules.
         refused: Told of the error of an order that is refused, while the call goes on.
+        peer: Gives where it came from, as gRPC writes it.
+        metadata: Gives what it carries besides its messages.
     """
 
-    __slots__ = ("admission", "caller", "read", "refused", "take", "write")
+    __slots__ = ("_first", "_send", "admission", "caller", "metadata", "peer", "read", "refused", "take", "write")
 
     def __init__(  # noqa: PLR0917 - of one call
         self,
@@ -55,9 +59,30 @@ class Call:
         self.caller = caller
         self.admission = admission
         self.read = context.read
+        self.peer = context.peer
+        self.metadata = context.invocation_metadata
         self.take = take
         self.refused = refused
-        self.write = context.write if serialize is None else _serializing(context.write, serialize)
+        self._send: Any = context.write if serialize is None else _serializing(context.write, serialize)
+        self._first: asyncio.Future[None] | None = None
+        self.write: Callable[[Any], Awaitable[None]] = self._begin
+
+    async def _begin(self, message: Any) -> None:
+        """Send the first message to its end, whatever becomes of who sends it.
+
+        gRPC sends the head of a stream with it, and takes the head for not sent until that is done: a call that ended
+        before could not be told why, as its status would go with a second head, which is refused.
+        """
+        self._first = asyncio.ensure_future(self._send(message))
+        self._first.add_done_callback(lambda done: done.cancelled() or done.exception())  # whoever waited has it
+        await asyncio.wait((self._first,))
+        self.write = self._send
+        self._first.result()
+
+    async def begun(self) -> None:
+        """Wait until a first message that is being sent has gone, so that a status can follow it."""
+        if self._first is not None:
+            await asyncio.wait((self._first,))
 
 
 def _serializing(write: Callable[[Any], Awaitable[None]], serialize: Callable[[Any], bytes]) -> Any:
@@ -76,12 +101,14 @@ class Said:
         tenant: Whose call it is.
         lease_id: The lease under which it is made.
         correlation: By which its client finds it in the audit trail.
+        trace: Of which trace it is a part, as W3C's `traceparent`; what is none counts as nothing said.
     """
 
     login: str = field(default="", repr=False)
     tenant: str = ""
     lease_id: str = ""
     correlation: str = ""
+    trace: str = ""
 
 
 def read_said(context: Context) -> Said:
@@ -90,7 +117,7 @@ def read_said(context: Context) -> Said:
     Raises:
         InvalidFieldError: The tenant is no name, or the lease or the correlation no id.
     """
-    login = tenant = lease_id = correlation = ""
+    login = tenant = lease_id = correlation = trace = ""
     for key, value in context.invocation_metadata() or ():
         if key == TENANT_KEY and not tenant:
             tenant = _checked(key, value, TENANT_FORM, "letters, digits, '.', '_' and '-'")
@@ -100,7 +127,9 @@ def read_said(context: Context) -> Said:
             login = value if isinstance(value, str) else value.decode(errors="replace")
         elif key == CORRELATION_KEY and not correlation:
             correlation = _checked(key, value, TENANT_FORM, "letters, digits, '.', '_' and '-'")
-    return Said(login, tenant, lease_id, correlation)
+        elif key == TRACEPARENT and not trace and isinstance(value, str):
+            trace = value
+    return Said(login, tenant, lease_id, correlation, trace)
 
 
 def caller_of(said: Said, principal: Principal, context: Context, clock: Clock) -> Caller:
@@ -109,13 +138,19 @@ def caller_of(said: Said, principal: Principal, context: Context, clock: Clock) 
     Raises:
         PermissionDeniedError: It names another tenant.
     """
+    tenant = Tenant(said.tenant) if said.tenant else principal.tenant
+    if tenant == HOSTS and not principal.is_of_hosts:
+        raise PermissionDeniedError(
+            f"tenant {HOSTS!r} is that of agents of hosts; {principal.name!r} may name another one in {TENANT_KEY}",
+            metadata={"principal": principal.name, "tenant": HOSTS},
+        )
     if said.tenant and not principal.has(said.tenant):
         raise PermissionDeniedError(
             f"{principal.name!r} may not ask for tenant {said.tenant!r}; name one that it has, or none in {TENANT_KEY}",
             metadata={"principal": principal.name, "tenant": said.tenant},
         )
     return Caller(
-        tenant=Tenant(said.tenant) if said.tenant else principal.tenant,
+        tenant=tenant,
         principal=principal,
         lease_id=LeaseId(said.lease_id) if said.lease_id else NO_LEASE,
         deadline=_read_deadline(context, clock),

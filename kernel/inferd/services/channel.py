@@ -6,15 +6,20 @@ IDENTITY = 1  # a set of algorithms, as bits: none but that which compresses not
 PING_SLACK = 0.9  # of the time between two pings: one may be held up on its way and the next one not
 
 
-def channel_options(limits: Limits) -> tuple[tuple[str, int], ...]:
-    """What gRPC is told of the bounds: where it refuses by itself it gives no reason, so ours come first."""
+def channel_options(limits: Limits, host_connections: int = 0) -> tuple[tuple[str, int], ...]:
+    """What gRPC is told of the bounds: where it refuses by itself it gives no reason, so ours come first.
+
+    Args:
+        limits: The bounds.
+        host_connections: For agents of hosts, beyond those of clients: nobody can tell them apart as they come.
+    """
     ping_interval_ms = int(limits.ping_interval_s * 1000 * PING_SLACK)
     return (
         ("grpc.max_receive_message_length", limits.message_bytes),
         ("grpc.max_send_message_length", limits.message_bytes),
         ("grpc.max_metadata_size", limits.metadata_bytes),
         ("grpc.max_concurrent_streams", limits.concurrent_streams),
-        ("grpc.max_allowed_incoming_connections", limits.connections),
+        ("grpc.max_allowed_incoming_connections", limits.connections + host_connections),
         ("grpc.max_connection_idle_ms", int(limits.connection_idle_s * 1000)),
         ("grpc.server_handshake_timeout_ms", int(limits.handshake_s * 1000)),
         # A message of four megabytes can be four gigabytes when it is inflated, which nothing bounds: none is.

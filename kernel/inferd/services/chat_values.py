@@ -6,7 +6,8 @@ from typing import Any
 
 from google.protobuf.json_format import MessageToDict
 
-from inferd.errors import InvalidFieldError, LimitExceededError, UnsupportedInputError
+from inferd.errors import InvalidFieldError, LimitExceededError
+from inferd.services.image_values import read_image
 from inferd_api.v1 import task_pb2 as pb
 from inferd_api.worker.v1 import task_pb2 as work
 
@@ -28,7 +29,7 @@ def read_chat(chat: pb.ChatPrompt, *, at: str) -> work.Chat:
 
     Raises:
         InvalidFieldError: A field is missing, contradicts another, or has a value outside what it allows.
-        UnsupportedInputError: A part is an image.
+        UnsupportedInputError: A part is an image that is somewhere else.
     """
     if not chat.messages:
         raise InvalidFieldError(f"{at}.messages is empty; give one at least", field=f"{at}.messages")
@@ -37,8 +38,11 @@ def read_chat(chat: pb.ChatPrompt, *, at: str) -> work.Chat:
         message = "add_generation_prompt begins an answer and continue_final_message goes on with one; set one of them"
         raise InvalidFieldError(message, field=field)
     asked = chat.add_generation_prompt if chat.HasField("add_generation_prompt") else not chat.continue_final_message
+    files: list[bytes] = []
+    messages = [_read_message(message, f"{at}.messages[{n}]", files) for n, message in enumerate(chat.messages)]
     return work.Chat(
-        messages=[_read_message(message, f"{at}.messages[{n}]") for n, message in enumerate(chat.messages)],
+        messages=messages,
+        pictures=[work.Picture(data=file) for file in files],
         tools_json=chat.tools_json,
         variables_json=_read_variables(chat, f"{at}.template_variables"),
         no_generation_prompt=not asked,
@@ -47,7 +51,8 @@ def read_chat(chat: pb.ChatPrompt, *, at: str) -> work.Chat:
     )
 
 
-def _read_message(m: pb.ChatMessage, at: str) -> work.Message:
+def _read_message(m: pb.ChatMessage, at: str, files: list[bytes]) -> work.Message:
+    """A message; the files of its images go behind `files`."""
     if not m.role:
         raise InvalidFieldError(f'{at}.role is empty; for example "user"', field=f"{at}.role")
     if not ROLE.fullmatch(m.role):
@@ -60,25 +65,25 @@ def _read_message(m: pb.ChatMessage, at: str) -> work.Message:
     if not says and not m.tool_call_id:  # the result of a tool may be nothing
         message = f"{at}.content is empty, and there are no parts and no tool calls; a message must say something"
         raise InvalidFieldError(message, field=f"{at}.content")
+    kinds = [part.WhichOneof("kind") for part in m.parts]
+    images = [n for n, kind in enumerate(kinds) if kind == "image"]
+    files += [read_image(m.parts[n].image, f"{at}.parts[{n}]") for n in images]
     return work.Message(
         role=m.role,
         content=m.content,
         name=m.name,
         tool_calls_json=m.tool_calls_json,
         tool_call_id=m.tool_call_id,
-        parts=[_read_part(part, f"{at}.parts[{n}]") for n, part in enumerate(m.parts)],
+        parts=[_read_text(part, f"{at}.parts[{n}]") for n, part in enumerate(m.parts) if kinds[n] != "image"],
+        images=images,
         reasoning_content=m.reasoning_content if m.HasField("reasoning_content") else None,
     )
 
 
-def _read_part(part: pb.ContentPart, at: str) -> str:
-    match part.WhichOneof("kind"):
-        case "text":
-            return part.text
-        case "image":
-            raise UnsupportedInputError(f"{at} is an image; no backend reads images yet: leave it out", field=at)
-        case _:
-            raise InvalidFieldError(f"{at} is empty; set its text", field=at)
+def _read_text(part: pb.ContentPart, at: str) -> str:
+    if part.WhichOneof("kind") is None:
+        raise InvalidFieldError(f"{at} is empty; set its text or its image", field=at)
+    return part.text
 
 
 def _read_variables(chat: pb.ChatPrompt, at: str) -> str:

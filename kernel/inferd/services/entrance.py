@@ -13,11 +13,12 @@ from google.protobuf.message import DecodeError, Message
 from grpc_status import rpc_status
 
 from inferd.core.policy import ResourceKind
-from inferd.core.principal import LOCAL
+from inferd.core.principal import HOST, HOSTS, LOCAL
 from inferd.errors import InferdError, InternalError, InvalidFieldError, LimitExceededError
 from inferd.runtime.login import NOBODY
+from inferd.runtime.telemetry.trace_context import CALL
 from inferd.services.aliases import OwnNames
-from inferd.services.calls import Call, Context, caller_of, read_said
+from inferd.services.calls import Call, Context, Said, caller_of, read_said
 from inferd.services.insight import CALLER, Incidents, Insight
 from inferd.services.rates import Rates
 from inferd.services.required import check_required
@@ -28,7 +29,9 @@ from inferd_api.v1 import task_service_pb2 as ts
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
+    from inferd.core.principal import Principal
     from inferd.runtime.front.access import Admission, Names
+    from inferd.runtime.front.bounds import Calls
     from inferd.runtime.front.caller import Caller
     from inferd.runtime.front.front import Front
     from inferd.services.extents import Extents
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
     Handler = grpc.RpcMethodHandler[Any, Any]
 
 RUN_TASK = "/inferd.v1.TaskService/RunTask"
+STREAM_INFER = "/inference.GRPCInferenceService/ModelStreamInfer"
 REPEATABLE = (ts.CreateTaskRequest, ts.RunTaskRequest)  # with the same `request_id` they find what they made
 
 log = structlog.get_logger()
@@ -72,7 +76,7 @@ class Entrance(grpc.aio.ServerInterceptor):
         message_limit_bytes: int,
         calls_per_s: float = 0.0,
     ) -> None:
-        self._calls = front.calls
+        self._calls, self._host_calls = front.calls, front.agents.calls
         self._access = front.access
         self._admitted = front.access.admitted
         self._logins = logins
@@ -149,13 +153,13 @@ class Entrance(grpc.aio.ServerInterceptor):
         context: Context,
         write: Callable[[Any], bytes] | None,
     ) -> Any:
-        peer = context.peer()
+        peer, made = context.peer(), None
         note = self._notes.begin(policy, peer)
         try:
             if not peer.startswith(UNIX):
                 self._rates.take(peer)
             said = read_said(context)
-            note.correlation = said.correlation
+            _mark(note, said)
             if policy.policy.kind is ResourceKind.HEALTH:  # whether it needs a login depends on what it asks
                 request = _read(read, request)
             login = self._logins.read(said.login, peer, policy.policy, request, context.auth_context)
@@ -164,8 +168,8 @@ class Entrance(grpc.aio.ServerInterceptor):
             if peer.startswith(UNIX) and caller.principal.name != LOCAL:  # who has the kernel's own user has all
                 self._rates.take(caller.principal.name)
             CALLER.set(Insight(self._access, caller, self._incidents))
-            counted = f"{caller.tenant} {policy.method}" if login.principal is NOBODY.principal else caller.tenant
-            self._calls.take(counted)
+            calls, counted = self._counted(policy, login.principal, caller, peer)
+            calls.take(counted)
             try:
                 single = isinstance(request, Message | bytes)
                 async with self._admitted(login, caller.tenant, policy.policy, many=not single) as admission:
@@ -180,23 +184,29 @@ class Entrance(grpc.aio.ServerInterceptor):
                         request = _each(request, partial(take, whole=False))
                     await note.begin()
                     refused = partial(note.fail, is_order=True)
-                    answer = await method(request, Call(caller, context, admission, take, refused, write))
+                    answer = await method(request, made := Call(caller, context, admission, take, refused, write))
                 if isinstance(answer, Message):
                     self._check_size(answer)
                 await note.end(answer)
                 return answer if write is None else write(answer)
             finally:
-                self._calls.give_back(counted)
+                calls.give_back(counted)
         except InferdError as error:  # it may be kept with a task: without its frames, which hold the request
             note.fail(error)
-            await _abort(context, error.with_traceback(None).about(_model_of(request, policy)))
+            await _abort(context, made, error.with_traceback(None).about(_model_of(request, policy)))
         except grpc.aio.BaseError:
             raise
         except Exception as error:
             log.exception("defect in a call", method=getattr(method, "__qualname__", str(method)))
-            await _abort(context, InternalError(f"a defect of inferd: {type(error).__name__}; see its log"))
+            await _abort(context, made, InternalError(f"a defect of inferd: {type(error).__name__}; see its log"))
         finally:
             note.leave()
+
+    def _counted(self, policy: CallPolicy, principal: Principal, caller: Caller, peer: str) -> tuple[Calls, str]:
+        """Where a call is counted, and as whose. Of agents without a name of their own each has its connections."""
+        if policy.policy.kind is ResourceKind.AGENT and principal.has(HOSTS):
+            return self._host_calls, principal.name if principal.name.startswith(HOST) else peer
+        return self._calls, f"{caller.tenant} {policy.method}" if principal is NOBODY.principal else caller.tenant
 
     def _take(
         self,
@@ -222,6 +232,7 @@ class Entrance(grpc.aio.ServerInterceptor):
         is_order = isinstance(request, ts.RunTaskRequest) and policy.method != RUN_TASK
         if is_order:
             policy = self._policies[RUN_TASK]
+        is_order = is_order or policy.method == STREAM_INFER
         self._extents.check(request)
         note.take(request, is_order=is_order)
         if whole:
@@ -247,6 +258,12 @@ async def _each(requests: AsyncIterator[Message], take: Callable[[Message], obje
         yield request
 
 
+def _mark(note: Note, said: Said) -> None:
+    """Have what comes of a call found by what it says: by the audit trail, and by the traces of tasks that it makes."""
+    note.correlation = said.correlation
+    CALL.set(said.trace)
+
+
 def _read(read: Callable[[bytes], Message] | None, request: Any) -> Any:
     """The message that a call was sent, if it was not read yet; a stream as it is.
 
@@ -266,6 +283,8 @@ def _model_of(request: Any, policy: CallPolicy) -> str:
     return policy.one_model(request) if isinstance(request, Message) else ""
 
 
-async def _abort(context: Context, error: InferdError) -> NoReturn:
+async def _abort(context: Context, call: Call | None, error: InferdError) -> NoReturn:
+    if call is not None:
+        await call.begun()
     await context.abort_with_status(rpc_status.to_status(status_of(error)))
     raise AssertionError("abort_with_status returned")

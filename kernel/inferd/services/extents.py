@@ -15,6 +15,7 @@ from google.protobuf.struct_pb2 import Struct
 from inferd.config import Limits
 from inferd.core.host import MOST_BACKENDS, MOST_DEVICES, MOST_LABELS
 from inferd.errors import InferdError, InvalidFieldError, LimitExceededError
+from inferd.explanation_settings import MOST_SPANS
 from inferd.sampling import PARAMETERS
 from inferd.services.required import OUTPUT_ONLY, behaviours
 
@@ -29,11 +30,17 @@ COUNTS = {
     "inferd.v1.TaskSpec.labels": (16, "labels"),
     "inferd.v1.LeaseSpec.labels": (16, "labels"),
     "inferd.v1.LeaseSpec.claims": (16, "claims"),
+    "inferd.v1.Pipeline.steps": (1024, "steps"),
     "inferd.v1.KeepAliveLeasesRequest.lease_ids": (MOST_KEPT_ALIVE, "lease_ids in one message"),
     "inferd.v1.ChatMessage.parts": (MOST_PARTS, "parts"),
     **{f"inferd.v1.SamplingParams.{name}": (each.most, each.nouns) for name, each in PARAMETERS.items() if each.most},
     "inferd.v1.Choice.texts": (MOST_CHOICES, "texts"),
+    "inferd.v1.EvaluationSpec.labels": (256, "labels"),
+    "inferd.v1.ExplanationSpec.spans": (MOST_SPANS, "spans"),
     "inferd.v1.Model.settings": (64, "settings"),
+    "inferd.v1.CreateDatasetRequest.columns": (10_000, "columns"),
+    "inferd.v1.AppendDatasetRequest.parts": (100, "parts"),
+    "inferd.v1.DatasetPart.statistics": (10_000, "statistics"),
     "inferd.v1.UploadModelStart.files": (MOST_MODEL_FILES, "files"),
     "inferd.v1.PlanLoadRequest.settings": (64, "settings"),
     "inferd.agent.v1.HostFacts.labels": (MOST_LABELS, "labels"),
@@ -43,6 +50,10 @@ COUNTS = {
     "inferd.v1.InferInput.outputs": (MOST_ENTRIES, "outputs"),
     "inferd.v1.Tensor.shape": (MOST_ENTRIES, "sizes"),
     "inferd.v1.StringElements.values": (MOST_ENTRIES, "texts"),
+    "inference.ModelInferRequest.inputs": (MOST_ENTRIES, "inputs"),
+    "inference.ModelInferRequest.outputs": (MOST_ENTRIES, "outputs"),
+    "inference.ModelInferRequest.raw_input_contents": (MOST_ENTRIES, "raw contents"),
+    "inference.ModelInferRequest.InferInputTensor.shape": (MOST_ENTRIES, "sizes"),
 }
 """Most entries of lists, by the full name of the field, and what they are."""
 
@@ -51,6 +62,9 @@ READ_BY_NAME = frozenset(
     for name in (
         *("TokenPrompt.token_ids", "DetokenizeRequest.token_ids"),  # from here on `limits.prompt_bytes`
         *("TaskSpec.prompt", "TokenizeRequest.prompt", "CountTokensRequest.prompt"),
+        *("CreatePipelineRunRequest.json", "CreatePipelineRunRequest.labels"),
+        *("CallInput.input", "DatasetLineage.parameters_json", "DatasetColumn.type", "EvaluationSpec.rubric"),
+        *(f"ExplanationSpec.{name}" for name in ("prompt", "answer", "against")),
         *("OptimizeModelRequest.text", "ChatPrompt.tools_json", "ContentPart.text", "ImagePart.url"),
         *(f"ChatMessage.{name}" for name in ("role", "content", "name", "reasoning_content")),
         *("ChatMessage.tool_calls_json", "ChatMessage.tool_call_id"),
@@ -60,8 +74,14 @@ READ_BY_NAME = frozenset(
         *("TaskSpec.labels", "LeaseSpec.labels", "Model.settings", "PlanLoadRequest.settings"),
         *("Model.name", "Model.source", "Model.adapters", "RunTaskRequest.request_id", "CreateLeaseRequest.request_id"),
     )
+) | frozenset(  # as many as a message has; the shape says how many there must be
+    f"inference.InferTensorContents.{name}_contents"
+    for name in ("bool", "int", "int64", "uint", "uint64", "fp32", "fp64", "bytes")
 )
 """Fields whose lengths are checked where they are read, before they are kept or copied."""
+
+
+SHAPES = ("inferd.v1.Tensor.shape", "inference.ModelInferRequest.InferInputTensor.shape")
 
 
 class _Rule(NamedTuple):
@@ -109,6 +129,10 @@ class Extents:
             "inferd.v1.InferInput.outputs": ("limits.tensors", limits.tensors),
             "inferd.v1.Tensor.shape": ("limits.tensor_rank", limits.tensor_rank),
             "inferd.v1.StringElements.values": ("limits.tensor_strings", limits.tensor_strings),
+            "inference.ModelInferRequest.inputs": ("limits.tensors", limits.tensors),
+            "inference.ModelInferRequest.outputs": ("limits.tensors", limits.tensors),
+            "inference.ModelInferRequest.raw_input_contents": ("limits.tensors", limits.tensors),
+            "inference.ModelInferRequest.InferInputTensor.shape": ("limits.tensor_rank", limits.tensor_rank),
         }
 
     def check(self, request: Message) -> None:
@@ -180,7 +204,7 @@ class Extents:
         look: Callable[[str, Any], _Excess | None] | None = None
         if nested is not None and nested.full_name == Struct.DESCRIPTOR.full_name:
             look = self._variables
-        elif field.full_name == "inferd.v1.Tensor.shape":
+        elif field.full_name in SHAPES:
             look = self._shape
         elif nested is not None and not nested.GetOptions().map_entry:
             look = self._entries if field.is_repeated else self._message

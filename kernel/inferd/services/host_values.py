@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from inferd.core.accounts import Account
-from inferd.core.host import LOCAL_HOST, name_of, shown_host
+from inferd.core.host import LOCAL_HOST, HostChange, name_of, shown_host
 from inferd.errors import present
 from inferd.plugin.backend import DeviceInfo
 from inferd.runtime.clock import Clock
@@ -11,6 +11,11 @@ from inferd.runtime.front.standing import Standing
 from inferd.services.times import duration, timestamp
 from inferd_api.v1 import host_pb2 as hp
 
+ORDERED = {
+    None: hp.HOST_STATE_UNSPECIFIED,
+    HostChange.CORDON: hp.HOST_STATE_CORDONED,
+    HostChange.DRAIN: hp.HOST_STATE_DRAINING,
+}
 MOST_TAIL_BYTES, DEFAULT_TAIL_BYTES = 16 << 20, 64 << 10
 
 
@@ -39,6 +44,8 @@ def write_standing(standing: Standing, clock: Clock, into: hp.Host, *, reads: Ca
     into.models.extend(name for name in standing.models if reads(name))
     into.instances, into.places, into.placed_tasks = len(host.instances), standing.places, standing.tasks
     into.held_leases, into.reason, into.drained = standing.leases, host.why, standing.drained
+    into.ordered = ORDERED[standing.order]
+    into.order_reason = standing.order_reason
     into.version = host.facts.version
     if host.host_id != LOCAL_HOST:
         into.name = host.host_id

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterable
 from contextlib import aclosing
+from functools import partial
 
 from inferd.core.host import LOCAL, LOCAL_HOST
 from inferd.core.ids import InstanceId, Tenant
@@ -10,6 +11,7 @@ from inferd.errors import InvalidFieldError
 from inferd.plugin.backend import Setting
 from inferd.plugin.registry import BackendReport, BackendState
 from inferd.runtime.front import hosts as front
+from inferd.runtime.front.agents import Agents
 from inferd.runtime.front.models import Models
 from inferd.runtime.front.standing import Standing
 from inferd.runtime.placement import ENGINE_SETTINGS
@@ -36,8 +38,9 @@ MOST_INTERVAL_S, DEFAULT_INTERVAL_S = 60.0, 1.0
 class Hosts:
     """Translates; see the proto for what each call means."""
 
-    def __init__(self, hosts: front.Hosts, models: Models) -> None:
+    def __init__(self, hosts: front.Hosts, agents: Agents, models: Models) -> None:
         self._hosts = hosts
+        self._agents = agents
         self._models = models
 
     async def GetHost(self, request: hs.GetHostRequest, call: Call) -> hs.GetHostResponse:  # noqa: N802 - the wire's name
@@ -55,13 +58,15 @@ class Hosts:
     async def CordonHost(self, request: hs.CordonHostRequest, call: Call) -> hs.CordonHostResponse:  # noqa: N802 - the wire's name
         """Let a host get no new instances."""
         call.admission.check_all_tenants(OF_ALL)
-        return hs.CordonHostResponse(host=self._host(await self._hosts.standings.cordon(_named(request)), call))
+        return hs.CordonHostResponse(
+            host=self._host(await self._hosts.standings.cordon(_named(request), request.reason), call)
+        )
 
     async def DrainHost(self, request: hs.DrainHostRequest, call: Call) -> None:  # noqa: N802 - the wire's name
         """Empty a host, and tell how far that is."""
         call.admission.check_all_tenants(OF_ALL)
         standings, name = self._hosts.standings, _named(request)
-        await standings.drain(name)
+        await standings.drain(name, request.reason)
         watch = standings.watch(call.caller, DEFAULT_INTERVAL_S, name=name, until_drained=True)
         async with aclosing(watch) as found:
             async for (standing,) in found:
@@ -75,7 +80,10 @@ class Hosts:
     async def RemoveHost(self, request: hs.RemoveHostRequest, call: Call) -> hs.RemoveHostResponse:  # noqa: N802 - the wire's name
         """Know a host no longer."""
         call.admission.check_all_tenants(OF_ALL)
-        await self._hosts.standings.remove(_named(request), force=request.force)
+        name = _named(request)
+        revoke = partial(self._agents.end_keys, name) if request.revoke else None
+        told = self._agents.hosts.remove
+        await self._hosts.standings.remove(name, force=request.force, revoke=revoke, told=told)
         return hs.RemoveHostResponse()
 
     async def ReadInstanceLog(self, request: hs.ReadInstanceLogRequest, call: Call) -> None:  # noqa: N802 - the wire's name

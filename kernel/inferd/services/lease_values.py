@@ -1,5 +1,6 @@
 """Leases between the wire and the core."""
 
+from inferd.core.host import check_selector
 from inferd.core.ids import DeviceId, LeaseId, ModelName, Tenant
 from inferd.core.lease import Claim, CoresClaim, Lease, LeaseSpec, MemoryClaim, ModelClaim
 from inferd.core.resources import HOST_DEVICE
@@ -44,8 +45,8 @@ def _read_claim(claim: lp.Claim, at: str) -> Claim:
     match claim.WhichOneof("kind"):
         case "memory":
             _check_amount(claim.memory.bytes, f"{at}.memory.bytes")
-            device_id = DeviceId(claim.memory.device_id or HOST_DEVICE)
-            return MemoryClaim(device_id=device_id, memory_bytes=claim.memory.bytes)
+            device_id, selector = _read_place(claim.memory, f"{at}.memory")
+            return MemoryClaim(device_id=device_id, memory_bytes=claim.memory.bytes, selector=selector)
         case "model":
             if not claim.model.model:
                 raise InvalidFieldError(f"{at}.model.model is empty; name the model", field=f"{at}.model.model")
@@ -56,9 +57,21 @@ def _read_claim(claim: lp.Claim, at: str) -> Claim:
             )
         case "cores":
             _check_amount(claim.cores.cores, f"{at}.cores.cores")
-            return CoresClaim(device_id=DeviceId(claim.cores.device_id or HOST_DEVICE), cores=claim.cores.cores)
+            device_id, selector = _read_place(claim.cores, f"{at}.cores")
+            return CoresClaim(device_id=device_id, cores=claim.cores.cores, selector=selector)
         case _:
             raise InvalidFieldError(f"{at} claims nothing; set one of memory, model and cores", field=at)
+
+
+def _read_place(claim: lp.MemoryClaim | lp.CoresClaim, at: str) -> tuple[DeviceId, dict[str, str]]:
+    """The device of a claim, and the labels of the hosts where it may be; none for the one host that it names."""
+    check_selector(claim.selector, f"{at}.selector")
+    if claim.selector and "/" in claim.device_id:
+        raise InvalidFieldError(
+            f"{at} has a selector, and {claim.device_id!r} names a host; leave one of them out, or select host=NAME",
+            field=f"{at}.device_id",
+        )
+    return DeviceId(claim.device_id or HOST_DEVICE), dict(claim.selector)
 
 
 def _check_amount(amount: int, field: str) -> None:
@@ -109,9 +122,11 @@ def write_renewal(lease: Lease, leases: Leases) -> ls.LeaseRenewal:
 def _write_claim(claim: Claim) -> lp.Claim:
     match claim:
         case MemoryClaim():
-            return lp.Claim(memory=lp.MemoryClaim(device_id=claim.device_id, bytes=claim.memory_bytes))
+            return lp.Claim(
+                memory=lp.MemoryClaim(device_id=claim.device_id, bytes=claim.memory_bytes, selector=claim.selector)
+            )
         case ModelClaim():
             model = lp.ModelClaim(model=claim.model, sequences=claim.sequences, kv_tokens=claim.kv_tokens)
             return lp.Claim(model=model)
         case CoresClaim():
-            return lp.Claim(cores=lp.CoresClaim(device_id=claim.device_id, cores=claim.cores))
+            return lp.Claim(cores=lp.CoresClaim(device_id=claim.device_id, cores=claim.cores, selector=claim.selector))

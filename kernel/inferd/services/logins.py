@@ -129,5 +129,5 @@ class Logins:
 def _is_open(kind: ResourceKind, peer: str, request: Any) -> bool:
     """Whether a call is answered to whoever asks: does the kernel serve, and, on this host, what does it offer."""
     if kind is ResourceKind.HEALTH:
-        return not request.service
+        return not getattr(request, "service", "")  # of the Open Inference Protocol none names anything
     return kind is ResourceKind.REFLECTION and peer.startswith((UNIX, *LOOPBACK))

@@ -205,6 +205,7 @@ def write_model(model: Model, models: Models) -> pb.Model:
         version=model.serving.number,
         labels=model.traits.labels,
         aliases=model.traits.aliases,
+        adapters={each.name: each.path for each in model.traits.adapters},
         pin=model.traits.pin,
         warm=model.traits.warm,
         content_digest=models.digests.known(spec),
@@ -217,6 +218,7 @@ def write_model(model: Model, models: Models) -> pb.Model:
         kept_prefix_bytes=kept.memory.size_bytes if kept is not None else 0,
         placement=write_rules(spec.placement),
         device_count=device_count,
+        queue_reason=models.why_held(spec.name),
     )
 
 

@@ -10,7 +10,7 @@ from inferd.core.model import Model
 from inferd.core.policy import Policy, ResourceKind, Verb
 from inferd.core.version import VersionState
 from inferd.errors import InvalidFieldError
-from inferd.model_names import NAME_RULE, is_name
+from inferd.model_names import NAME_RULE, TAKEN, TAKEN_RULE, is_name
 from inferd.runtime.fetching import Fetch
 from inferd.runtime.front import models as front
 from inferd.runtime.front.access import Admission, Names
@@ -240,7 +240,9 @@ class Models:
     async def Detokenize(self, request: ms.DetokenizeRequest, call: Call) -> ms.DetokenizeResponse:  # noqa: N802 - the wire's name
         """Turn tokens into text."""
         given = read_token_ids(request, self._prompt_limit_bytes)
-        return ms.DetokenizeResponse(text=await self._models.detokenize(request.model, given, call.caller))
+        answer = await self._models.detokenize(request.model, given, call.caller)
+        writing = None if answer.writing is None else ms.ModelWriting(**answer.writing._asdict())
+        return ms.DetokenizeResponse(text=answer.text, pieces=answer.pieces, writing=writing)
 
     async def _tokenize(self, request: ms.TokenizeRequest | ms.CountTokensRequest, call: Call) -> Sequence[int]:
         given = read_text(request, self._prompt_limit_bytes)
@@ -336,10 +338,15 @@ def _check(wanted: mp.Model, where: str) -> None:
             f"{where}.name is {wanted.name[:140]!r}; it must be {NAME_RULE}",
             field=f"{where}.name",
         )
+    if wanted.name in TAKEN:
+        raise InvalidFieldError(
+            f"{where}.name is {wanted.name!r}; it must be {TAKEN_RULE}: choose another", field=f"{where}.name"
+        )
     _check_settings(wanted.settings, f"{where}.settings")
     if wanted.adapters:
         raise InvalidFieldError(
-            f"{where}.adapters names {len(wanted.adapters)} adapters and no backend offers any; leave them out",
+            f"{where}.adapters names {len(wanted.adapters)} adapters; leave it out, and load them once the model is"
+            " known (inferd adapters load)",
             field=f"{where}.adapters",
         )
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 import secrets
+from collections import Counter
 from enum import IntEnum
 from functools import cache
 from hashlib import blake2b, sha256
@@ -58,6 +59,7 @@ INPUT_BYTES = 32  # of the hash of one: BLAKE2b with a key
 MOST_CALLERS = 1000  # of whom it is known how they are told of
 INPUTS = b"inferd audit 1 inputs"
 """What the key that hashes inputs is derived for from the pepper."""
+LEFT = "LEFT"  # the reason of a call whose client left before its end, or that a defect ended
 
 
 class Weight(IntEnum):
@@ -85,9 +87,13 @@ class Notes:
         trail: Where they go.
         access: Which rules there are.
         inputs_key: With which inputs are hashed, so that nobody who has not got it can try what they might be.
+        ended: Counts calls that are over, as `Calls` has it.
     """
 
-    def __init__(self, trail: Trail, access: Access, inputs_key: bytes) -> None:
+    def __init__(
+        self, trail: Trail, access: Access, inputs_key: bytes, ended: Counter[tuple[str, str]] | None = None
+    ) -> None:
+        self.ended = Counter[tuple[str, str]]() if ended is None else ended
         self.trail = trail
         self.access = access
         self._inputs_key = inputs_key
@@ -165,6 +171,7 @@ class Note:
         "_head",
         "_input",
         "_notes",
+        "_outcome",
         "_peer",
         "_policy",
         "_told",
@@ -182,6 +189,7 @@ class Note:
         self._peer = peer
         self._weight, self._head = kind
         self._told = self._begun = False
+        self._outcome = LEFT
         self.login: Login | None = None
         self.caller: Caller | None = None
         self.correlation = ""
@@ -237,6 +245,7 @@ class Note:
         Raises:
             StoreUnavailableError: It has changed something lasting, and that cannot be told yet.
         """
+        self._outcome = ""
         if self._told or not self._is_told:
             return
         self._told = True
@@ -249,6 +258,7 @@ class Note:
 
     def fail(self, error: InferdError, *, is_order: bool = False) -> None:
         """It is refused with an error; or one order of it is, and it goes on."""
+        self._outcome = self._outcome if is_order else error.reason
         denied = isinstance(error, PermissionDeniedError | UnauthenticatedError)
         if self._weight is Weight.NOTHING or not (denied or self._is_told):
             return
@@ -263,9 +273,10 @@ class Note:
 
     def leave(self) -> None:
         """It is over; if nothing was told of it, its client has gone, or it was a defect."""
+        self._notes.ended[self._policy.method, self._outcome] += 1
         if not self._told and self._is_told and self.caller is not None:
             self._told = True
-            self._notes.trail.add(self._said(Decision.ALLOWED, reason="LEFT", phase="done" if self._begun else ""))
+            self._notes.trail.add(self._said(Decision.ALLOWED, reason=LEFT, phase="done" if self._begun else ""))
         self.request = self.sent = None  # what the call began may go on for long, and has this note in its context
 
     @property

@@ -32,6 +32,7 @@ def check_sampling(s: pb.SamplingParams) -> Mapping[str, Any]:
             case Form.GRAMMAR:
                 _check_grammar(value)
     check_lengths(given)
+    _check_aim(given)
     return given
 
 
@@ -75,6 +76,13 @@ def _check_biases(parameter: Parameter, biases: Mapping[int, float]) -> None:
         if expected := parameter.wrong(bias):
             name = parameter.name
             raise _refuse(name, f"{name} of token {token_id} is {bias:g}; it must be {expected}")
+
+
+def _check_aim(given: Mapping[str, Any]) -> None:
+    """Refuse mirostat with a grammar: what that allowed before a token is not known where a task goes on."""
+    tau = given.get("mirostat_tau", 0)
+    if tau and "grammar" in given:
+        raise _refuse("mirostat_tau", f"mirostat_tau is {tau:g}; with a grammar it must be 0: leave one of them out")
 
 
 def _check_grammar(grammar: pb.Grammar) -> None:

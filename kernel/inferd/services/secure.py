@@ -68,6 +68,11 @@ def _configuration(material: Material, *, mutual: bool) -> Any:
     )
 
 
+def is_here(peer: str) -> bool:
+    """Whether the other end of a connection is on this host."""
+    return peer.startswith((UNIX, *LOOPBACK))
+
+
 class Secure:
     """Sees that calls come by a way that nobody listens to, and with which certificate.
 

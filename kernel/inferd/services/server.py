@@ -5,15 +5,23 @@ from grpc_health.v1 import health_pb2
 from inferd.config import Settings
 from inferd.runtime.front.authority import Authority
 from inferd.runtime.front.front import Front
+from inferd.runtime.front.regions import Regions
 from inferd.runtime.tickets import Tickets
+from inferd.services.adapters import Adapters
 from inferd.services.agents import Agents
 from inferd.services.audits import Audits
 from inferd.services.auth import Auth
 from inferd.services.blobs import Blobs
+from inferd.services.datasets import Datasets
 from inferd.services.entrance import Entrance
+from inferd.services.evaluations import Evaluations
+from inferd.services.explanations import Explanations
 from inferd.services.extents import Extents
+from inferd.services.functions import Functions
 from inferd.services.health import Health
 from inferd.services.hosts import Hosts
+from inferd.services.inference.service import Inference
+from inferd.services.inference.told import Told
 from inferd.services.invites import Invites
 from inferd.services.leases import Leases
 from inferd.services.logins import Logins
@@ -21,21 +29,29 @@ from inferd.services.models import Models
 from inferd.services.moderation import Moderation
 from inferd.services.notes import INPUTS, Notes
 from inferd.services.offering import Offering, offer
+from inferd.services.pipelines import Pipelines
 from inferd.services.policies import read_policies
 from inferd.services.quotas import Quotas
 from inferd.services.reflection import add_reflection
 from inferd.services.tasks import Tasks
 from inferd.services.uploads import Uploads
 from inferd_api.agent.v1 import agent_service_pb2
+from inferd_api.inference import grpc_service_pb2
 from inferd_api.v1 import (
+    adapter_service_pb2,
     audit_service_pb2,
     auth_service_pb2,
     blob_service_pb2,
+    dataset_service_pb2,
+    evaluation_service_pb2,
+    explanation_service_pb2,
+    function_service_pb2,
     host_service_pb2,
     invite_service_pb2,
     lease_service_pb2,
     model_service_pb2,
     moderation_service_pb2,
+    pipeline_service_pb2,
     quota_service_pb2,
     task_service_pb2,
     upload_service_pb2,
@@ -71,6 +87,7 @@ def offer_services(
         ),
         upload_service_pb2: Uploads(front.uploads, message_limit_bytes=limits.message_bytes),
         blob_service_pb2: Blobs(front.blobs, message_limit_bytes=limits.message_bytes, extents=extents),
+        dataset_service_pb2: Datasets(front.datasets, message_limit_bytes=limits.message_bytes),
         lease_service_pb2: Leases(front.leases),
         model_service_pb2: Models(
             front.models,
@@ -81,13 +98,28 @@ def offer_services(
             message_limit_bytes=limits.message_bytes,
             extents=extents,
         ),
-        host_service_pb2: Hosts(front.hosts, front.models),
+        adapter_service_pb2: Adapters(front.models.adapters),
+        host_service_pb2: Hosts(front.hosts, front.agents, front.models),
         invite_service_pb2: Invites(front.agents),
         agent_service_pb2: Agents(front.agents, front.models.exports),
         auth_service_pb2: Auth(front.auth),
         quota_service_pb2: Quotas(front.quotas),
         audit_service_pb2: Audits(front.audit),
         moderation_service_pb2: Moderation(front.moderation),
+        function_service_pb2: Functions(front.functions),
+        pipeline_service_pb2: Pipelines(front.pipelines),
+        evaluation_service_pb2: Evaluations(front.evaluations, front.blobs, message_limit_bytes=limits.message_bytes),
+        explanation_service_pb2: Explanations(
+            front.explaining, limits=settings.explanations, prompt_limit_bytes=prompt_limit_bytes
+        ),
+        grpc_service_pb2: Inference(
+            front,
+            extents,
+            Regions(settings.inference, share=settings.scheduler.tenant_share),
+            Told(settings.logs, settings.otel),
+            limits=limits,
+            most_steps=settings.inference.ensemble_steps,
+        ),
     }
     offered = {
         each: servicer for module, servicer in services.items() for each in module.DESCRIPTOR.services_by_name.values()
@@ -100,7 +132,7 @@ def offer_services(
         is_shared=settings.sharing.is_shared,
     )
     policies = read_policies(offered)
-    notes = Notes(front.audit.trail, front.access, authority.keyring.derive(INPUTS))
+    notes = Notes(front.audit.trail, front.access, authority.keyring.derive(INPUTS), front.calls.ended)
     entrance = Entrance(
         front,
         logins,

@@ -11,7 +11,7 @@ from inferd.core import task_events as te
 from inferd.core.ids import LeaseId, ModelName, TaskId, Tenant
 from inferd.core.priority import Priority
 from inferd.core.task import FinishReason, SuspendReason, Task, TaskSpec
-from inferd.errors import InvalidFieldError, UnsupportedInputError
+from inferd.errors import InvalidFieldError
 from inferd.runtime.clock import Clock
 from inferd.runtime.event_log import Numbered, cost_bytes
 from inferd.runtime.front.shown import shown_state
@@ -20,7 +20,7 @@ from inferd.runtime.stream import MOST_END_BYTES, TaskStream
 from inferd.services.named import Named
 from inferd.services.quota_values import write_use
 from inferd.services.status import status_of
-from inferd.services.tensor_parts import is_large, write_parts, write_set
+from inferd.services.tensor_parts import is_call, is_large, write_parts, write_set
 from inferd.services.times import read_seconds, timestamp, write_duration
 from inferd.services.work_values import NO_NAMED, read_work
 from inferd_api.v1 import moderation_pb2 as mp
@@ -35,6 +35,7 @@ RESPONSE_BYTES = 1 << 20  # of events that share a response, about
 END_BYTES = 1 << 14  # of a response that goes with the status of its call: nobody waits until its client reads it
 MOST_LABEL_KEY = 63
 MOST_LABEL_VALUE = 256
+OWN_LABELS = "inferd."  # how labels begin that the kernel gives: lists leave tasks out that have some of them
 
 
 def read_spec(
@@ -57,10 +58,7 @@ def read_spec(
     """
     if not (model := spec.model):
         raise InvalidFieldError("spec.model is empty; name the model", field="spec.model")
-    if spec.adapter:
-        message = f"adapter is {spec.adapter!r} and no backend offers adapters; leave it out"
-        raise UnsupportedInputError(message, field="spec.adapter")
-    check_labels(spec.labels)
+    check_task_labels(spec.labels)
     work, demand = read_work(spec, prompt_limit_bytes, named, lasting=bool(request_id))
     return TaskSpec(
         task_id=TaskId(task_id),
@@ -75,7 +73,15 @@ def read_spec(
         lease_id=lease_id,
         request_id=request_id,
         fingerprint=_fingerprint(spec, demand.contents, lease_id) if request_id else b"",
+        operation=operation_of(spec),
     )
+
+
+def operation_of(spec: tp.TaskSpec) -> str:
+    """What OpenTelemetry calls the like of a task; of tensors it knows nothing."""
+    if spec.HasField("embedding"):
+        return "embeddings"
+    return {"chat": "chat", "infer": "infer", "call": "call"}.get(spec.WhichOneof("input") or "", "text_completion")
 
 
 def request_bytes(spec: tp.TaskSpec, read: TaskSpec) -> int:
@@ -140,6 +146,20 @@ def read_interval(span: Duration) -> float:
         message = f"output_interval is {interval_s} s; it must be from 0 to {MOST_INTERVAL_S:g} s"
         raise InvalidFieldError(message, field="output_interval")
     return interval_s
+
+
+def check_task_labels(labels: Mapping[str, str], field: str = "spec.labels") -> None:
+    """As `check_labels`, for what tasks are made of: of these some labels say who in the kernel has made them.
+
+    Raises:
+        InvalidFieldError: They are too long, or one is the kernel's.
+    """
+    check_labels(labels, field)
+    if own := sorted(key for key in labels if key.startswith(OWN_LABELS)):
+        raise InvalidFieldError(
+            f"label {own[0]!r} begins with {OWN_LABELS!r}, as labels do that the kernel gives; give it another name",
+            field=field,
+        )
 
 
 def check_labels(labels: Mapping[str, str], field: str = "spec.labels") -> None:
@@ -229,6 +249,8 @@ def _responses(
 def _write_other(event: te.TaskEvent, written: tp.TaskEvent) -> None:  # noqa: C901 - a table: one row for each kind
     """Field by field, as `_write_output`: for each task, whatever it asks for."""
     match event:
+        case te.TensorOutput() if is_call(event):
+            written.output.call.MergeFromString(event.written)
         case te.TensorOutput():
             write_set(event, written.output.infer)
         case te.Finished():
@@ -236,11 +258,13 @@ def _write_other(event: te.TaskEvent, written: tp.TaskEvent) -> None:  # noqa: C
         case te.Started(instance_id, attempt, version):
             written.started.instance_id, written.started.attempt = instance_id, attempt
             written.started.version = version
-        case te.Queued(position, eta_s):
-            written.queued.position = position
+        case te.Queued(position, eta_s, why):
+            written.queued.position, written.queued.reason = position, why
             write_duration(eta_s, written.queued, "eta")
-        case te.PromptOutput(text, token_ids, logprobs):
+        case te.PromptOutput(text, token_ids, logprobs, entropies):
             prompt = tp.Output(text=text, token_ids=token_ids, prompt_logprobs=_write_logprobs(logprobs))
+            for one, entropy in zip(prompt.prompt_logprobs, entropies, strict=False):
+                one.entropy = entropy
             written.output.CopyFrom(prompt)
         case te.EmbeddingOutput(values):
             written.output.CopyFrom(tp.Output(embedding=tp.Embedding(values=values)))

@@ -44,7 +44,7 @@ class Tasks:
     async def RunTask(self, request: ts.RunTaskRequest, call: Call) -> ts.RunTaskResponse | None:  # noqa: N802 - the wire's name
         """Create a task and watch it; the message with its end is the answer, which goes with the status."""
         last: ts.RunTaskResponse | None = None
-        interval_s, several, write = read_interval(request.output_interval), request.several_events, call.write
+        interval_s, several = read_interval(request.output_interval), request.several_events
         named = await find_named(self._uploads, self._blobs, call.caller, request.spec)
         spec = read_run(request, call.caller, prompt_limit_bytes=self._prompt_limit_bytes, named=named)
         running = self._tasks.run(spec, size_bytes=request_bytes(request.spec, spec))
@@ -56,10 +56,10 @@ class Tasks:
                     stream.task_id, batch, self._message_limit_bytes, ts.RunTaskResponse, several=several, ends=ends
                 ):
                     if last is not None:
-                        await write(last)
+                        await call.write(last)
                     last = response
                 if last is not None and not ends:
-                    await write(last)
+                    await call.write(last)
                     last = None
         return last
 

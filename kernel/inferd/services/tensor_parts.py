@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from inferd.core.task_events import TaskEvent, TensorOutput
 from inferd.errors import InternalError
+from inferd_api.v1 import function_pb2 as fp
 from inferd_api.v1 import task_pb2 as tp
 from inferd_api.v1 import tensor_pb2 as pb
 
@@ -22,12 +23,20 @@ LARGE_BYTES: Final = 512 << 10
 """A set of more than so much has messages of its own."""
 PART_BYTES: Final = 2 << 20
 """Most of a set that one message has: several small ones let others between them, and cost little more."""
+CALL_TAG: Final = fp.CallOutput(json="x").SerializeToString()[:2]
 MARGIN_BYTES: Final = 256  # of a message around a part of a tensor
 
 
 def is_large(event: TaskEvent, most_bytes: int) -> bool:
     """Whether it is a set of tensors that has messages of its own, none of which is larger than `most_bytes`."""
-    return isinstance(event, TensorOutput) and event.size_bytes > min(LARGE_BYTES, most_bytes // 2)
+    return (
+        isinstance(event, TensorOutput) and event.size_bytes > min(LARGE_BYTES, most_bytes // 2) and not is_call(event)
+    )
+
+
+def is_call(output: TensorOutput) -> bool:
+    """Whether it is a piece of what a function gave: its bytes begin as no set of tensors does."""
+    return output.written.startswith(CALL_TAG)
 
 
 def write_set(output: TensorOutput, into: pb.InferOutput) -> None:

@@ -36,6 +36,11 @@ def check_infer(spec: tp.TaskSpec) -> dict[int, bytes]:
             raise InvalidFieldError(
                 f"spec.{name} stands beside spec.infer; it {why}; leave it out", field=f"spec.{name}"
             )
+    if spec.adapter:
+        raise InvalidFieldError(
+            "spec.adapter stands beside spec.infer; it changes a language model, and this is none; leave it out",
+            field="spec.adapter",
+        )
     _check_names([tensor.name for tensor in spec.infer.inputs], "inputs")
     _check_names(spec.infer.outputs, "outputs")
     inputs = spec.infer.inputs
@@ -173,7 +178,10 @@ def _check_names(names: list[str] | object, field: str) -> None:
         if not name:
             raise InvalidFieldError(f"{path} is empty; it must be given", field=path)
         if name in seen:
-            raise InvalidFieldError(f"{path} is {name[:80]!r} as one before it; name each once", field=path)
+            what = field.removesuffix("s")  # as clients of Triton look for it
+            raise InvalidFieldError(
+                f"{what} '{name[:80]}' already exists in request: {path}; name each once", field=path
+            )
         seen.add(name)
 
 

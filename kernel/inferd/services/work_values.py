@@ -11,21 +11,24 @@ from inferd.errors import InvalidFieldError, LimitExceededError
 from inferd.runtime.shared_work import SharedWork
 from inferd.sampling import PARAMETERS, Form
 from inferd.services.chat_values import read_chat
+from inferd.services.function_values import read_call
 from inferd.services.named import Named
 from inferd.services.sampling_values import check_sampling
 from inferd.services.tensor_values import check_infer, write_infer
+from inferd_api.v1 import explanation_pb2 as ep
 from inferd_api.v1 import model_service_pb2 as ms
 from inferd_api.v1 import task_pb2 as tp
 from inferd_api.worker.v1 import task_pb2 as wp
 
 AFFINITY_CHARACTERS = 1024  # of a prompt, or a quarter as many tokens, that make two prompts alike
 CHARACTERS_PER_TOKEN = 4
+TOKENS_PER_PICTURE = 256  # a guess: how many they are, only the worker knows
 MESSAGE_BYTES = 256  # of memory, that a message takes besides what it takes on the wire
 ENTRY_BYTES = 64  # the same of an entry of a list
 
 NO_NAMED: Mapping[int, Named] = MappingProxyType({})
 
-Given = tp.TaskSpec | ms.TokenizeRequest | ms.CountTokensRequest
+Given = tp.TaskSpec | ms.TokenizeRequest | ms.CountTokensRequest | ep.ExplanationSpec
 
 
 def read_work(
@@ -41,7 +44,11 @@ def read_work(
     """
     if spec.HasField("infer"):
         return _read_infer(spec, named, lasting=lasting)
+    if spec.HasField("call"):
+        return read_call(spec, limit_bytes)
     work = wp.Work(prefix_cache=spec.prefix_cache if spec.HasField("prefix_cache") else True)
+    if spec.adapter:
+        work.adapter.name = spec.adapter
     prompt_tokens, begin = read_input(spec, work.input, limit_bytes)
     given = check_sampling(spec.sampling)
     if spec.HasField("embedding"):
@@ -130,8 +137,11 @@ def read_input(given: Given, into: wp.Input, limit_bytes: int, *, at: str = "spe
             into.chat.CopyFrom(read_chat(given.chat, at=f"{at}chat"))
             texts = _texts_of(into.chat)
             check_size(sum([len(text.encode()) for text in texts]), limit_bytes)
-            first = "".join(_texts_of_message(into.chat.messages[0]))
-            return sum(map(len, texts)) // CHARACTERS_PER_TOKEN, first[:AFFINITY_CHARACTERS].encode()
+            first, pictures = into.chat.messages[0], into.chat.pictures
+            begin = "".join(_texts_of_message(first))[:AFFINITY_CHARACTERS].encode()
+            for picture in pictures[: len(first.images)]:
+                begin += sha256(picture.data).digest()
+            return sum(map(len, texts)) // CHARACTERS_PER_TOKEN + TOKENS_PER_PICTURE * len(pictures), begin
         case "tokens" if isinstance(given, tp.TaskSpec):
             ids = given.tokens.token_ids
             if not ids:
@@ -142,7 +152,9 @@ def read_input(given: Given, into: wp.Input, limit_bytes: int, *, at: str = "spe
             into.tokens.ids.MergeFrom(ids)
             return len(ids), array("I", ids[: AFFINITY_CHARACTERS // CHARACTERS_PER_TOKEN]).tobytes()
         case _ if at:
-            raise InvalidFieldError("spec has no input; set one of prompt, chat, tokens and infer", field=f"{at}input")
+            raise InvalidFieldError(
+                "spec has no input; set one of prompt, chat, tokens, infer and call", field=f"{at}input"
+            )
         case _:
             raise InvalidFieldError("the request has no input; set prompt or chat", field="input")
 
@@ -161,7 +173,8 @@ def read_token_ids(request: ms.DetokenizeRequest, limit_bytes: int) -> wp.Input:
         LimitExceededError: They are longer than `limit_bytes`, at 4 bytes a token.
     """
     check_size(4 * len(request.token_ids), limit_bytes)
-    return wp.Input(tokens=wp.Tokens(ids=request.token_ids))
+    tokens = wp.Tokens(ids=request.token_ids, with_pieces=request.with_pieces, with_writing=request.with_writing)
+    return wp.Input(tokens=tokens)
 
 
 def check_size(size_bytes: int, limit_bytes: int) -> None:

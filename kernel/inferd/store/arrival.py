@@ -1,8 +1,12 @@
 """A blob on its way in: how many of its bytes are there, and their digests."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from hashlib import sha256
 
+from inferd.errors import StoreUnavailableError
 from inferd.store.blob_files import PIECE_BYTES, BlobFiles
+from inferd.store.blob_parts import AGAIN
 from inferd.store.sealing.sealed_file import Owner
 
 TAKEN_UP_BYTES = 16 << 20  # of what is there, in one go
@@ -13,6 +17,7 @@ class Arrival:
 
     Attributes:
         received_bytes: How many are there and digested.
+        gone: Whether they are not there any more: then another one is to begin.
     """
 
     def __init__(self, files: BlobFiles, tenant: str, digest: str) -> None:
@@ -24,14 +29,15 @@ class Arrival:
         self._piece = sha256()
         self._sums: list[bytes] = []
         self.received_bytes = 0
+        self.gone = False
 
     def take_up(self, most_bytes: int) -> bool:
         """Digest some more of what is there already; false when that is all of it.
 
-        A file of more than `most_bytes` is none that was written here: it begins anew.
+        A file of more than `most_bytes` is none that was written here: it begins anew, as one does that has nothing.
         """
         if not self.received_bytes:
-            self._files.unsettle(self._tenant, self._digest)
+            self._path = self._files.take(self._tenant, self._digest)
             (size_bytes,) = self._files.sizes([self._path])
             if size_bytes is not None and size_bytes > most_bytes:
                 self._files.remove([self._path])
@@ -41,12 +47,28 @@ class Arrival:
         except FileNotFoundError:
             return False
         self._note(data)
+        if not self.received_bytes:
+            self._files.remove([self._path])
         return bool(data)
 
     def add(self, data: bytes) -> None:
         """The next bytes have come."""
-        self._files.write(self._path, self.received_bytes, data, Owner(self._tenant, self._digest))
+        with self._noticing():
+            self._files.write(self._path, self.received_bytes, data, Owner(self._tenant, self._digest))
         self._note(data)
+
+    @contextmanager
+    def _noticing(self) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError:
+            self.gone = True
+            raise StoreUnavailableError(
+                f"what came of blob sha256:{self._digest} is gone, or another kernel has it; give it again, as what is"
+                " there is looked for anew",
+                metadata={"cause": AGAIN},
+                retry_after_s=1.0,
+            ) from None
 
     def _note(self, data: bytes) -> None:
         self._whole.update(data)
@@ -71,5 +93,6 @@ class Arrival:
 
     def finish(self) -> list[bytes]:
         """All has come, and is what was announced: the blob is whole. The SHA-256 of each of its pieces."""
-        self._files.settle(self._tenant, self._digest)
+        with self._noticing():
+            self._files.settle(self._tenant, self._digest)
         return [*self._sums, self._piece.digest()] if self.received_bytes % PIECE_BYTES else [*self._sums]

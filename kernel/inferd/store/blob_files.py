@@ -1,7 +1,8 @@
 """The files of blobs: each tenant's by digest, whole or growing, in a folder that belongs to one store.
 
-A file grows under another name beside its own, and gets its own when all of it is on the disk: so what is there under a
-digest is whole. Tenants share nothing, so that nobody learns what another one has. Names of clients never become paths.
+A file grows under another name beside its own (`blob_parts`), and gets that when all of it is on the disk: so what is
+there under a digest is whole. Tenants share nothing, so that nobody learns what another one has. Names of clients never
+become paths.
 
 Files are sealed (`sealed_file`) where the store is, and their names then say nothing of what is in them: they end with
 `-s`, behind a keyed digest of tenant and digest. Those of before are sealed when the store is opened.
@@ -9,16 +10,20 @@ Files are sealed (`sealed_file`) where the store is, and their names then say no
 
 import hmac
 import os
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
-from errno import EDQUOT, ENOSPC, EROFS
+from errno import EDQUOT, ENOENT, ENOSPC, EROFS
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
+from secrets import token_hex
 
 from inferd.errors import BlobDamagedError, StoreUnavailableError
-from inferd.removing import remove_tree
-from inferd.store.file_work import opened_file, put_in_place, sync_file
+from inferd.store.blob_asides import find_again, name_before, put_back, set_aside
+from inferd.store.blob_errors import PARTIAL, SEALED, SEALING, damaged, is_sealed
+from inferd.store.blob_parts import AGAIN, own_part, parts_of, take, writing
+from inferd.store.file_work import opened_file, put_in_place, put_in_place_of, sync_file
+from inferd.store.opened_models import OpenedModels
 from inferd.store.opening import AtPoint, unnoticed
 from inferd.store.sealing.data_keys import NAMES, DataKeys
 from inferd.store.sealing.sealed_file import HEADER_BYTES, Owner, SealedFile, plain_size, write_all
@@ -27,10 +32,7 @@ from inferd.store.store import NO_TENANT
 
 PIECE_BYTES = 1 << 20  # of a file that is checked as one
 SUM_BYTES = 32
-PARTIAL = ".part"
 ALL_SEALED = "inferd-sealed"  # a file that says so of all files
-SEALED = "-s"  # ends the name of a file that is sealed
-SEALING = ".sealing"  # and then that of one that is being made of one that is not
 MODELS = "models"  # the folder in which those of models are
 MARK = "inferd-blobs"  # a file that tells the folder from an empty one, as where its disk is not mounted
 CAUSES = {
@@ -53,6 +55,7 @@ class BlobFiles:
 
     Attributes:
         seals: Whether files that are begun are sealed.
+        models: Those that are made of them, where workers find them.
     """
 
     def __init__(
@@ -67,7 +70,8 @@ class BlobFiles:
         self.at_point = at_point
         self.keys = keys
         self.seals = keys is not None and keys.seals
-        self._models = folder / MODELS if opened is None or not self.seals else opened / folder.name
+        self._mark = token_hex(16)
+        self.models = OpenedModels(self, folder / MODELS, opened if self.seals else None)
 
     def make(self) -> None:
         """Make the folder, if it is not there: it may be new.
@@ -75,7 +79,7 @@ class BlobFiles:
         Raises:
             StoreUnavailableError: It cannot be made.
         """
-        with self._typed(makes=True):
+        with self.typed(makes=True):
             self.folder.parent.parent.mkdir(parents=True, exist_ok=True)
             for folder in (self.folder.parent, self.folder):
                 folder.mkdir(exist_ok=True, mode=0o700)
@@ -83,19 +87,23 @@ class BlobFiles:
 
     def path(self, tenant: str, digest: str) -> Path:
         """Where the blob is when it is whole."""
-        return self._one_of(tenant, digest, "")
+        return self._one_of(self._paths(tenant, digest))
 
     def partial(self, tenant: str, digest: str) -> Path:
-        """Where it grows."""
-        return self._one_of(tenant, digest, PARTIAL)
+        """Where this kernel writes it as it grows."""
+        paths = [own_part(path, self._mark) for path in self._paths(tenant, digest)]
+        return self._one_of(paths)
 
     def all_of(self, tenant: str, digest: str) -> list[Path]:
-        """All files that may be of the blob."""
-        return [path.with_name(path.name + end) for path in self._paths(tenant, digest) for end in ("", PARTIAL)]
+        """All files that may be of the blob, or that are parts of it."""
+        return [each for path in self._paths(tenant, digest) for each in (path, *parts_of(path))]
 
-    def _one_of(self, tenant: str, digest: str, ending: str) -> Path:
+    def each_of(self, keys: Iterable[tuple[str, str]]) -> Iterator[Path]:
+        """All files of blobs, by tenant and digest; they are looked for as they are taken."""
+        return (path for key in keys for path in self.all_of(*key))
+
+    def _one_of(self, paths: list[Path]) -> Path:
         """Its file that is there, sealed or not; else where it is to be."""
-        paths = [path.with_name(path.name + ending) for path in self._paths(tenant, digest)]
         return next((path for path in paths if path.exists()), paths[0 if self.seals else -1])
 
     def _paths(self, tenant: str, digest: str) -> list[Path]:
@@ -123,12 +131,13 @@ class BlobFiles:
     @staticmethod
     def name_of(path: Path) -> str:
         """Of which blob a file is; of none that there can be where the file is no file of a blob."""
-        return f"{path.parent.parent.name}/{path.stem if path.suffix == PARTIAL else path.name}"
+        name = name_before(path)
+        return f"{path.parent.parent.name}/{name if name.endswith(SEALING) else name.partition('.')[0]}"
 
     def sizes(self, paths: Iterable[Path]) -> list[int | None]:
         """How many bytes each file has; None for no file."""
         found: list[int | None] = []
-        with self._typed():
+        with self.typed():
             for path in paths:
                 try:
                     size_bytes = path.stat(follow_symlinks=False).st_size
@@ -137,12 +146,25 @@ class BlobFiles:
                     found.append(None)
         return found
 
+    def part_sizes(self, keys: Iterable[tuple[str, str]]) -> list[int | None]:
+        """How many bytes have come of each blob that grows, by tenant and digest; None for no file."""
+        return self.sizes(self._part(*key) for key in keys)
+
+    def _part(self, tenant: str, digest: str) -> Path:
+        own = self.partial(tenant, digest)
+        parts = [path for path in self.all_of(tenant, digest) if path.suffix == PARTIAL]
+        return own if own.exists() or not parts else parts[0]
+
     def write(self, path: Path, start: int, data: bytes, owner: Owner) -> None:
-        """Write some bytes of a file that grows, and is this blob's; make it where there is none."""
-        with self._typed():
+        """Write some bytes of a file that grows, and is this blob's and this kernel's; the first ones make it.
+
+        Raises:
+            FileNotFoundError: It is not there, or another kernel's now.
+        """
+        with self.typed(lost=FileNotFoundError):
             for folder in (path.parent.parent, path.parent):
                 folder.mkdir(exist_ok=True, mode=0o700)  # parents that `mkdir` makes beside have the usual mode
-            with opened_file(path, os.O_RDWR | os.O_CREAT) as file:
+            with writing(path, begins=not start) as file:
                 if is_sealed(path):
                     self._grow(file, owner, start, data)
                 else:
@@ -154,7 +176,7 @@ class BlobFiles:
         try:
             sealed.write(start, data)
         except ValueError as error:
-            raise _damaged(owner.digest, str(error)) from None
+            raise damaged(owner.digest, str(error)) from None
 
     def _sealed(self, file: int, owner: Owner, *, begins: bool = False) -> SealedFile:
         """A file that is sealed.
@@ -163,11 +185,11 @@ class BlobFiles:
             BlobDamagedError: It is none, or the keys of its tenant were dropped.
         """
         if self.keys is None:
-            raise _damaged(owner.digest, "it is sealed, and the store has no keys")
+            raise damaged(owner.digest, "it is sealed, and the store has no keys")
         try:
             return (SealedFile.begun if begins else SealedFile.opened)(file, self.keys, owner)
         except ValueError as error:
-            raise _damaged(owner.digest, str(error)) from None
+            raise damaged(owner.digest, str(error)) from None
 
     def read(self, path: Path, start: int, size_bytes: int, owner: Owner) -> bytes:
         """So many bytes from there on, less at the end of the file, which is this blob's.
@@ -176,7 +198,7 @@ class BlobFiles:
             FileNotFoundError: There is none.
             BlobDamagedError: It is sealed, and not what was sealed.
         """
-        with self._typed(lost=FileNotFoundError), opened_file(path, os.O_RDONLY) as file:
+        with self.typed(lost=FileNotFoundError), opened_file(path, os.O_RDONLY) as file:
             if not is_sealed(path):
                 return os.pread(file, size_bytes, start)
             grows = path.suffix == PARTIAL
@@ -185,7 +207,7 @@ class BlobFiles:
             try:
                 return self._sealed(file, owner).read(start, size_bytes, grows=grows)
             except ValueError as error:
-                raise _damaged(owner.digest, str(error)) from None
+                raise damaged(owner.digest, str(error)) from None
 
     def read_piece(self, tenant: str, digest: str, number: int, size_bytes: int, wanted: bytes) -> bytes:
         """A piece of a whole blob, which is what was written.
@@ -200,20 +222,23 @@ class BlobFiles:
         Raises:
             BlobDamagedError: It is not, or its file is gone.
         """
+        path = self.path(tenant, digest)
         try:
-            data = self.read(self.path(tenant, digest), number * PIECE_BYTES, size_bytes, Owner(tenant, digest))
+            data = self.read(path, number * PIECE_BYTES, size_bytes, Owner(tenant, digest))
         except FileNotFoundError:
-            raise _damaged(digest, "its file is missing") from None
+            if not self.find_again([path]):
+                raise damaged(digest, "its file is missing") from None
+            return self.read_piece(tenant, digest, number, size_bytes, wanted)
         if sha256(data).digest() != wanted:
             why = f"of bytes {number * PIECE_BYTES} to {number * PIECE_BYTES + size_bytes} "
             why += f"{len(data)} are there" if len(data) < size_bytes else "some are not what was written"
-            raise _damaged(digest, why)
+            raise damaged(digest, why)
         return data
 
     def is_whole(self, tenant: str, digest: str, size_bytes: int) -> bool:
         """Whether all bytes of a blob are there, and what they should be."""
         path, found, at = self.path(tenant, digest), sha256(), 0
-        if not (self.folder / MARK).exists():
+        if not (self.folder / MARK).exists() or not self.find_again([path]):
             return False
         try:
             while data := self.read(path, at, PIECE_BYTES, Owner(tenant, digest)):
@@ -224,105 +249,77 @@ class BlobFiles:
         return at == size_bytes and found.hexdigest() == digest
 
     def settle(self, tenant: str, digest: str) -> None:
-        """What grew is whole: give it its own name, once it is on the disk. Again changes nothing."""
+        """What grew is whole: give it its own name, once it is on the disk. Again changes nothing.
+
+        What others have of it goes: whoever should go on with that finds all of it.
+
+        Raises:
+            FileNotFoundError: It is not there, or another kernel's now.
+        """
         partial, path = self.partial(tenant, digest), self.path(tenant, digest)
-        with self._typed():
+        with self.typed(lost=FileNotFoundError):
             if partial.exists():
-                if is_sealed(partial):
-                    self._finish(partial, Owner(tenant, digest))
+                path = partial.with_name(partial.name.partition(".")[0])  # sealed as it is, or not
+                with writing(partial) as file:
+                    if is_sealed(partial):
+                        self._finish(file, Owner(tenant, digest))
                 sync_file(partial)
                 self.at_point("synced")
                 partial.rename(path)
                 self.at_point("renamed")
+            elif not path.exists():
+                raise FileNotFoundError(ENOENT, AGAIN, str(path))
             for folder in (path.parent, path.parent.parent, self.folder):
                 sync_file(folder)
+            self.remove(parts_of(path))
 
-    def _finish(self, partial: Path, owner: Owner) -> None:
-        with opened_file(partial, os.O_RDWR) as file:
-            try:
-                self._sealed(file, owner).finish()
-            except ValueError as error:
-                raise _damaged(owner.digest, str(error)) from None
+    def _finish(self, file: int, owner: Owner) -> None:
+        try:
+            self._sealed(file, owner).finish()
+        except ValueError as error:
+            raise damaged(owner.digest, str(error)) from None
 
-    def unsettle(self, tenant: str, digest: str) -> None:
-        """What has its own name and is not known as whole grows again."""
-        partial, path = self.partial(tenant, digest), self.path(tenant, digest)
-        with self._typed():
-            if path.exists() and not partial.exists():
-                path.rename(partial)
+    def take(self, tenant: str, digest: str) -> Path:
+        """Have what there is of a blob that is not known as whole grow, written by this kernel alone; where."""
+        with self.typed():
+            take(self._paths(tenant, digest), self._mark)
+        return self.partial(tenant, digest)
 
     def remove(self, paths: Iterable[Path]) -> None:
         """Let files go, those that there are."""
-        with self._typed():
+        with self.typed():
             for path in paths:
                 path.unlink(missing_ok=True)
 
-    def found(self, count: int) -> Iterator[list[Path]]:
-        """The files that there are, so many at a time; no more is read than is taken."""
-        with self._typed():
-            paths = (path for path in self.folder.glob("*/*/*") if not path.is_dir())
+    def set_aside(self, paths: Iterable[Path]) -> list[Path]:
+        """Give files, those that there are, names by which only this kernel knows them; those."""
+        with self.typed():
+            return set_aside(paths, self._mark)
+
+    def put_back(self, aside: Iterable[Path]) -> None:
+        """Give files the names that they had before `set_aside`, but where there are others now."""
+        with self.typed():
+            put_back(aside)
+
+    def find_again(self, paths: Iterable[Path]) -> list[Path]:
+        """Those of these files that are there, also by names that a kernel gave them which leads no more."""
+        with self.typed():
+            return [path for path in paths if find_again(path.with_name(name_before(path)))]
+
+    def found(self, count: int, folder: str = "*") -> Iterator[list[Path]]:
+        """The files in a tenant's folder, or in all, so many at a time; no more is read than is taken."""
+        with self.typed():
+            paths = (path for path in self.folder.glob(f"{folder}/*/*") if not path.is_dir())
             while some := list(islice(paths, count)):
                 yield some
 
-    def model_folder(self, name: str) -> Path:
-        """Where the files of a model are whose list has such files, see `name`."""
-        return self._models / name
-
-    def link(self, name: str, tenant: str, files: Mapping[str, str]) -> None:
-        """Let a model's folder have these blobs, under their names there, and nothing else; what is sealed is opened.
+    @contextmanager
+    def typed(self, *, lost: type[OSError] | tuple[()] = (), makes: bool = False) -> Iterator[None]:
+        """Say as StoreUnavailableError what the system refuses in the block, but what is `lost`.
 
         Raises:
-            BlobDamagedError: One is missing.
+            StoreUnavailableError: It refuses something, or the folder is not there.
         """
-        folder = self.model_folder(name)
-        with self._typed():
-            for each in (folder.parent.parent, folder.parent, folder):
-                each.mkdir(exist_ok=True, mode=0o700)
-            for path in folder.iterdir():
-                if path.name not in files or not _is_that(path, self.path(tenant, files[path.name])):
-                    path.unlink()
-            for label, digest in files.items():
-                path = self.path(tenant, digest)
-                try:
-                    if is_sealed(path):
-                        self._open_into(folder / label, path, Owner(tenant, digest))
-                    else:
-                        (folder / label).hardlink_to(path)
-                except FileExistsError:
-                    continue  # it is that
-                except FileNotFoundError:
-                    raise _damaged(digest, "its file is missing") from None
-
-    def _open_into(self, target: Path, path: Path, owner: Owner) -> None:
-        """Write what is in a sealed blob into a file of a model; it is whole, or not there."""
-        (size_bytes,) = self.sizes([path])
-        if target.exists() and target.stat().st_size == size_bytes:
-            return
-        growing, at = target.with_name(f".{target.name}{PARTIAL}"), 0
-        with opened_file(growing, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) as file:
-            while data := self.read(path, at, PIECE_BYTES, owner):
-                write_all(file, data, at)
-                at += len(data)
-        growing.rename(target)
-
-    def unlink(self, name: str) -> None:
-        """Remove a model's folder."""
-        remove_tree(self.model_folder(name))
-
-    def unlink_others(self, names: frozenset[str]) -> None:
-        """Remove the folders of all models but these."""
-        with self._typed():
-            for folder in {*self.folder.glob(f"{MODELS}/*/*"), *self._models.glob("*/*")}:
-                if folder.parents[1] != self._models or f"{folder.parent.name}/{folder.name}" not in names:
-                    remove_tree(folder)
-
-    def close_models(self) -> None:
-        """Have no model be open."""
-        if self.seals:
-            remove_tree(self._models)
-
-    @contextmanager
-    def _typed(self, *, lost: type[OSError] | tuple[()] = (), makes: bool = False) -> Iterator[None]:
         try:
             if not makes and not (self.folder / MARK).exists():
                 raise StoreUnavailableError(
@@ -351,7 +348,7 @@ class BlobFiles:
 
     def note_sealed(self) -> None:
         """All is sealed, or need not be."""
-        with self._typed():
+        with self.typed():
             if self.seals:
                 (self.folder / ALL_SEALED).touch(mode=0o600)
             else:
@@ -366,18 +363,19 @@ class BlobFiles:
         if not self.seals or not others:
             return False
         done = False
-        with self._typed():
-            for ending in ("", PARTIAL):
-                plain, path = others[0].with_name(others[0].name + ending), sealed.with_name(sealed.name + ending)
+        with self.typed():
+            for plain in (others[0], *parts_of(others[0])):
                 if not plain.exists():
                     continue
+                ending = plain.name.removeprefix(others[0].name)
+                path = sealed.with_name(sealed.name + ending)
                 self._seal_one(plain, path, Owner(tenant, digest), whole=not ending)
                 plain.unlink()
                 done = True
         return done
 
     def _seal_one(self, plain: Path, path: Path, owner: Owner, *, whole: bool) -> None:
-        growing, at = path.with_name(path.name + SEALING), 0
+        growing, at = self._growing(path), 0
         growing.parent.mkdir(exist_ok=True, mode=0o700)
         with (
             opened_file(growing, os.O_RDWR | os.O_CREAT | os.O_TRUNC) as file,
@@ -391,7 +389,11 @@ class BlobFiles:
                 sealed.finish()
         put_in_place(growing, path)
 
-    def resealing(self, tenant: str, digest: str) -> Generator[Path]:
+    def _growing(self, path: Path) -> Path:
+        """Where this kernel seals it: others that do the same, as they were stopped meanwhile, do not reach it."""
+        return path.with_name(f"{path.name}.{self._mark}{SEALING}")
+
+    def resealing(self, tenant: str, digest: str, *, whole: bool) -> Generator[Path]:
         """Seal what older keys of the tenant have sealed of a blob in another file, which takes its place.
 
         Tells that file before each step. What cuts this off leaves what is there whole, and the other file is removed.
@@ -399,15 +401,18 @@ class BlobFiles:
         Raises:
             BlobDamagedError: It cannot be read; it stays as it is.
         """
-        sealed = [path for path in self.all_of(tenant, digest) if is_sealed(path)]
-        for path in sealed if self.seals else ():
-            growing = path.with_name(path.name + SEALING)
-            yield growing
-            with self._typed():
-                try:
-                    yield from self._reseal(path, growing, Owner(tenant, digest))
-                finally:
-                    growing.unlink(missing_ok=True)
+        path = self.path(tenant, digest)
+        if not (self.find_again([path]) if whole else path.exists()):
+            path = self.take(tenant, digest)  # so that no other kernel writes it meanwhile
+        if not self.seals or not is_sealed(path):
+            return
+        growing = self._growing(path)
+        yield growing
+        with self.typed():
+            try:
+                yield from self._reseal(path, growing, Owner(tenant, digest))
+            finally:
+                growing.unlink(missing_ok=True)
 
     def _reseal(self, path: Path, growing: Path, owner: Owner) -> Iterator[Path]:
         grows, at = path.suffix == PARTIAL, 0
@@ -427,23 +432,7 @@ class BlobFiles:
                     if not grows:
                         new.finish()
                 except ValueError as error:
-                    raise _damaged(owner.digest, str(error)) from None
-        self.at_point("resealed")
-        put_in_place(growing, path)
-
-
-def _damaged(digest: str, why: str) -> BlobDamagedError:
-    return BlobDamagedError(
-        f"blob sha256:{digest} is damaged: {why}; delete it, and give it again",
-        metadata={"digest": f"sha256:{digest}", "cause": why},
-    )
-
-
-def is_sealed(path: Path) -> bool:
-    """Whether a file of a blob is sealed, as its name says."""
-    return path.name.removesuffix(SEALING).removesuffix(PARTIAL).endswith(SEALED)
-
-
-def _is_that(opened: Path, path: Path) -> bool:
-    """Whether a file of a model is this blob's; one that was opened is looked at again when it is opened."""
-    return is_sealed(path) or (path.exists() and opened.samefile(path))
+                    raise damaged(owner.digest, str(error)) from None
+            yield growing  # last before it takes the place
+            self.at_point("resealed")
+            put_in_place_of(given, growing, path)  # else a kernel that follows has sealed it, by keys that are newer

@@ -45,12 +45,14 @@ class Seen:
         holder: The server's process that has the lock of the store; 0 where nobody has it.
         others: All kernels but this one that have told of themselves of late.
         holder_s: How long ago the kernel that has the lock told of itself; None where it is none that did.
+        now: When that was, on the clock of the store's server, in seconds: all ages are of then.
     """
 
     epoch: int
     holder: int
     others: tuple[KernelEntry, ...] = ()
     holder_s: float | None = None
+    now: float = 0.0
 
     @property
     def leader(self) -> KernelEntry | None:

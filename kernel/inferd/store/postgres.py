@@ -23,11 +23,12 @@ from inferd.store.postgres_kernels import sign_first
 from inferd.store.postgres_reading import PostgresReading
 from inferd.store.postgres_schema import (
     NOBODY,
+    UNSEALED,
     Found,
     Marker,
-    drop_unsealed,
+    drop_copies,
     find,
-    has_unsealed,
+    has_copies,
     migrate,
     newest_schema,
     set_aside,
@@ -134,7 +135,10 @@ class PostgresStore(PostgresReading):
 
     def grip(self) -> int:
         """As `Store.grip`."""
-        return int(self._fetch("SELECT pg_backend_pid()")[0][0])
+        rows = self._fetch(f"SELECT pg_backend_pid(), epoch FROM {self._schema}.inferd_store")  # noqa: S608 - ours
+        if [epoch for _, epoch in rows] != [self._marker.epoch]:
+            raise self._bar(Marker(NOBODY, 0, rows[0][1]) if rows else None)
+        return int(rows[0][0])
 
     def _written(self, write: Callable[[Session], None], *, attempts: int = ATTEMPTS, epoch: int | None = None) -> None:
         """Do it in one transaction, which the server has decided when this returns; in a new `epoch` if it is given."""
@@ -355,8 +359,15 @@ class PostgresStore(PostgresReading):
 
     def drop_unsealed(self) -> None:
         """As `SealedRows.drop_unsealed`."""
-        if has_unsealed(self._fetch, name := self._where.postgres.schema_name):  # else nothing is written
-            self._written(lambda session: drop_unsealed(session, name))
+        self._drop_copies(UNSEALED)
+
+    def drop_copies(self) -> None:
+        """As `Store.drop_copies`."""
+        self._drop_copies(newest_schema())
+
+    def _drop_copies(self, newest: int) -> None:
+        if has_copies(self._fetch, name := self._where.postgres.schema_name, newest):  # else nothing is written
+            self._written(lambda session: drop_copies(session, name, newest))
 
     def compact(self) -> None:
         """As `Store.compact`. Takes as long as it takes."""

@@ -19,6 +19,7 @@ from inferd.store.where import Where
 
 FORGOTTEN_S = 60.0  # a kernel that has told nothing for so long is not there any more
 LOCKED_MS = 200  # how long who is silent may hold up the end of its epoch
+NOW = "extract(epoch FROM statement_timestamp())::float8"
 MISSING = ("3F000", "42P01", "42703")  # SQLSTATE: the schema, the table or the column is not there yet
 
 log = structlog.get_logger()
@@ -52,9 +53,9 @@ class PostgresRoll:
                 if entry.epoch:
                     _sweep(session, self._schema)
                 rows = session.execute(
-                    "SELECT s.epoch, o.pid, extract(epoch FROM clock_timestamp() - o.seen)::float8,"  # noqa: S608 - ours
-                    " k.kernel, k.host, k.pid, k.version, k.addresses, k.epoch,"
-                    " extract(epoch FROM clock_timestamp() - k.seen)::float8"
+                    "SELECT s.epoch, o.pid, extract(epoch FROM statement_timestamp() - o.seen)::float8,"  # noqa: S608 - ours
+                    f" {NOW}, k.kernel, k.host, k.pid, k.version, k.addresses, k.epoch,"
+                    " extract(epoch FROM statement_timestamp() - k.seen)::float8"
                     f" FROM {self._schema}.inferd_store s LEFT JOIN ({self._having}) o ON true"
                     f" LEFT JOIN {self._schema}.kernels k ON k.kernel <> %s"
                     " AND k.seen > clock_timestamp() - make_interval(secs => %s)",
@@ -66,8 +67,8 @@ class PostgresRoll:
             raise self._lost(error) from None
         if not rows:  # somebody has emptied the table
             return self._unmade(session)
-        others = tuple(_entry(row[3:]) for row in rows if row[3] is not None)
-        return Seen(rows[0][0], rows[0][1] or 0, others, rows[0][2])
+        epoch, holder, holder_s, now = rows[0][:4]
+        return Seen(epoch, holder or 0, tuple(_entry(row[4:]) for row in rows if row[4] is not None), holder_s, now)
 
     @property
     def _having(self) -> str:
@@ -146,9 +147,10 @@ class PostgresRoll:
     def _unmade(self, session: Session) -> Seen:
         try:
             row = session.execute(self._server.holder).fetchone()
+            ((now,),) = session.execute(f"SELECT {NOW}").fetchall()
         except psycopg.Error as error:
             raise self._lost(error) from None
-        return Seen(0, 0 if row is None else row[0])
+        return Seen(0, 0 if row is None else row[0], now=now)
 
     def _lost(self, error: psycopg.Error) -> StoreUnavailableError:
         late = None

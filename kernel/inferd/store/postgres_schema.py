@@ -181,18 +181,19 @@ def _drop(connection: Connection, names: list[str]) -> None:
         connection.execute(sql.SQL("DROP SCHEMA {} CASCADE").format(sql.Identifier(name)))
 
 
-def has_unsealed(fetch: Callable[[str], list[tuple[str, ...]]], schema: str) -> bool:
-    """Whether there are copies of a schema from before it was sealed."""
+def has_copies(fetch: Callable[[str], list[tuple[str, ...]]], schema: str, newest: int) -> bool:
+    """Whether there are copies of a schema of this version, or of one before."""
     names = fetch(NAMES_OF_SCHEMAS)
-    return any(copies_among(names, schema, each) for each in range(1, UNSEALED + 1))
+    return any(copies_among(names, schema, each) for each in range(1, newest + 1))
 
 
-def drop_unsealed(connection: Connection, schema: str) -> None:
-    """Remove the copies of a schema from before it was sealed."""
-    for each in range(1, UNSEALED + 1):
+def drop_copies(connection: Connection, schema: str, newest: int) -> None:
+    """Remove the copies of a schema of this version, and of those before."""
+    for each in range(1, newest + 1):
         if names := _copies(connection, schema, each):
             _drop(connection, names)
-            log.warning("copies from before the store was sealed are removed: they were not sealed", copies=names)
+            sealed = each > UNSEALED
+            log.warning("copies from before the store was brought up are removed", copies=names, sealed=sealed)
 
 
 def set_aside(connection: Connection, schema: str, why: str) -> str:

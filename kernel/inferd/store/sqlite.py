@@ -319,10 +319,22 @@ class SqliteStore:
 
     def drop_unsealed(self) -> None:
         """As `SealedRows.drop_unsealed`."""
-        for schema in range(1, UNSEALED + 1):
-            for copy in copies_of(self._path, schema):
+        self._drop_copies(UNSEALED, "the copy from before the store was sealed is removed: it was not sealed")
+
+    def drop_copies(self) -> None:
+        """As `Store.drop_copies`."""
+        self._drop_copies(newest_schema(), "the copy from before the store was brought up is removed")
+
+    def _drop_copies(self, newest: int, why: str) -> None:
+        for copy in (each for schema in range(1, newest + 1) for each in copies_of(self._path, schema)):
+            try:
                 copy.unlink()
-                log.warning("the copy from before the store was sealed is removed: it was not sealed", copy=str(copy))
+            except OSError as error:
+                raise StoreUnavailableError(
+                    f"the copy {copy} of the store cannot be removed: {error.strerror}; remove it, and try again",
+                    metadata={"cause": error.strerror or str(error)},
+                ) from None
+            log.warning(why, copy=str(copy))
 
     def compact(self) -> None:
         """As `Store.compact`."""

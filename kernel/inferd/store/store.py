@@ -32,6 +32,7 @@ class Kind(Enum):
     QUOTA = "quota"  # how much tenants may use
     USE = "use"  # what a tenant has used of a quota
     COUNT = "count"  # what goes on rising from kernel to kernel
+    DATASET = "dataset"  # a version of one; its pieces say which blobs have its rows
     BLOB = "blob"  # bytes that are in a file; its pieces are the digests of the file's
     UPLOAD = "upload"  # a blob of which not all bytes have come
     DEVICE = "device"  # what one had to give when a kernel began
@@ -39,6 +40,9 @@ class Kind(Enum):
     FLAG = "flag"  # what a person is to look at of that
     FOLDER = "folder"  # which folder has the files
     HOST = "host"  # what an operator wants of one
+    PIPELINE = "pipeline"  # a run of one, whose pieces are its input and what has happened of it
+    EVALUATION = "evaluation"
+    EVALUATION_PART = "evaluation part"  # data of one, and what was measured; or its answers, which are pieces
     AUDIT = "audit"  # a part of the audit trail, whose pieces are its lines; and where the trail stands
 
 
@@ -205,6 +209,13 @@ class Store(Protocol):
     def drop_tenant(self, tenant: str) -> None:
         """Drop all records and pieces of a tenant, whether they can be read or not."""
 
+    def drop_copies(self) -> None:
+        """Remove the copies of it that were made before its schema became a newer one: they have keys and rows.
+
+        Raises:
+            StoreUnavailableError: One cannot be removed.
+        """
+
     def compact(self) -> None:
         """Give back the room of what was dropped."""
 
@@ -218,7 +229,11 @@ class Store(Protocol):
         """
 
     def grip(self) -> int:
-        """Have the lock again where it was lost; the server's process that has it, 0 where the store has no server."""
+        """Have the lock again where it was lost; the server's process that has it, 0 where the store has no server.
+
+        Raises:
+            StoreUnavailableError: Another kernel has it or leads, or it cannot be had now.
+        """
 
     def unix_time(self) -> float | None:
         """What all that write it have as the time, in seconds: its server's; None where it is of one machine."""

@@ -11,6 +11,7 @@ import numpy as np
 
 from inferd.plugin import Batching, Cut, ElementType, Fill, Padding, Signature, Tensor, TensorInfo, TensorState
 from inferd.plugin.tensor import NUMPY
+from inferd.testing.fake_faults import NOTHING
 from inferd.testing.hangs import hang
 from inferd.testing.spoilt_memory import spoil_memories
 
@@ -29,7 +30,7 @@ def _info(name: str, *shape: int | str, kind: ElementType = FLOAT) -> TensorInfo
 
 
 def _has(arrays: Sequence[Any], number: float | None) -> bool:
-    return number is not None and any((array == number).any() for array in arrays)
+    return number not in {None, NOTHING} and any((array == number).any() for array in arrays)
 
 
 def _float(array: Any) -> Tensor:

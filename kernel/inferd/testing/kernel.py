@@ -23,7 +23,7 @@ from inferd.standing import Watch
 OPEN_PORT: dict[str, Any] = {"listen": ("127.0.0.1:0",), "auth": {"required": False}}
 """Settings of a kernel on a free port of the loopback that needs no login, for tests of what sockets do not have."""
 FAKE_PLUGIN = "inferd.testing.plugin"
-START_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 150.0
 STOP_TIMEOUT_S = 20.0
 
 
@@ -37,6 +37,7 @@ class KernelProcess:
         pid: Its process id.
         folder: Its data and state lie under this.
         process: Itself.
+        metrics: Where Prometheus reads, host:port; "" for nowhere.
     """
 
     address: str
@@ -44,6 +45,7 @@ class KernelProcess:
     pid: int
     folder: Path
     process: subprocess.Popen[str]
+    metrics: str = ""
 
 
 def write_fake_model(folder: Path, name: str = "fake", **behaviour: Any) -> Path:
@@ -81,6 +83,7 @@ def _settings(folder: Path, chosen: Mapping[str, Any]) -> Settings:
         "state_dir": folder / "state",
         "plugin_modules": (FAKE_PLUGIN,),
         "store": {"url": "memory:"},
+        "metrics_listen": "",
     }
     return Settings(**{**usual, **chosen})
 
@@ -118,6 +121,7 @@ def _process(folder: Path, environment: Mapping[str, str], addresses: Sequence[s
         "INFERD_STATE_DIR": str(folder / "state"),
         "INFERD_PLUGIN_MODULES": json.dumps([FAKE_PLUGIN]),
         "INFERD_STORE__URL": "memory:",
+        "INFERD_METRICS_LISTEN": "",
     }
     with said.open("w", encoding="utf-8") as log:
         process = subprocess.Popen(
@@ -135,8 +139,16 @@ def _process(folder: Path, environment: Mapping[str, str], addresses: Sequence[s
         line = _first_line(process)
         if not line:
             raise RuntimeError(f"the kernel did not start: {said.read_text(encoding='utf-8')}")
-        addresses = tuple(json.loads(line)["addresses"])
-        yield KernelProcess(address=addresses[0], addresses=addresses, pid=process.pid, folder=folder, process=process)
+        said_first = json.loads(line)
+        addresses, metrics = tuple(said_first["addresses"]), said_first.get("metrics", "")  # a standby has none
+        yield KernelProcess(
+            address=addresses[0],
+            addresses=addresses,
+            pid=process.pid,
+            folder=folder,
+            process=process,
+            metrics=metrics,
+        )
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)

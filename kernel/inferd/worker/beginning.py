@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from inferd import __version__
+from inferd.core.function import LOADER
 from inferd.core.resources import HOST_DEVICE
 from inferd.engine.cells.starter import Starter
 from inferd.errors import ModelLoadError, SandboxIncompleteError
@@ -39,7 +40,7 @@ THREAD_VARIABLES: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_T
 OFF: Final = State(SandboxLevel.OFF, ("workers.sandbox is off",))
 _HOMES: Final = ("HOME", "XDG_CACHE_HOME", "HF_HOME", "TORCH_HOME", "TRITON_CACHE_DIR")  # where libraries keep things
 _SHARED: Final = ("/dev/shm",)  # noqa: S108  # nosec B108 - where NCCL shares memory, and in no other place
-"""All of it is open to ranks on devices: also models of sealed blobs where `blobs.open_dir` does not say otherwise."""
+"""Ranks on devices make files in it, and find none whose name they were not told: models lie there, too."""
 _LOOK_FILE_BYTES: Final = 64 << 20  # of what a worker writes that looks at a model, its log among it
 
 
@@ -126,7 +127,12 @@ def _enter(start: Start, descriptor: int) -> Start:
         for name in _HOMES if scratch else ():
             os.environ[name] = scratch
         start.sandbox = Sandbox(order, package=load.loader)
-    Starter.make(keep_out=descriptor)
+    calls = load.loader == LOADER
+    Starter.make(
+        keep_out=descriptor,
+        network=load.sandbox.network and calls,
+        reads=tuple(load.sandbox.reads) if calls else (),
+    )
     if len(load.ranks) > 1 and not load.sandbox.looks:
         from inferd.worker.ranks import prepare_ranks  # noqa: PLC0415 - other workers start without it
 
@@ -157,11 +163,8 @@ def _order(load: load_pb2.Load, scratch: str, *, reads: tuple[str, ...]) -> Orde
     looped = len(load.ranks) > 1
     return Order(
         reads=reads,
-        writes=(
-            *([scratch] if scratch else []),
-            *wants.writes,
-            *(_SHARED if looped and load.device != HOST_DEVICE else ()),
-        ),
+        writes=(*([scratch] if scratch else []), *wants.writes),
+        shares=_SHARED if looped and load.device != HOST_DEVICE else (),
         devices=tuple(devices),
         network=wants.network,
         loopback=looped,

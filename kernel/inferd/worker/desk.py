@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
 from inferd.engine.cause import last_line
+from inferd.engine.function.backend import LoadedFunctions
 from inferd.engine.moderation.screening import Screening
 from inferd.engine.recipe.dictation import Dictation
 from inferd.engine.recipe.engine import RecipeEngine
@@ -23,7 +24,9 @@ from inferd.plugin import KeepingSession, LoadedTensorModel, LoadError
 from inferd.plugin.host import count_cores
 from inferd.plugin.recipe import Recipe
 from inferd.plugin.recipe_file import find_recipe, read_recipe
+from inferd.worker.adapters import AdapterDesk, refuse_adapter
 from inferd.worker.frames import answer_frame, failure, read_defaults, read_load, read_submission, step_frame
+from inferd.worker.function_desk import FunctionDesk
 from inferd.worker.tensor_frames import (
     read_recipe_limits,
     read_request,
@@ -31,7 +34,7 @@ from inferd.worker.tensor_frames import (
     tensor_step_frames,
     write_signature,
 )
-from inferd_api.worker.v1 import load_pb2, moderation_pb2, prefix_pb2, task_pb2
+from inferd_api.worker.v1 import adapter_pb2, load_pb2, moderation_pb2, prefix_pb2, task_pb2
 from inferd_api.worker.v1 import worker_pb2 as wire
 
 if TYPE_CHECKING:
@@ -71,6 +74,9 @@ class Desk(Protocol):
     def hear(self, verdict: moderation_pb2.Verdict) -> None:
         """Take what a classifier says."""
 
+    def adapt(self, order: adapter_pb2.Adapters | adapter_pb2.LoadAdapter, memories: Sequence[Memory]) -> None:
+        """Have these adapters and no others, or hold one whose files are in memories."""
+
     def answer(self, query: task_pb2.Query) -> None:
         """Have a question answered."""
 
@@ -86,7 +92,7 @@ class Desk(Protocol):
 
 
 def make_desk(
-    model: LoadedModel | LoadedTensorModel,
+    model: LoadedModel | LoadedTensorModel | LoadedFunctions,
     load: load_pb2.Load,
     link: Link,
     activity: Activity,
@@ -98,6 +104,8 @@ def make_desk(
     Raises:
         LoadError: The recipe beside it is wrong, or for another kind of model.
     """
+    if isinstance(model, LoadedFunctions):
+        return FunctionDesk(model, link, activity)
     if isinstance(model, LoadedTensorModel):
         return TensorDesk(model, load, link, activity)
     if model.recipe is not None:
@@ -122,6 +130,7 @@ class TokenDesk:
         self._defaults = read_defaults(load, model.sampling)
         self.engine = Loop(model, limits, self._deliver, activity=activity)
         self._screening = Screening(self._send, self.engine.fail)
+        self._adapters = AdapterDesk(self.engine, model.session, link)
 
     def submit(self, submit: task_pb2.Submit, memories: Sequence[Memory]) -> None:  # noqa: ARG002 - of tensors only
         """Have a task run; one of tensors is refused."""
@@ -146,6 +155,13 @@ class TokenDesk:
         """Take what a classifier says."""
         self._screening.hear(verdict.handle, verdict.number, found=verdict.found, failed=verdict.failed)
 
+    def adapt(self, order: adapter_pb2.Adapters | adapter_pb2.LoadAdapter, memories: Sequence[Memory]) -> None:
+        """Have these adapters and no others, or hold one whose files are in memories."""
+        if isinstance(order, adapter_pb2.Adapters):
+            self._adapters.expect(order)
+        else:
+            self._adapters.load(order, memories)
+
     def answer(self, query: task_pb2.Query) -> None:
         """Have a question answered, in turn with tasks that are prepared."""
         self.engine.consult(lambda intake: self._answer(query, intake))
@@ -157,6 +173,7 @@ class TokenDesk:
             max_tasks=bounds.rows,
             context_tokens=bounds.sequence_tokens,
             kv_tokens=bounds.kv_tokens,
+            block_tokens=0 if bounds.whole_prompts else bounds.block_tokens,
             sampling_defaults=self._model.sampling.numbers,
         )
 
@@ -246,6 +263,11 @@ class TensorDesk:
 
     def hear(self, verdict: moderation_pb2.Verdict) -> None:
         """Nobody was asked."""
+
+    def adapt(self, order: adapter_pb2.Adapters | adapter_pb2.LoadAdapter, memories: Sequence[Memory]) -> None:  # noqa: ARG002 - of texts only
+        """Refuse an adapter: they are for language models."""
+        if isinstance(order, adapter_pb2.LoadAdapter):
+            self._link.send(refuse_adapter(order))
 
     def answer(self, query: task_pb2.Query) -> None:
         """Refuse a question: there are no tokens."""

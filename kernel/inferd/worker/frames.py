@@ -12,6 +12,7 @@ from inferd.core.resources import HOST_DEVICE, MemoryNeed
 from inferd.core.task import FinishReason
 from inferd.engine.cause import last_line
 from inferd.engine.moderation.output import ScreenedOutput
+from inferd.engine.pictures.limits import PictureLimits
 from inferd.engine.token.limits import CELL_MEMORY_BYTES, TEXT_TIMEOUT_S, EngineLimits, GrammarLimits
 from inferd.engine.token.submission import Continuation, SampleSoFar, Share, Submission
 from inferd.engine.work import ChatInput, Embedding, Message, TaskInput, TextInput, TokenInput
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from inferd.core.sampling_defaults import SamplingDefaults
     from inferd.core.task_events import Logprobs
     from inferd.core.vigil import Pulse
+    from inferd.engine.text.writing import Writing
     from inferd.engine.token.intake import Intake
     from inferd.engine.token.output import Ended, StepOutput
     from inferd.plugin.backend import SettingValue
@@ -44,7 +46,7 @@ if TYPE_CHECKING:
     from inferd_api.v1.sampling_pb2 import Grammar as WireGrammar
     from inferd_api.v1.sampling_pb2 import SamplingParams
 
-_LONGEST_TEXT: Final = 4000  # of an error: what a plugin says may be of any length
+_LONGEST_TEXT: Final = 4000  # of an error
 _MOST_BYTES: Final = 1 << 60  # of a need: more than any device has, and less than a frame can tell
 PROCESS_BYTES: Final = 128 << 20
 """Resident memory of a worker without a model: interpreter, engine, a vocabulary; 77 MiB with one of 49152 tokens."""
@@ -72,6 +74,7 @@ def read_load(load: load_pb2.Load) -> tuple[LoadRequest, EngineLimits]:
         draft_tokens=load.limits.draft_tokens,
         cell_memory_bytes=load.limits.cell_memory_bytes or CELL_MEMORY_BYTES,
         grammar=_read_grammar_limits(load.limits),
+        picture=_read_picture_limits(load.limits),
     )
     return request, limits
 
@@ -81,6 +84,14 @@ def _read_grammar_limits(limits: load_pb2.EngineLimits) -> GrammarLimits:
         return GrammarLimits()
     told = limits.grammar
     return GrammarLimits(compile_s=told.compile_s, step_s=told.step_s, wait_s=told.wait_s, most=told.most)
+
+
+def _read_picture_limits(limits: load_pb2.EngineLimits) -> PictureLimits:
+    own = PictureLimits()
+    if not limits.HasField("picture"):
+        return own
+    told = limits.picture
+    return PictureLimits(pixels=told.pixels, kept_bytes=told.kept_bytes, count=told.count or own.count)
 
 
 def _read_setting(value: load_pb2.SettingValue) -> SettingValue | None:
@@ -125,21 +136,30 @@ def read_submission(submit: task_pb2.Submit, defaults: SamplingDefaults) -> Subm
     """A task for the engine; what it leaves open of sampling is the model's `defaults`.
 
     Raises:
-        UnsupportedInputError: It is one for a model of tensors.
+        UnsupportedInputError: It is one for a model of tensors, or names an adapter and not what it holds.
     """
-    work, tenant = submit.work, Tenant(submit.tenant)
+    work, tenant, adapter = submit.work, Tenant(submit.tenant), submit.work.adapter.digest
     kind = work.WhichOneof("kind")
     if kind == "infer":
         message = "the model reads text and takes no tensors; give it a prompt, a chat or tokens instead of spec.infer"
         raise UnsupportedInputError(message, field="spec.infer")
+    if kind == "call":
+        raise UnsupportedInputError("the model reads text and is no function", field="spec.call")
     if kind is None:
         raise ValueError(f"the kernel sent task {submit.task_id} with work of no kind that is known here")
+    if work.adapter.name and not adapter:
+        raise UnsupportedInputError(
+            f"adapter {work.adapter.name!r} came without the digest of what it holds; it is not computed without it",
+            field="spec.adapter",
+        )
     return Submission(
         handle=submit.handle,
         task_input=read_input(work.input),
         sampling=_read_sampling(work.generate.sampling, defaults, submit.task_id) if kind == "generate" else ONE_TOKEN,
         embedding=_read_embedding(work.embed) if kind == "embed" else None,
-        salt=f"{len(tenant)} {tenant}".encode(),
+        salt=f"{len(tenant)} {tenant}{adapter}{work.prefix_scope and ' '}{work.prefix_scope}".encode(),
+        adapter=adapter,
+        adapter_name=work.adapter.name,
         prefix_cache=work.prefix_cache,
         allowed_output=work.allowed_output,
         priority=submit.priority,
@@ -170,6 +190,7 @@ def _read_chat(chat: task_pb2.Chat) -> ChatInput:
         add_generation_prompt=not chat.no_generation_prompt,
         continue_final_message=chat.continue_final_message,
         parse_control_tokens=chat.parse_control_tokens,
+        files=tuple(picture.data for picture in chat.pictures),
     )
 
 
@@ -182,6 +203,7 @@ def _read_message(message: task_pb2.Message) -> Message:
         tool_call_id=message.tool_call_id,
         parts=tuple(message.parts),
         reasoning_content=message.reasoning_content if message.HasField("reasoning_content") else None,
+        images=tuple(message.images),
     )
 
 
@@ -244,9 +266,14 @@ def failure(error: InferdError) -> failure_pb2.Failure:
     metadata = error.metadata | ({"field": error.field} if error.field else {})
     return failure_pb2.Failure(
         reason=error.reason,
-        message=error.message[:_LONGEST_TEXT],
-        metadata={name: value[:_LONGEST_TEXT] for name, value in metadata.items()},
+        message=_told(error.message),
+        metadata={_told(name): _told(value) for name, value in metadata.items()},
     )
+
+
+def _told(text: str) -> str:
+    """A text of an error as it can be sent: what foreign code says may be of any length, and no Unicode."""
+    return text[:_LONGEST_TEXT].encode("utf-8", "replace").decode()
 
 
 def _bounded(text: str) -> str:
@@ -262,6 +289,13 @@ def _bounded(text: str) -> str:
     return text
 
 
+def _write(told: task_pb2.Writing, writing: Writing) -> None:
+    told.chat_template = _bounded(writing.chat_template)
+    told.tool_use_template = _bounded(writing.tool_use_template)
+    for token_id, text in writing.control_tokens.items():
+        told.control_tokens[token_id] = text
+
+
 def answer_frame(intake: Intake, query: task_pb2.Query) -> wire.WorkerFrame:
     """The answer to a query."""
     answer = task_pb2.Answer(query_id=query.query_id)
@@ -269,6 +303,12 @@ def answer_frame(intake: Intake, query: task_pb2.Query) -> wire.WorkerFrame:
         match read_input(query.input):
             case TokenInput(token_ids):
                 answer.text = _bounded(intake.detokenize(token_ids))
+                if query.input.tokens.with_pieces:
+                    answer.pieces.extend(intake.pieces_of(token_ids))
+                if query.input.tokens.with_writing:
+                    _write(answer.writing, intake.writing)
+            case TextInput(text) if query.input.bare:
+                answer.token_ids.extend(intake.words(text))
             case given:
                 answer.token_ids.extend(intake.tokenize(given))
     except InferdError as error:
@@ -303,10 +343,14 @@ def step_frame(output: StepOutput) -> wire.WorkerFrame:
     for handle, cached_tokens in output.begun_prompts.items():
         step.begun_prompts.add(handle=handle, cached_tokens=cached_tokens)
     step.alone = output.alone or 0
-    step.seconds = output.seconds
+    step.seconds, step.sequences, step.preempted = output.seconds, output.batch_size, output.preempted
+    if output.kv_tokens is not None:
+        step.kv_tokens = output.kv_tokens
     for handle, prompt in output.prompts.items():
         told = None if prompt.logprobs is None else _logprobs(prompt.logprobs)
-        step.prompts.add(handle=handle, text=prompt.text, token_ids=prompt.token_ids, logprobs=told)
+        step.prompts.add(
+            handle=handle, text=prompt.text, token_ids=prompt.token_ids, logprobs=told, entropies=prompt.entropies
+        )
     if isinstance(output, ScreenedOutput):
         _write_screened(output, step)
     return frame

@@ -17,6 +17,8 @@ from inferd.content import PIN, content_digest
 from inferd.core.vigil import Doing
 from inferd.engine.activity import Activity
 from inferd.engine.cause import last_line, placed_line
+from inferd.engine.function.backend import LoadedFunctions
+from inferd.engine.program.threads import spares
 from inferd.errors import ModelLoadError, SandboxIncompleteError, is_failure, words_of
 from inferd.plugin import LoadError, UnsupportedModelError
 from inferd.plugin.checks import check_model, check_need, import_loader
@@ -94,7 +96,7 @@ class Worker:
                 self._activity.begin(Doing.CLOSE)
                 model.session.close()
 
-    def _load(self, load: load_pb2.Load) -> LoadedModel | LoadedTensorModel | None:
+    def _load(self, load: load_pb2.Load) -> LoadedModel | LoadedTensorModel | LoadedFunctions | None:
         backend: Backend | None = None
         try:
             request, _ = read_load(load)
@@ -113,7 +115,8 @@ class Worker:
             self._link.send(needs_frame(need, request.device, processes=len(request.ranks) or 1))
             self._reserved.wait()
             self._activity.begin(Doing.LOAD)
-            model = check_model(backend.load(request, self._report))
+            given = backend.load(request, self._report)
+            model = given if isinstance(given, LoadedFunctions) else check_model(given)
             self._activity.begin(Doing.PREPARE)
             self._desk = make_desk(model, load, self._link, self._activity, identity=identity)
         except BaseException as error:
@@ -127,7 +130,8 @@ class Worker:
         gc.collect()
         gc.freeze()  # what a model brings never becomes garbage: do not look through it again
         loaded = self._desk.loaded()
-        loaded.description, loaded.memory_bytes = _describe(model.description), _resident_bytes()
+        loaded.description = loaded.description or _describe(model.description)
+        loaded.memory_bytes = _resident_bytes()
         loaded.peak_bytes = _peak_bytes()
         self._activity.begin(Doing.IDLE)
         self._link.send(wire.WorkerFrame(loaded=loaded))
@@ -198,6 +202,8 @@ class Worker:
                 self._desk.engine.stop()
             case "stop":
                 os._exit(0)  # nothing is loaded that would have to be closed
+            case None:
+                return  # of a later kernel, which does without an answer
             case kind if self._desk is None:
                 raise ValueError(f"the kernel sent {kind} before the model was loaded")
             case _:
@@ -214,6 +220,8 @@ class Worker:
                 desk.cancel(frame.cancel)
             case "moderate":
                 desk.moderate(frame.moderate.rules, frame.moderate.search_s)
+            case "adapters" | "load_adapter" as kind:
+                desk.adapt(getattr(frame, kind), memories)
             case "verdict":
                 desk.hear(frame.verdict)
             case "hold":
@@ -229,7 +237,7 @@ class Worker:
 
 def _die(args: threading.ExceptHookArgs) -> None:
     """A thread that fails takes the process with it: the kernel sees a dead worker, not one that never answers."""
-    if args.exc_type is not SystemExit:
+    if args.exc_type is not SystemExit and not spares(args):
         _log.critical("thread %s failed", args.thread and args.thread.name, exc_info=args.exc_value)
         os._exit(1)
 

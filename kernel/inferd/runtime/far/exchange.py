@@ -18,8 +18,11 @@ if TYPE_CHECKING:
 
 ACK_S = 0.1
 """What was received is acknowledged after so long at the latest: until then it goes along with what is sent."""
+FRAMES_ACK_S = 5.0
+"""The same of the frames of a worker, for which nobody waits: before that questions after its health and their answers
+take it along, and a message of its own costs as much as one with frames."""
 ACK_PART = 4
-"""And before that once as much has come as this part of the window, so that who sends need not stop."""
+"""And before that once more has come than this part of the window, so that who sends need not stop."""
 MOST_PARCELS = 1024  # in one message, whoever sends it
 
 
@@ -42,12 +45,14 @@ class Exchange:
         on_frames: Is told of frames.
         on_closed: Is told once that no frame comes any more, and why.
         on_room: Is told when less is queued than before.
-        on_moved: Is told when something has come, or was acknowledged, be it a part of a frame alone.
+        on_moved: Is told when something has come (True), or was acknowledged alone, be it a part of a frame.
         most_held_bytes: Most that may wait, memories left out, which are others' anyway; 0 for no bound.
+        ack_s: When it acknowledges at the latest.
 
     Attributes:
         bounds: See there.
         received: The number of the last parcel that has come.
+        acknowledged: That of the last one of its own that the other end has.
         heard_at: When anything came last, on the clock of the loop.
         queued_bytes: What is not acknowledged, memories too.
         held_bytes: The same without memories.
@@ -60,10 +65,12 @@ class Exchange:
         on_frames: OnFrames,
         on_closed: Callable[[str], None],
         on_room: Callable[[], None] = lambda: None,
-        on_moved: Callable[[], None] = lambda: None,
+        on_moved: Callable[[bool], None] = lambda _came: None,
         most_held_bytes: int = 0,
+        ack_s: float = ACK_S,
     ) -> None:
         self.bounds = bounds
+        self._ack_s = ack_s
         self._on_frames = on_frames
         self._on_closed = on_closed
         self._on_room = on_room
@@ -73,7 +80,7 @@ class Exchange:
         self.received = 0
         self.heard_at = asyncio.get_running_loop().time()
         self.queued_bytes = self.held_bytes = 0
-        self._acknowledged = 0  # the last parcel of ours that the other end has
+        self.acknowledged = 0
         self._flying: deque[Piece] = deque()  # sent on this stream, behind that
         self._waiting: deque[Piece] = deque()  # behind those
         self._flying_bytes = 0
@@ -88,6 +95,11 @@ class Exchange:
     def closed(self) -> bool:
         """Whether no frame comes or goes any more."""
         return self._closed
+
+    @property
+    def sent(self) -> int:
+        """The number of the last parcel of its own, whether that is under way or waits."""
+        return self.acknowledged + len(self._flying) + len(self._waiting)
 
     def send(self, frame: bytes, memories: Sequence[Memory] = ()) -> None:
         """Send a frame and its memories; lost when it is closed."""
@@ -164,12 +176,12 @@ class Exchange:
         self._work.set()
 
     def _acknowledge(self, number: int) -> None:
-        if number - self._acknowledged > len(self._flying):
+        if number - self.acknowledged > len(self._flying):
             raise BrokenExchangeError("the other end acknowledges what was not sent")
         before = self.queued_bytes
-        while self._acknowledged < number:
+        while self.acknowledged < number:
             piece = self._flying.popleft()
-            self._acknowledged += 1
+            self.acknowledged += 1
             self._flying_bytes -= piece.size_bytes
             self._count(piece, -1)
         if self.queued_bytes < before:
@@ -195,9 +207,10 @@ class Exchange:
             BrokenExchangeError: It is nothing that may come.
         """
         self.heard_at = asyncio.get_running_loop().time()
-        if parcels.parcels or parcels.received > self._acknowledged:
-            self._on_moved()
+        moved = parcels.parcels or parcels.received > self.acknowledged
         self._acknowledge(parcels.received)
+        if moved:
+            self._on_moved(bool(parcels.parcels))
         if not parcels.parcels:
             return
         self._check(parcels.parcels)
@@ -225,11 +238,12 @@ class Exchange:
             raise BrokenExchangeError(f"a parcel of {largest_bytes} bytes came; the most is {self.bounds.parcel_bytes}")
 
     def _owe(self) -> None:
-        """Acknowledge in time."""
-        if self._owed_bytes * ACK_PART >= self.bounds.window_bytes:
+        """Acknowledge in time: at once where the largest parcel may find no room beside what is owed."""
+        window_bytes = self.bounds.window_bytes
+        if self._owed_bytes > min(window_bytes // ACK_PART, window_bytes - self.bounds.parcel_bytes):
             self._pay()
         elif self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(ACK_S, self._pay)
+            self._timer = asyncio.get_running_loop().call_later(self._ack_s, self._pay)
 
     def _pay(self) -> None:
         self._owes = True
@@ -259,7 +273,7 @@ class Exchange:
             if parcels.parcels and size_bytes + piece.size_bytes > self.bounds.parcel_bytes:
                 break
             if not parcels.parcels:
-                parcels.first = self._acknowledged + len(self._flying) + 1
+                parcels.first = self.acknowledged + len(self._flying) + 1
             parcels.parcels.append(piece.write())
             self._flying.append(self._waiting.popleft())
             self._flying_bytes += piece.size_bytes

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
-from inferd import __version__
 from inferd.core import events
-from inferd.core.host import check_facts, check_host_id, device_on
+from inferd.core.host import UNSEEN, check_facts, check_host_id, device_on
+from inferd.core.host_events import AdoptWorkers, AwaitHosts, HeldWorker, HostHolds
 from inferd.errors import InvalidFieldError, LimitExceededError, PermissionDeniedError
 from inferd.runtime.devices import TOLD_STEP_BYTES
 from inferd.runtime.far.host import Facts, FarHost
+from inferd.runtime.far.peers import Peers
+from inferd.skew import skew_words, works_with
 from inferd_api.agent.v1 import agent_pb2 as wire
 
 if TYPE_CHECKING:
@@ -24,11 +27,14 @@ if TYPE_CHECKING:
     from inferd.core.ids import DeviceId, HostId
     from inferd.core.resources import DeviceCapacity
     from inferd.host_settings import Hosts as Settings
+    from inferd.runtime.far.adopting import Held
+    from inferd.runtime.far.identities import Identities
     from inferd.runtime.launcher import Launcher
     from inferd_api.worker.v1 import sandbox_pb2
 
 LOOKS = 8  # at who is silent, in the time after which a host is lost
 PARCEL_BYTES = 1 << 20
+WINDOW_PARCELS = 2  # that a window has room for at least: else each is acknowledged alone before the next one goes
 MESSAGE_MARGIN_BYTES = 16 << 10  # by which a message can be larger than what its parcels carry
 
 log = structlog.get_logger()
@@ -51,7 +57,9 @@ def link_bounds(
     settings: Settings, *, message_bytes: int, frame_bytes: int, sandbox: sandbox_pb2.SandboxLimits
 ) -> wire.LinkBounds:
     """The bounds of the link to an agent, by the configuration."""
-    parcel_bytes = max(512, min(PARCEL_BYTES, settings.window_bytes, message_bytes - MESSAGE_MARGIN_BYTES))
+    parcel_bytes = max(
+        512, min(settings.window_bytes // WINDOW_PARCELS, message_bytes - MESSAGE_MARGIN_BYTES, PARCEL_BYTES)
+    )
     return wire.LinkBounds(
         beat_s=settings.beat_s,
         detection_s=settings.detection_s,
@@ -76,12 +84,14 @@ class FarHosts:
         known: The hosts that the core knows.
         accounts: Of their devices.
         epoch: That of this kernel, which rises from one to the next; 0 where it does not.
+        identities: Says what workers are; None for a kernel whose workers do not outlive it.
 
     Attributes:
         kernel: Names this life of the kernel.
         kernel_epoch: See `epoch`.
         attached: Hosts whose agents are not lost, by name.
         answer_s: How long what agents are to say is waited for.
+        peers: Which of them give files to which others.
     """
 
     def __init__(
@@ -94,7 +104,10 @@ class FarHosts:
         known: Mapping[HostId, Host],
         accounts: Mapping[DeviceId, Account],
         epoch: Callable[[], int] = lambda: 0,
+        identities: Identities | None = None,
     ) -> None:
+        self._identities = identities
+        self._deciding: set[asyncio.Task[None]] = set()
         self.kernel = secrets.randbits(63) | 1
         self.attached: dict[HostId, FarHost] = {}
         self.answer_s = settings.answer_s
@@ -105,8 +118,10 @@ class FarHosts:
         self._known = known
         self._accounts = accounts
         self.kernel_epoch = epoch
+        self.peers = Peers(settings.gives)
         self._epoch = 0
         self._looked_at = 0.0
+        self._returns: asyncio.TimerHandle | None = None
         self._owners: dict[HostId, str] = {}
 
     def attach(self, facts: Facts, *, incarnation: int, kernel: int, epoch: int, principal: str) -> FarHost:
@@ -144,11 +159,8 @@ class FarHosts:
         return self._begin(facts, incarnation, principal)
 
     def _check(self, facts: Facts, principal: str) -> None:
-        if facts.told.version != __version__:
-            raise InvalidFieldError(
-                f"the agent is of version {facts.told.version[:40]}, the kernel of {__version__}; install the same",
-                field="facts.version",
-            )
+        if not works_with(facts.told.version):
+            raise InvalidFieldError(skew_words("the agent", facts.told.version), field="facts.version")
         check_host_id(facts.name, "facts.name")
         check_facts(facts.told, 0)
         owner = self._owners.get(facts.name) if facts.name in self._known else None
@@ -157,12 +169,15 @@ class FarHosts:
                 f"host {facts.name!r} was attached by {owner!r}, not by {principal!r}; name another one (--name)",
                 metadata={"principal": principal},
             )
-        most = self._settings.most
-        if facts.name not in self._known and len(self._known) - 1 >= most:  # the kernel's own is among them
+        most, known = self._settings.most, self._known.get(facts.name)
+        if known is not None and known.why != UNSEEN:
+            return
+        others = sum(host.why != UNSEEN for host in self._known.values()) - 1  # the kernel's own is among them
+        if others >= most:
             raise LimitExceededError(
-                f"{len(self._known) - 1} other hosts are known and hosts.most is {most}; have some forgotten that are"
+                f"{others} other hosts are known and hosts.most is {most}; have some forgotten that are"
                 " gone for good, or raise it",
-                metadata={"bound": "hosts.most", "value": str(len(self._known) - 1), "limit": str(most)},
+                metadata={"bound": "hosts.most", "value": str(others), "limit": str(most)},
             )
 
     def _begin(self, facts: Facts, incarnation: int, principal: str) -> FarHost:
@@ -175,6 +190,7 @@ class FarHosts:
             bounds=self._bounds,
             answer_s=self.answer_s,
             owner=self,
+            identities=self._identities,
         )
         self._owners = {name: who for name, who in self._owners.items() if name in self._known}
         self._owners[facts.name] = principal
@@ -199,7 +215,33 @@ class FarHosts:
         """A host takes workers."""
         if self.attached.get(host.name) is host:
             self._launchers[host.name] = host
-            self._teller.tell_host(events.HostJoined(devices, host_id=host.name, facts=host.facts.told))
+            facts = replace(host.facts.told, holds=host.holds)
+            self._teller.tell_host(events.HostJoined(devices, host_id=host.name, facts=facts))
+
+    def held(self, host: FarHost, held: Held) -> None:
+        """A host has kept workers: the core says which of them it goes on with, once their files were looked at."""
+        deciding = asyncio.create_task(self._decide(host, held), name=f"kept workers of {host.name}")
+        self._deciding.add(deciding)
+        deciding.add_done_callback(self._deciding.discard)
+
+    async def _decide(self, host: FarHost, held: Held) -> None:
+        workers: tuple[HeldWorker, ...] = ()
+        identities, packages = self._identities, host.facts.packages
+        if identities is not None:
+            changed = await asyncio.to_thread(identities.changed, held.models)
+            workers = tuple(held.workers(changed, lambda told, on: identities.differs(told, on, packages)))
+        if self.attached.get(host.name) is host and not host.gone:
+            self._launchers[host.name] = host
+            try:
+                self._teller.tell_host(AdoptWorkers(host.name, held.devices, host.facts.told, workers))
+            except InvalidFieldError as error:
+                self.lose(host, error.message)
+            host.keep()
+
+    def leave(self) -> None:
+        """The kernel ends: workers of other hosts stay, for the next one, as long as their agents keep them."""
+        for host in tuple(self.attached.values()):
+            host.lost("the kernel ends")
 
     def lose(self, host: FarHost, why: str) -> None:
         """A host is lost: first the core hears of it, so that nobody is suspected of what ends with it."""
@@ -207,9 +249,15 @@ class FarHosts:
             return
         del self.attached[host.name]
         self._launchers.pop(host.name, None)
+        self.peers.lost(host)
         log.warning("a host is lost", host=host.name, why=why)
         self._teller.tell_host(events.HostLost(host.name, why))
         host.lost(why)
+
+    def has_files(self, host: FarHost, before: frozenset[str], *, grown: bool) -> None:
+        """A host can give other models than before."""
+        if self.attached.get(host.name) is host:
+            self.peers.held(host, before, host.gives, grown=grown)
 
     def used(self, host: FarHost, device_id: DeviceId) -> None:
         """What others hold of a device, less what leases give to programs, and workers where it does not tell them."""
@@ -229,13 +277,32 @@ class FarHosts:
         """Look for silent hosts, until it is cancelled; then no host is attached any more."""
         loop = asyncio.get_running_loop()
         self._looked_at = loop.time()
+        self._expect()
         try:
             while True:
                 await asyncio.sleep(self._settings.detection_s / LOOKS)
                 self.look(loop.time())
         finally:
-            for host in tuple(self.attached.values()):
-                host.lost("the kernel ends")
+            if self._returns is not None:
+                self._returns.cancel()
+            self.leave()
+
+    def remove(self, name: HostId) -> None:
+        """A host is to be known no longer; if its agent runs, it comes again at once: what needs it waits for that."""
+        if name in self.attached:
+            self._expect()
+
+    def _expect(self) -> None:
+        """What needs a host of before waits for `hosts.return_s`."""
+        if self._returns is not None:
+            self._returns.cancel()
+        self._await(waits=True)
+        loop = asyncio.get_running_loop()
+        self._returns = loop.call_later(self._settings.return_s, lambda: self._await(waits=False))
+
+    def _await(self, *, waits: bool) -> None:
+        """Agents of a kernel before this one may come at any moment, or had time enough."""
+        self._teller.tell_host(AwaitHosts(waits=waits))
 
     def look(self, now: float) -> None:
         """Lose silent hosts. A kernel that was stopped, or was busy, has heard nobody: all are given the time anew.
@@ -249,6 +316,8 @@ class FarHosts:
             if host.name not in self._known:
                 self.lose(host, "an operator has removed it")
                 continue
+            if host.devices and host.holds != self._known[host.name].facts.holds:
+                self._teller.tell_host(HostHolds(host.name, host.holds or frozenset()))
             for device_id in host.used:  # leases come and go without a word of the host
                 self.used(host, device_id)
             if gap_s > limit_s / 2:

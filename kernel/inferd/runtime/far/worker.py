@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from google.protobuf.message import DecodeError
 
-from inferd.runtime.far.exchange import Exchange
+from inferd.runtime.far.exchange import FRAMES_ACK_S, Exchange
 from inferd.runtime.step_runs import merged
 from inferd_api.worker.v1 import worker_pb2 as frames_pb
 
@@ -46,8 +46,10 @@ class FarWorker:
             on_closed=on_closed,
             on_moved=self._note_moved,
             most_held_bytes=host.bounds.held_bytes,
+            ack_s=FRAMES_ACK_S,
         )
         self._told_at = 0.0
+        self._asked = 0  # the parcel of the first ping since it was heard
         self.given = asyncio.Event()
         self._host = host
         self._on_frame = on_frame
@@ -69,6 +71,8 @@ class FarWorker:
         if memories:
             frame.memories = len(memories)
         self.exchange.send(frame.SerializeToString(), memories)
+        if not self._asked and frame.HasField("ping"):
+            self._asked = self.exchange.sent
 
     async def resident_bytes(self) -> int:
         """Its resident memory; 0 when it is gone, or its host does not say in time."""
@@ -131,14 +135,20 @@ class FarWorker:
         if self._measured is not None and not self._measured.done():
             self._measured.set_result(memory_bytes)
 
-    def _note_moved(self) -> None:
-        """Its link gets on: on a slow one, its answers to pings may be behind very much else."""
+    def _note_moved(self, came: bool, /) -> None:  # noqa: FBT001 - of a callback
+        """Its link gets on: on a slow one, pings and its answers to them may be behind very much else.
+
+        What is acknowledged tells no more once a ping is: it is the agent that does so, and the worker may be stopped.
+        """
+        if not came and self.exchange.acknowledged >= self._asked:
+            return
         now = asyncio.get_running_loop().time()
         if self.given.is_set() and now - self._told_at > MOVED_S:
             self._told_at = now
             self._on_frame(frames_pb.WorkerFrame())
 
     def _take(self, given: Sequence[Given]) -> None:
+        self._asked = 0
         memories: dict[int, tuple[Memory, ...]] = {}
         frames = []
         for data, parts in given:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
 from inferd.core.policy import Grant, Policy, ResourceKind, Rules, Verb
 from inferd.core.principal import ANY
 from inferd.errors import InferdError, PermissionDeniedError, UnauthenticatedError
+from inferd.runtime.signal import Signal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -150,6 +152,7 @@ class Access:
         self._made: dict[str, Rule] = {}
         self.now = wall
         self._open: set[Admission] = set()
+        self._left = Signal()
         self.rules = Rules(self._fixed)
 
     def check(self, principal: Principal, tenant: str, policy: Policy, model: str | None = None) -> Grant:
@@ -197,6 +200,14 @@ class Access:
     def leave(self, admission: Admission) -> None:
         """Its block has ended."""
         self._open.discard(admission)
+        self._left.notify()
+
+    async def empty(self, most_s: float) -> None:
+        """Wait until no call is under way, for so long at most: one that is cut off may have something to put away."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(most_s):
+                while self._open:
+                    await self._left.wait(self._left.version)
 
     def set_rules(self, made: Iterable[Rule]) -> None:
         """The rules that were made by calls are these; calls that none of all rules allows any more end."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import TYPE_CHECKING
 
 from inferd.core.host import check_facts, check_host_id
 from inferd.core.ids import HostId, ModelName
-from inferd.core.principal import LOCAL, Principal
-from inferd.errors import InvalidFieldError, PermissionDeniedError
-from inferd.runtime.front.bounds import Bound
+from inferd.core.principal import HOST, HOSTS, INVITE, LOCAL, Principal
+from inferd.errors import InferdError, InvalidFieldError, PermissionDeniedError
+from inferd.runtime.credential import FORM, ID, drawn_credential
+from inferd.runtime.front.bounds import Calls
+from inferd.runtime.front.turns import Turns
 from inferd.runtime.inspection import PLAN
 
 if TYPE_CHECKING:
@@ -24,12 +27,11 @@ if TYPE_CHECKING:
     from inferd.runtime.keyring import Keyring
     from inferd.runtime.login import Login
 
-HOST, INVITE = "host:", "invite"
-"""What names of principals are of agents that joined by an invitation, and of invitations; of one that is for a host
-of a certain name, ":" and that follow."""
-TENANT = "inferd-hosts"
-"""Of keys of agents, and of invitations: it has no tasks."""
 MOST_PATH = 1024  # letters of the folder of logs
+MOST_ADDRESS = 256  # letters of that of a host's files
+ADDRESS = re.compile(r"([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}")
+MOST_CERTIFICATE = 8192  # bytes
+LATER_S = 5.0  # when a host asks again for which there is no place in the line
 
 
 class Agents:
@@ -44,12 +46,28 @@ class Agents:
 
     Attributes:
         hosts: See there.
-        fetches: Bounds the streams that give models to hosts.
+        calls: Counts what agents have open, and each of them.
+        fetches: Gives turns to the streams that give models to hosts.
+        fetch_idle_s: How long one may take nothing.
+        peer_wait_s: How long a host waits for another one that has a model.
     """
 
     def __init__(self, hosts: FarHosts, keyring: Keyring, auth: Auth, settings: Settings, *, views: Views) -> None:
         self.hosts = hosts
-        self.fetches = Bound("hosts.fetches", settings.fetches, "streams that give models to hosts")
+        self.calls = Calls(
+            calls_limit=settings.calls,
+            tenant_calls_limit=settings.host_calls,
+            bounds=("hosts.calls", "hosts.host_calls"),
+        )
+        self.fetches = Turns(
+            "hosts.fetches",
+            settings.fetches,
+            line_name="hosts.fetch_line",
+            line_limit=settings.fetch_line,
+            what="streams that give models to hosts",
+            retry_after_s=LATER_S,
+        )
+        self.fetch_idle_s, self.peer_wait_s = settings.fetch_idle_s, settings.peer_wait_s
         self._views = views
         self._keyring = keyring
         self._auth = auth
@@ -75,20 +93,30 @@ class Agents:
             message = f"ttl is {ttl_s:g} s; it must be above 0 and at most {settings.invite_most_s:g} s"
             raise InvalidFieldError(f"{message} (hosts.invite_most_s)", field="ttl")
         who = f"{INVITE}:{name}" if name else INVITE
-        principal = Principal(name=who, roles=frozenset({"joiner"}), tenants=(TENANT,))
+        principal = Principal(name=who, roles=frozenset({"joiner"}), tenants=(HOSTS,))
         return await self._keyring.create(principal, self._auth.now() + ttl_s, uses=uses)
 
-    async def join(self, login: Login, name: str) -> str:
+    @property
+    def keyring_id(self) -> str:
+        """See `Keyring`."""
+        return self._keyring.keyring_id
+
+    async def join(self, login: Login, name: str, secret: str = "") -> str:
         """A host becomes known; the credential of its agent, in the place of one that it had before.
 
+        Asked again with the same `secret`, it is what it was, and the invitation is not used once more.
+
         Raises:
-            InvalidFieldError: It has no such name, or an agent of it is attached.
+            InvalidFieldError: It has no such name, or an agent of it is attached; or the secret is none.
             PermissionDeniedError: It comes by no invitation, by one for another name, or by one for any where a key of
                 this name holds.
             UnauthenticatedError: It was used up.
             LimitExceededError, StoreUnavailableError: As `Keyring.create`.
         """
         check_host_id(name, "name")
+        drawn = drawn_credential(secret) if secret else ""
+        if drawn and not FORM.fullmatch(drawn):
+            raise InvalidFieldError("secret must be 64 hexadecimal digits, drawn at random", field="secret")
         invited, _, only = login.principal.name.partition(":")
         if invited == INVITE and only and only != name:
             raise PermissionDeniedError(
@@ -104,9 +132,12 @@ class Agents:
             raise InvalidFieldError(
                 f"host {name!r} is attached; end its agent first, or give this one another name (--name)", field="name"
             )
-        principal = Principal(name=HOST + name, roles=frozenset({"agent"}), tenants=(TENANT,))
+        principal = Principal(name=HOST + name, roles=frozenset({"agent"}), tenants=(HOSTS,))
         async with self._joining:
             before = self._keyring.of(principal.name)
+            if drawn and any(key.key_id == drawn[ID] for key in before):
+                self._keyring.verify(drawn)
+                return drawn
             if before and not only:
                 raise PermissionDeniedError(
                     f"host {name!r} has joined before, and its key holds; to take its place, ask for an invitation for "
@@ -114,11 +145,33 @@ class Agents:
                     "inferd keys revoke), or give this host another name (--name)",
                     metadata={"principal": login.principal.name},
                 )
-            await self._keyring.spend(login.key_id)
-            _, credential = await self._keyring.create(principal, None)
+            made, credential = await self._keyring.create(principal, None, credential=drawn)
+            try:
+                await self._keyring.spend(login.key_id)
+            except InferdError:
+                await self._auth.end_key(made.key_id)
+                raise
             for key in before:
                 await self._auth.end_key(key.key_id)
             return credential
+
+    def joined(self) -> dict[HostId, float | None]:
+        """The hosts that have a key, attached or not, with when that was last used, in Unix time; None for never."""
+        found = dict[HostId, float | None]()
+        for key in self._keyring.holding():
+            if key.principal.is_of_hosts and key.principal.name.startswith(HOST):
+                name, used = HostId(key.principal.name.removeprefix(HOST)), self._keyring.last_use(key)
+                found[name] = max(filter(None, (found.get(name), used)), default=None)
+        return found
+
+    async def end_keys(self, name: str) -> None:
+        """The credential of a host holds no longer, nor do its streams.
+
+        Raises:
+            StoreUnavailableError: That cannot be kept.
+        """
+        for key in self._keyring.of(HOST + name):
+            await self._auth.end_key(key.key_id)
 
     def is_host(self, login: Login) -> bool:
         """Whether this is a credential that a host got when it joined: no other key has a name with a ":"."""
@@ -163,6 +216,13 @@ class Agents:
 def _check_facts(facts: Facts) -> None:
     check_host_id(facts.name, "facts.name")
     check_facts(facts.told, 0)
+    address, certificate = facts.files.address, facts.files.certificate
+    if address and (len(address) > MOST_ADDRESS or not ADDRESS.fullmatch(address)):
+        message = f"facts.files.address is {address[:80]!r}; it must be host:port, at most {MOST_ADDRESS} letters"
+        raise InvalidFieldError(message, field="facts.files.address")
+    if len(certificate) > MOST_CERTIFICATE:
+        message = f"facts.files.certificate has {len(certificate)} bytes; it may have {MOST_CERTIFICATE}"
+        raise InvalidFieldError(message, field="facts.files.certificate")
     if len(facts.log_folder) > MOST_PATH or not facts.log_folder.isprintable():
         message = f"facts.log_folder must be at most {MOST_PATH} letters that can be shown"
         raise InvalidFieldError(message, field="facts.log_folder")

@@ -219,7 +219,9 @@ def _is_of(login: Login, key: Key) -> bool:
 
 
 def _revoked() -> UnauthenticatedError:
-    return UnauthenticatedError("the key of this call was revoked; log in with one that holds")
+    return UnauthenticatedError(
+        "the key of this call was revoked; log in with one that holds", metadata={"cause": "revoked"}
+    )
 
 
 def _replaced() -> UnauthenticatedError:

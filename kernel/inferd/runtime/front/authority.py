@@ -144,8 +144,9 @@ class Authority:
         """As long as the block, what changes by itself is seen: last uses, keys of issuers, and certificates."""
         attending = asyncio.create_task(self.tokens.attend(self._end_unsigned), name="keys of issuers")
         try:
-            async with self.keyring.running(), self.certificates.running(self._end_uncertified):
-                yield
+            with self.certificates.telling(self._end_uncertified):
+                async with self.keyring.running():
+                    yield
         finally:
             attending.cancel()
             with suppress(asyncio.CancelledError):

@@ -170,12 +170,29 @@ class Calls:
     """Counts the calls that are open, over all connections and for each tenant. One writer: the door of a transport.
 
     Strangers, who need no login for what they ask, are counted for each method by itself: whatever watches health, its
-    checks are answered.
+    checks are answered. Agents of hosts are counted apart, each by itself: they and clients leave each other room.
+
+    Args:
+        calls_limit: Of all.
+        tenant_calls_limit: Of one tenant, or one host.
+        bounds: What both are called.
+        why: What made of the first what it is, as a clause; else "".
+
+    Attributes:
+        ended: Those that are over, by method and the reason of their error: "" for none, LEFT where the client left.
     """
 
-    def __init__(self, *, calls_limit: int, tenant_calls_limit: int, why: str = "") -> None:
-        self._all = Bound("limits.calls", calls_limit, "calls", why)
-        self._tenants = Bound("scheduler.tenant_calls", tenant_calls_limit, "calls")
+    def __init__(
+        self,
+        *,
+        calls_limit: int,
+        tenant_calls_limit: int,
+        bounds: tuple[str, str] = ("limits.calls", "scheduler.tenant_calls"),
+        why: str = "",
+    ) -> None:
+        self._all = Bound(bounds[0], calls_limit, "calls", why)
+        self._tenants = Bound(bounds[1], tenant_calls_limit, "calls")
+        self.ended = Counter[tuple[str, str]]()
 
     def take(self, tenant: str) -> None:
         """One more call of `tenant` is open, until `give_back`.

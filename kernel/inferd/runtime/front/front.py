@@ -9,13 +9,19 @@ from inferd.runtime.front.audit import Audit
 from inferd.runtime.front.auth import Auth
 from inferd.runtime.front.blobs import Blobs
 from inferd.runtime.front.bounds import Calls
+from inferd.runtime.front.datasets import Datasets
+from inferd.runtime.front.evaluations import Evaluations
+from inferd.runtime.front.explaining import Explaining
+from inferd.runtime.front.functions import Functions
 from inferd.runtime.front.health import Health
 from inferd.runtime.front.hosts import Hosts
 from inferd.runtime.front.leases import Leases
 from inferd.runtime.front.models import Models
 from inferd.runtime.front.moderation import Moderation
 from inferd.runtime.front.optimizing import Optimizing
+from inferd.runtime.front.pipelines import Pipelines
 from inferd.runtime.front.quotas import Quotas
+from inferd.runtime.front.repository import ModelRepository
 from inferd.runtime.front.tasks import Tasks
 from inferd.runtime.front.uploads import Uploads
 
@@ -28,6 +34,7 @@ class Front:
         calls: What is open of them, over all transports.
         access: What of them may be asked by whom.
         clock: The time that callers' deadlines are on.
+        repository: What may be done with the model repository; None where there is none.
     """
 
     calls: Calls
@@ -38,14 +45,20 @@ class Front:
     tasks: Tasks
     uploads: Uploads
     blobs: Blobs
+    datasets: Datasets
     models: Models
     optimizing: Optimizing
+    evaluations: Evaluations
+    explaining: Explaining
     leases: Leases
     hosts: Hosts
     agents: Agents
     quotas: Quotas
     moderation: Moderation
+    functions: Functions
+    pipelines: Pipelines
     health: Health
+    repository: ModelRepository | None = None
 
     async def adopt(self) -> None:
         """Hold what calls made before this kernel was started.
@@ -54,5 +67,8 @@ class Front:
             InferdError: It cannot be read, or a rule of moderation is none.
         """
         await self.quotas.adopt()
-        await self.hosts.standings.adopt()
+        await self.hosts.standings.adopt(self.agents.joined())
         await self.moderation.adopt()
+        await self.datasets.adopt()
+        await self.pipelines.adopt()
+        await self.evaluations.adopt()

@@ -24,12 +24,15 @@ from inferd.runtime.digests import Digests
 from inferd.runtime.driver import Driver
 from inferd.runtime.elements import Held
 from inferd.runtime.fetching import Fetch
+from inferd.runtime.front.adapters import ModelAdapters
 from inferd.runtime.front.bounds import SharedBound
 from inferd.runtime.front.caller import Caller
 from inferd.runtime.front.exports import Exports
 from inferd.runtime.front.plans import shown
 from inferd.runtime.front.traits import May, ModelTraits
 from inferd.runtime.front.versions import Other, Versions, otherwise
+from inferd.runtime.front.writing import Detokenized, Writing
+from inferd.runtime.metrics import Counted
 from inferd.runtime.model_files import SOURCE, ModelFile, write_list
 from inferd.runtime.plugins import Plugins
 from inferd.runtime.prefixes import KeptPrefix
@@ -63,6 +66,7 @@ class Models:
         exports: Reads them with their files.
         versions: What may be done with their versions.
         traits: What holds of them whichever version serves.
+        adapters: What may be done with those that tasks are computed with.
     """
 
     def __init__(
@@ -87,6 +91,7 @@ class Models:
         self._watchers = watchers
         self.versions = Versions(driver, plugins, shelf, roots=roots)
         self.traits = ModelTraits(driver, shelf)
+        self.adapters = ModelAdapters(driver, shelf, self.traits, roots=roots)
         self.exports = Exports(driver, plugins, shelf, bound=exports, roots=roots)
         self._roots = roots
         self._updates = set[asyncio.Task[Model]]()
@@ -104,6 +109,11 @@ class Models:
             return await self.create(caller, source=SOURCE + digest, **wanted)
         finally:
             blobs.let_go(caller.tenant, digest, UPLOADING)
+
+    def why_held(self, name: ModelName) -> str:
+        """Why no host takes an instance of a model for which tasks wait; "" where one does, or none waits."""
+        machine = self._driver.machine
+        return machine.fleet.why_held(name) if machine.tasks.wait_for(name) else ""
 
     def _blobs(self) -> Blobs:
         if (blobs := blobs_of(self._driver.keeper)) is None:
@@ -199,7 +209,11 @@ class Models:
             return
         self._driver.views.check_aliases(name, whole(traits))
         known = self._driver.views.find_model(name)
-        if known is not None and replace(traits, probe=traits.probe or known.traits.probe) != known.traits:
+        if (
+            known is not None
+            and replace(traits, probe=traits.probe or known.traits.probe, adapters=known.traits.adapters)
+            != known.traits
+        ):
             raise ModelExistsError(
                 f"model {name!r} exists with other labels, aliases, pin, warm or probe; have them changed with"
                 " UpdateModel (`inferd models set`)",
@@ -338,8 +352,8 @@ class Models:
         answer = await asked.query(ModelName(name), given, tenant=caller.tenant, lease_id=caller.lease_id)
         return answer.token_ids
 
-    async def detokenize(self, name: str, given: object, caller: Caller) -> str:
-        """The text of tokens; loads the model if need be.
+    async def detokenize(self, name: str, given: object, caller: Caller) -> Detokenized:
+        """The text of tokens, and what else was asked about them; loads the model if need be.
 
         Raises:
             InferdError: As `tokenize`.
@@ -347,7 +361,8 @@ class Models:
         await self._shelf.look_for(name)
         asked = self._driver.questions
         answer = await asked.query(ModelName(name), given, tenant=caller.tenant, lease_id=caller.lease_id)
-        return answer.text
+        writing = Writing.of(answer.writing) if answer.HasField("writing") else None
+        return Detokenized(answer.text, answer.pieces, writing)
 
     async def signature(self, name: str, caller: Caller) -> bytes:
         """What a model of tensors takes and gives, as its worker wrote it; loads the model if need be.
@@ -357,6 +372,10 @@ class Models:
         """
         await self._shelf.look_for(name)
         return await self._driver.questions.signature(ModelName(name), lease_id=caller.lease_id)
+
+    def counted(self, name: str) -> Counted | None:
+        """What was counted of a model; None where it shares its figures with others."""
+        return self._driver.metrics.counted(name)
 
     def worker(self, instance: Instance) -> Worker | None:
         """The worker of an instance, as long as it lives."""

@@ -4,11 +4,14 @@ from collections.abc import Collection
 
 from inferd.core.ids import Tenant
 from inferd.core.index import Page
-from inferd.core.task import TRIAL_LABEL, Task, TaskState
+from inferd.core.task import EVALUATION_LABEL, EXPLANATION_LABEL, TRIAL_LABEL, Task, TaskState
 from inferd.runtime.driver import Driver
 from inferd.runtime.stream import TaskStream
 
 MOST = 1 << 63  # more than there are tasks
+INNER = (TRIAL_LABEL, EVALUATION_LABEL, EXPLANATION_LABEL)
+"""Labels of tasks by which the kernel finds something out for a client: lists leave them out."""
+
 GOING = (TaskState.QUEUED, TaskState.RUNNING)  # between them nothing is promised
 
 
@@ -23,8 +26,8 @@ def shown_state(task: Task, stream: TaskStream) -> TaskState:
 
 
 def is_listed(driver: Driver, task: Task, states: Collection[TaskState], *, trials: bool = False) -> bool:
-    """Whether a task is among those in one of these states, none for all; those of `trials` only where asked for."""
-    if TRIAL_LABEL in task.spec.labels and not trials:
+    """Whether a task is among those in one of these states, none for all; those of trials where asked for."""
+    if not trials and not task.spec.labels.keys().isdisjoint(INNER):
         return False
     stream = driver.streams.get(task.spec.task_id)
     return not stream.hidden and (not states or shown_state(task, stream) in states)

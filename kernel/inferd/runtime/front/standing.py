@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from inferd.core.events import DrainHost, HostLeft, ResumeHost
-from inferd.core.host import LOCAL, LOCAL_HOST, HostChange, HostState, host_of, shown_host
+from inferd.core.events import DrainHost, HostFound, HostLeft, HostLost, ResumeHost
+from inferd.core.host import LOCAL, LOCAL_HOST, UNSEEN, Host, HostChange, HostState, host_of, shown_host
 from inferd.core.host_events import CordonHost, OrderHosts
 from inferd.core.ids import HostId, InstanceId
 from inferd.core.index import Page
 from inferd.errors import InvalidFieldError
 from inferd.runtime.kept_records import UNREADABLE
-from inferd.runtime.launcher import NoLauncher
+from inferd.runtime.launcher import no_log
 from inferd.store.store import NO_TENANT, Drop, Kind, Put
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Sequence
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 
     from inferd.core.accounts import Account
-    from inferd.core.host import Host
     from inferd.core.ids import ModelName
     from inferd.core.model import Instance, Model
     from inferd.runtime.driver import Driver
@@ -34,6 +34,8 @@ LOG_GAP_S = 0.5  # between two looks at a log
 LOG_PART_BYTES = 64 << 10
 HOSTS_PER_S = 5_000  # that are looked at for one who watches all
 HOSTS_AT_ONCE = 256  # before others have their turn
+MOST_REASON = 200  # letters
+REMOVED = "REMOVED"  # is kept of a host whose key still holds, with when that was
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +50,8 @@ class Standing:
         tasks: Tasks that they run.
         leases: Leases that hold something of it.
         silent_s: Since when nothing was heard of its agent; None where there is none.
+        order: What operators want of it, CORDON or DRAIN, also while it is away; None for nothing.
+        order_reason: Why, as they said.
     """
 
     host: Host
@@ -57,6 +61,8 @@ class Standing:
     tasks: int
     leases: int
     silent_s: float | None
+    order: HostChange | None = None
+    order_reason: str = ""
 
     @property
     def drained(self) -> bool:
@@ -76,17 +82,36 @@ class Standings:
         self._driver = driver
         self._watchers = watchers
         self._changing = asyncio.Lock()
+        self._reasons: dict[HostId, str] = {}  # of orders
 
-    async def adopt(self) -> None:
-        """What operators wanted before this kernel was started, it holds hosts to.
+    async def adopt(self, joined: Mapping[HostId, float | None]) -> None:
+        """What operators wanted before this kernel was started, it holds hosts to; of all that are not there it knows.
+
+        Those that were removed, and have not come back since, it does not know.
+
+        Args:
+            joined: Hosts that have a key, with when that was last used, in Unix time; None for never.
 
         Raises:
-            StoreUnavailableError: It cannot be read.
+            StoreUnavailableError: It cannot be read, or not be written.
         """
-        if self._driver.keeper is not None and (kept := await self._driver.keeper.read(_read_orders)):
+        found, removed = dict[HostId, tuple[HostChange, str]](), dict[HostId, float]()
+        if self._driver.keeper is not None:
+            found, removed = await self._driver.keeper.read(_read_orders)
+            back = {name for name, at in removed.items() if name not in joined or (joined[name] or at) > at}
+            removed = {name: at for name, at in removed.items() if name not in back}
+            if back:
+                await self._driver.keeper.keep_records([Drop(NO_TENANT, Kind.HOST, name) for name in sorted(back)])
+        if found:
+            kept = {host_id: order for host_id, (order, _) in found.items()}
+            self._reasons = {host_id: reason for host_id, (_, reason) in found.items() if reason}
             self._driver.tell_host(OrderHosts(kept))
             if (own := kept.get(LOCAL_HOST)) is not None:
                 self._driver.tell_host((DrainHost if own is HostChange.DRAIN else CordonHost)(LOCAL_HOST))
+        for host_id in sorted({*found, *joined} - {LOCAL_HOST, *removed}):
+            with suppress(InvalidFieldError):  # of a later kernel, by whose rules it is a name
+                self._driver.tell_host(HostFound(host_id))
+                self._driver.tell_host(HostLost(host_id, UNSEEN))
 
     # Reading.
 
@@ -123,12 +148,17 @@ class Standings:
             tasks=sum(len(instance.running) for instance in found),
             leases=views.leases_on(host.devices) if any(views.devices[d].leased for d in host.devices) else 0,
             silent_s=None if launcher is None else launcher.silent_s(),
+            order=self._driver.machine.hosts.orders.get(host.host_id),
+            order_reason=self._reasons.get(host.host_id, ""),
         )
 
     async def watch(
         self, caller: Caller, interval_s: float, *, name: str = "", until_drained: bool = False
     ) -> AsyncGenerator[list[Standing]]:
         """A host, or with no name all: first as they stand, then those that have changed, and those that compute.
+
+        One alone is told after each interval, too: what its instances hold, and since when it is silent, changes
+        without a word.
 
         A host that is gone ends the watch of it; of all, that is told by a list without it, which may be empty. With
         `until_drained` it ends once nothing is left of a host.
@@ -147,7 +177,7 @@ class Standings:
                 seen = changes.version
                 standings = await self._standing(name)
                 marks = {each.host.host_id: _mark(each) for each in standings}
-                fresh = [each for each in standings if told.get(each.host.host_id) != marks[each.host.host_id]]
+                fresh = [each for each in standings if name or told.get(each.host.host_id) != marks[each.host.host_id]]
                 gone, told = bool(told.keys() - marks.keys()), marks
                 if fresh or (gone and not name):
                     yield fresh
@@ -174,22 +204,22 @@ class Standings:
 
     # What operators want.
 
-    async def cordon(self, name: str) -> Standing:
-        """Nothing new comes to a host; what is there stays.
+    async def cordon(self, name: str, reason: str = "") -> Standing:
+        """Nothing new comes to a host; what is there stays. Of one that is away, once it is back.
 
         Raises:
-            InvalidFieldError: There is no such host, or it is in no state for that.
+            InvalidFieldError: There is no such host, it is in no state for that, or the reason is too long.
             StoreUnavailableError: It cannot be kept.
         """
-        return await self._order(CordonHost(host_of_name(name)), HostChange.CORDON)
+        return await self._order(CordonHost(host_of_name(name)), HostChange.CORDON, reason)
 
-    async def drain(self, name: str) -> Standing:
-        """A host gets nothing new, and its instances and tasks go elsewhere.
+    async def drain(self, name: str, reason: str = "") -> Standing:
+        """A host gets nothing new, and its instances and tasks go elsewhere. Of one that is away, once it is back.
 
         Raises:
             As `cordon`.
         """
-        return await self._order(DrainHost(host_of_name(name)), HostChange.DRAIN)
+        return await self._order(DrainHost(host_of_name(name)), HostChange.DRAIN, reason)
 
     async def resume(self, name: str) -> Standing:
         """A host takes instances again.
@@ -197,25 +227,41 @@ class Standings:
         Raises:
             As `cordon`.
         """
-        return await self._order(ResumeHost(host_of_name(name)), None)
+        return await self._order(ResumeHost(host_of_name(name)), None, "")
 
-    async def _order(self, event: CordonHost | DrainHost | ResumeHost, order: HostChange | None) -> Standing:
+    async def _order(
+        self, event: CordonHost | DrainHost | ResumeHost, order: HostChange | None, reason: str
+    ) -> Standing:
         """Tell the core, and keep it: what cannot be kept is told all the same, and told of as an error."""
+        if len(reason) > MOST_REASON or not (reason.isprintable() or not reason):
+            message = f"reason has {len(reason)} letters; it may have {MOST_REASON} at most, all of which can be shown"
+            raise InvalidFieldError(message, field="reason")
         async with self._changing:
-            keeper, host = self._driver.keeper, self._driver.views.host(event.host_id)
+            keeper, host_id = self._driver.keeper, event.host_id
+            host = self._driver.views.host(host_id)
             if keeper is not None:
                 keeper.check()
+            changes = self._driver.machine.hosts.orders.get(host_id) is not order
             self._driver.tell_host(event)
+            if order is None:
+                self._reasons.pop(host_id, None)
+            elif changes:  # given again it stays that of who gave it first
+                self._reasons[host_id] = reason
             if keeper is not None:
-                key = shown_host(event.host_id)
-                record = (
-                    Put(NO_TENANT, Kind.HOST, key, order.name.encode()) if order else Drop(NO_TENANT, Kind.HOST, key)
-                )
-                await keeper.keep_records([record])
+                await keeper.keep_records([_kept(host_id, order, self._reasons.get(host_id, ""))])
         return self._read(host)
 
-    async def remove(self, name: str, *, force: bool) -> None:
+    async def remove(
+        self,
+        name: str,
+        *,
+        force: bool,
+        revoke: Callable[[], Awaitable[None]] | None = None,
+        told: Callable[[HostId], None] = lambda _: None,
+    ) -> None:
         """Know a host no longer; with `force` though something is there: its tasks go on elsewhere, its leases end.
+
+        Before that `revoke` is called, once nothing hinders it; else `told`.
 
         Raises:
             InvalidFieldError: It is the kernel's own, there is none, or something is left of it.
@@ -235,9 +281,16 @@ class Standings:
                     " remove it with force: its tasks go on elsewhere, and its leases end",
                     field="host_id",
                 )
+            if revoke is not None:
+                await revoke()
+            else:
+                told(host_id)
             self._driver.tell_host(HostLeft(host_id))
+            self._reasons.pop(host_id, None)
             if keeper is not None:
-                await keeper.keep_records([Drop(NO_TENANT, Kind.HOST, name)])
+                removed = f"{REMOVED}\n{time.time()}".encode()  # on the clock of the keyring
+                row = Drop(NO_TENANT, Kind.HOST, name) if revoke else Put(NO_TENANT, Kind.HOST, name, removed)
+                await keeper.keep_records([row])
 
     async def read_log(
         self, instance_id: str, caller: Caller, *, tail_bytes: int, follow: bool
@@ -251,8 +304,13 @@ class Standings:
         """
         name, views = InstanceId(instance_id), self._driver.views
         instance = views.find_instance(name)
-        host_id = LOCAL_HOST if instance is None else host_of(instance.device_id)
-        launcher = self._driver.supervisor.launchers.get(host_id, NoLauncher(host_id))
+        supervisor = self._driver.supervisor
+        host_id, path = (
+            supervisor.ended.get(name, (LOCAL_HOST, "")) if instance is None else (host_of(instance.device_id), "")
+        )
+        if (launcher := supervisor.launchers.get(host_id)) is None:
+            where = f"; it is in {path}" if path else ""
+            raise no_log(name, f"host {host_id!r}, where it was, is not attached{where}")
         _, size_bytes = await launcher.read_log(name, 0, 0)
         offset_bytes = max(0, size_bytes - tail_bytes)
         with self._watchers.place(caller.tenant):
@@ -278,12 +336,26 @@ def _mark(standing: Standing) -> object:
     """What differs once another thing is to be told of a host."""
     host = standing.host
     held = tuple((each.free_bytes, each.lease_bytes, each.foreign_bytes) for each in standing.devices)
-    return host.state, host.since, host.facts, held, tuple(standing.models), standing.places, standing.tasks
+    order = standing.order, standing.order_reason
+    return host.state, host.since, host.facts, held, tuple(standing.models), standing.places, standing.tasks, order
 
 
-def _read_orders(store: Store) -> dict[HostId, HostChange]:
-    found = dict[HostId, HostChange]()
+def _kept(host_id: HostId, order: HostChange | None, reason: str) -> Put | Drop:
+    """How an order is kept: its name, and in a second line why."""
+    key = shown_host(host_id)
+    if order is None:
+        return Drop(NO_TENANT, Kind.HOST, key)
+    return Put(NO_TENANT, Kind.HOST, key, "\n".join(filter(None, (order.name, reason))).encode())
+
+
+def _read_orders(store: Store) -> tuple[dict[HostId, tuple[HostChange, str]], dict[HostId, float]]:
+    """What is wanted of hosts, and when others were removed."""
+    found, removed = dict[HostId, tuple[HostChange, str]](), dict[HostId, float]()
     for record in store.records(Kind.HOST, None):
         with suppress(*UNREADABLE):  # of a later kernel: a host that takes instances is no worse than before
-            found[host_of_name(record.key)] = HostChange[record.value.decode()]
-    return found
+            name, _, reason = record.value.decode().partition("\n")
+            if name == REMOVED:
+                removed[HostId(record.key)] = float(reason)
+            else:
+                found[host_of_name(record.key)] = HostChange[name], reason
+    return found, removed

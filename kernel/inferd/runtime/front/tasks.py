@@ -14,6 +14,7 @@ from inferd.core.ids import TaskId, Tenant
 from inferd.core.index import Page
 from inferd.core.task import Task, TaskSpec, TaskState
 from inferd.errors import EventsDroppedError
+from inferd.runtime.adapters import settle_adapter
 from inferd.runtime.blob_opening import blobs_of
 from inferd.runtime.blobs import Blobs
 from inferd.runtime.driver import Driver
@@ -85,9 +86,12 @@ class Tasks:
         Raises:
             InferdError: It is refused.
         """
+        spec = await self._shelf.functions.placed(spec)
         await self._shelf.look_for(spec.model)
         keeper = self._driver.keeper if spec.detached else None
         repeated = self._driver.views.knows_request(spec.tenant, spec.request_id)
+        if not repeated:
+            settle_adapter(spec.work, self._driver.views.find_model(spec.model))
         if keeper is not None and not repeated:
             self._driver.views.check_quotas(spec, self.clock.now())  # before anything is written for it
             keeper.check_new(spec)

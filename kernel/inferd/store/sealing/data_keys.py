@@ -27,6 +27,7 @@ SHREDDED = b""  # stands in the place of the key with the highest number of a te
 WHOLE = (NO_TENANT, 0)  # the number of no key: its row says, sealed, whether all values are
 RESEALING = (NO_TENANT, -1)  # and this one's that values of older keys are to be sealed anew
 MARKED, UNMARKED = b"yes", b"no"
+PREFIXES = "inferd prefixes"  # no tenant is called so: whose keys seal prefix caches, which are everybody's
 MARK_BOUND = b"inferd data key mark"
 
 Row = tuple[str, int, bytes]
@@ -312,7 +313,7 @@ class DataKeys:
 
     def standing(self) -> Iterator[Standing]:
         """How the keys of each tenant stand."""
-        for tenant in sorted({*self._keys, *self._shredded}):
+        for tenant in sorted({*self._keys, *self._shredded} - {PREFIXES}):
             keys = self._keys.get(tenant, {})
             number = self._current.get((tenant, VALUES), 0)
             made = keys[number].made if number else 0

@@ -8,7 +8,7 @@ from pathlib import Path
 import structlog
 
 from inferd.errors import InvalidFieldError
-from inferd.store.sealing.data_keys import DataKeys, Standing
+from inferd.store.sealing.data_keys import PREFIXES, DataKeys, Standing
 from inferd.store.sealing.key_source import MOST_KEYS, Kek, KeyFile
 from inferd.store.store import NO_TENANT, Kind, SealError, Store
 
@@ -111,9 +111,17 @@ def rotate(store: Store, tenant: str | None) -> int:
     chosen = named if tenant is None else [tenant]
     for each in chosen:
         keys.rotate(each)
+    if tenant is None:
+        _renew_prefixes(keys)
     keys.keep_resealing(resealing=True)
     store.write([])
     return len(chosen)
+
+
+def _renew_prefixes(keys: DataKeys) -> None:
+    """Have no prefix cache that was kept before be opened again: they are computed anew."""
+    if keys.shred(PREFIXES):
+        keys.current(PREFIXES)
 
 
 def rotate_wrapping(store: Store, *, forgets: bool = False) -> int:
@@ -173,13 +181,18 @@ def settle(store: Store, left: Collection[str] | None) -> int:
 def shred(store: Store, tenant: str) -> int:
     """Drop all keys of a tenant, and then what they sealed: nobody reads it any more. How many keys there were.
 
+    Those of prefix caches go as well, which may have something of any tenant: on whichever hosts files of these are.
+
     Raises:
         InvalidFieldError: There is no tenant of an empty name.
-        StoreUnavailableError: They cannot be written.
+        StoreUnavailableError: They cannot be written, or a copy of before that has them not be removed.
     """
     if tenant == NO_TENANT:
         raise InvalidFieldError("tenant is ''; name one: what is everybody's is not shredded", field="tenant")
-    count = keys_of_store(store).shred(tenant)
+    keys = keys_of_store(store)
+    store.drop_copies()  # they have the keys, too
+    count = keys.shred(tenant)
+    _renew_prefixes(keys)
     store.write([])  # from here on none of it can be read
     store.drop_tenant(tenant)
     store.compact()  # the keys, as they were wrapped, are in pages that nobody uses

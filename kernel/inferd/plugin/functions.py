@@ -1,0 +1,142 @@
+"""Functions that a package offers: ordinary Python functions with a mark. Their calls are tasks of the kernel."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+F = TypeVar("F", bound="Callable[..., Any]")
+
+NAME_FORM: Final = re.compile(r"[a-z][a-z0-9_]{0,62}")
+MOST_VERSION: Final = 999_999_999
+_MARK: Final = "__inferd_function__"
+_MOST_DESCRIPTION: Final = 500  # characters
+_UNCALLED: Final[dict[Any, str]] = {
+    inspect.Parameter.POSITIONAL_ONLY: "can be given by its place alone",
+    inspect.Parameter.VAR_POSITIONAL: "takes any number of values",
+    inspect.Parameter.VAR_KEYWORD: "takes any names",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mark:
+    """What a function says of itself besides its annotations.
+
+    Attributes:
+        name: By which it is called.
+        version: Rises with what it does.
+        description: For people.
+        timeout_s: How long a call may take, in seconds; None for the kernel's `functions.timeout_s`.
+        memory_bytes: Memory of a call beyond what its package has; None for the kernel's `functions.memory_bytes`.
+        prepare: Called once where its package was imported, before any call; None for nothing.
+    """
+
+    name: str
+    version: int
+    description: str
+    timeout_s: float | None = None
+    memory_bytes: int | None = None
+    prepare: Callable[[], object] | None = None
+
+
+def function(
+    *,
+    name: str = "",
+    version: int = 1,
+    timeout_s: float | None = None,
+    memory_bytes: int | None = None,
+    prepare: Callable[[], object] | None = None,
+) -> Callable[[F], F]:
+    """Mark a function as one that is offered; it stays callable as it is.
+
+    Its parameters and its result have annotations, of which its schemas are made. One that is annotated as
+    `Iterator[T]` gives a piece with each `yield`. It raises ValueError to refuse an input.
+
+    Args:
+        name: By which it is called; default: its own.
+        version: Rises with what it does: a call that names none has the highest.
+        timeout_s: How long a call may take, in seconds; default and most: settings of the kernel.
+        memory_bytes: How much memory a call may take beyond what its package has; likewise.
+        prepare: Called once, before any call: loads what all calls need, such as a dictionary or a small model. Not
+            when the package is only looked at.
+
+    Raises:
+        ValueError: One of these is out of its range, or the function cannot be called by names.
+    """
+
+    def mark(marked: F) -> F:
+        given = Mark(
+            name=name or marked.__name__,
+            version=version,
+            description=_describe(marked),
+            timeout_s=timeout_s,
+            memory_bytes=memory_bytes,
+            prepare=prepare,
+        )
+        _check(given, marked)
+        setattr(marked, _MARK, given)
+        return marked
+
+    return mark
+
+
+_files: dict[str, str] = {}  # of this process, which calls one function
+
+
+def offer_files(files: Mapping[str, str]) -> None:
+    """Have `function_file` give these paths, by their names."""
+    _files.clear()
+    _files.update(files)
+
+
+def function_file(name: str) -> Path:
+    """A file or folder that the operator lets functions read (`functions.files`), by the name that a caller gave.
+
+    Raises:
+        ValueError: There is none of that name; so a function refuses its input.
+    """
+    if name not in _files:
+        known = f"there are {', '.join(sorted(_files))}" if _files else "it has none"
+        raise ValueError(f"{name[:80]!r} is no name of functions.files of the kernel; {known}")
+    return Path(_files[name])
+
+
+def mark_of(offered: object) -> Mark:
+    """The mark of a function.
+
+    Raises:
+        ValueError: It has none.
+    """
+    given = getattr(offered, _MARK, None)
+    if not isinstance(given, Mark):
+        raise ValueError(f"inferd_functions gave {offered!r}; it must give functions with `@function()`")  # noqa: TRY004 - one error for what is wrong with a package
+    return given
+
+
+def _describe(marked: Callable[..., Any]) -> str:
+    """The first paragraph of its docstring, as one line."""
+    return " ".join((inspect.getdoc(marked) or "").partition("\n\n")[0].split())[:_MOST_DESCRIPTION]
+
+
+def _check(mark: Mark, marked: Callable[..., Any]) -> None:
+    at = f"function {mark.name!r}"
+    if not NAME_FORM.fullmatch(mark.name):
+        raise ValueError(f"{at} has a name that does not match {NAME_FORM.pattern}; give it one with name=")
+    if type(mark.version) is not int or not 1 <= mark.version <= MOST_VERSION:
+        raise ValueError(f"{at} has version {mark.version!r}; it must be a whole number from 1 to {MOST_VERSION}")
+    if mark.timeout_s is not None and not (mark.timeout_s > 0 and math.isfinite(mark.timeout_s)):
+        raise ValueError(f"{at} has timeout_s {mark.timeout_s!r}; it must be above 0, in seconds")
+    if mark.memory_bytes is not None and (type(mark.memory_bytes) is not int or mark.memory_bytes < 1):
+        raise ValueError(f"{at} has memory_bytes {mark.memory_bytes!r}; it must be a whole number above 0")
+    if inspect.iscoroutinefunction(marked) or inspect.isasyncgenfunction(marked):
+        raise ValueError(f"{at} is `async`; each call has a process of its own: write `def`")
+    for parameter in inspect.signature(marked).parameters.values():
+        if (why := _UNCALLED.get(parameter.kind)) is not None:
+            raise ValueError(f"{at} has a parameter {parameter.name!r} that {why}; inputs have names")

@@ -1,0 +1,73 @@
+"""What may be asked of explanations; all that they compute are tasks of who asks."""
+
+from secrets import token_hex
+
+from inferd.config import Settings
+from inferd.core.ids import ModelName
+from inferd.runtime.driver import Driver
+from inferd.runtime.explanation_work import Asker
+from inferd.runtime.front.bounds import SharedBound
+from inferd.runtime.front.caller import Caller
+from inferd.runtime.front.explained import Plan, Tell, Told, Wanted
+from inferd.runtime.front.explanation import Run
+from inferd.runtime.front.tasks import Tasks
+from inferd.runtime.shelf import Shelf
+
+NAME_BYTES = 16
+
+
+class Explaining:
+    """Plans and computes explanations.
+
+    Args:
+        driver: Of the kernel.
+        shelf: Where models are that were pulled.
+        tasks: By which they are computed.
+        settings: Of the kernel.
+    """
+
+    def __init__(self, driver: Driver, shelf: Shelf, tasks: Tasks, settings: Settings) -> None:
+        self._driver = driver
+        self._shelf = shelf
+        self._tasks = tasks
+        self._limits = settings.explanations
+        share = settings.scheduler.tenant_share
+        self._open = SharedBound("explanations.at_once", self._limits.at_once, share, "explanations")
+
+    async def plan(self, wanted: Wanted, caller: Caller) -> Plan:
+        """What an explanation would cost; its model is loaded for that.
+
+        Raises:
+            InferdError: It cannot be, or costs more than may be.
+        """
+
+        async def tell(_: Told) -> None:
+            """There is nothing to tell."""
+
+        with self._open.place(caller.tenant):
+            async with self._driver.closing.cut_short():
+                return await (await self._run(wanted, caller, tell)).plan()
+
+    async def explain(self, wanted: Wanted, caller: Caller, tell: Tell) -> None:
+        """Explain an answer, and `tell` of it: the plan, how far it is, and what was found.
+
+        Raises:
+            InferdError: As `plan`, or a task of it failed.
+        """
+        with self._open.place(caller.tenant):
+            async with self._driver.closing.cut_short():
+                await (await self._run(wanted, caller, tell)).go()
+
+    async def _run(self, wanted: Wanted, caller: Caller, tell: Tell) -> Run:
+        await self._shelf.look_for(wanted.model)
+        model = self._driver.views.model(ModelName(wanted.model)).spec.name
+        asker = Asker(
+            name=token_hex(NAME_BYTES),
+            tenant=caller.tenant,
+            model=model,
+            adapter=wanted.adapter,
+            priority=wanted.priority,
+            lease_id=caller.lease_id,
+            deadline=caller.deadline,
+        )
+        return Run(driver=self._driver, tasks=self._tasks, limits=self._limits, wanted=wanted, asker=asker, tell=tell)

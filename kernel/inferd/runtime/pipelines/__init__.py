@@ -1,0 +1,1 @@
+"""Runs of pipelines: what is kept of each, and how its steps are carried out by ordinary tasks."""

@@ -1,0 +1,40 @@
+"""Images of conversations from the wire: their files; nothing of those is looked into here."""
+
+import base64
+import binascii
+
+from inferd.errors import InvalidFieldError, UnsupportedInputError
+from inferd_api.v1 import task_pb2 as pb
+
+
+def read_image(image: pb.ImagePart, at: str) -> bytes:
+    """The file of an image; `at` is its path.
+
+    Raises:
+        InvalidFieldError: It has none, or two, or a data URL that is none.
+        UnsupportedInputError: It is somewhere else.
+    """
+    if bool(image.url) == bool(image.data):
+        said = "has url and data; set one of them" if image.url else "is empty; set its data"
+        raise InvalidFieldError(f"{at}.image {said}", field=f"{at}.image")
+    return image.data or _read_url(image.url, f"{at}.image.url")
+
+
+def _read_url(url: str, at: str) -> bytes:
+    head, comma, body = url.partition(",")
+    if head[:5].lower() != "data:":
+        scheme = url.partition(":")[0][:20]
+        raise UnsupportedInputError(
+            f"{at} is {scheme!r} and not a data URL; the kernel fetches nothing: send the file as data",
+            field=at,
+        )
+    if not comma or not head.lower().endswith(";base64"):
+        raise InvalidFieldError(f'{at} is no data URL in base64, as "data:image/png;base64,…"', field=at)
+    try:
+        return base64.b64decode(body, validate=True) or _empty(at)
+    except (binascii.Error, ValueError) as error:  # the latter of characters that are not ASCII
+        raise InvalidFieldError(f"{at} is no base64: {error}", field=at) from None
+
+
+def _empty(at: str) -> bytes:
+    raise InvalidFieldError(f"{at} has no bytes", field=at)
