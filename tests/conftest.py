@@ -32,7 +32,7 @@ pytest.register_assert_rewrite(
     *(path.stem for path in Path(__file__).parent.glob("*/*.py") if not path.stem.startswith(("test_", "conftest")))
 )
 
-pytest_plugins = ["time_limits", *(["by_file"] if find_spec("xdist") else [])]
+pytest_plugins = ["time_limits", "left_behind", *(["by_file"] if find_spec("xdist") else [])]
 
 GEMMA3_SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"

@@ -8,11 +8,13 @@ import pytest
 
 import inferd.plugin
 from inferd.config import Leases, Limits, Scheduler
+from inferd.core.evaluation import EVALUATION_TABLE
 from inferd.core.host import HOST_TABLE
 from inferd.core.key import KEY_TABLE
 from inferd.core.lease import LEASE_TABLE
 from inferd.core.lifecycle import Table, diagram
 from inferd.core.model import INSTANCE_TABLE, MODEL_TABLE
+from inferd.core.pipeline import PIPELINE_TABLE
 from inferd.core.task import TASK_TABLE
 from inferd.core.version import VERSION_TABLE
 
@@ -29,6 +31,8 @@ ROOT = Path(__file__).parents[2]
         ("States of an instance", INSTANCE_TABLE),
         ("States of a host", HOST_TABLE),
         ("States of a key", KEY_TABLE),
+        ("States of an evaluation", EVALUATION_TABLE),
+        ("States of a run of a pipeline", PIPELINE_TABLE),
     ],
 )
 def test_state_diagram(heading: str, table: Table[Enum, Enum]) -> None:

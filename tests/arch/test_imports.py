@@ -13,6 +13,7 @@ import inferd.plugin
 ROOT = Path(__file__).parents[2]
 FRAMEWORKS = ("torch", "onnxruntime", "transformers")
 MODEL_LIBRARIES = ("numpy", "tokenizers", "jinja2")
+OF_KERNELS = ("inferd.server", "inferd.config", "pydantic", "structlog", "prometheus_client")
 PLUGINS = sorted(p.value for p in metadata.distribution("inferd").entry_points.select(group="inferd.backends"))
 
 
@@ -28,15 +29,18 @@ def test_contracts() -> None:
     [
         ("inferd_api.v1.task_service_pb2_grpc", (*FRAMEWORKS, *MODEL_LIBRARIES, "inferd")),
         ("inferd_client", (*FRAMEWORKS, *MODEL_LIBRARIES, "inferd")),
-        ("inferd.cli.main", (*FRAMEWORKS, *MODEL_LIBRARIES)),
-        ("inferd.server", (*FRAMEWORKS, *MODEL_LIBRARIES)),
+        ("inferd.cli.main, inferd.cli.run", (*FRAMEWORKS, *MODEL_LIBRARIES, *OF_KERNELS)),
+        ("inferd.cli.serve", (*FRAMEWORKS, *MODEL_LIBRARIES, "inferd.cli.http", "inferd.cli.ray_beside", "inferd.ray")),
         ("inferd.testing.plugin", (*FRAMEWORKS, *MODEL_LIBRARIES)),
         ("inferd.engine.cells.render", (*FRAMEWORKS, "numpy", "tokenizers", "inferd.plugin.backend", "pluggy")),
         *((plugin, (*FRAMEWORKS, *MODEL_LIBRARIES)) for plugin in PLUGINS),
     ],
 )
 def test_import_is_light(module: str, unwanted: tuple[str, ...]) -> None:
-    """The wire, the client, the kernel and plugins load no framework and no library that computes; nor do cells."""
+    """The wire, the client, the kernel and plugins load no framework and no library that computes; nor do cells.
+
+    What `inferd run` waits for has nothing of a kernel, and a kernel nothing of what it is not asked for.
+    """
     code = f"import sys, {module}; print(*(set(sys.modules) & set({unwanted})))"
     result = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from google.api import field_behavior_pb2
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
-from google.rpc import status_pb2
+from google.rpc import error_details_pb2, status_pb2
 
 ROOT = Path(__file__).parents[2]
 PROTOS = ROOT / "protos"
@@ -75,6 +75,22 @@ def test_what_is_googles_is_as_theirs(alone: Path, theirs: object) -> None:
         wanted.options.go_package,
         wanted.options.java_package,
     )
+
+
+def test_what_is_told_of_errors_is_as_googles(alone: Path) -> None:
+    """The messages by which clients in other languages read errors are those of googleapis."""
+    run(alone, str(BUF), "build", "-o", "image.binpb")
+    files = FileDescriptorSet.FromString((alone / "image.binpb").read_bytes()).file
+    (ours,) = (file for file in files if file.name == error_details_pb2.DESCRIPTOR.name)
+    theirs = FileDescriptorProto()
+    error_details_pb2.DESCRIPTOR.CopyToProto(theirs)
+    wanted = {message.name: message for message in theirs.message_type}
+    for message in ours.message_type:
+        fields = [*message.field, *(field for nested in message.nested_type for field in nested.field)]
+        for field in fields:
+            field.ClearField("json_name")  # as above
+        assert message == wanted[message.name]
+    assert ours.options.java_package == theirs.options.java_package
 
 
 def test_other_languages_are_told_their_packages() -> None:

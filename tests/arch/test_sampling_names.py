@@ -21,6 +21,12 @@ BACKENDS = ("plugins/", "kernel/inferd/plugin/session.py")
 """A backend may choose tokens itself by those parameters that `DeviceSampling` has, in a language of its own. None has
 to: rows with any other parameter are chosen for by the engine."""
 
+INTERFACES = ("kernel/inferd/http/", "kernel/inferd/services/inference/")
+"""Other interfaces have names of their own, which are translated there; whatever has the kernel's name is passed on."""
+
+EXAMPLES = "/example/"
+"""Programs that show how a client is used; clients in other languages have the fields from the generated code."""
+
 ELSEWHERE = {
     "kernel/inferd/runtime/catalogue.py": "data: what the authors of a model advise",
     "kernel/inferd/testing/contract.py": "tests that every backend runs",
@@ -28,10 +34,12 @@ ELSEWHERE = {
 
 MORE = {
     "max_tokens": 8,  # inferd's own clients have a default and the word "all" for it, and `Demand` takes it
-    "grammar": 5,  # is a language of its own, which is followed by files of its own
+    "grammar": 6,  # is a language of its own, which is followed by files of its own; pipelines are declared with it
 }
 """Fields that stand in more files."""
 
+KNOWN = set(FIELDS)
+QUALIFIED = re.compile(r"^.*sampling\w*\.(?=\w+$)", re.IGNORECASE)
 OWNERS = re.compile(r"sampling|options|asked|given|^s$|^params$", re.IGNORECASE)
 
 
@@ -40,20 +48,20 @@ def names_in_python(text: str) -> set[str]:
     found = set()
     for node in ast.walk(ast.parse(text)):
         match node:
-            case ast.Attribute(value=owner, attr=name):
+            case ast.Attribute(value=owner, attr=name) if name in KNOWN:
                 found |= {name} if name not in EVERYDAY or OWNERS.search(ast.unparse(owner).split(".")[-1]) else set()
             case ast.Name(id=name) | ast.arg(arg=name) if name not in EVERYDAY:
                 found.add(name)
             case ast.keyword(arg=str(name)) if name not in EVERYDAY:
                 found.add(name)
-            case ast.Call(func=called, keywords=keywords) if OWNERS.search(ast.unparse(called)):
-                found |= {each.arg for each in keywords if each.arg}
+            case ast.Call(func=called, keywords=keywords) if KNOWN & {each.arg for each in keywords}:
+                found |= {each.arg for each in keywords if each.arg} if OWNERS.search(ast.unparse(called)) else set()
             case ast.ClassDef(name=owner, body=body) if OWNERS.search(owner):
                 found |= {ast.unparse(each.target) for each in body if isinstance(each, ast.AnnAssign)}
             case ast.Constant(value=str(said)) if not said.count("\n"):
-                found |= {name for name in FIELDS if said == name and name not in EVERYDAY - {"n"}}
-                found |= {name for name in FIELDS if re.search(rf"sampling\w*\.{name}$", said, re.IGNORECASE)}
-    return found & set(FIELDS)
+                found |= {said} - (EVERYDAY - {"n"})
+                found |= {QUALIFIED.sub("", said)} if QUALIFIED.search(said) else set()
+    return found & KNOWN
 
 
 def names_in_proto(text: str) -> set[str]:
@@ -76,7 +84,9 @@ def places() -> dict[str, set[str]]:
     found: dict[str, set[str]] = {name: set() for name in FIELDS}
     for path in [each for folder in FOLDERS for each in (ROOT / folder).rglob("*")]:
         place, read = path.relative_to(ROOT).as_posix(), READERS.get(path.suffix)
-        if read is None or "_pb2" in path.name or place.startswith(BACKENDS) or place in ELSEWHERE:
+        if read is None or "_pb2" in path.name or place.startswith((*BACKENDS, *INTERFACES)) or place in ELSEWHERE:
+            continue
+        if EXAMPLES in place or place.startswith("clients/cpp/"):
             continue
         for name in read(path.read_text(encoding="utf-8")):
             found[name].add(place)

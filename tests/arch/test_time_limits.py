@@ -77,7 +77,7 @@ def test_a_slow_test_fails_alone(tmp_path: Path) -> None:
     (tmp_path / "test_slow.py").write_text(TESTS)
     for name in OTHERS:
         (tmp_path / f"test_{name}.py").write_text(f"def test_{name}():\n    pass\n")
-    shared = re.search(r"-m pytest (-n .*) \$\(ARGS\)", (Path(__file__).parents[2] / "Makefile").read_text())
+    shared = re.search(r"tests/whole\.py (-n .*) \$\(ARGS\)", (Path(__file__).parents[2] / "Makefile").read_text())
     assert shared
     plugins = [word for name in PLUGINS for word in ("-p", name)]
     options = [*plugins, *shared[1].split(), "-rfEp", "-c", tmp_path / "pytest.ini", tmp_path]

@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 import pytest_timeout
 
+LONG_S = 60.0
+"""How long a test waits for what is to come: far longer than that takes where others have the processors."""
 AGAIN_S = 30.0
 LONGER_S = {"model": 600, "e2e": 300}  # by the marker of a test that names no time itself: on a machine that is busy
 STDERR = pytest.StashKey[int]()

@@ -94,15 +94,23 @@ class TestNeon(Native):
     settings: ClassVar = {"isa": "neon"}
 
 
-@pytest.mark.model
-class Test8Bit(Native):
+class Wide(Native):
+    """A few layers as wide as those of a small real model, which would take as long as all other classes together."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def load_request(cls, tmp_path_factory: pytest.TempPathFactory) -> LoadRequest:
+        path = tmp_path_factory.mktemp("wide") / "wide.gguf"
+        return cls.request_for(write_with_letters("llama", path, width=576, hidden=1536, head_width=64))
+
+
+class Test8Bit(Wide):
     """Weights in 8 bits pass, on the best path of this processor, with a pool in bf16."""
 
     settings: ClassVar = {"quantization": "8bit", "kv_format": "bf16"}
 
 
-@pytest.mark.model
-class Test4Bit(Native):
+class Test4Bit(Wide):
     """Weights in 4 bits pass, on the best path of this processor, with blocks of several tiles."""
 
     settings: ClassVar = {"quantization": "4bit", "block_tokens": "32"}

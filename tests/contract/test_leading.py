@@ -10,10 +10,13 @@ from contextlib import closing, suppress
 from dataclasses import replace
 
 import pytest
+from fenced import commits, record_commits
+from fencing import losers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from postgres_server import PostgresServer
 from stores import Postgres, held, model_of
+from time_limits import LONG_S
 
 from inferd.errors import StoreUnavailableError, present
 from inferd.store.kernels import KernelEntry
@@ -21,7 +24,7 @@ from inferd.store.postgres import PostgresStore
 from inferd.store.postgres_kernels import PostgresRoll
 from inferd.store.store import Drop, Kind, Put, Write
 
-DEADLINE_S = 20.0
+DEADLINE_S = LONG_S
 
 
 @pytest.fixture
@@ -278,7 +281,27 @@ def test_a_store_of_an_older_kernel_can_be_waited_for(stores: Postgres) -> None:
     roll = roll_of(stores)
     assert (roll.sign(entry()).epoch, roll.sign(entry()).holder) == (0, 0)
     with closing(stores.open()) as store:
+        holder = store.grip()
         stores.run(store, "DROP TABLE kernels")
         stores.run(store, "ALTER TABLE inferd_store DROP COLUMN epoch")
-        assert roll.sign(entry()).holder == store.grip()
+        assert roll.sign(entry()).holder == holder
+        assert roll.sign(entry()).now > 0
     roll.leave("k")
+
+
+def test_what_a_server_records_of_commits_shows_who_had_lost(stores: Postgres) -> None:
+    """Leaders that follow each other are a right history; a commit of who has lost its epoch is found."""
+    with closing(stores.open()) as store:
+        store.lead()
+        record_commits(stores.server, stores.database)
+        store.write([Put("", Kind.TASK, "t", b"1")])
+        stores.run(store, "UPDATE inferd_store SET epoch = epoch + 1")  # as who ends a silent one
+    with closing(stores.open()) as store:
+        store.lead()
+        store.write([Put("", Kind.TASK, "t", b"2")])
+        assert losers(commits(stores.server, stores.database)) == []
+        stores.run(store, "UPDATE inferd_store SET writer = 'old', written = written + 1")
+        stores.run(store, "UPDATE inferd_store SET writer = 'old', written = written + 1, epoch = epoch - 5")
+    said = losers(commits(stores.server, stores.database))
+    assert "was accepted from old" in said[0]
+    assert "begins behind" in said[1]

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from postgres_server import PostgresServer
 from stores import WRITES, Postgres, held, model_of
 from structlog.testing import capture_logs
+from time_limits import LONG_S
 
 from inferd.config import Settings
 from inferd.errors import StoreUnavailableError
@@ -165,7 +166,7 @@ def test_a_server_that_crashes_under_load_loses_no_write_and_does_none_twice(sto
             stores.server.stop(signal.SIGINT if crash == 1 else signal.SIGQUIT)
             stores.server.start()
         assert done.wait(60)
-        worker.join(20)
+        worker.join(LONG_S)
         assert len(list(store.pieces("", Kind.TASK, "t"))) == total
     assert (returned, written(stores)) == (list(range(total)), total)
 

@@ -1,5 +1,6 @@
 """What is kept is sealed, on every kind of store: nothing of it is to be read, to be changed or to be moved."""
 
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import closing
@@ -17,6 +18,7 @@ from inferd.store.postgres import PostgresStore
 from inferd.store.sealing import resealing
 from inferd.store.sealing.key_source import CREDENTIAL, Kek, KeyCommand, KeyFile, source_of
 from inferd.store.sealing.sealed import Sealing
+from inferd.store.sealing.turning import shred
 from inferd.store.sqlite import BEFORE_COMMIT, SqliteStore
 from inferd.store.store import Append, DamagedError, Kind, Put, SealError, Store, Write
 from inferd.store_settings import usual_key_file
@@ -228,6 +230,30 @@ def test_a_copy_of_before_goes_though_the_kernel_was_killed(
     assert [each for each in on_disk(stores) if CANARY.encode() in each]
     stores.open(sealing=sealing).close()
     assert not [each for each in on_disk(stores) if CANARY.encode() in each]
+
+
+def test_a_tenant_is_shredded_in_copies_of_before_too(stores: Stores, sealing: Sealing) -> None:
+    """A copy that was made before the schema became newer has its keys and rows: it goes before they do."""
+    with closing(stores.open(sealing=sealing)) as store:
+        store.write([Put("one", Kind.TASK, "t", b"1")])
+        if isinstance(stores, Postgres):
+            stores.run(store, "DROP TABLE kernels; ALTER TABLE inferd_store DROP COLUMN epoch")
+            stores.run(store, "UPDATE inferd_store SET version = 2")
+    if isinstance(stores, Sqlite):
+        shutil.copyfile(stores.path, stores.path.with_name(f"{stores.path.name}.schema-2-20260101T000000Z"))
+    with closing(stores.open(sealing=sealing)) as store:
+        assert len(copies_of(stores)) == 1
+        shred(store, "one")
+        assert copies_of(stores) == []
+
+
+def copies_of(stores: Stores) -> list[str]:
+    """The copies of a store that are left."""
+    if isinstance(stores, Sqlite):
+        return [path.name for path in stores.path.parent.glob("*.schema-*")]
+    with stores.server.connect(stores.database) as connection:
+        query = "SELECT nspname FROM pg_namespace WHERE nspname LIKE 'inferd\\_schema\\_%'"
+        return [name for (name,) in connection.execute(query).fetchall()]
 
 
 def test_a_lost_or_another_key_is_refused(stores: Stores, sealing: Sealing, tmp_path: Path) -> None:

@@ -41,16 +41,15 @@ def undisturbed() -> list[Told]:
 async def test_streams_of_a_worker_that_ends_are_as_undisturbed(
     kernel: KernelProcess, undisturbed: list[Told], manner: str
 ) -> None:
-    """Thirty-two streams of every kind lose nothing, repeat nothing and end alike, after one death and after two."""
+    """Sixteen streams, two of each kind, lose nothing, repeat nothing and end alike after two deaths of a worker."""
     source = str(write_fake_model(kernel.folder, manner, step_s=0.01, blocks=4096))
-    tasks = requests(7, output_tokens=40)
+    tasks = requests(7, output_tokens=40)[:16]
     async with AsyncClient(kernel.address) as client:
         await client.create_model(manner, source=source)
         if not undisturbed:
             undisturbed += await wave(client, manner, tasks)
-        for deaths in DEATHS:
-            told = await wave(client, manner, tasks, manners=[manner] * deaths, seed=deaths)
-            for task, ours, theirs in zip(tasks, told, undisturbed, strict=True):
-                assert ours.contents == theirs.contents, (task, ours.resumed)
-            assert sum(each.resumed for each in told) > 0
+        told = await wave(client, manner, tasks, manners=[manner] * max(DEATHS), seed=1)
+        for task, ours, theirs in zip(tasks, told, undisturbed, strict=True):
+            assert ours.contents == theirs.contents, (task, ours.resumed)
+        assert sum(each.resumed for each in told) > 0
         await client.unload_model(manner)

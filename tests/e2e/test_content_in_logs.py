@@ -271,6 +271,10 @@ def test_the_canary_is_nowhere(tmp_path: Path, tmp_path_factory: pytest.TempPath
         "INFERD_FAILPOINTS": "store.begin=32*off->2*error(disk)",  # behind what makes models and keys ready
         "INFERD_CREDENTIAL": canary,
         "ELSEWHERE_TOKEN": canary,
+        "OTEL_EXPORTER_OTLP_HEADERS": f"key={canary}",
+        "INFERD_LOGS__FORMAT": "json",  # with a line for each task
+        "INFERD_LOGS__LEVEL": "debug",
+        "INFERD_LOGS__TASKS_PER_S": "1000",
         "TMPDIR": str(temporary),
     }
     unix = f"unix:{tmp_path / 's'}"

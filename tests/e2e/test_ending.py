@@ -29,14 +29,14 @@ def test_sigterm_lets_a_running_task_end(tmp_path: Path) -> None:
     """Its client has all of its output, another one is refused with a time to come back, and the kernel ends with 0."""
     patient = {"INFERD_DRAIN_S": "60"}
     with kernel_process(tmp_path, environment=patient) as kernel, Client(kernel.address) as client:
-        create_fake(kernel, client, 0.002)
-        events = client.run("fake", "la", max_tokens=800)
+        create_fake(kernel, client, 0.02)
+        events = client.run("fake", "la", max_tokens=150)
         first = next(event for event in events if event.HasField("output"))
         kernel.process.send_signal(signal.SIGTERM)
         with Client(kernel.address) as other:
             told = refused_in_time(other)
         assert 1 < (told.retry_after_s or 0) < 62
-        assert "".join(event.output.text for event in [first, *events]) == "la" * 400
+        assert "".join(event.output.text for event in [first, *events]) == "la" * 75
         assert kernel.process.wait(DEADLINE_S) == 0
     assert "takes nothing new" in (tmp_path / "kernel.log").read_text()
 

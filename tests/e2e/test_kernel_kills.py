@@ -32,7 +32,7 @@ def kernel(folder: Path, listen: str = "", *, url: str = "") -> Iterator[tuple[K
 
 def kill(process: KernelProcess) -> None:
     process.process.send_signal(signal.SIGKILL)
-    process.process.wait(20)
+    process.process.wait(60)
 
 
 def follow(client: Client, task_id: str, told: list[TaskEvent], least: int) -> None:
@@ -105,7 +105,7 @@ def test_a_client_reads_on_by_itself_from_the_kernel_after_this_one(tmp_path: Pa
             told.append(event)
             if len(told) == 10:
                 process.process.send_signal(signum)
-                process.process.wait(20)
+                process.process.wait(60)
                 kernels.enter_context(kernel(tmp_path, listen))
         numbers = [event.sequence for event in told]
         assert numbers == sorted(set(numbers))

@@ -5,11 +5,10 @@ import ssl
 from pathlib import Path
 
 import pytest
+from time_limits import LONG_S
 
 from inferd.cli.cert_authority import CertAuthority
 from inferd.testing.kernel import kernel_process
-
-LONG_S = 30.0
 
 
 def test_no_version_before_tls_1_3_is_taken(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ HERE = Path(__file__).parent
 LACKING = frozenset(
     {
         *("ahocorasick", "apsw", "confusable_homoglyphs", "gguf", "grpc_health", "grpc_reflection", "grpc_status"),
+        "jsonschema_rs",
         *("llguidance", "platformdirs", "pydantic", "pydantic_settings", "pytest_asyncio", "re2", "structlog"),
     }
 )

@@ -86,6 +86,7 @@ class Engine:
     stopped: list[int] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
     alone: list[int] = field(default_factory=list)
+    preempted: int = 0
     expects_refusals: bool = False  # else a step that the session refuses is a defect of the engine
     loop: Loop = field(init=False)
 
@@ -320,6 +321,7 @@ class Engine:
 
     def _deliver(self, output: StepOutput) -> None:
         samples = output.samples or [0] * len(output.handles)
+        self.preempted += output.preempted
         start = 0
         for place, each in enumerate(zip(output.handles, samples, strict=True)):
             assert each[0] not in self.stopped

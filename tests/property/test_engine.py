@@ -4,7 +4,6 @@
 """
 
 import json
-import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -12,6 +11,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from amounts import examples
 from beats import Engine, Task
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -101,7 +101,7 @@ engines = st.builds(
 )
 kinds = st.sampled_from(["submit", "step", "step", "step", "preempt", "cancel", "suspend", "resume", "hold"])
 events = st.lists(st.tuples(kinds, st.integers(0, 99)), max_size=80)
-EXAMPLES = int(os.environ.get("INFERD_EXAMPLES", "50"))
+EXAMPLES = examples(20)
 relaxed = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
@@ -217,7 +217,7 @@ def test_output_does_not_depend_on_the_schedule(  # noqa: PLR0917 - hypothesis g
         assert engine.vectors.get(handle) == (None if wanted is None else vector_alone(some[handle].prompt, wanted))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=examples(6), deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), room=st.integers(MOST_TOKENS, 12 * MOST_TOKENS), events=events)
 def test_many_ragged_sequences(seed: int, room: int, events: list[Event]) -> None:
     """64 sequences of many lengths in a pool that holds a few of them give what each gives alone."""

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny_models as tiny
+from amounts import examples
 from beats import Engine, Task, greedy
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -109,7 +110,7 @@ def check(name: str, task: Task, tokens: list[int]) -> None:
             return
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=examples(8), deadline=None)
 @given(
     name=st.sampled_from(NAMES),
     some=st.lists(tasks, min_size=6, max_size=64),

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import tiny_models as tiny
+from amounts import examples
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -48,7 +49,9 @@ def load(path: Path, content: bytes) -> bool:
     return True
 
 
-damage = settings(deadline=None, max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
+damage = settings(
+    deadline=None, max_examples=examples(100), suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 
 @damage

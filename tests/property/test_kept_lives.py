@@ -4,7 +4,6 @@ A world of its own knows the true time, and what holders were told. Kernels are 
 they had not written is lost, as with a machine that loses its power. `INFERD_EXAMPLES` says how many there are.
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,6 +12,7 @@ from random import Random
 from typing import Any
 
 import pytest
+from amounts import examples
 
 from inferd import server
 from inferd.config import Settings
@@ -29,7 +29,7 @@ from inferd.store.store import Append, Damaged, Drop, Kind, Name, Put, Record, W
 
 TENANT, CPU = Tenant("a"), DeviceId("cpu:0")
 CAPACITY = 1000
-KILLS = int(os.environ.get("INFERD_EXAMPLES", "300"))
+KILLS = examples(90)
 STEPS = (3600.0, -3600.0, 3650 * 86_400.0, -3650 * 86_400.0)
 LATE_S = 0.25
 

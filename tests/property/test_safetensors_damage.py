@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from amounts import examples
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -15,7 +16,7 @@ from inferd_weights.quants import FORMATS
 from inferd_weights.safetensors import MAX_HEADER_BYTES, read_safetensors
 
 SHAPES = {"a.weight": (4, 6), "b.weight": (3,), "c.weight": (2, 1, 5)}
-damage = settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+damage = settings(deadline=None, max_examples=examples(40), suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def write(header: Any, data: bytes, *, length: int | None = None) -> bytes:

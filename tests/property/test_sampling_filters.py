@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 
 import numpy as np
+from amounts import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,7 +15,7 @@ from inferd.sampling import Sampling
 
 MARGIN = 1e-5  # of a probability: closer to an edge than this, rounding to float32 may decide
 
-many = settings(deadline=None, max_examples=200)
+many = settings(deadline=None, max_examples=examples(60))
 samplings = st.builds(
     Sampling,
     temperature=st.floats(0.05, 20),

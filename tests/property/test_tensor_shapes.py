@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from amounts import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensor_sessions import DESCRIPTION, floats, info
@@ -93,7 +94,7 @@ def requests(draw: st.DrawFn) -> list[Request]:
 
 
 @pytest.mark.timeout(120)
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=examples(50))
 @given(requests=requests(), times=st.sampled_from([1.0, 2.0, 1000.0]), preferred=st.sampled_from([(), (2, 4)]))
 def test_any_mix_of_shapes(requests: list[Request], times: float, preferred: tuple[int, ...]) -> None:
     """Whatever is filled up beside what, each request is told exactly what it is told alone, errors too."""

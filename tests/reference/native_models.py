@@ -28,10 +28,12 @@ def find_missing(isa: str) -> str:
     return ""
 
 
-def set_widths(patch: pytest.MonkeyPatch, *, head_width: int = tiny.HEAD_WIDTH) -> None:
+def set_widths(
+    patch: pytest.MonkeyPatch, *, width: int = 64, hidden: int = 96, head_width: int = tiny.HEAD_WIDTH
+) -> None:
     """Widths that are multiples of 32."""
-    patch.setattr(tiny, "WIDTH", 64)
-    patch.setattr(tiny, "HIDDEN", 96)
+    patch.setattr(tiny, "WIDTH", width)
+    patch.setattr(tiny, "HIDDEN", hidden)
     patch.setattr(tiny, "HEAD_WIDTH", head_width)
 
 
@@ -48,12 +50,12 @@ def write(name: str, path: Path, *, head_width: int = tiny.HEAD_WIDTH) -> Path:
         return tiny.write_model(tiny.MODELS[name], path)
 
 
-def write_with_letters(name: str, path: Path, more: Mapping[str, Any] | None = None) -> Path:
-    """As `write`, with a vocabulary that has tokens for texts, and perhaps more metadata."""
+def write_with_letters(name: str, path: Path, more: Mapping[str, Any] | None = None, **widths: int) -> Path:
+    """As `write`, with a vocabulary that has tokens for texts, perhaps more metadata, and widths (`set_widths`)."""
     letters = [*VOCABULARY.tokens[: tiny.VOCABULARY_SIZE - 1], "HI"]
     words = {"tokenizer.ggml.tokens": letters, "tokenizer.ggml.merges": ["H I"]}
     with pytest.MonkeyPatch.context() as patch:
-        set_widths(patch)
+        set_widths(patch, **widths)
         return tiny.write_model(tiny.MODELS[name], path, {**words, **(more or {})})
 
 

@@ -18,11 +18,18 @@ from onnx import TensorProto, helper
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import nn
 from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration
+from transformers.generation.logits_process import (
+    SuppressTokensAtBeginLogitsProcessor,
+    SuppressTokensLogitsProcessor,
+    WhisperTimeStampLogitsProcessor,
+)
 
 RATE, MELS, POSITIONS, CONTEXT, VOCABULARY = 16000, 80, 50, 20, 264
 END, START, ENGLISH, GERMAN, TRANSCRIBE, TRANSLATE, SILENT = range(256, 263)
 CONTROL = ["<|endoftext|>", "<|startoftranscript|>", "<|en|>", "<|de|>", "<|transcribe|>", "<|translate|>"]
 CONTROL += ["<|notimestamps|>"]
+TIMES = [f"<|{0.02 * n:.2f}|>" for n in range(POSITIONS + 1)]
+"""Tokens of time: a network that has them has one for each position, and one behind."""
 SUPPRESS, BEGIN_SUPPRESS = [118, 12, 7], [247, 73, END]  # which the network would write else
 CONFIG: dict[str, Any] = {
     "vocab_size": VOCABULARY,
@@ -59,11 +66,12 @@ GENERATION: dict[str, Any] = {
 
 
 @cache
-def make_network() -> Any:
-    """A network whose cross attention matters."""
+def make_network(*, timed: bool = False) -> Any:
+    """A network whose cross attention matters; one that is timed has tokens of time."""
     torch.manual_seed(5)
-    network = WhisperForConditionalGeneration(WhisperConfig(**CONFIG)).eval()
-    for name, value in GENERATION.items():
+    size = SILENT + 1 + len(TIMES) if timed else VOCABULARY
+    network = WhisperForConditionalGeneration(WhisperConfig(**CONFIG | {"vocab_size": size})).eval()
+    for name, value in (GENERATION | ({"max_initial_timestamp_index": 10} if timed else {})).items():
         setattr(network.generation_config, name, value)
     return network
 
@@ -242,24 +250,26 @@ def merge(folder: Path) -> None:
         path.unlink()
 
 
-def write_tokenizer(folder: Path) -> None:
-    """A token for each byte, and those that control."""
+def write_tokenizer(folder: Path, *, timed: bool = False) -> None:
+    """A token for each byte, and those that control; those of time are no special ones, as in Whisper's own files."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE(vocab={letter: n for n, letter in enumerate(alphabet)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(CONTROL)
+    tokenizer.add_tokens(TIMES if timed else [])
     tokenizer.save(str(folder / "tokenizer.json"))
 
 
-def write_folder(folder: Path, *, merged: bool = False, **generation: Any) -> Path:
+def write_folder(folder: Path, *, merged: bool = False, timed: bool = False, **generation: Any) -> Path:
     """Write all that Optimum does; `generation` changes what generation_config.json says."""
-    network = make_network()
+    network = make_network(timed=timed)
     folder.mkdir(parents=True, exist_ok=True)
     write_graphs(network, folder, merged=merged)
-    write_tokenizer(folder)
+    write_tokenizer(folder, timed=timed)
     network.config.save_pretrained(folder)
-    (folder / "generation_config.json").write_text(json.dumps(GENERATION | generation))
+    first = {"max_initial_timestamp_index": 10} if timed else {}
+    (folder / "generation_config.json").write_text(json.dumps(GENERATION | first | generation))
     make_extractor().save_pretrained(folder)
     return folder
 
@@ -277,6 +287,32 @@ def write(seed: int, language: str, task: str = "transcribe") -> list[int]:
         torch.set_num_threads(threads)
     ids: list[int] = found[0].tolist()
     return ids
+
+
+@cache
+def write_times(seed: int, seconds: float = 0.9) -> list[int]:
+    """What the timed network writes of a sound in English, with times: one window, by the rules of transformers."""
+    network, generation = make_network(timed=True), make_network(timed=True).generation_config
+    ids = torch.tensor([[START, ENGLISH, TRANSCRIBE]])
+    begin = ids.shape[1]
+    rules = [
+        SuppressTokensAtBeginLogitsProcessor(BEGIN_SUPPRESS, begin),
+        SuppressTokensLogitsProcessor(SUPPRESS),
+        WhisperTimeStampLogitsProcessor(generation, begin_index=begin),
+    ]
+    sound = make_sound(seed, seconds)
+    with torch.no_grad():
+        features = make_extractor()(sound, sampling_rate=RATE, return_tensors="pt").input_features
+        states = network.model.encoder(features).last_hidden_state
+        while ids.shape[1] < CONTEXT:
+            scores = network(encoder_outputs=(states,), decoder_input_ids=ids).logits[:, -1]
+            for rule in rules:
+                scores = rule(ids, scores)
+            ids = torch.cat([ids, scores.argmax(-1, keepdim=True)], 1)
+            if int(ids[0, -1]) == END:
+                break
+    written: list[int] = ids[0, begin:].tolist()
+    return [token for token in written if token != END]
 
 
 def as_file(sound: Any) -> bytearray:

@@ -1,5 +1,6 @@
 """A kernel in this process and a connection to it."""
 
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
 from functools import partialmethod
@@ -85,3 +86,10 @@ async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Conn
         made = Connection(kernel, folder)
         yield made
         await made.channel.close()
+
+
+@pytest.fixture
+def address() -> Iterator[str]:
+    """Where each kernel of a test listens."""
+    with tempfile.TemporaryDirectory(prefix="kernel-") as folder:
+        yield f"unix:{folder}/k"

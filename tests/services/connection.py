@@ -1,5 +1,6 @@
 """A kernel in this process, and its stubs on a connection of their own."""
 
+import asyncio
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,9 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
+from time_limits import LONG_S
 
+from inferd.runtime.store_state import STORE
 from inferd.server import Kernel
 from inferd.testing.kernel import write_fake_model
 from inferd_api.v1.host_service_pb2_grpc import HostServiceStub
@@ -87,6 +90,16 @@ class Connection:
                 call.cancel()
                 return told
         raise AssertionError(f"not {LeaseState.Name(state)}: {told}")
+
+
+async def until_written(kernel: Kernel) -> None:
+    """Wait until the kernel knows that its store takes what is written again."""
+    driver = kernel.driver
+    assert driver.keeper is not None
+    with driver.watchers.models.watch(STORE) as changed:
+        async with asyncio.timeout(LONG_S):
+            while not driver.keeper.state.writes:
+                await changed.wait(changed.version)
 
 
 def memory(size_bytes: int, device_id: str = "cpu:0") -> Claim:

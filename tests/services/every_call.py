@@ -20,6 +20,11 @@ from inferd_api.v1 import auth_pb2 as ap
 from inferd_api.v1 import auth_service_pb2 as asp
 from inferd_api.v1 import blob_service_pb2 as bs
 from inferd_api.v1 import bundle_pb2 as bp
+from inferd_api.v1 import dataset_pb2 as dp
+from inferd_api.v1 import dataset_service_pb2 as ds
+from inferd_api.v1 import evaluation_pb2 as ep
+from inferd_api.v1 import evaluation_service_pb2 as es
+from inferd_api.v1 import function_service_pb2 as fs
 from inferd_api.v1 import host_service_pb2 as hs
 from inferd_api.v1 import lease_pb2 as lp
 from inferd_api.v1 import lease_service_pb2 as ls
@@ -37,6 +42,9 @@ from inferd_api.v1 import upload_service_pb2 as us
 from inferd_api.v1.audit_service_pb2_grpc import AuditServiceStub
 from inferd_api.v1.auth_service_pb2_grpc import AuthServiceStub
 from inferd_api.v1.blob_service_pb2_grpc import BlobServiceStub
+from inferd_api.v1.dataset_service_pb2_grpc import DatasetServiceStub
+from inferd_api.v1.evaluation_service_pb2_grpc import EvaluationServiceStub
+from inferd_api.v1.function_service_pb2_grpc import FunctionServiceStub
 from inferd_api.v1.model_service_pb2_grpc import ModelServiceStub
 from inferd_api.v1.moderation_service_pb2_grpc import ModerationServiceStub
 from inferd_api.v1.optimize_pb2 import OptimizeModelRequest
@@ -75,6 +83,9 @@ class Client:
         self.quota_id = ""
         self.quotas: Any = QuotaServiceStub(connection.channel)  # type: ignore[no-untyped-call]
         self.audit: Any = AuditServiceStub(connection.channel)  # type: ignore[no-untyped-call]
+        self.datasets: Any = DatasetServiceStub(connection.channel)  # type: ignore[no-untyped-call]
+        self.evaluations: Any = EvaluationServiceStub(connection.channel)  # type: ignore[no-untyped-call]
+        self.functions: Any = FunctionServiceStub(connection.channel)  # type: ignore[no-untyped-call]
         self.moderation: Any = ModerationServiceStub(connection.channel)  # type: ignore[no-untyped-call]
         self.health: Any = health_pb2_grpc.HealthStub(connection.channel)
 
@@ -124,6 +135,15 @@ class Client:
         await call.write(bs.PutBlobRequest(chunk=b"12"))
         while await call.read() is not grpc.aio.EOF:
             pass
+
+    async def begin_dataset(self) -> None:
+        column, lineage = dp.DatasetColumn(name="n", type="int64"), dp.DatasetLineage(operation="add")
+        await self.datasets.CreateDataset(ds.CreateDatasetRequest(name="a", columns=[column], lineage=lineage))
+
+    async def append(self) -> None:
+        await self.put()
+        parts = [dp.DatasetPart(digest=DIGEST, rows=1)]
+        await self.datasets.AppendDataset(ds.AppendDatasetRequest(name="a", version=1, parts=parts))
 
     async def give(self) -> None:
         data = b"{}"
@@ -304,6 +324,40 @@ CALLS: dict[str, Callable[[Client], Awaitable[object]]] = {
     "inferd.v1.QuotaService/ListQuotas": lambda c: c.quotas.ListQuotas(qs.ListQuotasRequest()),
     "inferd.v1.QuotaService/ListQuotaUses": lambda c: c.quotas.ListQuotaUses(qs.ListQuotaUsesRequest()),
     "inferd.v1.QuotaService/DeleteQuota": lambda c: c.quotas.DeleteQuota(qs.DeleteQuotaRequest(quota_id=c.quota_id)),
+    "inferd.v1.DatasetService/CreateDataset": lambda c: c.begin_dataset(),
+    "inferd.v1.DatasetService/AppendDataset": lambda c: c.append(),
+    "inferd.v1.DatasetService/FinishDataset": lambda c: c.datasets.FinishDataset(
+        ds.FinishDatasetRequest(name="a", version=1, parts=1)
+    ),
+    "inferd.v1.DatasetService/GetDataset": lambda c: c.datasets.GetDataset(ds.GetDatasetRequest(name="a")),
+    "inferd.v1.DatasetService/ListDatasets": lambda c: c.datasets.ListDatasets(ds.ListDatasetsRequest()),
+    "inferd.v1.DatasetService/ListDatasetParts": lambda c: c.datasets.ListDatasetParts(
+        ds.ListDatasetPartsRequest(name="a")
+    ),
+    "inferd.v1.DatasetService/ReadDataset": lambda c: c.datasets.ReadDataset(ds.ReadDatasetRequest(name="a")).read(),
+    "inferd.v1.DatasetService/DeleteDataset": lambda c: c.datasets.DeleteDataset(ds.DeleteDatasetRequest(name="a")),
+    "inferd.v1.FunctionService/ListFunctions": lambda c: c.functions.ListFunctions(fs.ListFunctionsRequest()),
+    "inferd.v1.FunctionService/GetFunction": lambda c: missing(
+        c.functions.GetFunction(fs.GetFunctionRequest(name="no"))
+    ),
+    "inferd.v1.EvaluationService/EvaluateModel": lambda c: missing(
+        c.evaluations.EvaluateModel(
+            es.EvaluateModelRequest(spec=ep.EvaluationSpec(model="none", kind=ep.EVALUATION_KIND_CHOICE), inline=b"{}")
+        )
+    ),
+    "inferd.v1.EvaluationService/ListEvaluations": lambda c: c.evaluations.ListEvaluations(es.ListEvaluationsRequest()),
+    "inferd.v1.EvaluationService/WatchEvaluation": lambda c: missing(
+        c.evaluations.WatchEvaluation(es.WatchEvaluationRequest(evaluation_id="none")).read()
+    ),
+    "inferd.v1.EvaluationService/CompareEvaluations": lambda c: missing(
+        c.evaluations.CompareEvaluations(es.CompareEvaluationsRequest(evaluation_ids=["none"]))
+    ),
+    **{
+        f"inferd.v1.EvaluationService/{name}": lambda c, name=name: missing(
+            getattr(c.evaluations, name)(getattr(es, f"{name}Request")(evaluation_id="none"))
+        )
+        for name in ("GetEvaluation", "ListEvaluationLines", "CancelEvaluation", "DeleteEvaluation")
+    },
     "inferd.v1.ModerationService/CreateModerationRule": lambda c: c.make_moderation_rule(),
     "inferd.v1.ModerationService/ListModerationRules": lambda c: c.moderation.ListModerationRules(
         mos.ListModerationRulesRequest()

@@ -13,6 +13,7 @@ from inferd.agent.agent import Agent
 from inferd.agent.cache import Cache
 from inferd.agent.connection import Kernels
 from inferd.agent.facts import Found
+from inferd.agent.giving import Giving
 from inferd.config import Settings
 from inferd.core.host import HostState
 from inferd.core.ids import HostId
@@ -66,6 +67,11 @@ class FarHost:
     running: asyncio.Task[None]
 
 
+def cache_of(folder: Path, name: str) -> Cache:
+    """Where an agent keeps files of models."""
+    return Cache(folder / name / "data" / "hosted", 1 << 40)
+
+
 async def made_agent(
     folder: Path,
     address: str | tuple[str, ...],
@@ -73,21 +79,26 @@ async def made_agent(
     *,
     credential: str = "",
     labels: Mapping[str, str] | None = None,
+    giving: Giving | None = None,
 ) -> tuple[Agent, Heard]:
-    """An agent that does not run yet."""
+    """An agent that does not run yet; `giving` gives its files to others."""
     settings = Settings(
         state_dir=folder / name / "state", data_dir=folder / name / "data", plugin_modules=(FAKE_PLUGIN,), backends=()
     )
     found, heard = await Found.here(settings), Heard()
     logs = settings.state_dir / "workers"
+    facts = found.facts(name, labels or {}, logs)
+    if giving is not None:
+        facts.files.CopyFrom(giving.server)
     agent = Agent(
-        found.facts(name, labels or {}, logs),
+        facts,
         kernels=Kernels((address,) if isinstance(address, str) else address, credential),
         found=found,
         log_folder=logs,
         own=[str(settings.state_dir)],
-        cache=Cache(settings.data_dir / "hosted", settings.hosts.cache_bytes),
+        cache=cache_of(folder, name) if giving is None else giving.cache,
         watcher=heard,
+        giving=giving,
     )
     return agent, heard
 

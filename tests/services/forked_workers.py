@@ -13,7 +13,6 @@ import signal
 import socket
 import subprocess
 import sys
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -58,10 +57,9 @@ class Forked:
 
 
 class Stem:
-    """The process that they are forked from; it is started for the first one."""
+    """The process that they are forked from. It has imported all when this is made: loops wait for forks alone."""
 
-    @cached_property
-    def _channel(self) -> Channel:
+    def __init__(self) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
@@ -70,7 +68,8 @@ class Stem:
                 pass_fds=(theirs.fileno(),),
                 env=environment(),
             )
-        return Channel(ours)
+        self._channel = Channel(ours)
+        self._channel.receive()
 
     def fork(self, link: socket.socket, log: int, scratch: Path, *, frame_bytes: int) -> Forked:
         variables = environment() | {VARIABLE: str(scratch)}
@@ -87,9 +86,8 @@ class Stem:
         return status
 
     def close(self) -> None:
-        if "_channel" in vars(self):
-            self._channel.sock.close()
-            self._process.wait()
+        self._channel.sock.close()
+        self._process.wait()
 
 
 async def fork(launcher: LocalLauncher, stem: Stem, log_path: Path, scratch: Path) -> tuple[Any, socket.socket]:
@@ -104,6 +102,7 @@ async def fork(launcher: LocalLauncher, stem: Stem, log_path: Path, scratch: Pat
 def serve(channel: Channel) -> None:
     """Fork one for each message. Returns in each of them, to run it; ends with the one who asks."""
     with contextlib.suppress(ClosedError):
+        channel.send({"ready": True})
         while True:
             message, _ = channel.receive()
             if "reap" in message:

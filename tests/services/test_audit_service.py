@@ -11,6 +11,7 @@ import pytest
 import pytest_asyncio
 from connection import Connection
 from guarded import Guarded, guarded, refused
+from time_limits import LONG_S
 
 from inferd.core.audit_check import Verdict, check
 from inferd.errors import StoreUnavailableError, present
@@ -305,7 +306,7 @@ async def test_while_the_trail_cannot_be_written_changes_are_refused_and_calls_a
         assert (await refused(call))[0] == wanted
         assert (await stub(connection).GetAuditTrail(aus.GetAuditTrailRequest())).trail.failing
         keeper._store.write = write  # type: ignore[method-assign]
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(LONG_S):
             while here.driver.trail is None or here.driver.trail.failing:
                 await connection.hosts.GetHost(hs.GetHostRequest())
         assert not (await quotas.ListQuotas(qs.ListQuotasRequest())).quotas

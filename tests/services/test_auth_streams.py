@@ -11,17 +11,22 @@ from connection import memory, reason_of
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from guarded import Guarded, Metadata, bearer, failing, guarded
+from time_limits import LONG_S
 
 from inferd_api.v1 import auth_service_pb2 as asp
+from inferd_api.v1 import blob_service_pb2 as bs
 from inferd_api.v1 import host_service_pb2 as hs
 from inferd_api.v1 import lease_service_pb2 as ls
 from inferd_api.v1 import model_service_pb2 as ms
 from inferd_api.v1 import task_pb2 as tp
 from inferd_api.v1 import task_service_pb2 as ts
 from inferd_api.v1 import upload_service_pb2 as us
+from inferd_api.v1.blob_service_pb2_grpc import BlobServiceStub
 from inferd_api.v1.upload_service_pb2_grpc import UploadServiceStub
+from inferd_client import AsyncClient
 
-LONG_S = 30.0
+NARROW = (("grpc.http2.lookahead_bytes", 65535), ("grpc.http2.bdp_probe", 0), ("grpc.use_local_subchannel_pool", 1))
+"""A client whose streams take little before it reads."""
 
 
 async def streams(kernel: Guarded, metadata: Metadata) -> dict[str, Any]:
@@ -126,6 +131,22 @@ async def test_a_rule_that_goes_ends_what_it_allowed(endless: Guarded) -> None:
     assert await call.read()
     await endless.made.DeleteRule(asp.DeleteRuleRequest(rule_id=rule_id))
     assert (await ends({"": call}))[""] == (grpc.StatusCode.PERMISSION_DENIED, "PERMISSION_DENIED")
+
+
+async def test_a_stream_that_ends_in_its_first_message_says_why(tmp_path: Path) -> None:
+    """Whoever has not taken the first message yet when its call ends is told why behind it, and waits no more."""
+    async with guarded(tmp_path, store={"url": f"sqlite:{tmp_path}/store"}) as kernel:
+        async with AsyncClient(kernel.kernel.addresses[0]) as owner:
+            digest = (await owner.put_blob(bytes(1 << 20))).digest  # more than may be sent to who does not read
+        key = await kernel.key()
+        channel = grpc.aio.insecure_channel(kernel.kernel.addresses[1], options=NARROW)
+        stub: Any = BlobServiceStub(channel)  # type: ignore[no-untyped-call]
+        call = stub.ReadBlob(bs.ReadBlobRequest(digest=digest), metadata=bearer(key.credential))
+        async with asyncio.timeout(LONG_S):
+            await call.initial_metadata()  # which is sent with the first message
+        await kernel.made.RevokeKey(asp.RevokeKeyRequest(key_id=key.key.key_id))
+        assert await ends({"": call}) == {"": (grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED")}
+        await channel.close()
 
 
 async def test_a_rotated_key_ends_streams_of_the_credential_before(endless: Guarded) -> None:

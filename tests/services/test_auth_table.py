@@ -16,15 +16,22 @@ from inferd.core.policy import ResourceKind as Kind
 from inferd.core.policy import Verb
 from inferd.services.policies import read_policies
 from inferd_api.agent.v1 import agent_service_pb2
+from inferd_api.inference import grpc_service_pb2
 from inferd_api.v1 import (
+    adapter_service_pb2,
     audit_service_pb2,
     auth_service_pb2,
     blob_service_pb2,
+    dataset_service_pb2,
+    evaluation_service_pb2,
+    explanation_service_pb2,
+    function_service_pb2,
     host_service_pb2,
     invite_service_pb2,
     lease_service_pb2,
     model_service_pb2,
     moderation_service_pb2,
+    pipeline_service_pb2,
     quota_service_pb2,
     task_service_pb2,
     upload_service_pb2,
@@ -35,28 +42,43 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 SERVICES = [
     service
     for module in (
+        adapter_service_pb2,
         audit_service_pb2,
         auth_service_pb2,
         blob_service_pb2,
+        dataset_service_pb2,
+        evaluation_service_pb2,
+        explanation_service_pb2,
+        function_service_pb2,
+        grpc_service_pb2,
         host_service_pb2,
         invite_service_pb2,
         agent_service_pb2,
         lease_service_pb2,
         model_service_pb2,
         moderation_service_pb2,
+        pipeline_service_pb2,
         quota_service_pb2,
         task_service_pb2,
         upload_service_pb2,
     )
     for service in module.DESCRIPTOR.services_by_name.values()
 ]
-METHODS = {method.full_name: method for service in SERVICES for method in service.methods}
 POLICIES = read_policies(SERVICES)
+METHODS = {
+    method.full_name: method
+    for service in SERVICES
+    for method in service.methods
+    if POLICIES[f"/{service.full_name}/{method.name}"].policy.kind is not Kind.HEALTH  # which is told to whoever asks
+}
 ROLES = ("nothing", "viewer", "user", "operator", "admin")
 LEAST: dict[tuple[Verb, Kind], str] = {
     (Verb.READ, Kind.IDENTITY): "nothing",
     **{(Verb.READ, kind): "viewer" for kind in (Kind.TASK, Kind.LEASE, Kind.BLOB, Kind.MODEL, Kind.HOST, Kind.QUOTA)},
-    **{(verb, Kind.TASK): "user" for verb in (Verb.RUN, Verb.UPDATE)},
+    (Verb.READ, Kind.FUNCTION): "viewer",
+    (Verb.READ, Kind.DATASET): "viewer",
+    **{(verb, Kind.DATASET): "user" for verb in (Verb.CREATE, Verb.UPDATE, Verb.DELETE)},
+    **{(verb, Kind.TASK): "user" for verb in (Verb.RUN, Verb.UPDATE, Verb.DELETE)},
     **{(verb, Kind.LEASE): "user" for verb in (Verb.CREATE, Verb.UPDATE, Verb.DELETE)},
     (Verb.CREATE, Kind.UPLOAD): "user",
     **{(verb, Kind.BLOB): "user" for verb in (Verb.CREATE, Verb.DELETE)},

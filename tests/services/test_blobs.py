@@ -1,8 +1,9 @@
 """Blobs over the wire: given in chunks, gone on with, read from anywhere, listed and deleted."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, closing, suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,10 @@ from typing import Any
 import grpc
 import pytest
 from connection import Connection, reason_of
+from stores import opened_store
 
+from inferd.store.arrival import Arrival
+from inferd.store.store import Kind
 from inferd.testing.kernel import kernel_here
 from inferd_api.v1 import blob_pb2 as bp
 from inferd_api.v1 import blob_service_pb2 as bs
@@ -200,6 +204,24 @@ async def test_so_many_calls_at_once(tmp_path: Path) -> None:
         assert await other.accepted() == 0
         for giving in (first, other):
             giving.call.cancel()
+
+
+async def test_a_kernel_ends_behind_what_its_calls_put_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call that was cut off just before still forgets a blob of which nothing came: nothing is left of it."""
+    received, late = Arrival.received, threading.Event()
+
+    def slowly(arrival: Arrival) -> int:
+        late.wait(0.1)
+        return received(arrival)
+
+    monkeypatch.setattr(Arrival, "received", slowly)
+    async with kernel(tmp_path) as connection:
+        giving = Giving(connection)
+        await giving.start()
+        assert await giving.accepted() == 0
+        giving.call.cancel()
+    with closing(opened_store(tmp_path / "kept/store")) as store:
+        assert not list(store.records(Kind.UPLOAD))
 
 
 async def test_damage_is_told_and_no_wrong_byte(tmp_path: Path) -> None:

@@ -44,7 +44,10 @@ async def test_a_compressed_message_is_never_inflated(algorithm: grpc.Compressio
 
 async def test_connections_have_a_bound(tmp_path: Path) -> None:
     """One connection more than `limits.connections` is closed as it comes; those that are there go on."""
-    async with asyncio.timeout(60), kernel_here(tmp_path, limits={"connections": 1}) as kernel:
+    async with (
+        asyncio.timeout(60),
+        kernel_here(tmp_path, limits={"connections": 1}, hosts={"connections": 0}) as kernel,
+    ):
         first, second = Connection(kernel, tmp_path), Connection(kernel, tmp_path)
         await first.hosts.GetHost(GetHostRequest())
         with pytest.raises(grpc.aio.AioRpcError) as caught:

@@ -55,9 +55,11 @@ async def test_all_of_a_conversation_arrives(connection: Connection) -> None:
         assert await client.tokenize("fake", talk, continue_final_message=True) == [
             USER, *b"x", ASSISTANT, *b"The answer ",
         ]  # fmt: skip
-        with pytest.raises(UnsupportedInputError, match="no backend reads images") as caught:
-            await client.generate("fake", [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}])
-        assert "messages[0].parts[0]" in str(caught.value)
+        for image, words in (("https://x/y.png", "the kernel fetches nothing"), (b"x", "this model takes none")):
+            said = [{"role": "user", "content": ["a", {"type": "image", "image": image}]}]
+            with pytest.raises(UnsupportedInputError, match=words) as caught:
+                await client.generate("fake", said)
+            assert "messages[0].parts[1]" in str(caught.value)
         with pytest.raises(InvalidFieldError, match="robot"):
             await client.generate("fake", [{"role": "robot|>", "content": ""}])
     answer = await read_all(connection.chat("hello"))

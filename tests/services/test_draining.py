@@ -26,11 +26,11 @@ async def test_running_tasks_end_and_new_ones_are_refused(tmp_path: Path) -> Non
     devices = {"memory_bytes": {"cpu:0": 1 << 30, "fake:0": 1 << 30}}
     async with kernel(tmp_path, devices=devices) as connection:
         driver = connection.kernel.driver
-        await connection.create(max_sequences=1, step_s=0.002)
+        await connection.create(max_sequences=1, step_s=0.02)
         lease = await connection.claim(memory(1 << 20))
-        runs = connection.endless(tokens=400)
+        runs = connection.endless(tokens=100)
         seen = await read_until(runs, "output")
-        kept = (await connection.tasks.CreateTask(wanted(100))).task.task_id
+        kept = (await connection.tasks.CreateTask(wanted(20))).task.task_id
         waits = connection.another().endless(tokens=10)
         await read_until(waits, "queued")
         assert await health(connection) == SERVING
@@ -49,8 +49,8 @@ async def test_running_tasks_end_and_new_ones_are_refused(tmp_path: Path) -> Non
         (renewal,) = await renew(connection, lease.lease_id)
         assert renewal.state == lp.LEASE_STATE_ACTIVE
         seen += await read_all(runs)
-        assert text_of(seen) == "la" * 200
+        assert text_of(seen) == "la" * 50
         await driver.drained()
         assert (await get(connection, kept)).state == tp.TASK_STATE_QUEUED
     async with kernel(tmp_path, devices=devices) as connection:
-        assert text_of(await read_all(watch(connection, kept))) == "la" * 50
+        assert text_of(await read_all(watch(connection, kept))) == "la" * 10

@@ -34,15 +34,15 @@ async def test_the_client_embeds(connection: Connection) -> None:
 
 
 async def test_what_a_backend_does_not_offer(connection: Connection) -> None:
-    """Embeddings and adapters of a backend that has none are refused as unsupported, each by its field."""
+    """Embeddings of a backend that has none are unsupported, and adapters of a model that has none are not found."""
     await connection.create("plain", embedding_size=0)
-    for spec, field in (
-        (TaskSpec(model="plain", prompt="abc", embedding=RAW), "spec.embedding"),
-        (TaskSpec(model="plain", prompt="abc", adapter="poet"), "spec.adapter"),
+    for spec, reason, told in (
+        (TaskSpec(model="plain", prompt="abc", embedding=RAW), "UNSUPPORTED_INPUT", "spec.embedding"),
+        (TaskSpec(model="plain", prompt="abc", adapter="poet"), "ADAPTER_NOT_FOUND", "poet"),
     ):
         _, error = await read_failing(connection.tasks.RunTask(RunTaskRequest(spec=spec)))
-        assert reason_of(error)[0] == "UNSUPPORTED_INPUT"
-        assert field in str(error.trailing_metadata())
+        assert reason_of(error)[0] == reason
+        assert told in str(error.trailing_metadata())
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await connection.models.CreateModel(
             CreateModelRequest(model=Model(name="x", source="/x", adapters={"poet": "/poet"}))

@@ -11,6 +11,7 @@ from test_standby import Member, members, silence
 
 from inferd.core.host import HostState
 from inferd.testing.kernel import write_fake_model
+from inferd_api.v1.model_pb2 import PlacementRules
 from inferd_client import AsyncClient, Client
 from inferd_client.addresses import split_addresses
 from inferd_client.errors import NotLeaderError
@@ -93,11 +94,22 @@ async def test_where_none_leads_each_kernel_is_named_with_what_it_said(tmp_path:
 
 
 async def test_an_agent_attaches_to_the_kernel_that_leads(tmp_path: Path, stores: Postgres) -> None:
-    """Given both kernels, it finds the one that leads; when that goes, it is attached to the one that follows."""
+    """Given both kernels, it finds the one that leads; when that goes, the one that follows goes on with its worker."""
     async with members(tmp_path, stores) as (first, second):
         leader = await first.kernel()
         async with far_host(tmp_path, split_addresses(await addresses_of(first, second))) as host:
             await until_state(leader, "b", HostState.READY)
-            await first.leave()
-            await until_state(await second.kernel(), "b", HostState.READY)
-            await host.heard.until("anew", 2)
+            path, rules = write_fake_model(tmp_path, step_s=0.01), PlacementRules(selector={"host": "b"})
+            async with AsyncClient(await addresses_of(first, second)) as client:
+                await client.create_model("fake", source=str(path), placement=rules)
+                task, texts = await client.create_task("fake", "la", max_tokens=300, temperature=0), []
+                async for event in client.watch(task.task_id):
+                    texts.append(event.output.text)
+                    if len(texts) == 8:
+                        (worker,) = host.agent.hosted.values()
+                        await first.leave()
+            follower = await second.kernel()
+            await until_state(follower, "b", HostState.READY)
+            assert "".join(texts) == "la" * 150
+            assert [*host.agent.hosted.values()] == [worker]
+            assert [each.pid for each in follower.driver.supervisor.workers.values()] == [worker.pid]

@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,13 @@ from far_host import FarHost, far_host, place, until_state
 from proxy import Proxy, proxy_to
 
 from inferd import __version__
-from inferd.agent import hosted
+from inferd.agent import fetching, hosted
 from inferd.agent.agent import SilentError
 from inferd.agent.cache import Cache, CachedFile
 from inferd.core.host import HostState
 from inferd.core.ids import HostId, InstanceId
 from inferd.errors import InvalidFieldError
+from inferd.runtime.front.turns import Turns
 from inferd.testing.kernel import kernel_here
 from inferd_api.agent.v1 import agent_service_pb2 as asp
 from inferd_api.agent.v1.agent_pb2 import HostFacts, Parcels
@@ -64,6 +65,11 @@ def attempts_of(events: list[Any]) -> list[int]:
     return [e.started.attempt or e.resumed.attempt for e in events if e.WhichOneof("kind") in kinds]
 
 
+def begun(host: FarHost) -> list[str]:
+    """How often an agent began anew; it tells of that after the kernel has seen it, so perhaps behind a break."""
+    return [each for each in host.heard.told if each.startswith("anew")]
+
+
 async def test_a_task_runs_on_another_host(connection: Connection, host: FarHost) -> None:
     """A stream of a far worker is as that of a near one; its device is the host's, and its process the agent's."""
     near = await read_all(connection.endless(model=await place(connection, "near", "local"), tokens=50))
@@ -101,21 +107,20 @@ async def test_a_broken_connection_loses_nothing(connection: Connection, host: F
     events += await read_all(call)
     assert text_of(events) == "la" * 450
     assert attempts_of(events) == [1]
-    assert host.heard.told[0] == "anew 1"
-    assert sum(each.startswith("anew") for each in host.heard.told) == 1
+    assert begun(host) == ["anew 1"]
 
 
 async def test_a_silent_host_is_lost_and_its_tasks_go_on(connection: Connection, proxy: Proxy) -> None:
     """What ran on a host that is lost goes on elsewhere, behind what it told; its old workers end when it is back."""
     async with far_host(connection.folder, proxy.address) as host:
         await until_state(connection.kernel, "b", HostState.READY)
-        name = await place(connection, "both", "", step_s=0.001)
-        call = connection.endless(model=name, tokens=900)
+        name = await place(connection, "both", "", step_s=0.02)
+        call = connection.endless(model=name, tokens=100)
         events = await read_until(call, "output")
         proxy.stop()
         await until_state(connection.kernel, "b", HostState.LOST)
         events += await read_all(call)
-        assert text_of(events) == "la" * 450
+        assert text_of(events) == "la" * 50
         assert attempts_of(events) == [1, 2]
         proxy.go_on()
         await host.heard.until("anew", 2)
@@ -176,7 +181,74 @@ async def test_what_a_host_lacks_is_fetched_and_kept(
     await connection.models.UnloadModel(UnloadModelRequest(name=name, force=True))
     assert text_of(await read_all(connection.endless(model=name, tokens=10))) == "la" * 5
     assert len(written) == 3
-    assert not [told for told in host.heard.told[1:] if told.startswith("anew")]
+    assert begun(host) == ["anew 1"]
+
+
+@pytest.mark.parametrize("line", [0, 5], ids=["told to come again", "in the line"])
+async def test_a_host_waits_for_its_turn_to_be_given_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: int
+) -> None:
+    """While others are given files it waits, for longer than a silent kernel would be waited for; then it is loaded."""
+    made, pauses, pause_s = list[Turns](), list[float](), fetching._pause_s
+
+    class Noted(Turns):
+        def __init__(self, *bounds: Any, **more: Any) -> None:
+            super().__init__(*bounds, **more)
+            made.append(self)
+
+    def pause(error: grpc.aio.AioRpcError, wait_on: Callable[[], None]) -> float:
+        pauses.append(pause_s(error, wait_on))
+        return 0.05
+
+    for name, value in (("hosted._is_missing", lambda _: True), ("fetching.SILENT_S", 0.4), ("fetching.NAMES_S", 0.4)):
+        monkeypatch.setattr(f"inferd.agent.{name}", value)
+    monkeypatch.setattr("inferd.services.agents.QUEUED_S", 0.05)
+    monkeypatch.setattr("inferd.runtime.front.agents.Turns", Noted)
+    monkeypatch.setattr(fetching, "_pause_s", pause)
+    bounds = {**QUICK, "fetches": 1, "fetch_line": line}
+    async with kernel_here(tmp_path, hosts=bounds) as kernel, far_host(tmp_path, kernel.addresses[0]):
+        await until_state(kernel, "b", HostState.READY)
+        connection = Connection(kernel, tmp_path)
+        model = await place(connection, "far", "b")
+        async with made[0].turn("another"):
+            task = asyncio.create_task(read_all(connection.endless(model=model, tokens=10)))
+            async with asyncio.timeout(DEADLINE_S):
+                while not (made[0]._line or pauses):
+                    await asyncio.wait({task}, timeout=0.01)
+            await asyncio.wait({task}, timeout=1.0)
+            assert not task.done()  # a silent kernel would have failed the load by then
+        assert text_of(await task) == "la" * 5
+        assert all(5 <= each <= 10 for each in pauses)
+        assert bool(pauses) is (line == 0)
+        await connection.channel.close()
+
+
+async def test_a_host_that_takes_nothing_loses_its_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream of files of which nothing is read ends after hosts.fetch_idle_s, and another host has the turn."""
+    made = list[Turns]()
+
+    class Noted(Turns):
+        def __init__(self, *bounds: Any, **more: Any) -> None:
+            super().__init__(*bounds, **more)
+            made.append(self)
+
+    monkeypatch.setattr("inferd.runtime.front.agents.Turns", Noted)
+    bounds = {**QUICK, "fetches": 1, "fetch_idle_s": 0.3}
+    async with kernel_here(tmp_path, hosts=bounds) as kernel, far_host(tmp_path, kernel.addresses[0]) as host:
+        await until_state(kernel, "b", HostState.READY)
+        connection = Connection(kernel, tmp_path)
+        path = tmp_path / "large.fake"
+        path.write_text("{}" + " " * (24 << 20))
+        model = Model(name="large", source=str(path), placement=PlacementRules(selector={"host": "b"}))
+        await connection.models.CreateModel(CreateModelRequest(model=model))
+        await read_all(connection.endless(model="large", tokens=4))
+        stub: Any = AgentServiceStub(connection.channel)  # type: ignore[no-untyped-call]
+        stream = stub.FetchModel(asp.FetchModelRequest(opening=host.agent._opening(1)))
+        assert (await stream.read()).file.name == "large.fake"
+        async with asyncio.timeout(DEADLINE_S), made[0].turn("another") as turn:
+            assert await turn.wait(DEADLINE_S)
+        stream.cancel()
+        await connection.channel.close()
 
 
 async def abort(proxy: Proxy) -> None:
@@ -204,7 +276,7 @@ async def test_tensors_of_any_size_cross(connection: Connection, host: FarHost) 
             x = np.random.default_rng(7).random(shape, np.float32)
             outputs = await client.infer(name, {"x": x})
             assert (outputs["y"] == x).all()
-    assert not [told for told in host.heard.told[1:] if told.startswith("anew")]
+    assert begun(host) == ["anew 1"]
 
 
 async def test_what_was_received_before_a_host_begins_anew_counts_no_more(connection: Connection) -> None:
@@ -255,5 +327,5 @@ async def test_a_kernel_is_looked_for_where_it_may_be(connection: Connection, pr
         await until_state(connection.kernel, "b", HostState.READY)
         host.agent._newest = 7
         older = asp.AttachResponse(welcome=asp.AttachWelcome(kernel_epoch=6))
-        with pytest.raises(SilentError, match="another one has followed"):
+        with pytest.raises(SilentError, match=r"of epoch [1-6] answered.* seen epoch 7: another one has followed"):
             await host.agent._serve_attached(None, older, None)  # type: ignore[arg-type] # it is refused before

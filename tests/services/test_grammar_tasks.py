@@ -2,7 +2,7 @@ import asyncio
 import json
 from typing import Any
 
-from connection import Connection, read_all, read_failing, text_of
+from connection import Connection, read_all, read_failing, reason_of, text_of
 
 from inferd_api.v1.sampling_pb2 import Choice, Grammar, SamplingParams
 from inferd_api.v1.task_pb2 import ChatMessage, ChatPrompt, FinishReason, TaskSpec
@@ -85,3 +85,15 @@ async def test_tools_that_are_no_json(connection: Connection) -> None:
     _, error = await read_failing(connection.tasks.RunTask(RunTaskRequest(spec=TaskSpec(model="fake", chat=chat))))
     assert error.code().name == "INVALID_ARGUMENT"
     assert "spec.chat.tools_json" in str(error.trailing_metadata())
+
+
+async def test_an_output_that_is_not_valid_fails_its_task(connection: Connection) -> None:
+    """What a grammar cannot follow is found in a complete output: its text was told, and the error says where."""
+    await connection.create()
+    grammar = Grammar(json_schema='{"type": "array", "uniqueItems": true}')
+    assert text_of(await read_all(ask(connection, "[7, 8]", grammar))) == "[7, 8]"
+    events, error = await read_failing(ask(connection, "[7, 7]", grammar))
+    assert text_of(events) == "[7, 7]"
+    reason, facts = reason_of(error)
+    assert (error.code().name, reason) == ("FAILED_PRECONDITION", "OUTPUT_INVALID")
+    assert (facts["path"], facts["keyword"], facts["model"]) == ("", "uniqueItems", "fake")

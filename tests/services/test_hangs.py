@@ -150,7 +150,7 @@ async def test_the_others_go_on(tmp_path: Path) -> None:
     ):
         connection = Connection(kernel, tmp_path)
         await connection.create("hangs", hang_on_token=ord("#"), hang_by="sleep")
-        await connection.create("works")
+        await connection.create("works", step_s=0.05)
         first = (await connection.models.LoadModel(LoadModelRequest(name="hangs"))).model.instances[0].pid
         beside = connection.endless(model="works", tokens=900)
         await read_until(beside, "output")

@@ -17,7 +17,7 @@ from inferd.core.ids import HostId
 from inferd.testing.kernel import kernel_here
 from inferd_api.v1 import host_pb2 as hp
 from inferd_api.v1 import host_service_pb2 as hs
-from inferd_api.v1.model_service_pb2 import LoadModelRequest
+from inferd_api.v1.model_service_pb2 import LoadModelRequest, UnloadModelRequest
 
 SMALL = {"memory_bytes": {"fake:0": 1 << 29}}  # less than the host has, so that it is chosen first
 
@@ -78,9 +78,14 @@ async def test_hosts_are_listed_with_what_they_hold(connection: Connection) -> N
     assert not page.hosts
     assert (await connection.hosts.GetHost(hs.GetHostRequest(host_id="b"))).host.host_id == "b"
     assert "did you mean 'b'?" in await refusal(connection.hosts.GetHost(hs.GetHostRequest(host_id="bb")))
-    watch = connection.hosts.WatchHost(hs.WatchHostRequest(host_id="b"))
-    (instance,) = (await watch.read()).instances
-    assert instance.device == "b/fake:0"
+    watch = connection.hosts.WatchHost(hs.WatchHostRequest(host_id="b", interval=Duration(nanos=100_000_000)))
+    async with asyncio.timeout(60):  # each interval, whether anything has changed or not
+        silences = set[str]()
+        while len(silences) < 3:
+            told = await watch.read()
+            (instance,) = told.instances
+            assert (instance.device, instance.memory_bytes > 0) == ("b/fake:0", True)
+            silences.add(str(told.host.silence))
     watch.cancel()
     task.cancel()
 
@@ -126,8 +131,8 @@ async def test_what_an_operator_wants_of_a_host_outlives_the_kernel(tmp_path: Pa
 @pytest.mark.usefixtures("host")
 async def test_a_host_is_removed(connection: Connection) -> None:
     """Not while something is left of it, nor the kernel's own; with force its tasks go on elsewhere."""
-    name = await place(connection, "both", "", step_s=0.002)
-    task = connection.endless(model=name, tokens=400)
+    name = await place(connection, "both", "", step_s=0.02)
+    task = connection.endless(model=name, tokens=100)
     await read_until(task, "output")
     remove = connection.hosts.RemoveHost
     assert "drain it (`inferd hosts drain b`)" in await refusal(remove(hs.RemoveHostRequest(host_id="b")))
@@ -167,3 +172,50 @@ async def test_the_log_of_an_instance_is_read(connection: Connection) -> None:
     parts = [each.data async for each in read(hs.ReadInstanceLogRequest(instance_id="fake-1", tail_bytes=100_000))]
     assert ([len(part) for part in parts], parts[-1][-7:]) == ([65_536, 34_464], b"the end")
     assert "cannot be read" in await refusal(read(hs.ReadInstanceLogRequest(instance_id="none-1")).read())
+
+
+async def test_the_log_of_an_instance_that_has_ended_is_read_where_it_was(
+    connection: Connection, host: FarHost
+) -> None:
+    """Its host is asked for it; where that is not attached, the error says which it was and where the log is there."""
+    name = await place(connection, "far", "b")
+    await connection.models.LoadModel(LoadModelRequest(name=name))
+    (worker,) = connection.kernel.driver.supervisor.workers.values()
+    await asyncio.to_thread(Path(worker.log_path.removeprefix("b:")).write_bytes, b"why it died")
+    await connection.models.UnloadModel(UnloadModelRequest(name=name))
+    read = hs.ReadInstanceLogRequest(instance_id="far-1")
+    assert [each.data async for each in connection.hosts.ReadInstanceLog(read)] == [b"why it died"]
+    host.ends.set()
+    await until_state(connection.kernel, "b", HostState.LOST)
+    said = await refusal(connection.hosts.ReadInstanceLog(read).read())
+    assert f"host 'b', where it was, is not attached; it is in {worker.log_path}" in said
+
+
+async def test_orders_reach_hosts_that_are_away(tmp_path: Path) -> None:
+    """A lost host is drained once it is back, and one that has not joined since the kernel began is resumed."""
+    store = {"url": f"sqlite:{tmp_path}/kept.sqlite"}
+    for first in (True, False):
+        async with kernel_here(tmp_path, store=store) as kernel:
+            made, tell = Connection(kernel, tmp_path), kernel.driver.tell_host
+            if first:
+                tell(HostJoined((), HostId("b")))
+                tell(HostLost(HostId("b"), "no word"))
+            for reason in ("its fan", "another word") if first else ("",):
+                call = made.hosts.DrainHost(hs.DrainHostRequest(host_id="b", reason=reason))
+                (told,) = [each.host async for each in call]
+            facts = (told.state, told.ordered, told.order_reason)
+            assert facts == (hp.HOST_STATE_LOST, hp.HOST_STATE_DRAINING, "its fan")
+            assert told.reason == ("no word" if first else "it has not joined since this kernel was started")
+            if first:
+                assert "reason has 201 letters" in await refusal(
+                    made.hosts.CordonHost(hs.CordonHostRequest(host_id="b", reason="x" * 201))
+                )
+            else:
+                await made.hosts.ResumeHost(hs.ResumeHostRequest(host_id="b"))
+                tell(HostJoined((), HostId("b")))
+                assert kernel.driver.machine.hosts.known[HostId("b")].state is HostState.READY
+                await made.hosts.CordonHost(hs.CordonHostRequest(host_id="b"))
+                tell(HostLost(HostId("b"), "no word"))
+                await made.hosts.RemoveHost(hs.RemoveHostRequest(host_id="b"))
+                assert "no host 'b'" in await refusal(made.hosts.ResumeHost(hs.ResumeHostRequest(host_id="b")))
+            await made.channel.close()

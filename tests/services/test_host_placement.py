@@ -1,5 +1,6 @@
 """Which hosts models are loaded on, as clients say it: a kernel, an agent in this process, and real workers."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
 
@@ -10,9 +11,11 @@ from far_host import FarHost, far_host, until_state
 from proxy import proxy_to
 
 from inferd.core.host import HostState
+from inferd.core.ids import HostId, ModelName
 from inferd.testing.kernel import kernel_here, write_fake_model
+from inferd_api.v1.host_service_pb2 import CordonHostRequest
 from inferd_api.v1.model_pb2 import Model, PlacementRules
-from inferd_api.v1.model_service_pb2 import CreateModelRequest, GetModelRequest, UpdateModelRequest
+from inferd_api.v1.model_service_pb2 import CreateModelRequest, GetModelRequest, UnloadModelRequest, UpdateModelRequest
 
 
 @pytest.fixture
@@ -72,3 +75,26 @@ async def test_a_selector_that_no_host_has_is_refused(connection: Connection, ho
     update = UpdateModelRequest(name="n", placement=PlacementRules(selector={"zome": "b"}))
     assert "did you mean 'zone'?" in await refusal(connection.models.UpdateModel(update))
     assert not (await read(connection, "n")).HasField("placement")
+
+
+async def test_a_model_is_loaded_where_its_files_are(
+    connection: Connection, host: FarHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two hosts alike the one that has fetched a model once gets it, before the one that came first."""
+    assert host.agent
+    monkeypatch.setattr("inferd.agent.hosted._is_missing", lambda _: True)
+    monkeypatch.setattr("inferd.agent.holding.AGAIN_S", 0.01)
+    async with far_host(connection.folder, connection.kernel.addresses[0], "c"):
+        await until_state(connection.kernel, "c", HostState.READY)
+        await connection.models.CreateModel(CreateModelRequest(model=model(connection, "m", host="c")))
+        await read_all(connection.endless(model="m", tokens=4))
+        await connection.models.UnloadModel(UnloadModelRequest(name="m", force=True))
+        driver = connection.kernel.driver
+        known, spec = driver.machine.hosts.known, driver.views.model(ModelName("m")).spec
+        async with asyncio.timeout(60):
+            while spec.file_version not in (known[HostId("c")].facts.holds or ()):
+                await driver.watchers.hosts.wait(driver.watchers.hosts.version, limit_s=0.05)
+        assert known[HostId("b")].facts.holds == frozenset()
+        await connection.hosts.CordonHost(CordonHostRequest(host_id="local"))
+        await connection.models.UpdateModel(UpdateModelRequest(name="m", placement=PlacementRules()))
+        assert (await read_all(connection.endless(model="m", tokens=4)))[-1].finished.receipt.device == "c/fake:0"

@@ -32,7 +32,7 @@ async def test_the_host_says_what_it_is(connection: Connection) -> None:
 
 async def test_the_host_is_watched(connection: Connection) -> None:
     """A watcher is told at once and again: instances, accounts of devices, and who has tasks waiting and running."""
-    await connection.create(step_s=0.002)
+    await connection.create(step_s=0.02)
     task = connection.endless(metadata=(("inferd-tenant", "blue"),), priority=pp.PRIORITY_LOW)
     await read_until(task, "output")
     interval = Duration(nanos=100_000_000)

@@ -14,6 +14,7 @@ from stores import Sqlite, Stores
 from test_kept_leases import SIZES
 from test_kept_leases import get as get_lease
 from test_kept_tasks import _place, get, kernel, wanted, watch  # noqa: F401 - the fixture gives kernels their stores
+from time_limits import LONG_S
 from typer.testing import CliRunner
 
 from inferd.cli.main import app
@@ -68,8 +69,8 @@ async def test_what_was_under_way_at_a_backup_goes_on_from_it(stores: Stores, tm
     What was acknowledged after the backup is not known; a lease is held with its token for what is left of its time.
     """
     async with kernel(tmp_path, devices=SIZES) as connection:
-        await connection.create(max_sequences=1, step_s=0.002)
-        running, waiting = [(await connection.tasks.CreateTask(wanted(100))).task.task_id for _ in range(2)]
+        await connection.create(max_sequences=1, step_s=0.04)
+        running, waiting = [(await connection.tasks.CreateTask(wanted(tokens))).task.task_id for tokens in (50, 4)]
         held = await lease(connection, 1000)
         await read_until(watch(connection, running), "output")
         short = await lease(connection, 2)
@@ -77,7 +78,7 @@ async def test_what_was_under_way_at_a_backup_goes_on_from_it(stores: Stores, tm
         assert (told.path, told.size_bytes) == (str(tmp_path / "b"), (tmp_path / "b").stat().st_size)
         later = (await connection.tasks.CreateTask(wanted(5, request_id="again"))).task.task_id
         tokens = [held.fencing_token, (await lease(connection, 1000)).fencing_token]
-        await asyncio.wait_for(_ended(connection, short.lease_id), 10)
+        await asyncio.wait_for(_ended(connection, short.lease_id), LONG_S)
     for time in range(2):
         answer = restore(stores, tmp_path / "b")
         assert (answer["unfinished_tasks"], answer["leases"], answer["leases_over"]) == (2, 2, 1)
@@ -89,8 +90,8 @@ async def test_what_was_under_way_at_a_backup_goes_on_from_it(stores: Stores, tm
             assert tokens == sorted(set(tokens))
             with pytest.raises(grpc.aio.AioRpcError):
                 await get(connection, later)
-            for task_id in (running, waiting) if time else ():
-                assert text_of(await read_all(watch(connection, task_id))) == "la" * 50
+            for task_id, words in ((running, 25), (waiting, 2)) if time else ():
+                assert text_of(await read_all(watch(connection, task_id))) == "la" * words
 
 
 async def _ended(connection: Connection, lease_id: str) -> None:

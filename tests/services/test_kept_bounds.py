@@ -23,8 +23,8 @@ async def test_what_is_kept_is_taken_up_beyond_lowered_bounds(tmp_path: Path) ->
     """Models and tasks are all there, and go on; new ones are refused until there is room, and the log tells of it."""
     async with kernel(tmp_path) as connection:
         for name in ("fake", "other", "third"):
-            await connection.create(name, max_sequences=1, step_s=0.002)
-        ids = [(await connection.tasks.CreateTask(wanted(100))).task.task_id for _ in range(4)]
+            await connection.create(name, max_sequences=1, step_s=0.02)
+        ids = [(await connection.tasks.CreateTask(wanted(30))).task.task_id for _ in range(4)]
         await connection.tasks.SuspendTask(ts.SuspendTaskRequest(task_id=ids[3]))
     bounds = {"models": 1, "tasks": 1, "queued_tasks": 1, "queued_high": 0, "detached_tasks": 1, "input_bytes": 4096}
     with capture_logs() as logs:
@@ -39,7 +39,7 @@ async def test_what_is_kept_is_taken_up_beyond_lowered_bounds(tmp_path: Path) ->
             assert (await get(connection, ids[3])).state == tp.TASK_STATE_SUSPENDED
             await connection.tasks.ResumeTask(ts.ResumeTaskRequest(task_id=ids[3]))
             for task_id in ids:
-                assert text_of(await read_all(watch(connection, task_id))) == "la" * 50
+                assert text_of(await read_all(watch(connection, task_id))) == "la" * 15
             assert (await connection.tasks.CreateTask(wanted(1))).task.task_id not in ids
     told = {line.get("bound", line.get("model")) for line in logs if "taken up beyond" in line["event"]}
     assert {"other", "third", "limits.tasks", "limits.detached_tasks"} <= told

@@ -78,12 +78,12 @@ async def test_bounds_of_a_pulled_model_outlive_the_kernel(tmp_path: Path) -> No
 async def test_a_deletion_that_drains_goes_on_with_the_next_kernel(tmp_path: Path) -> None:
     """What the model has is brought to its end there, nothing new is taken, and then no kernel knows it any more."""
     async with kernel(tmp_path) as connection:
-        await connection.create()
+        await connection.create(step_s=0.02)
         call = connection.endless(detach_on_disconnect=True)
         task_id = (await anext(aiter(call))).event.task_id
         await connection.tasks.SuspendTask(ts.SuspendTaskRequest(task_id=task_id))
         deleting = asyncio.ensure_future(connection.models.DeleteModel(ms.DeleteModelRequest(name="fake", drain=True)))
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while await refused(connection) != "MODEL_BUSY":
                 pass
         deleting.cancel()

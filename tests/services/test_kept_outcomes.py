@@ -8,7 +8,7 @@ from typing import Any
 
 import grpc
 import pytest
-from connection import Connection, read_all, read_failing, read_until, reason_of, refusal, text_of
+from connection import Connection, read_all, read_failing, read_until, reason_of, refusal, text_of, until_written
 from stores import Stores
 from test_kept_tasks import _place, kernel, wanted, watch  # noqa: F401 - a fixture of these tests, too
 
@@ -94,8 +94,8 @@ async def test_a_task_that_tells_more_than_is_held_waits_for_the_store(
 ) -> None:
     """While nothing can be written what is held back is bounded: the task stops by itself and goes on by itself."""
     async with kernel(tmp_path, limits={"stream_bytes": 4096}) as connection:
-        await connection.create(step_s=0.001, blocks=8192, context_tokens=9000)
-        task_id = (await connection.tasks.CreateTask(wanted(1200))).task.task_id
+        await connection.create(step_s=0.005)
+        task_id = (await connection.tasks.CreateTask(wanted(500))).task.task_id
         call = watch(connection, task_id)
         seen = await read_until(call, "output")
         driver = connection.kernel.driver
@@ -110,7 +110,7 @@ async def test_a_task_that_tells_more_than_is_held_waits_for_the_store(
         assert 4096 < kept.held_bytes < 1 << 16
         mend()
         seen += await read_all(call)
-        assert text_of(seen) == "la" * 600
+        assert text_of(seen) == "la" * 250
         reasons = {event.suspended.reason for event in seen if event.HasField("suspended")}
         assert reasons == {tp.SUSPEND_REASON_STORE}
 
@@ -136,6 +136,7 @@ async def test_what_cannot_be_kept_is_not_done(tmp_path: Path) -> None:
         states = [connection.kernel.driver.machine.tasks.known[TaskId(task_id)].state for task_id in ids]
         assert states == [TaskState.RUNNING, TaskState.SUSPENDED]
         mend()
+        await until_written(connection.kernel)  # what is read next may have been told before the store broke
         await read_until(call, "output")
         assert (await connection.tasks.CancelTask(ts.CancelTaskRequest(task_id=running))).task.HasField("finish_time")
 
@@ -171,7 +172,7 @@ async def test_a_task_that_lacks_events_is_told_so(tmp_path: Path, stores: Store
     Its other events are read, and no other task suffers.
     """
     async with kernel(tmp_path) as connection:
-        await connection.create(step_s=0.002, max_sequences=2)
+        await connection.create(step_s=0.01, max_sequences=2)
         ended, running = [(await connection.tasks.CreateTask(wanted(n))).task.task_id for n in (20, 900)]
         await read_all(watch(connection, ended))
         await read_until(watch(connection, running), "output")

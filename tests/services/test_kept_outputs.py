@@ -121,7 +121,7 @@ async def test_an_output_waits_until_its_blob_can_be_written(
             if room:
                 return write(files, path, start, data, owner)
             loop.call_soon_threadsafe(refused.set)
-            with files._typed():
+            with files.typed():
                 raise OSError(errno.ENOSPC, "No space left on device")
             return None
 

@@ -2,10 +2,15 @@
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
+import pytest
 from connection import read_all, refusal, text_of
 from test_kept_tasks import _place, get, kernel, wanted, watch  # noqa: F401 - the fixture gives kernels their stores
 
+from inferd.core.ids import DEFAULT_TENANT, TaskId
+from inferd.errors import present
+from inferd.runtime.driver import Driver
 from inferd.store.store import Kind
 from inferd_api.v1 import task_pb2 as tp
 from inferd_api.v1 import task_service_pb2 as ts
@@ -20,7 +25,7 @@ async def test_a_lower_bound_is_for_new_tasks(tmp_path: Path) -> None:
         for task_id in ids:
             assert text_of(await read_all(watch(connection, task_id))) == "la" * 50
         (end,) = (await read_all(watch(connection, (await connection.tasks.CreateTask(wanted(51))).task.task_id)))[-1:]
-        assert end.finished.error.message == "max_tokens is 51; it must be from 1 to 50"
+        assert end.finished.error.message == "max_tokens is 51; it must be from 0 to 50"
 
 
 def said(*tasks: tp.Task) -> list[tp.Task]:
@@ -32,7 +37,28 @@ def said(*tasks: tp.Task) -> list[tp.Task]:
     return said
 
 
-async def test_ended_tasks_are_read_when_somebody_asks(tmp_path: Path) -> None:
+async def leave_early(driver: Driver, ids: list[TaskId], monkeypatch: pytest.MonkeyPatch) -> None:
+    """One asks for tasks that another asks for, too, who goes before they could be read for him."""
+    read, reading = present(driver.keeper).read, asyncio.Event()
+
+    async def hang(_: Any) -> Any:
+        reading.set()
+        await asyncio.Event().wait()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(driver.keeper, "read", hang)
+        leaves = asyncio.create_task(driver.archive.recall(DEFAULT_TENANT, ids))
+        await reading.wait()
+        patch.setattr(driver.keeper, "read", read)
+        await driver.archive.recall(DEFAULT_TENANT, ids)
+        await asyncio.sleep(0)
+        assert len(driver.streams._streams) == len(ids), "he waits for them"
+    leaves.cancel()
+    await asyncio.wait([leaves])
+    await asyncio.sleep(0)
+
+
+async def test_ended_tasks_are_read_when_somebody_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of tasks that ended before its start a kernel holds no record until one is asked for, and then a bounded number.
 
     All of them can be read, listed and watched, again and again; what is asked of them is answered as of others. Those
@@ -48,6 +74,7 @@ async def test_ended_tasks_are_read_when_somebody_asks(tmp_path: Path) -> None:
         driver, known = connection.kernel.driver, connection.kernel.driver.machine.tasks.known
         assert (dict(known), driver.streams._streams) == ({}, {})
         watched = connection.tasks.WatchTasks(ts.WatchTasksRequest())
+        assert said(*(await watched.read()).tasks) == said(*before[::-1])  # else it may still ask for all of them
         for _ in range(2):
             listed = (await connection.tasks.ListTasks(ts.ListTasksRequest())).tasks
             assert said(*listed) == said(*before[::-1])
@@ -55,7 +82,6 @@ async def test_ended_tasks_are_read_when_somebody_asks(tmp_path: Path) -> None:
         page = await connection.tasks.ListTasks(ts.ListTasksRequest(page_size=3, states=[before[0].state]))
         rest = ts.ListTasksRequest(page_size=3, states=[before[0].state], page_token=page.next_page_token)
         assert said(*page.tasks, *(await connection.tasks.ListTasks(rest)).tasks) == said(*before[::-1])
-        assert said(*(await watched.read()).tasks) == said(*before[::-1])
         assert text_of(await read_all(watch(connection, ids[1]))) == "la" * 4
         for name, task in zip("cbad", (before[2], before[1], before[0], before[3]), strict=True):
             assert (await connection.tasks.CreateTask(wanted(8, request_id=name))).task.task_id == task.task_id
@@ -66,6 +92,8 @@ async def test_ended_tasks_are_read_when_somebody_asks(tmp_path: Path) -> None:
             assert (await refusal(suspended))[0] == "TASK_STATE"
         assert len(known) == len(driver.streams._streams) == 2
         assert driver.keeper is not None
+        await leave_early(driver, [TaskId(each) for each in ids], monkeypatch)
+        assert len(known) == len(driver.streams._streams) == 2
         assert driver.keeper.tasks.room.all_bytes > 4 * 500
         (newer,) = [(await connection.tasks.CreateTask(wanted(2, request_id="e"))).task.task_id]
         await read_all(watch(connection, newer))

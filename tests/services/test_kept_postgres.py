@@ -138,10 +138,11 @@ async def test_kernels_that_take_a_store_from_each_other_do_not_fork_its_trail(
 async def test_processes_with_backends_are_not_told_how_the_store_is_opened(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A worker has the variables of its kernel but those that hold the URL of the store, or a password."""
-    for name in ("INFERD_STORE__URL", "inferd_store", "PGPASSWORD", "MINE"):
+    """A worker has the variables that it is to have, but none with the URL of the store, or a password."""
+    named = ("INFERD_STORE__URL", "PGPASSWORD", "MINE")
+    for name in (*named, "inferd_store", "DATABASE_URL"):
         monkeypatch.setenv(name, "{}" if name == "inferd_store" else "postgresql://u:s3cret@h/d")
-    async with kernel_here(tmp_path) as made:
+    async with kernel_here(tmp_path, workers={"variables": named}) as made:
         connection = Connection(made, tmp_path)
         await connection.create()
         await connection.models.LoadModel(ms.LoadModelRequest(name="fake"))

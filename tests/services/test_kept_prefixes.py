@@ -1,19 +1,27 @@
 """The prefix cache of a model that goes, found again by the next worker of it; with real workers."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 from connection import Connection, read_all, text_of
+from stores import opened_store
 from typer.testing import CliRunner
 
 from inferd.cli.main import app
+from inferd.errors import present
 from inferd.model_settings import Prefix
 from inferd.runtime.prefix_files import PrefixFiles
 from inferd.shared import Memory
+from inferd.store.file_work import opened_file
+from inferd.store.sealing.data_keys import PREFIXES, ShreddedKeyError
+from inferd.store.sealing.sealed_file import Owner, SealedFile
+from inferd.store.sealing.turning import rotate, shred, standing_of
+from inferd.store.store import Kind, Put
 from inferd.testing.kernel import kernel_here, write_fake_model
 from inferd_api.v1 import model_pb2 as mp
 from inferd_api.v1 import model_service_pb2 as ms
@@ -185,6 +193,34 @@ async def test_files_go_where_none_are_kept_any_more_and_with_a_tenant(tmp_path:
     assert not files_in(tmp_path)
     with pytest.raises(ValueError, match="disk_bytes is 1 and keep_bytes is 0"):
         Prefix(disk_bytes=1)
+
+
+async def test_files_of_another_host_open_no_more_once_a_tenant_is_shredded(tmp_path: Path) -> None:
+    """Those of a kernel that led before and does not hear of it, and after new keys for all; then it removes them."""
+    there, here = tmp_path / "there", tmp_path / "here"
+    with closing(opened_store(tmp_path / "kept")) as store:
+        old = PrefixFiles(there, most_bytes=1 << 20, keys=store.keys)
+        old.sweep()
+        store.write([Put("one", Kind.TASK, "t", b"1")])
+        turns: tuple[Callable[[], int], ...] = (lambda: shred(store, "one"), lambda: rotate(store, None))
+        for turn in turns:
+            old.write("m", Memory.of(b"of one and others"), 16, "m")
+            assert old.read("m", 1 << 20) is not None
+            turn()
+            (left,) = there.iterdir()
+            with opened_file(left, os.O_RDONLY) as file, pytest.raises(ShreddedKeyError):
+                SealedFile.opened(file, present(store.keys), Owner(PREFIXES, "prefix m"))
+            PrefixFiles(there, most_bytes=1 << 20, keys=store.keys).sweep()
+            assert not [*there.iterdir()]
+        new = PrefixFiles(here, most_bytes=1 << 20, keys=store.keys)
+        new.sweep()
+        new.write("m", Memory.of(b"of others"), 16, "m")
+        assert new.read("m", 1 << 20) is not None
+        assert PREFIXES not in {each.tenant for each in standing_of(store).tenants}
+    with closing(opened_store(tmp_path / "kept")) as store:
+        next_one = PrefixFiles(here, most_bytes=1 << 20, keys=store.keys)
+        next_one.sweep()
+        assert next_one.read("m", 1 << 20) is not None
 
 
 def test_files_of_prefixes_have_a_bound_and_the_oldest_goes(tmp_path: Path) -> None:

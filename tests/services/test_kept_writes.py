@@ -11,10 +11,11 @@ from typing import Any
 import apsw
 import grpc
 import pytest
-from connection import read_all, read_failing, read_until, reason_of, refusal, text_of
+from connection import read_all, read_failing, read_until, reason_of, refusal, text_of, until_written
 from stores import Stores, opened_store
 from structlog.testing import capture_logs
 from test_kept_tasks import _place, created, get, kernel, wanted, watch  # noqa: F401 - a fixture of these tests, too
+from time_limits import LONG_S
 
 from inferd import serving
 from inferd.core.ids import ModelName
@@ -81,7 +82,7 @@ async def test_equal_creations_of_a_model_are_all_answered(tmp_path: Path) -> No
     async with kernel(tmp_path) as connection:
         source = str(write_fake_model(tmp_path, "fake"))
         request = ms.CreateModelRequest(model=mp.Model(name="fake", source=source))
-        calls = [connection.another().models.CreateModel(request, timeout=20) for _ in range(5)]
+        calls = [connection.another().models.CreateModel(request, timeout=LONG_S) for _ in range(5)]
         assert {(await call).model.name for call in calls} == {"fake"}
     async with kernel(tmp_path) as connection:
         models = (await connection.models.ListModels(ms.ListModelsRequest())).models
@@ -99,7 +100,7 @@ async def test_the_last_word_on_a_model_is_kept(tmp_path: Path) -> None:
 
         def slow(writes: Any) -> None:
             loop.call_soon_threadsafe(entered.set)
-            going_on.wait(20)
+            going_on.wait(LONG_S)
             write(writes)
 
         keeper._store.write = slow  # type: ignore[method-assign]
@@ -140,15 +141,8 @@ async def test_a_model_is_deleted_when_the_answer_says_so(tmp_path: Path) -> Non
             assert (await refusal(delete(ms.DeleteModelRequest(name=name))))[0] == "STORE_UNAVAILABLE"
         with pytest.raises(grpc.aio.AioRpcError, match="no room"):
             await connection.create("third")
-        written, loop = asyncio.Event(), asyncio.get_running_loop()
-
-        def take(writes: Any) -> None:
-            write(writes)
-            loop.call_soon_threadsafe(written.set)
-
-        keeper._store.write = take  # type: ignore[method-assign]
-        async with asyncio.timeout(20):
-            await written.wait()
+        keeper._store.write = write  # type: ignore[method-assign]
+        await until_written(connection.kernel)
         listed = (await connection.models.ListModels(ms.ListModelsRequest())).models
         assert [model.name for model in listed] == ["second"]
     async with kernel(tmp_path) as connection:
@@ -170,7 +164,7 @@ async def test_a_model_that_is_known_is_kept(tmp_path: Path, *, used: bool) -> N
                 return write(writes)
             keeper._store.write = write  # type: ignore[method-assign]
             loop.call_soon_threadsafe(entered.set)
-            going_on.wait(20)
+            going_on.wait(LONG_S)
             raise StoreUnavailableError("no room", metadata={"cause": "a test"})
 
         keeper._store.write = refuse  # type: ignore[method-assign]
@@ -234,7 +228,7 @@ async def test_a_kernel_ends_though_its_store_hangs(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(keeper_module, "DRAIN_S", 0.05)
     going_on, entered = threading.Event(), threading.Event()
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(LONG_S):
             async with kernel(tmp_path) as connection:
                 await connection.create()
                 keeper = connection.kernel.driver.keeper
@@ -243,12 +237,12 @@ async def test_a_kernel_ends_though_its_store_hangs(tmp_path: Path, monkeypatch:
 
                 def hang(writes: Any) -> None:
                     entered.set()
-                    going_on.wait(60)
+                    going_on.wait(2 * LONG_S)
                     write(writes)
 
                 keeper._store.write = hang  # type: ignore[method-assign]
                 call = asyncio.ensure_future(connection.tasks.CreateTask(wanted()))
-                await asyncio.to_thread(entered.wait, 20)
+                await asyncio.to_thread(entered.wait, LONG_S)
         assert not going_on.is_set()
         assert all(thread.daemon for thread in threading.enumerate() if thread.name.startswith("store"))
         await asyncio.wait([call])
@@ -262,7 +256,7 @@ async def test_a_second_signal_ends_a_kernel_whose_store_hangs(tmp_path: Path, m
     monkeypatch.setattr(keeper_module, "DRAIN_S", 1000.0)
     going_on, entered, ends = threading.Event(), threading.Event(), serving._Ends()
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(LONG_S):
             async with kernel(tmp_path) as connection:
                 keeper = connection.kernel.driver.keeper
                 assert keeper is not None
@@ -270,11 +264,11 @@ async def test_a_second_signal_ends_a_kernel_whose_store_hangs(tmp_path: Path, m
 
                 def hang(_: Any) -> None:
                     entered.set()
-                    going_on.wait(60)
+                    going_on.wait(2 * LONG_S)
 
                 keeper._store.write = hang  # type: ignore[method-assign]
                 call = asyncio.ensure_future(connection.create())
-                await asyncio.to_thread(entered.wait, 20)
+                await asyncio.to_thread(entered.wait, LONG_S)
                 ends.signalled(signal.SIGTERM)
                 draining = asyncio.ensure_future(keeper.drain())
                 await asyncio.sleep(0)
@@ -294,12 +288,12 @@ async def test_a_store_whose_closing_hangs_is_left_alone(tmp_path: Path, monkeyp
 
     def hang(_: SqliteStore) -> None:
         closings.append(threading.current_thread())
-        going_on.wait(60)
+        going_on.wait(2 * LONG_S)
 
     try:
         with capture_logs() as logs:
             where = Store(url=f"sqlite:{tmp_path}/s", key_file=tmp_path / "key")
-            async with asyncio.timeout(20), opening.opened(where) as store:
+            async with asyncio.timeout(LONG_S), opening.opened(where) as store:
                 assert store is not None
                 close = store.close
                 monkeypatch.setattr(SqliteStore, "close", hang)
@@ -321,7 +315,7 @@ async def test_what_cannot_be_kept_refuses_nobody_else(tmp_path: Path, stores: S
 
         def choosy(writes: Any) -> None:
             loop.call_soon_threadsafe(entered.set)
-            going_on.wait(20)
+            going_on.wait(LONG_S)
             if any(b"unwritable" in each.value for each in writes if isinstance(each, Put)):
                 raise UnwritableError("too large", metadata={"cause": "a test"})
             write(writes)
@@ -381,10 +375,10 @@ async def test_a_write_goes_before_what_is_to_be_read(tmp_path: Path) -> None:
 
         def hold(_: Any) -> None:
             entered.set()
-            going_on.wait(20)
+            going_on.wait(LONG_S)
 
         reading = [asyncio.ensure_future(keeper.read(hold))]
-        await asyncio.to_thread(entered.wait, 20)
+        await asyncio.to_thread(entered.wait, LONG_S)
         reading += [asyncio.ensure_future(keeper.read(lambda _: done.append("read"))) for _ in range(5)]
         await asyncio.sleep(0)
         write, writing = keeper._store.write, asyncio.Event()

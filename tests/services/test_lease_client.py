@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from time_limits import LONG_S
 
 from inferd.errors import ShuttingDownError
 from inferd.server import Kernel
@@ -91,7 +92,7 @@ async def test_a_block_waits_for_its_grant(client: AsyncClient) -> None:
             waiting = group.create_task(second())
             await renewals(client, first, 4)
             assert not entered.is_set()
-        await asyncio.wait_for(entered.wait(), 10)
+        await asyncio.wait_for(entered.wait(), LONG_S)
     assert waiting.result().fencing_token > first.fencing_token
 
 
@@ -159,7 +160,7 @@ async def test_a_cancellation_by_someone_else_stays_one(client: AsyncClient) -> 
             await asyncio.Event().wait()
 
     task = asyncio.create_task(hold())
-    lease = await asyncio.wait_for(entered, 10)
+    lease = await asyncio.wait_for(entered, LONG_S)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

@@ -17,6 +17,9 @@ from inferd_api.v1 import (
     audit_service_pb2,
     auth_service_pb2,
     blob_service_pb2,
+    dataset_service_pb2,
+    evaluation_service_pb2,
+    function_service_pb2,
     host_service_pb2,
     lease_service_pb2,
     model_service_pb2,
@@ -30,7 +33,10 @@ from inferd_api.v1 import model_service_pb2 as ms
 
 MODULES = (
     blob_service_pb2,
+    dataset_service_pb2,
+    evaluation_service_pb2,
     auth_service_pb2,
+    function_service_pb2,
     host_service_pb2,
     lease_service_pb2,
     model_service_pb2,

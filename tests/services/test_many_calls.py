@@ -70,7 +70,7 @@ async def test_calls_beyond_a_bound(tmp_path: Path, settings: dict[str, Any], bo
     """The call beyond a bound is refused with the bound's name, both numbers and a time to wait; room is given back."""
     async with asyncio.timeout(DEADLINE_S), kernel_here(tmp_path, **settings) as kernel:
         connection = Connection(kernel, tmp_path)
-        await connection.create("fake")
+        await connection.create("fake", step_s=0.05)
         await connection.create("slow", load_s=3600.0)
         streams = [connection.endless(tokens=900) for _ in range(2)]
         for stream in streams:

@@ -42,7 +42,7 @@ async def test_a_deleted_model_is_unknown_and_its_name_is_free(connection: Conne
 
 async def test_a_model_in_use_is_not_deleted(connection: Connection) -> None:
     """An instance, a task that has not ended, running or suspended, and a lease keep a model; the error counts them."""
-    await connection.create()
+    await connection.create(step_s=0.02)
     call = connection.endless(detach_on_disconnect=True)
     event = (await anext(aiter(call))).event
     reason, facts = await refusal(connection.models.DeleteModel(ms.DeleteModelRequest(name="fake")))
@@ -70,7 +70,7 @@ async def test_a_model_in_use_is_deleted_when_asked_to(connection: Connection) -
     gone = asyncio.ensure_future(delete(connection, drain=True))
     assert (await read_all(call))[-1].finished.state == tp.TASK_STATE_SUCCEEDED
     await gone
-    await connection.create(step_s=0.002)
+    await connection.create(step_s=0.02)
     call = connection.endless(tokens=900)
     await read_until(call, "output")
     await delete(connection, force=True)

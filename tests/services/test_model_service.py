@@ -166,7 +166,7 @@ async def test_models_are_listed_in_pages_by_name(connection: Connection) -> Non
 
 async def test_a_busy_model_is_unloaded_only_with_force(connection: Connection) -> None:
     """Unloading a model with running tasks is MODEL_BUSY; with force they end CANCELLED and the memory comes back."""
-    await connection.create(step_s=0.002)
+    await connection.create(step_s=0.02)
     call = connection.endless()
     async for response in call:
         if response.event.WhichOneof("kind") == "output":

@@ -19,29 +19,42 @@ from google.protobuf.descriptor import MethodDescriptor
 
 from inferd.testing.kernel import write_fake_model
 from inferd_api.v1 import (
+    adapter_service_pb2,
     audit_service_pb2,
     blob_service_pb2,
+    dataset_service_pb2,
+    evaluation_service_pb2,
+    explanation_service_pb2,
+    function_service_pb2,
     host_service_pb2,
     invite_service_pb2,
     lease_service_pb2,
     model_service_pb2,
     moderation_service_pb2,
+    pipeline_service_pb2,
     quota_service_pb2,
     task_service_pb2,
 )
+from inferd_api.v1.lease_pb2 import LeaseState
 from inferd_client import AsyncClient, Client, claims
 from inferd_client.errors import KernelTooOldError, ModelNotFoundError, TaskExpiredError
 from inferd_client.versions import SINCE
 
 BASELINE = Path(__file__).parents[2] / "protos" / "baseline.binpb"
 TODAY = (
+    adapter_service_pb2,
     audit_service_pb2,
     blob_service_pb2,
+    dataset_service_pb2,
+    evaluation_service_pb2,
+    explanation_service_pb2,
+    function_service_pb2,
     host_service_pb2,
     invite_service_pb2,
     lease_service_pb2,
     model_service_pb2,
     moderation_service_pb2,
+    pipeline_service_pb2,
     quota_service_pb2,
     task_service_pb2,
 )
@@ -243,3 +256,20 @@ async def test_tensors_for_an_older_kernel(connection: Connection) -> None:
 
         with pytest.raises(KernelTooOldError, match=said):
             await asyncio.wait_for(asyncio.to_thread(infer), 60)
+
+
+async def test_an_older_kernel_holds_no_lease_by_labels(connection: Connection) -> None:
+    """It would hold a device of its own for them: that is given back, and the client tells which version is needed."""
+    said = r"this kernel is 0\.2\.0; a lease by labels of hosts needs 0\.4\.0 or newer"
+    async with old_kernel(connection, LAST) as (_, address):
+        async with AsyncClient(address) as client:
+            with pytest.raises(KernelTooOldError, match=said):
+                await client.create_lease(claims.memory(1), claims.cores(1, selector={"zone": "a"}))
+            assert [lease.state async for lease in client.list_leases()] == [LeaseState.LEASE_STATE_RELEASED]
+
+        def create() -> None:
+            with Client(address) as client:
+                client.create_lease(claims.memory(1, selector={"zone": "a"}))
+
+        with pytest.raises(KernelTooOldError, match=said):
+            await asyncio.wait_for(asyncio.to_thread(create), 60)

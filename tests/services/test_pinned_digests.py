@@ -6,6 +6,7 @@ from pathlib import Path
 import grpc
 import pytest
 from connection import Connection, read_all, reason_of, refusal, text_of
+from time_limits import LONG_S
 
 from inferd.content import content_digest
 from inferd.testing.kernel import write_fake_model
@@ -47,7 +48,7 @@ async def test_a_model_is_loaded_only_of_files_that_hold_what_is_pinned(connecti
 async def test_what_files_hold_is_told_once_it_is_known(connection: Connection) -> None:
     """Who watches a model is told of it; before that nothing is said, and a list tells what is known."""
     await connection.create("m")
-    watched = connection.models.WatchModel(ms.WatchModelRequest(name="m"), timeout=20)
+    watched = connection.models.WatchModel(ms.WatchModelRequest(name="m"), timeout=LONG_S)
     async for response in watched:
         if response.model.content_digest:
             watched.cancel()

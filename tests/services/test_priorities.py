@@ -23,8 +23,8 @@ async def connection(tmp_path: Path) -> AsyncIterator[Connection]:
 
 async def test_a_task_is_suspended_and_goes_on_where_it_stopped(connection: Connection) -> None:
     """A suspended task gives its place to the next one; resumed, its text goes on without a gap or a repeat."""
-    await connection.create(max_sequences=1, step_s=0.002)
-    call = connection.endless(tokens=300)
+    await connection.create(max_sequences=1, step_s=0.02)
+    call = connection.endless(tokens=100)
     events = await read_until(call, "output")
     task_id = events[0].task_id
     suspended = (await connection.tasks.SuspendTask(ts.SuspendTaskRequest(task_id=task_id))).task
@@ -36,7 +36,7 @@ async def test_a_task_is_suspended_and_goes_on_where_it_stopped(connection: Conn
     assert text_of(await read_all(connection.chat("between"))) == "between"
     await connection.tasks.ResumeTask(ts.ResumeTaskRequest(task_id=task_id))
     events += await read_all(call)
-    assert text_of(events) == "la" * 150
+    assert text_of(events) == "la" * 50
     assert [e for e in events if e.WhichOneof("kind") == "resumed"][-1].resumed.instance_id
     assert events[-1].finished.state == tp.TASK_STATE_SUCCEEDED
 
@@ -55,7 +55,7 @@ async def test_what_has_ended_is_neither_suspended_nor_resumed(connection: Conne
 
 async def test_a_suspended_task_can_be_cancelled(connection: Connection) -> None:
     """Cancelling ends a suspended task with what it had written."""
-    await connection.create(step_s=0.002)
+    await connection.create(step_s=0.02)
     call = connection.endless()
     task_id = (await read_until(call, "output"))[0].task_id
     await connection.tasks.SuspendTask(ts.SuspendTaskRequest(task_id=task_id))
@@ -67,8 +67,8 @@ async def test_a_suspended_task_can_be_cancelled(connection: Connection) -> None
 
 async def test_a_high_task_takes_the_place_of_a_low_one(connection: Connection) -> None:
     """On a full instance a task of class high starts at once; the low one is told, and goes on to its whole text."""
-    await connection.create(max_sequences=1, step_s=0.002)
-    low = connection.endless(tokens=300, priority=pp.PRIORITY_LOW)
+    await connection.create(max_sequences=1, step_s=0.02)
+    low = connection.endless(tokens=100, priority=pp.PRIORITY_LOW)
     events = await read_until(low, "output")
     task = (await connection.tasks.GetTask(ts.GetTaskRequest(task_id=events[0].task_id))).task
     assert (task.priority, task.lease_id) == (pp.PRIORITY_LOW, "")
@@ -77,7 +77,7 @@ async def test_a_high_task_takes_the_place_of_a_low_one(connection: Connection) 
     events += await read_all(low)
     assert "suspended" in kinds_of(events)
     assert not next(e for e in events if e.WhichOneof("kind") == "suspended").suspended.by_client
-    assert text_of(events) == "la" * 150
+    assert text_of(events) == "la" * 50
 
 
 async def test_an_unknown_class_is_refused(connection: Connection) -> None:
@@ -90,7 +90,7 @@ async def test_an_unknown_class_is_refused(connection: Connection) -> None:
 
 async def test_the_streams_of_a_tenant_are_bounded(connection: Connection) -> None:
     """One stream more than a tenant may have is LIMIT_EXCEEDED and starts nothing; another tenant has its own."""
-    await connection.create(step_s=0.002)
+    await connection.create(step_s=0.02)
     first = connection.endless()
     task_id = (await read_until(first, "output"))[0].task_id
     second = connection.tasks.WatchTask(ts.WatchTaskRequest(task_id=task_id))

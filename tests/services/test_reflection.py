@@ -7,9 +7,17 @@ from grpc_reflection.v1alpha import reflection_pb2
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-NAMES = ("Audit", "Auth", "Blob", "Host", "Lease", "Model", "Moderation", "Quota", "Task", "Upload", "Invite")
+NAMES = (
+    *("Adapter", "Audit", "Auth", "Blob", "Dataset", "Evaluation", "Explanation", "Function", "Host", "Invite"),
+    *("Lease", "Model", "Moderation", "Pipeline", "Quota", "Task", "Upload"),
+)
 OURS = {f"inferd.v1.{name}Service" for name in NAMES} | {"inferd.agent.v1.AgentService"}
-OTHERS = {"grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"}
+OTHERS = {
+    "inference.GRPCInferenceService",
+    "grpc.health.v1.Health",
+    "grpc.reflection.v1.ServerReflection",
+    "grpc.reflection.v1alpha.ServerReflection",
+}
 # What no message of the services names, and errors carry.
 DETAILS = ("ErrorInfo", "RetryInfo", "BadRequest", "QuotaFailure")
 

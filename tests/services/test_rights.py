@@ -8,6 +8,7 @@ from connection import read_failing
 from grpc_health.v1 import health_pb2 as hp
 from grpc_health.v1 import health_pb2_grpc
 from guarded import bytes_of, failing, guarded, refused
+from time_limits import LONG_S
 
 from inferd_api.v1 import auth_pb2 as ap
 from inferd_api.v1 import auth_service_pb2 as asp
@@ -52,7 +53,7 @@ async def test_health_tells_nothing_of_models_that_one_may_not_read(tmp_path: Pa
         for who in (user, nobody):
             assert await check("secret-a", who) == await check("secret-b", who)
         await kernel.owner.models.LoadModel(ms.LoadModelRequest(name="secret-a"))
-        assert (await asyncio.wait_for(watches[2].read(), 10)).status == told.SERVING
+        assert (await asyncio.wait_for(watches[2].read(), LONG_S)).status == told.SERVING
         for who in (user, nobody):
             assert await check("secret-a", who) == await check("secret-b", who)
         for call in watches:

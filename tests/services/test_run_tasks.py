@@ -130,7 +130,7 @@ async def test_a_refused_order_ends_its_tag_alone(connection: Connection) -> Non
 @pytest.mark.parametrize("orders", [[run(1, tokens=900), run(1)], [run(1, tokens=900), ts.TaskOrder(tag=2)]])
 async def test_a_call_that_makes_no_sense_ends(connection: Connection, orders: list[ts.TaskOrder]) -> None:
     """A tag that is open, or an order of no kind, ends the call with the field's name, and its tasks with it."""
-    await connection.create(step_s=0.005)
+    await connection.create(step_s=0.05)
     call = Call(connection)
     await call.order(orders[0])
     task_id = (await call.until(1, "started")).task_id or call.updates[1][0].event.task_id
@@ -213,7 +213,7 @@ async def test_a_broken_call_is_taken_up_again(connection: Connection) -> None:
 
 async def test_what_lingers_ends(connection: Connection) -> None:
     """A task whose call broke is cancelled when its `linger` is over and nobody has come back; at once without one."""
-    await connection.create(step_s=0.005)
+    await connection.create(step_s=0.05)
     call = Call(connection)
     await call.order(run(1, tokens=900), run(2, tokens=900, linger=Duration(nanos=200_000_000)))
     ids = []
@@ -226,9 +226,9 @@ async def test_what_lingers_ends(connection: Connection) -> None:
 
 async def test_an_adopted_task_hangs_on_its_call(connection: Connection) -> None:
     """A task that was adopted from a broken call ends with the call that adopted it; a watched one goes on."""
-    await connection.create(step_s=0.005)
+    await connection.create(step_s=0.02)
     first, second = Call(connection), Call(connection.another())
-    await first.order(run(1, tokens=900, linger=Duration(seconds=60)), run(2, tokens=150, detach_on_disconnect=True))
+    await first.order(run(1, tokens=900, linger=Duration(seconds=60)), run(2, tokens=50, detach_on_disconnect=True))
     ids = []
     for tag in (1, 2):
         await first.until(tag, "output")
@@ -284,7 +284,7 @@ async def test_a_call_that_is_not_read_delays_no_other(connection: Connection) -
 
 async def test_a_kernel_that_stops_tells_each_end(connection: Connection) -> None:
     """A kernel that closes ends each task of a call with its last event, then the call with SHUTTING_DOWN."""
-    await connection.create(step_s=0.005)
+    await connection.create(step_s=0.05)
     call = Call(connection)
     await call.order(run(1, tokens=900), run(2, tokens=900))
     for tag in (1, 2):
@@ -298,10 +298,10 @@ async def test_a_kernel_that_stops_tells_each_end(connection: Connection) -> Non
 
 async def test_the_streams_of_a_call_are_bounded(connection: Connection) -> None:
     """Each open tag takes a place of `scheduler.tenant_streams`, one too many is refused, ended ones are free again."""
-    await connection.create(step_s=0.001)
+    await connection.create(step_s=0.02)
     service_bound = 1000
     call = Call(connection)
-    await call.order(run(0, tokens=900, detach_on_disconnect=True))
+    await call.order(run(0, tokens=150, detach_on_disconnect=True))
     task_id = (await call.until(0, "queued")).task_id
     await call.order(*(watch(tag, task_id) for tag in range(1, service_bound + 1)))
     await call.until(0, "finished")

@@ -28,7 +28,6 @@ async def outputs(connection: Connection, text: str = "la", **sampling: Any) -> 
 
 
 BAD: list[tuple[str, dict[str, Any], str]] = [
-    ("max_tokens", {"max_tokens": 0}, "0; it must be at least 1"),
     ("temperature", {"temperature": 101}, "temperature is 101; it must be from 0 to 100"),
     ("temperature", {"temperature": math.nan}, "temperature is nan"),
     ("top_p", {"top_p": 0}, "top_p is 0; it must be above 0 and at most 1"),
@@ -38,6 +37,20 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("repetition_penalty", {"repetition_penalty": 1e-30}, "repetition_penalty is 1e-30; it must be from 0.01 to 10"),
     ("frequency_penalty", {"frequency_penalty": 11}, "frequency_penalty is 11; it must be from -10 to 10"),
     ("presence_penalty", {"presence_penalty": -11}, "presence_penalty is -11; it must be from -10 to 10"),
+    ("penalty_window", {"penalty_window": 2**31}, "penalty_window is 2.14748e+09; it must be from 0 to 2147483647"),
+    ("dry_multiplier", {"dry_multiplier": -1}, "dry_multiplier is -1; it must be from 0 to 100"),
+    ("dry_base", {"dry_base": 0.5}, "dry_base is 0.5; it must be from 1 to 10"),
+    ("dry_allowed_length", {"dry_allowed_length": 513}, "dry_allowed_length is 513; it must be from 1 to 512"),
+    ("dry_window", {"dry_window": 32769}, "dry_window is 32769; it must be from 1 to 32768"),
+    ("dry_sequence_breakers", {"dry_sequence_breakers": ["a"] * 17}, "17 sequence breakers; at most 16"),
+    ("dry_sequence_breakers[0]", {"dry_sequence_breakers": ["a" * 41]}, "has 41 characters; it must have 1 to 40"),
+    ("top_n_sigma", {"top_n_sigma": 101}, "top_n_sigma is 101; it must be from 0 to 100"),
+    ("typical_p", {"typical_p": 0}, "typical_p is 0; it must be above 0 and at most 1"),
+    ("xtc_probability", {"xtc_probability": 1.5}, "xtc_probability is 1.5; it must be from 0 to 1"),
+    ("mirostat_tau", {"mirostat_tau": 101}, "mirostat_tau is 101; it must be from 0 to 100"),
+    ("mirostat_eta", {"mirostat_eta": 2}, "mirostat_eta is 2; it must be from 0 to 1"),
+    ("mirostat_tau", {"mirostat_tau": 5, "grammar": sp.Grammar(regex="a")}, "mirostat_tau is 5; with a grammar"),
+    ("xtc_threshold", {"xtc_threshold": math.nan}, "xtc_threshold is nan; it must be from 0 to 1"),
     ("logit_bias", {"logit_bias": {3: 101}}, "logit_bias of token 3 is 101; it must be from -100 to 100"),
     ("logit_bias", {"logit_bias": dict.fromkeys(range(1025), 1)}, "1025 tokens in logit_bias; at most 1024"),
     ("logit_bias", {"logit_bias": {100_000: 1}}, "token id 100000 is outside the model's vocabulary"),
@@ -140,6 +153,36 @@ async def test_penalties(connection: Connection) -> None:
     punished = await outputs(connection, repetition_penalty=10, frequency_penalty=10, presence_penalty=10)
     ids = [token_id for output in punished for token_id in output.token_ids]
     assert ids != list(plain.encode())
+
+
+async def test_a_prompt_that_is_only_read(connection: Connection) -> None:
+    """With `max_tokens` 0 the prompt is told of, nothing is written of any sample, and the end says why."""
+    await connection.create()
+    events = await read_all(run(connection, "lala", max_tokens=0, prompt_logprobs=1, logprobs=1, echo=True, n=2))
+    told = [event.output for event in events if event.HasField("output")]
+    assert [len(output.prompt_logprobs) for output in told if output.prompt_logprobs] == [3]
+    assert told[0].text == "lala"
+    assert not any(output.logprobs for output in told)
+    finished = events[-1].finished
+    assert finished.reason == tp.FINISH_REASON_MAX_TOKENS
+    assert (finished.usage.prompt_tokens, finished.usage.output_tokens) == (4, 0)
+
+
+async def test_a_prompt_of_a_grammar_that_is_only_read(connection: Connection) -> None:
+    """What the output would have to be is no matter where there is none."""
+    await connection.create()
+    grammar = sp.Grammar(choice=sp.Choice(texts=["no"]))
+    events = await read_all(run(connection, max_tokens=0, grammar=grammar, bad_words=["no"]))
+    assert text_of(events) == ""
+    assert events[-1].finished.reason == tp.FINISH_REASON_MAX_TOKENS
+
+
+async def test_dry(connection: Connection) -> None:
+    """DRY keeps the model from going on with what was there, but for what breaks stand between."""
+    await connection.create()
+    assert "lala" not in text_of(await read_all(run(connection, "lalala", dry_multiplier=100)))
+    broken = run(connection, "lalala", dry_multiplier=100, dry_sequence_breakers=["a", "l"])
+    assert text_of(await read_all(broken)) == "lalala"
 
 
 async def test_bad_words(connection: Connection) -> None:

@@ -13,6 +13,7 @@ from grpc_health.v1 import health_pb2 as hp
 from grpc_health.v1.health_pb2_grpc import HealthStub
 from stores import opened_store
 from structlog.testing import capture_logs
+from time_limits import LONG_S
 
 from inferd import server
 from inferd.errors import StoreUnavailableError
@@ -24,7 +25,7 @@ from inferd_api.v1 import host_service_pb2 as hs
 from inferd_api.v1.host_service_pb2_grpc import HostServiceStub
 
 SERVING, NOT_SERVING = hp.HealthCheckResponse.SERVING, hp.HealthCheckResponse.NOT_SERVING
-DEADLINE_S = 30.0
+DEADLINE_S = LONG_S
 
 
 @asynccontextmanager

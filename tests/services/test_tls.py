@@ -12,6 +12,7 @@ import pytest
 import pytest_asyncio
 from guarded import bearer, failing, refused
 from structlog.testing import capture_logs
+from time_limits import LONG_S
 from tls_kernel import Certs, TlsKernel, tls_kernel, within
 
 from inferd_api.v1 import auth_pb2 as ap
@@ -19,7 +20,6 @@ from inferd_api.v1 import auth_service_pb2 as asp
 from inferd_api.v1 import host_service_pb2 as hs
 from inferd_api.v1.auth_service_pb2_grpc import AuthServiceStub
 
-LONG_S = 30.0
 STREAMS = 64
 
 

@@ -11,6 +11,7 @@ from connection import Connection, memory, read_all, read_until, reason_of, text
 from inferd.core.ids import ModelName
 from inferd.runtime.queries import Asker, Queries
 from inferd.runtime.worker import Worker
+from inferd.testing.fake import SPECIALS, TEMPLATE
 from inferd.testing.kernel import kernel_here
 from inferd_api.v1.model_pb2 import ModelState
 from inferd_api.v1.model_service_pb2 import (
@@ -136,7 +137,7 @@ async def test_a_dead_worker_answers_its_queries(connection: Connection, monkeyp
 
 async def test_queries_run_beside_the_steps(connection: Connection) -> None:
     """A query is answered while a task is generating, and the task goes on."""
-    await connection.create()
+    await connection.create(step_s=0.02)
     task = connection.endless()
     await read_until(task, "output")
     assert (await connection.models.CountTokens(CountTokensRequest(model="fake", prompt="abc"))).tokens == 3
@@ -191,3 +192,15 @@ async def test_an_instance_of_another_tenant_answers_nobody_else(
     await connection.models.Tokenize(TokenizeRequest(model="fake", prompt="theirs"))
     await connection.models.Tokenize(TokenizeRequest(model="fake", prompt="mine again"), metadata=mine)
     assert asked == [("mine", "fake-1"), ("theirs", "fake-2"), ("mine again", "fake-1")]
+
+
+async def test_tokens_by_themselves(connection: Connection) -> None:
+    """Each token is told by its bytes, control tokens by none; and how the model's texts are written."""
+    await connection.create()
+    async with AsyncClient(connection.kernel.addresses[0]) as client:
+        assert await client.token_pieces("fake", [0xC3, 0xA9, 97, 256]) == [b"\xc3", b"\xa9", b"a", b""]
+        writing = await client.model_writing("fake")
+        assert writing.chat_template == TEMPLATE
+        assert dict(writing.control_tokens) == dict(enumerate(SPECIALS, start=256))
+        with pytest.raises(InvalidFieldError, match="outside the model's vocabulary"):
+            await client.token_pieces("fake", [99_999])

@@ -18,7 +18,7 @@ from inferd_client.claims import cores
 
 async def test_a_tenant_follows_its_tasks_and_no_others(connection: Connection) -> None:
     """What there is comes first, then each state of each task to its end; other tenants' tasks never come."""
-    await connection.create()
+    await connection.create(step_s=0.02)
     done = (await read_all(connection.chat("before")))[0].task_id
     await read_all(connection.chat("secret", metadata=(("inferd-tenant", "other"),)))
     client = AsyncClient(connection.kernel.addresses[0])
@@ -46,7 +46,7 @@ async def test_a_tenant_follows_its_tasks_and_no_others(connection: Connection) 
 
 async def test_only_tasks_in_some_states_are_followed(connection: Connection) -> None:
     """A watcher of running tasks hears when one begins to run and once more when it does not any longer."""
-    await connection.create()
+    await connection.create(step_s=0.02)
     await read_all(connection.chat("before"))
     watch = connection.tasks.WatchTasks(ts.WatchTasksRequest(states=[tp.TASK_STATE_RUNNING]))
     async with asyncio.timeout(60):

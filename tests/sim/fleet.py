@@ -4,7 +4,8 @@ The rules of `simulation` are checked there after each event against a mirror of
 by itself, at a cost that does not grow with the hosts, so that ten thousand of them and a million tasks are one run:
 
 - every accepted task ends once, and nothing is sent, dropped or ended for it after that;
-- no attempt is sent while another one runs, attempts rise, and what an old one still tells counts nothing;
+- no attempt is sent while another one runs, attempts rise, and what an old one still tells counts nothing, nor what a
+  host tells of an earlier life (`fencing` judges the history of both);
 - an instance starts only on a READY host that has the model's backend and labels, and apart from others if it is to;
 - no device gives more than it has; and when all is over nothing is held anywhere.
 
@@ -18,9 +19,10 @@ import random
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from fencing import Accepted, Began, Entry, Fence, Fencing, Over
 from rules import BrokenRuleError, Rule
 
 from inferd.core import changes, commands, events
@@ -71,7 +73,8 @@ class Fleet:
             tasks=4 * tasks, queued_tasks=2 * tasks, tenant_queued=2 * tasks, model_queued=2 * tasks,
             input_bytes=1 << 60, retained_tasks=1000, policy=policy,
         )  # fmt: skip
-        self.machine = KernelMachine(CoreLimits(tasks=limits, leases=LeaseLimits(), models=models))
+        self.machine_limits = CoreLimits(tasks=limits, leases=LeaseLimits(), models=models)
+        self.machine = KernelMachine(self.machine_limits)
         self.hosts = [
             Far(HostId(f"h{n}"), self.rng.choice(ZONES), self.rng.choice("xxy"), self.rng.choice([400, 800, 1600]))
             for n in range(hosts)
@@ -80,6 +83,8 @@ class Fleet:
         self.apart: dict[tuple[ModelName, HostId], InstanceId] = {}
         self.living: dict[TaskId, int] = {}  # accepted tasks, with their last attempt
         self.running: dict[TaskId, InstanceId] = {}
+        self.fencing = Fencing()
+        self.speakers: dict[tuple[TaskId, int], tuple[HostId, int]] = {}  # of each attempt: its host, in which life
         self.held: Counter[DeviceId] = Counter()
         self.needs: dict[InstanceId, tuple[DeviceId, int]] = {}
         self.given: dict[InstanceId, tuple[DeviceId, int]] = {}
@@ -147,9 +152,24 @@ class Fleet:
         else:
             accepted = True
         self.most_s = max(self.most_s, time.perf_counter() - began)
+        if isinstance(event, events.TaskEnded):
+            self._judge(event, said)
         for each in said:
             self._obey(each)
         return accepted
+
+    def _record(self, entry: Entry) -> None:
+        """Take an entry of the history; the run stops at the first that a loser was heard in."""
+        if wrong := self.fencing.add(entry):
+            raise BrokenRuleError(Rule.ATTEMPT, wrong)
+
+    def _judge(self, event: events.TaskEnded, said: Iterable[commands.Reply]) -> None:
+        """What comes of the word of a worker: if it ends its task, it was taken for that of the attempt which holds."""
+        for each in said:
+            if isinstance(each, changes.TaskChanged) and each.task_id == event.task_id and each.end is not None:
+                host, life = self.speakers.get((event.task_id, event.attempt), ("nobody", 0))
+                self._record(Accepted(Fence.ATTEMPT, event.task_id, event.attempt, each.instance_id, "the end"))
+                self._record(Accepted(Fence.INCARNATION, host, life, what=f"the end of {event.task_id}"))
 
     # What the machine asks for.
 
@@ -172,8 +192,11 @@ class Fleet:
                     raise BrokenRuleError(Rule.ONE_END, f"{said.task_id} ends, and had ended or was never accepted")
                 self.running.pop(said.task_id, None)
                 self.seen[said.state.name] += 1
+                self._record(Over(Fence.ATTEMPT, said.task_id, forgotten=True))
+                self.speakers.pop((said.task_id, said.attempt), None)
             case changes.TaskChanged() if said.state is not TaskState.RUNNING:
                 self.running.pop(said.task_id, None)
+                self._record(Over(Fence.ATTEMPT, said.task_id))
 
     def _started(self, start: commands.StartWorker) -> None:
         instance_id, host_id = start.instance_id, host_of(start.device_id)
@@ -216,6 +239,8 @@ class Fleet:
             raise BrokenRuleError(Rule.HOST, f"{task_id} is sent to {sent.instance_id}, whose host is not there")
         self.living[task_id] = sent.attempt
         self.running[task_id] = sent.instance_id
+        self.speakers[task_id, sent.attempt] = home[0].host_id, home[1]
+        self._record(Began(Fence.ATTEMPT, task_id, sent.attempt, sent.instance_id))
         ended = events.TaskEnded(task_id, sent.attempt, DONE)
         self.later(2.0, lambda: self._says(sent.instance_id, ended, late=True))
 
@@ -257,6 +282,7 @@ class Fleet:
     def join(self, far: Far) -> None:
         """A host comes, or comes back: it is the same one in another life, and has nothing of the one before."""
         far.life += 1
+        self._record(Began(Fence.INCARNATION, far.host_id, far.life))
         device = DeviceCapacity(device_id=DeviceId("gpu:0"), memory_bytes=far.memory_bytes, cores=8)
         facts = HostFacts(
             labels={"zone": far.zone}, backends=(HostBackend(name=far.backend, devices=("gpu:0",)),),
@@ -267,6 +293,7 @@ class Fleet:
 
     def _lose(self, far: Far) -> None:
         far.life += 1
+        self._record(Over(Fence.INCARNATION, far.host_id))
         self.tell(events.HostLost(far.host_id, "no word for 3 s"))
         self.seen["losses"] += 1
         self.later(15.0, lambda: self.join(far) if self._state(far) is HostState.LOST else None)
@@ -296,6 +323,7 @@ class Fleet:
                 self.later(20.0, lambda: self._resume(far))
             case HostState.READY if roll < 0.9:
                 far.life += 1
+                self._record(Over(Fence.INCARNATION, far.host_id))
                 self.tell(events.HostLeft(far.host_id))
                 self.later(15.0, lambda: self.join(far) if self._state(far) is None else None)
             case _:

@@ -39,6 +39,8 @@ class HostBook:
                 self.drains.pop(host_id, None)
             case events.HostLost() | events.HostLeft() if state is not None:
                 self.states[host_id] = LOST
+                for device_id in self.devices_of(host_id) if state is not LOST else ():
+                    self.devices.foreign(device_id, 0)
             case _:
                 pass
         for device_id in self.devices_of(host_id):

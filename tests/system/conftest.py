@@ -1,4 +1,4 @@
-"""Tests with what is no part of inferd, for real: run where they are named (`make test-system`), not by `make test`."""
+"""Tests with what is no part of inferd, for real, and long ones: run where they are named, not by `make test`."""
 
 from pathlib import Path
 

@@ -9,10 +9,12 @@ import time
 from collections.abc import Iterator, Mapping
 from concurrent import futures
 from contextlib import suppress
+from functools import cache
 from typing import Any
 
 import grpc
 import pytest
+import typer.testing
 from google.protobuf.any_pb2 import Any as Packed
 from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2, status_pb2
@@ -401,6 +403,14 @@ def finished() -> tp.Finished:
     receipt.run_duration.FromMilliseconds(1110)
     usage = tp.Usage(prompt_tokens=12, output_tokens=8)
     return tp.Finished(state=tp.TASK_STATE_SUCCEEDED, reason=tp.FINISH_REASON_END_OF_TEXT, usage=usage, receipt=receipt)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_tree_of_commands() -> Iterator[None]:
+    """The commands are made of their functions once, as in each process of a user, and not for each call of a test."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(typer.testing, "_get_command", cache(typer.testing._get_command))
+        yield
 
 
 @pytest.fixture

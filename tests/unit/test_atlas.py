@@ -7,6 +7,7 @@ import pytest
 
 from inferd.core import commands, events
 from inferd.core.host import LOCAL_HOST, HostBackend, HostFacts
+from inferd.core.host_events import HostHolds
 from inferd.core.ids import DeviceId, HostId, InstanceId, ModelName
 from inferd.core.machine import CoreLimits, KernelMachine
 from inferd.core.model import InstanceFacts, ModelSpec
@@ -194,9 +195,26 @@ def test_a_host_that_has_the_files_goes_before_one_with_more_room() -> None:
     bench.join("b", memory_bytes=1000, holds=frozenset({"digest"}))
     bench.create(file_version="digest")
     assert bench.load() == "b/gpu:0"
-    assert bench.why("m-1") == "the host has its files, that of a/gpu:0 has not"
+    assert bench.why("m-1") == "the host has its files from before, that of a/gpu:0 not"
     bench.create("large", file_version="digest", size_bytes=2000)
     assert bench.load("large") == "a/gpu:0"
+
+
+def test_what_a_host_fetches_and_drops_changes_what_is_best_and_no_more() -> None:
+    """It goes before others as long as it has the files; what models may use was looked up before and stays so."""
+    bench = Bench()
+    for n in range(40):
+        bench.join(f"h{n}", memory_bytes=1000 + n, holds=frozenset({"other"}))
+    bench.create(file_version="digest")
+    atlas = bench.machine.broker.atlas
+    generation = atlas.generation
+    bench.tell(HostHolds(HostId("h3"), frozenset({"other", "digest"})))
+    assert bench.load() == "h3/gpu:0"
+    bench.create("n", file_version="digest")
+    bench.tell(HostHolds(HostId("h3"), frozenset({"other"})))
+    assert bench.load("n") == "h39/gpu:0"
+    assert atlas.generation == generation
+    assert [*atlas._files] == ["other"]
 
 
 @pytest.mark.parametrize(

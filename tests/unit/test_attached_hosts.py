@@ -5,22 +5,27 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from time_limits import LONG_S
 
-from inferd import __version__
+from inferd import __version__, skew
 from inferd.core import events
 from inferd.core.host import HostFacts
+from inferd.core.host_events import AdoptWorkers, AwaitHosts, HeldWorker, HostHolds
 from inferd.core.ids import DeviceId, HostId, InstanceId
-from inferd.errors import InvalidFieldError, LimitExceededError, PermissionDeniedError
+from inferd.errors import InvalidFieldError, LimitExceededError, PermissionDeniedError, present
 from inferd.host_settings import Hosts as Settings
 from inferd.runtime.far.host import Facts, FarHost
 from inferd.runtime.far.hosts import FarHosts, link_bounds
+from inferd.runtime.far.identities import Identities
 from inferd.runtime.far.parcels import Assembly, closing
 from inferd.runtime.far.worker import FarWorker
+from inferd.runtime.signal import Signal
 from inferd_api.agent.v1 import agent_pb2 as wire
-from inferd_api.worker.v1 import sandbox_pb2
+from inferd_api.worker.v1 import load_pb2, sandbox_pb2
+from inferd_api.worker.v1 import worker_pb2 as frames_pb
 
 GIB = 1 << 30
-DEADLINE_S = 5.0
+DEADLINE_S = LONG_S
 B = HostId("b")
 
 
@@ -29,14 +34,14 @@ class Core:
 
     def __init__(self) -> None:
         self.told: list[Any] = []
-        self.known: dict[HostId, Any] = {HostId(""): None}
+        self.known: dict[HostId, Any] = {HostId(""): SimpleNamespace(why="")}
         self.launchers: dict[HostId, Any] = {}
         self.account = SimpleNamespace(lease_bytes=0, drawn_bytes=0, instance_bytes=0)
 
     def tell_host(self, event: events.HostEvent) -> None:
         self.told.append(event)
         if isinstance(event, events.HostFound):
-            self.known[event.host_id] = event
+            self.known[event.host_id] = SimpleNamespace(why="")
 
     def measure_foreign(self, device_id: DeviceId, foreign_bytes: int) -> None:
         self.told.append((device_id, foreign_bytes))
@@ -92,7 +97,7 @@ async def test_an_agent_goes_on_or_begins_anew() -> None:
 async def test_who_may_not_attach_is_told_why() -> None:
     """Another version, another's name and one host too many are refused, with what helps."""
     hosts = Core().hosts(most=1)
-    with pytest.raises(InvalidFieldError, match=r"version 0\.0\.1"):
+    with pytest.raises(InvalidFieldError, match=r"version '0\.0\.1', the kernel of"):
         attach(hosts, version="0.0.1")
     hosts.lose(attach(hosts), "so")
     with pytest.raises(PermissionDeniedError, match="was attached by 'host:b'"):
@@ -121,6 +126,21 @@ async def test_what_a_lost_host_says_counts_for_nothing() -> None:
     assert not core.launchers
     with pytest.raises(OSError, match="host 'b' is lost: so"):
         await host.launch("m-1", on_frame=print, on_closed=print)  # type: ignore[arg-type] # never called
+
+
+async def test_what_needs_a_removed_host_waits_for_its_agent() -> None:
+    """As long as one that runs takes to join again: the core is told when that begins and when it is over."""
+    core = Core()
+    hosts = core.hosts(return_s=1000.0)
+    hosts.remove(B)
+    assert not core.told, "no agent of it runs"
+    attach(hosts)
+    for _ in range(2):
+        hosts.remove(B)
+        assert core.told[-1] == AwaitHosts(waits=True)
+    present(hosts._returns)._run()  # its time is over
+    present(hosts._returns).cancel()
+    assert core.told[-1] == AwaitHosts(waits=False)
 
 
 async def test_words_of_an_agent_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,6 +212,34 @@ async def test_a_start_that_an_agent_never_answers_fails_and_is_ended_there() ->
     orders = [wire.ControlOrder.FromString(parcel.data) for parcel in parcels.parcels]
     assert [order.WhichOneof("kind") for order in orders] == ["launch", "end"]
     assert [orders[0].launch.launch_id, orders[1].end.launch_id] == [1, 1]
+    async with asyncio.timeout(DEADLINE_S):
+        while host.workers:  # for as long again it is waited for that it has ended
+            await Signal().wait(0, limit_s=0.001)
+    assert not host.gone
+    host._obey(wire.ControlReport(started=wire.WorkerStarted(launch_id=1, pid=7)))
+    (parcel,) = present(host.control._next()).parcels
+    assert wire.ControlOrder.FromString(parcel.data).end.launch_id == 1
+
+
+async def test_what_a_host_holds_is_told_when_it_has_changed() -> None:
+    """With its devices first, then at a look; what is no name of files is left out, and so is what is too much."""
+    core = Core()
+    hosts = core.hosts()
+    host = attach(hosts)
+    devices = [wire.DeviceFacts(device_id=f"cpu:{n}", memory_bytes=GIB) for n in range(256)]
+    held = wire.HostHolds(versions=["a" * 64, "../x", "", "b" * 65])
+    host._obey(wire.ControlReport(ready=wire.HostReady(devices=devices, holds=held)))
+    (joined,) = (each for each in core.told if isinstance(each, events.HostJoined))
+    assert joined.facts.holds == {"a" * 64}
+    core.known[B] = SimpleNamespace(facts=joined.facts)
+    many = wire.HostHolds(versions=[f"{n:x}" for n in range(5000)])
+    for holds in (wire.HostHolds(), many):
+        host._hear([(wire.ControlReport(holds=holds).SerializeToString(), ())])
+    core.told.clear()
+    for _ in range(2):
+        hosts.look(hosts._looked_at)
+        core.known[B] = SimpleNamespace(facts=HostFacts(holds=host.holds))
+    assert core.told == [HostHolds(B, frozenset(f"{n:x}" for n in range(64)))]
 
 
 async def test_what_comes_together_is_looked_into_once_for_each_device() -> None:
@@ -202,3 +250,94 @@ async def test_what_comes_together_is_looked_into_once_for_each_device() -> None
     core.told.clear()
     host._hear([used(held * GIB) for held in range(1, 100)])
     assert core.told == [("b/cpu:0", 99 * GIB)]
+
+
+class Same(Identities):
+    """Everything is just what would be loaded."""
+
+    def __init__(self) -> None:
+        """It reads nothing."""
+
+    def changed(self, names: Any) -> set[str]:
+        return {name for name in names if name == "changed"}
+
+    def differs(self, *_: Any) -> str:
+        return ""
+
+
+async def told_to_core(*workers: wire.HeldWorker) -> tuple[Core, FarHost, dict[int, HeldWorker]]:
+    """What the core is told when a host says that it has kept these."""
+    core = Core()
+    hosts = core.hosts()
+    hosts._identities = Same()
+    host = attach(hosts)
+    devices = [wire.DeviceFacts(device_id="cpu:0", memory_bytes=1 << 30)]
+    host._obey(wire.ControlReport(held=wire.WorkersHeld(devices=devices, workers=workers)))
+    async with asyncio.timeout(DEADLINE_S):
+        await asyncio.gather(*hosts._deciding)
+    (event,) = (each for each in core.told if isinstance(each, AdoptWorkers))
+    return core, host, {each.held_id: each for each in event.workers}
+
+
+def said(held_id: int = 1, **more: Any) -> wire.HeldWorker:
+    chosen = {"version": skew.OWN, "first_handle": 5, "device_ids": ["cpu:0"], "instance_id": "m-1"} | more
+    return wire.HeldWorker(held_id=held_id, identity=wire.WorkerIdentity(model=chosen.pop("model", "m")), **chosen)
+
+
+@pytest.mark.parametrize(
+    ("worker", "why"),
+    [
+        (said(), ""),
+        (said(version="99.0.0"), "it is of version '99.0.0' of inferd"),
+        (said(version="\x1b" * 10_000), "it is of version"),
+        (said(first_handle=0), "more tasks"),
+        (said(first_handle=1 << 31), "more tasks"),
+        (said(device_ids=[]), "on 0 devices"),
+        (said(device_ids=["cpu:0"] * 10_000), "on 10000 devices"),
+        (said(device_ids=["cpu:0", "\x1b" * 10_000]), "on a device that its host does not tell of"),
+        (said(needs=load_pb2.Needs(weights_bytes=1 << 61)), "more than any device has"),
+        (said(model="changed"), "files have changed"),
+    ],
+)
+async def test_what_no_agent_says_of_a_worker_is_held_against_it(worker: wire.HeldWorker, why: str) -> None:
+    """Whatever it is, the core is told a bounded word of it, and why it is not to be adopted."""
+    _, _, told = await told_to_core(worker)
+    (found,) = told.values()
+    assert why in found.differs
+    assert bool(found.differs) is bool(why)
+    assert len(found.differs) < 200
+    assert found.differs.isprintable()
+
+
+async def test_what_a_host_tells_of_kept_workers_is_bounded_and_told_once() -> None:
+    """Names are cut, more than a host may have are left out, and neither a second word nor other devices count."""
+    name = "x" * 5000 + "\n"
+    core, host, told = await told_to_core(*(said(n, instance_id=name, model=name) for n in range(300)))
+    assert len(told) == 256
+    assert all(len(each.model) == len(each.instance_id) == 200 for each in told.values())
+    host._obey(wire.ControlReport(held=wire.WorkersHeld(workers=[said()])))
+    other = wire.DeviceFacts(device_id="cpu:7", memory_bytes=1)
+    host._obey(wire.ControlReport(ready=wire.HostReady(devices=[other])))
+    assert [device.device_id for device in core.told[-1].devices] == ["cpu:0"]
+    assert sum(isinstance(each, AdoptWorkers) for each in core.told) == 1
+    assert host.adopter(9_999).first_handle == 1
+    with pytest.raises(OSError, match="nobody starts workers"):
+        await host.adopter(9_999).launch(InstanceId("m-1"), on_frame=lambda *_: None, on_closed=lambda _: None)
+
+
+async def test_an_acknowledged_ping_is_no_word_of_the_worker() -> None:
+    """Acknowledgements tell that a link gets on up to the ping, and no further: a stopped worker's agent sends them."""
+    host = attach(Core().hosts())
+    told: list[Any] = []
+    worker = FarWorker(host, 1, InstanceId("m-1"), on_frame=lambda *frame: told.append(frame), on_closed=print)
+    worker.given.set()
+    worker.send(frames_pb.KernelFrame(stop=frames_pb.Stop()))
+    for nonce in (1, 2):
+        worker.send(frames_pb.KernelFrame(ping=frames_pb.Ping(nonce=nonce)))
+    assert present(worker.exchange._next()).first == 1
+    worker.exchange.take(wire.Parcels(received=1))
+    assert len(told) == 1
+    worker._told_at = 0.0
+    for number in (2, 3):
+        worker.exchange.take(wire.Parcels(received=number))
+    assert len(told) == 1

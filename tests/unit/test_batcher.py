@@ -13,12 +13,15 @@ from inferd.engine.token.places import NO_BLOCK
 from inferd.engine.token.sampler import Sampler
 from inferd.engine.token.sequence import Origin, Sequence
 from inferd.engine.token.step import Step
+from inferd.engine.token.submission import SampleSoFar
 from inferd.plugin import TokenBatch, TokenLimits
 from inferd.sampling import Sampling
 
 SESSION = TokenLimits(
     vocabulary_size=10, context_tokens=64, block_tokens=4, blocks=64, max_sequences=4, max_step_tokens=16
 )
+
+GREEDY = Sampling(temperature=0)
 
 
 class Watched(Batcher):
@@ -38,13 +41,13 @@ def make_batcher(**changes: int) -> Watched:
     return Watched(bounds=bounds, sampler=Sampler(rows=bounds.rows, vocabulary_size=10))
 
 
-def make_sequence(handle: int, *, prompt: int, max_tokens: int = 8) -> Sequence:
+def make_sequence(handle: int, *, prompt: int, max_tokens: int = 8, sampling: Sampling = GREEDY) -> Sequence:
     """A sequence whose prompt is 0, 1, 2 and so on."""
     return Sequence(
         Origin(handle),
         prompt=np.arange(prompt, dtype=np.int32) % 10,
         most_output=max_tokens,
-        sampling=Sampling(temperature=0),
+        sampling=sampling,
         ends=frozenset(),
         detokenizer=Detokenizer([""] * 10),
     )
@@ -120,6 +123,25 @@ def test_long_prompt_is_read_in_chunks() -> None:
     assert shares(step(batcher)) == [8, 2]
     assert handles(batcher.last.sampled) == [1, 2]
     assert batcher.reading == []
+
+
+def test_few_tokens_a_step_are_learned_from_again() -> None:
+    """A prompt is read as ever; of an output that mirostat learns from again, a block of rows goes into each step."""
+    batcher = make_batcher()
+    again = make_sequence(1, prompt=20, max_tokens=20, sampling=Sampling(mirostat_tau=3))
+    again.restore(SampleSoFar(token_ids=(5,) * 10))
+    batcher.places.add(again)
+    learned = []
+    for expected in (16, 7, 4, 3):
+        scheduled = batcher.schedule()
+        assert scheduled is not None
+        assert shares(scheduled.batch) == [expected]
+        batcher.commit(scheduled, np.full(len(scheduled.sampled), 9))
+        learned.append(sum(each.count for each in scheduled.scored))
+        assert again.surprise is not None
+        again.surprise.known += learned[-1]
+    assert learned == [0, 4, 4, 2]
+    assert handles(batcher.last.sampled) == [1]
 
 
 def test_running_sequences_come_first() -> None:

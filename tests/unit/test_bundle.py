@@ -1,6 +1,7 @@
 import asyncio
 
 import pytest
+from time_limits import LONG_S
 
 from inferd.core.ids import InstanceId, TaskId
 from inferd.core.task import Outcome, TaskState
@@ -190,13 +191,13 @@ async def test_what_is_held_no_more_is_read_back_beside_what_others_tell() -> No
     other.tell(Output("more", (2,)))
     assert given(bundle) == [(2, "more")]
     past.pages[0].set_result([Numbered(2, Output("ab", (1,))), Numbered(3, Output("c", (1,)))])
-    await asyncio.wait_for(bundle.come(), 20)
+    await asyncio.wait_for(bundle.come(), LONG_S)
     assert given(bundle) == [(1, "abc")]
     assert given(bundle) == []
     await turns()
     assert past.asked[1:] == [(3, 5)]
     past.pages[1].set_result([Numbered(5, Output("de", (1,)))])
-    await asyncio.wait_for(bundle.come(), 20)
+    await asyncio.wait_for(bundle.come(), LONG_S)
     assert given(bundle) == [(1, "de")]
     (((_, last),), _) = bundle.collect()
     assert [numbered.event for numbered in last] == [DONE]
@@ -211,7 +212,7 @@ async def test_a_page_is_given_in_as_many_messages_as_it_takes() -> None:
     assert given(bundle) == []
     await turns()
     past.pages[0].set_result([Numbered(n, Output(str(n), (1,), n % 2)) for n in range(1, 6)])
-    await asyncio.wait_for(bundle.come(), 20)
+    await asyncio.wait_for(bundle.come(), LONG_S)
     texts = [text for _ in range(5) for _, text in given(bundle)]
     assert ("".join(texts), len(past.asked)) == ("12345", 1)
     assert max(map(len, texts)) < 3
@@ -227,7 +228,7 @@ async def test_what_cannot_be_read_back_ends_its_tag_and_no_other() -> None:
     await turns()
     past.pages[0].set_exception(StoreUnavailableError("no answer"))
     bundle.leave(2)
-    await asyncio.wait_for(bundle.come(), 20)
+    await asyncio.wait_for(bundle.come(), LONG_S)
     told, refused = bundle.collect()
     assert (told, [(tag, error.reason) for tag, error in refused]) == ([], [(1, "STORE_UNAVAILABLE")])
     assert other.pages[0].cancelled()

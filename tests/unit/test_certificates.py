@@ -1,5 +1,6 @@
 """The files of TLS, what is refused of them, and where a kernel may listen."""
 
+import asyncio
 import sys
 import time
 from collections.abc import Callable
@@ -8,18 +9,21 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.x509.oid import NameOID
 from pydantic import ValidationError
+from time_limits import LONG_S
 
 from inferd.auth_settings import Auth
 from inferd.cli.cert_authority import CertAuthority
 from inferd.config import Settings
 from inferd.core.principal import Principal
-from inferd.errors import InvalidFieldError, UnauthenticatedError
+from inferd.doors import opened_doors
+from inferd.errors import InvalidFieldError, UnauthenticatedError, present
 from inferd.listeners import check_listeners
 from inferd.runtime.certificates import Certificates
 from inferd.runtime.front.authority import Authority
@@ -203,6 +207,19 @@ async def test_without_the_library_no_kernel_has_tls(tls: Tls, monkeypatch: pyte
     monkeypatch.setitem(sys.modules, "inferd.runtime.tls_files", None)
     with pytest.raises(InvalidFieldError, match="pip install"):
         await Certificates(tls, used=True).read()
+
+
+async def test_certificates_are_read_anew_from_when_a_kernel_listens(tls: Tls, tmp_path: Path) -> None:
+    """Also by one that stands by, or reads what is kept: nobody leads yet, and connections come."""
+    settings = Settings(listen=("tls:127.0.0.1:0",), tls=tls, auth=Auth(required=True))
+    async with opened_doors(settings, grpc.aio.server()) as doors:
+        before, read = present(doors.certificates.material), asyncio.Event()
+        with doors.certificates.telling(read.set):
+            authority = CertAuthority(tmp_path / "ca")
+            authority.issue("kernel", hosts=["localhost"], uris=(), days=9, out=tmp_path, replace=True)
+            async with asyncio.timeout(LONG_S):
+                await read.wait()
+        assert present(doors.certificates.material).expires > before.expires
 
 
 async def test_certificates_are_a_way_in(tls: Tls, tmp_path: Path) -> None:

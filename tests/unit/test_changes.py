@@ -16,7 +16,7 @@ from inferd.core.ids import DeviceId, HostId, InstanceId, ModelName, TaskId, Ten
 from inferd.core.model import InstanceFacts, ModelSpec
 from inferd.core.resources import DeviceCapacity, MemoryNeed
 from inferd.core.task import TaskSpec, TaskState
-from inferd.core.task_events import Output, Resumed, Started, Suspended
+from inferd.core.task_events import Output, Queued, Resumed, Started, Suspended
 from inferd.errors import WorkerDiedError
 from inferd.runtime.driver import Driver
 from inferd_api.worker.v1 import step_pb2, task_pb2
@@ -114,7 +114,10 @@ def test_an_ended_task_is_told_of_though_it_is_forgotten(driver: Driver, monkeyp
 def test_a_worker_that_is_lost_with_its_host_tells_no_stream_any_more(
     driver: Driver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its last tokens may come after its tasks went on elsewhere, where they are told anew: they count no more."""
+    """Its last tokens may come after its tasks went on elsewhere, where they are told anew: they count no more.
+
+    Whoever watches is told that the task is suspended, then that it waits as no host takes it.
+    """
     ended = []
     monkeypatch.setattr(driver.supervisor, "start", lambda *_, **__: None)
     driver._orders.group = asyncio.TaskGroup()
@@ -129,5 +132,5 @@ def test_a_worker_that_is_lost_with_its_host_tells_no_stream_any_more(
     driver._step(InstanceId("m-1"), step, ())
     driver._apply(events.HostLost(HostId("a"), "no word"))
     driver._step(InstanceId("m-1"), step, ())
-    assert [type(told.event) for told in stream.read(0)] == [Started, Output, Suspended]
+    assert [type(told.event) for told in stream.read(0)] == [Started, Output, Suspended, Queued]
     assert ended == ["host 'a' is lost: no word"]

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from google.protobuf.json_format import ParseDict
+from time_limits import LONG_S
 from typer.testing import CliRunner, Result
 
 from inferd import __version__
@@ -207,7 +208,7 @@ def test_ctrl_c_cancels_the_task(scripted: Any, folders: Path) -> None:
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert scripted.ended.wait(10)
+    assert scripted.ended.wait(LONG_S)
     assert errors == ""
 
 
@@ -377,7 +378,7 @@ def test_the_reader_of_stdout_may_go(scripted: Any, folders: Path) -> None:
     done = subprocess.run(["sh", "-c", command], cwd=folders, capture_output=True, timeout=60, check=False)  # noqa: S607
     assert done.stdout == b"l"
     assert done.stderr == b""
-    assert scripted.ended.wait(10)
+    assert scripted.ended.wait(LONG_S)
 
 
 def test_help_and_pull_load_no_grpc_and_no_numpy() -> None:

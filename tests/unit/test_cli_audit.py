@@ -49,7 +49,7 @@ def test_a_trail_is_checked_over_a_kill_a_restart_and_whatever_somebody_does_to_
         with Client(kernel.address) as client:
             client.create_quota(Quota(tasks=5))
         kernel.process.send_signal(signal.SIGKILL)
-        kernel.process.wait(30)
+        kernel.process.wait(60)
     left = told("verify", "--offline")
     assert (left["ok"], left["checkpoints"], left["unsealed"]) == (True, 1, left["last"] - 1)
     with kernel_of(folder) as kernel:

@@ -59,6 +59,21 @@ def test_stdin_and_files_stand_behind_the_prompt(scripted: Any, inferd: Commands
     assert scripted.requests[-1].spec.prompt == "One"
 
 
+def test_pictures_stand_before_the_prompt(scripted: Any, inferd: Commands, tmp_path: Path) -> None:
+    """`--image FILE` sends the bytes of files as they are, in their order; what cannot be sent is a mistake of use."""
+    one, two, none = (tmp_path / name for name in ("one.png", "two.jpg", "none"))
+    for path, data in ((one, b"\x89PNG"), (two, b"\xff\xd8"), (none, b"")):
+        path.write_bytes(data)
+    inferd("run", "echo", "What?", "--image", str(one), "--image", str(two))
+    (message,) = scripted.requests[-1].spec.chat.messages
+    assert [part.image.data for part in message.parts[:2]] == [b"\x89PNG", b"\xff\xd8"]
+    assert (message.parts[2].text, len(message.parts)) == ("What?", 3)
+    for wrong in ([str(none)], [str(tmp_path / "missing")], [str(one), "--raw"]):
+        done = inferd("run", "echo", "What?", "--image", *wrong)
+        assert done.exit_code == 2
+        assert "--image" in done.output
+
+
 @pytest.mark.parametrize(
     ("arguments", "stdin", "message"),
     [

@@ -202,6 +202,16 @@ async def test_an_asynchronous_keeper_survives_too() -> None:
     assert lease.fencing_token == 7
 
 
+async def test_an_asynchronous_keeper_ends_though_its_leases_change_just_then() -> None:
+    """A lease that comes in the same turn as the end does not have it go on."""
+    keeper, renewed = AsyncKeeper(Failing()), asyncio.Event()
+    keeper.add(held("a"), renewed.set)
+    async with asyncio.timeout(WAIT_S):
+        await renewed.wait()  # from here on it waits
+        keeper.add(held("b"), renewed.set)
+        await keeper.close()
+
+
 def test_a_lost_lease_tells_what_went_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     """What failed last stands in the error of a lease that was not confirmed in time."""
     keeper = Keeper(Failing(*[ValueError("a defect")] * 100_000))

@@ -136,6 +136,7 @@ def test_however_run_ends_no_process_is_left(start: Start, tmp_path: Path, numbe
         assert process.stdout is not None
         assert process.stdout.read(6) == "la la "
         family = psutil.Process(process.pid).children(recursive=True)
+        assert not [each for one in family for each in one.net_connections("inet")]  # it takes no port from others
         process.send_signal(number)
         process.communicate(timeout=WAIT_S)
     assert len(family) >= 2

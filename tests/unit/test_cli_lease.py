@@ -2,9 +2,7 @@
 
 import json
 import os
-import pty
 import re
-import select
 import signal
 import subprocess
 import sys
@@ -419,25 +417,3 @@ def test_top_as_json_goes_on(start: Start) -> None:
         process.communicate(timeout=WAIT_S)
     assert process.returncode == 130
     assert {look["host"]["pid"] for look in looks} == {looks[0]["host"]["pid"]}
-
-
-def test_top_on_a_terminal_ends_with_q(start: Start) -> None:
-    """On a terminal the tables are drawn anew until `q` is typed; the terminal is as it was before."""
-    controller, terminal = pty.openpty()
-    with start("top", "--interval", "0.1", stdin=terminal, stdout=terminal) as process:
-        os.close(terminal)
-        drawn = b""
-        deadline = time.monotonic() + WAIT_S
-        while drawn.count(b"DEVICE") < 2:
-            assert select.select([controller], [], [], deadline - time.monotonic())[0], drawn
-            drawn += os.read(controller, 1 << 16)
-        os.write(controller, b"q")
-        while True:  # reads what is still drawn, so that the command is never held up
-            try:
-                if not os.read(controller, 1 << 16):
-                    break
-            except OSError:  # the other side is closed
-                break
-        process.wait(WAIT_S)
-    os.close(controller)
-    assert process.returncode == 0

@@ -12,9 +12,12 @@ from typer.testing import CliRunner, Result
 
 from inferd.cli import kernel, main
 from inferd.cli.options import read_wanted
+from inferd.cli.transcript import waiting
 from inferd.core.sampling_defaults import SamplingDefaults
+from inferd.http.chunks import queue_of
 from inferd.runtime.library import Library, Manifest
 from inferd_api.v1.model_pb2 import MODEL_STATE_FAILED, Model
+from inferd_api.v1.task_pb2 import Queued
 
 Commands = Callable[..., Result]
 
@@ -312,7 +315,9 @@ def test_a_folder_that_is_no_model_is_told(inferd: Commands, folders: Path, monk
         assert "bare is a folder without a config.json or model.onnx; name a file" in inferd("run", name, "x").stderr
     for name in ("lora", "./lora"):
         said = inferd("run", name, "x").stderr
-        assert "is an adapter (LoRA), no model: load the model that it was made for with --set adapter=" in said
+        assert (
+            "is an adapter (LoRA), no model: have the model that it was made for use it (inferd adapters load" in said
+        )
 
 
 def test_settings_that_are_paths_are_made_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -330,3 +335,14 @@ def test_a_version_is_no_model_of_the_library(scripted: Any, inferd: Commands) -
     assert "https://h.example/m.gguf" in inferd("show", "echo@3").stdout
     assert "echo@3 is forgotten; what was fetched goes with" in inferd("rm", "echo@3").stdout
     assert "no model 'echo@4'" in inferd("rm", "echo@4").stderr
+
+
+def test_why_tasks_wait_is_told(scripted: Any, inferd: Commands) -> None:
+    """`ps` says why nothing comes up for tasks that wait, and who waits for his own is told so while he does."""
+    scripted.models["echo"].queue_reason = "no host takes new work: all are cordoned"
+    said = "tasks wait for echo: no host takes new work: all are cordoned"
+    assert said in inferd("ps").stderr
+    assert json.loads(inferd("ps", "-o", "json").stdout)["waiting"] == [{"model": "echo", "reason": said[21:]}]
+    queued = Queued(position=2, reason=said[21:])
+    assert waiting(queued, "echo") == "waiting for echo, 2 before it: no host takes new work: all are cordoned"
+    assert queue_of(queued) == {"status": "queued", "position": 2, "reason": said[21:]}

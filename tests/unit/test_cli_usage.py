@@ -2,12 +2,14 @@
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 import typer
+from rich.markup import render
 from typer.testing import CliRunner
 
 from inferd.cli import main
@@ -69,7 +71,8 @@ def test_an_empty_option_is_not_no_option() -> None:
     for words, option in options:
         if option == "--system":  # an empty message is none
             continue
-        given = ["m", "--text", __file__] if words == ["optimize"] else ["m", "x"]
+        given = ["m", "--text", __file__] if words == ["optimize"] else ["m"] if option == "--reason" else ["m", "x"]
+        given += ["y"] if words == ["data", "map"] else []
         done = CliRunner().invoke(main.app, [*words, option, "", "-o", "json", *given])
         error = json.loads(done.stderr if words[:1] == ["lease"] and words[1] == "run" else done.stdout)["error"]
         assert (done.exit_code, error["metadata"]["parameter"]) == (2, option), words
@@ -87,3 +90,21 @@ def test_every_reason_of_the_command_line_has_a_code() -> None:
 def test_numbers_of_things(count: int, said: str) -> None:
     """One thing is no plural."""
     assert counted(count, "token") == said
+
+
+def commands(command: Any, words: list[str]) -> Iterator[tuple[list[str], Any]]:
+    """Every command and group, with its words."""
+    yield words, command
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from commands(inner, [*words, name])
+
+
+def test_no_help_of_any_command_is_taken_for_markup() -> None:
+    """Brackets in texts of help, as of optional parts, are shown as they are; where there are some, `--help` works."""
+    for words, command in commands(typer.main.get_command(main.app), []):
+        texts = [text for each in (command, *command.params) if (text := getattr(each, "help", None))]
+        for text in texts:
+            assert render(text).plain == text.replace("\\[", "["), words
+        if any("[" in text for text in texts):  # all the others are shown as they are, too, but that takes long
+            done = CliRunner().invoke(main.app, [*words, "--help"])
+            assert (done.exit_code, done.exception) == (0, None), words

@@ -11,6 +11,7 @@ import grpc
 import pytest
 from google.protobuf.any_pb2 import Any as Packed
 from google.rpc import error_details_pb2, status_pb2
+from time_limits import LONG_S
 
 from inferd_api.v1 import model_pb2 as mp
 from inferd_api.v1 import priority_pb2 as pp
@@ -128,7 +129,7 @@ def test_closing_the_iterator_cancels_the_call(scripted: Any, client: Client) ->
         for event in events:
             if event.HasField("output"):
                 break
-    assert scripted.ended.wait(10)
+    assert scripted.ended.wait(LONG_S)
 
 
 async def test_cancelling_the_reader_cancels_the_call(scripted: Any) -> None:

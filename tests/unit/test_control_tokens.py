@@ -8,6 +8,7 @@ from typing import Any
 
 import gguf
 import pytest
+from amounts import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from shared_cells import cells_of
@@ -194,7 +195,7 @@ PIECES = st.sampled_from(
 TEXTS = st.lists(PIECES, max_size=8).map("".join)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 @given(contents=st.lists(TEXTS, min_size=1, max_size=3), form=st.sampled_from(sorted(set(FORMS) - {"upper", "ascii"})))
 def test_any_content(contents: list[str], form: str) -> None:
     """No mixture of pieces of control tokens gives a control token, or changes the text that the template gives."""

@@ -8,7 +8,7 @@ import pytest
 from shared_templates import reference, render
 
 from inferd.engine.work import ChatInput, Message
-from inferd.errors import ChatTemplateError, InvalidFieldError
+from inferd.errors import ChatTemplateError, InvalidFieldError, UnsupportedInputError
 
 # Written as public templates are written.
 LOOPS = (
@@ -233,3 +233,69 @@ def test_half_characters() -> None:
     """JSON can hold half a character, which no text can: it is refused with its number."""
     with pytest.raises(InvalidFieldError, match="ud83d"):
         render("{{ tools | tojson }}", ChatInput((Message("user", "?"),), '[{"name": "\\ud83d"}]'))
+
+
+STRICT = (
+    "{% for m in messages %}{% if m.role == 'system' and not loop.first %}{{ raise_exception('System message must be "
+    "at the beginning.') }}{% elif m.role not in ('system', 'user', 'assistant') %}{{ raise_exception('Unexpected "
+    "message role.') }}{% endif %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+)
+FORGETS = (
+    "{% if messages[0].role == 'system' %}[{{ messages[0].content }}]{% endif %}"
+    "{% for m in messages %}{% if m.role != 'system' %}<{{ m.role }}>{{ m.content }}{% endif %}{% endfor %}"
+)
+LAST = (  # as DeepSeek-R1-Distill: of several systems the last one
+    "{% set ns = namespace(said='') %}{% for m in messages %}{% if m.role == 'system' %}{% set ns.said = m.content %}"
+    "{% endif %}{% endfor %}{{ ns.said }}{% for m in messages %}{% if m.role != 'system' %}<{{ m.role }}>"
+    "{{ m.content }}{% endif %}{% endfor %}"
+)
+MENTIONS = (
+    "{# of a developer #}{% for m in messages if m.role in ('system', 'user', 'assistant') %}<{{ m.role }}>"
+    "{{ m.content }}{% endfor %}"
+)
+INSTRUCTED = tuple(Message(*said) for said in (("system", "One."), ("developer", "Two."), ("user", "Hi")))
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        (STRICT, "<system>One.\n\nTwo.<user>Hi"),
+        (FORGETS, "[One.\n\nTwo.]<user>Hi"),
+        (PLAIN, "system says One.\nsystem says Two.\nuser says Hi\n"),
+        (PLAIN + "{# developer #}", "system says One.\ndeveloper says Two.\nuser says Hi\n"),
+        (LOOPS, "<system>One.<system>Two.<user>Hi"),
+        (LAST, "One.\n\nTwo.<user>Hi"),
+        (MENTIONS, "<system>One.<system>Two.<user>Hi"),
+    ],
+    ids=["refuses", "forgets", "shows", "knows", "parts", "last", "mentions"],
+)
+def test_what_developers_say(source: str, expected: str) -> None:
+    """What a developer says reaches each template: as the system's words, and with others of these where it must."""
+    assert render(source, ChatInput(INSTRUCTED, add_generation_prompt=False)) == expected
+
+
+LATE = tuple(
+    Message(*said) for said in (("system", "One."), ("user", "Hi"), ("assistant", "Yo"), ("developer", "Two."))
+)
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        (STRICT, "<system>One.\n\nTwo.<user>Hi<assistant>Yo"),
+        (FORGETS, "[One.\n\nTwo.]<user>Hi<assistant>Yo"),
+        (LAST, "One.\n\nTwo.<user>Hi<assistant>Yo"),
+        (MENTIONS, "<system>One.<user>Hi<assistant>Yo<system>Two."),
+    ],
+    ids=["refuses", "forgets", "last", "mentions"],
+)
+def test_what_developers_say_later(source: str, expected: str) -> None:
+    """What is said behind the first user stays there where the template shows it, and else stands at the begin."""
+    assert render(source, ChatInput(LATE, add_generation_prompt=False)) == expected
+
+
+def test_what_no_template_shows_is_refused() -> None:
+    """What a developer says is refused by its place where the template leaves it out however it is put."""
+    with pytest.raises(UnsupportedInputError, match="leaves out what 'developer' says") as caught:
+        render("{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}", ChatInput(INSTRUCTED[1:]))
+    assert caught.value.field == "spec.chat.messages[0]"

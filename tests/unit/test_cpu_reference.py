@@ -15,19 +15,8 @@ from inferd_cpu.backend import CpuBackend
 from inferd_cpu.plugin import SPEC
 
 NEAR_TIE = 1e-4
-STEPS = 8
-CASES = (
-    "long",
-    "one_letter",
-    "spaces",
-    "capital",
-    "story",
-    "arabic",
-    "emoji",
-    "code_python",
-    "chat_poem",
-    "chat_chinese",
-)
+STEPS = 4
+CASES = ("long", "one_letter", "capital")
 """The long one is here alone; tests/e2e has all others, with more steps and their text."""
 REFERENCE = Path(tiny_models.__file__).with_name("smollm2_greedy.json")
 

@@ -4,8 +4,9 @@ import json
 import queue
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,13 @@ import whisper_to_onnx as whisper
 
 from inferd.core.ids import Tenant
 from inferd.engine.recipe.dictation import Dictation
+from inferd.engine.recipe.limits import RecipeLimits
+from inferd.engine.recipe.preparation import Preparation
+from inferd.engine.recipe.segments import Segment, Segments
 from inferd.engine.tensor.request import Request, SequenceStep, TensorResult
 from inferd.engine.token.limits import EngineLimits
 from inferd.errors import BackendFailedError, InferdError, InvalidFieldError, UnsupportedInputError
-from inferd.plugin import ElementType, LoadedModel, LoadError, LoadRequest, Tensor
+from inferd.plugin import ElementType, LoadedModel, LoadError, LoadRequest, Tensor, TimeTokens
 from inferd.plugin.backend import read_settings
 from inferd_onnx.backend import OnnxBackend
 from inferd_onnx.plugin import SPEC
@@ -56,6 +60,7 @@ class Told:
         self._results: queue.SimpleQueue[TensorResult] = queue.SimpleQueue()
         self.tokens: dict[int, list[int]] = {}
         self.texts: dict[int, list[str]] = {}
+        self.sets: dict[int, list[Mapping[str, Tensor]]] = {}
         self.ended: dict[int, InferdError | None] = {}
         self.alone: list[int] = []
         assert model.recipe is not None
@@ -77,6 +82,7 @@ class Told:
         result = self._results.get(timeout=DEADLINE_S)
         self.alone += [] if result.alone is None else [result.alone]
         for handle, outputs in result.outputs:
+            self.sets.setdefault(handle, []).append(outputs)
             self.tokens.setdefault(handle, []).extend(outputs["text_tokens"].array.tolist())
             self.texts.setdefault(handle, []).append(str(outputs["text"].array[0]))
         self.ended |= {each.handle: each.error for each in result.ended}
@@ -92,6 +98,8 @@ def text(value: str) -> Tensor:
 
 
 def make_request(handle: int, seed: int, *, language: str = "en", task: str = "", **more: Any) -> Request:
+    if "inputs" in more:
+        return Request(handle=handle, **more)
     sound = whisper.make_sound(seed)
     rows = whisper.make_extractor()(sound, sampling_rate=whisper.RATE, return_tensors="np").input_features
     inputs = {"input_features": Tensor(element_type=ElementType.FLOAT, shape=rows.shape, array=rows)}
@@ -208,3 +216,85 @@ def test_what_cannot_be_written(folder: Path) -> None:
     assert isinstance(told.ended[3], InvalidFieldError)
     assert "did you mean 'de'?" in str(told.ended[3])
     assert isinstance(told.ended[4], UnsupportedInputError)
+
+
+TIMES = TimeTokens(first=100, step_s=0.5, row_s=10, silent=99, text_end=90)
+
+
+@pytest.fixture(scope="module")
+def timed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One of a network with tokens of time."""
+    return whisper.write_folder(tmp_path_factory.mktemp("timed"), timed=True)
+
+
+def test_segments_of_rows() -> None:
+    """A time behind words ends them, the next begins others; what is open at a row's end goes on up to it."""
+    segments = Segments(TIMES, length_s=17.5)
+    told = [segments.add([100], ""), segments.add([5, 6], " one"), segments.add([103], ""), segments.add([104], "")]
+    assert told == [[], [], [Segment(" one", 0, 1.5)], []]
+    assert segments.add([7], " two") == []
+    assert segments.end_row() == [Segment(" two", 2, 10)]
+    assert segments.add([8], " three") == []
+    assert segments.end_row() == [Segment(" three", 10, 17.5)]
+    assert segments.end_row() == []
+
+
+def test_times_as_transformers_writes_them(timed: Path) -> None:
+    """Asked for times, the tokens are those that transformers' rules for them give; the others are as before."""
+    told = Told(load(timed))
+    with told.running():
+        for handle in (1, 2, 3):
+            request = make_request(handle, handle)
+            request = replace(request, inputs={**request.inputs, "times": text("segments")})
+            told.engine.submit(request)
+        told.wait(1, 2, 3)
+    for handle in (1, 2, 3):
+        assert told.ended[handle] is None
+        assert told.tokens[handle] == whisper.write_times(handle)
+        assert "<|" not in "".join(told.texts[handle])
+
+
+def test_what_is_told_of_times(timed: Path) -> None:
+    """With times, segments cover the text, with the language and the length of the sound once; without, nothing new."""
+    model = load(timed)
+    assert model.recipe is not None
+    told = Told(model)
+    preparation = Preparation(model.recipe, told.engine.signature, RecipeLimits())
+    names = [info.name for info in preparation.signature.inputs]
+    assert "times" in names
+    assert "seconds" not in names
+    sound = np.frombuffer(whisper.as_file(whisper.make_sound(1, 1.4)), np.uint8)
+    given = {
+        "audio": Tensor(element_type=ElementType.UINT8, shape=sound.shape, array=sound),
+        "language": text("en"),
+        "times": text("segments"),
+    }
+    ready = preparation.prepare(given, carried=False)
+    with told.running():
+        told.engine.submit(make_request(1, 0, inputs=ready))
+        told.wait(1)
+    sets = told.sets[1]
+
+    def all_of(name: str) -> list[object]:
+        return [each for one in sets for each in one[name].array.tolist()]
+
+    assert "".join(map(str, all_of("text_segments"))).split() == "".join(told.texts[1]).split()
+    begins, ends = all_of("text_begins"), all_of("text_ends")
+    assert all(begin <= end <= 1.4 + 1e-6 for begin, end in zip(begins, ends, strict=True))  # type: ignore[operator]
+    assert max(ends) > 1  # type: ignore[type-var, operator]
+    assert all_of("text_language") == ["en"]
+    assert all_of("text_length") == [pytest.approx(1.4)]
+
+
+def test_times_that_are_not_told(timed: Path) -> None:
+    """Other times than those of segments, and what is told with times alone, are refused by their field."""
+    told = Told(load(timed))
+    with told.running():
+        words = make_request(1, 0)
+        words = replace(words, inputs={**words.inputs, "times": text("words")})
+        told.engine.submit(words)
+        told.engine.submit(make_request(2, 0, outputs=("text_begins",)))
+        told.wait(1, 2)
+    for handle, named in ((1, "the times of segments alone"), (2, "give the input 'times' 'segments'")):
+        assert isinstance(told.ended[handle], InvalidFieldError)
+        assert named in str(told.ended[handle])

@@ -71,7 +71,9 @@ async def guarded(method: Any) -> Any:
     tasks = SimpleNamespace(knows=lambda *_: False, model_made=lambda *_: "")
     models = SimpleNamespace(traits=SimpleNamespace(aliases={}))
     known = {"leases": leases, "tasks": tasks, "models": models}
-    front: Any = SimpleNamespace(calls=calls, clock=Clock(), access=Access(BUILT_IN), **known)
+    front: Any = SimpleNamespace(
+        calls=calls, agents=SimpleNamespace(calls=calls), clock=Clock(), access=Access(BUILT_IN), **known
+    )
     policies = {"/inferd.v1.X/Y": CallPolicy("/inferd.v1.X/Y", Policy(Verb.READ, ResourceKind.HOST))}
     settings = Auth()
     logins = Logins(

@@ -6,29 +6,34 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
+from time_limits import LONG_S
 
-from inferd.runtime.far import exchange
+from inferd.host_settings import Hosts
 from inferd.runtime.far.exchange import Exchange
+from inferd.runtime.far.hosts import link_bounds
 from inferd.runtime.far.parcels import Assembly, BrokenExchangeError
 from inferd.shared import Memory
 from inferd_api.agent.v1 import agent_pb2 as wire
+from inferd_api.worker.v1.sandbox_pb2 import SandboxLimits
 
 BOUNDS = wire.LinkBounds(
     parcel_bytes=1000, window_bytes=4000, held_bytes=100_000, frame_bytes=20_000, memory_bytes=50_000
 )
-DEADLINE_S = 10.0
+DEADLINE_S = LONG_S
 Frame = tuple[bytes, tuple[bytes, ...]]
 
 
 class End:
     """One end of an exchange, and what it was told."""
 
-    def __init__(self, **more: Any) -> None:
+    def __init__(self, bounds: wire.LinkBounds | None = None, **more: Any) -> None:
         self.frames: list[Frame] = []
         self.why = ""
         self.changed = asyncio.Event()
         self.room: Callable[[], None] = lambda: None
-        self.exchange = Exchange(BOUNDS, on_frames=self._take, on_closed=self._close, on_room=self._room, **more)
+        self.exchange = Exchange(
+            bounds or BOUNDS, on_frames=self._take, on_closed=self._close, on_room=self._room, **more
+        )
 
     def _take(self, frames: Sequence[tuple[bytes, tuple[Memory, ...]]]) -> None:
         self.frames += [(data, tuple(memory.read(0, memory.size_bytes) for memory in given)) for data, given in frames]
@@ -92,11 +97,10 @@ async def carry(one: End, other: End, messages: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(8))
-async def test_nothing_is_lost_and_nothing_comes_twice(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_nothing_is_lost_and_nothing_comes_twice(seed: int) -> None:
     """Frames of any size, with memories, come in order and once, however often streams break in the middle of them."""
-    monkeypatch.setattr(exchange, "ACK_S", 0.001)
     drawn = random.Random(seed)
-    ends = End(), End()
+    ends = End(ack_s=0.001), End(ack_s=0.001)
     sent: tuple[list[Frame], list[Frame]] = ([], [])
     for end, frames in zip(ends, sent, strict=True):
         for _ in range(40):
@@ -141,6 +145,36 @@ async def test_what_is_acknowledged_is_forgotten() -> None:
         stream.end()
         await running[0]
     assert other.why == "that is all"
+
+
+@pytest.mark.parametrize("parcel_bytes", [1000, 3001, 4000])
+async def test_no_parcel_waits_for_time_to_pass(parcel_bytes: int) -> None:
+    """Whoever acknowledges late does so before a parcel finds no room in the window, be it as large as that."""
+    bounds = wire.LinkBounds()
+    bounds.CopyFrom(BOUNDS)
+    bounds.parcel_bytes = parcel_bytes
+    ends = End(bounds, ack_s=1e6), End(bounds, ack_s=1e6)
+    ends[0].exchange.send(b"frame", [Memory.of(bytes(12_800))])
+    stream = Stream(1 << 20)
+    runs = [
+        asyncio.create_task(ends[0].exchange.run(0, stream.read("back"), stream.write("there"))),
+        asyncio.create_task(ends[1].exchange.run(0, stream.read("there"), stream.write("back"))),
+    ]
+    async with asyncio.timeout(DEADLINE_S):
+        await ends[1].changed.wait()
+        stream.end()
+        await asyncio.gather(*runs)
+    assert ends[1].frames == [(b"frame", (bytes(12_800),))]
+
+
+async def test_small_frames_are_acknowledged_by_what_goes_anyway() -> None:
+    """With the bounds of a link a small frame has no message of its own go back before its time."""
+    bounds = link_bounds(Hosts(), message_bytes=4 << 20, frame_bytes=16 << 20, sandbox=SandboxLimits())
+    end = End(bounds, ack_s=1e6)
+    start = wire.FrameStart(frame_bytes=900)
+    end.exchange.take(wire.Parcels(first=1, parcels=[wire.Parcel(start=start, data=bytes(900))]))
+    assert end.exchange._next() is None
+    assert 2 * bounds.parcel_bytes <= bounds.window_bytes
 
 
 async def test_a_stream_takes_the_place_of_the_one_before() -> None:
@@ -230,17 +264,17 @@ async def test_what_may_not_come_ends_it(parcels: wire.Parcels, why: str) -> Non
 
 async def test_parts_of_frames_tell_that_it_moves() -> None:
     """Each part of a frame, and each acknowledgement of one, tells that the link gets on; a beat alone does not."""
-    moved: list[None] = []
-    end = End(on_moved=lambda: moved.append(None))
+    moved: list[bool] = []
+    end = End(on_moved=moved.append)
     start = wire.FrameStart(frame_bytes=3)
     end.exchange.take(wire.Parcels(first=1, parcels=[wire.Parcel(start=start, data=b"1")]))
     end.exchange.take(wire.Parcels())
-    assert (len(moved), end.frames) == (1, [])
+    assert (moved, end.frames) == ([True], [])
     end.exchange.send(b"1")
     assert end.exchange._next() is not None
     end.exchange.take(wire.Parcels(received=1))
     end.exchange.take(wire.Parcels(received=1))
-    assert len(moved) == 2
+    assert moved == [True, False]
 
 
 def test_nothing_comes_behind_the_last_frame() -> None:

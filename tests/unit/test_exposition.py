@@ -2,13 +2,9 @@
 
 import asyncio
 import threading
-from collections.abc import Iterable
 from contextlib import suppress
 
 import pytest
-from prometheus_client import CollectorRegistry, Counter
-from prometheus_client.core import GaugeMetricFamily
-from prometheus_client.registry import Collector
 
 from inferd.runtime.exposition import ExpositionLimits, exposed
 
@@ -17,27 +13,22 @@ LIMITS = ExpositionLimits(connections=3, timeout_s=600.0)
 SCRAPE = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
-class Held(Collector):
-    """What is read slowly: until it is let go on."""
+class Held:
+    """A page that is made slowly: when it is let go on."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.read, self.let = asyncio.Event(), threading.Event()
         self._loop = loop
 
-    def collect(self) -> Iterable[GaugeMetricFamily]:
+    def page(self) -> bytes:
         self._loop.call_soon_threadsafe(self.read.set)
         assert self.let.wait(DEADLINE_S)
-        yield GaugeMetricFamily("held", "Held", value=1)
-
-    def describe(self) -> Iterable[GaugeMetricFamily]:
-        return ()
+        return b""
 
 
-def registry() -> CollectorRegistry:
+def page() -> bytes:
     """One counter."""
-    made = CollectorRegistry()
-    Counter("seen", "Seen", registry=made).inc()
-    return made
+    return b"seen_total 1.0\n"
 
 
 async def ask(port: int, request: bytes) -> tuple[int, bytes, bytes]:
@@ -86,7 +77,7 @@ async def test_only_reading_the_metrics_on_the_loopback_is_answered(
     request_line: str, headers: str, status: int
 ) -> None:
     """GET and HEAD of the page, asked of a name of the loopback, are answered; all else is told why not."""
-    async with exposed(registry(), "localhost", 0, LIMITS) as port:
+    async with exposed(page, "localhost", 0, LIMITS) as port:
         told, head, body = await ask(port, f"{request_line}\r\n{headers}\r\n\r\n".encode("latin-1"))
         assert told == status, (head, body)
         assert (b"seen_total 1.0" in body) is (status == 200 and not request_line.startswith("HEAD"))
@@ -96,7 +87,7 @@ async def test_only_reading_the_metrics_on_the_loopback_is_answered(
 
 async def test_idle_connections_give_way(caplog: pytest.LogCaptureFixture) -> None:
     """However many connections ask nothing, the newest of them stay, up to the bound, and a scrape is answered."""
-    async with exposed(registry(), "127.0.0.1", 0, LIMITS) as port:
+    async with exposed(page, "127.0.0.1", 0, LIMITS) as port:
         idle = [await asyncio.open_connection("127.0.0.1", port) for _ in range(100)]
         assert (await ask(port, SCRAPE))[0] == 200
         gone = idle[: len(idle) - LIMITS.connections + 1]
@@ -118,7 +109,7 @@ async def ended(reader: asyncio.StreamReader) -> None:
 async def test_a_connection_that_asks_nothing_is_closed(sent: bytes) -> None:
     """What does not become a request within its time is closed without an answer."""
     limits = ExpositionLimits(connections=3, timeout_s=0.05)
-    async with exposed(registry(), "127.0.0.1", 0, limits) as port:
+    async with exposed(page, "127.0.0.1", 0, limits) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(sent)
         await asyncio.wait_for(ended(reader), DEADLINE_S)
@@ -127,9 +118,8 @@ async def test_a_connection_that_asks_nothing_is_closed(sent: bytes) -> None:
 
 async def test_a_scrape_holds_nobody_up_and_too_many_are_refused() -> None:
     """While a page is made the loop goes on; one more than may read is told the bound, and the first is answered."""
-    held, made = Held(asyncio.get_running_loop()), registry()
-    made.register(held)
-    async with exposed(made, "127.0.0.1", 0, ExpositionLimits(connections=1, timeout_s=600.0)) as port:
+    held = Held(asyncio.get_running_loop())
+    async with exposed(held.page, "127.0.0.1", 0, ExpositionLimits(connections=1, timeout_s=600.0)) as port:
         scrape = asyncio.create_task(ask(port, SCRAPE))
         try:
             await asyncio.wait_for(held.read.wait(), DEADLINE_S)

@@ -140,6 +140,9 @@ class Launched:
     def silent_s(self) -> float | None:
         return None
 
+    def adopter(self, _: int) -> None:
+        return
+
     async def read_log(self, instance_id: InstanceId, offset_bytes: int, most_bytes: int) -> tuple[bytes, int]:
         raise NotImplementedError
 

@@ -4,6 +4,8 @@ import threading
 from collections.abc import AsyncIterator, Iterator
 from typing import Any as Anything
 
+import grpc
+import grpc.aio
 import pytest
 from google.protobuf.any_pb2 import Any
 from google.rpc import code_pb2
@@ -14,6 +16,7 @@ from inferd_api.v1 import task_pb2 as pb
 from inferd_api.v1 import task_service_pb2 as ts
 from inferd_client.errors import ShuttingDownError, TaskExpiredError
 from inferd_client.followers import AsyncFollower, Follower
+from inferd_client.kernels import MOVED, MovedError
 from inferd_client.orders import EMPTY, FULL
 from inferd_client.tasks import run_order
 
@@ -81,6 +84,9 @@ class AsyncWire:
 
     def cancel(self) -> None:
         """Nobody waits for it."""
+
+    def add_done_callback(self, _: object) -> None:
+        """Nor for its end."""
 
     async def order(self) -> ts.TaskOrder:
         return await asyncio.wait_for(self.orders.get(), 60)
@@ -208,3 +214,44 @@ def test_what_has_ended_is_not_asked_for_again() -> None:
     assert wires[1].order().tag == 2
     assert wires[1].orders.empty()
     follower.close()
+
+
+class MovedWire(Wire):
+    """A call that is given up before anything came, as another kernel leads; then one to that."""
+
+    moves = True
+
+    def __iter__(self) -> Iterator[ts.RunTasksResponse]:
+        self.order()
+        if self.moves:
+            self.moves = False
+            raise MovedError(unsent=False)
+        yield response(output(1), finished(2))
+
+
+class AsyncMovedWire(AsyncWire):
+    """The same without threads."""
+
+    moves = True
+
+    async def __aiter__(self) -> AsyncIterator[ts.RunTasksResponse]:
+        await self.order()
+        if self.moves:
+            self.moves = False
+            nothing = grpc.aio.Metadata()
+            raise grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, nothing, nothing, details=MOVED)
+        yield response(output(1), finished(2))
+
+
+def test_a_task_whose_kernel_leads_no_more_before_it_says_a_word_is_run_by_the_next_one() -> None:
+    """A call that is given up since another kernel leads is made there, though nothing has come by it yet."""
+    follower = threaded(MovedWire())
+    assert [event.sequence for event in follower.events(run=run_order("m", "x", {}))] == [1, 2]
+    follower.close()
+
+
+async def test_an_asynchronous_task_whose_kernel_leads_no_more_is_run_by_the_next_one() -> None:
+    """The same without threads."""
+    follower = asynchronous(AsyncMovedWire())
+    async with asyncio.timeout(60):
+        assert [event.sequence async for event in follower.events(run=run_order("m", "x", {}))] == [1, 2]

@@ -96,6 +96,11 @@ BROKEN = {
     "unknown value type": (gguf(pair("k", 13, bytes(8))), "type of 'k' at byte .* is 13; the known types are 0 to 12"),
     "nested array": (gguf(array("k", Kind.ARRAY, 1, bytes(12))), "array of arrays"),
     "bad UTF-8": (gguf(pair("k", Kind.STRING, text(b"ab\xff"))), "at byte 45 is not UTF-8: byte 2 of it is 0xff"),
+    "bad UTF-8 in an array": (gguf(array("k", Kind.STRING, 2, text("ab") + text(b"a\xff"))), "is not UTF-8: byte 1"),
+    "wild text in an array": (
+        gguf(array("k", Kind.STRING, 2, text("ab") + struct.pack("<Q", WILD))),
+        f"value of 'k' at byte 59 needs {WILD} bytes",
+    ),
     "key twice": (gguf(*[pair("k", Kind.U8, b"\0")] * 2), "'k' at byte .* is there twice"),
     "alignment 0": (gguf(pair("general.alignment", Kind.U32, bytes(4))), "'general.alignment' is 0; it must be from 1"),
     "alignment 3": (gguf(pair("general.alignment", Kind.U32, b"\3\0\0\0")), "is 3; it must be a power of 2"),

@@ -294,7 +294,7 @@ def test_panics_of_the_library_are_errors() -> None:
         def unsafe_compute_mask_ptr(self, *_: int) -> None:
             raise PanicException("attempt to divide by zero")
 
-    outputs = follow._Output(Matcher()), follow._Output(Matcher())  # type: ignore[arg-type]
+    outputs = [follow._Output(Matcher(), None) for _ in range(2)]  # type: ignore[arg-type]
     assert [output.take(tokens) for output, tokens in zip(outputs, ([], [1]), strict=True)] == [False, False]
     assert outputs[0].fill(0, 0) == "the grammar library failed: attempt to divide by zero"
     assert outputs[1].fill(0, 0) == "the grammar library failed: index out of bounds"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from amounts import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -179,7 +180,7 @@ def test_a_model_of_sentencepiece_that_is_cut_short_is_refused(tmp_path: Path, c
         read_hf_vocabulary(folder, {}, {})
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.binary(max_size=200), st.integers(0, 400))
 def test_no_bytes_break_the_reader_of_sentencepiece(noise: bytes, at: int) -> None:
     """Whatever a file holds, it is a model or is refused with an error of its own."""

@@ -277,13 +277,43 @@ def test_a_host_may_come_again_after_it_has_left() -> None:
 
 
 def test_an_operator_is_told_of_a_host_that_is_not_there() -> None:
-    """Draining an unknown host is refused with the nearest name, a lost one with where it stands."""
+    """Draining an unknown host is refused with the nearest name, and cordoning one that drains with what helps."""
     bench = Bench()
     with pytest.raises(InvalidFieldError, match="no host 'aa'; did you mean 'a'"):
         bench.tell(events.DrainHost(HostId("aa")))
-    bench.tell(events.HostLost(A, "no word"))
-    with pytest.raises(InvalidFieldError, match="host 'a' is LOST, not READY"):
-        bench.tell(events.DrainHost(A))
+    bench.tell(events.DrainHost(A))
+    with pytest.raises(InvalidFieldError, match="host 'a' is DRAINING, not READY; resume it first"):
+        bench.tell(CordonHost(A))
+
+
+@pytest.mark.parametrize("away", [events.HostLost(A, "no word"), events.HostLeft(A)], ids=["lost", "forgotten"])
+def test_what_is_wanted_of_a_host_that_is_away_holds_once_it_is_back(away: events.Event) -> None:
+    """A lost host, and one that has not joined since the kernel was started, may be drained, cordoned and resumed."""
+    orders: list[tuple[events.Event, HostState]] = [
+        (events.DrainHost(A), HostState.DRAINING),
+        (CordonHost(A), HostState.CORDONED),
+        (events.ResumeHost(A), HostState.READY),
+    ]
+    for event, state in orders:
+        bench = Bench()
+        bench.tell(away)
+        bench.tell(OrderHosts({A: HostChange.DRAIN}))
+        assert not of(bench.tell(event), changes.HostChanged)
+        bench.tell(events.HostFound(A))
+        bench.tell(event)  # again, while it is JOINING
+        bench.tell(events.HostJoined((GPU,), A))
+        assert bench.machine.hosts.known[A].state is state
+
+
+def test_nothing_is_wanted_of_a_host_that_was_removed() -> None:
+    """One that is forgotten, too: when it joins it takes instances, and what is wanted of it is nothing."""
+    bench = Bench()
+    bench.tell(OrderHosts({HostId("c"): HostChange.DRAIN}))
+    bench.tell(events.HostLeft(HostId("c")))
+    with pytest.raises(InvalidFieldError, match="no host 'c'"):
+        bench.tell(events.ResumeHost(HostId("c")))
+    bench.tell(events.HostJoined((GPU,), HostId("c")))
+    assert bench.machine.hosts.known[HostId("c")].state is HostState.READY
 
 
 def test_minimum_instances_move_to_another_host() -> None:
@@ -402,3 +432,17 @@ def test_a_load_that_waits_for_more_than_there_is_fails_or_goes_elsewhere() -> N
         assert [c.instance_id for c in of(found, commands.StopWorker)] == ["m-1"]
         assert bench.states("t1") == [state]
         assert bench.places == ({} if len(devices) == 1 else {"m-2": ({ON_A, ON_B} - {place}).pop()})
+
+
+def test_what_others_held_of_a_host_that_was_lost_is_not_counted_twice() -> None:
+    """A host that comes back has to give what they leave by then: what was measured before its loss counts no more."""
+    bench = Bench()
+    bench.tell(events.ForeignMeasured(ON_A, 400))
+    account = bench.machine.views.devices[ON_A]
+    assert account.free_bytes == 600
+    bench.tell(events.HostLost(A, "no word"))
+    bench.tell(events.HostFound(A))
+    bench.tell(events.HostJoined((replace(GPU, memory_bytes=600),), A))
+    assert account.free_bytes == 600
+    bench.tell(events.ForeignMeasured(ON_A, 100))
+    assert account.free_bytes == 500

@@ -367,7 +367,7 @@ def test_a_lease_is_read_as_it_was_written() -> None:
     clock = Clock(monotonic=lambda: 100.1, wall=lambda: 1.8e9, boot=Boot("one"))
     claims = (
         MemoryClaim(device_id=DeviceId("cpu:0"), memory_bytes=5),
-        CoresClaim(device_id=DeviceId("h/cpu:0"), cores=2),
+        CoresClaim(device_id=DeviceId("h/cpu:0"), cores=2, selector={"zone": "a"}),
         ModelClaim(model=ModelName("m"), sequences=3, kv_tokens=4),
     )
     spec = LeaseSpec(

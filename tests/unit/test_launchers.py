@@ -1,7 +1,10 @@
 """Workers on hosts that are not the kernel's own: whatever starts them, the kernel sees the same."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from time_limits import LONG_S
 
 from inferd import __version__
 from inferd.core.host import device_on
@@ -192,3 +195,25 @@ async def test_a_worker_that_cannot_be_ended_in_order_ends_no_other() -> None:
     assert supervisor.workers == {}
     why = "it could not be ended in order: no such process (False, False)"
     assert [each for _, each, _ in listener.exits] == [why]
+
+
+async def test_a_worker_that_is_adopted_waits_for_no_files() -> None:
+    """It has loaded its model: its host ends it where nobody takes it up in time, whatever has to be opened here."""
+    opened: list[object] = []
+
+    @asynccontextmanager
+    async def opening(path: object) -> AsyncIterator[None]:
+        opened.append(path)
+        yield
+
+    adopter, listener = FarLauncher(), Listener()
+    supervisor = Supervisor(times=TIMES, launchers={FAR: FarLauncher()}, listener=listener)
+    supervisor.opening = opening
+    async with asyncio.timeout(LONG_S), asyncio.TaskGroup() as group:
+        supervisor.start(group, NAME, LOAD, host_id=FAR, launcher=adopter)
+        supervisor.workers[NAME].stop()
+    assert not opened
+    async with asyncio.timeout(LONG_S), asyncio.TaskGroup() as group:
+        supervisor.start(group, NAME, LOAD, host_id=FAR)
+        supervisor.workers[NAME].stop()
+    assert opened == ["/m"]

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from time_limits import LONG_S
 
 from inferd.runtime import link as links
 from inferd.runtime.link import HEADER, LocalLink
@@ -148,7 +149,7 @@ async def test_steps_that_come_during_a_rest_are_told_together(
     kernel = Kernel()
     link = await kernel.connect(ends[0])
     ends[1].sendall(wire_bytes(step((7, 0, "a"))))
-    await asyncio.wait_for(kernel.came.wait(), 10)  # from now on it rests
+    await asyncio.wait_for(kernel.came.wait(), LONG_S)  # from now on it rests
     for number in range(1, 5):
         ends[1].sendall(wire_bytes(step((7, number, "b"))))
         for _ in range(5):
@@ -156,7 +157,7 @@ async def test_steps_that_come_during_a_rest_are_told_together(
     ends[1].sendall(wire_bytes(step((7, 5, "c"), ended=[step_pb2.Ended(handle=7)])))
     ends[1].close()
     link._go_on()  # the rest is over
-    await asyncio.wait_for(kernel.closed.wait(), 10)
+    await asyncio.wait_for(kernel.closed.wait(), LONG_S)
     assert outputs(kernel.frames) == [(7, [0], "a"), (7, [1, 2, 3, 4], "bbbb"), (7, [5], "c")]
 
 
@@ -170,9 +171,9 @@ async def test_a_rest_ends_by_itself(
     for number in range(3):
         kernel.came.clear()
         ends[1].sendall(wire_bytes(step((7, number, "a"))))
-        await asyncio.wait_for(kernel.came.wait(), 10)
+        await asyncio.wait_for(kernel.came.wait(), LONG_S)
     ends[1].close()
-    await asyncio.wait_for(kernel.closed.wait(), 10)
+    await asyncio.wait_for(kernel.closed.wait(), LONG_S)
     assert outputs(kernel.frames) == [(7, [0], "a"), (7, [1], "a"), (7, [2], "a")]
 
 
@@ -185,7 +186,7 @@ async def test_frames_in_pieces_lose_nothing(ends: tuple[socket.socket, socket.s
         ends[1].sendall(data[start : start + 33])
         await asyncio.sleep(0)
     ends[1].close()
-    await asyncio.wait_for(kernel.closed.wait(), 10)
+    await asyncio.wait_for(kernel.closed.wait(), LONG_S)
     told = [token for handle, tokens, _ in outputs(kernel.frames) for token in tokens if handle == 7]
     assert told == list(range(40))
     assert "".join(text for handle, _, text in outputs(kernel.frames) if handle == 7) == "".join(map(str, range(40)))

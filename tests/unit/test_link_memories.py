@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from time_limits import LONG_S
 
 from inferd.runtime.link import LocalLink
 from inferd.shared import MOST_AT_ONCE, Memory, MemoryRefusedError, ancillary
@@ -18,7 +19,7 @@ from inferd.worker.link import Link
 from inferd_api.worker.v1 import step_pb2, task_pb2
 from inferd_api.worker.v1 import worker_pb2 as wire
 
-DEADLINE_S = 30.0
+DEADLINE_S = LONG_S
 LIMIT_BYTES = 8 << 20
 
 

@@ -61,13 +61,13 @@ def test_scores_of_a_prompt_in_parts(parts: list[tuple[int, int]]) -> None:
     logits = np.random.default_rng(2).normal(size=(5, 6)).astype(np.float32)
     scores = PromptScores(prompt, top=2)
     for begin, end in parts:
-        count = scores.count(begin, end)
-        scores.add(logits[begin : begin + count], begin)
+        first, count = scores.count(begin, end)
+        scores.add(logits[first : first + count], first)
     assert scores.tell() == join(measure(logits[:4], prompt[1:], [2] * 4))
 
 
 def test_scores_of_one_token() -> None:
     """A prompt of one token has nothing to tell."""
     scores = PromptScores(np.array([1], np.int32), top=2)
-    assert scores.count(0, 1) == 0
+    assert scores.count(0, 1) == (0, 0)
     assert scores.tell() == Logprobs((), ())

@@ -18,6 +18,23 @@ TASKS = {
     "greedy": greedy(WORDS, max_tokens=16),
     "uncached": Task(prompt=WORDS, sampling=RANDOM, prefix_cache=False),
     "rules": Task(prompt=WORDS, sampling=replace(RANDOM, repetition_penalty=1.5, frequency_penalty=1, min_tokens=9)),
+    "shaped": Task(
+        prompt=WORDS,
+        sampling=replace(
+            RANDOM,
+            repetition_penalty=1.5,
+            penalty_window=5,
+            dry_multiplier=2,
+            top_n_sigma=2,
+            typical_p=0.9,
+            xtc_probability=0.5,
+        ),
+    ),
+    "surprise": Task(prompt=WORDS, sampling=replace(RANDOM, mirostat_tau=2, mirostat_eta=0.7, n=2)),
+    "ruled surprise": Task(
+        prompt=WORDS, sampling=replace(RANDOM, mirostat_tau=1, mirostat_eta=0.5, presence_penalty=2, min_tokens=3)
+    ),
+    "mute": Task(prompt=WORDS, sampling=replace(RANDOM, max_tokens=0, prompt_logprobs=1, n=2)),
     "stop": Task(prompt=WORDS, sampling=replace(RANDOM, temperature=0, stop=("deab",))),
     "told": Task(prompt=WORDS, sampling=replace(RANDOM, logprobs=2, prompt_logprobs=1, echo=True)),
     "samples": Task(prompt=WORDS, sampling=replace(RANDOM, n=3)),
@@ -49,7 +66,7 @@ def test_goes_on_behind_any_step_as_ever(
     beats = 0
     while plain.step():
         beats += 1
-    assert beats > 1 or TASKS[kind].embedding
+    assert beats > 1 or TASKS[kind].embedding or TASKS[kind].sampling.max_tokens == 0
     for before in range(beats):
         engine = make_engine(tmp_path, limits, block_tokens=4)
         engine.submit(1, TASKS[kind])

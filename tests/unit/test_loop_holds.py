@@ -49,7 +49,7 @@ def test_blocks_of_a_lease_wait_for_its_tasks(tmp_path: Path) -> None:
         submit(engine, handle, tokens=24)  # 6 blocks each; 8 are not held
     for _ in range(15):
         engine.step()
-    assert engine.places.preempted == 2
+    assert engine.places.preempted == engine.preempted == 2, "each is told once"
     assert engine.running == [0]
     submit(engine, 3, tokens=33, lease_id="l")  # the last token needs no place
     engine.step()

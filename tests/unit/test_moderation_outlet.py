@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import random
 import time
 import unicodedata
 
 import pytest
+from amounts import examples
 from confusable_homoglyphs import confusables
 
 from inferd.core.moderation import ModerationAction as Action
@@ -23,7 +23,7 @@ WORDS = ("forbidden", "kill all", "hemmung", "idiot", "слово", "ηλιος"
 PATTERNS = (r"\b\d{4}[ -]?\d{4}[ -]?\d{4}\b", r"secret-[a-z]{3,8}\d")
 UNSEEN = "\u200b\u200c\u200d\u2060\ufeff\u00ad\u034f\U000e0061\u202e"
 MARKS = "\u0301\u0308\u0323\u0336\u20dd"
-EVASIONS = int(os.environ.get("EVASIONS", "10000"))  # more of them: EVASIONS=1000000 pytest …
+EVASIONS = examples(1000)
 PIECES: list[str | bytes] = [bytes([n]) for n in range(256)]
 """Each token is one byte: a text can be split nowhere else."""
 
@@ -90,7 +90,7 @@ def _write(character: str, rng: random.Random, twins: dict[str, list[str]]) -> s
     return rng.choice(ways if character != " " else ["\u2003", "  ", "\n", "\t \u00a0", " "])
 
 
-def test_ten_thousand_evasions_show_nothing_of_what_is_found() -> None:
+def test_evasions_show_nothing_of_what_is_found() -> None:
     """Whatever a word is written with, and at whichever byte it is split, no byte of it is shown, and all around is."""
     rng, twins = random.Random(20), {}
     ruling = Ruling([Rule(name="words", words=WORDS, action=Action.REDACT, replacement="#")])

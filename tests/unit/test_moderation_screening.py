@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from time_limits import LONG_S
 
 from inferd.core.ids import Tenant
 from inferd.core.moderation import ModerationAction
@@ -56,7 +57,7 @@ class Bench:
 
     def get(self) -> ScreenedOutput:
         """What is sent next."""
-        sent: ScreenedOutput = self.sent.get(timeout=10)
+        sent: ScreenedOutput = self.sent.get(timeout=LONG_S)
         return sent
 
     def step(self, text: str = "", **more: Any) -> ScreenedOutput:

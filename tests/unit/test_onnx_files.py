@@ -229,7 +229,7 @@ def test_many_entries(folder: Path) -> None:
     assert "more than 32 things" in refusal(
         save_raw(path, b"".join(message(13, message(1, b"%d" % n)) for n in range(40)))
     )
-    trees = b"\x3d\x00\x00\x80\x3f" * 600_000 + b"\x40\xff\x01" * 600_000 + b"\x4a\x02no" * 600_000
+    trees = b"\x3d\x00\x00\x80\x3f" * 200_000 + b"\x40\xff\x01" * 200_000 + b"\x4a\x02no" * 200_000
     path.write_bytes(message(7, message(1, message(5, trees + b"\xa0\x01\x06"))))
     assert read_model_file(path).nodes == 1
     path.write_bytes(message(7, message(1, message(5, trees + b"\x3d\x00\x00"))))
@@ -364,7 +364,7 @@ def test_an_operator_that_is_not_known(tmp_path: Path) -> None:
 
 def test_damaged_files_in_one_process() -> None:
     """Hundreds of damaged files after each other leave a process that still loads: only LoadErrors refuse them."""
-    tally = onnx_fuzz.through_children(seed=16, cases=500)
+    tally = onnx_fuzz.through_children(seed=16, cases=200)
     assert not tally.findings, "\n".join(tally.findings)
-    assert tally.cases == 500
-    assert min(tally.outcomes["loaded"], tally.outcomes["refused"]) > 50
+    assert tally.cases == 200
+    assert min(tally.outcomes["loaded"], tally.outcomes["refused"]) > 20

@@ -6,6 +6,8 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from time_limits import LONG_S
+
 from inferd.runtime.opened_files import OpenedFiles
 
 if TYPE_CHECKING:
@@ -24,7 +26,11 @@ class _Files:
     def name(self, tenant: str, digest: str) -> str:
         return f"{tenant}-{digest}"
 
-    def model_folder(self, name: str) -> Path:
+    @property
+    def models(self) -> "_Files":
+        return self
+
+    def folder(self, name: str) -> Path:
         return Path("/models") / name
 
     def link(self, name: str, _tenant: str, _files: Mapping[str, str]) -> None:
@@ -55,7 +61,7 @@ async def test_a_model_that_nobody_reads_any_more_leaves_nothing_behind() -> Non
             ready.release()
             await end.wait()
 
-    async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(LONG_S), asyncio.TaskGroup() as group:
         for _ in range(3):
             group.create_task(read())
         for _ in range(3):

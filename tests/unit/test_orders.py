@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from time_limits import LONG_S
 
 from inferd.core import commands
 from inferd.core.ids import DeviceId, InstanceId, LeaseId, ModelName, TaskId, Tenant
@@ -53,7 +54,7 @@ async def test_a_kept_setting_that_no_frame_has_room_for_is_a_load_that_failed()
     supervisor = Supervisor(times=TIMES, launchers={}, listener=listener)
     relay, streams = Relay(Clock(), output_bytes=1), Streams(stream_bytes=1000, retained_bytes=1000, events_bytes=1000)
     orders = Orders(supervisor, relay, streams, load_pb2.EngineLimits(), clock=Clock())
-    async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(LONG_S), asyncio.TaskGroup() as group:
         orders.group = group
         orders.obey(commands.StartWorker(GONE, model, device, capacity_bytes=1))
         why = f"setting 'context_tokens' is {10**20}; it must be at most {2**63 - 1}"

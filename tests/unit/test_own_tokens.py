@@ -4,6 +4,7 @@ import importlib
 from typing import Any
 
 import pytest
+from amounts import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from shared_templates import reference
@@ -262,7 +263,7 @@ def test_a_traced_template_gives_the_same_text() -> None:
 WORDS = st.text("<|a>", min_size=1, max_size=7).filter(str.strip)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(words=st.sets(WORDS, max_size=6), text=st.text("<|a>", max_size=30), many=st.booleans())
 def test_the_first_and_longest_token_is_found(words: set[str], text: str, *, many: bool) -> None:
     """Of few tokens and of many, the one that begins first is found, and of those that begin there the longest."""

@@ -18,7 +18,7 @@ async def test_a_plugin_that_was_mended_is_looked_for(
     source.parent.mkdir(exist_ok=True)
     source.write_text("wrong")
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(module, "_read_installed", frozenset)
+    monkeypatch.setattr(module, "read_installed", frozenset)
     name = "mendable.plugin" if "/" in layout else "mendable"
     looked: list[BackendState] = []
 

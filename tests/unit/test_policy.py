@@ -105,7 +105,7 @@ def test_a_pattern_of_many_stars_takes_no_time() -> None:
     """The time of a pattern is the product of both lengths at most, however it is made."""
     began = time.process_time()
     assert not matches("*a" * 60 + "b", "a" * 128)
-    assert time.process_time() - began < 1.0
+    assert time.process_time() - began < 10  # each star twice the time would take years
 
 
 def test_built_in_roles_rise() -> None:
@@ -146,3 +146,14 @@ def test_what_is_about_a_model_is_about_its_versions() -> None:
     assert not Grant(("*",), ("chat",)).permits("chat@3")
     assert Grant(("*",), ("chat@3",)).permits("chat@2")
     assert not Grant(("chat",), ()).permits("chats@3")
+
+
+def test_a_rule_holds_for_the_versions_of_a_repository() -> None:
+    """A rule about "chat" holds for "chat:3" and "chat:3@1", none of them for "chat:fast", which is another model."""
+    for each in ("chat:3", "chat:3@1"):
+        assert not Grant(("*",), ("chat",)).permits(each)
+        assert Grant(("chat",), ()).permits(each)
+    assert not Grant(("*",), ("chat:3",)).permits("chat:3@1")
+    assert Grant(("*",), ("chat:3",)).permits("chat")
+    for each in ("chat:fast", "chat:03", "chat:", ":3", "chats:3"):
+        assert Grant(("*",), ("chat",)).permits(each)

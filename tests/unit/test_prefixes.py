@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from time_limits import LONG_S
 
 from inferd.core.changes import ModelForgotten, VersionChanged
 from inferd.core.ids import InstanceId, ModelName
@@ -16,7 +17,7 @@ from inferd.shared import Memory, MemoryRefusedError
 from inferd_api.worker.v1 import prefix_pb2
 
 PAGE = 4096
-DEADLINE_S = 5.0
+DEADLINE_S = LONG_S
 A, B, C = (ModelName(name) for name in "abc")
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from time_limits import LONG_S
 
 from inferd.ray import actor, agent_process
 from inferd.ray.actor import AgentActor, Report
@@ -75,6 +76,7 @@ def test_the_invitation_goes_through_a_pipe(made: AgentActor, monkeypatch: pytes
         )
     ]
     assert not [each for each in told["environment"] if each.startswith("RAY_") or each == "INFERD_CREDENTIAL"]
+    assert int(told["environment"]["INFERD_HOSTS__CACHE_FOLDERS"]) > 1  # nodes of one machine have one data_dir
     assert json.loads(told["environment"]["INFERD_DEVICES__MEMORY_BYTES"]) == {"cpu:0": 1 << 30}
     assert Path(told["environment"]["INFERD_CA_FILE"]).read_text() == "-----BEGIN CERTIFICATE-----"
 
@@ -107,7 +109,7 @@ def test_an_actor_of_which_nobody_asks_ends(monkeypatch: pytest.MonkeyPatch, tmp
     given_back = threading.Event()
     monkeypatch.setattr(actor, "give_back", given_back.set)
     made = AgentActor("ray-1", 0.05)
-    assert given_back.wait(20)
+    assert given_back.wait(LONG_S)
     assert Report(*made.watch(0)).why == "nothing was heard for 0.05 s"
 
 

@@ -1,6 +1,7 @@
 """A fleet on a cluster and with a kernel that are played: what comes of failures of either."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -78,7 +79,7 @@ class Played:
 
     def drain(self, host: str) -> None:
         self.told.append(f"drain {host}")
-        self.hosts[host] = HostSeen(name=host, state=HostState.DRAINING)
+        self.hosts[host] = HostSeen(name=host, state=HostState.DRAINING, let_go=True)
 
     def resume(self, host: str) -> None:
         self.told.append(f"resume {host}")
@@ -253,3 +254,21 @@ def test_authorities_are_certificates_alone(tmp_path: Any) -> None:
     file.write_text("-----BEGIN CERTIFICATE-----\n-----BEGIN PRIVATE KEY-----")
     with pytest.raises(CommandError, match="nothing else"):
         read_authorities(file)
+
+
+def test_a_host_that_an_operator_resumed_drains_anew_before_it_goes(clock: dict[str, float]) -> None:
+    """What runs there by then has its time to end, too, however long ago it was to drain first."""
+    played = Played()
+    fleet = fleet_on(played, drain_s=30)
+    for _ in range(2):
+        fleet.look()
+    host = host_name(A)
+    played.there[A] = Node(node_id=A, resources={"CPU": 4, "memory": 1e9}, drains=True)
+    played.hosts[host] = replace(played.hosts[host], busy=True)
+    fleet.look()
+    for state, passed_s in ((HostState.READY, 100), (HostState.DRAINING, 20)):
+        played.hosts[host] = HostSeen(name=host, state=state, busy=True)
+        clock["s"] += passed_s
+        fleet.look()
+    assert played.told == [f"drain {host}"] * 2
+    assert A in played.actors

@@ -1,5 +1,7 @@
 """What is done about the nodes of a Ray cluster, from what is seen of them."""
 
+from dataclasses import replace
+
 import pytest
 
 from inferd.ray.labels import labels_of
@@ -75,9 +77,20 @@ def test_a_node_is_drained_before_it_goes() -> None:
 
 
 def test_a_node_that_is_wanted_again_takes_work_again() -> None:
-    """A drain that was begun is taken back, if the node is wanted before it has gone."""
-    drains = Agent(node_id=A, phase=Phase.ATTACHED, drained_at=80)
-    assert done(seen(Node(node_id=A), agents=(drains,), hosts=(host(A, HostState.DRAINING),)), A) == [(Do.RESUME, A)]
+    """A drain that was begun is taken back if the node is wanted before it has gone, by whichever process began it.
+
+    What an operator drains stays so, and what is let go drains also where another process has begun that.
+    """
+    ours = replace(host(A, HostState.DRAINING, instances=1), let_go=True)
+    for drained_at in (80, None):
+        agent = Agent(node_id=A, phase=Phase.ATTACHED, drained_at=drained_at)
+        assert done(seen(Node(node_id=A), agents=(agent,), hosts=(ours,)), A) == [(Do.RESUME, A)]
+        assert done(seen(Node(node_id=A), agents=(agent,), hosts=(host(A, HostState.DRAINING),)), A) == []
+    assert done(seen(Node(node_id=A), hosts=(replace(ours, state=HostState.LOST),)), A) == [
+        (Do.RESUME, A),
+        (Do.PLACE, A),
+    ]
+    assert done(seen(Node(node_id=A), agents=(agent,), hosts=(ours,))) == [(Do.DRAIN, A)]
 
 
 def test_so_many_agents_begin_at_once_and_no_more() -> None:

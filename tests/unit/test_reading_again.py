@@ -1,4 +1,4 @@
-"""SIGHUP: the declared models of the configuration are read again."""
+"""SIGHUP: the declared models of the configuration are read again, and the levels of logs."""
 
 from pathlib import Path
 from typing import Any
@@ -27,12 +27,14 @@ async def test_what_comes_together_is_read_once_and_what_cannot_be_read_changes_
     """Two signals at once read what is there now; a file that is no TOML or is wrong leaves all as it is."""
     config = tmp_path / "config.toml"
     monkeypatch.setenv("INFERD_CONFIG", str(config))
-    declaring = Declaring()
-    reading = Reading(declaring)  # type: ignore[arg-type] # what it needs of one
-    for text in ('[[models]]\nname = "a"\n', "[[models", "nosuch = 1", '[[models]]\nname = "b"\n'):
+    declaring, lines = Declaring(), Mock()
+    reading = Reading(declaring, lines)  # type: ignore[arg-type] # what it needs of one
+    again = '[[models]]\nname = "b"\n[logs]\nlevel = "debug"\n'
+    for text in ('[[models]]\nname = "a"\n', "[[models", "nosuch = 1", again):
         config.write_text(text, encoding="utf-8")
         reading.signalled()
         reading.signalled()
         await reading.done()
     assert declaring.given == [["a"], ["b"]]
+    assert [call.args[0].level for call in lines.set_levels.call_args_list] == ["info", "debug"]
     await reading.end()

@@ -11,7 +11,8 @@ import pytest
 
 Image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
 
-from inferd.engine.recipe.images import MOST_SCANS, MOST_SEGMENTS, Pictures  # noqa: E402 - behind the check that its library is there
+from inferd.engine.pictures.decoding import MOST_SCANS, MOST_SEGMENTS  # noqa: E402 - behind the check that its library is there
+from inferd.engine.recipe.images import Pictures  # noqa: E402 - as above
 from inferd.engine.recipe.room import Room  # noqa: E402 - as above
 from inferd.plugin import ImageInput  # noqa: E402 - as above
 

@@ -1,83 +1,45 @@
-"""How much is stored of kept tasks, and what gives way."""
+"""Work of the kernel's own that waits for room."""
+
+from __future__ import annotations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from inferd.core.ids import TaskId, Tenant
-from inferd.core.room import Room
-from inferd.errors import LimitExceededError
-
-A, B = Tenant("a"), Tenant("b")
+from inferd.errors import LimitExceededError, QueueFullError
+from inferd.runtime.front import room
 
 
-def test_whoever_has_most_gives_up_its_oldest() -> None:
-    """Outputs of ended tasks go until all is within the bound: of who has most, so that another one loses none."""
-    room = Room(100, 1.0)
-    for number in range(4):
-        room.end(TaskId(f"a{number}"), A, 20)
-    room.end(TaskId("b"), B, 30)
-    assert room.excess() == ("a0", A)
-    room.drop(TaskId("a0"), A)
-    assert (room.excess(), room.all_bytes) == (None, 90)
-    room.live(TaskId("c"), B, 25)
-    assert room.excess() == ("a1", A)
-    for task_id in ("a1", "a2"):
-        room.drop(TaskId(task_id), A)
-    room.end(TaskId("c"), B, 45)
-    assert (room.excess(), room.all_bytes) == (None, 95)
-    room.live(TaskId("d"), A, 6)
-    assert room.excess() == ("b", B)
+class Asked:
+    """Refuses so often, then answers."""
+
+    def __init__(self, refusals: int, *, retry_after_s: float | None = 0.0) -> None:
+        self.left, self.times, self._retry_after_s = refusals, 0, retry_after_s
+
+    async def ask(self) -> str:
+        self.times += 1
+        if self.times <= self.left:
+            raise QueueFullError("full", retry_after_s=self._retry_after_s)
+        return "answer"
 
 
-def test_a_task_without_room_is_refused_with_both_numbers() -> None:
-    """What has not ended gives no way: the next one hears what is there and may be, as does one beyond its share."""
-    room = Room(100, 1.0)
-    room.live(TaskId("a"), A, 40)
-    room.end(TaskId("b"), B, 60)
-    room.check(B, 60)
-    with pytest.raises(LimitExceededError) as caught:
-        room.check(B, 61)
-    assert caught.value.metadata == {"bound": "store.bytes", "value": "61", "held": "40", "limit": "100"}
-    room.check(A, 20)
-    with pytest.raises(LimitExceededError, match=r"may have 1 times the 60 bytes that are left of 100") as caught:
-        room.check(A, 21)
-    assert caught.value.metadata["held"] == "40"
-    assert caught.value.retry_after_s is not None
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "LEAST_WAIT_S", 0.0)
 
 
-@given(
-    st.lists(
-        st.tuples(
-            st.sampled_from(["live", "end", "drop"]),
-            st.sampled_from("pqrs"),
-            st.sampled_from([A, B]),
-            st.integers(0, 9),
-        )
-    )
-)
-def test_the_sums_are_those_of_the_tasks(steps: list[tuple[str, str, Tenant, int]]) -> None:
-    """Whatever tasks take, end and are forgotten, the sums are what their parts come to."""
-    room, living, ended = Room(5, 1.0), dict[tuple[Tenant, str], int](), dict[tuple[Tenant, str], int]()
-    for what, name, tenant, size_bytes in steps:
-        task_id, key = TaskId(f"{tenant}{name}"), (tenant, name)
-        if what == "live" and key not in ended:
-            room.live(task_id, tenant, size_bytes)
-            living[key] = size_bytes
-        elif what != "live":
-            living.pop(key, None)
-            ended.pop(key, None)
-            if what == "end":
-                room.end(task_id, tenant, size_bytes)
-                ended[key] = size_bytes
-            else:
-                room.drop(task_id, tenant)
-        assert room.living_bytes == sum(living.values())
-        assert room.all_bytes == sum(living.values()) + sum(ended.values())
-        sums = {who: sum(size for (of, _), size in ended.items() if of == who) for who in (A, B)}
-        if (found := room.excess()) is not None:
-            assert room.all_bytes > room.limit_bytes
-            assert sums[found[1]] == max(sums.values())
-            assert found[0] == next(f"{who}{each}" for who, each in ended if who == found[1])
-        else:
-            assert room.all_bytes <= room.limit_bytes or not ended
+async def test_what_was_refused_for_want_of_room_is_asked_for_again() -> None:
+    """It is asked for until there is room, or as often as it may be."""
+    asked = Asked(5)
+    assert await room.patiently(asked.ask) == "answer"
+    assert await room.patiently(Asked(2).ask, tries=3) == "answer"
+    lost = Asked(3)
+    with pytest.raises(QueueFullError):
+        await room.patiently(lost.ask, tries=3)
+    assert (asked.times, lost.times) == (6, 3)
+
+
+async def test_what_no_waiting_helps_is_raised_at_once() -> None:
+    """A refusal that names no time to come again is one for good."""
+    asked = Asked(1, retry_after_s=None)
+    with pytest.raises((QueueFullError, LimitExceededError)):
+        await room.patiently(asked.ask)
+    assert asked.times == 1

@@ -108,6 +108,19 @@ def test_ranks_have_sockets_of_an_empty_network_and_no_others(column: int) -> No
 
 
 @pytest.mark.parametrize("column", [1, 2])
+def test_who_may_use_the_network_has_no_sockets_with_a_path(column: int) -> None:
+    """Landlock does not cover them, and who comes to a kernel by its own socket is its owner there."""
+    program, known = outer(column, network=True, programs=False), numbers(column)
+    assert [answer(program, column, known["socket"], family, 1, 0) for family in (2, 10, 16, 1, 40)] == [
+        *[0] * 3,
+        *[EPERM] * 2,
+    ]
+    assert answer(program, column, known["socket"], 2, 2, 17) == 0  # UDP, by which names are asked for
+    assert [answer(program, column, known["socketpair"], 1, kind) for kind in (1, 2)] == [0, EPERM]
+    assert answer(program, column, known["connect"], 3, 0, 0) == 0
+
+
+@pytest.mark.parametrize("column", [1, 2])
 def test_a_sealed_process_makes_threads_alone(column: int) -> None:
     """It forks no more, and signals nobody but itself, or what it has a descriptor of; what it forks from may fork."""
     known = numbers(column)

@@ -311,9 +311,10 @@ def test_a_limit_that_is_the_kernels_too_bounds_no_worker(home: Path, group: str
 
 
 def test_ranks_reach_each_other_and_share_memory_on_devices_alone() -> None:
-    """The order for several ranks is for a loopback; a folder of shared memory is written where devices compute."""
+    """The order for several ranks is for a loopback; files in shared memory are made where devices compute."""
     one, host = load_pb2.Load(device="cpu:0", ranks=["cpu:0"]), load_pb2.Load(device="cpu:0", ranks=["cpu:0"] * 2)
     cards = load_pb2.Load(device="cuda:0", ranks=["cuda:0", "cuda:1"])
     orders = [_order(load, "/scratch", reads=()) for load in (one, host, cards)]
     assert [order.loopback for order in orders] == [False, True, True]
-    assert [order.writes for order in orders] == [("/scratch",), ("/scratch",), ("/scratch", *_SHARED)]
+    assert [order.writes for order in orders] == [("/scratch",)] * 3
+    assert [order.shares for order in orders] == [(), (), _SHARED]

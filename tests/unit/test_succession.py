@@ -51,6 +51,27 @@ def test_who_was_held_up_itself_counts_anew() -> None:
     assert succession.look(200.5, holder=0, age_s=None) is Step.WAIT
 
 
+def test_a_silent_leader_is_ended_though_each_look_takes_long() -> None:
+    """As by a store that answers slowly: some looks that are far apart are enough, and one behind a pause is not."""
+    for every_s in (0.6 * SILENCE_S, 2 * SILENCE_S):
+        steps = looks(*((7, 0.1 + every_s * number) for number in range(8)), every_s=every_s)
+        assert steps.index(Step.END) == 4
+    succession = Succession(GRACE_S, SILENCE_S)
+    assert succession.look(100.0, holder=7, age_s=0.4) is Step.WAIT
+    waits = [succession.look(160.0 + LOOK_S * number, holder=7, age_s=60.4 + LOOK_S * number) for number in range(9)]
+    assert waits.index(Step.END) * LOOK_S >= SILENCE_S / 2, "who was paused as well has some beats to say so"
+
+
+def test_words_are_new_where_the_clock_behind_them_is_another() -> None:
+    """After a database took over whose clock is behind, a leader's first late word is heard, and it is not ended."""
+    succession = Succession(GRACE_S, SILENCE_S)
+    assert succession.look(1000.0, holder=7, age_s=0.1) is Step.WAIT
+    succession.blind()
+    for number in range(20):  # it tells of itself: each word is new
+        assert succession.look(900.0 + LOOK_S * number, holder=7, age_s=0.1) is Step.WAIT
+    assert succession.look(905.0, holder=7, age_s=SILENCE_S + 0.1) is Step.WAIT
+
+
 def test_who_was_held_up_follows_where_the_lock_is_still_free() -> None:
     """A kernel whose looks are slow does not wait for ever; one that could not see its store leaves the lock anew."""
     succession = Succession(GRACE_S, SILENCE_S)

@@ -187,7 +187,7 @@ def test_of_a_batch_that_fails_each_is_tried_alone() -> None:
             lambda x: {"y": Tensor(element_type=ElementType.DOUBLE, shape=x.shape, array=x.astype("f8"))},
             "gave DOUBLE as output 'y'; its Signature has FLOAT",
         ),
-        (lambda x: iter([{"y": floats(x)}, {}]), "gave NoneType as output 'y'"),
+        (lambda x: iter([{"y": floats(x)}, {"z": floats(x)}]), "gave NoneType as output 'y'"),
     ],
 )
 def test_what_a_session_must_not_give(compute: Callable[[Any], Any], message: str) -> None:
@@ -200,6 +200,16 @@ def test_what_a_session_must_not_give(compute: Callable[[Any], Any], message: st
         (error,) = [ended.error for result in told.results for ended in result.ended]
         assert error is not None
         assert re.search(message, error.message), error.message
+
+
+def test_a_set_without_outputs_is_none_yet() -> None:
+    """An iterator that gives an empty set has nothing yet: nobody is told of that, and it is asked again."""
+    session = Session(compute=lambda x: iter([{}, {"y": floats(x)}, {}, {"y": floats(x + 1)}]))
+    with running(session) as (loop, told):
+        session.gate.release(1)
+        loop.submit(request(1, 3.0))
+        assert told.until(1) == {1: None}
+        assert told.outputs() == {1: [[[3]], [[4]]]}
 
 
 def test_a_model_that_does_not_keep_rows_is_computed_alone() -> None:

@@ -10,6 +10,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from structlog.testing import capture_logs
+from time_limits import LONG_S
 
 from inferd.audit_settings import Audit
 from inferd.core.audit import HEAD as HEAD_MEMBERS
@@ -364,6 +365,6 @@ async def test_entries_are_written_by_themselves_after_a_while() -> None:
     trail = trail_of(keeper, interval_s=0.0)
     trail.add({"type": "call", "place": 1})
     assert keeper.written == []
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(LONG_S):
         await written.wait()
     assert [each["place"] for each in told(keeper.written)] == [1]

@@ -2,6 +2,7 @@
 
 import pytest
 
+from inferd.errors import InvalidFieldError
 from inferd.services.work_values import read_work
 from inferd_api.v1 import sampling_pb2 as sp
 from inferd_api.v1 import task_pb2 as tp
@@ -41,3 +42,12 @@ def test_other_work_has_other_contents() -> None:
         {"prompt": "a", "sampling": sp.SamplingParams(grammar=sp.Grammar(lark="a"))},
     ]
     assert len({contents(**each) for each in others}) == len(others)
+
+
+@pytest.mark.parametrize("kind", ["infer", "call"])
+def test_an_adapter_beside_work_that_has_none_is_refused(kind: str) -> None:
+    """Tensors and functions are computed with no adapter: naming one is INVALID_FIELD, not ignored."""
+    given = {"infer": {"inputs": []}, "call": {"input": "{}"}}[kind]
+    with pytest.raises(InvalidFieldError, match=f"stands beside spec.{kind}") as caught:
+        read_work(tp.TaskSpec(model="function:a/b", adapter="legal", **{kind: given}), 1 << 20)  # type: ignore[arg-type]
+    assert caught.value.field == "spec.adapter"

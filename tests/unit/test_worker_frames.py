@@ -13,7 +13,7 @@ from inferd.engine.token.limits import EngineLimits, GrammarLimits
 from inferd.engine.token.output import Ended, PrefillProgress, SampleEnd, StepOutput
 from inferd.engine.token.submission import Submission
 from inferd.engine.work import ChatInput, Embedding, Message, TextInput, TokenInput
-from inferd.errors import InvalidFieldError, PromptTooLongError
+from inferd.errors import InvalidFieldError, PromptTooLongError, UnsupportedInputError
 from inferd.plugin import LoadRequest
 from inferd.plugin.backend import Pooling
 from inferd.runtime.frames import read_logprobs, read_prompt, submit_frame
@@ -94,6 +94,20 @@ def test_task() -> None:
         echo=True,
         grammar=WireGrammar(choice=Choice(texts=["yes", "no"])),
         fit_max_tokens=True,
+        penalty_window=64,
+        dry_multiplier=0.5,
+        dry_base=1.5,
+        dry_allowed_length=3,
+        dry_sequence_breakers=["."],
+        dry_window=128,
+        top_n_sigma=1.5,
+        typical_p=0.5,
+        xtc_probability=0.25,
+        xtc_threshold=0.125,
+        mirostat_tau=0.0,  # none, as there is a grammar
+        mirostat_eta=0.25,
+        prompt_logprobs_last=3,
+        prompt_entropies=True,
     )
     assert {field.name for field, _ in full.ListFields()} == PARAMETERS.keys()  # or a new one is missing here
     message = pb.ChatMessage(role="user", content="hi", name="n", tool_calls_json="[]", tool_call_id="1")
@@ -107,6 +121,7 @@ def test_task() -> None:
         "stop": ("a",),
         "bad_words": ("b", "c"),
         "stop_token_ids": (8, 9),
+        "dry_sequence_breakers": (".",),
         "logit_bias": ((3, -1.5), (7, 2.0)),
         "grammar": Grammar(GrammarKind.CHOICE, texts=("yes", "no")),
     }
@@ -141,6 +156,14 @@ def test_work_of_no_known_kind() -> None:
         read_submission(task_pb2.Submit(task_id="t"), ENGINE_DEFAULTS)
 
 
+def test_an_adapter_without_its_digest_is_not_left_out() -> None:
+    """A task that names an adapter and not what it holds is refused, and never computed with none."""
+    submit = task_pb2.Submit(task_id="t", work=task_pb2.Work(generate=task_pb2.Generate()))
+    submit.work.adapter.name = "legal"
+    with pytest.raises(UnsupportedInputError, match="'legal' came without the digest"):
+        read_submission(submit, ENGINE_DEFAULTS)
+
+
 def test_details_of_a_step() -> None:
     """Samples, their ends, probabilities and what is told of a prompt leave the worker as they came from the engine."""
     told = Logprobs((7,), (-0.5,), (7, 8), (-0.5, -1.5))
@@ -152,7 +175,7 @@ def test_details_of_a_step() -> None:
         samples=[0, 1],
         sample_ends=[SampleEnd(4, 1, FinishReason.MAX_TOKENS)],
         logprobs={1: told},
-        prompts={4: PromptOutput("p", array("I", (1, 2)), told)},
+        prompts={4: PromptOutput("p", array("I", (1, 2)), told, array("f", (0.5,)))},
     )
     step = step_frame(output).step
     assert list(step.samples) == [0, 1]
@@ -162,7 +185,7 @@ def test_details_of_a_step() -> None:
     arrived = Logprobs(array("I", [7]), array("f", [-0.5]), array("I", [7, 8]), array("f", [-0.5, -1.5]))
     assert {place: read_logprobs(each) for place, each in step.logprobs.items()} == {1: arrived}
     assert [(each.handle, read_prompt(each)) for each in step.prompts] == [
-        (4, PromptOutput("p", array("I", (1, 2)), arrived))
+        (4, PromptOutput("p", array("I", (1, 2)), arrived, array("f", (0.5,))))
     ]
 
 

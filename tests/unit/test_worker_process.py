@@ -11,6 +11,7 @@ from typing import Any
 
 import psutil
 import pytest
+from time_limits import LONG_S
 
 from inferd.core.host import LOCAL_HOST
 from inferd.core.ids import DeviceId, InstanceId, ModelName
@@ -209,7 +210,7 @@ async def test_a_worker_that_has_written_too_much_is_ended_with_both_numbers(tmp
     (tmp_path / "scratch").mkdir()
     (tmp_path / "log").write_bytes(b"x" * 100_000)
     worker = LocalWorker(process, Watched(tmp_path / "scratch", tmp_path / "log", 50_000, 100))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(LONG_S):
         await process.wait()
     how = await worker.end(went=True, hangs=False)
     assert "to its scratch and its log, and may write 50000 (workers.scratch_bytes)" in how
