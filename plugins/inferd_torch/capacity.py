@@ -40,7 +40,7 @@ class Room:
 
 
 PROCESSOR = Room(
-    sequence_tokens=512, pool_bytes=1 << 30, pool_share=0.25, library_bytes=384 << 20, step_tokens=512, gathers=True
+    sequence_tokens=512, pool_bytes=1 << 30, pool_share=0.25, library_bytes=512 << 20, step_tokens=512, gathers=True
 )
 CUDA = Room(
     sequence_tokens=2048, pool_bytes=1 << 62, pool_share=0.8, library_bytes=768 << 20, step_tokens=2048, gathers=False

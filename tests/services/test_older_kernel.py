@@ -205,7 +205,7 @@ async def test_a_client_with_threads_and_an_older_kernel(connection: Connection,
     def use(address: str) -> str:
         with Client(address) as client:
             assert client.generate("fake", "la", **OPTIONS).text == "lalala"
-            events = client.run("fake", "la", max_tokens=900, ignore_eos=True)
+            events = client.run("slow", "la", max_tokens=900, ignore_eos=True)
             task_id = next(events).task_id
             events.close()
             with pytest.raises(TaskExpiredError):
