@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from inferd.core.resources import MemoryNeed
     from inferd.core.sampling_defaults import SamplingDefaults
+    from inferd.core.training import TrainingRecipe
     from inferd.plugin.backend import (
         Backend,
         BackendSpec,
@@ -87,6 +88,16 @@ if TYPE_CHECKING:
         TensorSession,
         TensorState,
     )
+    from inferd.plugin.training import (
+        ExportKind,
+        Judgement,
+        LabelScore,
+        TrainError,
+        TrainingBackend,
+        TrainRequest,
+        TrainSession,
+        TrainStep,
+    )
     from inferd.plugin.vocabulary import TokenKind, Vocabulary
     from inferd.sandbox.state import NVIDIA, Access
 
@@ -107,11 +118,14 @@ __all__ = [
     "DeviceSampling",
     "ElementType",
     "EmbeddingDefaults",
+    "ExportKind",
     "Fill",
     "ImageInput",
+    "Judgement",
     "KeepingSession",
     "KvLayout",
     "LabelOutput",
+    "LabelScore",
     "LoadError",
     "LoadRequest",
     "LoadedModel",
@@ -147,6 +161,12 @@ __all__ = [
     "TokenKind",
     "TokenLimits",
     "TokenSession",
+    "TrainError",
+    "TrainRequest",
+    "TrainSession",
+    "TrainStep",
+    "TrainingBackend",
+    "TrainingRecipe",
     "UnsupportedModelError",
     "VectorOutput",
     "Vocabulary",
@@ -178,6 +198,7 @@ __all__ = [
 _PLACES: Final = {
     "inferd.core.resources": ("MemoryNeed",),
     "inferd.core.sampling_defaults": ("SamplingDefaults",),
+    "inferd.core.training": ("TrainingRecipe",),
     "inferd.plugin.backend": (
         "Backend",
         "BackendSpec",
@@ -255,6 +276,16 @@ _PLACES: Final = {
         "TensorInfo",
         "TensorSession",
         "TensorState",
+    ),
+    "inferd.plugin.training": (
+        "ExportKind",
+        "Judgement",
+        "LabelScore",
+        "TrainError",
+        "TrainRequest",
+        "TrainSession",
+        "TrainStep",
+        "TrainingBackend",
     ),
     "inferd.plugin.vocabulary": ("TokenKind", "Vocabulary"),
     "inferd.sandbox.state": ("NVIDIA", "Access"),

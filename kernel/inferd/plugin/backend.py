@@ -124,6 +124,8 @@ class BackendSpec:
         access: What its workers reach of the host besides Python, libraries and the model: nothing, by default.
         spans: Whether an instance may span devices: then its class is a `SpanningBackend`, too, and its setting `ranks`
             says how many processes compute a model on one device, where it has one.
+        trains: Methods of training that it has, "classify", "lora", "full" or "embed": then its class is a
+            `TrainingBackend`, too.
     """
 
     name: str
@@ -137,6 +139,7 @@ class BackendSpec:
     supported: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     access: Access = NOTHING
     spans: bool = False
+    trains: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
