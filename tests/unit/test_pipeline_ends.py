@@ -16,6 +16,7 @@ from inferd.core.priority import Priority
 from inferd.errors import LimitExceededError, StoreUnavailableError
 from inferd.pipeline_settings import Pipelines as Settings
 from inferd.runtime.front.pipelines import Pipelines, WantedRun
+from inferd.runtime.pipelines.book import READ_JOURNALS
 from inferd.services.pipeline_values import PipelineWire
 from inferd.store.sqlite import SqliteStore
 from inferd.store.store import Append, Store, Write
@@ -188,3 +189,20 @@ async def test_what_runs_keep_of_their_pipelines_is_bounded(tmp_path: Path) -> N
         known = await pipelines.create(wanted(), CALLER)
         await ended(pipelines, known.order.run_id)
         assert known.size_bytes == len(known.order.written) + (await pipelines.journal(known)).size_bytes
+
+
+async def test_the_graphs_of_runs_that_have_ended_do_not_stay(tmp_path: Path) -> None:
+    """A run that has ended has its graph read anew for who reads what it gave; of many only the last stay at hand."""
+    async with front(tmp_path / "s.db") as (pipelines, _):
+        made = []
+        for _ in range(READ_JOURNALS + 2):
+            made.append(known := await pipelines.create(wanted(), CALLER))
+            await ended(pipelines, known.order.run_id)
+        assert [known.parsed for known in made] == [None] * len(made)
+        for known in made:
+            read = [part async for part in pipelines.read(known.order.run_id, CALLER, step="p", begin=0)]
+            assert read == [['"x"']]
+        assert sum(known.parsed is not None for known in made) == READ_JOURNALS
+    async with front(tmp_path / "s.db") as (pipelines, _):
+        known = pipelines.get(made[0].order.run_id, CALLER)
+        assert (known.parsed, known.step_names) == (None, ("p",))

@@ -21,7 +21,8 @@ from inferd_api.v1 import pipeline_service_pb2 as ps
 from inferd_api.v1 import priority_pb2
 
 if TYPE_CHECKING:
-    from inferd.core.pipeline import Pipeline
+    from collections.abc import Sequence
+
     from inferd.runtime.front import pipelines as front
     from inferd.runtime.pipelines.book import Known
     from inferd.runtime.pipelines.journal import Entry, Journal, StepBook
@@ -58,11 +59,11 @@ class Pipelines:
 
     async def WatchPipelineRun(self, request: ps.WatchPipelineRunRequest, call: Call) -> None:  # noqa: N802 - the wire's name
         """Watch a run."""
-        pipeline = self._pipelines.get(request.run_id, call.caller).pipeline
+        names = self._pipelines.get(request.run_id, call.caller).step_names
         watched = self._pipelines.watch(request.run_id, call.caller, after=request.after_sequence)
         async with aclosing(watched) as batches:
             async for batch in batches:
-                await call.write(ps.WatchPipelineRunResponse(events=[_write_entry(each, pipeline) for each in batch]))
+                await call.write(ps.WatchPipelineRunResponse(events=[_write_entry(each, names) for each in batch]))
 
     async def ReadPipelineOutput(self, request: ps.ReadPipelineOutputRequest, call: Call) -> None:  # noqa: N802 - the wire's name
         """Read what a run has given."""
@@ -125,11 +126,9 @@ def _write(known: Known, journal: Journal | None, *, brief: bool = False) -> pp.
         lease_id=order.lease_id,
     )
     if brief:
-        run.pipeline.name = known.pipeline.name
+        run.pipeline.name = known.name
     if journal is not None:
-        run.steps.extend(
-            _write_step(step.name, book) for step, book in zip(known.pipeline.steps, journal.steps, strict=True)
-        )
+        run.steps.extend(_write_step(name, book) for name, book in zip(known.step_names, journal.steps, strict=True))
     if ended is not None:
         run.output.CopyFrom(
             pp.PipelineOutput(
@@ -148,8 +147,8 @@ def _write_step(name: str, book: StepBook) -> pp.StepProgress:
     return pp.StepProgress(name=name, state=state, items=book.items or 0, done_items=book.done)
 
 
-def _write_entry(entry: Entry, pipeline: Pipeline) -> pp.PipelineEvent:
-    event, name = pp.PipelineEvent(sequence=entry.sequence), pipeline.steps[entry.step].name
+def _write_entry(entry: Entry, names: Sequence[str]) -> pp.PipelineEvent:
+    event, name = pp.PipelineEvent(sequence=entry.sequence), names[entry.step]
     match entry.kind:
         case Happened.BEGAN:
             event.started.step, event.started.items = name, entry.number

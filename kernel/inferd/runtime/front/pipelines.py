@@ -187,7 +187,7 @@ class Pipelines:
         try:
             journal = await self._book.journal(known)
             given = await self._book.given(known)
-            return await Run(known.order, known.pipeline, journal, given, self._runner, self._limits).go()
+            return await Run(known.order, self._book.pipeline(known), journal, given, self._runner, self._limits).go()
         except (StoreUnavailableError, StepFailedError) as failed:
             error = failed.error if isinstance(failed, StepFailedError) else failed
             lasts = error.metadata.get("cause") in LASTING or not isinstance(error, StoreUnavailableError)
@@ -214,6 +214,7 @@ class Pipelines:
         self._book.let_go(known.order)
         known.order = ended
         known.carrying, known.ending = None, False
+        self._book.end(known)
         journal.changed.notify()
 
     # Making.
@@ -333,7 +334,7 @@ class Pipelines:
                 begin = end
 
     async def _series(self, known: Known, journal: Journal, step: str) -> Series:
-        pipeline = known.pipeline
+        pipeline = self._book.pipeline(known)
         run = Run(known.order, pipeline, journal, lambda: self._book.given(known), self._runner, self._limits)
         number = pipeline.numbers.get(step) if step else pipeline.find(pipeline.output)
         if step and number is None:

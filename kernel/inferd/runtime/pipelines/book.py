@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from inferd.runtime.pipelines.tasking import Wire
     from inferd.store.store import Store
 
-READ_JOURNALS = 16  # of runs that have ended, that are held
+READ_JOURNALS = 16  # of runs that have ended, that are held, and their pipelines
 RETRY_AFTER_S = 1.0
 
 log = structlog.get_logger()
@@ -42,7 +42,7 @@ class Known:
 
     Attributes:
         order: It.
-        pipeline: Its graph.
+        parsed: Its graph; None where that is not at hand: `RunBook.pipeline` reads it.
         journal: What has happened of it; None until it is read.
         carrying: What carries it out; None where nothing does.
         cancelled: Whether a client has ended it.
@@ -53,7 +53,7 @@ class Known:
     """
 
     order: Order
-    pipeline: Pipeline
+    parsed: Pipeline | None
     journal: Journal | None = None
     carrying: asyncio.Task[None] | None = None
     cancelled: bool = False
@@ -61,6 +61,13 @@ class Known:
     given: str = "null"
     reading: asyncio.Lock = field(default_factory=asyncio.Lock)
     settled: asyncio.Event = field(default_factory=asyncio.Event)
+    name: str = field(init=False)
+    step_names: tuple[str, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        if self.parsed is None:
+            raise TypeError("a run is made with its pipeline")
+        self.name, self.step_names = self.parsed.name, tuple(step.name for step in self.parsed.steps)
 
     @property
     def size_bytes(self) -> int:
@@ -86,6 +93,7 @@ class RunBook:
         self.known: dict[str, Known] = {}
         self._requests: dict[tuple[str, str], str] = {}  # ids of runs, by tenant and the request that made them
         self._read = OrderedDict[str, None]()  # runs that have ended, whose journals are held
+        self._parsed = OrderedDict[str, None]()  # and whose pipelines are
         self._number = 0
         if driver.keeper is not None:
             driver.keeper.forgets.append(self._forget_tenant)
@@ -138,6 +146,7 @@ class RunBook:
                 log.warning("a run of a pipeline that was kept cannot be read", run=order.run_id, why=error.message)
                 continue
             self._add(known := Known(order, pipeline))
+            self.end(known)
             known.settled.set()
             if order.blob and not order.over and (blobs := self._blobs) is not None:
                 with suppress(InferdError):  # the run fails when it looks into that
@@ -159,7 +168,7 @@ class RunBook:
             StoreUnavailableError: It cannot be kept now.
         """
         self._check_places(order.tenant)
-        known = Known(order, pipeline, self._journal(order, pipeline), given=given or "null")
+        known = Known(order, pipeline, self._journal(order, len(pipeline.steps)), given=given or "null")
         self._add(known)  # before anything is waited for: it has its place, and its request is known
         try:
             await self._make_room()
@@ -227,12 +236,12 @@ class RunBook:
         value = Value(text) if order.format is PipelineFormat.JSON else Value.of(text)
         return Value(write_json(value.data))
 
-    def _journal(self, order: Order, pipeline: Pipeline) -> Journal:
+    def _journal(self, order: Order, steps: int) -> Journal:
         return Journal(
             self._driver.keeper,
             order.tenant,
             order.run_id,
-            steps=len(pipeline.steps),
+            steps=steps,
             most_bytes=self._settings.run_bytes,
         )
 
@@ -245,7 +254,7 @@ class RunBook:
         order = known.order
         async with known.reading:  # of two that were read only one would be told what follows
             if (journal := known.journal) is None:
-                journal = self._journal(order, known.pipeline)
+                journal = self._journal(order, len(known.step_names))
                 try:
                     await journal.replay()
                 except UNREADABLE as error:
@@ -260,6 +269,24 @@ class RunBook:
                 if (other := self.known.get(oldest)) is not None and other.order.over:
                     other.journal = None
         return journal
+
+    def pipeline(self, known: Known) -> Pipeline:
+        """The graph of a run. Of those that have ended only the last ones stay at hand: parsed ones are large."""
+        if known.parsed is None:
+            known.parsed = self._wire.read(known.order.written)
+        if known.order.over:
+            self._parsed[known.order.run_id] = None
+            self._parsed.move_to_end(known.order.run_id)
+            while len(self._parsed) > READ_JOURNALS:
+                oldest, _ = self._parsed.popitem(last=False)
+                if (other := self.known.get(oldest)) is not None:
+                    other.parsed = None
+        return known.parsed
+
+    def end(self, known: Known) -> None:
+        """Of a run that has ended the graph is needed only by who reads what it gave."""
+        if known.order.over:
+            known.parsed = None
 
     def _check_places(self, tenant: str) -> None:
         """Refuse one more run where there are as many as there may be."""
@@ -312,6 +339,7 @@ class RunBook:
         if self._requests.get(key := (order.tenant, order.request_id)) == order.run_id:  # not of one that came after
             del self._requests[key]
         self._read.pop(order.run_id, None)
+        self._parsed.pop(order.run_id, None)
         self.let_go(order)
 
     def let_go(self, order: Order) -> None:
