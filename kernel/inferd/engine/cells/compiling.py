@@ -12,7 +12,7 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from inferd.engine.cause import OVER_LIMITS
 from inferd.engine.cells.patterns import weaken
 from inferd.engine.cells.verdicts import PatternCheck, SchemaCheck
-from inferd.engine.cells.weaken import Weakener
+from inferd.engine.cells.weaken import Weakener, settle
 from inferd.errors import words_of
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def _json(compiler: _Compiler, message: Any) -> Compiled:
         schema = {}  # it allows what {} does (JSON Schema 2020-12, 4.3.2)
     if not isinstance(schema, dict):
         raise ValueError(f"the schema is {message['source'][:40]!r}; it must be a JSON object, true or false")  # noqa: TRY004
-    made = compiler.schema(schema)
+    made = compiler.schema(settle(schema))
     if made.matcher is not None and not made.unfollowed:
         return made
     if made.error.startswith(_UNSATISFIABLE) or _is_over(made.error):

@@ -31,6 +31,25 @@ _NAMES: Final = 256  # most of an enum of names that become properties
 _DEEPEST: Final = 16  # references that are followed one after the other
 
 
+def settle(root: dict[str, Any]) -> Any:
+    """The same schema where what refers to `false` is `false`: else such a part has a grammar refused as a whole."""
+    names = [name for name in ("$defs", "definitions") if isinstance(root.get(name), dict)]
+    if not any(each is False for name in names for each in root[name].values()):
+        return root
+    weakener = Weakener(root, bool)
+
+    def settled(node: Any) -> Any:
+        if not isinstance(node, dict):
+            return node
+        if "$ref" in node and weakener.follow(node) is False:
+            return False
+        return {key: _descend(key, value, settled) for key, value in node.items()}
+
+    with suppress(RecursionError):  # one that is nested deep
+        return settled(root)
+    return root
+
+
 class Weakener:
     """Makes weaker schemas of one.
 
@@ -52,6 +71,19 @@ class Weakener:
             yield {"type": self._root["type"]}
         yield {}
 
+    def follow(self, node: Any) -> Any:
+        """What a schema refers to, within its document."""
+        for _ in range(_DEEPEST):
+            if not (isinstance(node, dict) and isinstance(node.get("$ref"), str)):
+                break
+            steps = node["$ref"].split("/")
+            if steps[0] != "#" or not all(step.replace("~", "").replace("%", "") == step for step in steps[1:]):
+                return None
+            node = self._root
+            for step in steps[1:]:
+                node = node.get(step) if isinstance(node, dict) else None
+        return node
+
     def _rewrite(self, node: Any) -> Any:
         """The same with other words for what a grammar does not know, where there are some."""
         if not isinstance(node, dict):
@@ -71,7 +103,7 @@ class Weakener:
         """Say how many items there are where it follows from what they must be."""
         if "contains" in node and node["contains"] is not False and isinstance(node.get("minContains", 1), int):
             made["minItems"] = max(node.get("minItems", 0), node.get("minContains", 1))
-        items = self._follow(node.get("items"))
+        items = self.follow(node.get("items"))
         if node.get("uniqueItems") is True and isinstance(items, dict) and "prefixItems" not in node:
             values = [True, False] if items.get("type") == "boolean" else items.get("enum")
             if isinstance(values, list):  # else a model that says one of them again and again never ends
@@ -91,7 +123,7 @@ class Weakener:
 
     def _name_properties(self, node: dict[str, Any], made: dict[str, Any]) -> None:
         """Say which names there may be by the properties that there are."""
-        names = self._follow(node.get("propertyNames"))
+        names = self.follow(node.get("propertyNames"))
         rest = made.get("additionalProperties", True)
         if not isinstance(names, dict) or "properties" in made or "patternProperties" in made:
             return
@@ -104,19 +136,6 @@ class Weakener:
         if isinstance(pattern, str) and self._is_pattern(pattern):
             made["patternProperties"] = {pattern: rest}
             made["additionalProperties"] = False
-
-    def _follow(self, node: Any) -> Any:
-        """What a schema refers to, within its document."""
-        for _ in range(_DEEPEST):
-            if not (isinstance(node, dict) and isinstance(node.get("$ref"), str)):
-                break
-            steps = node["$ref"].split("/")
-            if steps[0] != "#" or not all(step.replace("~", "").replace("%", "") == step for step in steps[1:]):
-                return None
-            node = self._root
-            for step in steps[1:]:
-                node = node.get(step) if isinstance(node, dict) else None
-        return node
 
 
 def _lengths(names: dict[str, Any]) -> str | None:
