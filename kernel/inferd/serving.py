@@ -12,6 +12,7 @@ from inferd import logs
 from inferd.config import Settings
 from inferd.errors import words_of
 from inferd.log_lines import LogLines
+from inferd.notifying import Notices
 from inferd.plugin.cores import forbid_cores
 from inferd.runtime.allocator import give_large_back
 from inferd.runtime.collector import collect_imports, spare_collector
@@ -38,7 +39,7 @@ async def serve(
     Raises:
         InvalidFieldError, OSError: As `running_kernel`.
     """
-    lines = LogLines(settings.logs)
+    lines, notices = LogLines(settings.logs), Notices()
     collect_imports()
     if not settings.core_dumps:
         forbid_cores()
@@ -47,24 +48,31 @@ async def serve(
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, ends.signalled, number)
     again, hung_up = False, asyncio.Event()
-    while not ends.asked.is_set():
-        if not os.isatty(0):  # a terminal that is closed sends it, too, and then it ends the kernel
-            loop.add_signal_handler(signal.SIGHUP, hung_up.set)  # what is to be read anew is so once it leads
-        watch = Watch(told=stands, ended=ends.asked, again=again)
-        with suppress(StandbyEndedError):
-            async with running_kernel(settings, watch) as kernel:
-                give_large_back()
-                spare_collector()
-                logs.install(write=lines.write)  # from now on what fails may have to do with what clients say
-                loop.set_exception_handler(lines.tell_loop)
-                ready(kernel)
-                await _serve(kernel, settings, ends, hung_up, lines)
-        again = True
+
+    def told(me: KernelEntry, leader: KernelEntry | None) -> None:
+        notices.ready(f"stands by: {'no kernel leads now' if leader is None else f'leader is {leader}'}")
+        stands(me, leader)
+
+    async with notices.beating():
+        while not ends.asked.is_set():
+            if not os.isatty(0):  # a terminal that is closed sends it, too, and then it ends the kernel
+                loop.add_signal_handler(signal.SIGHUP, hung_up.set)  # what is to be read anew is so once it leads
+            watch = Watch(told=told, ended=ends.asked, again=again)
+            with suppress(StandbyEndedError):
+                async with running_kernel(settings, watch) as kernel:
+                    give_large_back()
+                    spare_collector()
+                    logs.install(write=lines.write)  # from now on what fails may have to do with what clients say
+                    loop.set_exception_handler(lines.tell_loop)
+                    ready(kernel)
+                    notices.ready(f"listens on {' and '.join(kernel.addresses)}")
+                    await _serve(kernel, settings, ends, hung_up, Reading(kernel.declaring, lines, notices))
+            again = True
 
 
-async def _serve(kernel: Kernel, settings: Settings, ends: "_Ends", hung_up: asyncio.Event, lines: LogLines) -> None:
+async def _serve(kernel: Kernel, settings: Settings, ends: "_Ends", hung_up: asyncio.Event, reading: "Reading") -> None:
     """Have a kernel serve until it is to end, or another one leads."""
-    leadership, reading = None, Reading(kernel.declaring, lines)
+    leadership, notices = None, reading.notices
     if (keeper := kernel.driver.keeper) is not None:
         ends.hurry, leadership = keeper.hurry, keeper.leadership
     if not os.isatty(0):
@@ -78,16 +86,27 @@ async def _serve(kernel: Kernel, settings: Settings, ends: "_Ends", hung_up: asy
         wait.cancel()
     await asyncio.gather(*waits, return_exceptions=True)
     await reading.end()
+    if ends.asked.is_set():
+        notices.stopping(0.0 if ends.at_once.is_set() else settings.drain_s)
+    else:
+        notices.status("another kernel leads")
     if ends.asked.is_set() and not ends.at_once.is_set():
         await _drain(kernel.driver, settings.drain_s, ends.at_once)
 
 
 class Reading:
-    """Reads the configuration anew, once for each SIGHUP or for several that come together: models, levels of logs."""
+    """Reads the configuration anew, once for each SIGHUP or for several that come together: models, levels of logs.
 
-    def __init__(self, declaring: Declaring, lines: LogLines | None = None) -> None:
+    Args:
+        declaring: Of the kernel.
+        lines: Whose levels are changed.
+        notices: Of this program, which are told of it.
+    """
+
+    def __init__(self, declaring: Declaring, lines: LogLines | None = None, notices: Notices | None = None) -> None:
         self._declaring = declaring
         self._lines = lines
+        self.notices = Notices({}) if notices is None else notices
         self._task: asyncio.Task[None] | None = None
         self._again = False
 
@@ -100,16 +119,22 @@ class Reading:
     async def _read(self) -> None:
         while self._again:
             self._again = False
-            try:
-                given = await asyncio.to_thread(Settings)
-            except (ValueError, OSError) as error:  # pydantic's, TOML's and its own are ValueErrors
-                log.warning("the configuration cannot be read: all stays as it is", why=words_of(error))
-                continue
-            if self._lines is not None:
-                self._lines.set_levels(given.logs)
-            await self._declaring.read_again(given.models)
-            faults = len(self._declaring.declarations.faults)
-            log.info("declared models and levels of logs were read again; the rest is as at the start", faults=faults)
+            self.notices.reloading()
+            self.notices.ready(await self._read_once())
+
+    async def _read_once(self) -> str:
+        """Read it; how that went, for people."""
+        try:
+            given = await asyncio.to_thread(Settings)
+        except (ValueError, OSError) as error:  # pydantic's, TOML's and its own are ValueErrors
+            log.warning("the configuration cannot be read: all stays as it is", why=words_of(error))
+            return "serves; the configuration cannot be read anew, and all stays as it was"
+        if self._lines is not None:
+            self._lines.set_levels(given.logs)
+        await self._declaring.read_again(given.models)
+        faults = len(self._declaring.declarations.faults)
+        log.info("declared models and levels of logs were read again; the rest is as at the start", faults=faults)
+        return f"serves; the configuration was read anew, with {faults} faults"
 
     async def done(self) -> None:
         """Wait until what was asked for is read."""

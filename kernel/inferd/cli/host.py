@@ -8,6 +8,7 @@ import platform
 import signal
 import sys
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inferd import __version__, descriptors, logs
@@ -23,6 +24,7 @@ from inferd.config import config_path
 from inferd.core.host import check_host_id
 from inferd.errors import InvalidFieldError
 from inferd.log_lines import LogLines
+from inferd.notifying import Notices
 from inferd.plugin.cores import forbid_cores
 from inferd.plugin.registry import BackendState
 from inferd.serving import set_up_logs
@@ -31,9 +33,11 @@ from inferd_client.channel import target
 from inferd_client.credentials import MOST_BYTES, credential_of
 from inferd_client.errors import UnauthenticatedError
 
+CREDENTIAL = "inferd-host-token"
+"""The name of an invitation among the credentials of a service."""
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from inferd.cli.output import Output
     from inferd.config import Settings
@@ -97,8 +101,11 @@ def serve_host(
 
 
 def _read_token(file: Path | None) -> str:
+    """The invitation in a file; without one that which a service manager gives by its name, or ""."""
     if file is None:
-        return ""
+        given = os.environ.get("CREDENTIALS_DIRECTORY", "")
+        credential = Path(given, CREDENTIAL)
+        return credential.read_text(encoding="utf-8").strip() if given and credential.exists() else ""
     if str(file) == "-":
         return sys.stdin.read(MOST_BYTES).strip()
     return credential_of(None, file)
@@ -118,12 +125,18 @@ async def _serve(
     descriptors.raise_limit()
     if not settings.core_dumps:
         forbid_cores()
-    ends = asyncio.Event()
+    ends, notices = asyncio.Event(), Notices()
+
+    def end() -> None:
+        notices.stopping()
+        ends.set()
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, ends.set)
+        asyncio.get_running_loop().add_signal_handler(number, end)
     log_folder = settings.state_dir / "workers"
     own = OwnCredential(settings.state_dir, addresses, name)
     async with AsyncExitStack() as stack:
+        await stack.enter_async_context(notices.beating())
         folder = stack.enter_context(own_folder(settings.data_dir, most=settings.hosts.cache_folders))
         credential, giving = await find_credential(own, addresses, name, token), None
         with output.status("looking for backends and devices"):
@@ -140,7 +153,7 @@ async def _serve(
             log_folder=log_folder,
             own=[str(path.resolve()) for path in (config_path(), settings.data_dir, settings.state_dir)],
             cache=cache,
-            watcher=Told(output, " or ".join(addresses), name, found),
+            watcher=Told(output, " or ".join(addresses), name, found, notices),
             giving=giving,
         )
         logs.install(write=LogLines.write)
@@ -165,9 +178,11 @@ class Told:
         address: Of the kernel.
         name: Of this host.
         found: What it has.
+        notices: Of this program: it is ready once it knows how it stands, attached or not.
     """
 
-    def __init__(self, output: Output, address: str, name: str, found: Found) -> None:
+    def __init__(self, output: Output, address: str, name: str, found: Found, notices: Notices | None = None) -> None:
+        self._notices = Notices({}) if notices is None else notices
         self._output = output
         self._address = address
         self._name = name
@@ -177,6 +192,7 @@ class Told:
     def attached(self, epoch: int, *, resumed: bool) -> None:
         """It is attached."""
         self._why = ""
+        self._notices.ready(f"attached to {self._address}")
         backends = [report.name for report in self._found.reports if report.state is BackendState.READY]
         if self._output.json:
             facts = {"version": __version__, "pid": os.getpid(), "host": self._name, "kernel": self._address}
@@ -191,4 +207,5 @@ class Told:
         """It is not."""
         if why != self._why:
             self._why = why
+            self._notices.ready(f"not attached to {self._address}: {why}; trying again")
             self._output.note(f"not attached to {self._address}: {why}; trying again")

@@ -13,6 +13,7 @@ from uvicorn import Config, Server
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from inferd.http.gateway import Gateway
+from inferd.notifying import Notices
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -186,11 +187,21 @@ async def serve(
         listening: Where it listens.
         ready: Called once it serves.
     """
-    gateway = Gateway(settings, address=address, keyless=keyless)
-    server, loop = server_of(gateway, settings, ready), asyncio.get_running_loop()
+    gateway, notices = Gateway(settings, address=address, keyless=keyless), Notices()
+
+    def serves() -> None:
+        ready()
+        notices.ready(f"serves HTTP at {url_of(listening, settings)}")
+
+    def end(number: signal.Signals) -> None:
+        notices.stopping(settings.drain_s)
+        server.handle_exit(number, None)
+
+    server, loop = server_of(gateway, settings, serves), asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, server.handle_exit, number, None)
+        loop.add_signal_handler(number, end, number)
     try:
-        await server.serve(sockets=[listening])
+        async with notices.beating():
+            await server.serve(sockets=[listening])
     finally:
         await gateway.close()

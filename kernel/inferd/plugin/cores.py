@@ -13,7 +13,13 @@ def forbid_cores(pid: int = 0) -> None:
     Args:
         pid: The process; 0 for this one.
 
+    A process whose limit is 0 already, as `ulimit -c 0` leaves it, keeps that where it may not be raised.
+
     Raises:
         OSError: There is no such process.
     """
-    resource.prlimit(pid, resource.RLIMIT_CORE, (NONE_AT_ALL, NONE_AT_ALL))
+    try:
+        resource.prlimit(pid, resource.RLIMIT_CORE, (NONE_AT_ALL, NONE_AT_ALL))
+    except PermissionError:
+        if resource.prlimit(pid, resource.RLIMIT_CORE)[1] >= NONE_AT_ALL:
+            raise
