@@ -13,6 +13,7 @@ from inferd.cli.audit_commands import audit_app
 from inferd.cli.blob_commands import blob_app
 from inferd.cli.bundle_commands import bundle_app
 from inferd.cli.cert_commands import cert_app
+from inferd.cli.completion import Shell, named
 from inferd.cli.data_commands import data_app
 from inferd.cli.evaluation_commands import evaluate_app, evaluations_app
 from inferd.cli.explain_commands import explain_app
@@ -90,7 +91,7 @@ app.add_typer(pipeline_app, name="pipelines")
 def run() -> None:
     """Entry of the program."""
     open_streams()
-    app()
+    app(prog_name=named())
 
 
 def _tell_version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it by position
@@ -376,6 +377,19 @@ def _doctor(*, address: Address = ADDRESS, output: Output = Format.TABLE) -> Non
         from inferd.cli.settings import read_settings
 
         examine(out, address, read_settings())
+
+
+@app.command("completion")
+def _completion(
+    shell: Annotated[Shell, typer.Argument(help="Which one.", show_default=False)],
+    *,
+    output: Output = Format.TABLE,
+) -> None:
+    """Print what makes a shell complete commands, as in bash: eval "$(inferd completion bash)"."""
+    with edge(output) as out:
+        from inferd.cli.completion import tell_script
+
+        tell_script(out, shell)
 
 
 app.registered_commands += model_app.registered_commands + host_app.registered_commands

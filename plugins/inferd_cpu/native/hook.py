@@ -1,7 +1,12 @@
-"""Builds the native library when the package is installed. Without a compiler the install succeeds as pure Python."""
+"""Builds the native library when the package is installed, and the manual when it is packed.
+
+Without a compiler the install succeeds as pure Python; without what the command line imports, there is no manual.
+"""
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -12,12 +17,13 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 LIBRARY = Path("plugins/inferd_cpu/_native.so")
 NOTE = LIBRARY.with_suffix(".txt")
+SHARE = Path("build/share")
 
 
 class NativeHook(BuildHookInterface[Any]):
     """Runs for wheels and editable installs. Only a wheel with the library in it is bound to a platform."""
 
-    def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002 - hatchling's signature
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Build, then have the library, or the note that says why there is none, packed."""
         library = Path(self.root) / LIBRARY
         script = Path(__file__).with_name("build.py")
@@ -31,3 +37,22 @@ class NativeHook(BuildHookInterface[Any]):
         else:
             library.unlink(missing_ok=True)  # of an earlier build: it would not be what the sources say
             self.app.display_warning("inferd is installed without its native library; `inferd doctor` says why")
+        if version != "editable":
+            self._add_manual(build_data)
+
+    def _add_manual(self, build_data: dict[str, Any]) -> None:
+        """Have pages for man and what shells are told packed, to be below `share` of the installation."""
+        root = Path(self.root)
+        share = root / SHARE
+        shutil.rmtree(share, ignore_errors=True)
+        done = subprocess.run(
+            [sys.executable, "-m", "inferd.cli.manual", str(share)],
+            env={**os.environ, "PYTHONPATH": str(root / "kernel"), "PYTHONDONTWRITEBYTECODE": "1"},
+            check=False,
+        )
+        if done.returncode:
+            self.app.display_warning("inferd is packed without its manual: typer or rich is not here")
+            return
+        for file in sorted(share.rglob("*")):
+            if file.is_file():
+                build_data["shared_data"][str(file)] = f"share/{file.relative_to(share)}"
