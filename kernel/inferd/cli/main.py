@@ -14,6 +14,7 @@ from inferd.cli.blob_commands import blob_app
 from inferd.cli.bundle_commands import bundle_app
 from inferd.cli.cert_commands import cert_app
 from inferd.cli.completion import Shell, named
+from inferd.cli.config_commands import config_app
 from inferd.cli.data_commands import data_app
 from inferd.cli.evaluation_commands import evaluate_app, evaluations_app
 from inferd.cli.explain_commands import explain_app
@@ -73,6 +74,7 @@ app = typer.Typer(
 
 app.add_typer(lease_app, name="lease")
 app.add_typer(store_app, name="store")
+app.add_typer(config_app, name="config")
 app.add_typer(blob_app, name="blobs")
 app.add_typer(data_app, name="data")
 app.add_typer(models_app, name="models")

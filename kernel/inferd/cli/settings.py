@@ -49,7 +49,7 @@ def read_settings(*, config: Path | None = None, **given: Any) -> Settings:
 
 def _explain(problem: ErrorDetails) -> str:
     path = [str(step) for step in problem["loc"]]
-    variable = _variable(path)
+    variable = variable_of(path)
     told = f" ({variable})" if variable else ""
     if problem["type"] != "extra_forbidden":
         why = FORMS.get(problem["type"]) or problem["msg"].removeprefix("Value error, ")  # pydantic's own words
@@ -58,7 +58,7 @@ def _explain(problem: ErrorDetails) -> str:
     others = [name.removeprefix("inferd_") for name in NOT_SETTINGS] if variable and len(path) == 1 else []
     near = suggestion(path[-1], [*owner.model_fields, *others])
     meant = _elsewhere(path[-1]) or ([*path[:-1], near] if near else [])
-    hint = f"did you mean {_name(meant) if variable else '.'.join(meant)!r}?"
+    hint = f"did you mean {name_of(meant) if variable else '.'.join(meant)!r}?"
     known = f"known are {', '.join(owner.model_fields)}"
     return f"there is no setting {'.'.join(path)!r}{told}; {hint if meant else known}"
 
@@ -83,18 +83,18 @@ def _explain_text(error: SettingsError) -> str:
     """Why a variable that is to hold several values could not be read."""
     field = str(error).partition('"')[2].partition('"')[0]
     how = "a list is written as a,b or as JSON" if field in LISTS else "a group is written as JSON"
-    return f"{_variable([field]) or field} cannot be read ({error.__cause__}); {how}"
+    return f"{variable_of([field]) or field} cannot be read ({error.__cause__}); {how}"
 
 
-def _name(path: list[str]) -> str:
+def name_of(path: list[str]) -> str:
     """The variable of a setting."""
     return f"INFERD_{'__'.join(path)}".upper()
 
 
-def _variable(path: list[str]) -> str:
+def variable_of(path: list[str]) -> str:
     """The variable that a setting, or a part of one, was read from; "" when it was none."""
-    wanted = [_name(path[:length]) for length in range(len(path), 0, -1)]
-    below = f"{_name(path)}__"
+    wanted = [name_of(path[:length]) for length in range(len(path), 0, -1)]
+    below = f"{name_of(path)}__"
     given = [name for name in sorted(os.environ) if name.upper() in wanted or name.upper().startswith(below)]
     return max(given, key=len, default="")
 
