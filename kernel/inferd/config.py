@@ -42,6 +42,7 @@ from inferd.standby_settings import Standby
 from inferd.store_settings import Store, usual_key_file
 from inferd.telemetry_settings import Logs, Otel
 from inferd.tls_settings import Tls
+from inferd.training_settings import Train
 from inferd.worker_settings import Workers
 
 DEFAULT_ADDRESS = "127.0.0.1:7411"
@@ -345,6 +346,7 @@ class Settings(BaseSettings):
     adapters: Adapters = Adapters()
     optimize: Optimize = Optimize()
     evaluate: Evaluate = Evaluate()
+    train: Train = Train()
     explanations: Explanations = Explanations()
     store: Store = Store()
     standby: Standby = Standby()

@@ -8,6 +8,7 @@ from inferd.errors import InferdError, InternalError
 from inferd.evaluation_errors import EvaluationNotFoundError  # noqa: F401 - likewise
 from inferd.function_errors import FunctionFailedError  # noqa: F401 - a reason, as all of that module
 from inferd.pipeline_errors import PipelineRunNotFoundError  # noqa: F401 - a reason
+from inferd.training_errors import TrainingFailedError  # noqa: F401 - a reason, as all of that module
 
 BY_REASON: Mapping[str, type[InferdError]] = {kind.reason: kind for kind in InferdError.__subclasses__()}
 """Every error class by its reason."""

@@ -44,6 +44,7 @@ from inferd.runtime.front import (
     pipelines,
     quotas,
     tasks,
+    trainings,
     uploads,
 )
 from inferd.runtime.front.authority import Authority
@@ -60,6 +61,7 @@ from inferd.runtime.plugins import Plugins
 from inferd.runtime.repository import Repository
 from inferd.runtime.restoring import kept_names, read_kept, restore
 from inferd.runtime.shelf import Shelf
+from inferd.runtime.training_files import TrainingFiles
 from inferd.services.channel import channel_options
 from inferd.services.doorway import Doorway
 from inferd.services.pipeline_values import PipelineWire
@@ -298,6 +300,7 @@ def _beside(built: _Built) -> AbstractAsyncContextManager[None]:
         "other hosts": built.front.agents.hosts.run(),
         "runs of pipelines": built.front.pipelines.run(),
         "evaluations": built.front.evaluations.run(),
+        "trainings": built.front.trainings.run(),
     }
     if (blobs := blobs_of(built.driver.keeper)) is not None:
         parts["sweep of blobs"] = blobs.run()
@@ -357,6 +360,15 @@ def _front(
         tasks=run_tasks,
         optimizing=optimizing.Optimizing(driver, plugins, shelf, run_tasks, settings),
         evaluations=evaluations.Evaluations(driver, run_tasks, settings.evaluate, share=scheduler.tenant_share),
+        trainings=trainings.Trainings(
+            driver,
+            run_tasks,
+            plugins,
+            known,
+            TrainingFiles(settings.state_dir / "trainings", data_bytes=settings.train.data_bytes),
+            settings.train,
+            share=scheduler.tenant_share,
+        ),
         explaining=explaining.Explaining(driver, shelf, run_tasks, settings),
         uploads=uploads.Uploads(
             driver,

@@ -16,6 +16,7 @@ from inferd.core.lifecycle import Table, diagram
 from inferd.core.model import INSTANCE_TABLE, MODEL_TABLE
 from inferd.core.pipeline import PIPELINE_TABLE
 from inferd.core.task import TASK_TABLE
+from inferd.core.training import TRAINING_TABLE
 from inferd.core.version import VERSION_TABLE
 
 ROOT = Path(__file__).parents[2]
@@ -32,6 +33,7 @@ ROOT = Path(__file__).parents[2]
         ("States of a host", HOST_TABLE),
         ("States of a key", KEY_TABLE),
         ("States of an evaluation", EVALUATION_TABLE),
+        ("States of a training", TRAINING_TABLE),
         ("States of a run of a pipeline", PIPELINE_TABLE),
     ],
 )

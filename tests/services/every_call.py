@@ -38,6 +38,8 @@ from inferd_api.v1 import sampling_pb2 as sp
 from inferd_api.v1 import store_key_pb2 as kp
 from inferd_api.v1 import task_pb2 as tp
 from inferd_api.v1 import task_service_pb2 as ts
+from inferd_api.v1 import training_pb2 as trp
+from inferd_api.v1 import training_service_pb2 as trs
 from inferd_api.v1 import upload_service_pb2 as us
 from inferd_api.v1.audit_service_pb2_grpc import AuditServiceStub
 from inferd_api.v1.auth_service_pb2_grpc import AuthServiceStub
@@ -49,6 +51,7 @@ from inferd_api.v1.model_service_pb2_grpc import ModelServiceStub
 from inferd_api.v1.moderation_service_pb2_grpc import ModerationServiceStub
 from inferd_api.v1.optimize_pb2 import OptimizeModelRequest
 from inferd_api.v1.quota_service_pb2_grpc import QuotaServiceStub
+from inferd_api.v1.training_service_pb2_grpc import TrainingServiceStub
 from inferd_api.v1.upload_service_pb2_grpc import UploadServiceStub
 
 DIGEST = f"sha256:{hashlib.sha256(b'12').hexdigest()}"
@@ -84,6 +87,7 @@ class Client:
         self.quotas: Any = QuotaServiceStub(connection.channel)  # type: ignore[no-untyped-call]
         self.audit: Any = AuditServiceStub(connection.channel)  # type: ignore[no-untyped-call]
         self.datasets: Any = DatasetServiceStub(connection.channel)  # type: ignore[no-untyped-call]
+        self.trainings: Any = TrainingServiceStub(connection.channel)  # type: ignore[no-untyped-call]
         self.evaluations: Any = EvaluationServiceStub(connection.channel)  # type: ignore[no-untyped-call]
         self.functions: Any = FunctionServiceStub(connection.channel)  # type: ignore[no-untyped-call]
         self.moderation: Any = ModerationServiceStub(connection.channel)  # type: ignore[no-untyped-call]
@@ -340,6 +344,26 @@ CALLS: dict[str, Callable[[Client], Awaitable[object]]] = {
     "inferd.v1.FunctionService/GetFunction": lambda c: missing(
         c.functions.GetFunction(fs.GetFunctionRequest(name="no"))
     ),
+    "inferd.v1.TrainingService/TrainModel": lambda c: missing(
+        c.trainings.TrainModel(
+            trs.TrainModelRequest(
+                spec=trp.TrainingSpec(
+                    model="none", name="a", recipe=trp.TrainingRecipe(method=trp.TRAINING_METHOD_CLASSIFY)
+                ),
+                inline=b"{}",
+            )
+        )
+    ),
+    "inferd.v1.TrainingService/ListTrainings": lambda c: c.trainings.ListTrainings(trs.ListTrainingsRequest()),
+    "inferd.v1.TrainingService/WatchTraining": lambda c: missing(
+        c.trainings.WatchTraining(trs.WatchTrainingRequest(training_id="none")).read()
+    ),
+    **{
+        f"inferd.v1.TrainingService/{name}": lambda c, name=name: missing(
+            getattr(c.trainings, name)(getattr(trs, f"{name}Request")(training_id="none"))
+        )
+        for name in ("GetTraining", "ListTrainingSteps", "CancelTraining", "DeleteTraining")
+    },
     "inferd.v1.EvaluationService/EvaluateModel": lambda c: missing(
         c.evaluations.EvaluateModel(
             es.EvaluateModelRequest(spec=ep.EvaluationSpec(model="none", kind=ep.EVALUATION_KIND_CHOICE), inline=b"{}")

@@ -34,6 +34,7 @@ from inferd_api.v1 import (
     pipeline_service_pb2,
     quota_service_pb2,
     task_service_pb2,
+    training_service_pb2,
     upload_service_pb2,
 )
 
@@ -60,6 +61,7 @@ SERVICES = [
         pipeline_service_pb2,
         quota_service_pb2,
         task_service_pb2,
+        training_service_pb2,
         upload_service_pb2,
     )
     for service in module.DESCRIPTOR.services_by_name.values()

@@ -26,6 +26,7 @@ from inferd_api.v1 import (
     moderation_service_pb2,
     quota_service_pb2,
     task_service_pb2,
+    training_service_pb2,
     upload_service_pb2,
 )
 from inferd_api.v1 import model_pb2 as mp
@@ -44,6 +45,7 @@ MODULES = (
     moderation_service_pb2,
     quota_service_pb2,
     task_service_pb2,
+    training_service_pb2,
     upload_service_pb2,
     health_pb2,
 )

@@ -34,6 +34,7 @@ from inferd_api.v1 import (
     pipeline_service_pb2,
     quota_service_pb2,
     task_service_pb2,
+    training_service_pb2,
 )
 from inferd_api.v1.lease_pb2 import LeaseState
 from inferd_client import AsyncClient, Client, claims
@@ -57,6 +58,7 @@ TODAY = (
     pipeline_service_pb2,
     quota_service_pb2,
     task_service_pb2,
+    training_service_pb2,
 )
 LAST = "0.2.0"
 """The release that the baseline is of."""

@@ -9,7 +9,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 NAMES = (
     *("Adapter", "Audit", "Auth", "Blob", "Dataset", "Evaluation", "Explanation", "Function", "Host", "Invite"),
-    *("Lease", "Model", "Moderation", "Pipeline", "Quota", "Task", "Upload"),
+    *("Lease", "Model", "Moderation", "Pipeline", "Quota", "Task", "Training", "Upload"),
 )
 OURS = {f"inferd.v1.{name}Service" for name in NAMES} | {"inferd.agent.v1.AgentService"}
 OTHERS = {

@@ -15,7 +15,8 @@ from inferd_client.options import KINDS
 from inferd_client.tasks import run_request
 from inferd_client.values import OPTIONS
 
-UNCHECKED = {"prompt", "text", "pipeline", "value", "metadata", "data", "credential"}  # checked where they are written
+# Checked where they are written.
+UNCHECKED = {"prompt", "text", "pipeline", "value", "metadata", "data", "held", "credential"}
 TASK: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"stop": "Paris"}, TypeError, r"stop is 'Paris' of type str; it must be a list of texts; write \['Paris'\]"),
     ({"bad_words": "x"}, TypeError, r"bad_words is 'x'.*write \['x'\]"),

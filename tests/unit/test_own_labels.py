@@ -3,7 +3,7 @@
 import pytest
 
 from inferd.core.ids import LeaseId, Tenant
-from inferd.core.task import EVALUATION_LABEL, EXPLANATION_LABEL, TRIAL_LABEL
+from inferd.core.task import EVALUATION_LABEL, EXPLANATION_LABEL, TRAINING_LABEL, TRIAL_LABEL
 from inferd.errors import InvalidFieldError
 from inferd.runtime.functions import LABEL
 from inferd.services.pipeline_values import PIPELINE_LABEL
@@ -25,7 +25,9 @@ def read(**labels: str) -> dict[str, str]:
     return dict(made.labels)
 
 
-@pytest.mark.parametrize("label", [TRIAL_LABEL, EVALUATION_LABEL, EXPLANATION_LABEL, PIPELINE_LABEL, LABEL])
+@pytest.mark.parametrize(
+    "label", [TRIAL_LABEL, TRAINING_LABEL, EVALUATION_LABEL, EXPLANATION_LABEL, PIPELINE_LABEL, LABEL]
+)
 def test_a_client_cannot_claim_that_the_kernel_has_made_its_task(label: str) -> None:
     """A label by which lists leave tasks out, or that says who made one, is refused, and the field is named."""
     with pytest.raises(InvalidFieldError, match=f"label '{label}' begins with 'inferd.'") as refused:

@@ -39,6 +39,7 @@ from inferd_client.prompts import Message, Prompt
 from inferd_client.quotas import AsyncQuotas, Quotas
 from inferd_client.rankings import Ranked
 from inferd_client.tensors import blob_tensor
+from inferd_client.trainings import AsyncTrainings, Trainings
 from inferd_client.vocabularies import AsyncVocabularies, Vocabularies
 
 __all__ = [
@@ -91,6 +92,7 @@ class Client(
     Pipelines,
     Evaluations,
     Explanations,
+    Trainings,
     Vocabularies,
 ):
     """A synchronous client; safe to use from several threads. Close it, or use it in a `with` statement."""
@@ -116,6 +118,7 @@ class AsyncClient(
     AsyncPipelines,
     AsyncEvaluations,
     AsyncExplanations,
+    AsyncTrainings,
     AsyncVocabularies,
 ):
     """An asynchronous client of one event loop. Close it, or use it in an `async with` statement."""

@@ -11,6 +11,8 @@ from inferd_client.dataset_errors import DatasetNotFoundError as DatasetNotFound
 from inferd_client.error import InferdError as InferdError  # noqa: PLC0414 - the base of all that is here
 from inferd_client.evaluation_errors import EvaluationNotFoundError as EvaluationNotFoundError  # noqa: PLC0414 - as above
 from inferd_client.pipeline_errors import PipelineRunNotFoundError as PipelineRunNotFoundError  # noqa: PLC0414 - as above
+from inferd_client.training_errors import TrainingFailedError as TrainingFailedError  # noqa: PLC0414 - as above
+from inferd_client.training_errors import TrainingNotFoundError as TrainingNotFoundError  # noqa: PLC0414 - as above
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

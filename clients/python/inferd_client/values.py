@@ -252,6 +252,8 @@ OPTIONS: Final[Mapping[str, Kind | Several | Pairs]] = {
     **dict.fromkeys(("trials", "in_flight", "prompt_tokens", "output_tokens", "text_tokens"), WHOLE),
     "vary": TEXTS,
     **dict.fromkeys(("kind", "blob", "judge", "rubric", "separator", "title", "evaluation_id"), TEXT),
+    **dict.fromkeys(("held_blob", "training_id"), TEXT),
+    "recipe": Pairs(TEXT, ANYTHING, '{"method": "classify"}'),
     **dict.fromkeys(("class_labels", "evaluation_ids"), TEXTS),
     **dict.fromkeys(("chat", "page"), FLAG),
     **dict.fromkeys(("most_tokens", "resamples", "page_lines"), WHOLE),

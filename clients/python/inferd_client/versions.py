@@ -39,6 +39,8 @@ SINCE: Final[Mapping[str, str]] = {
     **dict.fromkeys(("EvaluateModel", "GetEvaluation", "ListEvaluations", "WatchEvaluation"), "0.4.0"),
     **dict.fromkeys(("CancelEvaluation", "DeleteEvaluation", "ListEvaluationLines", "CompareEvaluations"), "0.4.0"),
     **dict.fromkeys(("PlanExplanation", "Explain"), "0.4.0"),
+    **dict.fromkeys(("TrainModel", "GetTraining", "ListTrainings", "WatchTraining"), "0.4.0"),
+    **dict.fromkeys(("ListTrainingSteps", "CancelTraining", "DeleteTraining"), "0.4.0"),
 }
 """The version of the kernel that first had a call, of those that 0.1.0 lacked."""
 TENSORS: Final = "a task of tensors"

@@ -94,6 +94,8 @@ TRIAL_LABEL = "inferd.trial"
 EVALUATION_LABEL = "inferd.evaluation"
 """Label of the tasks of an evaluation, with its id: lists leave them out, too."""
 
+TRAINING_LABEL = "inferd.training"
+"""Label of the tasks that do the steps of a training, with its id: lists leave them out, too."""
 EXPLANATION_LABEL = "inferd.explanation"
 """Label of the tasks by which an explanation is computed, with its name: they are known as long as they run, and lists
 leave them out as those above."""

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
+
+from inferd.core.ids import ModelName
+from inferd.core.priority import Priority
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from inferd.core.ids import Tenant
     from inferd.core.lifecycle import Table
+    from inferd.errors import InferdError
 
 
 class TrainingMethod(Enum):
@@ -111,3 +119,211 @@ class TrainingRecipe:
     dropout: float = 0.0
     targets: tuple[str, ...] = ()
     precision: str = ""
+
+
+LOADER: Final = "inferd.engine.training.backend:TrainingLoader"
+"""What a worker loads for a training: no plugin, so that nobody makes such a model but the kernel."""
+BACKEND: Final = "training"
+TRAINING: Final = "training@"
+"""What names of models begin with that are trainings under way: no other model has such a name."""
+ORDER: Final = "order.json"
+"""In the folder of a training: what a worker is to train, see `Order`."""
+ROWS, HELD, RESULT, CARD = "rows.jsonl", "held.jsonl", "result", "card.md"
+"""In the folder of a training: its data, what is held back, what came of it, and the card of that."""
+MOST_CONFUSED: Final = 100
+"""Labels of a classifier, of which more have no confusion matrix that is kept."""
+MOST_JUDGEMENTS: Final = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What a worker is to train, as it stands in the folder of a training.
+
+    Attributes:
+        loader: Dotted path of the class of the backend that trains.
+        base: Path of the model that it begins with; "" for none.
+        recipe: How.
+        cores: Cores of the processor on which it computes; 0 for what the worker is told.
+        nice: By how much it gives way to other programs on the processor; see nice(2).
+        is_held: Whether rows that are held back have a file of their own.
+    """
+
+    loader: str
+    base: str
+    recipe: TrainingRecipe
+    cores: int = 0
+    nice: int = 0
+    is_held: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingSpec:
+    """What is to be trained, and how; see `inferd.v1.TrainingSpec`."""
+
+    model: str
+    recipe: TrainingRecipe
+    name: str
+    replace: bool = False
+    priority: Priority = Priority.LOW
+    backend: str = ""
+    device: str = ""
+    title: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A step, as the curve has it."""
+
+    step: int
+    loss: float
+    learning_rate: float
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class LabelFound:
+    """How well a label is found among rows that were held back."""
+
+    label: str
+    precision: float
+    recall: float
+    f1: float
+    support: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """What an evaluation found, after a step; see `inferd.v1.TrainingJudgement`."""
+
+    step: int
+    loss: float
+    figures: Mapping[str, float]
+    labels: tuple[LabelFound, ...] = ()
+    confusion: tuple[tuple[int, ...], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingResult:
+    """What came of a training; see `inferd.v1.TrainingResult`."""
+
+    kind: str
+    model: str
+    path: str
+    size_bytes: int
+    digest: str
+    adapter: str = ""
+    version: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Training:
+    """A training as it stands. Times are Unix time in seconds, None where there is none yet.
+
+    Attributes:
+        training_id: Its id.
+        tenant: Whose it is.
+        spec: What it is of.
+        loader: Dotted path of the class of the backend that trains, whose name is `backend`.
+        devices: That it may use.
+        base: Path of the model that it begins with; "" for none.
+        lease_id: Under which it runs; "" for none.
+        digest, rows: SHA-256 of its data, hexadecimal, and how many rows that has.
+        held_digest, held_rows: Likewise, of rows that are held back in a file of their own.
+        created, started, finished: When it was made, began, and ended.
+        state: Where it stands.
+        steps: In all; 0 before that is known.
+        step, loss, learning_rate: The last step that was told.
+        tokens, cut, computed_s: Of all steps until then: tokens read, rows cut, seconds.
+        tokens_per_s: Over the last steps.
+        checkpoint: The step of the last checkpoint.
+        attempts: Workers that have done steps of it.
+        waits_for: Why it waits.
+        judgements: By step.
+        ended_early: Whether it did.
+        result: What came of it.
+        card: Of that, JSON.
+        error: Why it failed.
+        request_id: Makes its creation idempotent; "" for not.
+        fingerprint: Equal for two requests with the same contents, hexadecimal.
+    """
+
+    training_id: str
+    tenant: Tenant
+    spec: TrainingSpec
+    backend: str
+    loader: str
+    devices: tuple[str, ...]
+    base: str
+    lease_id: str
+    digest: str
+    rows: int
+    held_digest: str = ""
+    held_rows: int = 0
+    created: float
+    started: float | None = None
+    finished: float | None = None
+    state: TrainingState = TrainingState.QUEUED
+    steps: int = 0
+    step: int = 0
+    loss: float = 0.0
+    learning_rate: float = 0.0
+    tokens: int = 0
+    cut: int = 0
+    computed_s: float = 0.0
+    tokens_per_s: float = 0.0
+    checkpoint: int = 0
+    attempts: int = 0
+    waits_for: str = ""
+    judgements: tuple[Judged, ...] = ()
+    ended_early: bool = False
+    result: TrainingResult | None = None
+    card: str = ""
+    error: InferdError | None = None
+    request_id: str = ""
+    fingerprint: str = ""
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more becomes of it."""
+        return not TRAINING_TABLE[self.state]
+
+    @property
+    def model(self) -> ModelName:
+        """Its name in the place of a model's, while a worker has it."""
+        return ModelName(TRAINING + self.training_id)
+
+    @property
+    def left_s(self) -> float:
+        """Seconds that what is left will take, if it goes on as now; 0 where that is not known."""
+        return self.computed_s / self.step * (self.steps - self.step) if self.step and not self.ended else 0.0
+
+
+def write_order(order: Order) -> bytes:
+    """An order, as JSON."""
+    return json.dumps(asdict(order) | {"recipe": plain_recipe(order.recipe)}).encode()
+
+
+def read_order(written: bytes) -> Order:
+    """What was written.
+
+    Raises:
+        ValueError, KeyError, TypeError: It is no order.
+    """
+    said = json.loads(written)
+    return Order(**{**said, "recipe": read_recipe(said["recipe"])})
+
+
+def plain_recipe(recipe: TrainingRecipe) -> dict[str, Any]:
+    """A recipe, as JSON and TOML have it."""
+    return {**asdict(recipe), "method": recipe.method.name.lower(), "targets": list(recipe.targets)}
+
+
+def read_recipe(said: Mapping[str, Any]) -> TrainingRecipe:
+    """What was made plain.
+
+    Raises:
+        KeyError, TypeError: It is no recipe.
+    """
+    return TrainingRecipe(
+        **{**said, "method": TrainingMethod[said["method"].upper()], "targets": tuple(said["targets"])}
+    )

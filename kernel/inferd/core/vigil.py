@@ -31,6 +31,7 @@ class Doing(IntEnum):
     STEP = 9
     CLOSE = 10
     DECODE = 11  # a picture or a sound, beside the thread of the model
+    TEND = 12  # a training between its steps: judging, saving, writing what came of it; as long as its data takes
 
 
 LOADING = frozenset((Doing.IMPORT, Doing.MEASURE, Doing.LOAD, Doing.PREPARE))

@@ -339,7 +339,8 @@ def _read_backend(plugin: Plugin, backend: Any) -> BackendReport:
     supported = {kind: tuple(names) for kind, names in fields["supported"].items()}
     formats = tuple(fields["formats"])
     access = read_access(fields["access"])
-    read = {"formats": formats, "settings": settings, "supported": supported, "access": access}
+    trains = tuple(fields["trains"])
+    read = {"formats": formats, "settings": settings, "supported": supported, "access": access, "trains": trains}
     spec = BackendSpec(**{**fields, **read})
     fix = backend["fix"]
     if backend["missing"] and plugin.distribution:

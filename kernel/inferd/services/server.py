@@ -34,6 +34,7 @@ from inferd.services.policies import read_policies
 from inferd.services.quotas import Quotas
 from inferd.services.reflection import add_reflection
 from inferd.services.tasks import Tasks
+from inferd.services.trainings import Trainings
 from inferd.services.uploads import Uploads
 from inferd_api.agent.v1 import agent_service_pb2
 from inferd_api.inference import grpc_service_pb2
@@ -54,6 +55,7 @@ from inferd_api.v1 import (
     pipeline_service_pb2,
     quota_service_pb2,
     task_service_pb2,
+    training_service_pb2,
     upload_service_pb2,
 )
 
@@ -109,6 +111,7 @@ def offer_services(
         function_service_pb2: Functions(front.functions),
         pipeline_service_pb2: Pipelines(front.pipelines),
         evaluation_service_pb2: Evaluations(front.evaluations, front.blobs, message_limit_bytes=limits.message_bytes),
+        training_service_pb2: Trainings(front.trainings, front.blobs),
         explanation_service_pb2: Explanations(
             front.explaining, limits=settings.explanations, prompt_limit_bytes=prompt_limit_bytes
         ),

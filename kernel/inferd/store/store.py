@@ -43,6 +43,8 @@ class Kind(Enum):
     PIPELINE = "pipeline"  # a run of one, whose pieces are its input and what has happened of it
     EVALUATION = "evaluation"
     EVALUATION_PART = "evaluation part"  # data of one, and what was measured; or its answers, which are pieces
+    TRAINING = "training"
+    TRAINING_CURVE = "training curve"  # its pieces are steps
     AUDIT = "audit"  # a part of the audit trail, whose pieces are its lines; and where the trail stands
 
 

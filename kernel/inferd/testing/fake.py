@@ -22,6 +22,7 @@ from inferd.plugin import (
     Vocabulary,
 )
 from inferd.plugin.backend import ReportProgress
+from inferd.plugin.training import TrainError, TrainRequest, TrainSession
 from inferd.plugin.vocabulary import TokenKind
 from inferd.sampling import defaults_of
 from inferd.testing.fake_faults import BYTES, END, Faults
@@ -181,6 +182,35 @@ class FakeBackend:
             description=description,
             sampling=defaults_of(model.sampling),
         )
+
+    def measure_training(self, request: TrainRequest) -> MemoryNeed:
+        """What the model says that it begins with, else 1 MiB.
+
+        Raises:
+            TrainError: There is no such file, or it says something unknown.
+        """
+        from inferd.testing.fake_trainer import measure_fake  # noqa: PLC0415 - which only who trains needs
+
+        return measure_fake(_base(request).weights_bytes)
+
+    def train(self, request: TrainRequest, progress: ReportProgress) -> TrainSession:
+        """A session whose steps take as long as those of the model that it begins with.
+
+        Raises:
+            TrainError: As `measure_training`, or a row is wrong.
+        """
+        from inferd.testing.fake_trainer import make_fake  # noqa: PLC0415 - as above
+
+        return make_fake(request, progress, step_s=_base(request).step_s)
+
+
+def _base(request: TrainRequest) -> FakeModel:
+    if request.path is None:
+        return FakeModel()
+    try:
+        return FakeModel(**json.loads(request.path.read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise TrainError(f"{request.path}: {words_of(error)}") from error
 
 
 def _read(request: LoadRequest) -> FakeModel:

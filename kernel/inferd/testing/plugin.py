@@ -9,6 +9,7 @@ FAKE = BackendSpec(
     loader="inferd.testing.fake:FakeBackend",
     formats=("fake",),
     description="repeats what it was given; for tests",
+    trains=("classify", "lora", "full"),
     settings=(
         Setting(
             name="context_tokens", kind="int", description="tokens of one sequence; default: the file's", minimum=1

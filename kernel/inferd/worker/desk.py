@@ -19,6 +19,7 @@ from inferd.engine.tensor.request import TensorResult
 from inferd.engine.token.keeping import Keeping, Kept
 from inferd.engine.token.loop import Loop
 from inferd.engine.token.output import Ended, StepOutput
+from inferd.engine.training.backend import LoadedTraining
 from inferd.errors import InferdError, InternalError, UnsupportedInputError, is_failure
 from inferd.plugin import KeepingSession, LoadedTensorModel, LoadError
 from inferd.plugin.host import count_cores
@@ -34,6 +35,7 @@ from inferd.worker.tensor_frames import (
     tensor_step_frames,
     write_signature,
 )
+from inferd.worker.training_desk import TrainingDesk
 from inferd_api.worker.v1 import adapter_pb2, load_pb2, moderation_pb2, prefix_pb2, task_pb2
 from inferd_api.worker.v1 import worker_pb2 as wire
 
@@ -92,7 +94,7 @@ class Desk(Protocol):
 
 
 def make_desk(
-    model: LoadedModel | LoadedTensorModel | LoadedFunctions,
+    model: LoadedModel | LoadedTensorModel | LoadedFunctions | LoadedTraining,
     load: load_pb2.Load,
     link: Link,
     activity: Activity,
@@ -106,6 +108,8 @@ def make_desk(
     """
     if isinstance(model, LoadedFunctions):
         return FunctionDesk(model, link, activity)
+    if isinstance(model, LoadedTraining):
+        return TrainingDesk(model, link, activity)
     if isinstance(model, LoadedTensorModel):
         return TensorDesk(model, load, link, activity)
     if model.recipe is not None:

@@ -19,6 +19,7 @@ from inferd.engine.activity import Activity
 from inferd.engine.cause import last_line, placed_line
 from inferd.engine.function.backend import LoadedFunctions
 from inferd.engine.program.threads import spares
+from inferd.engine.training.backend import LoadedTraining
 from inferd.errors import ModelLoadError, SandboxIncompleteError, is_failure, words_of
 from inferd.plugin import LoadError, UnsupportedModelError
 from inferd.plugin.checks import check_model, check_need, import_loader
@@ -96,7 +97,7 @@ class Worker:
                 self._activity.begin(Doing.CLOSE)
                 model.session.close()
 
-    def _load(self, load: load_pb2.Load) -> LoadedModel | LoadedTensorModel | LoadedFunctions | None:
+    def _load(self, load: load_pb2.Load) -> LoadedModel | LoadedTensorModel | LoadedFunctions | LoadedTraining | None:
         backend: Backend | None = None
         try:
             request, _ = read_load(load)
@@ -116,7 +117,7 @@ class Worker:
             self._reserved.wait()
             self._activity.begin(Doing.LOAD)
             given = backend.load(request, self._report)
-            model = given if isinstance(given, LoadedFunctions) else check_model(given)
+            model = given if isinstance(given, LoadedFunctions | LoadedTraining) else check_model(given)
             self._activity.begin(Doing.PREPARE)
             self._desk = make_desk(model, load, self._link, self._activity, identity=identity)
         except BaseException as error:

@@ -203,6 +203,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_PIPELINE_RUN_NOT_FOUND: _ErrorReason.ValueType  # 145
     """There is no run of a pipeline of this id (NOT_FOUND). Metadata: `run_id`."""
+    ERROR_REASON_TRAINING_NOT_FOUND: _ErrorReason.ValueType  # 150
+    """The caller has no training of this id (NOT_FOUND). Metadata: `training_id`."""
+    ERROR_REASON_TRAINING_FAILED: _ErrorReason.ValueType  # 151
+    """A training cannot be made, or cannot go on: a row or the recipe does not permit it, the loss is no finite number, or its
+    workers ended again and again without a step more (FAILED_PRECONDITION). Metadata: `cause`.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call or a task failed. Every error of the kernel is a `google.rpc.Status` that carries one
@@ -392,4 +398,10 @@ backend does not add (FAILED_PRECONDITION). Metadata: `adapter`, `cause`.
 """
 ERROR_REASON_PIPELINE_RUN_NOT_FOUND: ErrorReason.ValueType  # 145
 """There is no run of a pipeline of this id (NOT_FOUND). Metadata: `run_id`."""
+ERROR_REASON_TRAINING_NOT_FOUND: ErrorReason.ValueType  # 150
+"""The caller has no training of this id (NOT_FOUND). Metadata: `training_id`."""
+ERROR_REASON_TRAINING_FAILED: ErrorReason.ValueType  # 151
+"""A training cannot be made, or cannot go on: a row or the recipe does not permit it, the loss is no finite number, or its
+workers ended again and again without a step more (FAILED_PRECONDITION). Metadata: `cause`.
+"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -71,6 +71,10 @@ class ModelAdapters:
         loading.add_done_callback(lambda done: done.cancelled() or done.exception())
         return await asyncio.shield(loading)
 
+    async def add_trained(self, model_name: str, name: str, path: str, *, replace: bool) -> tuple[Model, Adapter]:
+        """Make an adapter known that the kernel itself has trained, as `load`: its files may be anywhere."""
+        return await self._load(model_name, name, path, "", replace, None)
+
     async def _load(  # noqa: PLR0917 - as above
         self,
         model_name: str,

@@ -133,7 +133,7 @@ class Evaluations:
             )
         self._check_room(caller.tenant)
         evaluation = Evaluation(
-            evaluation_id=_new_id(),
+            evaluation_id=new_id(),
             tenant=caller.tenant,
             spec=spec,
             digest=sha256(data).hexdigest(),
@@ -425,7 +425,8 @@ class Evaluations:
                 known.running.cancel()
 
 
-def _new_id() -> str:
+def new_id() -> str:
+    """An id: later ones are above."""
     return (time.time_ns() // 1_000_000).to_bytes(TIME_BYTES).hex() + token_hex(RANDOM_BYTES)
 
 

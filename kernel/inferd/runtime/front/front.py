@@ -23,6 +23,7 @@ from inferd.runtime.front.pipelines import Pipelines
 from inferd.runtime.front.quotas import Quotas
 from inferd.runtime.front.repository import ModelRepository
 from inferd.runtime.front.tasks import Tasks
+from inferd.runtime.front.trainings import Trainings
 from inferd.runtime.front.uploads import Uploads
 
 
@@ -49,6 +50,7 @@ class Front:
     models: Models
     optimizing: Optimizing
     evaluations: Evaluations
+    trainings: Trainings
     explaining: Explaining
     leases: Leases
     hosts: Hosts
@@ -72,3 +74,4 @@ class Front:
         await self.datasets.adopt()
         await self.pipelines.adopt()
         await self.evaluations.adopt()
+        await self.trainings.adopt()

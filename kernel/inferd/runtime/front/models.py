@@ -144,6 +144,10 @@ class Models:
         finally:
             models.settle(placed, self._driver.views.find_model(ModelName(wanted["name"])))
 
+    async def add_trained(self, **wanted: Any) -> Model:
+        """Make a model known that the kernel itself has trained, as `create`: its files may be anywhere."""
+        return await self._create(roots=None, **wanted)
+
     async def _create_fetched(self, caller: Caller, **wanted: Any) -> Model:
         """What would be refused whatever comes is refused first."""
         name, source = ModelName(wanted["name"]), wanted["source"]

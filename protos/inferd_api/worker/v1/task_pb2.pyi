@@ -312,6 +312,40 @@ class Call(_message.Message):
 Global___Call: _TypeAlias = Call  # noqa: Y015
 
 @_typing.final
+class Train(_message.Message):
+    """Train a model, from the last checkpoint in its folder on. What it is of is in that folder, which the worker has loaded."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHECKPOINT_S_FIELD_NUMBER: _builtins.int
+    REPORT_S_FIELD_NUMBER: _builtins.int
+    CURVE_STEPS_FIELD_NUMBER: _builtins.int
+    DISK_BYTES_FIELD_NUMBER: _builtins.int
+    checkpoint_s: _builtins.float
+    """Seconds between checkpoints, where the recipe does not say steps."""
+    report_s: _builtins.float
+    """Least seconds between two reports of steps."""
+    curve_steps: _builtins.int
+    """Most steps of the curve that are told."""
+    disk_bytes: _builtins.int
+    """Most bytes of its folder."""
+    def __init__(
+        self,
+        *,
+        checkpoint_s: _builtins.float = ...,
+        report_s: _builtins.float = ...,
+        curve_steps: _builtins.int = ...,
+        disk_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint_s", b"checkpoint_s", "curve_steps", b"curve_steps", "disk_bytes", b"disk_bytes", "report_s", b"report_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Train: _TypeAlias = Train  # noqa: Y015
+
+@_typing.final
 class Work(_message.Message):
     """What is to be done. The kernel checks it where it comes in, and carries it; only the worker opens it."""
 
@@ -323,6 +357,7 @@ class Work(_message.Message):
     EMBED_FIELD_NUMBER: _builtins.int
     INFER_FIELD_NUMBER: _builtins.int
     CALL_FIELD_NUMBER: _builtins.int
+    TRAIN_FIELD_NUMBER: _builtins.int
     SHARED_FIELD_NUMBER: _builtins.int
     ALLOWED_OUTPUT_FIELD_NUMBER: _builtins.int
     ADAPTER_FIELD_NUMBER: _builtins.int
@@ -356,6 +391,10 @@ class Work(_message.Message):
         """What a function gives."""
 
     @_builtins.property
+    def train(self) -> Global___Train:
+        """A model; what it tells are pieces of JSON, as of a call."""
+
+    @_builtins.property
     def shared(self) -> _containers.RepeatedCompositeFieldContainer[_memory_pb2.SharedElements]:
         """Elements of inputs of `infer` that are in memories of the frame."""
 
@@ -372,16 +411,17 @@ class Work(_message.Message):
         embed: Global___Embed | None = ...,
         infer: _tensor_pb2.InferInput | None = ...,
         call: Global___Call | None = ...,
+        train: Global___Train | None = ...,
         shared: _abc.Iterable[_memory_pb2.SharedElements] | None = ...,
         allowed_output: _builtins.int = ...,
         adapter: _adapter_pb2.AdapterRef | None = ...,
         prefix_scope: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "call", b"call", "embed", b"embed", "generate", b"generate", "infer", b"infer", "input", b"input", "kind", b"kind"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "call", b"call", "embed", b"embed", "generate", b"generate", "infer", b"infer", "input", b"input", "kind", b"kind", "train", b"train"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "allowed_output", b"allowed_output", "call", b"call", "embed", b"embed", "generate", b"generate", "infer", b"infer", "input", b"input", "kind", b"kind", "prefix_cache", b"prefix_cache", "prefix_scope", b"prefix_scope", "shared", b"shared"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "allowed_output", b"allowed_output", "call", b"call", "embed", b"embed", "generate", b"generate", "infer", b"infer", "input", b"input", "kind", b"kind", "prefix_cache", b"prefix_cache", "prefix_scope", b"prefix_scope", "shared", b"shared", "train", b"train"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["generate", "embed", "infer", "call"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["generate", "embed", "infer", "call", "train"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 

@@ -1,0 +1,17 @@
+"""What calls about trainings can raise; see `inferd_client.errors`."""
+
+from inferd_client.error import InferdError
+
+
+class TrainingNotFoundError(InferdError):
+    """No training of this id is known to this tenant."""
+
+    reason = "TRAINING_NOT_FOUND"
+    code = "NOT_FOUND"
+
+
+class TrainingFailedError(InferdError):
+    """A training cannot be made, or cannot go on; `metadata` has the cause."""
+
+    reason = "TRAINING_FAILED"
+    code = "FAILED_PRECONDITION"

@@ -1,0 +1,206 @@
+"""One attempt at a training: a worker of its own where there is room, and a task that does its steps there."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from secrets import token_hex
+from typing import TYPE_CHECKING, Any, Final
+
+from inferd.core.host import HOST_LABEL, LOCAL
+from inferd.core.ids import NO_LEASE, DeviceId, LeaseId
+from inferd.core.model import Instance, InstanceState, ModelSpec
+from inferd.core.placement_rules import PlacementRules
+from inferd.core.priority import Priority
+from inferd.core.task_events import TensorOutput
+from inferd.core.training import BACKEND, LOADER, TRAINING, Order
+from inferd.errors import BackendUnavailableError, InferdError
+from inferd.plugin.registry import BackendState
+from inferd.runtime.evaluation_work import TASK_ID_BYTES, read_piece
+from inferd.runtime.front.trials import LOOK_S, NoRoomError, Place, Trials
+from inferd.runtime.instances import newest
+from inferd.runtime.training_work import training_task
+from inferd.sandbox.state import Access
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from inferd.core.ids import ModelName, Tenant
+    from inferd.core.plan import LoadPlan
+    from inferd.core.training import Training
+    from inferd.runtime.driver import Driver
+    from inferd.runtime.front.tasks import Tasks
+    from inferd.runtime.plugins import Plugins
+    from inferd.runtime.training_files import TrainingFiles
+    from inferd.training_settings import Train
+
+SETTLE_LOOKS: Final = 3  # so often it is seen that others wait before a training gives its room to them
+
+
+class TrainingRoom(Trials):
+    """Loads a training beside what serves, and takes it away when others need the room.
+
+    Args:
+        driver: Of the kernel.
+        training: Which.
+        lease_id: The lease that it is loaded under, whose room is its own; "" for none.
+        idle_s: Models that had nothing to do for so long may go for it.
+    """
+
+    def __init__(self, driver: Driver, training: Training, lease_id: LeaseId, *, idle_s: float) -> None:
+        super().__init__(driver)
+        self._lease_id = lease_id
+        self._yields = training.spec.priority is Priority.LOW
+        self._idle_s = idle_s
+
+    def _on_free_cores(self, spec: ModelSpec) -> ModelSpec:
+        return spec if self._lease_id else super()._on_free_cores(spec)
+
+    async def _find_place(self, spec: ModelSpec, tell: Callable[[LoadPlan], str]) -> Place:
+        plan = await self._driver.plan_load(spec)
+        if self._lease_id:
+            return Place(plan=plan, cores=0)
+        now, instances = self._driver.clock.now(), self._driver.machine.fleet.instances
+        quick = [each for each in plan.evicted if now - instances[each].used < self._idle_s]
+        if not plan.fits or quick:
+            raise NoRoomError(tell(plan))
+        account = self._driver.views.devices[plan.device_id]
+        return Place(plan=plan, cores=account.free_cores if account.cores else 0)
+
+    async def _load(self, name: ModelName, tenant: Tenant) -> Instance:
+        model = await self._driver.loading.load(name, tenant, self._lease_id)
+        instance = newest(each for each in model.instances.values() if each.living)
+        if instance is None:
+            raise NoRoomError("its worker ended as soon as it was loaded")
+        return instance
+
+    async def _until_wanted(self, instance: Instance, place: Place) -> str:
+        watching = asyncio.ensure_future(super()._until_wanted(instance, place))
+        seen = 0
+        try:
+            while not watching.done():
+                await asyncio.wait({watching}, timeout=LOOK_S)
+                waiting = self._waiting_for(instance) if self._yields and not self._lease_id else ""
+                seen = seen + 1 if waiting else 0
+                if seen >= SETTLE_LOOKS and not watching.done():
+                    return f"model {waiting!r} waits for memory of {instance.device_id}"
+            return watching.result()
+        finally:
+            watching.cancel()
+
+    def _waiting_for(self, instance: Instance) -> str:
+        """Who waits for memory of its device, other trainings left out; "" for nobody."""
+        for each in self._driver.machine.fleet.instances.values():
+            waits = each.state is InstanceState.WAITING and instance.device_id in each.device_ids
+            if waits and not each.model.startswith(TRAINING):
+                return each.model
+        return ""
+
+
+class TrainingRun:
+    """Attempts a training.
+
+    Args:
+        driver: Of the kernel.
+        tasks: By which its steps are done.
+        plugins: Who may train.
+        files: Of trainings.
+        settings: Bounds.
+    """
+
+    def __init__(self, driver: Driver, tasks: Tasks, plugins: Plugins, files: TrainingFiles, settings: Train) -> None:
+        self._driver = driver
+        self._tasks = tasks
+        self._plugins = plugins
+        self._files = files
+        self._settings = settings
+
+    async def go(self, training: Training, tell: Callable[[str, dict[str, Any]], Awaitable[None]]) -> None:
+        """Have a worker do its steps, from its last checkpoint to the end; `tell` is given what it says.
+
+        Raises:
+            NoRoomError: There is no room for it.
+            GaveWayError: Others needed its room.
+            InferdError: It failed, or its worker died.
+        """
+        lease_id = self._lease_of(training)
+        room = TrainingRoom(self._driver, training, lease_id, idle_s=self._settings.idle_s)
+        spec = self._spec(training)
+        order = Order(
+            loader=training.loader,
+            base=training.base,
+            recipe=training.spec.recipe,
+            cores=self._settings.threads,
+            nice=self._settings.nice,
+            is_held=bool(training.held_digest),
+        )
+        await self._files.write_order(training.training_id, order)
+        async with AsyncExitStack() as stack:
+            if training.base:
+                await stack.enter_async_context(self._driver.supervisor.opening(training.base))
+            await room.run(
+                spec,
+                training.tenant,
+                tell=lambda plan: plan.reason,
+                measure=lambda _: self._drive(training, lease_id, tell),
+            )
+
+    async def gone(self, training: Training) -> None:
+        """Wait until nothing is left of its worker, which saves what it has done before it ends."""
+        await Trials(self._driver).gone(training.model)
+
+    def _lease_of(self, training: Training) -> LeaseId:
+        """The lease that it runs under, as long as that holds."""
+        try:
+            if training.lease_id:
+                self._driver.views.active_lease(LeaseId(training.lease_id), training.tenant)
+        except InferdError:
+            return NO_LEASE
+        return LeaseId(training.lease_id) if training.lease_id else NO_LEASE
+
+    def _spec(self, training: Training) -> ModelSpec:
+        """It, in the place of a model.
+
+        Raises:
+            BackendUnavailableError: What trains it is not there now.
+        """
+        report = next((each for each in self._plugins.reports if each.name == training.backend), None)
+        if report is None or report.spec is None or report.state is not BackendState.READY:
+            why = "it is not installed" if report is None else f"it is {report.state.name}: {report.why}"
+            raise BackendUnavailableError(f"backend {training.backend!r} trains it, and {why}", metadata={"cause": why})
+        folder, asked = str(self._files.folder(training.training_id)), report.spec.access
+        threads = self._settings.threads
+        return ModelSpec(
+            name=training.model,
+            source=f"training:{training.training_id}",
+            path=folder,
+            format=BACKEND,
+            size_bytes=0,
+            backend=training.backend,
+            backend_reason="it trains",
+            loader=LOADER,
+            devices=tuple(map(DeviceId, training.devices)),
+            placement=PlacementRules(selector={HOST_LABEL: LOCAL}),
+            pinned=True,
+            values={"threads": threads} if threads else {},
+            file_version=token_hex(TASK_ID_BYTES),  # what a look found before says nothing of it now
+            access=Access(
+                devices=asked.devices,
+                reads=(*asked.reads, *([training.base] if training.base else [])),
+                writes=(*asked.writes, folder),
+                network=asked.network,
+                programs=asked.programs,
+                compilers=asked.compilers,
+            ),
+        )
+
+    async def _drive(
+        self, training: Training, lease_id: LeaseId, tell: Callable[[str, dict[str, Any]], Awaitable[None]]
+    ) -> None:
+        spec = training_task(training, lease_id, self._settings)
+        async with self._tasks.run(spec, size_bytes=spec.demand.memory_bytes) as stream:
+            async for batch in stream.follow(0):
+                for _, event in batch:
+                    if isinstance(event, TensorOutput):
+                        for what, said in read_piece(event).items():
+                            await tell(what, said)

@@ -1,0 +1,38 @@
+"""What a training has its worker do: work that only that opens."""
+
+from __future__ import annotations
+
+from secrets import token_hex
+from typing import TYPE_CHECKING
+
+from inferd.core.demand import Demand
+from inferd.core.ids import TaskId
+from inferd.core.task import TRAINING_LABEL, TaskSpec
+from inferd.runtime.evaluation_work import MESSAGE_BYTES, TASK_ID_BYTES
+from inferd_api.worker.v1 import task_pb2 as wp
+
+if TYPE_CHECKING:
+    from inferd.core.ids import LeaseId
+    from inferd.core.training import Training
+    from inferd.training_settings import Train
+
+
+def training_task(training: Training, lease_id: LeaseId, settings: Train) -> TaskSpec:
+    """Bring a training to its end, from the last checkpoint in its folder on."""
+    train = wp.Train(
+        checkpoint_s=settings.checkpoint_s,
+        report_s=settings.report_s,
+        curve_steps=settings.curve_steps,
+        disk_bytes=settings.disk_bytes,
+    )
+    return TaskSpec(
+        task_id=TaskId(token_hex(TASK_ID_BYTES)),
+        tenant=training.tenant,
+        model=training.model,
+        demand=Demand(most_output=1, memory_bytes=MESSAGE_BYTES),
+        work=wp.Work(train=train),
+        priority=training.spec.priority,
+        lease_id=lease_id,
+        labels={TRAINING_LABEL: training.training_id},
+        operation="train",
+    )

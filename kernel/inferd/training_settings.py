@@ -1,0 +1,38 @@
+"""Settings of trainings."""
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from inferd.spans import Seconds
+
+
+class Train(BaseModel):
+    """How models are trained by `TrainModel`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    at_once: int = Field(2, ge=1, le=64, description="trainings that go on at once, of a tenant half of them")
+    kept: int = Field(
+        200, ge=1, le=10_000, description="trainings that are known; a tenant may have half of what is free"
+    )
+    data_bytes: int = Field(
+        1 << 30, ge=1024, description="most bytes of the data of one training, and of rows that are held back"
+    )
+    disk_bytes: int = Field(
+        64 << 30, ge=1 << 20, description="most bytes of the folder of one training, its checkpoints and result too"
+    )
+    checkpoint_s: Seconds = Field(
+        300.0, gt=0, description="seconds between two checkpoints, where a recipe does not say steps"
+    )
+    report_s: Seconds = Field(1.0, gt=0, description="least seconds between two reports of steps")
+    curve_steps: int = Field(1000, ge=10, le=100_000, description="most steps of the curve that are kept")
+    retry_s: Seconds = Field(2.0, gt=0, description="seconds after which room for one that waits is looked for again")
+    idle_s: Seconds = Field(
+        300.0, ge=0, description="models that had nothing to do for so long give their memory to a training"
+    )
+    vain: int = Field(
+        5, ge=1, le=100, description="workers that may die one after the other without a step more until it fails"
+    )
+    threads: int = Field(0, ge=0, le=4096, description="threads of the processor of a training; 0 for its backend's")
+    nice: int = Field(
+        10, ge=0, le=19, description="by how much trainings give way to all else on the processor, as nice(1) says it"
+    )
