@@ -133,7 +133,9 @@ def found_shelf(settings: Settings, driver: Driver, plugins: Plugins) -> Shelf:
 def _found_functions(settings: Settings, driver: Driver) -> Functions:
     """Functions of packages, which are looked for when the first one is asked for."""
     chosen = settings.functions
-    bounds = chosen.model_dump(exclude={"packages", "modules", "network", "files", "calls", "piece_bytes"})
+    bounds = chosen.model_dump(
+        exclude={"packages", "modules", "network", "files", "calls", "piece_bytes", "asks_in_flight"}
+    )
     limits = CallLimits(
         calls=chosen.calls or min(MOST_CALLS, count_cores()),
         piece_bytes=min(chosen.piece_bytes, settings.limits.text_bytes),

@@ -41,6 +41,14 @@ class Functions(BaseModel):
         1 << 20, ge=1024, description="largest piece of an output, as JSON; what does not stream is one"
     )
     output_bytes: Bytes = Field(256 << 20, description="most of all pieces of one call together")
+    asks: int = Field(10_000, ge=0, le=1_000_000, description="how often one call may ask models, for all its inputs")
+    asks_in_flight: int = Field(4, ge=1, le=256, description="of these, tasks of one call that run at once")
+    ask_bytes: Bytes = Field(
+        4 << 20, description="most of what a call asks at once, as JSON, and of what comes of that"
+    )
+    ask_timeout_s: Seconds = Field(
+        600.0, gt=0, description="how long a model may take with what a call asks, its loading included"
+    )
     timeouts_s: dict[str, Annotated[Seconds, Field(gt=0)]] = Field(
         {}, max_length=1000, description="by the name of a function, in place of what it says"
     )

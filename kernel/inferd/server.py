@@ -47,6 +47,7 @@ from inferd.runtime.front import (
     trainings,
     uploads,
 )
+from inferd.runtime.front.asking import Asking
 from inferd.runtime.front.authority import Authority
 from inferd.runtime.front.bounds import Bound, ByteBound, Calls, SharedBound
 from inferd.runtime.front.front import Front
@@ -62,6 +63,7 @@ from inferd.runtime.repository import Repository
 from inferd.runtime.restoring import kept_names, read_kept, restore
 from inferd.runtime.shelf import Shelf
 from inferd.runtime.training_files import TrainingFiles
+from inferd.services.ask_values import AskWire
 from inferd.services.channel import channel_options
 from inferd.services.doorway import Doorway
 from inferd.services.pipeline_values import PipelineWire
@@ -412,6 +414,13 @@ def _front(
         quotas=quotas.Quotas(driver, quotas_limit=scheduler.kept_quotas),
         moderation=Moderation(driver, run_tasks, settings.moderation, share=scheduler.tenant_share),
         functions=functions.Functions(shelf.functions),
+        asking=Asking(
+            driver,
+            run_tasks,
+            AskWire(limits.prompt_bytes),
+            in_flight=settings.functions.asks_in_flight,
+            timeout_s=settings.functions.ask_timeout_s,
+        ),
         pipelines=pipelines.Pipelines(
             driver, run_tasks, shelf, PipelineWire(settings.pipelines, limits.prompt_bytes), settings
         ),

@@ -29,6 +29,8 @@ EXAMPLES = "/example/"
 
 ELSEWHERE = {
     "kernel/inferd/runtime/catalogue.py": "data: what the authors of a model advise",
+    "kernel/inferd/plugin/asking.py": "the interface by which functions ask models, in words of its own",
+    "kernel/inferd/testing/functions.py": "functions of tests, which ask models",
     "kernel/inferd/testing/contract.py": "tests that every backend runs",
 }
 

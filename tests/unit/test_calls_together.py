@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from inferd.engine.cells.calls import OverBoundError, Together
+from inferd.engine.cells.calls import Asking, OverBoundError, Together
 
 
 class Channel:
@@ -23,7 +23,9 @@ def test_values_within_the_bounds_are_told_however_many_they_are(pieces: int) ->
     """Several values are in one array only where that is no larger than a piece may be; a large one is alone."""
     channel = Channel()
     streams = pieces > 1
-    together = Together(channel, streams=streams, piece_bytes=1024, array_bytes=8000)  # type: ignore[arg-type]
+    together = Together(
+        channel, Asking(channel, most=0, most_bytes=0), streams=streams, piece_bytes=1024, array_bytes=8000
+    )  # type: ignore[arg-type]
     sizes = [100] * 30 + [1022] + [500] * 4 + [10] * 9
     for size in sizes:
         for _ in range(pieces):
@@ -39,7 +41,9 @@ def test_values_within_the_bounds_are_told_however_many_they_are(pieces: int) ->
 @pytest.mark.parametrize(("pieces", "size", "bound"), [(1, 1025, "piece"), (9, 900, "array")])
 def test_what_is_too_large_says_what_of_it_is(pieces: int, size: int, bound: str) -> None:
     """A piece that is too large is told from pieces of one input that are too large together."""
-    together = Together(Channel(), streams=True, piece_bytes=1024, array_bytes=8000)  # type: ignore[arg-type]
+    together = Together(
+        Channel(), Asking(Channel(), most=0, most_bytes=0), streams=True, piece_bytes=1024, array_bytes=8000
+    )  # type: ignore[arg-type]
     for _ in range(pieces - 1):
         together.send({}, b"1" * size)
     with pytest.raises(OverBoundError) as caught:

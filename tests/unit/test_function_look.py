@@ -15,7 +15,7 @@ from inferd.runtime.functions import Functions
 
 GOOD = (
     b'{"path": "/x", "functions": [{"name": "f", "version": 1, "description": "", "input_schema": "{}",'
-    b' "output_schema": "{}", "streams": false, "timeout_s": null, "memory_bytes": null}]}'
+    b' "output_schema": "{}", "streams": false, "timeout_s": null, "memory_bytes": null, "asks": 0}]}'
 )
 
 

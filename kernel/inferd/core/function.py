@@ -33,6 +33,7 @@ class Function:
         timeout_s: How long a call may take, in seconds.
         memory_bytes: How much memory it may take beyond what its package has.
         package: Name of the package that offers it.
+        asks: How often a call may ask a model at most, for each of its inputs.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Function:
     timeout_s: float
     memory_bytes: int
     package: str
+    asks: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +90,9 @@ class CallLimits:
         output_bytes: Most of all pieces of one call together.
         timeouts_s, memories_bytes: By the name of a function, in place of what it says.
         files: Paths that functions may read, by the names that callers give them.
+        asks: How often one call may ask models at most, of all its inputs.
+        ask_bytes: Most of what it asks at once, as JSON, and of what comes of that.
+        ask_timeout_s: How long an answer may take, in seconds; the time of a call stands still meanwhile.
     """
 
     module: str = ""
@@ -102,6 +107,9 @@ class CallLimits:
     timeouts_s: Mapping[str, float] = field(default_factory=dict)
     memories_bytes: Mapping[str, int] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
+    asks: int = 10_000
+    ask_bytes: int = 4 << 20
+    ask_timeout_s: float = 600.0
 
     def written(self, module: str) -> dict[str, SettingValue | None]:
         """Those of a package, as settings of a load, in which mappings are JSON."""

@@ -225,9 +225,8 @@ class InstanceFacts:
     """What a worker reports of a loaded model.
 
     Attributes:
-        max_tasks: Tasks that can run at once.
-        context_tokens: Tokens of prompt and output that one task can have.
-        description: Architecture, parameters, weight format, for people.
+        max_tasks, context_tokens: Tasks that can run at once; tokens of prompt and output that one of them can have.
+        description, parameters: Architecture, size and format, for people; parameters of the model, 0 for unknown.
         memory_bytes, peak_bytes: Resident memory of the worker, and the most that it had so far; 0 for unknown.
         kv_tokens, block_tokens: Tokens that fit into its KV pool, and into a block of it; 0 for unknown.
         sampling: Defaults of its tasks that its file names.
@@ -243,6 +242,7 @@ class InstanceFacts:
     peak_bytes: int = 0
     sampling: SamplingDefaults = NO_DEFAULTS
     sandbox: State | None = None
+    parameters: int = 0
 
 
 @dataclass(slots=True)

@@ -96,6 +96,8 @@ EVALUATION_LABEL = "inferd.evaluation"
 
 TRAINING_LABEL = "inferd.training"
 """Label of the tasks that do the steps of a training, with its id: lists leave them out, too."""
+ASK_LABEL = "inferd.call"
+"""Label of the tasks by which models answer what a call of a function asks, with the id of its task: likewise."""
 EXPLANATION_LABEL = "inferd.explanation"
 """Label of the tasks by which an explanation is computed, with its name: they are known as long as they run, and lists
 leave them out as those above."""

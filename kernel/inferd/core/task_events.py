@@ -15,6 +15,7 @@ class Phase(Enum):
 
     LOAD = 1
     PREFILL = 2
+    CALL = 3  # a function is at work, and says how far it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +147,18 @@ class Output(NamedTuple):
     computed: tuple[int, ...] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a call of a function has asked of models: tasks that were run for it, and their tokens."""
+
+    tasks: int = 0
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+
+
+NOTHING_ASKED = Asked()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt:
     """What the task cost, and what its tenant used of quotas then.
@@ -162,6 +175,7 @@ class Receipt:
     version: int = 0
     device_s: float | None = None
     quotas: tuple[QuotaUse, ...] = ()
+    asked: Asked = NOTHING_ASKED
 
 
 @dataclass(frozen=True, slots=True)

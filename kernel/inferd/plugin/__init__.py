@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from inferd.core.resources import MemoryNeed
     from inferd.core.sampling_defaults import SamplingDefaults
     from inferd.core.training import TrainingRecipe
+    from inferd.plugin.asking import Answer, Ask, AskError, ask, ask_all, progress
     from inferd.plugin.backend import (
         Backend,
         BackendSpec,
@@ -107,6 +108,9 @@ __all__ = [
     "NVIDIA",
     "Access",
     "AdaptingSession",
+    "Answer",
+    "Ask",
+    "AskError",
     "AudioInput",
     "Backend",
     "BackendSpec",
@@ -171,6 +175,8 @@ __all__ = [
     "VectorOutput",
     "Vocabulary",
     "WrittenOutput",
+    "ask",
+    "ask_all",
     "function",
     "function_file",
     "hookimpl",
@@ -178,6 +184,7 @@ __all__ = [
     "least_window_blocks",
     "list_hf_weights",
     "naming",
+    "progress",
     "read_batching",
     "read_gguf_embedding",
     "read_gguf_endings",
@@ -199,6 +206,7 @@ _PLACES: Final = {
     "inferd.core.resources": ("MemoryNeed",),
     "inferd.core.sampling_defaults": ("SamplingDefaults",),
     "inferd.core.training": ("TrainingRecipe",),
+    "inferd.plugin.asking": ("Answer", "Ask", "AskError", "ask", "ask_all", "progress"),
     "inferd.plugin.backend": (
         "Backend",
         "BackendSpec",

@@ -16,6 +16,7 @@ F = TypeVar("F", bound="Callable[..., Any]")
 
 NAME_FORM: Final = re.compile(r"[a-z][a-z0-9_]{0,62}")
 MOST_VERSION: Final = 999_999_999
+MOST_ASKS: Final = 1_000_000
 _MARK: Final = "__inferd_function__"
 _MOST_DESCRIPTION: Final = 500  # characters
 _UNCALLED: Final[dict[Any, str]] = {
@@ -36,6 +37,7 @@ class Mark:
         timeout_s: How long a call may take, in seconds; None for the kernel's `functions.timeout_s`.
         memory_bytes: Memory of a call beyond what its package has; None for the kernel's `functions.memory_bytes`.
         prepare: Called once where its package was imported, before any call; None for nothing.
+        asks: How often a call may ask a model at most, for each of its inputs.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Mark:
     timeout_s: float | None = None
     memory_bytes: int | None = None
     prepare: Callable[[], object] | None = None
+    asks: int = 0
 
 
 def function(
@@ -53,6 +56,7 @@ def function(
     timeout_s: float | None = None,
     memory_bytes: int | None = None,
     prepare: Callable[[], object] | None = None,
+    asks: int = 0,
 ) -> Callable[[F], F]:
     """Mark a function as one that is offered; it stays callable as it is.
 
@@ -66,6 +70,7 @@ def function(
         memory_bytes: How much memory a call may take beyond what its package has; likewise.
         prepare: Called once, before any call: loads what all calls need, such as a dictionary or a small model. Not
             when the package is only looked at.
+        asks: How often a call may ask a model at most (`ask`, `ask_all`); for each of its inputs, where it has several.
 
     Raises:
         ValueError: One of these is out of its range, or the function cannot be called by names.
@@ -79,6 +84,7 @@ def function(
             timeout_s=timeout_s,
             memory_bytes=memory_bytes,
             prepare=prepare,
+            asks=asks,
         )
         _check(given, marked)
         setattr(marked, _MARK, given)
@@ -135,6 +141,8 @@ def _check(mark: Mark, marked: Callable[..., Any]) -> None:
         raise ValueError(f"{at} has timeout_s {mark.timeout_s!r}; it must be above 0, in seconds")
     if mark.memory_bytes is not None and (type(mark.memory_bytes) is not int or mark.memory_bytes < 1):
         raise ValueError(f"{at} has memory_bytes {mark.memory_bytes!r}; it must be a whole number above 0")
+    if type(mark.asks) is not int or not 0 <= mark.asks <= MOST_ASKS:
+        raise ValueError(f"{at} has asks {mark.asks!r}; it must be a whole number from 0 to {MOST_ASKS}")
     if inspect.iscoroutinefunction(marked) or inspect.isasyncgenfunction(marked):
         raise ValueError(f"{at} is `async`; each call has a process of its own: write `def`")
     for parameter in inspect.signature(marked).parameters.values():

@@ -20,6 +20,7 @@ from inferd.errors import InferdError, InvalidFieldError, LeaseNotFoundError, Mo
 from inferd.runtime.adapters import Adapters
 from inferd.runtime.alarm import Alarm
 from inferd.runtime.archive import Archive
+from inferd.runtime.asks import Asks
 from inferd.runtime.attendance import Attendance
 from inferd.runtime.clock import Clock
 from inferd.runtime.closing import Closing
@@ -71,7 +72,7 @@ class Driver:
         loading: Has models loaded, unloaded and given other versions.
         prefixes: Prefix caches of models that were unloaded.
         questions: Asks loaded models what is no task.
-        moderation, adapters: Have workers go by rules, and hold what tasks are computed with.
+        moderation, adapters, asks: Rules for workers; what tasks are computed with; what calls ask of models.
         engine_limits: Bounds of all engines.
     """
 
@@ -97,7 +98,7 @@ class Driver:
         self.attendance = Attendance(cancel=self.cancel, detach=self.detach)
         self._relay = Relay(self.clock, output_bytes=limits.output_bytes)
         self.moderation = Moderation(self.views, self.supervisor, self._relay)
-        self.adapters = Adapters(self.views, self.supervisor)
+        self.adapters, self.asks = Adapters(self.views, self.supervisor), Asks(self.supervisor, self._relay)
         self.prefixes = Prefixes(self.views, self.supervisor, limits.prefixes)
         self._orders = Orders(
             self.supervisor, self._relay, self.streams, limits.engine, clock=self.clock, stop=self.prefixes.stop
@@ -392,6 +393,7 @@ class Driver:
         for task in self._relay.tell(instance_id, step, memories):
             self._apply(events.TaskPassed(task.task_id, task.attempt))
         self.moderation.told(instance_id, step)
+        self.asks.told(instance_id, step)
         for task_id in self._relay.take_begun():
             self._apply(TaskBegan(instance_id, task_id))
         for broken, outcome in self._relay.take_refused(instance_id, self._log_of(instance_id)):

@@ -209,6 +209,7 @@ def read_facts(loaded: load_pb2.Loaded) -> InstanceFacts:
         block_tokens=loaded.block_tokens,
         sampling=defaults_of(loaded.sampling_defaults),
         sandbox=read_sandbox(loaded),
+        parameters=loaded.parameters,
     )
 
 

@@ -92,6 +92,7 @@ def _read(said: Any, package: str, limits: CallLimits) -> Function:
         timeout_s=limits.timeout_of(name, said["timeout_s"]),
         memory_bytes=limits.memory_of(name, said["memory_bytes"]),
         package=package,
+        asks=int(said["asks"]),
     )
 
 

@@ -220,7 +220,8 @@ def _read_event(kind: str, *rest: Any) -> te.TaskEvent:  # noqa: C901, PLR0911 -
             return te.Output(text, tuple(token_ids), sample, _read_logprobs(logprobs), FinishReason(reason))
         case "finished", (outcome, receipt):
             uses = tuple(QuotaUse(**{**use, "quota": Quota(**use["quota"])}) for use in receipt.pop("quotas", ()))
-            return te.Finished(_read_outcome(outcome), te.Receipt(**receipt, quotas=uses))
+            asked = te.Asked(**receipt.pop("asked", {}))  # kernels before this one did not write it
+            return te.Finished(_read_outcome(outcome), te.Receipt(**receipt, quotas=uses, asked=asked))
         case _:
             raise ValueError(f"an event of the kind {kind!r} with {len(rest)} fields is not known to this version")
 

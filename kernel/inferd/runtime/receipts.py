@@ -1,10 +1,17 @@
 """What a task has cost, told with its end."""
 
 from inferd.core.changes import TaskEnd
-from inferd.core.task_events import Receipt
+from inferd.core.task_events import NOTHING_ASKED, Asked, Receipt
 
 
-def write_receipt(end: TaskEnd, *, backend: str, first_output_at: float | None, memory_bytes: int) -> Receipt:
+def write_receipt(
+    end: TaskEnd,
+    *,
+    backend: str,
+    first_output_at: float | None,
+    memory_bytes: int,
+    asked: Asked = NOTHING_ASKED,
+) -> Receipt:
     """The receipt of a task.
 
     Args:
@@ -12,6 +19,7 @@ def write_receipt(end: TaskEnd, *, backend: str, first_output_at: float | None, 
         backend: Of its model.
         first_output_at: When its first token was told; None for never.
         memory_bytes: Resident memory of the worker that ran it.
+        asked: What it has asked of models, where it is a call of a function.
     """
     dispatched = end.started if end.started is not None else end.finished
     return Receipt(
@@ -24,4 +32,5 @@ def write_receipt(end: TaskEnd, *, backend: str, first_output_at: float | None, 
         version=end.version,
         device_s=None if end.started is None else end.device_s,
         quotas=end.quotas,
+        asked=asked,
     )

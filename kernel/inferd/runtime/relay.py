@@ -1,7 +1,7 @@
 """From the frames of workers to the streams of tasks: which handle of which link is which task."""
 
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from inferd.core.canary import NO_PACE, Pace
@@ -56,10 +56,12 @@ class Relay:
 
     Attributes:
         rate: Output tokens a second.
+        let_go: Called with the worker and the handle of each task that a worker holds no longer.
     """
 
     def __init__(self, clock: Clock, *, output_bytes: int) -> None:
         self.rate = Rate()
+        self.let_go: Callable[[InstanceId, int], object] = lambda *_: None
         self._refused: list[tuple[Dispatched, MemoryRefusedError]] = []
         self._begun: list[TaskId] = []
         self._output_bytes = output_bytes
@@ -72,10 +74,13 @@ class Relay:
 
     def close(self, instance_id: InstanceId) -> None:
         """A worker is gone."""
-        del self._links[instance_id]
+        for handle in self._links.pop(instance_id).tasks:
+            self.let_go(instance_id, handle)
 
     def abandon(self, instance_id: InstanceId) -> None:
         """A worker is lost with its host: what it still says is of no task."""
+        for handle in self._links[instance_id].tasks:
+            self.let_go(instance_id, handle)
         self._links[instance_id].tasks.clear()
         self._links[instance_id].handles.clear()
 
@@ -128,6 +133,7 @@ class Relay:
         link = self._links[instance_id]
         handle = link.handles.pop(task_id)
         del link.tasks[handle]
+        self.let_go(instance_id, handle)
         return handle
 
     def tell(self, instance_id: InstanceId, step: step_pb2.StepOutput, memories: Arrived = ()) -> list[Dispatched]:
@@ -139,6 +145,7 @@ class Relay:
         passed: list[Dispatched] = []
         tasks = self._links[instance_id].tasks
         self._tell_of_prompts(tasks, step)
+        self._tell_of_calls(tasks, step)
         passed += self._tell_tensors(tasks, step, memories)
         token_ids = array("I", step.token_ids)
         details = _Details(step)
@@ -179,6 +186,12 @@ class Relay:
             if (embedded := tasks.get(embedding.handle)) is not None:
                 self._begin(embedded, self._clock.now())
                 embedded.stream.tell(EmbeddingOutput(array("f", embedding.values)))
+
+    @staticmethod
+    def _tell_of_calls(tasks: Mapping[int, Dispatched], step: step_pb2.StepOutput) -> None:
+        for called in step.called:
+            if (calling := tasks.get(called.handle)) is not None:
+                calling.stream.tell(Progress(Phase.CALL, called.fraction))
 
     def _tell_tensors(
         self, tasks: Mapping[int, Dispatched], step: step_pb2.StepOutput, memories: Arrived

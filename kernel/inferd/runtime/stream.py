@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from inferd.core.task_events import Finished, Output, PromptOutput, TaskEvent, TensorOutput
+from inferd.core.task_events import NOTHING_ASKED, Finished, Output, PromptOutput, TaskEvent, TensorOutput
 from inferd.runtime.continuation import Continuation
 from inferd.runtime.event_log import EventLog, Numbered
 from inferd.runtime.signal import Signal
@@ -86,6 +86,7 @@ class TaskStream:
         deleted: Whether what it has told before its end is in the store no more.
         shown, hidden: The state in which a kept task is written, and whether nothing is; see `front.shown`.
         pressing: Number of the newest event that does not wait a moment; 0 before the first.
+        asked: What the task, a call of a function, has asked of models so far.
     """
 
     def __init__(self, task_id: TaskId, limit_bytes: int, budget: EventBudget | None) -> None:
@@ -105,6 +106,7 @@ class TaskStream:
         self.shown: TaskState | None = None
         self.hidden = self.deleted = False
         self.pressing = 0
+        self.asked = NOTHING_ASKED
         self._ahead: EventLog | None = None  # what is held back
         self._held_back: Callable[[], None] = _nothing
         self._followers = 0  # who have not been given the end yet

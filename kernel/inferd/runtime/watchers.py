@@ -124,6 +124,7 @@ class Watchers:
             backend="" if spec is None else spec.backend,
             first_output_at=stream.first_output_at,
             memory_bytes=worker.memory_bytes if worker is not None else 0,
+            asked=stream.asked,
         )
         finished = Finished(outcome, receipt)
         self._streams.finish(change.task_id, finished)

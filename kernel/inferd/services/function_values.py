@@ -62,6 +62,7 @@ def write_function(function: Function, package: Package) -> fp.Function:
         memory_bytes=function.memory_bytes,
         package=package.model,
         distribution=package.distribution,
+        asks=function.asks,
     )
 
 

@@ -9,8 +9,10 @@ from inferd.core.conditions import Condition
 from inferd.core.expressions import Reference, Template, references_in
 from inferd.core.ids import DEFAULT_TENANT, NO_LEASE
 from inferd.core.pipeline import IN_FLIGHT, Case, ForEach, Gives, Pipeline, Retry, Step, Work
+from inferd.core.policy import Grant
 from inferd.core.shapes import Shape, check_few
 from inferd.errors import InvalidFieldError, LimitExceededError
+from inferd.runtime.ask_grants import allow_asks
 from inferd.services.run_requests import new_task_id
 from inferd.services.sampling_values import check_sampling
 from inferd.services.task_values import read_spec, request_bytes
@@ -163,6 +165,7 @@ class PipelineWire:
             raise TypeError(type(template))
         labels = {**order.labels, PIPELINE_LABEL: f"{order.run_id}/{step.name}"}
         spec, size_bytes = self._make(template, texts, labels=labels, deadline=deadline, seed=seed)
+        allow_asks(spec, Grant(order.allows, order.denies))
         return replace(spec, tenant=order.tenant, lease_id=order.lease_id, priority=order.priority), size_bytes
 
     def _make(

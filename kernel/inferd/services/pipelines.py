@@ -23,6 +23,7 @@ from inferd_api.v1 import priority_pb2
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from inferd.core.policy import Grant
     from inferd.runtime.front import pipelines as front
     from inferd.runtime.pipelines.book import Known
     from inferd.runtime.pipelines.journal import Entry, Journal, StepBook
@@ -41,7 +42,7 @@ class Pipelines:
         self, request: ps.CreatePipelineRunRequest, call: Call
     ) -> ps.CreatePipelineRunResponse:
         """Check a pipeline and begin a run of it."""
-        known = await self._pipelines.create(_read(request), call.caller)
+        known = await self._pipelines.create(_read(request, call.admission.grant), call.caller)
         return ps.CreatePipelineRunResponse(run=_write(known, known.journal))
 
     async def GetPipelineRun(self, request: ps.GetPipelineRunRequest, call: Call) -> ps.GetPipelineRunResponse:  # noqa: N802 - the wire's name
@@ -78,7 +79,7 @@ class Pipelines:
         return ps.CancelPipelineRunResponse(run=_write(known, await self._pipelines.journal(known)))
 
 
-def _read(request: ps.CreatePipelineRunRequest) -> WantedRun:
+def _read(request: ps.CreatePipelineRunRequest, may_run: Grant) -> WantedRun:
     check_request_id(request.request_id)
     check_task_labels(request.labels, "labels")
     ttl_s = read_seconds(request.ttl, "ttl") if request.HasField("ttl") else None
@@ -102,6 +103,7 @@ def _read(request: ps.CreatePipelineRunRequest) -> WantedRun:
         seed=request.seed if request.HasField("seed") else None,
         fingerprint=sha256(request.SerializeToString(deterministic=True)).hexdigest(),
         check_only=request.check_only,
+        may_run=may_run,
     )
 
 

@@ -6,8 +6,10 @@ from hashlib import sha256
 from secrets import token_bytes
 from time import time_ns
 
+from inferd.core.policy import NOTHING, Grant
 from inferd.core.task import TaskSpec
 from inferd.errors import InvalidFieldError
+from inferd.runtime.ask_grants import allow_asks
 from inferd.runtime.clock import Clock
 from inferd.runtime.front.caller import Caller
 from inferd.services.calls import check_request_id
@@ -26,15 +28,20 @@ def new_task_id() -> str:
 
 
 def read_run(
-    request: ts.RunTaskRequest, caller: Caller, *, prompt_limit_bytes: int, named: Mapping[int, Named]
+    request: ts.RunTaskRequest,
+    caller: Caller,
+    *,
+    prompt_limit_bytes: int,
+    named: Mapping[int, Named],
+    may_run: Grant = NOTHING,
 ) -> TaskSpec:
-    """A new task of a caller; `named` is what its inputs name elsewhere.
+    """A new task of a caller; `named` is what its inputs name elsewhere, `may_run` which models it may run.
 
     Raises:
         InferdError: As `read_spec`, or its `request_id` is too long.
     """
     check_request_id(request.request_id)
-    return read_spec(
+    spec = read_spec(
         request.spec,
         task_id=new_task_id(),
         tenant=caller.tenant,
@@ -45,6 +52,7 @@ def read_run(
         detached=request.detach_on_disconnect,
         named=named,
     )
+    return allow_asks(spec, may_run)
 
 
 def read_create(
@@ -54,6 +62,7 @@ def read_create(
     *,
     prompt_limit_bytes: int,
     named: Mapping[int, Named],
+    may_run: Grant = NOTHING,
     repeated: bool = False,
 ) -> TaskSpec:
     """A new task that outlives its client; its deadline is not that of the call.
@@ -76,6 +85,7 @@ def read_create(
         detached=True,
         named=named,
     )
+    allow_asks(spec, may_run)
     deadline = _read_expiration(request, clock, repeated=repeated)
     if request.request_id and deadline is not None:
         asked = request.ttl if request.HasField("ttl") else request.expire_time

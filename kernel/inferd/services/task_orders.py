@@ -153,7 +153,13 @@ class TaskOrders:
         interval_s, linger_s = read_interval(_request_of(order, self._call.take).output_interval), _read_linger(order)
         caller = self._caller_of(order)
         named = await find_named(self._uploads, self._blobs, caller, order.request.spec)
-        spec = read_run(order.request, caller, prompt_limit_bytes=self._prompt_limit_bytes, named=named)
+        spec = read_run(
+            order.request,
+            caller,
+            prompt_limit_bytes=self._prompt_limit_bytes,
+            named=named,
+            may_run=self._call.admission.grant,
+        )
         del named  # what it holds stays with the core
         await self._open.run(tag, spec, interval_s=interval_s, linger_s=linger_s)
 

@@ -334,6 +334,9 @@ def _write_finished(finished: te.Finished, written: tp.Finished) -> None:
     write_duration(receipt.run_s, told, "run_duration")
     write_duration(receipt.device_s, told, "device_duration")
     told.quotas.extend(map(write_use, receipt.quotas))
+    if (asked := receipt.asked).tasks:
+        told.asked.tasks = asked.tasks
+        told.asked.prompt_tokens, told.asked.output_tokens = asked.prompt_tokens, asked.output_tokens
 
 
 def write_task(task: Task, stream: TaskStream, clock: Clock) -> tp.Task:

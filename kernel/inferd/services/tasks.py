@@ -46,7 +46,13 @@ class Tasks:
         last: ts.RunTaskResponse | None = None
         interval_s, several = read_interval(request.output_interval), request.several_events
         named = await find_named(self._uploads, self._blobs, call.caller, request.spec)
-        spec = read_run(request, call.caller, prompt_limit_bytes=self._prompt_limit_bytes, named=named)
+        spec = read_run(
+            request,
+            call.caller,
+            prompt_limit_bytes=self._prompt_limit_bytes,
+            named=named,
+            may_run=call.admission.grant,
+        )
         running = self._tasks.run(spec, size_bytes=request_bytes(request.spec, spec))
         del spec, named  # it stays with the core, for as long as that needs it
         async with running as stream:
@@ -72,6 +78,7 @@ class Tasks:
             self._tasks.clock,
             prompt_limit_bytes=self._prompt_limit_bytes,
             named=named,
+            may_run=call.admission.grant,
             repeated=self._tasks.knows(call.caller, request.request_id),
         )
         with self._tasks.holding(spec.tenant, request_bytes(request.spec, spec)):

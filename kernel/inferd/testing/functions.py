@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
-from inferd.plugin import function, hookimpl
+from inferd.plugin import Ask, AskError, ask, ask_all, function, hookimpl, progress
 
 STATE: list[int] = []
 
@@ -116,7 +116,47 @@ def reach(path: str) -> list[str]:
     return could
 
 
+@function(asks=3)
+def answers(model: str, prompts: list[str], do: Literal["write", "embed", "count"] = "write") -> Iterator[str]:
+    """Ask a model each prompt, all at once, and tell how far that is."""
+    progress(0.5)
+    for given in ask_all(
+        [Ask(model=model, prompt=each, do=do, texts=[each], sampling={"max_tokens": 4}) for each in prompts]
+    ):
+        yield given.text or str(len(given.embedding)) + str(given.counts)
+
+
+@function(asks=8)
+def likeliest(model: str, prompt: str, endings: list[str]) -> str:
+    """Which of some endings is the likeliest."""
+    given = ask(Ask(model=model, prompt=prompt, do="score", endings=endings))
+    return max(zip(given.logprobs, endings, strict=True))[1]
+
+
+@function(asks=2)
+def described(model: str, text: str, tries: int = 1) -> str:
+    """What a model says of a text, as JSON of a schema; how an error of it is named where there is one."""
+    schema = {
+        "type": "object",
+        "properties": {"mood": {"enum": ["good", "bad"]}},
+        "required": ["mood"],
+        "additionalProperties": False,
+    }
+    said = Ask(model=model, messages=[{"role": "user", "content": text}], schema=schema, sampling={"max_tokens": 40})
+    try:
+        return str(ask_all([said] * tries)[0].value["mood"])
+    except AskError as error:
+        return error.reason
+
+
+@function()
+def unsaid(model: str) -> str:
+    """Ask a model without having said so."""
+    return ask(Ask(model=model, prompt="x")).text
+
+
 @hookimpl
 def inferd_functions() -> Iterable[Callable[..., Any]]:
     """All of them."""
-    return (repeat, repeat_loudly, count, words, hang, grow, nap, die, lie, refuse, remember, reach)
+    plain = (repeat, repeat_loudly, count, words, hang, grow, nap, die, lie, refuse, remember, reach)
+    return (*plain, answers, likeliest, described, unsaid)

@@ -36,7 +36,7 @@ from inferd.worker.tensor_frames import (
     write_signature,
 )
 from inferd.worker.training_desk import TrainingDesk
-from inferd_api.worker.v1 import adapter_pb2, load_pb2, moderation_pb2, prefix_pb2, task_pb2
+from inferd_api.worker.v1 import adapter_pb2, ask_pb2, load_pb2, moderation_pb2, prefix_pb2, task_pb2
 from inferd_api.worker.v1 import worker_pb2 as wire
 
 if TYPE_CHECKING:
@@ -75,6 +75,9 @@ class Desk(Protocol):
 
     def hear(self, verdict: moderation_pb2.Verdict) -> None:
         """Take what a classifier says."""
+
+    def take(self, reply: ask_pb2.Reply) -> None:
+        """Tell a call what came of what it asked a model."""
 
     def adapt(self, order: adapter_pb2.Adapters | adapter_pb2.LoadAdapter, memories: Sequence[Memory]) -> None:
         """Have these adapters and no others, or hold one whose files are in memories."""
@@ -158,6 +161,9 @@ class TokenDesk:
     def hear(self, verdict: moderation_pb2.Verdict) -> None:
         """Take what a classifier says."""
         self._screening.hear(verdict.handle, verdict.number, found=verdict.found, failed=verdict.failed)
+
+    def take(self, reply: ask_pb2.Reply) -> None:
+        """No call runs here."""
 
     def adapt(self, order: adapter_pb2.Adapters | adapter_pb2.LoadAdapter, memories: Sequence[Memory]) -> None:
         """Have these adapters and no others, or hold one whose files are in memories."""
@@ -267,6 +273,9 @@ class TensorDesk:
 
     def hear(self, verdict: moderation_pb2.Verdict) -> None:
         """Nobody was asked."""
+
+    def take(self, reply: ask_pb2.Reply) -> None:
+        """No call runs here."""
 
     def adapt(self, order: adapter_pb2.Adapters | adapter_pb2.LoadAdapter, memories: Sequence[Memory]) -> None:  # noqa: ARG002 - of texts only
         """Refuse an adapter: they are for language models."""

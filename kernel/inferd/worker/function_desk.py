@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 from inferd.engine.function.call import Call, CallResult
@@ -10,7 +11,7 @@ from inferd.engine.token.output import Ended
 from inferd.errors import UnsupportedInputError
 from inferd.worker.adapters import refuse_adapter
 from inferd.worker.frames import ended_message, failure
-from inferd_api.worker.v1 import adapter_pb2, load_pb2, moderation_pb2, prefix_pb2, step_pb2, task_pb2
+from inferd_api.worker.v1 import adapter_pb2, ask_pb2, load_pb2, moderation_pb2, prefix_pb2, step_pb2, task_pb2
 from inferd_api.worker.v1 import worker_pb2 as wire
 
 if TYPE_CHECKING:
@@ -66,6 +67,10 @@ class FunctionDesk:
     def hear(self, verdict: moderation_pb2.Verdict) -> None:
         """Nobody was asked."""
 
+    def take(self, reply: ask_pb2.Reply) -> None:
+        """A call hears what came of what it asked a model."""
+        self.engine.reply(reply.handle, reply.number, _answer(reply))
+
     def answer(self, query: task_pb2.Query) -> None:
         """Refuse a question: there are no tokens."""
         told = failure(_no_call("model"))
@@ -88,8 +93,21 @@ class FunctionDesk:
         for handle, piece in result.pieces:
             written = step_pb2.CallPiece(json=piece.decode()).SerializeToString()
             step.tensors.add(handle=handle, outputs=written)
+        for handle, number, asked in result.asks:
+            step.asks.add(handle=handle, number=number, json=asked)
+        for handle, fraction in result.progress.items():
+            step.called.add(handle=handle, fraction=fraction)
         step.ended.extend(map(ended_message, result.ended))
         self._link.send(frame)
+
+
+def _answer(reply: ask_pb2.Reply) -> bytes:
+    """What a call is told, as JSON."""
+    if not reply.HasField("failure"):
+        return reply.json
+    told = reply.failure
+    error = {"reason": told.reason, "message": told.message, "metadata": dict(told.metadata)}
+    return json.dumps({"error": error}).encode()
 
 
 def _no_call(field: str) -> UnsupportedInputError:

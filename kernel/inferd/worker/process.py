@@ -132,6 +132,7 @@ class Worker:
         gc.freeze()  # what a model brings never becomes garbage: do not look through it again
         loaded = self._desk.loaded()
         loaded.description = loaded.description or _describe(model.description)
+        loaded.parameters = getattr(model.description, "parameters", 0)
         loaded.memory_bytes = _resident_bytes()
         loaded.peak_bytes = _peak_bytes()
         self._activity.begin(Doing.IDLE)
@@ -210,7 +211,7 @@ class Worker:
             case _:
                 self._direct(self._desk, frame, memories)
 
-    def _direct(self, desk: Desk, frame: wire.KernelFrame, memories: Sequence[Memory]) -> None:
+    def _direct(self, desk: Desk, frame: wire.KernelFrame, memories: Sequence[Memory]) -> None:  # noqa: C901 - a table: one row for each kind
         """Tell the engine what the kernel wants of it."""
         match frame.WhichOneof("kind"):
             case "submit":
@@ -225,6 +226,8 @@ class Worker:
                 desk.adapt(getattr(frame, kind), memories)
             case "verdict":
                 desk.hear(frame.verdict)
+            case "reply":
+                desk.take(frame.reply)
             case "hold":
                 hold = frame.hold
                 desk.engine.hold(hold.lease_id, hold.fencing_token, sequences=hold.sequences, kv_tokens=hold.kv_tokens)

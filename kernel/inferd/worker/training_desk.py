@@ -10,7 +10,7 @@ from inferd.engine.training.loop import Drive, TrainingLoop
 from inferd.errors import UnsupportedInputError
 from inferd.worker.adapters import refuse_adapter
 from inferd.worker.frames import ended_message, failure
-from inferd_api.worker.v1 import adapter_pb2, load_pb2, moderation_pb2, prefix_pb2, step_pb2, task_pb2
+from inferd_api.worker.v1 import adapter_pb2, ask_pb2, load_pb2, moderation_pb2, prefix_pb2, step_pb2, task_pb2
 from inferd_api.worker.v1 import worker_pb2 as wire
 
 if TYPE_CHECKING:
@@ -62,6 +62,9 @@ class TrainingDesk:
 
     def hear(self, verdict: moderation_pb2.Verdict) -> None:
         """Nobody was asked."""
+
+    def take(self, reply: ask_pb2.Reply) -> None:
+        """No call runs here."""
 
     def answer(self, query: task_pb2.Query) -> None:
         """Refuse a question: there are no tokens."""

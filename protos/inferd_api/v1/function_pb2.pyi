@@ -33,6 +33,7 @@ class Function(_message.Message):
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     PACKAGE_FIELD_NUMBER: _builtins.int
     DISTRIBUTION_FIELD_NUMBER: _builtins.int
+    ASKS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """By which it is called."""
     version: _builtins.int
@@ -51,6 +52,8 @@ class Function(_message.Message):
     """The package that offers it, as tasks, leases and quotas name it in the place of a model."""
     distribution: _builtins.str
     """The distribution that is of, and its version; empty for a module of the configuration."""
+    asks: _builtins.int
+    """How often a call may ask a model at most, for each of its inputs; 0 where it asks none."""
     @_builtins.property
     def timeout(self) -> _duration_pb2.Duration:
         """How long a call may take."""
@@ -68,10 +71,11 @@ class Function(_message.Message):
         memory_bytes: _builtins.int = ...,
         package: _builtins.str = ...,
         distribution: _builtins.str = ...,
+        asks: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "distribution", b"distribution", "input_schema", b"input_schema", "memory_bytes", b"memory_bytes", "name", b"name", "output_schema", b"output_schema", "package", b"package", "streams", b"streams", "timeout", b"timeout", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asks", b"asks", "description", b"description", "distribution", b"distribution", "input_schema", b"input_schema", "memory_bytes", b"memory_bytes", "name", b"name", "output_schema", b"output_schema", "package", b"package", "streams", b"streams", "timeout", b"timeout", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

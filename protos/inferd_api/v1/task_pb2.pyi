@@ -113,6 +113,8 @@ class _PhaseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Phase.ValueType
     """The model is being loaded."""
     PHASE_PREFILL: _Phase.ValueType  # 2
     """The prompt is being read by the model."""
+    PHASE_CALL: _Phase.ValueType  # 3
+    """A function is at work, and says how far it is."""
 
 class Phase(_Phase, metaclass=_PhaseEnumTypeWrapper):
     """What takes its time before the first token."""
@@ -123,6 +125,8 @@ PHASE_LOAD: Phase.ValueType  # 1
 """The model is being loaded."""
 PHASE_PREFILL: Phase.ValueType  # 2
 """The prompt is being read by the model."""
+PHASE_CALL: Phase.ValueType  # 3
+"""A function is at work, and says how far it is."""
 Global___Phase: _TypeAlias = Phase  # noqa: Y015
 
 class _Pooling:
@@ -1150,6 +1154,7 @@ class Receipt(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     DEVICE_DURATION_FIELD_NUMBER: _builtins.int
     QUOTAS_FIELD_NUMBER: _builtins.int
+    ASKED_FIELD_NUMBER: _builtins.int
     backend: _builtins.str
     """Name of the backend that ran it."""
     device: _builtins.str
@@ -1180,6 +1185,12 @@ class Receipt(_message.Message):
     def quotas(self) -> _containers.RepeatedCompositeFieldContainer[_quota_pb2.QuotaUse]:
         """What its tenant used of the quotas about it when it ended."""
 
+    @_builtins.property
+    def asked(self) -> Global___AskedUse:
+        """What a call of a function has asked of models; unset where it asked nothing. The tasks that answered count in quotas by
+        themselves; what was asked in the time of a kernel that died is not in it.
+        """
+
     def __init__(
         self,
         *,
@@ -1192,11 +1203,42 @@ class Receipt(_message.Message):
         version: _builtins.int = ...,
         device_duration: _duration_pb2.Duration | None = ...,
         quotas: _abc.Iterable[_quota_pb2.QuotaUse] | None = ...,
+        asked: Global___AskedUse | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["device_duration", b"device_duration", "first_token_duration", b"first_token_duration", "queue_duration", b"queue_duration", "run_duration", b"run_duration"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["asked", b"asked", "device_duration", b"device_duration", "first_token_duration", b"first_token_duration", "queue_duration", b"queue_duration", "run_duration", b"run_duration"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "device", b"device", "device_duration", b"device_duration", "first_token_duration", b"first_token_duration", "queue_duration", b"queue_duration", "quotas", b"quotas", "run_duration", b"run_duration", "version", b"version", "worker_memory_bytes", b"worker_memory_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asked", b"asked", "backend", b"backend", "device", b"device", "device_duration", b"device_duration", "first_token_duration", b"first_token_duration", "queue_duration", b"queue_duration", "quotas", b"quotas", "run_duration", b"run_duration", "version", b"version", "worker_memory_bytes", b"worker_memory_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Receipt: _TypeAlias = Receipt  # noqa: Y015
+
+@_typing.final
+class AskedUse(_message.Message):
+    """What a call of a function has asked of models."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASKS_FIELD_NUMBER: _builtins.int
+    PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
+    OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    tasks: _builtins.int
+    """Tasks that were run for it."""
+    prompt_tokens: _builtins.int
+    """Tokens of their prompts."""
+    output_tokens: _builtins.int
+    """Tokens that they produced."""
+    def __init__(
+        self,
+        *,
+        tasks: _builtins.int = ...,
+        prompt_tokens: _builtins.int = ...,
+        output_tokens: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["output_tokens", b"output_tokens", "prompt_tokens", b"prompt_tokens", "tasks", b"tasks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AskedUse: _TypeAlias = AskedUse  # noqa: Y015

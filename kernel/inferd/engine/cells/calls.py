@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -14,6 +15,7 @@ from inferd.engine.function.offered import collect
 from inferd.engine.function.shape import RefusedError
 from inferd.errors import is_failure, words_of
 from inferd.logs import describe
+from inferd.plugin.asking import AskError, offer_asking
 from inferd.plugin.functions import offer_files
 
 if TYPE_CHECKING:
@@ -55,10 +57,13 @@ class Caller:
             return
         try:
             offer_files(order.get("files", {}))
+            asking = Asking(channel, most=offered.mark.asks, most_bytes=order.get("ask_bytes", 0))
+            offer_asking(asking.ask if offered.mark.asks else None, asking.tell)
             if (each := order.get("each")) is None:
                 end = self._call(channel, offered, given)
             else:
-                end = self._call_each(Together(channel, streams=offered.shape.streams, **each), offered, given)
+                together = Together(channel, asking, streams=offered.shape.streams, **each)
+                end = self._call_each(together, offered, given)
         except MemoryError:
             end = {"end": "memory"}
         channel.send(end)
@@ -70,9 +75,10 @@ class Caller:
             "version": mark.version,
             "timeout_s": mark.timeout_s,
             "memory_bytes": mark.memory_bytes,
+            "asks": mark.asks,
         }
 
-    def _call(self, channel: Channel | Together, offered: Offered, given: bytes) -> dict[str, str]:
+    def _call(self, channel: Channel | Together, offered: Offered, given: bytes) -> dict[str, Any]:
         """Run it and send what it gives; how it ended."""
         shape = offered.shape
         try:
@@ -117,6 +123,56 @@ class Caller:
         return {"end": "done"}
 
 
+class Asking:
+    """Has the worker ask models for a call, and waits for what comes of that. Any thread of the call may.
+
+    Args:
+        channel: To the worker.
+        most: How often a call may ask.
+        most_bytes: Most of what is asked at once.
+
+    Attributes:
+        count: How often the call under way has asked.
+    """
+
+    def __init__(self, channel: Channel, *, most: int, most_bytes: int) -> None:
+        self.count = 0
+        self._channel, self._most, self._most_bytes = channel, most, most_bytes
+        self._one = threading.Lock()
+
+    def ask(self, asked: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """As `inferd.plugin.asking.Asker`.
+
+        Raises:
+            AskError: The call has asked as often as its function said, or asks too much at once.
+        """
+        written = json.dumps(asked).encode()
+        with self._one:
+            self.count += len(asked)
+            if self.count > self._most:
+                raise AskError(
+                    "LIMIT_EXCEEDED",
+                    f"the function asks models {self.count} times, and says that it does so {self._most} times at most;"
+                    " raise asks of its @function, or give it less to do",
+                    {"bound": "asks", "value": str(self.count), "limit": str(self._most)},
+                )
+            if len(written) > self._most_bytes:
+                raise AskError(
+                    "LIMIT_EXCEEDED",
+                    f"what is asked at once has {len(written)} bytes, and functions.ask_bytes is {self._most_bytes};"
+                    " ask it one after the other, or give the function less to do",
+                    {"bound": "functions.ask_bytes", "value": str(len(written)), "limit": str(self._most_bytes)},
+                )
+            self._channel.send({"ask": len(asked)}, written)
+            answers: list[dict[str, Any]] = json.loads(self._channel.receive()[1])
+            return answers
+
+    def tell(self, fraction: float) -> None:
+        """How far the call is."""
+        with self._one:
+            self._channel.send({"progress": fraction})
+
+
 class OverBoundError(Exception):
     """A call of several gave more than is told at once.
 
@@ -136,13 +192,15 @@ class Together:
 
     Args:
         channel: Where it goes.
+        asking: Counts what each call asks.
         streams: Whether each gives several pieces, which are an array then.
         piece_bytes: Largest piece.
         array_bytes: Largest array of the pieces of one call.
     """
 
-    def __init__(self, channel: Channel, *, streams: bool, piece_bytes: int, array_bytes: int) -> None:
+    def __init__(self, channel: Channel, asking: Asking, *, streams: bool, piece_bytes: int, array_bytes: int) -> None:
         self._channel = channel
+        self._asking = asking
         self._streams = streams
         self._piece_bytes = piece_bytes
         self._array_bytes = array_bytes
@@ -171,6 +229,7 @@ class Together:
         value = b"[%s]" % pieces if self._streams else pieces
         self._pieces.clear()
         self._pieces_bytes = 0
+        self._asking.count = 0
         if self._values_bytes + len(value) > self._most_bytes:  # a large one is alone in its array
             self.flush()
         self._values.append(value)
@@ -193,7 +252,7 @@ def _pieces(offered: Offered, parameters: dict[str, Any]) -> Iterator[tuple[Any]
         yield (piece,)
 
 
-def _failed(error: BaseException, offered: Offered) -> dict[str, str]:
+def _failed(error: BaseException, offered: Offered) -> dict[str, Any]:
     """How a call ended whose package raised.
 
     Raises:
@@ -201,6 +260,9 @@ def _failed(error: BaseException, offered: Offered) -> dict[str, str]:
     """
     if isinstance(error, MemoryError) or not is_failure(error):
         raise error
+    if isinstance(error, AskError):
+        facts = {str(name)[:LONGEST]: str(value)[:LONGEST] for name, value in error.metadata.items()}
+        return {"end": "asked", "reason": error.reason, "why": error.message[:LONGEST], "facts": facts}
     return _raised(error, offered)
 
 

@@ -32,12 +32,14 @@ class Bounded:
         version: Its version.
         timeout_s: How long a call may take, in seconds.
         memory_bytes: How much memory it may take beyond what its package has.
+        asks: How often it may ask models, for each of its inputs.
     """
 
     name: str
     version: int
     timeout_s: float
     memory_bytes: int
+    asks: int = 0
 
 
 class FunctionSession:
@@ -83,6 +85,7 @@ class FunctionSession:
                 version=each["version"],
                 timeout_s=limits.timeout_of(each["name"], each["timeout_s"]),
                 memory_bytes=limits.memory_of(each["name"], each["memory_bytes"]),
+                asks=each["asks"],
             )
             for each in told["functions"]
         }

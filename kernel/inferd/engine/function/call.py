@@ -27,6 +27,7 @@ class Call:
         told: Pieces that it has told before, elsewhere: so many are left out.
         alone: Run it with nothing else beside it: workers have died while it ran.
         leash: On which its process is.
+        replies: What has come of what it asks models, as JSON, by number; the loop's.
     """
 
     handle: int
@@ -40,6 +41,7 @@ class Call:
     told: int = 0
     alone: bool = False
     leash: Leash = field(default_factory=Leash)
+    replies: dict[int, bytes] = field(default_factory=dict)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -51,9 +53,13 @@ class CallResult:
         ended: Tasks that ended; their last pieces are above.
         alone: The task that runs alone from now on; None for none.
         seconds: How long it ran that ended.
+        asks: What calls ask of models, as JSON, each with the handle of its task and its number.
+        progress: How far calls are, by the handles of their tasks.
     """
 
     pieces: list[tuple[int, bytes]] = field(default_factory=list)
     ended: list[Ended] = field(default_factory=list)
     alone: int | None = None
     seconds: float = 0.0
+    asks: list[tuple[int, int, bytes]] = field(default_factory=list)
+    progress: dict[int, float] = field(default_factory=dict)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from inferd.errors import InvalidFieldError, LimitExceededError
 from inferd.function_errors import FunctionFailedError, FunctionNotFoundError
+from inferd.reasons import from_reason
 
 if TYPE_CHECKING:
     from inferd.core.function import CallLimits
@@ -43,6 +44,9 @@ def ended_error(said: Any, function: Bounded, limits: CallLimits) -> InferdError
             )
             which = f" for input {said['path']}" if said.get("path") else ""  # of several
             return FunctionFailedError(f"function {name!r} failed{which}: {why}", metadata={"cause": why})
+        case "asked":
+            facts = {str(fact): str(value) for fact, value in dict(said["facts"]).items()}
+            return from_reason(str(said["reason"]), f"function {name!r}: {why}", facts | {"function": name})
         case "memory":
             limit = str(function.memory_bytes)
             return LimitExceededError(

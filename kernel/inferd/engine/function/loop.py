@@ -11,6 +11,7 @@ from inferd.core.vigil import Doing
 from inferd.engine.activity import Activity
 from inferd.engine.cause import last_line
 from inferd.engine.cells.cell import CellError
+from inferd.engine.function.asked import read_asked, too_often, unanswered
 from inferd.engine.function.call import Call, CallResult
 from inferd.engine.function.ends import bound, ended_error, large, missing
 from inferd.engine.token.holds import Holds
@@ -25,8 +26,10 @@ if TYPE_CHECKING:
     from inferd.core.function import CallLimits
     from inferd.core.vigil import Pulse
     from inferd.engine.function.backend import Bounded, FunctionSession
+    from inferd.plugin.channel import Channel
 
 SEND_S: Final = 30.0  # until the process of a call has taken its input, which it reads first
+ASK_GRACE_S: Final = 60.0  # for what the kernel says of an answer that is late
 END_BYTES: Final = 256 << 10  # room for how a call ended, beside a piece: its words and its trace, as JSON
 
 _log = logging.getLogger(__name__)
@@ -83,9 +86,16 @@ class FunctionLoop:
         """Forget a task: its process is ended."""
         with self._changed:
             call = self._waiting.pop(handle, None) or self._running.get(handle)
-            self._changed.notify_all()  # others may have waited for one that was to run alone
-        if call is not None:
-            call.leash.pull()
+            if call is not None:
+                call.leash.pull()
+            self._changed.notify_all()  # others may have waited for one that was to run alone, or it for a model
+
+    def reply(self, handle: int, number: int, answer: bytes) -> None:
+        """A call hears what came of what it asked a model; nothing where it has ended."""
+        with self._changed:
+            if (call := self._running.get(handle)) is not None:
+                call.replies[number] = answer
+                self._changed.notify_all()
 
     def hold(self, lease_id: str, fencing_token: int, *, sequences: int, kv_tokens: int) -> None:
         """Note the grant of a lease, which its tasks must name; the kernel itself leaves their places free.
@@ -180,7 +190,7 @@ class FunctionLoop:
             ) from None
         call.leash.hold(cell)
         limits, how = self._session.limits, ""
-        cell.channel.most_bytes = _most_bytes(call, limits) + END_BYTES
+        cell.channel.most_bytes = max(_most_bytes(call, limits), limits.ask_bytes) + END_BYTES
         try:
             cell.channel.send(
                 {
@@ -191,11 +201,12 @@ class FunctionLoop:
                     if call.each
                     else None,
                     "files": dict(limits.files),
+                    "ask_bytes": limits.ask_bytes,
                 },
                 call.given,
                 timeout_s=SEND_S,
             )
-            self._follow(call, function, cell.channel.receive)
+            self._follow(call, function, cell.channel)
         except ClosedError:
             how = "died"
         except LargeError as error:
@@ -223,8 +234,8 @@ class FunctionLoop:
             raise missing(call.name, version)
         return found
 
-    def _follow(self, call: Call, function: Bounded, receive: Callable[..., tuple[object, bytes]]) -> None:
-        """Tell what a call gives, until it ends, or its time is over, whatever it was spent on.
+    def _follow(self, call: Call, function: Bounded, channel: Channel) -> None:
+        """Tell what a call gives, until it ends, or its time is over; that stands still while models answer.
 
         Raises:
             InferdError: It failed.
@@ -232,7 +243,15 @@ class FunctionLoop:
         """
         until, number, total_bytes, limits = self._now() + function.timeout_s, 0, 0, self._session.limits
         while True:
-            message, piece = receive(timeout_s=max(0.0, until - self._now()))
+            message, piece = channel.receive(timeout_s=max(0.0, until - self._now()))
+            if "ask" in message:
+                began = self._now()
+                self._ask(call, function, channel, piece)
+                until += self._now() - began
+                continue
+            if "progress" in message:
+                self._deliver(CallResult(progress={call.handle: float(message["progress"])}))
+                continue
             if message:
                 if (error := ended_error(message, function, limits)) is not None:
                     raise error
@@ -251,6 +270,43 @@ class FunctionLoop:
             number += 1
             if number > call.told and not call.leash.cut:
                 self._deliver(CallResult(pieces=[(call.handle, piece)]))
+
+    def _ask(self, call: Call, function: Bounded, channel: Channel, written: bytes) -> None:
+        """Have models asked, and give a call what came of that.
+
+        Raises:
+            LimitExceededError: It has asked as often as it may, or an answer is late.
+            ClosedError: It has ended.
+        """
+        limits = self._session.limits
+        before = len(call.replies)
+        asked = read_asked(function, written)
+        most = limits.asks if call.each else min(limits.asks, function.asks)
+        if before + len(asked) > most:
+            raise too_often(function, before + len(asked), most, each=call.each)
+        numbers = range(before, before + len(asked))
+        for number, each in zip(numbers, asked, strict=True):
+            self._deliver(CallResult(asks=[(call.handle, number, each)]))
+        with self._changed:
+            for number in numbers:
+                self._await_reply(call, function, number)
+            answers = [call.replies[number] for number in numbers]
+            call.replies.update(dict.fromkeys(numbers, b""))  # they are counted, and held no more
+        channel.send({}, b"[%s]" % b",".join(answers), timeout_s=SEND_S)
+
+    def _await_reply(self, call: Call, function: Bounded, number: int) -> None:
+        """Wait for an answer, under the lock.
+
+        Raises:
+            LimitExceededError: There is none in time.
+            ClosedError: The call has ended.
+        """
+        most_s = self._session.limits.ask_timeout_s + ASK_GRACE_S
+        arrived = self._changed.wait_for(lambda: number in call.replies or call.leash.cut, most_s)
+        if call.leash.cut:
+            raise ClosedError
+        if not arrived:
+            raise unanswered(function, most_s)
 
 
 def _most_bytes(call: Call, limits: CallLimits) -> int:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from inferd.runtime.clock import Clock
 from inferd.runtime.front.access import Access
 from inferd.runtime.front.agents import Agents
+from inferd.runtime.front.asking import Asking
 from inferd.runtime.front.audit import Audit
 from inferd.runtime.front.auth import Auth
 from inferd.runtime.front.blobs import Blobs
@@ -58,6 +59,7 @@ class Front:
     quotas: Quotas
     moderation: Moderation
     functions: Functions
+    asking: Asking
     pipelines: Pipelines
     health: Health
     repository: ModelRepository | None = None

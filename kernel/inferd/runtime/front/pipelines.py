@@ -13,6 +13,7 @@ from inferd.core.expressions import read_json
 from inferd.core.index import Page
 from inferd.core.lifecycle import advance
 from inferd.core.pipeline import PIPELINE_TABLE, PipelineChange
+from inferd.core.policy import NOTHING, Grant
 from inferd.core.shapes import check_few
 from inferd.errors import (
     InferdError,
@@ -66,6 +67,7 @@ class WantedRun:
         seed: From which those of tasks are made; None for one that is drawn.
         fingerprint: Equal for two calls with the same contents.
         check_only: Whether nothing is to be made.
+        may_run: Which models calls of functions may ask.
     """
 
     written: bytes = field(repr=False)
@@ -79,6 +81,7 @@ class WantedRun:
     seed: int | None
     fingerprint: str
     check_only: bool
+    may_run: Grant = NOTHING
 
 
 class Pipelines:
@@ -252,6 +255,8 @@ class Pipelines:
             fingerprint=wanted.fingerprint,
             blob=wanted.blob,
             format=wanted.format,
+            allows=wanted.may_run.allows,
+            denies=wanted.may_run.denies,
         )
         if wanted.check_only:
             return Known(order, pipeline)

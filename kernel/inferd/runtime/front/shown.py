@@ -4,12 +4,20 @@ from collections.abc import Collection
 
 from inferd.core.ids import Tenant
 from inferd.core.index import Page
-from inferd.core.task import EVALUATION_LABEL, EXPLANATION_LABEL, TRAINING_LABEL, TRIAL_LABEL, Task, TaskState
+from inferd.core.task import (
+    ASK_LABEL,
+    EVALUATION_LABEL,
+    EXPLANATION_LABEL,
+    TRAINING_LABEL,
+    TRIAL_LABEL,
+    Task,
+    TaskState,
+)
 from inferd.runtime.driver import Driver
 from inferd.runtime.stream import TaskStream
 
 MOST = 1 << 63  # more than there are tasks
-INNER = (TRIAL_LABEL, EVALUATION_LABEL, EXPLANATION_LABEL, TRAINING_LABEL)
+INNER = (TRIAL_LABEL, EVALUATION_LABEL, EXPLANATION_LABEL, TRAINING_LABEL, ASK_LABEL)
 """Labels of tasks by which the kernel finds something out for a client: lists leave them out."""
 
 GOING = (TaskState.QUEUED, TaskState.RUNNING)  # between them nothing is promised

@@ -32,6 +32,7 @@ class Order:
         format: What that blob is, where there is one.
         size_bytes: Of all that its items gave, once it has ended.
         usage: Tasks and tokens, once it has ended.
+        allows, denies: Patterns of the models that calls of functions may ask, and of those that they may not.
     """
 
     run_id: str
@@ -54,6 +55,8 @@ class Order:
     output: Ended | None = None
     size_bytes: int = 0
     usage: tuple[int, int, int] = (0, 0, 0)
+    allows: tuple[str, ...] = ()
+    denies: tuple[str, ...] = ()
 
     @property
     def over(self) -> bool:
@@ -96,6 +99,8 @@ class Order:
                 "priority": Priority(plain["priority"]),
                 "output": None if output is None else Ended(**output),
                 "usage": tuple(plain["usage"]),
+                "allows": tuple(plain.get("allows", ())),  # kernels before this one did not write it
+                "denies": tuple(plain.get("denies", ())),
             }
         )
 

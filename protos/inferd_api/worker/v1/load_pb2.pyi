@@ -595,6 +595,7 @@ class Loaded(_message.Message):
     SAMPLING_DEFAULTS_FIELD_NUMBER: _builtins.int
     BLOCK_TOKENS_FIELD_NUMBER: _builtins.int
     PEAK_BYTES_FIELD_NUMBER: _builtins.int
+    PARAMETERS_FIELD_NUMBER: _builtins.int
     SANDBOX_FIELD_NUMBER: _builtins.int
     max_tasks: _builtins.int
     """Tasks that can run at once."""
@@ -614,6 +615,8 @@ class Loaded(_message.Message):
     """
     peak_bytes: _builtins.int
     """Most resident memory so far, that of the load too, in bytes; 0 where the system does not tell."""
+    parameters: _builtins.int
+    """Parameters of the model; 0 where that is not known."""
     @_builtins.property
     def sampling_defaults(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
         """Defaults of sampling that the file names."""
@@ -636,11 +639,12 @@ class Loaded(_message.Message):
         sampling_defaults: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         block_tokens: _builtins.int = ...,
         peak_bytes: _builtins.int = ...,
+        parameters: _builtins.int = ...,
         sandbox: _sandbox_pb2.SandboxState | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["sandbox", b"sandbox"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_tokens", b"block_tokens", "context_tokens", b"context_tokens", "description", b"description", "kv_tokens", b"kv_tokens", "max_tasks", b"max_tasks", "memory_bytes", b"memory_bytes", "peak_bytes", b"peak_bytes", "sampling_defaults", b"sampling_defaults", "sandbox", b"sandbox", "signature", b"signature"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_tokens", b"block_tokens", "context_tokens", b"context_tokens", "description", b"description", "kv_tokens", b"kv_tokens", "max_tasks", b"max_tasks", "memory_bytes", b"memory_bytes", "parameters", b"parameters", "peak_bytes", b"peak_bytes", "sampling_defaults", b"sampling_defaults", "sandbox", b"sandbox", "signature", b"signature"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

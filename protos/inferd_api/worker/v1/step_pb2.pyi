@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from inferd_api.worker.v1 import ask_pb2 as _ask_pb2
 from inferd_api.worker.v1 import failure_pb2 as _failure_pb2
 from inferd_api.worker.v1 import memory_pb2 as _memory_pb2
 from inferd_api.worker.v1 import moderation_pb2 as _moderation_pb2
@@ -95,6 +96,8 @@ class StepOutput(_message.Message):
     COMPUTED_FIELD_NUMBER: _builtins.int
     FLAGGED_FIELD_NUMBER: _builtins.int
     ASKED_FIELD_NUMBER: _builtins.int
+    ASKS_FIELD_NUMBER: _builtins.int
+    CALLED_FIELD_NUMBER: _builtins.int
     alone: _builtins.int
     """The task that runs alone in its batch from now on, until each of its samples has told something; 0 for none. Told
     before the first step of that.
@@ -183,6 +186,14 @@ class StepOutput(_message.Message):
     def asked(self) -> _containers.RepeatedCompositeFieldContainer[_moderation_pb2.Asked]:
         """What classifiers are asked."""
 
+    @_builtins.property
+    def asks(self) -> _containers.RepeatedCompositeFieldContainer[_ask_pb2.Ask]:
+        """What calls of functions ask of models."""
+
+    @_builtins.property
+    def called(self) -> _containers.RepeatedCompositeFieldContainer[_ask_pb2.CallProgress]:
+        """How far calls of functions are."""
+
     def __init__(
         self,
         *,
@@ -210,10 +221,12 @@ class StepOutput(_message.Message):
         computed: _abc.Mapping[_builtins.int, _moderation_pb2.Computed] | None = ...,
         flagged: _abc.Iterable[_moderation_pb2.Flagged] | None = ...,
         asked: _abc.Iterable[_moderation_pb2.Asked] | None = ...,
+        asks: _abc.Iterable[_ask_pb2.Ask] | None = ...,
+        called: _abc.Iterable[_ask_pb2.CallProgress] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_kv_tokens", b"_kv_tokens", "kv_tokens", b"kv_tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_kv_tokens", b"_kv_tokens", "alone", b"alone", "asked", b"asked", "begun_prompts", b"begun_prompts", "computed", b"computed", "counts", b"counts", "each_seconds", b"each_seconds", "each_sequences", b"each_sequences", "embeddings", b"embeddings", "ended", b"ended", "flagged", b"flagged", "handles", b"handles", "kv_tokens", b"kv_tokens", "logprobs", b"logprobs", "moderated", b"moderated", "preempted", b"preempted", "prefills", b"prefills", "prompts", b"prompts", "sample_ends", b"sample_ends", "samples", b"samples", "seconds", b"seconds", "sequences", b"sequences", "tensors", b"tensors", "texts", b"texts", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_kv_tokens", b"_kv_tokens", "alone", b"alone", "asked", b"asked", "asks", b"asks", "begun_prompts", b"begun_prompts", "called", b"called", "computed", b"computed", "counts", b"counts", "each_seconds", b"each_seconds", "each_sequences", b"each_sequences", "embeddings", b"embeddings", "ended", b"ended", "flagged", b"flagged", "handles", b"handles", "kv_tokens", b"kv_tokens", "logprobs", b"logprobs", "moderated", b"moderated", "preempted", b"preempted", "prefills", b"prefills", "prompts", b"prompts", "sample_ends", b"sample_ends", "samples", b"samples", "seconds", b"seconds", "sequences", b"sequences", "tensors", b"tensors", "texts", b"texts", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__kv_tokens: _TypeAlias = _typing.Literal["kv_tokens"]  # noqa: Y015
     _WhichOneofArgType__kv_tokens: _TypeAlias = _typing.Literal["_kv_tokens", b"_kv_tokens"]  # noqa: Y015

@@ -10,6 +10,7 @@ from google.protobuf.internal import containers as _containers
 from inferd_api.v1 import sampling_pb2 as _sampling_pb2
 from inferd_api.v1 import tensor_pb2 as _tensor_pb2
 from inferd_api.worker.v1 import adapter_pb2 as _adapter_pb2
+from inferd_api.worker.v1 import ask_pb2 as _ask_pb2
 from inferd_api.worker.v1 import failure_pb2 as _failure_pb2
 from inferd_api.worker.v1 import memory_pb2 as _memory_pb2
 import builtins as _builtins
@@ -287,6 +288,7 @@ class Call(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     INPUT_FIELD_NUMBER: _builtins.int
     EACH_FIELD_NUMBER: _builtins.int
+    MAY_ASK_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name."""
     version: _builtins.int
@@ -295,6 +297,10 @@ class Call(_message.Message):
     """Its parameters, a JSON object; empty for none."""
     each: _builtins.bool
     """Whether `input` is an array of such objects: it is called with each."""
+    @_builtins.property
+    def may_ask(self) -> _ask_pb2.MayAsk:
+        """Which models it may ask; unset for none."""
+
     def __init__(
         self,
         *,
@@ -302,10 +308,11 @@ class Call(_message.Message):
         version: _builtins.int = ...,
         input: _builtins.str = ...,
         each: _builtins.bool = ...,
+        may_ask: _ask_pb2.MayAsk | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["may_ask", b"may_ask"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["each", b"each", "input", b"input", "name", b"name", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["each", b"each", "input", b"input", "may_ask", b"may_ask", "name", b"name", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -23,6 +23,7 @@ _sym_db = _symbol_database.Default()
 
 
 from inferd_api.worker.v1 import adapter_pb2 as inferd__api_dot_worker_dot_v1_dot_adapter__pb2
+from inferd_api.worker.v1 import ask_pb2 as inferd__api_dot_worker_dot_v1_dot_ask__pb2
 from inferd_api.worker.v1 import load_pb2 as inferd__api_dot_worker_dot_v1_dot_load__pb2
 from inferd_api.worker.v1 import moderation_pb2 as inferd__api_dot_worker_dot_v1_dot_moderation__pb2
 from inferd_api.worker.v1 import prefix_pb2 as inferd__api_dot_worker_dot_v1_dot_prefix__pb2
@@ -31,23 +32,23 @@ from inferd_api.worker.v1 import step_pb2 as inferd__api_dot_worker_dot_v1_dot_s
 from inferd_api.worker.v1 import task_pb2 as inferd__api_dot_worker_dot_v1_dot_task__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!inferd_api/worker/v1/worker.proto\x12\x10inferd.worker.v1\x1a\"inferd_api/worker/v1/adapter.proto\x1a\x1finferd_api/worker/v1/load.proto\x1a%inferd_api/worker/v1/moderation.proto\x1a!inferd_api/worker/v1/prefix.proto\x1a\"inferd_api/worker/v1/sandbox.proto\x1a\x1finferd_api/worker/v1/step.proto\x1a\x1finferd_api/worker/v1/task.proto\"\x8e\x05\n\x0bKernelFrame\x12&\n\x04load\x18\x01 \x01(\x0b\x32\x16.inferd.worker.v1.LoadH\x00\x12*\n\x06submit\x18\x02 \x01(\x0b\x32\x18.inferd.worker.v1.SubmitH\x00\x12*\n\x06\x63\x61ncel\x18\x03 \x01(\x0b\x32\x18.inferd.worker.v1.CancelH\x00\x12&\n\x04ping\x18\x04 \x01(\x0b\x32\x16.inferd.worker.v1.PingH\x00\x12&\n\x04stop\x18\x05 \x01(\x0b\x32\x16.inferd.worker.v1.StopH\x00\x12(\n\x05query\x18\x06 \x01(\x0b\x32\x17.inferd.worker.v1.QueryH\x00\x12,\n\x07proceed\x18\x07 \x01(\x0b\x32\x19.inferd.worker.v1.ProceedH\x00\x12&\n\x04hold\x18\n \x01(\x0b\x32\x16.inferd.worker.v1.HoldH\x00\x12(\n\x05\x61\x64opt\x18\x0c \x01(\x0b\x32\x17.inferd.worker.v1.AdoptH\x00\x12&\n\x04keep\x18\r \x01(\x0b\x32\x16.inferd.worker.v1.KeepH\x00\x12.\n\x08\x61\x64\x61pters\x18\x1b \x01(\x0b\x32\x1a.inferd.worker.v1.AdaptersH\x00\x12\x35\n\x0cload_adapter\x18\x1c \x01(\x0b\x32\x1d.inferd.worker.v1.LoadAdapterH\x00\x12.\n\x08moderate\x18K \x01(\x0b\x32\x1a.inferd.worker.v1.ModerateH\x00\x12,\n\x07verdict\x18L \x01(\x0b\x32\x19.inferd.worker.v1.VerdictH\x00\x12\x10\n\x08memories\x18\x0f \x01(\rB\x06\n\x04kind\"\x80\x05\n\x0bWorkerFrame\x12(\n\x05hello\x18\x01 \x01(\x0b\x32\x17.inferd.worker.v1.HelloH\x00\x12\x37\n\rload_progress\x18\x02 \x01(\x0b\x32\x1e.inferd.worker.v1.LoadProgressH\x00\x12*\n\x06loaded\x18\x03 \x01(\x0b\x32\x18.inferd.worker.v1.LoadedH\x00\x12\x33\n\x0bload_failed\x18\x04 \x01(\x0b\x32\x1c.inferd.worker.v1.LoadFailedH\x00\x12,\n\x04step\x18\x05 \x01(\x0b\x32\x1c.inferd.worker.v1.StepOutputH\x00\x12&\n\x04pong\x18\x06 \x01(\x0b\x32\x16.inferd.worker.v1.PongH\x00\x12*\n\x06\x61nswer\x18\x07 \x01(\x0b\x32\x18.inferd.worker.v1.AnswerH\x00\x12(\n\x05needs\x18\x08 \x01(\x0b\x32\x17.inferd.worker.v1.NeedsH\x00\x12&\n\x04kept\x18\x0c \x01(\x0b\x32\x16.inferd.worker.v1.KeptH\x00\x12,\n\x07\x61\x64opted\x18\r \x01(\x0b\x32\x19.inferd.worker.v1.AdoptedH\x00\x12\x35\n\x0c\x61\x64\x61pter_told\x18\x1b \x01(\x0b\x32\x1d.inferd.worker.v1.AdapterToldH\x00\x12(\n\x05\x62\x65gun\x18< \x01(\x0b\x32\x17.inferd.worker.v1.BegunH\x00\x12\x30\n\x06sealed\x18= \x01(\x0b\x32\x1e.inferd.worker.v1.SandboxStateH\x00\x12\x10\n\x08memories\x18\x0f \x01(\rB\x06\n\x04kind\"\x15\n\x04Ping\x12\r\n\x05nonce\x18\x01 \x01(\x04\"0\n\x04Stop\x12\x12\n\nkeep_bytes\x18\x01 \x01(\x04\x12\x14\n\x0ckeep_seconds\x18\x02 \x01(\x01\"%\n\x05Hello\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0b\n\x03pid\x18\x02 \x01(\r\"\x9b\x01\n\x04Pong\x12\r\n\x05nonce\x18\x01 \x01(\x04\x12\x14\n\x0cmemory_bytes\x18\x02 \x01(\x04\x12\r\n\x05steps\x18\x03 \x01(\x04\x12\r\n\x05\x64oing\x18\x04 \x01(\r\x12\x0c\n\x04turn\x18\x05 \x01(\x04\x12\x14\n\x0cturn_seconds\x18\x06 \x01(\x01\x12\x1a\n\rusual_seconds\x18\x07 \x01(\x01H\x00\x88\x01\x01\x42\x10\n\x0e_usual_secondsb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!inferd_api/worker/v1/worker.proto\x12\x10inferd.worker.v1\x1a\"inferd_api/worker/v1/adapter.proto\x1a\x1einferd_api/worker/v1/ask.proto\x1a\x1finferd_api/worker/v1/load.proto\x1a%inferd_api/worker/v1/moderation.proto\x1a!inferd_api/worker/v1/prefix.proto\x1a\"inferd_api/worker/v1/sandbox.proto\x1a\x1finferd_api/worker/v1/step.proto\x1a\x1finferd_api/worker/v1/task.proto\"\xb8\x05\n\x0bKernelFrame\x12&\n\x04load\x18\x01 \x01(\x0b\x32\x16.inferd.worker.v1.LoadH\x00\x12*\n\x06submit\x18\x02 \x01(\x0b\x32\x18.inferd.worker.v1.SubmitH\x00\x12*\n\x06\x63\x61ncel\x18\x03 \x01(\x0b\x32\x18.inferd.worker.v1.CancelH\x00\x12&\n\x04ping\x18\x04 \x01(\x0b\x32\x16.inferd.worker.v1.PingH\x00\x12&\n\x04stop\x18\x05 \x01(\x0b\x32\x16.inferd.worker.v1.StopH\x00\x12(\n\x05query\x18\x06 \x01(\x0b\x32\x17.inferd.worker.v1.QueryH\x00\x12,\n\x07proceed\x18\x07 \x01(\x0b\x32\x19.inferd.worker.v1.ProceedH\x00\x12&\n\x04hold\x18\n \x01(\x0b\x32\x16.inferd.worker.v1.HoldH\x00\x12(\n\x05\x61\x64opt\x18\x0c \x01(\x0b\x32\x17.inferd.worker.v1.AdoptH\x00\x12&\n\x04keep\x18\r \x01(\x0b\x32\x16.inferd.worker.v1.KeepH\x00\x12.\n\x08\x61\x64\x61pters\x18\x1b \x01(\x0b\x32\x1a.inferd.worker.v1.AdaptersH\x00\x12\x35\n\x0cload_adapter\x18\x1c \x01(\x0b\x32\x1d.inferd.worker.v1.LoadAdapterH\x00\x12.\n\x08moderate\x18K \x01(\x0b\x32\x1a.inferd.worker.v1.ModerateH\x00\x12,\n\x07verdict\x18L \x01(\x0b\x32\x19.inferd.worker.v1.VerdictH\x00\x12(\n\x05reply\x18Z \x01(\x0b\x32\x17.inferd.worker.v1.ReplyH\x00\x12\x10\n\x08memories\x18\x0f \x01(\rB\x06\n\x04kind\"\x80\x05\n\x0bWorkerFrame\x12(\n\x05hello\x18\x01 \x01(\x0b\x32\x17.inferd.worker.v1.HelloH\x00\x12\x37\n\rload_progress\x18\x02 \x01(\x0b\x32\x1e.inferd.worker.v1.LoadProgressH\x00\x12*\n\x06loaded\x18\x03 \x01(\x0b\x32\x18.inferd.worker.v1.LoadedH\x00\x12\x33\n\x0bload_failed\x18\x04 \x01(\x0b\x32\x1c.inferd.worker.v1.LoadFailedH\x00\x12,\n\x04step\x18\x05 \x01(\x0b\x32\x1c.inferd.worker.v1.StepOutputH\x00\x12&\n\x04pong\x18\x06 \x01(\x0b\x32\x16.inferd.worker.v1.PongH\x00\x12*\n\x06\x61nswer\x18\x07 \x01(\x0b\x32\x18.inferd.worker.v1.AnswerH\x00\x12(\n\x05needs\x18\x08 \x01(\x0b\x32\x17.inferd.worker.v1.NeedsH\x00\x12&\n\x04kept\x18\x0c \x01(\x0b\x32\x16.inferd.worker.v1.KeptH\x00\x12,\n\x07\x61\x64opted\x18\r \x01(\x0b\x32\x19.inferd.worker.v1.AdoptedH\x00\x12\x35\n\x0c\x61\x64\x61pter_told\x18\x1b \x01(\x0b\x32\x1d.inferd.worker.v1.AdapterToldH\x00\x12(\n\x05\x62\x65gun\x18< \x01(\x0b\x32\x17.inferd.worker.v1.BegunH\x00\x12\x30\n\x06sealed\x18= \x01(\x0b\x32\x1e.inferd.worker.v1.SandboxStateH\x00\x12\x10\n\x08memories\x18\x0f \x01(\rB\x06\n\x04kind\"\x15\n\x04Ping\x12\r\n\x05nonce\x18\x01 \x01(\x04\"0\n\x04Stop\x12\x12\n\nkeep_bytes\x18\x01 \x01(\x04\x12\x14\n\x0ckeep_seconds\x18\x02 \x01(\x01\"%\n\x05Hello\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0b\n\x03pid\x18\x02 \x01(\r\"\x9b\x01\n\x04Pong\x12\r\n\x05nonce\x18\x01 \x01(\x04\x12\x14\n\x0cmemory_bytes\x18\x02 \x01(\x04\x12\r\n\x05steps\x18\x03 \x01(\x04\x12\r\n\x05\x64oing\x18\x04 \x01(\r\x12\x0c\n\x04turn\x18\x05 \x01(\x04\x12\x14\n\x0cturn_seconds\x18\x06 \x01(\x01\x12\x1a\n\rusual_seconds\x18\x07 \x01(\x01H\x00\x88\x01\x01\x42\x10\n\x0e_usual_secondsb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'inferd_api.worker.v1.worker_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_KERNELFRAME']._serialized_start=301
-  _globals['_KERNELFRAME']._serialized_end=955
-  _globals['_WORKERFRAME']._serialized_start=958
-  _globals['_WORKERFRAME']._serialized_end=1598
-  _globals['_PING']._serialized_start=1600
-  _globals['_PING']._serialized_end=1621
-  _globals['_STOP']._serialized_start=1623
-  _globals['_STOP']._serialized_end=1671
-  _globals['_HELLO']._serialized_start=1673
-  _globals['_HELLO']._serialized_end=1710
-  _globals['_PONG']._serialized_start=1713
-  _globals['_PONG']._serialized_end=1868
+  _globals['_KERNELFRAME']._serialized_start=333
+  _globals['_KERNELFRAME']._serialized_end=1029
+  _globals['_WORKERFRAME']._serialized_start=1032
+  _globals['_WORKERFRAME']._serialized_end=1672
+  _globals['_PING']._serialized_start=1674
+  _globals['_PING']._serialized_end=1695
+  _globals['_STOP']._serialized_start=1697
+  _globals['_STOP']._serialized_end=1745
+  _globals['_HELLO']._serialized_start=1747
+  _globals['_HELLO']._serialized_end=1784
+  _globals['_PONG']._serialized_start=1787
+  _globals['_PONG']._serialized_end=1942
 # @@protoc_insertion_point(module_scope)

@@ -12,6 +12,7 @@ the kernel has reserved that much (`Proceed`); after `Loaded` tasks may be submi
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from inferd_api.worker.v1 import adapter_pb2 as _adapter_pb2
+from inferd_api.worker.v1 import ask_pb2 as _ask_pb2
 from inferd_api.worker.v1 import load_pb2 as _load_pb2
 from inferd_api.worker.v1 import moderation_pb2 as _moderation_pb2
 from inferd_api.worker.v1 import prefix_pb2 as _prefix_pb2
@@ -49,6 +50,7 @@ class KernelFrame(_message.Message):
     LOAD_ADAPTER_FIELD_NUMBER: _builtins.int
     MODERATE_FIELD_NUMBER: _builtins.int
     VERDICT_FIELD_NUMBER: _builtins.int
+    REPLY_FIELD_NUMBER: _builtins.int
     MEMORIES_FIELD_NUMBER: _builtins.int
     memories: _builtins.int
     """Memories whose descriptors go with this frame, by SCM_RIGHTS of its first byte."""
@@ -108,6 +110,10 @@ class KernelFrame(_message.Message):
     def verdict(self) -> _moderation_pb2.Verdict:
         """What a classifier says."""
 
+    @_builtins.property
+    def reply(self) -> _ask_pb2.Reply:
+        """What a model gave that a call of a function has asked."""
+
     def __init__(
         self,
         *,
@@ -125,13 +131,14 @@ class KernelFrame(_message.Message):
         load_adapter: _adapter_pb2.LoadAdapter | None = ...,
         moderate: _moderation_pb2.Moderate | None = ...,
         verdict: _moderation_pb2.Verdict | None = ...,
+        reply: _ask_pb2.Reply | None = ...,
         memories: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "adopt", b"adopt", "cancel", b"cancel", "hold", b"hold", "keep", b"keep", "kind", b"kind", "load", b"load", "load_adapter", b"load_adapter", "moderate", b"moderate", "ping", b"ping", "proceed", b"proceed", "query", b"query", "stop", b"stop", "submit", b"submit", "verdict", b"verdict"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "adopt", b"adopt", "cancel", b"cancel", "hold", b"hold", "keep", b"keep", "kind", b"kind", "load", b"load", "load_adapter", b"load_adapter", "moderate", b"moderate", "ping", b"ping", "proceed", b"proceed", "query", b"query", "reply", b"reply", "stop", b"stop", "submit", b"submit", "verdict", b"verdict"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "adopt", b"adopt", "cancel", b"cancel", "hold", b"hold", "keep", b"keep", "kind", b"kind", "load", b"load", "load_adapter", b"load_adapter", "memories", b"memories", "moderate", b"moderate", "ping", b"ping", "proceed", b"proceed", "query", b"query", "stop", b"stop", "submit", b"submit", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "adopt", b"adopt", "cancel", b"cancel", "hold", b"hold", "keep", b"keep", "kind", b"kind", "load", b"load", "load_adapter", b"load_adapter", "memories", b"memories", "moderate", b"moderate", "ping", b"ping", "proceed", b"proceed", "query", b"query", "reply", b"reply", "stop", b"stop", "submit", b"submit", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["load", "submit", "cancel", "ping", "stop", "query", "proceed", "hold", "adopt", "keep", "adapters", "load_adapter", "moderate", "verdict"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["load", "submit", "cancel", "ping", "stop", "query", "proceed", "hold", "adopt", "keep", "adapters", "load_adapter", "moderate", "verdict", "reply"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
