@@ -16,6 +16,27 @@ ToolFormat = Literal[
 Origin = Annotated[str, Field(pattern=r"^[a-z][a-z0-9+.-]{0,31}://[^/\s]{1,253}$")]
 
 
+class Dashboard(BaseModel):
+    """The dashboard of the gateway, at /dashboard/."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    enabled: bool = Field(True, description="whether it is served")
+    browsers: int = Field(64, ge=1, description="pages that are open at once; more are LIMIT_EXCEEDED")
+    key_browsers: int = Field(16, ge=1, description="those of them that are of one key and tenant")
+    feeds: int = Field(32, ge=1, description="keys and tenants for which the kernel is watched at once")
+    linger_s: Days = Field(600.0, ge=0, description="and for so long behind its last page, so that its plots go on")
+    interval_s: float = Field(0.1, ge=0.02, le=10, description="least time between two updates of a page")
+    poll_s: float = Field(
+        1.0, ge=0.2, le=60, description="how often lists are read of which the kernel tells no changes, as of models"
+    )
+    rows: int = Field(1000, ge=10, le=10_000, description="most rows of a list, of tasks the newest")
+    pending_rows: int = Field(
+        2000, ge=1, le=20_000, description="changes that wait for a slow page; with more it is sent all as it stands"
+    )
+    text_chars: int = Field(65_536, ge=100, le=1 << 20, description="most characters of an output at once")
+
+
 class Http(BaseModel):
     """The gateway by which programs reach the kernel that speak OpenAI's or Ollama's HTTP; a process of its own."""
 
@@ -100,3 +121,4 @@ class Http(BaseModel):
         "breaks off is content then; a longer one goes out as it comes from there on",
     )
     writings: int = Field(64, ge=1, description="models whose chat templates are remembered, for calls of tools")
+    dashboard: Dashboard = Field(Dashboard(), description="the page that shows what the kernel does")

@@ -25,10 +25,13 @@ ENDLESS = {"model": "fake", "prompt": "go on ", "max_tokens": 900, "ignore_eos":
 
 
 @asynccontextmanager
-async def gateway_at(address: str, *, send_bytes: int = 0, **settings: Any) -> AsyncIterator[str]:
-    """A gateway on a free port; its URL. `send_bytes` is what the system holds of what it sends, 0 for the usual."""
+async def gateway_at(address: str, *, send_bytes: int = 0, keyless: str = "", **settings: Any) -> AsyncIterator[str]:
+    """A gateway on a free port; its URL.
+
+    `send_bytes` is what the system holds of what it sends, 0 for the usual; `keyless` is what calls without a key use.
+    """
     chosen = Http(listen="127.0.0.1:0", **{"status_s": 20, **settings})
-    listening, ready, gateway = listen(chosen), asyncio.Event(), Gateway(chosen, address=address)
+    listening, ready, gateway = listen(chosen), asyncio.Event(), Gateway(chosen, address=address, keyless=keyless)
     if send_bytes:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_bytes)
     server = server_of(gateway, chosen, ready.set)

@@ -16,6 +16,9 @@ from inferd.http.calls import Endpoint, Handler
 from inferd.http.chat import Chat
 from inferd.http.clients import Clients
 from inferd.http.completions import Completions
+from inferd.http.dashboard.calls import Calls
+from inferd.http.dashboard.feeds import Feeds
+from inferd.http.dashboard.pages import Pages, is_browser, redirect
 from inferd.http.door import LOOPBACK, Door
 from inferd.http.embeddings import embed, rerank
 from inferd.http.files import Files
@@ -71,6 +74,7 @@ class Gateway:
             "/v1/embeddings": embed,
             "/v1/responses": responses.create,
         }
+        self._feeds = Feeds(self._clients, settings.dashboard)
         self._batches = Batches(records, Files(records), batched, self._clients, settings)
         routes = [
             Route("/health", _health, methods=["GET"]),
@@ -91,7 +95,8 @@ class Gateway:
             self._route("/detokenize", tokens.detokenize, "POST"),
             self._upload("/v1/audio/transcriptions", transcribe),
             self._upload("/v1/audio/translations", translate),
-            Route("/", ollama_models.running, methods=["GET"]),
+            Route("/", partial(_root, dashboard=settings.dashboard.enabled), methods=["GET"]),
+            *(self._of_dashboard() if settings.dashboard.enabled else ()),
             Route("/api/version", ollama_models.version, methods=["GET"]),
             self._route("/api/chat", talk.chat, "POST"),
             self._route("/api/generate", talk.generate, "POST"),
@@ -132,11 +137,30 @@ class Gateway:
             self._route("/v1/batches/{id}/cancel", batches.cancel, "POST"),
         ]
 
+    def _of_dashboard(self) -> list[Route]:
+        calls, pages = Calls(self._feeds, self._settings.dashboard), Pages()
+        return [
+            Route("/dashboard", redirect, methods=["GET"]),
+            self._route("/dashboard/events", calls.events, "GET"),
+            self._route("/dashboard/history", calls.history, "GET"),
+            self._route("/dashboard/tasks/{id}/text", calls.text, "GET"),
+            self._route("/dashboard/load", calls.load, "POST"),
+            self._route("/dashboard/unload", calls.unload, "POST"),
+            self._route("/dashboard/cancel", calls.cancel, "POST"),
+            Route("/dashboard/{name:path}", pages.file, methods=["GET"]),
+        ]
+
     async def close(self) -> None:
-        """Leave batches, and close all connections to the kernel."""
+        """Leave batches and dashboards, and close all connections to the kernel."""
         await self._batches.close()
+        await self._feeds.close()
         await self._clients.close()
         self._bodies.close()
+
+
+async def _root(request: Request, *, dashboard: bool) -> Response:
+    """The dashboard for who looks, and what programs of Ollama look for."""
+    return await (redirect if dashboard and is_browser(request) else ollama_models.running)(request)
 
 
 async def _health(_: Request) -> Response:

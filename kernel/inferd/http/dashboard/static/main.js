@@ -1,0 +1,197 @@
+// The page: takes in what the stream tells, and draws what has changed once a frame.
+
+import { login, stream, takeKeyOfAddress } from "./api.js";
+import { byId, el, mark, say } from "./dom.js";
+import { counted, number, span } from "./format.js";
+import { Hosts } from "./hosts.js";
+import { Lists } from "./lists.js";
+import { Models } from "./models.js";
+import { Playground } from "./playground.js";
+import { Plots } from "./plots.js";
+import { Store } from "./store.js";
+import { Tasks } from "./tasks.js";
+import { startTheme } from "./theme.js";
+
+const LONGEST_PAUSE_S = 15;
+const TOLD_MS = 8000;
+const SECTIONS = { quotas: "quotas", evaluations: "evaluations", pipelines: "pipelines", leases: "leases", tasks: "tasks", models: "models", hosts: "hosts", host: "overview" };
+
+const store = new Store();
+const hosts = new Hosts(store);
+const models = new Models(store, tell);
+const tasks = new Tasks(store, tell);
+const lists = new Lists(store);
+const plots = new Plots();
+const playground = new Playground(store);
+let due = false;
+let stopping = null;
+let forgetting = 0;
+
+/** Say what came of something, for a while. */
+function tell(text, bad = false) {
+  const place = byId("told");
+  say(place, text);
+  mark(place, "data-bad", bad);
+  clearTimeout(forgetting);
+  forgetting = setTimeout(() => say(place, ""), TOLD_MS);
+}
+
+/** How the stream stands. */
+function connection(state, text) {
+  const place = byId("connection");
+  mark(place, "data-state", state);
+  say(place, text);
+}
+
+function drawOverview() {
+  const host = store.row("host", "local");
+  const own = store.row("kernel", "identity");
+  say(byId("identity"), own ? `${own.name} · tenant ${own.tenant || "default"}` : "");
+  if (host) {
+    say(byId("kernel-name"), `inferd ${host.version} on ${host.name}`);
+    say(byId("tile-speed"), number(host.tokens_per_second));
+    say(byId("tile-running"), number(host.running));
+    say(byId("tile-queued"), number(host.queued));
+    say(byId("tile-leases"), number(host.leases));
+  }
+  const all = [...store.section("models").values()];
+  say(byId("tile-models"), `${number(all.filter((each) => each.state === "ready").length)} of ${number(all.length)}`);
+  say(byId("tile-hosts"), number(store.section("hosts").size));
+  drawFlags(host);
+}
+
+/** What somebody has to look at. */
+function drawFlags(host) {
+  const found = [];
+  if (store.row("kernel", "state")?.away) found.push(`The kernel does not answer: ${store.row("kernel", "state").why}`);
+  for (const each of host?.warnings || []) found.push(each);
+  for (const each of host?.standbys || []) if (each.silent_s > 10) found.push(`The standby on ${each.host} is silent for ${span(each.silent_s)}.`);
+  for (const [id, each] of store.section("hosts")) {
+    if (["lost", "draining", "cordoned"].includes(each.state)) found.push(`Host ${each.name || id} is ${each.state}${each.why ? `: ${each.why}` : "."}`);
+    for (const device of each.devices) if (device.unmeasured) found.push(`The memory of ${device.id} cannot be measured: ${device.unmeasured}`);
+  }
+  for (const [name, each] of store.section("models")) {
+    if (each.state === "failed") found.push(`${name} cannot be loaded: ${each.error}`);
+    else if (each.queue_reason) found.push(`Tasks of ${name} wait: ${each.queue_reason}`);
+  }
+  const place = byId("flags");
+  found.slice(0, 20).forEach((text, at) => {
+    if (!place.children[at]) place.append(el("li"));
+    say(place.children[at], text);
+  });
+  while (place.children.length > Math.min(found.length, 20)) place.lastChild.remove();
+  byId("no-flags").hidden = found.length > 0;
+}
+
+/** Sections that may not be read say so, or are left out. */
+function drawNotes() {
+  for (const [name, id] of Object.entries(SECTIONS)) {
+    const note = store.row("notes", name);
+    const place = byId(id).querySelector(".section-note");
+    if (place) {
+      say(place, note ? note.why : "");
+      place.hidden = !note;
+    }
+  }
+}
+
+function draw(received) {
+  due = false;
+  const changed = store.takeChanged();
+  const any = (...names) => names.some((name) => changed.has(name));
+  if (any("host", "kernel", "models", "hosts")) drawOverview();
+  if (any("hosts", "instances", "leases")) hosts.render();
+  if (any("models", "instances")) models.render();
+  if (any("models")) playground.render();
+  if (any("tasks", "ended")) tasks.render();
+  lists.render(changed);
+  if (any("notes")) drawNotes();
+  const clock = store.row("clock", "now");
+  if (any("clock") && clock) {
+    plots.add(clock.second, clock.point);
+    tasks.tick();
+    lists.tick();
+  }
+  document.dispatchEvent(new CustomEvent("inferd:drawn", { detail: { received, drawn: performance.now() } }));
+}
+
+function schedule() {
+  if (due) return;
+  due = true;
+  const received = performance.now();
+  requestAnimationFrame(() => draw(received));
+}
+
+function heard(told) {
+  store.apply(told);
+  const away = store.row("kernel", "state")?.away;
+  connection(away ? "away" : "live", away ? "Kernel away" : "Live");
+  if (told.whole) plots.read();
+  schedule();
+}
+
+/** Read the stream, again and again, until a key is needed. */
+async function follow() {
+  let pauseS = 1;
+  for (;;) {
+    stopping = new AbortController();
+    try {
+      await stream("events", { signal: stopping.signal }, (told) => {
+        pauseS = 1;
+        if (!byId("login").hidden) showPage();
+        heard(told);
+      });
+      connection("away", "Gateway away");
+    } catch (error) {
+      if (stopping.signal.aborted) return;
+      if (error.status === 401) return showLogin(login.key ? error.message : "");
+      if (error.status === 403 || error.status === 400) return showLogin(error.message);
+      pauseS = Math.min(LONGEST_PAUSE_S, error.retryAfterS || pauseS * 1.5);
+      connection("away", error.status === 503 ? "Too many pages" : "Gateway away");
+      tell(error.status ? error.message : "the gateway does not answer; trying again", true);
+    }
+    await new Promise((done) => setTimeout(done, pauseS * 1000));
+  }
+}
+
+function showPage() {
+  byId("login").hidden = true;
+  byId("main").hidden = false;
+  byId("sections").hidden = false;
+  byId("sign-out").hidden = !login.key;
+}
+
+function showLogin(why) {
+  login.clear();
+  store.clear();
+  schedule();
+  connection("away", "Not signed in");
+  byId("main").hidden = true;
+  byId("sections").hidden = true;
+  byId("sign-out").hidden = true;
+  byId("login").hidden = false;
+  say(byId("login-error"), why);
+  byId("login-key").focus();
+}
+
+function start() {
+  takeKeyOfAddress();
+  startTheme(() => plots.redraw());
+  byId("login-form").addEventListener("submit", (event) => {
+    event.preventDefault();
+    login.set(byId("login-key").value.trim(), byId("login-tenant").value.trim());
+    byId("login-key").value = "";
+    say(byId("login-error"), "");
+    follow();
+  });
+  byId("sign-out").addEventListener("click", () => {
+    stopping?.abort();
+    showLogin("");
+  });
+  addEventListener("pagehide", () => stopping?.abort());
+  addEventListener("pageshow", (event) => event.persisted && follow());
+  say(byId("task-count"), counted(0, "task"));
+  follow();
+}
+
+start();
