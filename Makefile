@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: peers peers-ready canitoolcall compat compat-openai test-system test-clients gpu gpu-dry triton-report rollouts swaps probes attack optimized models-table onnx-cases chaos storm property sim demo test bench fuzz sanitize native lint types rules stubs man clean
+.PHONY: peers peers-ready canitoolcall compat compat-openai test-system test-clients gpu gpu-dry triton-report rollouts swaps probes attack optimized models-table onnx-cases chaos storm property sim demo test bench fuzz sanitize native lint types rules stubs man release clean
 
 demo: .venv/.base .venv/.native
 	@$(BIN)/inferd pull smollm2
@@ -198,6 +198,11 @@ stubs: .venv/.dev
 .venv/.native: $(wildcard plugins/inferd_cpu/native/*) .venv/.base
 	-@$(BIN)/python plugins/inferd_cpu/native/build.py
 	@touch $@
+
+# Wheels, sdist, what they consist of, and checksums of what is committed, into OUT (dist): the same bytes each time.
+# TARGETS="aarch64 none": wheels for another processor, by a cross compiler, and one without the native library, for all.
+release:
+	@OUT=$(or $(OUT),dist) PYTHON=$(PYTHON) TARGETS="$(TARGETS)" deploy/release/release.sh
 
 # The manual and what shells complete by, as wheels have them, below build/share: MANPATH=build/share/man man inferd
 man: .venv/.base

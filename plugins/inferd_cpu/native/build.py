@@ -33,7 +33,8 @@ from typing import NamedTuple
 
 SOURCES = Path(__file__).resolve().parent
 LIBRARY = SOURCES.parent / "_native.so"
-OBJECTS = SOURCES.parents[2] / "build" / "native"
+ROOT = SOURCES.parents[2]
+OBJECTS = ROOT / "build" / "native"
 COMPILERS = ("c++", "g++", "clang++")
 COMPILER_FIX = "a C++17 compiler (Debian: apt install g++), then install inferd again"
 SETS_FIX = "g++ 11 or newer, then install inferd again"
@@ -94,7 +95,7 @@ def build(*, out: Path = LIBRARY, sanitize: str = "", target: str = "", program:
     """
     compiler = find_compiler(target)
     checks = (f"-fsanitize={sanitize}", *CHECK_FLAGS) if sanitize else ()
-    common = (*FLAGS, *WARNINGS, *checks)
+    common = (*FLAGS, *WARNINGS, *checks, f"-ffile-prefix-map={ROOT}=.")  # the same bytes wherever the tree is
     known, left_out = _instruction_sets(compiler, target or _read_processor(compiler))
     common += tuple(f"-DHAVE_{name.upper()}" for name in known)
     folder = OBJECTS / _digest(*compiler, _run((*compiler, "--version")), *common)

@@ -18,6 +18,11 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 LIBRARY = Path("plugins/inferd_cpu/_native.so")
 NOTE = LIBRARY.with_suffix(".txt")
 SHARE = Path("build/share")
+TARGET = "INFERD_WHEEL_TARGET"
+"""Variable of a build: a processor to compile for with a cross compiler, as aarch64; NONE for Python alone."""
+NONE = "none"
+WITHOUT = "this package was built without the native library, for any platform"
+WITHOUT_FIX = "pip install --no-binary inferd inferd, with a C++17 compiler (Debian: apt install g++)"
 
 
 class NativeHook(BuildHookInterface[Any]):
@@ -25,20 +30,26 @@ class NativeHook(BuildHookInterface[Any]):
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Build, then have the library, or the note that says why there is none, packed."""
-        library = Path(self.root) / LIBRARY
-        script = Path(__file__).with_name("build.py")
-        self.app.display_info("building the native library of the cpu backend")
-        done = subprocess.run([sys.executable, str(script), "--out", str(library)], check=False)
+        library, target = Path(self.root) / LIBRARY, os.environ.get(TARGET, "")
         build_data["artifacts"] += [f"/{LIBRARY}", f"/{NOTE}"]
-        if done.returncode == 0:
-            platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
+        if target != NONE and self._build(library, target):
+            platform = f"linux-{target}" if target else sysconfig.get_platform()
             build_data["pure_python"] = False
-            build_data["tag"] = f"py3-none-{platform}"  # loaded with ctypes: any Python, this platform
+            build_data["tag"] = f"py3-none-{platform.replace('-', '_').replace('.', '_')}"  # loaded with ctypes
         else:
             library.unlink(missing_ok=True)  # of an earlier build: it would not be what the sources say
+            if target == NONE:
+                library.with_suffix(".txt").write_text(f"{WITHOUT}\n{WITHOUT_FIX}\n")
             self.app.display_warning("inferd is installed without its native library; `inferd doctor` says why")
         if version != "editable":
             self._add_manual(build_data)
+
+    def _build(self, library: Path, target: str) -> bool:
+        """Build the library for a processor, "" for this one; whether that could be done."""
+        self.app.display_info("building the native library of the cpu backend")
+        script = Path(__file__).with_name("build.py")
+        cross = ["--target", target] if target else []
+        return subprocess.run([sys.executable, str(script), "--out", str(library), *cross], check=False).returncode == 0
 
     def _add_manual(self, build_data: dict[str, Any]) -> None:
         """Have pages for man and what shells are told packed, to be below `share` of the installation."""
