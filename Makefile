@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: peers peers-ready canitoolcall compat compat-openai test-system test-clients gpu gpu-dry triton-report rollouts swaps probes attack optimized models-table onnx-cases chaos storm property sim demo test bench fuzz sanitize native lint types rules stubs man release clean
+.PHONY: peers peers-ready canitoolcall compat compat-openai test-system test-clients gpu gpu-dry triton-report rollouts swaps probes attack optimized models-table onnx-cases chaos storm property sim demo test bench fuzz sanitize native lint types rules stubs docs site man release clean
 
 demo: .venv/.base .venv/.native
 	@$(BIN)/inferd pull smollm2
@@ -203,6 +203,13 @@ stubs: .venv/.dev
 # TARGETS="aarch64 none": wheels for another processor, by a cross compiler, and one without the native library, for all.
 release:
 	@OUT=$(or $(OUT),dist) PYTHON=$(PYTHON) TARGETS="$(TARGETS)" deploy/release/release.sh
+
+# The reference, made from the code, into docs/reference; and all documents as pages, into build/site.
+docs: .venv/.dev
+	@$(BIN)/python tests/arch/reference.py --write
+site: docs
+	@$(PIP) install -e . --group docs -c constraints.txt
+	@$(BIN)/python -m mkdocs build -q
 
 # The manual and what shells complete by, as wheels have them, below build/share: MANPATH=build/share/man man inferd
 man: .venv/.base

@@ -63,7 +63,7 @@ def test_interface_is_documented() -> None:
 
 def documents() -> list[Path]:
     named = ("README.md", "ARCHITECTURE.md", "SECURITY.md", "plugins/README.md", "deploy/README.md")
-    return [*(ROOT / name for name in named), *(ROOT / "docs").glob("*.md")]
+    return [*(ROOT / name for name in named), *(ROOT / "docs").rglob("*.md")]
 
 
 @pytest.mark.parametrize("document", documents(), ids=lambda path: path.name)
