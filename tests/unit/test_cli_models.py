@@ -312,7 +312,10 @@ def test_a_folder_that_is_no_model_is_told(inferd: Commands, folders: Path, monk
     (folders / "lora").mkdir()
     (folders / "lora/adapter_config.json").touch()
     for name in ("bare", "./bare"):
-        assert "bare is a folder without a config.json or model.onnx; name a file" in inferd("run", name, "x").stderr
+        assert (
+            "bare is a folder without a config.json, model.onnx or heads.json; name a file"
+            in inferd("run", name, "x").stderr
+        )
     for name in ("lora", "./lora"):
         said = inferd("run", name, "x").stderr
         assert (

@@ -37,6 +37,7 @@ class BackendState(Enum):
 
 WORDS: Final[Mapping[str, str]] = {
     "gguf": "GGUF files",
+    "heads": "folders with a heads.json (classifiers that inferd trained)",
     "hf": "folders with a config.json (Hugging Face)",
     "onnx": "ONNX files and folders",
     "ort": "ORT files",

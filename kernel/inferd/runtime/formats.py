@@ -6,7 +6,11 @@ from pathlib import Path
 from inferd.content import PART
 
 MAGICS = {b"GGUF": "gguf"}  # formats that say so in their first bytes, whatever the file is called
-FOLDER_MARKS = {"config.json": "hf", "model.onnx": "onnx"}  # the format of a folder, by the file that makes it one
+FOLDER_MARKS = {  # the format of a folder, by the file that makes it one
+    "config.json": "hf",
+    "model.onnx": "onnx",
+    "heads.json": "heads",
+}
 INNER_MARKS = {  # where sentence-transformers and others put it, and those of an encoder with a decoder
     "onnx/model.onnx": "onnx",
     "encoder_model.onnx": "onnx",
@@ -43,7 +47,8 @@ def lacks(path: Path) -> str:
             f"{path} is an adapter (LoRA), no model: have the model that it was made for use it (inferd adapters load"
             f" MODEL NAME {path}), or load that model with --set adapter={path}"
         )
-    return f"{path} is a folder without a {' or '.join(FOLDER_MARKS)}"
+    *marks, last = FOLDER_MARKS
+    return f"{path} is a folder without a {', '.join(marks)} or {last}"
 
 
 def refuse_weights(path: Path) -> str:

@@ -45,7 +45,10 @@ def describe_output(output: RecipeOutput, source: TensorInfo) -> list[TensorInfo
             width = source.shape[2] if source.shape else ""
             return [TensorInfo(name=output.name, element_type=ElementType.FLOAT, shape=(rows, width))]
         case PlainOutput():
-            return [TensorInfo(name=output.name, element_type=source.element_type, shape=source.shape)]
+            told = source.description
+            return [
+                TensorInfo(name=output.name, element_type=source.element_type, shape=source.shape, description=told)
+            ]
 
 
 def tell(output: RecipeOutput, outputs: Mapping[str, Tensor], inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
