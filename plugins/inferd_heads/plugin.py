@@ -24,7 +24,7 @@ SPEC = BackendSpec(
             kind="int",
             minimum=1,
             maximum=1000,
-            description="how many labels are told of each text, likeliest first; default: 5, or all where there are"
+            description="how many labels are told of each text, likeliest first; default: 20, or all where there are"
             " fewer",
         ),
         Setting(

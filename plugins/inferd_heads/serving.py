@@ -11,7 +11,7 @@ from inferd_heads.model_folder import MARK, Classifier
 from inferd_heads.sparse import Row, multiply
 
 TEXT, VECTOR, SCORES, CUT, LABEL = "text", "vector", "scores", "cut", "label"
-MOST_TOLD: Final = 5
+MOST_TOLD: Final = 20
 """Labels that are told of a text, where no setting says otherwise."""
 _NAMED: Final = 20  # labels in a description
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         ExplainedToken,
         Explanation,
         Faithfulness,
+        SpanScore,
     )
 
 WIDTH, HEIGHT, EDGE = 360, 200, 44  # of a drawing, in pixels
@@ -50,9 +51,11 @@ def explanation_page(explanation: Explanation, *, title: str = "") -> str:
         + (f" and not <b>{escape(explanation.against)}</b>" if explanation.against else "")
         + f": {escape(target.name)} is {target.value:.3f} nats with all of the input, {target.baseline:.3f} without "
         "any of its parts.</p>",
-        "<h2>Tokens of the answer</h2>",
-        _tokens(explanation.tokens),
     ]
+    if explanation.tokens:
+        parts += ["<h2>Tokens of the answer</h2>", _tokens(explanation.tokens)]
+    else:
+        parts += _labels(explanation)
     if explanation.against_tokens:
         parts += ["<h2>Tokens of the other answer</h2>", _tokens(explanation.against_tokens)]
     if explanation.HasField("faithfulness"):
@@ -73,29 +76,36 @@ def _method(explanation: Explanation) -> str:
     return "How much less likely the answer is without each part alone (leave-one-out); in nats."
 
 
-def _texts(explanation: Explanation) -> Iterator[str]:
-    largest = max((abs(span.scores[0].score) for span in explanation.spans), default=0.0) or 1.0
+def _labels(explanation: Explanation) -> Iterator[str]:
+    """Of a classifier: how likely each label is, and what of the text speaks for it."""
+    for target, each in enumerate(explanation.targets):
+        if target:
+            yield f"<h2>{escape(each.name)}: {each.value:.3f} nats, {each.baseline:.3f} without any part</h2>"
+            yield from _texts(explanation, target)
+
+
+def _texts(explanation: Explanation, target: int = 0) -> Iterator[str]:
+    largest = max((abs(span.scores[target].score) for span in explanation.spans), default=0.0) or 1.0
     of = {
         place: list(spans)
         for place, spans in groupby(explanation.spans, key=lambda each: (each.span.message, each.span.part))
     }
     for text in explanation.texts:
         role = f'<div class="role">{escape(text.role)}</div>' if text.role else ""
-        marked = _marked(text, of.get((text.message, text.part), []), largest)
+        marked = _marked(text, of.get((text.message, text.part), []), largest, target)
         yield f'{role}<div class="text">{marked}</div>'
 
 
-def _marked(text: ExplainedText, spans: Sequence[ExplainedSpan], largest: float) -> str:
+def _marked(text: ExplainedText, spans: Sequence[ExplainedSpan], largest: float, target: int) -> str:
     data, at, written = text.text.encode(), 0, []
     for each in spans:
         begin, end = each.span.begin, each.span.end
-        written += [escape(data[at:begin].decode()), _mark(data[begin:end].decode(), each, largest)]
+        written += [escape(data[at:begin].decode()), _mark(data[begin:end].decode(), each.scores[target], largest)]
         at = end
     return "".join([*written, escape(data[at:].decode())])
 
 
-def _mark(text: str, each: ExplainedSpan, largest: float) -> str:
-    score = each.scores[0]
+def _mark(text: str, score: SpanScore, largest: float) -> str:
     color = "34,139,80" if score.score >= 0 else "200,60,50"
     strength = min(1.0, abs(score.score) / largest) * 0.75
     error = f" ± {score.standard_error:.3f}" if score.HasField("standard_error") else ""

@@ -121,6 +121,8 @@ def _tell_plan(output: Output, plan: ExplanationPlan) -> None:
 
 def _cost(plan: ExplanationPlan) -> str:
     cost = plan.cost
+    if not plan.answer_tokens:  # of a classifier
+        return f"{plan.spans} spans: {cost.sequences} texts to look at"
     return (
         f"{plan.spans} spans, an answer of {plan.answer_tokens} tokens: {cost.sequences} sequences, "
         f"{cost.computed_tokens} of their {cost.tokens} tokens to compute"
@@ -138,14 +140,18 @@ def _tell(output: Output, found: Explanation) -> None:
         rows.append((f"{score.score:+.3f}", *((error,) if drawn else ()), bar, _shorten(span.text)))
     output.table(("NATS", *(("ERROR",) if drawn else ()), "", "SPAN"), rows, gives_way="SPAN", empty="no spans")
     output.text("")
-    rows = [_token_row(token) for token in found.tokens]
-    output.table(("TOKEN", "PROBABILITY", "ENTROPY", "INSTEAD"), rows, gives_way="INSTEAD", empty="no tokens")
-    output.text("")
+    if found.tokens:
+        rows = [_token_row(token) for token in found.tokens]
+        output.table(("TOKEN", "PROBABILITY", "ENTROPY", "INSTEAD"), rows, gives_way="INSTEAD", empty="no tokens")
+        output.text("")
     for target in found.targets:
         output.text(f"{target.name}: {target.value:.3f} nats with all spans, {target.baseline:.3f} without any of them")
     if found.HasField("faithfulness"):
         output.text(_judged(found.faithfulness))
     cost = found.cost
+    if not found.tokens:
+        output.text(f"looked at {cost.sequences} texts; {found.planned.sequences} were stated")
+        return
     output.text(
         f"computed {cost.computed_tokens} of {cost.tokens} tokens in {cost.sequences} sequences; "
         f"{found.planned.computed_tokens} were stated"

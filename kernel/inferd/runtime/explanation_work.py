@@ -28,6 +28,7 @@ Answer: TypeAlias = wp.Answer
 
 ID_BYTES: Final = 4  # of a token's id
 TASK_ID_BYTES: Final = 16
+STRING: Final = 8  # of `inferd.v1.ElementType`
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +132,14 @@ def score_task(asker: Asker, token_ids: array[int], *, told: int, alternatives: 
     work.input.tokens.ids.extend(token_ids)
     _sample(work, score_sampling(told, alternatives=alternatives))
     return _task(asker, work, prompt_tokens=len(token_ids), output_tokens=1)
+
+
+def label_task(asker: Asker, text: str, *, input_name: str) -> TaskSpec:
+    """What a classifier makes of a text, by the input of that name."""
+    work = wp.Work()
+    tensor = work.infer.inputs.add(name=input_name, element_type=STRING, shape=[1])
+    tensor.strings.values.append(text)
+    return _task(asker, work, prompt_tokens=0, output_tokens=1)
 
 
 def _sample(work: wp.Work, values: object) -> None:

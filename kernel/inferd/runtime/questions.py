@@ -49,8 +49,16 @@ class Questions:
         Raises:
             InferdError: Loading failed, or it is a language model.
         """
-        worker = self._supervisor.workers[(await self._find(name, lease_id)).instance_id]
-        if not worker.signature:
+        signature = await self.find_signature(name, lease_id=lease_id)
+        if not signature:
             message = f"model {name!r} reads text and has no signature; give it a prompt, a chat or tokens"
             raise UnsupportedInputError(message, field="model")
-        return worker.signature
+        return signature
+
+    async def find_signature(self, name: ModelName, *, lease_id: LeaseId = NO_LEASE) -> bytes:
+        """As `signature`, but nothing of a language model.
+
+        Raises:
+            InferdError: Loading failed.
+        """
+        return self._supervisor.workers[(await self._find(name, lease_id)).instance_id].signature

@@ -136,12 +136,15 @@ class ExplanationSpec(_message.Message):
     ADAPTER_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """Name of the model: a language model that can tell how likely the tokens of a prompt are. Required."""
+    """Name of the model: a language model that can tell how likely the tokens of a prompt are; or a classifier, a model of
+    tensors that takes one text and tells labels with their probabilities, each sequence being a text then. Required.
+    """
     prompt: _builtins.str
     """Plain text, continued as it stands. Where nothing is left of it that is a token, a line feed stands for it."""
     answer: _builtins.str
     """The answer, as it follows the input; its end is no part of it. At most `explanations.answer_tokens` of the
     configuration. Default: what the model answers itself, always with the likeliest token.
+    Of a classifier a label, by default the likeliest one. Errors: INVALID_FIELD, a label that it does not tell.
     """
     max_answer_tokens: _builtins.int
     """Most tokens of an answer that the model gives itself. 1 to `explanations.answer_tokens`. Default: 32."""
@@ -357,7 +360,10 @@ class ExplanationTarget(_message.Message):
     VALUE_FIELD_NUMBER: _builtins.int
     BASELINE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """"answer"; "answer - against", "answer" and "against" where there is another answer."""
+    """"answer"; "answer - against", "answer" and "against" where there is another answer. Of a classifier labels: the one that
+    is explained, then the one that it is held against, with the difference of both before them, and then the others,
+    the likeliest first, 20 in all.
+    """
     value: _builtins.float
     """The logarithm of its probability behind the whole input, in nats; the difference of two."""
     baseline: _builtins.float
@@ -630,7 +636,7 @@ class Explanation(_message.Message):
 
     @_builtins.property
     def tokens(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExplainedToken]:
-        """The tokens of the answer."""
+        """The tokens of the answer; none of a classifier."""
 
     @_builtins.property
     def against_tokens(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExplainedToken]:

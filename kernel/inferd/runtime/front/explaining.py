@@ -1,15 +1,20 @@
 """What may be asked of explanations; all that they compute are tasks of who asks."""
 
 from secrets import token_hex
+from typing import Any
 
 from inferd.config import Settings
 from inferd.core.ids import ModelName
+from inferd.runtime.classifying import text_input
 from inferd.runtime.driver import Driver
 from inferd.runtime.explanation_work import Asker
 from inferd.runtime.front.bounds import SharedBound
 from inferd.runtime.front.caller import Caller
+from inferd.runtime.front.class_explanation import LabelRun, refuse
 from inferd.runtime.front.explained import Plan, Tell, Told, Wanted
 from inferd.runtime.front.explanation import Run
+from inferd.runtime.front.rescoring import TRIES
+from inferd.runtime.front.room import patiently
 from inferd.runtime.front.tasks import Tasks
 from inferd.runtime.shelf import Shelf
 
@@ -58,7 +63,7 @@ class Explaining:
             async with self._driver.closing.cut_short():
                 await (await self._run(wanted, caller, tell)).go()
 
-    async def _run(self, wanted: Wanted, caller: Caller, tell: Tell) -> Run:
+    async def _run(self, wanted: Wanted, caller: Caller, tell: Tell) -> Run | LabelRun:
         await self._shelf.look_for(wanted.model)
         model = self._driver.views.model(ModelName(wanted.model)).spec.name
         asker = Asker(
@@ -70,4 +75,14 @@ class Explaining:
             lease_id=caller.lease_id,
             deadline=caller.deadline,
         )
-        return Run(driver=self._driver, tasks=self._tasks, limits=self._limits, wanted=wanted, asker=asker, tell=tell)
+        signature = await patiently(
+            lambda: self._driver.questions.find_signature(model, lease_id=caller.lease_id), tries=TRIES
+        )
+        of: dict[str, Any] = {"driver": self._driver, "tasks": self._tasks, "limits": self._limits}
+        of |= {"wanted": wanted, "asker": asker, "tell": tell}
+        if not signature:
+            return Run(**of)
+        try:
+            return LabelRun(**of, input_name=text_input(signature))
+        except ValueError as error:
+            raise refuse(model, str(error)) from None

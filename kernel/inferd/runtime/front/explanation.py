@@ -118,21 +118,14 @@ class Run:
         return ("answer - against", "answer", "against") if self.wanted.against else ("answer",)
 
     def _design(self) -> Design:
-        wanted = self.wanted
-        return Design(
-            method=wanted.method,
-            spans=len(self._spans),
-            samples=wanted.samples if wanted.method is ExplanationMethod.SHAPLEY else 0,
-            random_orders=wanted.random_orders,
-            seed=wanted.seed,
-        )
+        return design_of(self.wanted, len(self._spans))
 
     async def _prepare(self, *, computes: bool) -> Rescoring:
         """Find the spans and the answers."""
         wanted = self.wanted
         self._texts = texts_of(wanted.given)
         self._spans = find_spans(wanted, self._texts)
-        self._check("spans", len(self._spans), self.limits.spans)
+        check_bound("spans", len(self._spans), self.limits.spans)
         given = await self._tokenize(wanted.given)  # has the model loaded
         facts = self._facts()
         scoring = Rescoring(
@@ -158,10 +151,10 @@ class Run:
     async def _plan(self, scoring: Rescoring, design: Design) -> Plan:
         """Add the sequences that are needed in any case; those of the curves are taken to be like random ones."""
         sequences = design.most * len(self._answers)
-        self._check("sequences", sequences, self.limits.sequences)
-        self._check("held_tokens", sequences * self._longest, self.limits.held_tokens)
+        check_bound("sequences", sequences, self.limits.sequences)
+        check_bound("held_tokens", sequences * self._longest, self.limits.held_tokens)
         cost = await scoring.add(await self._variants(design.coalitions()))
-        self._check("tokens", cost.computed_tokens, self.limits.tokens)
+        check_bound("tokens", cost.computed_tokens, self.limits.tokens)
         for which in range(len(self._answers)):
             scoring.show(design.all, which)
         guesses = []
@@ -169,15 +162,8 @@ class Run:
             unknown = [each for each in design.ranked(order) if not scoring.knows(each)]
             guesses.append(await scoring.guess(await self._variants(unknown)))
         cost += _mean(guesses)
-        self._check("tokens", cost.computed_tokens, self.limits.tokens)
+        check_bound("tokens", cost.computed_tokens, self.limits.tokens)
         return Plan(spans=design.spans, answer_tokens=len(self._answers[ANSWER]), cost=cost)
-
-    def _check(self, name: str, value: int, limit: int) -> None:
-        if value > limit:
-            raise LimitExceededError(
-                f"the explanation has {value} {name} and explanations.{name} is {limit}; {FIX}",
-                metadata={"bound": f"explanations.{name}", "value": str(value), "limit": str(limit)},
-            )
 
     def _facts(self) -> InstanceFacts | None:
         instance = answering(self.driver.views.model(self.asker.model), self.asker.lease_id)
@@ -286,6 +272,30 @@ class Run:
             self._told_parts = part
             async with self._telling:
                 await self.tell(Progress(done, sequences))
+
+
+def design_of(wanted: Wanted, spans: int) -> Design:
+    """What is to be found out about so many spans."""
+    return Design(
+        method=wanted.method,
+        spans=spans,
+        samples=wanted.samples if wanted.method is ExplanationMethod.SHAPLEY else 0,
+        random_orders=wanted.random_orders,
+        seed=wanted.seed,
+    )
+
+
+def check_bound(name: str, value: int, limit: int) -> None:
+    """Hold an explanation to what `explanations.…` allows.
+
+    Raises:
+        LimitExceededError: It has more.
+    """
+    if value > limit:
+        raise LimitExceededError(
+            f"the explanation has {value} {name} and explanations.{name} is {limit}; {FIX}",
+            metadata={"bound": f"explanations.{name}", "value": str(value), "limit": str(limit)},
+        )
 
 
 def find_spans(wanted: Wanted, texts: Sequence[Text]) -> list[Span]:

@@ -175,18 +175,25 @@ class Rescoring:
         Raises:
             InferdError: It was refused, or failed.
         """
-        return await patiently(lambda: self._run_once(spec), tries=TRIES)
+        size_bytes = ID_BYTES * spec.demand.prompt_tokens
+        return await patiently(lambda: run_task(self.driver, self.tasks, spec, size_bytes=size_bytes), tries=TRIES)
 
-    async def _run_once(self, spec: TaskSpec) -> list[object]:
-        told: list[object] = []
-        try:
-            async with self.tasks.run(spec, size_bytes=ID_BYTES * spec.demand.prompt_tokens) as stream:
-                async for batch in stream.follow(0):
-                    told += [event for _, event in batch]
-        finally:
-            with suppress(TaskNotFoundError):
-                self.driver.withdraw(spec.task_id, spec.tenant, TaskCancelledError("it is no longer needed"))
-        return told
+
+async def run_task(driver: Driver, tasks: Tasks, spec: TaskSpec, *, size_bytes: int) -> list[object]:
+    """Run a task once and have it known no longer; what it told.
+
+    Raises:
+        InferdError: It was refused, or failed.
+    """
+    told: list[object] = []
+    try:
+        async with tasks.run(spec, size_bytes=size_bytes) as stream:
+            async for batch in stream.follow(0):
+                told += [event for _, event in batch]
+    finally:
+        with suppress(TaskNotFoundError):
+            driver.withdraw(spec.task_id, spec.tenant, TaskCancelledError("it is no longer needed"))
+    return told
 
 
 async def _in_order(variants: Iterable[Variant]) -> AsyncIterator[Variant]:
