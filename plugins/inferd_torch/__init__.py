@@ -20,6 +20,7 @@ How a model comes to run, file by file:
     sampling.py         tokens that are chosen on the device
     tensor_session.py   networks from tensors to tensors by the type of their folder; voice_activity.py is one
     decode_inputs.py    the inputs of a pure decode step at fixed addresses, for cuda_graphs.py
+    training/           models that learn, see there
 
 What was read and measured of CUDA is in docs/cuda.md.
 """

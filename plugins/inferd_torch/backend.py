@@ -14,6 +14,7 @@ from inferd.plugin import (
     MemoryNeed,
     Probe,
     ReportProgress,
+    TrainRequest,
     naming,
     read_hf_type,
 )
@@ -23,6 +24,8 @@ from inferd_torch.plugin import TENSOR_TYPES
 if TYPE_CHECKING:
     from inferd.plugin.ranks import Seat
     from inferd_torch.loading import Examined
+    from inferd_torch.training.loading import Plan
+    from inferd_torch.training.session import TorchTrainSession
 
 
 class TorchBackend:
@@ -30,6 +33,7 @@ class TorchBackend:
 
     def __init__(self) -> None:
         self._measured: tuple[LoadRequest, Examined] | None = None  # so that the load that follows need not read again
+        self._planned: tuple[TrainRequest, Plan] | None = None  # as above
 
     def probe(self) -> Probe:
         """CUDA devices first, then the processor.
@@ -71,6 +75,30 @@ class TorchBackend:
         model = measured[1] if measured is not None and measured[0] == request else _examine(request)
         with naming(lambda: _name_architecture(request)):
             return load(model, request, progress)
+
+    def measure_training(self, request: TrainRequest) -> MemoryNeed:
+        """Send the largest part of a step through the network without numbers.
+
+        Raises:
+            TrainError: The recipe or the model does not permit it, or there is less memory than it takes.
+        """
+        from inferd_torch.training import loading  # noqa: PLC0415 - it imports torch and transformers
+
+        plan = loading.examine(request)
+        self._planned = (request, plan)
+        return plan.need
+
+    def train(self, request: TrainRequest, progress: ReportProgress) -> "TorchTrainSession":
+        """Make a session that trains.
+
+        Raises:
+            TrainError: The recipe, the model or the rows do not permit it.
+        """
+        from inferd_torch.training import loading  # noqa: PLC0415 - as above
+
+        planned, self._planned = self._planned, None
+        plan = planned[1] if planned is not None and planned[0] == request else loading.examine(request)
+        return loading.make(plan, progress)
 
     def join(self, seat: "Seat") -> None:
         """Be one of the other ranks of a model that spans devices, see `inferd.plugin.ranks`."""

@@ -190,7 +190,7 @@ def load(model: Examined, request: LoadRequest, progress: ReportProgress) -> Loa
     session: TorchSession | SpanningSession
     with (
         _telling_of_memory(model, request),
-        Pulse(progress, _meter(model.device), expected_bytes=model.need.weights_bytes),
+        Pulse(progress, meter(model.device), expected_bytes=model.need.weights_bytes),
     ):
         if model.share is None:
             whole = network.load_network(model.artifact, model.config, device=model.device, dtype=model.dtype)
@@ -325,7 +325,7 @@ def open_session(
     return session
 
 
-def _meter(device: torch.device) -> Callable[[], int]:
+def meter(device: torch.device) -> Callable[[], int]:
     """What reads how much memory this process has taken on a device, in bytes."""
     if device.type == "cuda":
         return lambda: torch.cuda.memory_allocated(device)

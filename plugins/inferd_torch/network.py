@@ -108,6 +108,21 @@ def make_skeleton(artifact: Artifact, config: Any) -> Any:
     return skeleton
 
 
+def make_plain(artifact: Artifact, config: Any, *, attention: str, dtype: torch.dtype) -> Any:
+    """The network with attention of transformers' own, its weights as they are where nothing was read.
+
+    Raises:
+        LoadError: transformers cannot build it.
+    """
+
+    def build() -> Any:
+        return _find_class(config)._from_config(  # noqa: SLF001 - as above
+            deepcopy(config), attn_implementation=attention, dtype=dtype
+        )
+
+    return _guard(artifact, build, kind=UnsupportedModelError)
+
+
 def settle_rotation(network: Any) -> None:
     """Leave rotations as they are up to the original context, which `read_context` ends at.
 
@@ -165,8 +180,17 @@ def load_network(
     device: torch.device,
     dtype: torch.dtype,
     weights: Mapping[str, Any] | None = None,
+    attention: str | None = None,
 ) -> Any:
     """Load the weights onto a device: those of the artifact, or what is given instead, by name.
+
+    Args:
+        artifact: What is loaded.
+        config: Of it.
+        device: Where to.
+        dtype: Of the weights.
+        weights: Instead of the artifact's.
+        attention: One of transformers' own, instead of ours.
 
     Raises:
         LoadError: A weight is missing, or has another shape than the configuration says.
@@ -191,7 +215,7 @@ def load_network(
                 folder,
                 **options,
                 dtype=dtype,
-                attn_implementation=_attention(config),
+                attn_implementation=attention or _attention(config),
                 device_map={"": device},
                 output_loading_info=True,
             ),

@@ -1,0 +1,273 @@
+"""From a request to a session: all is checked before memory is taken."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from inferd.plugin import (
+    ExportKind,
+    LoadError,
+    MemoryNeed,
+    TrainError,
+    TrainingRecipe,
+    TrainRequest,
+    list_hf_weights,
+)
+from inferd_torch import devices, network
+from inferd_torch.artifact import Artifact
+from inferd_torch.folder import read_folder
+from inferd_torch.loading import meter
+from inferd_torch.plugin import SEEING_TYPES
+from inferd_torch.pulse import Pulse
+from inferd_torch.training import memory
+from inferd_torch.training.decoder import LanguageModel
+from inferd_torch.training.lora import LoraLinear, add_lora, write_adapter
+from inferd_torch.training.rows import Order, Rows, divide
+from inferd_torch.training.schedule import check_recipe
+from inferd_torch.training.session import Course, TorchTrainSession
+from inferd_torch.training.texts import Texts, read_tokenizer
+
+LORA, FULL = "lora", "full"
+METHODS = (LORA, FULL)
+_PLAIN: Final = "sdpa"  # attention as torch has it, which has gradients
+_HEAD_BYTES: Final = 1 << 20  # of each file of weights, which tell of which model it is
+COPIED: Final = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "tokenizer.model"),
+    *("vocab.json", "vocab.txt", "merges.txt", "added_tokens.json", "generation_config.json", "chat_template.json"),
+    *("modules.json", "config_sentence_transformers.json", "sentence_bert_config.json"),
+)
+"""Files of a folder that are the same beside other weights."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A request, as far as it can be checked without the weights.
+
+    Attributes:
+        request: What was asked.
+        artifact: The model.
+        config: As transformers reads it.
+        device: Where to.
+        precision: Of what is computed.
+        dtype: Of the weights.
+        spares: Compute layers again for the gradients.
+        need: What it takes.
+    """
+
+    request: TrainRequest
+    artifact: Artifact
+    config: Any
+    device: torch.device
+    precision: torch.dtype
+    dtype: torch.dtype
+    spares: bool
+    need: MemoryNeed
+
+
+def examine(request: TrainRequest) -> Plan:
+    """Check a recipe and a model, and count what its steps take.
+
+    Raises:
+        TrainError: The recipe contradicts itself or the model, which cannot be trained or does not fit.
+    """
+    recipe = request.recipe
+    check_recipe(recipe)
+    method = recipe.method.name.lower()
+    if method not in METHODS:
+        raise TrainError(f"method {method!r} is none that the torch backend trains: {', '.join(METHODS)}")
+    try:
+        devices.check_device(request.device)
+        artifact, config = _read(request.path)
+        context = network.read_context(artifact, config)
+    except LoadError as error:
+        raise TrainError(str(error)) from error
+    if config.model_type in SEEING_TYPES:
+        raise TrainError(f"{request.path}: {config.model_type} sees pictures; only models of texts alone are trained")
+    if recipe.most_tokens > context:
+        raise TrainError(f"'most_tokens' is {recipe.most_tokens}, but the model serves {context}: lower it")
+    device = torch.device("cpu" if request.device == devices.CPU else request.device)
+    best = "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+    precision = network.DTYPES[recipe.precision or best]
+    dtype = precision if method == LORA else torch.float32
+    counted = partial(_count, artifact, config, recipe, device=device, precision=precision, dtype=dtype)
+    spares, size = memory.choose(
+        counted(spares=False),
+        partial(counted, spares=True),
+        capacity_bytes=request.capacity_bytes,
+        advice="lower 'most_tokens', raise 'accumulate', or give more",
+    )
+    return Plan(
+        request=request,
+        artifact=artifact,
+        config=config,
+        device=device,
+        precision=precision,
+        dtype=dtype,
+        spares=spares,
+        need=size.need,
+    )
+
+
+def _read(path: Path | None) -> tuple[Artifact, Any]:
+    """What is on disk, and its configuration."""
+    if path is None:
+        raise TrainError("the torch backend trains a model that is there; none is named")
+    if path.is_dir():
+        artifact = read_folder(path)
+        return artifact, network.read_config(artifact)
+    from inferd_torch.gguf import read_gguf, refuse_unread  # noqa: PLC0415 - it imports gguf, which folders do without
+
+    artifact = read_gguf(path)
+    config = network.read_config(artifact)
+    refuse_unread(artifact, config.get_text_config(decoder=True))
+    return artifact, config
+
+
+def _count(
+    artifact: Artifact,
+    config: Any,
+    recipe: TrainingRecipe,
+    *,
+    device: torch.device,
+    precision: torch.dtype,
+    dtype: torch.dtype,
+    spares: bool,
+) -> memory.Size:
+    """What the largest part of a step takes."""
+
+    def make() -> tuple[Any, Callable[[], Any]]:
+        plain = network.make_plain(artifact, config, attention=_PLAIN, dtype=dtype).train()
+        prepare(plain, recipe, spares=spares)
+        model = LanguageModel(plain, None, device=torch.device("cpu"), export=_export_nothing)
+        rows = -(-recipe.batch // recipe.accumulate)
+        ids = torch.zeros((rows, recipe.most_tokens), dtype=torch.long)
+        targets = torch.zeros(rows * (recipe.most_tokens - 1), dtype=torch.long)
+        return plain, partial(model.sum_losses, ids, targets, torch.arange(len(targets)))
+
+    return memory.count(make, casting=memory.cast(device, precision))
+
+
+def prepare(whole: Any, recipe: TrainingRecipe, *, spares: bool) -> dict[str, LoraLinear]:
+    """Say what of a network is trained; its adapters, by layer, where that is them alone.
+
+    Raises:
+        TrainError: Nothing can be.
+    """
+    adapters = {}
+    if recipe.method.name.lower() == LORA:
+        adapters = add_lora(whole, recipe)
+    else:
+        whole.requires_grad_(True)
+    if spares:
+        memory.spare(whole)
+    return adapters
+
+
+def make(plan: Plan, progress: Callable[[float], None]) -> TorchTrainSession:
+    """Load a model and make the session that trains it.
+
+    Raises:
+        TrainError: The rows or the weights do not permit it.
+    """
+    progress(0.0)
+    request, recipe = plan.request, plan.request.recipe
+    course = read_course(request)
+    tokenizer = read_tokenizer(plan.artifact)
+    texts = Texts(tokenizer, plan.artifact.vocabulary, field=recipe.text, most=recipe.most_tokens)
+    texts.read(course.rows[course.order.rows(1)[0]], course.rows.name(course.order.rows(1)[0]))
+    try:
+        with Pulse(progress, meter(plan.device), expected_bytes=plan.need.weights_bytes):
+            whole = network.load_network(
+                plan.artifact, plan.config, device=plan.device, dtype=plan.dtype, attention=_PLAIN
+            )
+    except LoadError as error:
+        raise TrainError(str(error)) from error
+    adapters = prepare(whole, recipe, spares=plan.spares)
+    if tokenizer.get_vocab_size() > whole.get_input_embeddings().weight.shape[0]:
+        raise TrainError(
+            f"{request.path}: its tokenizer has {tokenizer.get_vocab_size()} tokens, but its network has"
+            f" {whole.get_input_embeddings().weight.shape[0]}: they are of different models"
+        )
+    export = partial(_export_lora, adapters, recipe) if adapters else partial(_export_full, whole, plan)
+    model = LanguageModel(whole, texts, device=plan.device, export=export)
+    model.check()
+    made = TorchTrainSession(
+        model,
+        course,
+        recipe,
+        device=plan.device,
+        threads=request.cores or torch.get_num_threads(),
+        precision=plan.precision,
+    )
+    progress(1.0)
+    return made
+
+
+def read_course(request: TrainRequest) -> Course:
+    """The rows of a request, their order and what is held back.
+
+    Raises:
+        TrainError: A file is wrong, or there are too few rows.
+    """
+    recipe = request.recipe
+    rows = Rows(request.rows)
+    if request.held is not None:
+        held = Rows(request.held)
+        learnt, kept = range(len(rows)), range(len(held))
+    else:
+        held = rows
+        first, second = divide(len(rows), recipe.held, recipe.seed)
+        learnt, kept = first.tolist(), second.tolist()
+    order = Order(learnt, epochs=recipe.epochs, batch=recipe.batch, seed=recipe.seed)
+    return Course(rows=rows, order=order, held=(held, kept), identity=_identify(request, rows, held))
+
+
+def _identify(request: TrainRequest, rows: Rows, held: Rows) -> str:
+    """A digest of all that decides what comes out."""
+    recipe = {name: str(value) for name, value in sorted(asdict(request.recipe).items())}
+    digest = hashlib.sha256(json.dumps([recipe, rows.digest, held.digest, request.device]).encode())
+    path = request.path
+    if path is not None:
+        for file in [path / "config.json", *list_hf_weights(path)] if path.is_dir() else [path]:
+            digest.update(str(file.stat().st_size).encode())
+            with file.open("rb") as opened:
+                digest.update(opened.read(_HEAD_BYTES))
+    return digest.hexdigest()
+
+
+def _export_nothing(folder: Path) -> ExportKind:
+    raise TrainError(f"{folder}: there is nothing to export")
+
+
+def _export_lora(adapters: dict[str, LoraLinear], recipe: TrainingRecipe, folder: Path) -> ExportKind:
+    write_adapter(adapters, recipe, folder)
+    return ExportKind.ADAPTER
+
+
+def _export_full(whole: Any, plan: Plan, folder: Path) -> ExportKind:
+    """A folder as the one that it began with, or, of a GGUF file, as transformers writes it."""
+    source = plan.artifact.path
+    stored = network.STORED.get(plan.artifact.weight_format, torch.float32)
+    weights = {name: each.detach().to(stored) for name, each in whole.state_dict().items()}
+    whole.config.dtype = stored
+    whole.save_pretrained(folder, state_dict=weights)
+    if source.is_dir():
+        for name in COPIED:
+            if (source / name).is_file():
+                shutil.copyfile(source / name, folder / name)
+        if (source / "1_Pooling" / "config.json").is_file():
+            (folder / "1_Pooling").mkdir(exist_ok=True)
+            shutil.copyfile(source / "1_Pooling" / "config.json", folder / "1_Pooling" / "config.json")
+    else:
+        from transformers import AutoTokenizer  # noqa: PLC0415 - GGUF files alone need it
+
+        made = AutoTokenizer.from_pretrained(plan.artifact.folder, **plan.artifact.options, local_files_only=True)
+        made.save_pretrained(folder)
+    return ExportKind.MODEL
