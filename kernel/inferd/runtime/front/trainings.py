@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
+from dataclasses import replace
 from hashlib import sha256
 from typing import TYPE_CHECKING, Final
 
-from inferd.core.training import Training, TrainingChange, TrainingMethod
+from inferd.core.lifecycle import advance
+from inferd.core.training import TRAINING_TABLE, Training, TrainingChange, TrainingMethod, TrainingState
 from inferd.errors import (
     BackendNotFoundError,
     BackendUnavailableError,
@@ -95,7 +97,11 @@ class Trainings:
         """
         found = await self._parts.trainings()
         for each in sorted(found, key=lambda training: training.training_id):
-            self._known[each.training_id] = Known(each)
+            waits = each
+            if each.state is TrainingState.RUNNING:
+                state = advance(TRAINING_TABLE, each.state, TrainingChange.WAIT)
+                waits = replace(each, state=state, tokens_per_s=0.0, waits_for="the kernel has begun anew")
+            self._known[each.training_id] = Known(waits)
         await self._files.sweep(self._known.keys())
 
     # What clients ask.
