@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,7 +11,9 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from typer.testing import CliRunner
 
+from inferd.cli import main
 from inferd.errors import present
 from inferd.runtime.worker import Worker
 from inferd.server import Kernel
@@ -34,6 +37,7 @@ CLASSIFY: dict[str, Any] = {"method": "classify", "batch": 4, "epochs": 3}
 FULL: dict[str, Any] = {"method": "full", "batch": 4, "epochs": 4, "checkpoint_every": 5, "evaluate_every": 6}
 QUICK: dict[str, Any] = {"report_s": 0.02, "retry_s": 0.1, "idle_s": 0.3}
 DEADLINE_S = 90.0
+LOGGED = re.compile(r"(?m)^\d{4}-.*\n")  # lines of the kernel in this process
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -188,9 +192,7 @@ async def test_what_is_wrong_is_told_at_once_by_its_field(client: AsyncClient) -
     ]
     for data, recipe, options, kind, told in wrong:
         with pytest.raises(kind, match=told):
-            await client.train(
-                **{"name": "wrong", "data": data, "recipe": {**CLASSIFY, **recipe}, **options}  # type: ignore[arg-type]
-            )
+            await client.train(**{"name": "wrong", "data": data, "recipe": {**CLASSIFY, **recipe}, **options})
     with pytest.raises(InvalidFieldError, match="row 1 of held_inline"):
         await client.train("wrong", ROWS, held="x", recipe=CLASSIFY)
     assert [each.training_id async for each in client.list_trainings()] == before
@@ -292,3 +294,39 @@ async def test_bounds_are_named(tmp_path: Path) -> None:
         await client.train("one", ROWS, recipe=CLASSIFY)
         with pytest.raises(LimitExceededError, match=r"train\.kept is 1"):
             await client.train("two", ROWS, recipe=CLASSIFY)
+
+
+@pytest.mark.usefixtures("client")
+async def test_the_command_line_trains_and_tells(kernel: Kernel, tmp_path: Path) -> None:
+    """A recipe in TOML and a file of rows make a model; lists, curves, cards and JSON tell of it."""
+    recipe, data = tmp_path / "recipe.toml", tmp_path / "rows.jsonl"
+    recipe.write_text('method = "classify"\nname = "told"\nbatch = 4\nepochs = 3\n', encoding="utf-8")
+    data.write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
+
+    async def run(*words: str, exit_code: int = 0) -> str:
+        chosen = [*words, "--address", kernel.addresses[0]]
+        result = await asyncio.to_thread(CliRunner().invoke, main.app, chosen)
+        assert result.exit_code == exit_code, result.output
+        return LOGGED.sub("", result.output)
+
+    said = await run("train", str(recipe), "--data", str(data), "--set", "epochs=2")
+    assert "told, classify, succeeded, step 18 of 18" in said
+    assert "model told, version 1" in said
+    listed = json.loads(await run("trainings", "ls", "-o", "json"))["trainings"]
+    (made,) = [each for each in listed if each["spec"]["name"] == "told"]
+    assert made["spec"]["recipe"]["epochs"] == 2
+    assert "told" in await run("trainings", "ls")
+    shown = json.loads(await run("trainings", "show", made["training_id"], "--curve", "-o", "json"))
+    assert len(shown["curve"]) == 18
+    assert json.loads(await run("trainings", "show", made["training_id"], "--card"))["name"] == "told"
+    assert "precision" in (await run("trainings", "watch", made["training_id"])).lower()
+    said = await run(
+        "train", "--data", str(data), "--name", "x", "--method", "classify", "--set", "epoch=2", exit_code=1
+    )
+    assert "recipe has no 'epoch'" in said
+    detached = await run(
+        *("train", "--data", str(data), "--name", "left", "--method", "full", "--model", "slow"),
+        *("--set", "epochs=1000", "--detach"),
+    )
+    assert "cancelled" in await run("trainings", "cancel", detached.strip())
+    assert "is deleted" in await run("trainings", "rm", detached.strip())

@@ -55,6 +55,7 @@ from inferd.cli.ray_commands import HOSTS, ray_app
 from inferd.cli.repository_options import CONTROL, LOAD, PROGRAMS, REPOSITORY, Control, repository_of
 from inferd.cli.sampling import read_options, with_sampling
 from inferd.cli.store_commands import store_app
+from inferd.cli.training_commands import train_app, trainings_app
 from inferd.cli.usage import Commands
 from inferd.cli.version_commands import version_app
 
@@ -87,6 +88,7 @@ app.add_typer(moderation_app, name="moderation")
 app.add_typer(hosts_app, name="hosts")
 app.add_typer(function_app, name="functions")
 app.add_typer(evaluations_app, name="evaluations")
+app.add_typer(trainings_app, name="trainings")
 app.add_typer(pipeline_app, name="pipelines")
 
 
@@ -398,6 +400,6 @@ app.registered_commands += model_app.registered_commands + host_app.registered_c
 app.registered_commands += (
     optimize_app.registered_commands + evaluate_app.registered_commands + ray_app.registered_commands
 )
-app.registered_commands += explain_app.registered_commands
+app.registered_commands += explain_app.registered_commands + train_app.registered_commands
 app.registered_commands += log_app.registered_commands + http_app.registered_commands
 models_app.registered_commands += version_app.registered_commands + bundle_app.registered_commands
