@@ -66,6 +66,7 @@ if TYPE_CHECKING:
         WrittenOutput,
     )
     from inferd.plugin.recipe_file import read_recipe
+    from inferd.plugin.rules import find_by_rules
     from inferd.plugin.sampling import read_gguf_sampling, read_hf_sampling
     from inferd.plugin.session import (
         AdaptingSession,
@@ -177,6 +178,7 @@ __all__ = [
     "WrittenOutput",
     "ask",
     "ask_all",
+    "find_by_rules",
     "function",
     "function_file",
     "hookimpl",
@@ -262,6 +264,7 @@ _PLACES: Final = {
         "WrittenOutput",
     ),
     "inferd.plugin.recipe_file": ("read_recipe",),
+    "inferd.plugin.rules": ("find_by_rules",),
     "inferd.plugin.sampling": ("read_gguf_sampling", "read_hf_sampling"),
     "inferd.plugin.session": (
         "AdaptingSession",

@@ -1,0 +1,1 @@
+"""Functions that ask language models: classes, moods, values, summaries, orders, advice, translations and dialogues."""
