@@ -161,7 +161,7 @@ native: .venv/bin/python
 lint: types rules
 
 types: .venv/.dev
-	@$(BIN)/mypy kernel/inferd plugins/inferd_cpu plugins/inferd_evaluation plugins/inferd_federation plugins/inferd_functions plugins/inferd_heads plugins/inferd_onnx plugins/inferd_programs plugins/inferd_torch plugins/inferd_weights clients/python/inferd_client, BIN)/mypy kernel/inferd plugins/inferd_cpu plugins/inferd_evaluation plugins/inferd_functions plugins/inferd_language plugins/inferd_onnx plugins/inferd_programs plugins/inferd_torch plugins/inferd_weights clients/python/inferd_client)
+	@$(BIN)/mypy kernel/inferd plugins/inferd_cpu plugins/inferd_evaluation plugins/inferd_federation plugins/inferd_functions plugins/inferd_heads plugins/inferd_language plugins/inferd_onnx plugins/inferd_programs plugins/inferd_retrieval plugins/inferd_torch plugins/inferd_weights clients/python/inferd_client
 
 rules: .venv/.dev
 	@$(BIN)/ruff check .

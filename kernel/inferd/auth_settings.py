@@ -29,6 +29,7 @@ KindName = Literal[
     "audit",
     "function",
     "dataset",
+    "index",
     "health",
     "reflection",
 ]

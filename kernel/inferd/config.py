@@ -29,6 +29,7 @@ from inferd.explanation_settings import Explanations
 from inferd.function_settings import Functions
 from inferd.host_settings import Hosts
 from inferd.http_settings import Http
+from inferd.index_settings import Indexes
 from inferd.inference_settings import Inference
 from inferd.model_settings import Elastic, Optimize, Prefix, Repository, Rollouts, Watching
 from inferd.moderation_settings import Moderation
@@ -353,6 +354,7 @@ class Settings(BaseSettings):
     blobs: Blobs = Blobs()
     bundles: Bundles = Bundles()
     datasets: Datasets = Datasets()
+    indexes: Indexes = Indexes()
     auth: Auth = Auth()
     audit: Audit = Audit()
     sources: Sources = Sources()

@@ -7,6 +7,7 @@ from inferd import dataset_errors as dataset_errors  # noqa: PLC0414 - as above
 from inferd.errors import InferdError, InternalError
 from inferd.evaluation_errors import EvaluationNotFoundError  # noqa: F401 - likewise
 from inferd.function_errors import FunctionFailedError  # noqa: F401 - a reason, as all of that module
+from inferd.index_errors import IndexNotFoundError  # noqa: F401 - a reason, as all of that module
 from inferd.pipeline_errors import PipelineRunNotFoundError  # noqa: F401 - a reason
 from inferd.training_errors import TrainingFailedError  # noqa: F401 - a reason, as all of that module
 

@@ -404,6 +404,13 @@ def choose_text(message: Any, texts: Sequence[str], *, most_tokens: int) -> None
     message.grammar.choice.texts.extend(texts)
 
 
+def write_json(message: Any, schema: str, *, most_tokens: int) -> None:
+    """Have a message about sampling give the likeliest JSON that a schema allows."""
+    for name, value in {**GREEDY, "max_tokens": most_tokens}.items():
+        setattr(message, name, value)
+    message.grammar.json_schema = schema
+
+
 def check_lengths(given: Mapping[str, Any]) -> None:
     """Refuse what asks for more tokens at least than at most.
 

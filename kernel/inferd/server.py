@@ -38,6 +38,7 @@ from inferd.runtime.front import (
     functions,
     health,
     hosts,
+    indexes,
     leases,
     models,
     optimizing,
@@ -51,6 +52,7 @@ from inferd.runtime.front.asking import Asking
 from inferd.runtime.front.authority import Authority
 from inferd.runtime.front.bounds import Bound, ByteBound, Calls, SharedBound
 from inferd.runtime.front.front import Front
+from inferd.runtime.front.index_answering import Answers
 from inferd.runtime.front.moderation import Moderation
 from inferd.runtime.front.named_files import NamedFiles
 from inferd.runtime.front.repository import ModelRepository
@@ -346,6 +348,8 @@ def _front(
         roots=NamedFiles(shelf.folders, settings, authority.access).roots,
     )
 
+    searched = indexes.Indexes(driver, shelf, run_tasks, settings.indexes, share=scheduler.tenant_share)
+
     return Front(
         access=authority.access,
         agents=let_join(settings, driver, authority),
@@ -392,6 +396,8 @@ def _front(
             settings.datasets,
             streams=Bound("blobs.tenant_streams", settings.blobs.tenant_streams, giving),
         ),
+        indexes=searched,
+        answers=Answers(driver, shelf, searched),
         models=known,
         repository=None if repository is None else ModelRepository(repository, known),
         leases=leases.Leases(

@@ -26,6 +26,8 @@ from inferd_api.v1 import evaluation_pb2 as ep
 from inferd_api.v1 import evaluation_service_pb2 as es
 from inferd_api.v1 import function_service_pb2 as fs
 from inferd_api.v1 import host_service_pb2 as hs
+from inferd_api.v1 import index_pb2 as ip
+from inferd_api.v1 import index_service_pb2 as xs
 from inferd_api.v1 import lease_pb2 as lp
 from inferd_api.v1 import lease_service_pb2 as ls
 from inferd_api.v1 import model_pb2 as mp
@@ -47,6 +49,7 @@ from inferd_api.v1.blob_service_pb2_grpc import BlobServiceStub
 from inferd_api.v1.dataset_service_pb2_grpc import DatasetServiceStub
 from inferd_api.v1.evaluation_service_pb2_grpc import EvaluationServiceStub
 from inferd_api.v1.function_service_pb2_grpc import FunctionServiceStub
+from inferd_api.v1.index_service_pb2_grpc import IndexServiceStub
 from inferd_api.v1.model_service_pb2_grpc import ModelServiceStub
 from inferd_api.v1.moderation_service_pb2_grpc import ModerationServiceStub
 from inferd_api.v1.optimize_pb2 import OptimizeModelRequest
@@ -88,6 +91,7 @@ class Client:
         self.audit: Any = AuditServiceStub(connection.channel)  # type: ignore[no-untyped-call]
         self.datasets: Any = DatasetServiceStub(connection.channel)  # type: ignore[no-untyped-call]
         self.trainings: Any = TrainingServiceStub(connection.channel)  # type: ignore[no-untyped-call]
+        self.indexes: Any = IndexServiceStub(connection.channel)  # type: ignore[no-untyped-call]
         self.evaluations: Any = EvaluationServiceStub(connection.channel)  # type: ignore[no-untyped-call]
         self.functions: Any = FunctionServiceStub(connection.channel)  # type: ignore[no-untyped-call]
         self.moderation: Any = ModerationServiceStub(connection.channel)  # type: ignore[no-untyped-call]
@@ -340,6 +344,29 @@ CALLS: dict[str, Callable[[Client], Awaitable[object]]] = {
     ),
     "inferd.v1.DatasetService/ReadDataset": lambda c: c.datasets.ReadDataset(ds.ReadDatasetRequest(name="a")).read(),
     "inferd.v1.DatasetService/DeleteDataset": lambda c: c.datasets.DeleteDataset(ds.DeleteDatasetRequest(name="a")),
+    "inferd.v1.IndexService/CreateIndex": lambda c: c.indexes.CreateIndex(
+        xs.CreateIndexRequest(spec=ip.IndexSpec(name="i"))
+    ),
+    "inferd.v1.IndexService/GetIndex": lambda c: c.indexes.GetIndex(xs.GetIndexRequest(name="i")),
+    "inferd.v1.IndexService/ListIndexes": lambda c: c.indexes.ListIndexes(xs.ListIndexesRequest()),
+    "inferd.v1.IndexService/SearchIndex": lambda c: c.indexes.SearchIndex(
+        xs.SearchIndexRequest(query=ip.IndexQuery(index="i", text="a"))
+    ),
+    "inferd.v1.IndexService/AddDocuments": lambda c: missing(
+        c.indexes.AddDocuments(
+            xs.AddDocumentsRequest(index="none", documents=[ip.IndexDocument(id="a", text="a")])
+        ).read()
+    ),
+    "inferd.v1.IndexService/DeleteDocuments": lambda c: c.indexes.DeleteDocuments(
+        xs.DeleteDocumentsRequest(index="i", document_ids=["a"])
+    ),
+    "inferd.v1.IndexService/GetDocument": lambda c: missing(
+        c.indexes.GetDocument(xs.GetDocumentRequest(index="i", document_id="a"))
+    ),
+    "inferd.v1.IndexService/AnswerQuestion": lambda c: c.indexes.AnswerQuestion(
+        xs.AnswerQuestionRequest(query=ip.IndexQuery(index="i", text="a"), model=MODEL)
+    ).read(),
+    "inferd.v1.IndexService/DeleteIndex": lambda c: c.indexes.DeleteIndex(xs.DeleteIndexRequest(name="i")),
     "inferd.v1.FunctionService/ListFunctions": lambda c: c.functions.ListFunctions(fs.ListFunctionsRequest()),
     "inferd.v1.FunctionService/GetFunction": lambda c: missing(
         c.functions.GetFunction(fs.GetFunctionRequest(name="no"))

@@ -23,6 +23,7 @@ from inferd_client.functions import AsyncFunctions, Functions, call_output
 from inferd_client.generations import Generation, Sample
 from inferd_client.holding import HeldLease
 from inferd_client.hosts import AsyncHosts, Hosts
+from inferd_client.indexes import AsyncIndexes, Indexes
 from inferd_client.inferences import AsyncInferences, Inferences
 from inferd_client.invites import AsyncInvites, Invites
 from inferd_client.keys import AsyncKeys, Keys, NewKey
@@ -83,6 +84,7 @@ class Client(
     Hosts,
     ModelUploads,
     Datasets,
+    Indexes,
     Invites,
     Keys,
     Quotas,
@@ -109,6 +111,7 @@ class AsyncClient(
     AsyncHosts,
     AsyncModelUploads,
     AsyncDatasets,
+    AsyncIndexes,
     AsyncInvites,
     AsyncKeys,
     AsyncQuotas,

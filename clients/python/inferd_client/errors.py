@@ -10,6 +10,8 @@ from google.rpc import error_details_pb2, status_pb2
 from inferd_client.dataset_errors import DatasetNotFoundError as DatasetNotFoundError  # noqa: PLC0414 - as the next
 from inferd_client.error import InferdError as InferdError  # noqa: PLC0414 - the base of all that is here
 from inferd_client.evaluation_errors import EvaluationNotFoundError as EvaluationNotFoundError  # noqa: PLC0414 - as above
+from inferd_client.index_errors import DocumentNotFoundError as DocumentNotFoundError  # noqa: PLC0414 - as the next
+from inferd_client.index_errors import IndexNotFoundError as IndexNotFoundError  # noqa: PLC0414 - as the next
 from inferd_client.pipeline_errors import PipelineRunNotFoundError as PipelineRunNotFoundError  # noqa: PLC0414 - as above
 from inferd_client.training_errors import TrainingFailedError as TrainingFailedError  # noqa: PLC0414 - as above
 from inferd_client.training_errors import TrainingNotFoundError as TrainingNotFoundError  # noqa: PLC0414 - as above

@@ -283,6 +283,27 @@ OPTIONS: Final[Mapping[str, Kind | Several | Pairs]] = {
     "parts": Several(_message(DatasetPart), "parts"),
     "lineage": _message(DatasetLineage),
     "retention_s": SECONDS,
+    **dict.fromkeys(("index", "embedding_model", "description", "document_id", "question"), TEXT),
+    **dict.fromkeys(("chunk_size", "chunk_overlap", "start", "end"), WHOLE),
+    "fields": Pairs(TEXT, TEXT, '{"year": "number"}'),
+    "mode": Kind(
+        '"vector", "lexical" or "hybrid"',
+        lambda value: isinstance(value, str),
+        lambda value: value in {"", "vector", "lexical", "hybrid"},
+    ),
+    "new_documents": Kind(
+        "documents, as `inferd_client.indexes.document` makes them",
+        lambda value: hasattr(value, "__iter__") and not isinstance(value, str | bytes),
+    ),
+    "filters": Several(
+        Kind(
+            'a condition, as ("year", ">=", 2020)',
+            lambda value: isinstance(value, tuple) and len(value) == len(("field", "comparison", "value")),
+        ),
+        "conditions",
+    ),
+    "document_ids": TEXTS,
+    "tell": Kind("a function", callable),
     "first_part": WHOLE,
     "outputs": TEXTS,
     "sequence": _message(InferSequence, 'write InferSequence(id="…", start=True)'),

@@ -41,6 +41,8 @@ SINCE: Final[Mapping[str, str]] = {
     **dict.fromkeys(("PlanExplanation", "Explain"), "0.4.0"),
     **dict.fromkeys(("TrainModel", "GetTraining", "ListTrainings", "WatchTraining"), "0.4.0"),
     **dict.fromkeys(("ListTrainingSteps", "CancelTraining", "DeleteTraining"), "0.4.0"),
+    **dict.fromkeys(("CreateIndex", "GetIndex", "ListIndexes", "DeleteIndex", "AddDocuments"), "0.4.0"),
+    **dict.fromkeys(("DeleteDocuments", "GetDocument", "SearchIndex", "AnswerQuestion"), "0.4.0"),
 }
 """The version of the kernel that first had a call, of those that 0.1.0 lacked."""
 TENSORS: Final = "a task of tensors"

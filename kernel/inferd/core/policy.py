@@ -55,6 +55,7 @@ class ResourceKind(IntEnum):
     AGENT = 90
     FUNCTION = 100
     DATASET = 104
+    INDEX = 160
 
 
 @dataclass(frozen=True, slots=True)

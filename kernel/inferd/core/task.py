@@ -101,6 +101,8 @@ ASK_LABEL = "inferd.call"
 EXPLANATION_LABEL = "inferd.explanation"
 """Label of the tasks by which an explanation is computed, with its name: they are known as long as they run, and lists
 leave them out as those above."""
+INDEX_LABEL = "inferd.index"
+"""Label of the tasks by which documents are added to an index, found and asked, with its name: likewise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     )
     from inferd.plugin.batch_settings import BATCH_SETTINGS, read_batching
     from inferd.plugin.batching import Batching, Cut, Fill, Padding
-    from inferd.plugin.functions import function, function_file
+    from inferd.plugin.functions import function, function_data, function_file
     from inferd.plugin.gguf import (
         GGUF_BOS_RULES,
         read_gguf_embedding,
@@ -180,6 +180,7 @@ __all__ = [
     "ask_all",
     "find_by_rules",
     "function",
+    "function_data",
     "function_file",
     "hookimpl",
     "hookspec",
@@ -230,7 +231,7 @@ _PLACES: Final = {
     ),
     "inferd.plugin.batch_settings": ("BATCH_SETTINGS", "read_batching"),
     "inferd.plugin.batching": ("Batching", "Cut", "Fill", "Padding"),
-    "inferd.plugin.functions": ("function", "function_file"),
+    "inferd.plugin.functions": ("function", "function_data", "function_file"),
     "inferd.plugin.gguf": (
         "GGUF_BOS_RULES",
         "read_gguf_embedding",

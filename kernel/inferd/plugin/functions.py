@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
@@ -100,6 +100,22 @@ def offer_files(files: Mapping[str, str]) -> None:
     """Have `function_file` give these paths, by their names."""
     _files.clear()
     _files.update(files)
+
+
+_data: list[memoryview] = []  # likewise
+
+
+def offer_data(data: Iterable[memoryview]) -> None:
+    """Have `function_data` give these, in their order."""
+    _data[:] = data
+
+
+def function_data() -> tuple[memoryview, ...]:
+    """What the kernel gives this call beside its input, such as the segments of an index: mapped, and not copied.
+
+    Only what the kernel itself does with functions gives any; calls of clients have none.
+    """
+    return tuple(_data)
 
 
 def function_file(name: str) -> Path:

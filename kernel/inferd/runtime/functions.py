@@ -18,6 +18,7 @@ from inferd.errors import InvalidFieldError, ModelBusyError, suggestion
 from inferd.function_errors import FunctionNotFoundError
 from inferd.runtime.function_packages import find_packages, source_stamps
 from inferd.runtime.plugins import read_installed
+from inferd.runtime.shared_work import SharedWork
 from inferd.sandbox.state import Access
 from inferd_api.worker.v1 import task_pb2
 
@@ -109,7 +110,8 @@ class Functions:
             InvalidFieldError: It calls a model, or does not call a function.
             InferdError: Its package cannot be made known.
         """
-        name, work = function_of(spec.model), spec.work
+        name = function_of(spec.model)
+        work = spec.work.work if isinstance(spec.work, SharedWork) else spec.work
         call = work.call if isinstance(work, task_pb2.Work) and work.WhichOneof("kind") == "call" else None
         if name is None and call is None:
             return spec

@@ -41,6 +41,10 @@ COUNTS = {
     "inferd.v1.CreateDatasetRequest.columns": (10_000, "columns"),
     "inferd.v1.AppendDatasetRequest.parts": (100, "parts"),
     "inferd.v1.DatasetPart.statistics": (10_000, "statistics"),
+    "inferd.v1.AddDocumentsRequest.documents": (10_000, "documents"),
+    "inferd.v1.DeleteDocumentsRequest.document_ids": (10_000, "document_ids"),
+    "inferd.v1.IndexSpec.fields": (32, "fields"),
+    "inferd.v1.IndexQuery.filters": (32, "filters"),
     "inferd.v1.UploadModelStart.files": (MOST_MODEL_FILES, "files"),
     "inferd.v1.PlanLoadRequest.settings": (64, "settings"),
     "inferd.agent.v1.HostFacts.labels": (MOST_LABELS, "labels"),
@@ -69,6 +73,7 @@ READ_BY_NAME = frozenset(
         *(f"ChatMessage.{name}" for name in ("role", "content", "name", "reasoning_content")),
         *("ChatMessage.tool_calls_json", "ChatMessage.tool_call_id"),
         *(f"SamplingParams.{name}" for name, each in PARAMETERS.items() if each.characters),  # from here on bounds
+        *("IndexDocument.text", "IndexQuery.text", "IndexDocument.metadata_json", "IndexFilter.value_json"),
         "StringElements.values",  # as long as a message may be
         *("Choice.texts", "Grammar.json_schema", "Grammar.regex", "Grammar.lark"),
         *("TaskSpec.labels", "LeaseSpec.labels", "Model.settings", "PlanLoadRequest.settings"),

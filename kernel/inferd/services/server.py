@@ -20,6 +20,7 @@ from inferd.services.extents import Extents
 from inferd.services.functions import Functions
 from inferd.services.health import Health
 from inferd.services.hosts import Hosts
+from inferd.services.indexes import Indexes
 from inferd.services.inference.service import Inference
 from inferd.services.inference.told import Told
 from inferd.services.invites import Invites
@@ -48,6 +49,7 @@ from inferd_api.v1 import (
     explanation_service_pb2,
     function_service_pb2,
     host_service_pb2,
+    index_service_pb2,
     invite_service_pb2,
     lease_service_pb2,
     model_service_pb2,
@@ -90,6 +92,7 @@ def offer_services(
         upload_service_pb2: Uploads(front.uploads, message_limit_bytes=limits.message_bytes),
         blob_service_pb2: Blobs(front.blobs, message_limit_bytes=limits.message_bytes, extents=extents),
         dataset_service_pb2: Datasets(front.datasets, message_limit_bytes=limits.message_bytes),
+        index_service_pb2: Indexes(front.indexes, front.answers),
         lease_service_pb2: Leases(front.leases),
         model_service_pb2: Models(
             front.models,

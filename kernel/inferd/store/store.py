@@ -33,6 +33,7 @@ class Kind(Enum):
     USE = "use"  # what a tenant has used of a quota
     COUNT = "count"  # what goes on rising from kernel to kernel
     DATASET = "dataset"  # a version of one; its pieces say which blobs have its rows
+    INDEX = "index"  # documents that are searched; which blobs have them
     BLOB = "blob"  # bytes that are in a file; its pieces are the digests of the file's
     UPLOAD = "upload"  # a blob of which not all bytes have come
     DEVICE = "device"  # what one had to give when a kernel began

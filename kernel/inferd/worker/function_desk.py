@@ -9,6 +9,7 @@ from inferd.engine.function.call import Call, CallResult
 from inferd.engine.function.loop import FunctionLoop
 from inferd.engine.token.output import Ended
 from inferd.errors import UnsupportedInputError
+from inferd.shared import Part
 from inferd.worker.adapters import refuse_adapter
 from inferd.worker.frames import ended_message, failure
 from inferd_api.worker.v1 import adapter_pb2, ask_pb2, load_pb2, moderation_pb2, prefix_pb2, step_pb2, task_pb2
@@ -31,7 +32,7 @@ class FunctionDesk:
         self._description = package.description.architecture
         self.engine = FunctionLoop(package.session, self._deliver, activity=activity)
 
-    def submit(self, submit: task_pb2.Submit, memories: Sequence[Memory]) -> None:  # noqa: ARG002 - of tensors only
+    def submit(self, submit: task_pb2.Submit, memories: Sequence[Memory]) -> None:
         """Have a call run; any other task is refused."""
         work = submit.work
         if work.WhichOneof("kind") != "call":
@@ -49,6 +50,7 @@ class FunctionDesk:
                 fencing_token=submit.fencing_token,
                 told=submit.continuation.outputs,
                 alone=submit.alone,
+                data=tuple(Part(memories[each.memory], each.start, each.size_bytes) for each in work.shared),
             )
         )
 

@@ -209,6 +209,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """A training cannot be made, or cannot go on: a row or the recipe does not permit it, the loss is no finite number, or its
     workers ended again and again without a step more (FAILED_PRECONDITION). Metadata: `cause`.
     """
+    ERROR_REASON_INDEX_NOT_FOUND: _ErrorReason.ValueType  # 160
+    """The tenant has no index of this name (NOT_FOUND). Metadata: `index`, and `suggestion` where a name is near."""
+    ERROR_REASON_DOCUMENT_NOT_FOUND: _ErrorReason.ValueType  # 161
+    """The index has no document of this id (NOT_FOUND). Metadata: `index`, `document_id`."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call or a task failed. Every error of the kernel is a `google.rpc.Status` that carries one
@@ -404,4 +408,8 @@ ERROR_REASON_TRAINING_FAILED: ErrorReason.ValueType  # 151
 """A training cannot be made, or cannot go on: a row or the recipe does not permit it, the loss is no finite number, or its
 workers ended again and again without a step more (FAILED_PRECONDITION). Metadata: `cause`.
 """
+ERROR_REASON_INDEX_NOT_FOUND: ErrorReason.ValueType  # 160
+"""The tenant has no index of this name (NOT_FOUND). Metadata: `index`, and `suggestion` where a name is near."""
+ERROR_REASON_DOCUMENT_NOT_FOUND: ErrorReason.ValueType  # 161
+"""The index has no document of this id (NOT_FOUND). Metadata: `index`, `document_id`."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

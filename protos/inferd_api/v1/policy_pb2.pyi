@@ -97,6 +97,8 @@ class _ResourceKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Resource
     """Functions, and what they take and give. Calls of them are tasks."""
     RESOURCE_KIND_DATASET: _ResourceKind.ValueType  # 104
     """Datasets: named, versioned tables of data. They belong to a tenant."""
+    RESOURCE_KIND_INDEX: _ResourceKind.ValueType  # 160
+    """Indexes: documents that can be searched. They belong to a tenant."""
 
 class ResourceKind(_ResourceKind, metaclass=_ResourceKindEnumTypeWrapper):
     """What a call is about. Rules allow or deny verbs on kinds."""
@@ -137,6 +139,8 @@ RESOURCE_KIND_FUNCTION: ResourceKind.ValueType  # 100
 """Functions, and what they take and give. Calls of them are tasks."""
 RESOURCE_KIND_DATASET: ResourceKind.ValueType  # 104
 """Datasets: named, versioned tables of data. They belong to a tenant."""
+RESOURCE_KIND_INDEX: ResourceKind.ValueType  # 160
+"""Indexes: documents that can be searched. They belong to a tenant."""
 Global___ResourceKind: _TypeAlias = ResourceKind  # noqa: Y015
 
 @_typing.final

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import threading
 import traceback
@@ -16,10 +17,10 @@ from inferd.engine.function.shape import RefusedError
 from inferd.errors import is_failure, words_of
 from inferd.logs import describe
 from inferd.plugin.asking import AskError, offer_asking
-from inferd.plugin.functions import offer_files
+from inferd.plugin.functions import offer_data, offer_files
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from inferd.engine.function.offered import Offered
     from inferd.plugin.channel import Channel
@@ -44,8 +45,8 @@ class Caller:
             if prepare is not None:
                 prepare()
 
-    def serve(self, channel: Channel, _: list[int]) -> None:
-        """Answer one order: what there is to call ("list"), or a call."""
+    def serve(self, channel: Channel, descriptors: list[int]) -> None:
+        """Answer one order: what there is to call ("list"), or a call; its data is in memories of descriptors."""
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what a function prints may be what a task says
         order, given = channel.receive()
         if order["do"] == "list":
@@ -59,6 +60,7 @@ class Caller:
             offer_files(order.get("files", {}))
             asking = Asking(channel, most=offered.mark.asks, most_bytes=order.get("ask_bytes", 0))
             offer_asking(asking.ask if offered.mark.asks else None, asking.tell)
+            offer_data(_mapped(descriptors, order.get("data", ())))
             if (each := order.get("each")) is None:
                 end = self._call(channel, offered, given)
             else:
@@ -171,6 +173,15 @@ class Asking:
         """How far the call is."""
         with self._one:
             self._channel.send({"progress": fraction})
+
+
+def _mapped(descriptors: Sequence[int], places: Sequence[tuple[int, int]]) -> list[memoryview]:
+    """Parts of memories, mapped: nothing of them is copied."""
+    found = []
+    for descriptor, (start, size_bytes) in zip(descriptors, places, strict=True):
+        whole = mmap.mmap(descriptor, 0, prot=mmap.PROT_READ) if os.fstat(descriptor).st_size else b""
+        found.append(memoryview(whole)[start : start + size_bytes])
+    return found
 
 
 class OverBoundError(Exception):

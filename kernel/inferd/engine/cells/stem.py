@@ -19,6 +19,7 @@ from inferd.errors import words_of
 from inferd.plugin.channel import Channel, ClosedError
 from inferd.plugin.cores import forbid_cores
 from inferd.sandbox import nested
+from inferd.shared import MOST_AT_ONCE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,7 +58,7 @@ class Stem:
             case "vocabulary":
                 self._vocabulary = message, data
             case "fork":
-                _, descriptors, _, _ = socket.recv_fds(self._channel.sock, 1, 2)
+                _, descriptors, _, _ = socket.recv_fds(self._channel.sock, 1, 1 + MOST_AT_ONCE)
                 self._try_to_fork(message, descriptors)
                 for descriptor in descriptors:
                     os.close(descriptor)

@@ -95,13 +95,13 @@ class FunctionSession:
         """What the function takes at most that may take most."""
         return max(each.memory_bytes for each in self.functions.values())
 
-    def spawn(self, memory_bytes: int) -> Cell:
-        """A process for one call.
+    def spawn(self, memory_bytes: int, descriptors: tuple[int, ...] = ()) -> Cell:
+        """A process for one call, which is handed these descriptors.
 
         Raises:
             CellError: There is none.
         """
-        return self._cells.spawn(ROLE + self.limits.module, memory_bytes=memory_bytes)
+        return self._cells.spawn(ROLE + self.limits.module, descriptors, memory_bytes=memory_bytes)
 
     def close(self) -> None:
         """End the process, and all calls with it."""

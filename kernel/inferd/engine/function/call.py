@@ -9,6 +9,7 @@ from inferd.engine.leash import Leash
 
 if TYPE_CHECKING:
     from inferd.engine.token.output import Ended
+    from inferd.shared import Part
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +27,7 @@ class Call:
         fencing_token: Of the lease's grant.
         told: Pieces that it has told before, elsewhere: so many are left out.
         alone: Run it with nothing else beside it: workers have died while it ran.
+        data: What it is given beside its input, in memories.
         leash: On which its process is.
         replies: What has come of what it asks models, as JSON, by number; the loop's.
     """
@@ -40,6 +42,7 @@ class Call:
     fencing_token: int = 0
     told: int = 0
     alone: bool = False
+    data: tuple[Part, ...] = ()
     leash: Leash = field(default_factory=Leash)
     replies: dict[int, bytes] = field(default_factory=dict)
 

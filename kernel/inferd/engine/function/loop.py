@@ -183,7 +183,10 @@ class FunctionLoop:
         if call.alone:
             self._deliver(CallResult(alone=call.handle))  # before the worker can die of it
         try:
-            cell = self._session.spawn(function.memory_bytes)
+            cell = self._session.spawn(
+                function.memory_bytes + sum(each.memory.held_bytes for each in call.data),
+                tuple(each.memory.fileno() for each in call.data),
+            )
         except CellError as error:
             raise FunctionFailedError(
                 f"there is no process for a call of {function.name!r}: {error}", metadata={"cause": str(error)}
@@ -202,6 +205,7 @@ class FunctionLoop:
                     else None,
                     "files": dict(limits.files),
                     "ask_bytes": limits.ask_bytes,
+                    "data": [[each.start, each.size_bytes] for each in call.data],
                 },
                 call.given,
                 timeout_s=SEND_S,

@@ -16,6 +16,8 @@ from inferd.runtime.front.explaining import Explaining
 from inferd.runtime.front.functions import Functions
 from inferd.runtime.front.health import Health
 from inferd.runtime.front.hosts import Hosts
+from inferd.runtime.front.index_answering import Answers
+from inferd.runtime.front.indexes import Indexes
 from inferd.runtime.front.leases import Leases
 from inferd.runtime.front.models import Models
 from inferd.runtime.front.moderation import Moderation
@@ -48,6 +50,8 @@ class Front:
     uploads: Uploads
     blobs: Blobs
     datasets: Datasets
+    indexes: Indexes
+    answers: Answers
     models: Models
     optimizing: Optimizing
     evaluations: Evaluations
@@ -74,6 +78,7 @@ class Front:
         await self.hosts.standings.adopt(self.agents.joined())
         await self.moderation.adopt()
         await self.datasets.adopt()
+        await self.indexes.adopt()
         await self.pipelines.adopt()
         await self.evaluations.adopt()
         await self.trainings.adopt()

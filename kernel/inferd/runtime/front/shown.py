@@ -8,6 +8,7 @@ from inferd.core.task import (
     ASK_LABEL,
     EVALUATION_LABEL,
     EXPLANATION_LABEL,
+    INDEX_LABEL,
     TRAINING_LABEL,
     TRIAL_LABEL,
     Task,
@@ -17,7 +18,7 @@ from inferd.runtime.driver import Driver
 from inferd.runtime.stream import TaskStream
 
 MOST = 1 << 63  # more than there are tasks
-INNER = (TRIAL_LABEL, EVALUATION_LABEL, EXPLANATION_LABEL, TRAINING_LABEL, ASK_LABEL)
+INNER = (TRIAL_LABEL, EVALUATION_LABEL, EXPLANATION_LABEL, TRAINING_LABEL, ASK_LABEL, INDEX_LABEL)
 """Labels of tasks by which the kernel finds something out for a client: lists leave them out."""
 
 GOING = (TaskState.QUEUED, TaskState.RUNNING)  # between them nothing is promised

@@ -403,7 +403,7 @@ class Work(_message.Message):
 
     @_builtins.property
     def shared(self) -> _containers.RepeatedCompositeFieldContainer[_memory_pb2.SharedElements]:
-        """Elements of inputs of `infer` that are in memories of the frame."""
+        """Elements of inputs of `infer`, or what a `call` is given beside its input, that are in memories of the frame."""
 
     @_builtins.property
     def adapter(self) -> _adapter_pb2.AdapterRef:

@@ -1,0 +1,1 @@
+"""Functions for indexes: documents are cut, counted, merged and searched, in segments that never change."""

@@ -1,0 +1,59 @@
+"""Documents of an index, by their ids."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, Field
+
+from inferd.plugin import function, function_data
+from inferd_retrieval.segments import Segment
+
+
+class ReadDocument(BaseModel):
+    """A document, or a part of its text.
+
+    Attributes:
+        title, metadata: As they were given.
+        text: The part of its text.
+        characters: Of all its text.
+    """
+
+    title: str
+    metadata: str
+    text: str
+    characters: int
+
+
+@function(timeout_s=60)
+def retrieval_find(ids: list[str], *, vectors: bool, dead: list[list[int]]) -> list[tuple[int, int]]:
+    """Where documents are: of each that there is its segment and its row.
+
+    Args:
+        ids: Their ids.
+        vectors: Whether each segment has a file of vectors besides.
+        dead: Rows of each segment that were deleted.
+    """
+    given = function_data()
+    found = []
+    for number, gone in enumerate(dead):
+        segment, lost = Segment(given[number * (1 + vectors)]), set(gone)
+        rows = [segment.find(each) for each in ids]
+        found += [(number, row) for row in rows if row >= 0 and row not in lost]
+    return found
+
+
+@function(timeout_s=60)
+def retrieval_read(row: int, start: Annotated[int, Field(ge=0)], end: Annotated[int, Field(ge=0)]) -> ReadDocument:
+    """A document, or a part of its text.
+
+    Args:
+        row: Its row in the segment.
+        start: The first character that is told.
+        end: The one behind the last.
+    """
+    document = Segment(function_data()[0]).document(row)
+    return ReadDocument(
+        title=document.title,
+        metadata=document.metadata_json,
+        text=document.text[start:end],
+        characters=len(document.text),
+    )
