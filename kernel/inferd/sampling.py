@@ -397,18 +397,14 @@ def score_sampling(told: int, *, alternatives: int | None) -> Mapping[str, Any]:
     return {**GREEDY, "max_tokens": 0, "prompt_logprobs": alternatives or 0, "prompt_logprobs_last": told, **shown}
 
 
-def choose_text(message: Any, texts: Sequence[str], *, most_tokens: int) -> None:
-    """Have a message about sampling give the likeliest of some texts, and nothing else."""
+def choose_text(message: Any, texts: Sequence[str] = (), *, schema: str = "", most_tokens: int) -> None:
+    """Have a message about sampling give the likeliest of some texts, or JSON that a schema allows, and nothing else."""
     for name, value in {**GREEDY, "max_tokens": most_tokens}.items():
         setattr(message, name, value)
-    message.grammar.choice.texts.extend(texts)
-
-
-def write_json(message: Any, schema: str, *, most_tokens: int) -> None:
-    """Have a message about sampling give the likeliest JSON that a schema allows."""
-    for name, value in {**GREEDY, "max_tokens": most_tokens}.items():
-        setattr(message, name, value)
-    message.grammar.json_schema = schema
+    if schema:
+        message.grammar.json_schema = schema
+    else:
+        message.grammar.choice.texts.extend(texts)
 
 
 def check_lengths(given: Mapping[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """Indexes with a real kernel: documents are added, found by words and by vectors, replaced, deleted and kept."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -9,14 +10,21 @@ import pytest
 import pytest_asyncio
 
 from inferd.testing.kernel import kernel_here, write_fake_model
-from inferd_api.v1.index_pb2 import IndexDocument
+from inferd_api.v1.index_pb2 import DocumentFile, IndexDocument
 from inferd_client import AsyncClient
-from inferd_client.errors import DocumentNotFoundError, IndexNotFoundError, InvalidFieldError
+from inferd_client.errors import (
+    DocumentNotFoundError,
+    IndexNotFoundError,
+    InvalidFieldError,
+    LimitExceededError,
+    StoreUnavailableError,
+)
 from inferd_client.indexes import document
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 FUNCTIONS = {"modules": ("inferd_retrieval.plugin", "inferd_functions.plugin"), "packages": (), "calls": 2}
+DEADLINE_S = 60.0
 TEXTS = {
     "whale": "The whale is a mammal. It lives in the sea, and it breathes air.",
     "oak": "The oak is a tree. Its fruit is the acorn.\nJays bury acorns in autumn.",
@@ -112,3 +120,159 @@ async def test_a_question_is_answered_with_citations(client: AsyncClient) -> Non
     nothing = [each async for each in client.answer_question("asked", "xyzzy", model="fake")]
     assert [each.WhichOneof("event") for each in nothing] == ["found", "ended"]
     assert nothing[-1].ended.no_answer
+
+
+def bad(**changes: Any) -> IndexDocument:
+    return IndexDocument(**{"id": "a", "text": "A text.", **changes})
+
+
+@pytest.mark.parametrize(
+    ("given", "field"),
+    [
+        ([bad(text=" \n")], "documents[0].text"),
+        ([bad(id="")], "documents[0].id"),
+        ([bad(), bad(text="Another.")], "documents[1].id"),
+        ([bad(metadata_json="[1]")], "documents[0].metadata_json"),
+        ([bad(metadata_json='{"year": "2020"}')], "documents[0].metadata_json"),
+        ([IndexDocument(id="a")], "documents[0].text"),
+        ([IndexDocument(id="a", file=DocumentFile(format="htm", data=b"a"))], "documents[0].file.format"),
+        ([IndexDocument(id="a", file=DocumentFile(format="text", data=b"a\xff"))], "documents[0].file"),
+        ([bad(), IndexDocument(id="b", file=DocumentFile(format="html", data=b"<p> </p>"))], "documents[1]"),
+        ([IndexDocument(id="a", file=DocumentFile(format="text", blob="sha256:1"))], "documents[0].file.blob"),
+    ],
+)
+async def test_documents_that_are_refused(client: AsyncClient, given: list[IndexDocument], field: str) -> None:
+    """The wrong document is named, and nothing of its call is added."""
+    await client.create_index("strict", fields={"year": "number", "open": "bool"})
+    with pytest.raises(InvalidFieldError) as caught:
+        await client.add_documents("strict", given)
+    assert caught.value.field == field
+    assert (await client.get_index("strict")).documents == 0
+
+
+@pytest.mark.parametrize(
+    ("condition", "field", "said"),
+    [
+        (("yeer", "=", 2020), "query.filters[0].field", "did you mean 'year'"),
+        (("year", "=", "2020"), "query.filters[0].value_json", "NUMBER"),
+        (("year", "in", 2020), "query.filters[0].value_json", "a list of NUMBER"),
+        (("open", "<", True), "query.filters[0].comparison", "true or false"),
+    ],
+)
+async def test_filters_that_are_refused(client: AsyncClient, condition: Any, field: str, said: str) -> None:
+    """An unknown field is told with the nearest name, and a value of another type with what it must be."""
+    await client.create_index("strict", fields={"year": "number", "open": "bool"})
+    with pytest.raises(InvalidFieldError, match=said) as caught:
+        await client.search_index("strict", "a", filters=[condition])
+    assert caught.value.field == field
+
+
+async def test_each_comparison_of_filters(client: AsyncClient) -> None:
+    """Numbers, texts, lists of texts and truths are compared; what has no such field is in none but NOT_EQUAL."""
+    await client.create_index("filtered", fields={"year": "number", "tags": "text", "open": "bool"})
+    known: dict[str, dict[str, Any]] = {
+        "a": {"year": 1999, "tags": ["x", "y"], "open": True},
+        "b": {"year": 2020.5, "tags": "y", "open": False},
+        "c": {},
+    }
+    await client.add_documents("filtered", [document(name, "Same words.", metadata=of) for name, of in known.items()])
+    for condition, wanted in (
+        (("year", "=", 1999), "a"),
+        (("year", "!=", 1999), "bc"),
+        (("year", "in", [1999, 2020.5]), "ab"),
+        (("year", "<", 2000), "a"),
+        (("year", "<=", 2020.5), "ab"),
+        (("year", ">", 1999), "b"),
+        (("year", ">=", 1999), "ab"),
+        (("tags", "=", "y"), "ab"),
+        (("tags", "in", ["x"]), "a"),
+        (("tags", ">", "x"), "ab"),
+        (("open", "=", True), "a"),
+    ):
+        assert "".join(await found(client, "filtered", "words", filters=[condition])) == wanted, condition
+
+
+async def test_files_become_texts(client: AsyncClient) -> None:
+    """HTML is added as what a reader sees, in the call or as a blob."""
+    await client.create_index("files")
+    page = b"<html><body><h1>Oak</h1><p>It has acorns.</p></body></html>"
+    blob = await client.put_blob(page)
+    files = [DocumentFile(format="html", data=page), DocumentFile(format="html", blob=blob.digest)]
+    await client.add_documents("files", [IndexDocument(id=str(n), file=file) for n, file in enumerate(files)])
+    for name in "01":
+        assert (await client.get_document("files", name)).text == "Oak\nIt has acorns."
+
+
+async def test_an_index_is_its_tenants(client: AsyncClient) -> None:
+    """Another tenant does not find it, and may have one of the same name."""
+    await client.create_index("mine")
+    async with AsyncClient(client.address, tenant="other") as other:
+        with pytest.raises(IndexNotFoundError):
+            await other.search_index("mine", "a")
+        await other.create_index("mine", chunk_size=50)
+        assert [each.spec.name async for each in other.list_indexes()] == ["mine"]
+    with pytest.raises(IndexNotFoundError, match="did you mean 'mine'"):
+        await client.search_index("mien", "a")
+
+
+async def test_small_segments_become_one(tmp_path: Path) -> None:
+    """Beyond so many segments some are made one, without what was deleted; all others are found as before."""
+    async with kernel(tmp_path, indexes={"segments": 3}) as client:
+        await client.create_model("fake", str(write_fake_model(tmp_path, "fake")))
+        segments = 0
+        for name, model in (("words", ""), ("vectors", "fake")):
+            await client.create_index(name, embedding_model=model)
+            for number in range(8):
+                await client.add_documents(name, [document(f"d{number}", f"Text {number} of {name}.")])
+                if number % 2:
+                    assert await client.delete_documents(name, [f"d{number - 1}"]) == 1
+            index = await client.get_index(name)
+            assert (index.documents, index.segments <= 4) == (4, True)
+            for mode in ("lexical", "hybrid") if model else ("lexical",):
+                assert sorted(await found(client, name, "text", count=20, mode=mode)) == ["d1", "d3", "d5", "d7"]
+            segments += index.segments * (2 if model else 1)
+        blobs = [each async for each in client.list_blobs()]
+        assert len(blobs) == segments
+
+
+async def test_bounds_are_told(tmp_path: Path) -> None:
+    """What is too much is refused with the setting, and the index stays as it was."""
+    async with kernel(tmp_path, indexes={"add_bytes": 1000, "chunks": 5, "tenant_count": 1}) as client:
+        await client.create_index("small", chunk_size=32)
+        for text, bound in (("a" * 1001, "add_bytes"), ("A sentence of some words is it. " * 6, "chunks")):
+            with pytest.raises(LimitExceededError) as caught:
+                await client.add_documents("small", [document("a", text)])
+            assert caught.value.metadata["bound"] == f"indexes.{bound}"
+        with pytest.raises(LimitExceededError):
+            await client.create_index("more")
+        assert (await client.get_index("small")).version == 0
+
+
+async def test_who_goes_in_the_middle_has_added_nothing(tmp_path: Path) -> None:
+    """A call that is given up while vectors are made leaves the index as it was, and so does a kernel that ends."""
+    slow = str(write_fake_model(tmp_path, "slow", step_s=0.05))
+    many = [document(f"d{number}", "Text. " * 200) for number in range(40)]
+    async with kernel(tmp_path) as client:
+        await client.create_model("slow", slow)
+        await client.create_index("slow", embedding_model="slow", chunk_size=100)
+        begun = asyncio.Event()
+        adding = asyncio.create_task(client.add_documents("slow", many, tell=lambda _, __: begun.set()))
+        await asyncio.wait_for(begun.wait(), DEADLINE_S)
+        adding.cancel()
+        await asyncio.wait((adding,))
+        assert (await client.get_index("slow")).version == 0
+        begun.clear()
+        adding = asyncio.create_task(client.add_documents("slow", many, tell=lambda _, __: begun.set()))
+        await asyncio.wait_for(begun.wait(), DEADLINE_S)
+    adding.cancel()
+    await asyncio.wait((adding,))
+    async with kernel(tmp_path) as client:
+        assert (await client.get_index("slow")).version == 0
+        assert (await client.add_documents("slow", many[:1])).index.documents == 1
+
+
+async def test_nothing_is_kept_in_memory(tmp_path: Path) -> None:
+    """Where the store is memory there are no indexes, and the error names the setting."""
+    async with kernel_here(tmp_path) as made, AsyncClient(made.addresses[0]) as client:
+        with pytest.raises(StoreUnavailableError, match=r"store\.url is memory:"):
+            await client.create_index("a")

@@ -22,6 +22,7 @@ from inferd.cli.function_commands import function_app
 from inferd.cli.host_commands import host_app
 from inferd.cli.hosts_commands import hosts_app, log_app
 from inferd.cli.http_commands import HTTP, http_app
+from inferd.cli.index_commands import ask_app, index_app
 from inferd.cli.key_commands import key_app
 from inferd.cli.lease_commands import lease_app
 from inferd.cli.model_commands import model_app, models_app
@@ -78,6 +79,7 @@ app.add_typer(store_app, name="store")
 app.add_typer(config_app, name="config")
 app.add_typer(blob_app, name="blobs")
 app.add_typer(data_app, name="data")
+app.add_typer(index_app, name="index")
 app.add_typer(models_app, name="models")
 app.add_typer(adapters_app, name="adapters")
 app.add_typer(key_app, name="keys")
@@ -401,5 +403,6 @@ app.registered_commands += (
     optimize_app.registered_commands + evaluate_app.registered_commands + ray_app.registered_commands
 )
 app.registered_commands += explain_app.registered_commands + train_app.registered_commands
+app.registered_commands += ask_app.registered_commands
 app.registered_commands += log_app.registered_commands + http_app.registered_commands
 models_app.registered_commands += version_app.registered_commands + bundle_app.registered_commands

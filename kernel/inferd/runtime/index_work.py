@@ -13,7 +13,7 @@ from inferd.core.ids import NO_LEASE, ModelName, TaskId
 from inferd.core.priority import Priority
 from inferd.core.task import INDEX_LABEL, TaskSpec
 from inferd.runtime.shared_work import SharedWork
-from inferd.sampling import write_json
+from inferd.sampling import choose_text
 from inferd_api.worker.v1 import task_pb2 as wp
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def answering_task(
     """Write JSON that a schema allows, the likeliest token always."""
     work = wp.Work(prefix_cache=True)
     work.input.CopyFrom(conversation(said))
-    write_json(work.generate.sampling, schema, most_tokens=most_tokens)
+    choose_text(work.generate.sampling, schema=schema, most_tokens=most_tokens)
     return _task(
         asker,
         model,
