@@ -398,7 +398,7 @@ def score_sampling(told: int, *, alternatives: int | None) -> Mapping[str, Any]:
 
 
 def choose_text(message: Any, texts: Sequence[str] = (), *, schema: str = "", most_tokens: int) -> None:
-    """Have a message about sampling give the likeliest of some texts, or JSON that a schema allows, and nothing else."""
+    """Have a message about sampling give the likeliest of some texts, or JSON of a schema, and nothing else."""
     for name, value in {**GREEDY, "max_tokens": most_tokens}.items():
         setattr(message, name, value)
     if schema:

@@ -26,7 +26,7 @@ def chunks(text: str, size: int, overlap: int) -> list[Span]:
     """Chunks of at most `size` characters, each of sentences that follow each other.
 
     A sentence that is longer is cut between words, and a word that is longer anywhere. A chunk begins with the first
-    sentence that begins within the last `overlap` characters of the one before.
+    sentence that begins within the last `overlap` characters of the one before, where the next one has room with it.
     """
     parts = [piece for span in sentences(text) for piece in _pieces(text, span, size)]
     found: list[Span] = []
@@ -37,8 +37,10 @@ def chunks(text: str, size: int, overlap: int) -> list[Span]:
             last += 1
         found.append((parts[first][0], parts[last][1]))
         behind = last + 1
-        while behind - 1 > first and behind < len(parts) and parts[behind - 1][0] >= parts[last][1] - overlap:
-            behind -= 1
+        if behind < len(parts):  # go back as far as the overlap, and the next sentence has room behind it
+            least = max(parts[last][1] - overlap, parts[behind][1] - size)
+            while behind - 1 > first and parts[behind - 1][0] >= least:
+                behind -= 1
         first = behind
     return found
 
