@@ -5,7 +5,7 @@ from typing import Any
 
 from inferd.plugin import hookimpl
 from inferd_retrieval.building import retrieval_chunks, retrieval_merge, retrieval_segment
-from inferd_retrieval.reading import retrieval_find, retrieval_read
+from inferd_retrieval.reading import retrieval_find, retrieval_read, retrieval_sample
 from inferd_retrieval.searching import retrieval_search
 
 
@@ -17,6 +17,7 @@ def inferd_functions() -> Iterable[Callable[..., Any]]:
         retrieval_find,
         retrieval_merge,
         retrieval_read,
+        retrieval_sample,
         retrieval_search,
         retrieval_segment,
     )

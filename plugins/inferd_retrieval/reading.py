@@ -57,3 +57,17 @@ def retrieval_read(row: int, start: Annotated[int, Field(ge=0)], end: Annotated[
         text=document.text[start:end],
         characters=len(document.text),
     )
+
+
+class Sample(BaseModel):
+    """A chunk: the title of its document, and what it says."""
+
+    title: str
+    text: str
+
+
+@function(timeout_s=60)
+def retrieval_sample() -> Sample:
+    """The first chunk of a segment, whose vector tells whether a model is the one that made it."""
+    segment = Segment(function_data()[0])
+    return Sample(title=segment.about(int(segment.chunks[0][0])).title, text=segment.text(0))

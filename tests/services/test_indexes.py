@@ -235,6 +235,21 @@ async def test_small_segments_become_one(tmp_path: Path) -> None:
         assert len(blobs) == segments
 
 
+async def test_another_model_is_noticed(tmp_path: Path) -> None:
+    """A new version that gives other vectors is refused for searches by vectors and additions; words find as before."""
+    async with kernel(tmp_path) as client:
+        await client.create_model("made", str(write_fake_model(tmp_path, "made")))
+        await client.create_index("made", embedding_model="made")
+        await client.add_documents("made", documents())
+        assert await found(client, "made", "acorns", mode="vector")
+        await client.update_model("made", source=str(write_fake_model(tmp_path, "other", embedding_size=2)))
+        with pytest.raises(InvalidFieldError, match="vectors of 2 numbers and those of index 'made' have 3"):
+            await client.search_index("made", "acorns")
+        with pytest.raises(InvalidFieldError):
+            await client.add_documents("made", documents())
+        assert await found(client, "made", "acorns", mode="lexical") == ["oak"]
+
+
 async def test_bounds_are_told(tmp_path: Path) -> None:
     """What is too much is refused with the setting, and the index stays as it was."""
     async with kernel(tmp_path, indexes={"add_bytes": 1000, "chunks": 5, "tenant_count": 1}) as client:

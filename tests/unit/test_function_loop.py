@@ -64,8 +64,8 @@ class Session:
         }
     )
 
-    def spawn(self, memory_bytes: int) -> Cell:
-        if memory_bytes != 1 << 20:
+    def spawn(self, memory_bytes: int, descriptors: tuple[int, ...] = ()) -> Cell:
+        if memory_bytes != 1 << 20 or descriptors:
             raise CellError("other bounds")
         return Cell(self.cells)
 

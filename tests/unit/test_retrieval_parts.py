@@ -2,7 +2,10 @@
 
 import json
 import random
+from array import array
+from contextlib import nullcontext
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inferd.core.citations import AnswerReader, cite
-from inferd.core.document_index import Found, Segment, merged_next
+from inferd.core.document_index import Found, Index, IndexSpec, Segment, merged_next
+from inferd.errors import InvalidFieldError
+from inferd.runtime.front.index_adding import check_model
+from inferd.shared import Memory, Part
 from inferd_retrieval.cutting import chunks, sentences
 from inferd_retrieval.segments import Document, build
 from inferd_retrieval.segments import Segment as Built
@@ -134,3 +140,24 @@ def test_documents_are_copied_as_often_as_sizes_double() -> None:
         segments.append(segment(1))
     assert len(segments) <= 8
     assert copied / 1000 < np.log2(1000) * 2
+
+
+@pytest.mark.parametrize(("now", "same"), [((0.6, 0.8), True), ((0.62, 0.785), True), ((0.8, 0.6), False)])
+async def test_a_model_is_known_by_a_vector_that_it_made(now: tuple[float, ...], *, same: bool) -> None:
+    """A vector that is nearly the one that is kept is of the same model; another one is refused, with both numbers."""
+
+    class Tasks:
+        async def call(self, *_: Any) -> list[Any]:
+            return [{"title": "Oak", "text": "A tree."}]
+
+        async def embed(self, _: Any, __: str, text: str) -> Any:
+            assert text == "Oak\nA tree."
+            return array("f", now)
+
+    data = array("f", (0.6, 0.8, 1.0, 0.0)).tobytes()
+    part = Part(Memory.of(data), 0, len(data))
+    index = Index(spec=IndexSpec(name="i", model="m"), created=0.0, updated=0.0, width=2)
+    tasks: Any = Tasks()
+    asker: Any = None
+    with nullcontext() if same else pytest.raises(InvalidFieldError, match=r"cosine of 0\.960 .* 0\.99 is the least"):
+        await check_model(index, tasks, asker, [part, part])

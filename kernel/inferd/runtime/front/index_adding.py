@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 AS_TEXT: Final = "text"  # of a file
 BYTES: Final = frozenset({"pdf"})  # formats that functions are given as base64
+ALIKE: Final = 0.99  # the least cosine of vectors that one model made of one text, on whatever device
 TOLD_CHUNKS: Final = 50  # how many vectors come between two tellings
 
 
@@ -86,10 +87,7 @@ class Adding:
         vectors, width = b"", 0
         if spec.model:
             titles = [each.title for each in documents]
-            chunks = [
-                f"{titles[document]}\n{texts[document][start:end]}" if titles[document] else texts[document][start:end]
-                for document, start, end in spans
-            ]
+            chunks = [titled(titles[document], texts[document][start:end]) for document, start, end in spans]
             vectors, width = await self._vectors(spec.model, chunks)
         places = _memory(array("q", (number for span in spans for number in span)).tobytes())
         files = await self.tasks.files(
@@ -271,6 +269,38 @@ def check_width(index: Index, width: int, model: str) -> None:
         raise InvalidFieldError(
             f"model {model!r} gives vectors of {width} numbers and those of index {name!r} have {index.width}: it is"
             " another model than the one that made them; make a new index and add the documents to it",
+            field="index",
+        )
+
+
+def titled(title: str, text: str) -> str:
+    """What a chunk's vector is made of."""
+    return f"{title}\n{text}" if title else text
+
+
+async def check_model(index: Index, tasks: IndexTasks, asker: Asker, parts: Sequence[Part]) -> None:
+    """Refuse a model that is not the one that made the vectors of an index: it gives its first chunk another one.
+
+    Args:
+        index: With vectors.
+        tasks: By which a vector is made.
+        asker: For whom.
+        parts: The files of its first segment.
+
+    Raises:
+        InvalidFieldError: It is another one.
+        InferdError: A task failed.
+    """
+    (told,) = await tasks.call(asker, "retrieval_sample", parts[:1])
+    vector = await tasks.embed(asker, index.spec.model, titled(str(told["title"]), str(told["text"])))
+    check_width(index, len(vector), index.spec.model)
+    made = array("f", parts[1].read(0, vector.itemsize * len(vector)))
+    alike = sum(a * b for a, b in zip(vector, made, strict=True))
+    if alike < ALIKE:
+        raise InvalidFieldError(
+            f"model {index.spec.model!r} is not the one that made the vectors of index {index.spec.name!r}: that of its"
+            f" first chunk has a cosine of {alike:.3f} with the one it gives now, and {ALIKE} is the least; make a new"
+            " index and add the documents to it, or bring that model back",
             field="index",
         )
 

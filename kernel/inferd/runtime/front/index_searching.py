@@ -44,8 +44,11 @@ async def search(indexes: Indexes, caller: Caller, query: Query, priority: Prior
         if not index.segments:
             return [], index.version
         asker = Asker(caller, query.index, priority)
-        vector = await _vector(indexes, asker, index, query.text) if mode is not SearchMode.LEXICAL else []
+        vector: list[Part] = []
         try:
+            if mode is not SearchMode.LEXICAL:
+                await indexes.prove(entry, asker)
+                vector = await _vector(indexes, asker, index, query.text)
             parts = await indexes.parts(entry, index.segments)
         except BlobNotFoundError:
             if not left or entry.index is index:

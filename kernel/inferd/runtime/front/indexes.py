@@ -21,7 +21,7 @@ from inferd.errors import (
 from inferd.index_errors import DocumentNotFoundError, IndexNotFoundError
 from inferd.runtime.blob_opening import blobs_of
 from inferd.runtime.front.bounds import SharedBound
-from inferd.runtime.front.index_adding import Adding
+from inferd.runtime.front.index_adding import Adding, check_model
 from inferd.runtime.front.index_tasks import IndexTasks
 from inferd.runtime.index_memories import IndexMemories
 from inferd.runtime.index_work import Asker
@@ -55,11 +55,13 @@ class Entry:
     Attributes:
         tenant: Whose.
         index: How it stands.
+        proven: The model that gave vectors like those that it has, with its version, when it was looked at last.
         changing: Held by whoever changes it.
     """
 
     tenant: str
     index: Index
+    proven: tuple[ModelName, int] | None = None
     changing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
@@ -242,7 +244,9 @@ class Indexes:
         entry = self.find(caller, name)
         with self.place(caller):
             async with self.cut_short():
-                adding = Adding(self.kept[1], self.tasks, self._chosen, Asker(caller, name), entry.index, tell)
+                asker = Asker(caller, name)
+                await self.prove(entry, asker)
+                adding = Adding(self.kept[1], self.tasks, self._chosen, asker, entry.index, tell)
                 made = await adding.make(documents)
                 return await self._left.do(self._commit(caller, entry, documents, made))
 
@@ -339,6 +343,23 @@ class Indexes:
             raise IndexNotFoundError(
                 f"index {entry.index.spec.name!r} was deleted meanwhile", metadata={"index": entry.index.spec.name}
             )
+
+    async def prove(self, entry: Entry, asker: Asker) -> None:
+        """See that the model is the one that made the vectors, once for each version of it.
+
+        Raises:
+            InvalidFieldError: It is another one.
+            InferdError: A task failed.
+        """
+        index = entry.index
+        if not index.width or not index.segments:
+            return
+        await self._shelf.look_for(ModelName(index.spec.model))
+        model = self._driver.views.model(ModelName(index.spec.model))
+        now = model.spec.name, model.serving.number
+        if entry.proven != now:
+            await check_model(index, self.tasks, asker, await self.parts(entry, index.segments[:1]))
+            entry.proven = now
 
     async def parts(self, entry: Entry, segments: Sequence[Segment]) -> list[Part]:
         """The files of segments in memories.
