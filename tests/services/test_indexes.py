@@ -1,6 +1,7 @@
 """Indexes with a real kernel: documents are added, found by words and by vectors, replaced, deleted and kept."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -8,7 +9,9 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from typer.testing import CliRunner
 
+from inferd.cli.main import app
 from inferd.testing.kernel import kernel_here, write_fake_model
 from inferd_api.v1.index_pb2 import DocumentFile, IndexDocument
 from inferd_client import AsyncClient
@@ -291,3 +294,40 @@ async def test_nothing_is_kept_in_memory(tmp_path: Path) -> None:
     async with kernel_here(tmp_path) as made, AsyncClient(made.addresses[0]) as client:
         with pytest.raises(StoreUnavailableError, match=r"store\.url is memory:"):
             await client.create_index("a")
+
+
+async def test_indexes_from_the_command_line(client: AsyncClient, tmp_path: Path) -> None:
+    """Files, lines and conditions: an index is made, filled, searched, asked, shown and removed."""
+
+    async def inferd(*words: object) -> Any:
+        given = [*map(str, words), "--address", client.address, "--tenant", "cli"]
+        return await asyncio.to_thread(CliRunner().invoke, app, given)
+
+    async def told(*words: object) -> Any:
+        done = await inferd(*words, "-o", "json")
+        said = f"\n{done.stdout}\n{done.stderr}"  # the kernel of this process logs there, too
+        return json.JSONDecoder().raw_decode(said, said.index("\n{") + 1)[0]
+
+    page, lines = tmp_path / "oak.html", tmp_path / "more.jsonl"
+    page.write_text("<p>The oak is a tree.</p><p>Its fruit is the acorn.</p>", encoding="utf-8")
+    line = {"id": "rhine", "text": "The Rhine is a river.", "title": "Rhine", "metadata": {"year": 2020}}
+    lines.write_text(json.dumps(line) + "\n\n", encoding="utf-8")
+    assert (await told("index", "create", "notes", "--field", "year=number"))["spec"]["name"] == "notes"
+    assert (await told("index", "add", "notes", page, lines))["documents"] == 2
+    (first,) = (await told("index", "search", "notes", "acorn"))["chunks"]
+    assert (first["document_id"], first["title"]) == (str(page), "oak")
+    (only,) = (await told("index", "search", "notes", "the", "--where", "year>=2020"))["chunks"]
+    assert only["document_id"] == "rhine"
+    wrong = await told("index", "search", "notes", "a", "--where", "yaer=1")
+    assert "did you mean 'year'" in wrong["error"]["message"]
+    assert [each["spec"]["name"] for each in (await told("index", "list"))["indexes"]] == ["notes"]
+    assert (await told("index", "show", "notes", "rhine"))["text"] == line["text"]
+    assert "2 documents" in (await inferd("index", "show", "notes")).stdout
+    asked = await told("ask", "notes", "Which river?", "--model", "fake", "-k", 1)
+    assert ([each["document_id"] for each in asked["passages"]], "ended" in asked) == (["rhine"], True)
+    assert "The documents have no answer." in (await inferd("ask", "notes", "xyzzy", "--model", "fake")).stdout
+    lines.write_text('{"id": 1}\n', encoding="utf-8")
+    assert "line 1" in (await told("index", "add", "notes", lines))["error"]["message"]
+    assert (await told("index", "rm", "notes", "rhine", "nobody"))["deleted"] == 1
+    assert (await told("index", "rm", "notes"))["index"] == "notes"
+    assert (await told("index", "show", "notes"))["error"]["reason"] == "INDEX_NOT_FOUND"
