@@ -29,7 +29,7 @@ done
 for wheel in "$work"/wheels/*.whl; do
   case $wheel in
     *-any.whl) cp "$wheel" "$out" ;;
-    *) PATH=$work/tools/bin:$PATH tool auditwheel -q repair --only-plat --wheel-dir "$out" "$wheel" ;; # named by the oldest glibc that it runs on
+    *) PATH=$work/tools/bin:$PATH tool auditwheel repair --only-plat --wheel-dir "$out" "$wheel" ;; # named by the oldest glibc that it runs on
   esac
 done
 tool build -q --no-isolation --wheel --outdir "$out" "$work/source/clients/python"
