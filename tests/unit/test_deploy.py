@@ -1,5 +1,7 @@
 """The manifests of `deploy/`: what Kubernetes takes, and what they promise of their pods."""
 
+import ast
+import json
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from inferd.cli.manual import program
 from inferd.config import Settings
 
 yaml = pytest.importorskip("yaml", reason="pyyaml is not installed: the manifests are not read")
@@ -18,7 +21,7 @@ FOREIGN = "ray.io/v1"
 
 
 def objects() -> Iterator[tuple[str, dict[str, Any]]]:
-    for path in sorted(DEPLOY.rglob("*.yaml")):
+    for path in sorted(DEPLOY.glob("kube*/*.yaml")):
         for each in yaml.safe_load_all(path.read_text()):
             yield f"{path.stem}-{each['kind']}-{each['metadata']['name']}", each
 
@@ -82,3 +85,31 @@ def test_kernel_and_standby_differ_in_their_names_alone() -> None:
     texts = [(DEPLOY / "kubernetes" / f"{name}.yaml").read_text().split("---")[0] for name in ("kernel", "standby")]
     first, second = (text.split("\n", 1)[1].replace("inferd-standby", "inferd-kernel") for text in texts)
     assert first.strip() == second.strip()
+
+
+@pytest.mark.parametrize("name", ["Dockerfile", "Dockerfile.cuda"])
+def test_images_run_as_no_root_and_tell_their_health(name: str) -> None:
+    """The last stage has a user that is not root, a health check that is Python, and a command that is one of ours."""
+    text = (DEPLOY / "docker" / name).read_text().replace("\\\n", " ")
+    lines = text[text.rindex("\nFROM ") :].splitlines()
+    told = {word: rest for word, _, rest in (line.partition(" ") for line in lines)}
+    assert told["USER"] == "10001:10001"
+    assert f"--uid {told['USER'].partition(':')[0]} " in told["RUN"]
+    check = json.loads(told["HEALTHCHECK"].partition("CMD ")[2])
+    ast.parse(check[2])
+    assert json.loads(told["ENTRYPOINT"]) == ["inferd"]
+    assert json.loads(told["CMD"])[0] in {verb.path[-1] for verb in program().below}
+    assert "unix:/run/inferd/inferd.sock" in told["CMD"]
+
+
+def test_the_composition_is_of_those_images() -> None:
+    """Its services have no rights, share a socket, and run commands that there are with options that these have."""
+    services = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
+    assert "docker/Dockerfile" in services["kernel"]["build"]["dockerfile"]
+    verbs = {verb.path[-1]: {name for word in verb.words for name in word.names} for verb in program().below}
+    for service in services.values():
+        assert service["cap_drop"] == ["ALL"]
+        assert service["read_only"]
+        assert "socket:/run/inferd" in service["volumes"]
+        verb, *words = service["command"]
+        assert {word for word in words if word.startswith("--")} <= verbs[verb]
