@@ -12,7 +12,6 @@ import pytest
 from inferd.core.resources import HOST_DEVICE
 from inferd.core.training import ORDER, ROWS, Order, TrainingMethod, TrainingRecipe, read_order, write_order
 from inferd.engine.function.call import CallResult
-from inferd.engine.training import checkpoints as checkpoints_module
 from inferd.engine.training.backend import LoadedTraining, TrainingLoader
 from inferd.engine.training.cadence import epoch_ends, is_told
 from inferd.engine.training.checkpoints import BEST, Checkpoints, Progress, read_progress
@@ -194,7 +193,7 @@ def test_all_of_a_checkpoint_is_on_the_disk_before_it_has_its_name(
         done.append(f"renamed {target.name}")
         return real_rename(self, target)
 
-    monkeypatch.setattr(checkpoints_module.os, "fsync", fsync)
+    monkeypatch.setattr(os, "fsync", fsync)
     monkeypatch.setattr(Path, "rename", rename)
     Checkpoints(tmp_path / "c").write(Progress(step=1), note)
     assert done == [*("x", "session"), *("progress.json", ".new0000000001"), "renamed 0000000001", "c"]

@@ -43,7 +43,7 @@ GOES_ON = (ShuttingDownError, NotLeaderError)
 AGAIN: Final = frozenset(
     {
         *("WORKER_DIED", "MODEL_BUSY", "NO_MEMORY", "LEASE_ENDED", "TASK_CANCELLED", "POISON", "EVENTS_DROPPED"),
-        *("QUEUE_FULL", "LIMIT_EXCEEDED_STREAMS", "QUOTA_EXCEEDED"),
+        *("QUEUE_FULL", "LIMIT_EXCEEDED", "QUOTA_EXCEEDED", "STORE_UNAVAILABLE"),
     }
 )
 """Reasons of errors that say nothing against the training: another worker goes on."""
@@ -120,7 +120,7 @@ class Course:
 
     async def _fail_or_wait(self, error: InferdError, before: int) -> None:
         """Go on with another worker, unless the error says that it would fare alike, or too many have died in vain."""
-        if error.reason not in AGAIN:
+        if error.reason not in AGAIN or error.metadata.get("bound", "").startswith("train."):
             await self.move(TrainingChange.FAIL, finished=time.time(), error=error)
             return
         self._vain = 0 if self._known.training.step > before else self._vain + 1

@@ -86,6 +86,7 @@ class Trainings:
         self._making: Counter[str] = Counter()  # by tenant: those whose data is written
         self._making_one = asyncio.Lock()
         self._queue = Signal()
+        self._removing: set[asyncio.Task[None]] = set()
         if keeper is not None:
             keeper.forgets.append(self._forget)
 
@@ -319,9 +320,7 @@ class Trainings:
             await move(known, self._parts, TrainingChange.CANCEL, finished=time.time(), tokens_per_s=0.0)
             if known.running is not None:
                 known.running.cancel()
-                await asyncio.wait({known.running})
-            await self._run.gone(known.training)
-            await self._files.close(training_id, keeps_result=False)
+            await self._remove(known)
         return known.training
 
     async def delete(self, training_id: str, caller: Caller) -> None:
@@ -392,6 +391,17 @@ class Trainings:
             self._parts.forget(known.training)
             if known.running is not None:
                 known.running.cancel()
+            removing = asyncio.create_task(self._remove(known), name="files of a shredded training")
+            self._removing.add(removing)
+            removing.add_done_callback(self._removing.discard)
+
+    async def _remove(self, known: Known) -> None:
+        """Remove the files of a training once nothing works with them; those of a model that is known stay."""
+        if known.running is not None:
+            await asyncio.wait({known.running})
+        await self._run.gone(known.training)
+        used = self._outcome.is_used(known.training)
+        await self._files.close(known.training.training_id, keeps_result=used)
 
 
 def _devices(report: BackendReport, spec: TrainingSpec) -> tuple[str, ...]:
