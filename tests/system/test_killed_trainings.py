@@ -22,7 +22,7 @@ from inferd_client import AsyncClient
 pytestmark = [pytest.mark.e2e]
 
 ROWS = [{"text": f"text {number}", "label": ("red", "blue")[number % 3 == 0]} for number in range(200)]
-RECIPE: dict[str, Any] = {"method": "classify", "batch": 4, "epochs": 4, "checkpoint_every": 3, "evaluate_every": 7}
+RECIPE: dict[str, Any] = {"method": "classify", "batch": 4, "epochs": 4, "checkpoint_every": 2, "evaluate_every": 7}
 KILLS, KERNELS = 20, 3
 DEADLINE_S = 600.0
 GOES_ON = (tp.TRAINING_STATE_QUEUED, tp.TRAINING_STATE_RUNNING)
@@ -48,8 +48,13 @@ def workers(kernel: KernelProcess) -> list[psutil.Process]:
 async def kill_some(kernel: KernelProcess, client: AsyncClient, training_id: str, chance: random.Random) -> int:
     """Kill what works at random moments; how often."""
     kills = 0
-    for _ in range(KILLS // KERNELS + 1):
-        await asyncio.sleep(chance.uniform(0.3, 2.5))
+    for number in range(KILLS // KERNELS + 1):
+        if number % 3:  # in its steps, or in what comes between
+            least = (await client.get_training(training_id)).checkpoint_step + chance.randint(1, 6)
+            async for training in client.watch_training(training_id):
+                if training.state == tp.TRAINING_STATE_RUNNING and training.step >= least:
+                    break
+        await asyncio.sleep(chance.uniform(0.0, 0.5 if number % 3 else 2.5))
         if (await client.get_training(training_id)).state not in GOES_ON:
             break
         for worker in workers(kernel):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
-from secrets import token_hex
 from typing import TYPE_CHECKING, Any, Final
 
 from inferd.core.host import HOST_LABEL, LOCAL
@@ -16,7 +15,7 @@ from inferd.core.task_events import TensorOutput
 from inferd.core.training import BACKEND, LOADER, TRAINING, Order
 from inferd.errors import BackendUnavailableError, InferdError
 from inferd.plugin.registry import BackendState
-from inferd.runtime.evaluation_work import TASK_ID_BYTES, read_piece
+from inferd.runtime.evaluation_work import read_piece
 from inferd.runtime.front.trials import LOOK_S, NoRoomError, Place, Trials
 from inferd.runtime.instances import newest
 from inferd.runtime.training_work import training_task
@@ -183,7 +182,7 @@ class TrainingRun:
             placement=PlacementRules(selector={HOST_LABEL: LOCAL}),
             pinned=True,
             values={"threads": threads} if threads else {},
-            file_version=token_hex(TASK_ID_BYTES),  # what a look found before says nothing of it now
+            file_version=training.training_id,  # what a look has found of its need holds for all its workers
             access=Access(
                 devices=asked.devices,
                 reads=(*asked.reads, *([training.base] if training.base else [])),
