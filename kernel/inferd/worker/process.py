@@ -19,7 +19,7 @@ from inferd.engine.activity import Activity
 from inferd.engine.cause import last_line, placed_line
 from inferd.engine.function.backend import LoadedFunctions
 from inferd.engine.program.threads import spares
-from inferd.engine.training.backend import LoadedTraining
+from inferd.engine.training.backend import LoadedTraining, TrainingLoader
 from inferd.errors import ModelLoadError, SandboxIncompleteError, is_failure, words_of
 from inferd.plugin import LoadError, UnsupportedModelError
 from inferd.plugin.checks import check_model, check_need, import_loader
@@ -104,6 +104,8 @@ class Worker:
             self._start.check()
             self._activity.begin(Doing.IMPORT)
             backend = import_loader(load.loader)()
+            if isinstance(backend, TrainingLoader):
+                backend.prepare(request)
             self._activity.begin(Doing.STARTING)
             self._link.send(sealed_frame(self._start.seal()))
             check_links(load)

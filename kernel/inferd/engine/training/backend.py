@@ -60,6 +60,14 @@ class TrainingLoader:
     def __init__(self) -> None:
         self._backend: TrainingBackend | None = None
 
+    def prepare(self, request: LoadRequest) -> None:
+        """Import the backend that trains, while the worker may: before its sandbox is sealed.
+
+        Raises:
+            LoadError: There is no order, or the backend does not train.
+        """
+        self._of(_read(request.path))
+
     def measure(self, request: LoadRequest) -> MemoryNeed:
         """What the training takes at most.
 
