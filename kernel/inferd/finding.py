@@ -32,6 +32,7 @@ from inferd.services.declared_terms import DeclaredTerms
 from inferd.services.inference.agreement import verify
 
 TRIED = ("inferd_programs.plugin",)  # where what models write as programs is tried
+KERNELS = ("asks_in_flight", "memos", "memo_bytes")  # of functions, what their workers need not know
 MOST_CALLS = 4  # of a package at once, where the configuration does not say
 
 
@@ -133,9 +134,7 @@ def found_shelf(settings: Settings, driver: Driver, plugins: Plugins) -> Shelf:
 def _found_functions(settings: Settings, driver: Driver) -> Functions:
     """Functions of packages, which are looked for when the first one is asked for."""
     chosen = settings.functions
-    bounds = chosen.model_dump(
-        exclude={"packages", "modules", "network", "files", "calls", "piece_bytes", "asks_in_flight"}
-    )
+    bounds = chosen.model_dump(exclude={"packages", "modules", "network", "files", "calls", "piece_bytes", *KERNELS})
     limits = CallLimits(
         calls=chosen.calls or min(MOST_CALLS, count_cores()),
         piece_bytes=min(chosen.piece_bytes, settings.limits.text_bytes),

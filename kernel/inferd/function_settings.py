@@ -49,6 +49,10 @@ class Functions(BaseModel):
     ask_timeout_s: Seconds = Field(
         600.0, gt=0, description="how long a model may take with what a call asks, its loading included"
     )
+    memos: int = Field(
+        2000, ge=0, le=1_000_000, description="values that functions keep from call to call, of all tenants"
+    )
+    memo_bytes: int = Field(256 << 10, ge=1024, le=4 << 20, description="largest of them, as JSON")
     timeouts_s: dict[str, Annotated[Seconds, Field(gt=0)]] = Field(
         {}, max_length=1000, description="by the name of a function, in place of what it says"
     )

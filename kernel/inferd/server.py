@@ -53,6 +53,7 @@ from inferd.runtime.front.authority import Authority
 from inferd.runtime.front.bounds import Bound, ByteBound, Calls, SharedBound
 from inferd.runtime.front.front import Front
 from inferd.runtime.front.index_answering import Answers
+from inferd.runtime.front.memos import Memos
 from inferd.runtime.front.moderation import Moderation
 from inferd.runtime.front.named_files import NamedFiles
 from inferd.runtime.front.repository import ModelRepository
@@ -426,6 +427,12 @@ def _front(
             AskWire(limits.prompt_bytes),
             in_flight=settings.functions.asks_in_flight,
             timeout_s=settings.functions.ask_timeout_s,
+            memos=Memos(
+                driver,
+                most=settings.functions.memos,
+                share=scheduler.tenant_share,
+                most_bytes=settings.functions.memo_bytes,
+            ),
         ),
         pipelines=pipelines.Pipelines(
             driver, run_tasks, shelf, PipelineWire(settings.pipelines, limits.prompt_bytes), settings

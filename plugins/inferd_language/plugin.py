@@ -5,6 +5,7 @@ from typing import Any
 
 from inferd.plugin import hookimpl
 from inferd_language.choices import classify, sentiment
+from inferd_language.dialogue import converse, dialogue_add, dialogue_forget, dialogue_list, dialogue_show
 from inferd_language.extraction import extract
 from inferd_language.moderation import moderate
 from inferd_language.ranking import rank
@@ -16,4 +17,5 @@ from inferd_language.translation import translate
 @hookimpl
 def inferd_functions() -> Iterable[Callable[..., Any]]:
     """Functions that ask models, or can."""
-    return (classify, extract, moderate, rank, recommend, sentiment, summarise, translate)
+    dialogues = (converse, dialogue_add, dialogue_forget, dialogue_list, dialogue_show)
+    return (*dialogues, classify, extract, moderate, rank, recommend, sentiment, summarise, translate)

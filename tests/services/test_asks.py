@@ -125,3 +125,20 @@ async def test_a_call_asks_what_its_caller_may_run(tmp_path: Path) -> None:
             }
             assert said == {"fake": said["fake"], "secret": "PERMISSION_DENIED", "open": "PERMISSION_DENIED"}
             assert said["fake"] in ("good", "bad")
+
+
+async def test_what_functions_keep_is_there_with_the_next_kernel(tmp_path: Path) -> None:
+    """A value is kept for the tenant of the call over the end of the kernel, counted, bounded, and forgotten."""
+    settings = {"functions": {**FUNCTIONS, "memo_bytes": 1024}, "store": {"url": f"sqlite:{tmp_path}/kept"}}
+    async with kernel_here(tmp_path, **settings) as kernel, AsyncClient(kernel.addresses[0]) as client:
+        assert await client.call("tally", {"name": "a"}) == 1
+        assert await client.call("tally", {"name": "a"}) == 2
+        async with AsyncClient(kernel.addresses[0], tenant="other") as other:
+            assert await other.call("tally", {"name": "a"}) == 1
+        with pytest.raises(LimitExceededError, match=r"functions\.memo_bytes is 1024"):
+            await client.call("tally", {"name": "b", "beside": "x" * 2000})
+    async with kernel_here(tmp_path, **settings) as kernel, AsyncClient(kernel.addresses[0]) as client:
+        assert await client.call("tally", {"name": "a"}) == 3
+        assert await client.call("tallies", {"drop": "a"}) == ["a"]
+        assert await client.call("tallies") == []
+        assert await client.call("tally", {"name": "a"}) == 1

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
         read_hf_vocabulary,
     )
     from inferd.plugin.hookspecs import hookimpl, hookspec
+    from inferd.plugin.memos import Memo, forget, memo_names, recall, remember
     from inferd.plugin.pictures import Outline, Picture, PictureReader, PlacedPicture
     from inferd.plugin.recipe import (
         AudioInput,
@@ -135,6 +136,7 @@ __all__ = [
     "LoadRequest",
     "LoadedModel",
     "LoadedTensorModel",
+    "Memo",
     "MemoryNeed",
     "ModelDescription",
     "Outline",
@@ -179,6 +181,7 @@ __all__ = [
     "ask",
     "ask_all",
     "find_by_rules",
+    "forget",
     "function",
     "function_data",
     "function_file",
@@ -186,6 +189,7 @@ __all__ = [
     "hookspec",
     "least_window_blocks",
     "list_hf_weights",
+    "memo_names",
     "naming",
     "progress",
     "read_batching",
@@ -201,8 +205,10 @@ __all__ = [
     "read_hf_type",
     "read_hf_vocabulary",
     "read_recipe",
+    "recall",
     "refuse_ignored",
     "refuse_no_model",
+    "remember",
 ]
 
 _PLACES: Final = {
@@ -250,6 +256,7 @@ _PLACES: Final = {
         "read_hf_vocabulary",
     ),
     "inferd.plugin.hookspecs": ("hookimpl", "hookspec"),
+    "inferd.plugin.memos": ("Memo", "forget", "memo_names", "recall", "remember"),
     "inferd.plugin.pictures": ("Outline", "Picture", "PictureReader", "PlacedPicture"),
     "inferd.plugin.recipe": (
         "AudioInput",

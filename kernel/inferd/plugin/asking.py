@@ -154,6 +154,18 @@ def ask_all(asked: Sequence[Ask]) -> list[Answer]:
     return [_good(each) for each in answers]
 
 
+def told(asked: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the kernel says of a question that no model answers.
+
+    Raises:
+        AskError: Why it says nothing.
+    """
+    (given,) = _asker([dict(asked)])
+    if (failed := given.get("error")) is not None:
+        raise AskError(str(failed["reason"]), str(failed["message"]), failed["metadata"])
+    return given
+
+
 def progress(fraction: float) -> None:
     """Tell who watches the call how far it is, from 0 to 1."""
     _teller(min(1.0, max(0.0, float(fraction))))

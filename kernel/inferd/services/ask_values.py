@@ -9,7 +9,7 @@ from google.protobuf import json_format
 
 from inferd.core.ids import DEFAULT_TENANT, NO_LEASE
 from inferd.errors import InvalidFieldError
-from inferd.runtime.front.asking import Asked, Do
+from inferd.runtime.front.asking import KEEPING, Asked, Do
 from inferd.sampling import trial_sampling
 from inferd.services.extents import MOST_CHOICES
 from inferd.services.run_requests import new_task_id
@@ -38,6 +38,8 @@ class AskWire:
         try:
             given = json.loads(written)
             do = Do(given["do"])
+            if do in KEEPING:
+                return _kept(do, given)
             task = json_format.ParseDict(given["task"], tp.TaskSpec())
             endings, texts = _texts(given, "endings"), _texts(given, "texts")
         except (ValueError, KeyError, TypeError, RecursionError, json_format.ParseError) as error:
@@ -86,6 +88,15 @@ class AskWire:
             lease_id=NO_LEASE,
             prompt_limit_bytes=self._prompt_limit_bytes,
         )
+
+
+def _kept(do: Do, given: Any) -> Asked:
+    """What is asked of what functions keep."""
+    name, kept, after = given.get("name", ""), given.get("kept", ""), given.get("after", 0)
+    if not isinstance(name, str) or not isinstance(kept, str) or type(after) is not int:
+        raise TypeError("name and kept must be texts, and after a whole number")
+    json.loads(kept or "null")
+    return Asked(do=do, name=name, kept=kept, after=after)
 
 
 def _texts(given: Any, name: str) -> tuple[str, ...]:

@@ -42,6 +42,7 @@ class Kind(Enum):
     FOLDER = "folder"  # which folder has the files
     HOST = "host"  # what an operator wants of one
     PIPELINE = "pipeline"  # a run of one, whose pieces are its input and what has happened of it
+    MEMO = "memo"  # what a function keeps from call to call
     EVALUATION = "evaluation"
     EVALUATION_PART = "evaluation part"  # data of one, and what was measured; or its answers, which are pieces
     TRAINING = "training"

@@ -9,7 +9,19 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
-from inferd.plugin import Ask, AskError, ask, ask_all, function, hookimpl, progress
+from inferd.plugin import (
+    Ask,
+    AskError,
+    ask,
+    ask_all,
+    forget,
+    function,
+    hookimpl,
+    memo_names,
+    progress,
+    recall,
+)
+from inferd.plugin import remember as keep
 
 STATE: list[int] = []
 
@@ -149,6 +161,24 @@ def described(model: str, text: str, tries: int = 1) -> str:
         return error.reason
 
 
+@function(asks=2)
+def tally(name: str, beside: str = "") -> int:
+    """Count the calls with this name."""
+    known = recall(name)
+    number = 1 + (known.value or {"number": 0})["number"]
+    keep(name, {"number": number, "beside": beside}, after=known.version)
+    return int(number)
+
+
+@function(asks=2)
+def tallies(drop: str = "") -> list[str]:
+    """The names that are counted; forgets one."""
+    names = memo_names()
+    if drop:
+        forget(drop)
+    return names
+
+
 @function()
 def unsaid(model: str) -> str:
     """Ask a model without having said so."""
@@ -159,4 +189,4 @@ def unsaid(model: str) -> str:
 def inferd_functions() -> Iterable[Callable[..., Any]]:
     """All of them."""
     plain = (repeat, repeat_loudly, count, words, hang, grow, nap, die, lie, refuse, remember, reach)
-    return (*plain, answers, likeliest, described, unsaid)
+    return (*plain, answers, likeliest, described, tally, tallies, unsaid)

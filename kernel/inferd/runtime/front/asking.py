@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from inferd.core.task import TaskSpec
     from inferd.core.task_events import Logprobs
     from inferd.runtime.driver import Driver
+    from inferd.runtime.front.memos import Memos
     from inferd.runtime.front.tasks import Tasks
     from inferd.runtime.moderation import Question
 
@@ -51,6 +52,14 @@ class Do(Enum):
     EMBED = "embed"
     LABEL = "label"
     COUNT = "count"
+    RECALL = "recall"
+    REMEMBER = "remember"
+    FORGET = "forget"
+    MEMOS = "memos"
+
+
+KEEPING: Final = frozenset({Do.RECALL, Do.REMEMBER, Do.FORGET, Do.MEMOS})
+"""What no model answers: it is about what functions keep."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,13 +72,17 @@ class Asked:
         task: The task, as the wire has it.
         endings: What is scored.
         texts: Whose tokens are counted.
+        name, kept, after: Of what is kept: by which name, its value as JSON, and in the place of which version.
     """
 
     do: Do
-    model: str
-    task: object
+    model: str = ""
+    task: object = None
     endings: tuple[str, ...] = ()
     texts: tuple[str, ...] = ()
+    name: str = ""
+    kept: str = field(default="", repr=False)
+    after: int = 0
 
 
 class Wire(Protocol):
@@ -124,14 +137,21 @@ class Asking:
         wire: Reads what is asked.
         in_flight: Questions of one call at once.
         timeout_s: How long one may take.
+        memos: What functions keep.
+
+    Attributes:
+        memos: See there.
     """
 
-    def __init__(self, driver: Driver, tasks: Tasks, wire: Wire, *, in_flight: int, timeout_s: float) -> None:
+    def __init__(
+        self, driver: Driver, tasks: Tasks, wire: Wire, *, in_flight: int, timeout_s: float, memos: Memos
+    ) -> None:
         self._driver = driver
         self._tasks = tasks
         self._wire = wire
         self._in_flight = in_flight
         self._timeout_s = timeout_s
+        self.memos = memos
         self._calls: dict[tuple[InstanceId, int], OpenCall] = {}
         driver.asks.run_by(self)
 
@@ -181,6 +201,8 @@ class Asking:
         if known is None:
             raise InternalError("the call that asks is not known any more")
         asked = self._wire.read(written)
+        if asked.do in KEEPING:
+            return await self._keep(known.spec, asked)
         call, model = known.spec, self._named(known.spec, asked.model)
         match asked.do:
             case Do.SCORE:
@@ -193,6 +215,17 @@ class Asking:
         gave, usage = await self._run(question, call, spec)
         said: dict[str, Any] = {"embedding": list(gave.embedding)} if asked.do is Do.EMBED else {"text": gave.text}
         return {**said, "finish": gave.finish, **usage}
+
+    async def _keep(self, call: TaskSpec, asked: Asked) -> dict[str, Any]:
+        match asked.do:
+            case Do.RECALL:
+                return await self.memos.recall(call, asked.name)
+            case Do.REMEMBER:
+                return await self.memos.remember(call, asked.name, asked.kept, asked.after)
+            case Do.FORGET:
+                return await self.memos.forget(call, asked.name)
+            case _:
+                return self.memos.names(call)
 
     def _named(self, call: TaskSpec, given: str) -> ModelName:
         """The model that a function means.

@@ -82,3 +82,4 @@ class Front:
         await self.pipelines.adopt()
         await self.evaluations.adopt()
         await self.trainings.adopt()
+        await self.asking.memos.adopt()
