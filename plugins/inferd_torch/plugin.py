@@ -119,7 +119,7 @@ SPEC = BackendSpec(
     extra="torch",
     access=Access(devices=NVIDIA.devices, compilers=True),  # triton compiles what a GPU computes when it is first used
     spans=True,
-    trains=("lora", "full"),
+    trains=("lora", "full", "embed"),
 )
 
 

@@ -1,10 +1,12 @@
-"""Training with torch: adapters and whole models of text, step by step, bit for bit the same after a kill.
+"""Training with torch, bit for bit the same after a kill: adapters, models of text, models of embeddings.
 
 How a training comes to run, file by file:
 
     loading.py      a request, checked -> a session; memory.py counts what its steps take, without taking it
     rows.py         the rows of a file, in the order of a seed; texts.py makes tokens of them
     decoder.py      the loss of a language model; lora.py puts adapters beside its layers and writes them
+    encoder.py      the loss of a model of embeddings; encoder_loading.py loads and writes one
+    objective.py    what a session knows of these
     schedule.py     the learning rate of each step
     session.py      steps, evaluations, checkpoints
 """

@@ -15,6 +15,7 @@ from inferd.plugin import (
     ExportKind,
     LoadError,
     MemoryNeed,
+    Pooling,
     TrainError,
     TrainingRecipe,
     TrainRequest,
@@ -28,14 +29,17 @@ from inferd_torch.plugin import SEEING_TYPES
 from inferd_torch.pulse import Pulse
 from inferd_torch.training import memory
 from inferd_torch.training.decoder import LanguageModel
+from inferd_torch.training.encoder import PairExample, PairModel
+from inferd_torch.training.encoder_loading import load_encoder, make_encoder, read_encoder, write_pooling
 from inferd_torch.training.lora import LoraLinear, add_lora, write_adapter
+from inferd_torch.training.objective import Objective
 from inferd_torch.training.rows import Order, Rows, divide
 from inferd_torch.training.schedule import check_recipe
 from inferd_torch.training.session import Course, TorchTrainSession
 from inferd_torch.training.texts import Texts, read_tokenizer
 
-LORA, FULL = "lora", "full"
-METHODS = (LORA, FULL)
+LORA, FULL, EMBED = "lora", "full", "embed"
+METHODS = (LORA, FULL, EMBED)
 _PLAIN: Final = "sdpa"  # attention as torch has it, which has gradients
 _HEAD_BYTES: Final = 1 << 20  # of each file of weights, which tell of which model it is
 COPIED: Final = (
@@ -59,6 +63,7 @@ class Plan:
         dtype: Of the weights.
         spares: Compute layers again for the gradients.
         need: What it takes.
+        pooling: How embeddings are made, where they are what is trained.
     """
 
     request: TrainRequest
@@ -69,6 +74,7 @@ class Plan:
     dtype: torch.dtype
     spares: bool
     need: MemoryNeed
+    pooling: Pooling | None = None
 
 
 def examine(request: TrainRequest) -> Plan:
@@ -82,9 +88,15 @@ def examine(request: TrainRequest) -> Plan:
     method = recipe.method.name.lower()
     if method not in METHODS:
         raise TrainError(f"method {method!r} is none that the torch backend trains: {', '.join(METHODS)}")
+    if request.path is None:
+        raise TrainError("the torch backend trains a model that is there; none is named")
+    pooling: Pooling | None = None
     try:
         devices.check_device(request.device)
-        artifact, config = _read(request.path)
+        if method == EMBED:
+            artifact, config, pooling = read_encoder(request.path)
+        else:
+            artifact, config = _read(request.path)
         context = network.read_context(artifact, config)
     except LoadError as error:
         raise TrainError(str(error)) from error
@@ -96,7 +108,9 @@ def examine(request: TrainRequest) -> Plan:
     best = "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
     precision = network.DTYPES[recipe.precision or best]
     dtype = precision if method == LORA else torch.float32
-    counted = partial(_count, artifact, config, recipe, device=device, precision=precision, dtype=dtype)
+    counted = partial(
+        _count, artifact, config, recipe, device=device, precision=precision, dtype=dtype, pooling=pooling
+    )
     spares, size = memory.choose(
         counted(spares=False),
         partial(counted, spares=True),
@@ -112,13 +126,12 @@ def examine(request: TrainRequest) -> Plan:
         dtype=dtype,
         spares=spares,
         need=size.need,
+        pooling=pooling,
     )
 
 
-def _read(path: Path | None) -> tuple[Artifact, Any]:
+def _read(path: Path) -> tuple[Artifact, Any]:
     """What is on disk, and its configuration."""
-    if path is None:
-        raise TrainError("the torch backend trains a model that is there; none is named")
     if path.is_dir():
         artifact = read_folder(path)
         return artifact, network.read_config(artifact)
@@ -138,17 +151,23 @@ def _count(
     device: torch.device,
     precision: torch.dtype,
     dtype: torch.dtype,
+    pooling: Pooling | None,
     spares: bool,
 ) -> memory.Size:
     """What the largest part of a step takes."""
+    rows, most = -(-recipe.batch // recipe.accumulate), recipe.most_tokens
 
     def make() -> tuple[Any, Callable[[], Any]]:
+        if pooling is not None:
+            encoder = make_encoder(config).train()
+            prepare(encoder, recipe, spares=spares)
+            pairs = _make_pairs(encoder, None, recipe, pooling, torch.device("cpu"), _export_nothing)
+            return encoder, partial(pairs.loss, [PairExample(([0] * most, [0] * most))] * rows)
         plain = network.make_plain(artifact, config, attention=_PLAIN, dtype=dtype).train()
         prepare(plain, recipe, spares=spares)
         model = LanguageModel(plain, None, device=torch.device("cpu"), export=_export_nothing)
-        rows = -(-recipe.batch // recipe.accumulate)
-        ids = torch.zeros((rows, recipe.most_tokens), dtype=torch.long)
-        targets = torch.zeros(rows * (recipe.most_tokens - 1), dtype=torch.long)
+        ids = torch.zeros((rows, most), dtype=torch.long)
+        targets = torch.zeros(rows * (most - 1), dtype=torch.long)
         return plain, partial(model.sum_losses, ids, targets, torch.arange(len(targets)))
 
     return memory.count(make, casting=memory.cast(device, precision))
@@ -160,10 +179,10 @@ def prepare(whole: Any, recipe: TrainingRecipe, *, spares: bool) -> dict[str, Lo
     Raises:
         TrainError: Nothing can be.
     """
-    adapters = {}
-    if recipe.method.name.lower() == LORA:
+    adapters, method = {}, recipe.method.name.lower()
+    if method == LORA:
         adapters = add_lora(whole, recipe)
-    else:
+    elif method == FULL:
         whole.requires_grad_(True)
     if spares:
         memory.spare(whole)
@@ -179,25 +198,7 @@ def make(plan: Plan, progress: Callable[[float], None]) -> TorchTrainSession:
     progress(0.0)
     request, recipe = plan.request, plan.request.recipe
     course = read_course(request)
-    tokenizer = read_tokenizer(plan.artifact)
-    texts = Texts(tokenizer, plan.artifact.vocabulary, field=recipe.text, most=recipe.most_tokens)
-    texts.read(course.rows[course.order.rows(1)[0]], course.rows.name(course.order.rows(1)[0]))
-    try:
-        with Pulse(progress, meter(plan.device), expected_bytes=plan.need.weights_bytes):
-            whole = network.load_network(
-                plan.artifact, plan.config, device=plan.device, dtype=plan.dtype, attention=_PLAIN
-            )
-    except LoadError as error:
-        raise TrainError(str(error)) from error
-    adapters = prepare(whole, recipe, spares=plan.spares)
-    if tokenizer.get_vocab_size() > whole.get_input_embeddings().weight.shape[0]:
-        raise TrainError(
-            f"{request.path}: its tokenizer has {tokenizer.get_vocab_size()} tokens, but its network has"
-            f" {whole.get_input_embeddings().weight.shape[0]}: they are of different models"
-        )
-    export = partial(_export_lora, adapters, recipe) if adapters else partial(_export_full, whole, plan)
-    model = LanguageModel(whole, texts, device=plan.device, export=export)
-    model.check()
+    model = _make_objective(plan, course, progress)
     made = TorchTrainSession(
         model,
         course,
@@ -208,6 +209,66 @@ def make(plan: Plan, progress: Callable[[float], None]) -> TorchTrainSession:
     )
     progress(1.0)
     return made
+
+
+def _make_objective(plan: Plan, course: Course, progress: Callable[[float], None]) -> Objective:
+    """What is trained, with its weights; the first row is read before."""
+    recipe, tokenizer = plan.request.recipe, read_tokenizer(plan.artifact)
+    place = course.order.rows(1)[0]
+    row, name = course.rows[place], course.rows.name(place)
+    if plan.pooling is not None:
+        _make_pairs(None, tokenizer, recipe, plan.pooling, plan.device, _export_nothing).read(row, name)
+        encoder = _load(plan, progress, lambda: load_encoder(plan.artifact, plan.config, plan.device))
+        prepare(encoder, recipe, spares=plan.spares)
+        return _make_pairs(encoder, tokenizer, recipe, plan.pooling, plan.device, partial(_export_full, encoder, plan))
+    texts = Texts(tokenizer, plan.artifact.vocabulary, field=recipe.text, most=recipe.most_tokens)
+    texts.read(row, name)
+    whole = _load(
+        plan,
+        progress,
+        lambda: network.load_network(
+            plan.artifact, plan.config, device=plan.device, dtype=plan.dtype, attention=_PLAIN
+        ),
+    )
+    adapters = prepare(whole, recipe, spares=plan.spares)
+    known, size = tokenizer.get_vocab_size(), whole.get_input_embeddings().weight.shape[0]
+    if known > size:
+        raise TrainError(
+            f"{plan.request.path}: its tokenizer has {known} tokens, but its network has {size}: they are of different"
+            " models"
+        )
+    export = partial(_export_lora, adapters, recipe) if adapters else partial(_export_full, whole, plan)
+    model = LanguageModel(whole, texts, device=plan.device, export=export)
+    model.check()
+    return model
+
+
+def _load(plan: Plan, progress: Callable[[float], None], load: Callable[[], Any]) -> Any:
+    """A network with its weights, with signs of life meanwhile."""
+    try:
+        with Pulse(progress, meter(plan.device), expected_bytes=plan.need.weights_bytes):
+            return load()
+    except LoadError as error:
+        raise TrainError(str(error)) from error
+
+
+def _make_pairs(  # noqa: PLR0917 - all that it is made of
+    encoder: Any,
+    tokenizer: Any,
+    recipe: TrainingRecipe,
+    pooling: Pooling,
+    device: torch.device,
+    export: Callable[[Path], ExportKind],
+) -> PairModel:
+    return PairModel(
+        encoder,
+        tokenizer,
+        fields=(recipe.text, recipe.pair),
+        most=recipe.most_tokens,
+        pooling=pooling,
+        device=device,
+        export=export,
+    )
 
 
 def read_course(request: TrainRequest) -> Course:
@@ -265,6 +326,8 @@ def _export_full(whole: Any, plan: Plan, folder: Path) -> ExportKind:
         if (source / "1_Pooling" / "config.json").is_file():
             (folder / "1_Pooling").mkdir(exist_ok=True)
             shutil.copyfile(source / "1_Pooling" / "config.json", folder / "1_Pooling" / "config.json")
+        if plan.pooling is not None:
+            write_pooling(folder, plan.pooling, width=plan.config.hidden_size)
     else:
         from transformers import AutoTokenizer  # noqa: PLC0415 - GGUF files alone need it
 

@@ -172,19 +172,19 @@ class TorchTrainSession:
             raise TrainError(f"{folder}: the checkpoint is of another recipe, other rows or another model")
         if not 0 <= done <= self.steps or threads < 1:
             raise TrainError(f"{folder}: the checkpoint has done {done} of {self.steps} steps with {threads} threads")
-        kinds = _KEPT if done else ()
         _check(folder / WEIGHTS, weights, {n: each.shape for n, each in self._trained.items()})
         shapes = {
             f"{name}.{kind}": torch.Size() if kind == "step" else each.shape
             for name, each in self._trained.items()
-            for kind in kinds
+            for kind in _KEPT
+            if f"{name}.step" in moments  # what never had a gradient has none
         }
         _check(folder / MOMENTS, moments, shapes)
         with torch.no_grad():
             for name, each in self._trained.items():
                 each.copy_(weights[name])
-                if kinds:
-                    self._optimizer.state[each] = {kind: moments[f"{name}.{kind}"].to(each.device) for kind in kinds}
+                if f"{name}.step" in moments:
+                    self._optimizer.state[each] = {kind: moments[f"{name}.{kind}"].to(each.device) for kind in _KEPT}
         self._done, self._threads = done, threads
 
     def export(self, folder: Path) -> ExportKind:
