@@ -3,7 +3,7 @@
 A process has the session alone: it goes on from the last checkpoint that is whole, as the engine does, and is killed
 while it loads, computes a step or writes a checkpoint. Prints progress, then one JSON line:
 
-    python tests/chaos/training_ordeal.py MODEL ROWS --kills 20 --steps 12
+    python tests/chaos/training_ordeal.py MODEL ROWS --kills 20 --steps 80
 """
 
 import argparse
@@ -15,6 +15,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -88,7 +89,7 @@ class Child:
 
     def kill(self) -> None:
         """End it as a crash would; what it told meanwhile is kept."""
-        os.kill(self._pid, signal.SIGKILL)
+        os.kill(self._pid, signal.SIGKILL)  # it is no other's yet: nobody has waited for it
         for line in map(str.split, self._told):
             self._keep(line)
         os.waitpid(self._pid, 0)
@@ -112,7 +113,7 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("rows", type=Path)
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--steps", type=int, default=80)
     parser.add_argument("--every", type=int, default=1, help="steps between checkpoints")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -127,17 +128,19 @@ def main() -> None:
         reference.read(1)
         loading_s = time.monotonic() - began
         assert reference.read()
-        step_s = (time.monotonic() - began - loading_s) / options.steps
+        step_s = (time.monotonic() - began - loading_s) / options.steps  # with the checkpoint
         told: dict[int, set[str]] = {}
         moments = {"loading": 0, "steps": 0}
+        moment = threading.Event()  # that never comes: a wait is a delay
         for number in range(options.kills):
             child = Child(options, killed)
             loads = rng.random() < 0.2
             if loads:
-                time.sleep(rng.uniform(0, loading_s))
+                moment.wait(rng.uniform(0, loading_s))
+            elif child.read(2 + rng.randint(0, 2 * max(options.steps // options.kills - 2, 0))):
+                raise SystemExit(f"it was done before kill {number + 1}; raise --steps ({options.steps})")
             else:
-                child.read(1 + rng.randint(0, max(options.steps // options.kills, 1)))
-                time.sleep(rng.uniform(0, step_s))
+                moment.wait(rng.uniform(0, step_s))
             child.kill()
             moments["loading" if loads else "steps"] += 1
             for step, loss in child.losses.items():
