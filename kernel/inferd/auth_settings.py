@@ -30,6 +30,7 @@ KindName = Literal[
     "function",
     "dataset",
     "index",
+    "federation",
     "health",
     "reflection",
 ]

@@ -26,6 +26,7 @@ from inferd.dataset_settings import Datasets
 from inferd.environment import Environment
 from inferd.evaluation_settings import Evaluate
 from inferd.explanation_settings import Explanations
+from inferd.federation_settings import Federate
 from inferd.function_settings import Functions
 from inferd.host_settings import Hosts
 from inferd.http_settings import Http
@@ -348,6 +349,7 @@ class Settings(BaseSettings):
     optimize: Optimize = Optimize()
     evaluate: Evaluate = Evaluate()
     train: Train = Train()
+    federate: Federate = Federate()
     explanations: Explanations = Explanations()
     store: Store = Store()
     standby: Standby = Standby()

@@ -6,6 +6,7 @@ from inferd import adapter_errors as adapter_errors  # noqa: PLC0414 - they are 
 from inferd import dataset_errors as dataset_errors  # noqa: PLC0414 - as above
 from inferd.errors import InferdError, InternalError
 from inferd.evaluation_errors import EvaluationNotFoundError  # noqa: F401 - likewise
+from inferd.federation_errors import FederationNotFoundError  # noqa: F401 - a reason, as all of that module
 from inferd.function_errors import FunctionFailedError  # noqa: F401 - a reason, as all of that module
 from inferd.index_errors import IndexNotFoundError  # noqa: F401 - a reason, as all of that module
 from inferd.pipeline_errors import PipelineRunNotFoundError  # noqa: F401 - a reason

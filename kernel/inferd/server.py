@@ -13,7 +13,7 @@ from inferd.core.vigil import WorkerTimes
 from inferd.doors import Doors, opened_doors
 from inferd.exposing import check_metrics, exposing
 from inferd.finding import found_meter, found_plugins, found_shelf, model_repository, watched_folder
-from inferd.joining import let_join
+from inferd.fronting import make_front
 from inferd.listeners import check_listeners
 from inferd.observing import observed
 from inferd.plugin.registry import BackendReport
@@ -29,47 +29,17 @@ from inferd.runtime.driver import Driver
 from inferd.runtime.driver_limits import DriverLimits, engine_limits, prefix_limits
 from inferd.runtime.failing import failing_store, make_fail
 from inferd.runtime.failpoints import Failpoints
-from inferd.runtime.front import (
-    audit,
-    blobs,
-    datasets,
-    evaluations,
-    explaining,
-    functions,
-    health,
-    hosts,
-    indexes,
-    leases,
-    models,
-    optimizing,
-    pipelines,
-    quotas,
-    tasks,
-    trainings,
-    uploads,
-)
-from inferd.runtime.front.asking import Asking
 from inferd.runtime.front.authority import Authority
-from inferd.runtime.front.bounds import Bound, ByteBound, Calls, SharedBound
 from inferd.runtime.front.front import Front
-from inferd.runtime.front.index_answering import Answers
-from inferd.runtime.front.memos import Memos
-from inferd.runtime.front.moderation import Moderation
-from inferd.runtime.front.named_files import NamedFiles
-from inferd.runtime.front.repository import ModelRepository
 from inferd.runtime.keeper_times import KeeperTimes
 from inferd.runtime.kept_times import set_clock
 from inferd.runtime.leading import Leading, led
 from inferd.runtime.own_memory import OwnMemory
 from inferd.runtime.plugins import Plugins
-from inferd.runtime.repository import Repository
 from inferd.runtime.restoring import kept_names, read_kept, restore
 from inferd.runtime.shelf import Shelf
-from inferd.runtime.training_files import TrainingFiles
-from inferd.services.ask_values import AskWire
 from inferd.services.channel import channel_options
 from inferd.services.doorway import Doorway
-from inferd.services.pipeline_values import PipelineWire
 from inferd.services.server import offer_services
 from inferd.standing import Standing, Watch
 from inferd.store.opening import opened
@@ -237,7 +207,7 @@ async def _built_around(settings: Settings, driver: Driver, certificates: Certif
     digests = Digests(settings.state_dir / "digests.json", driver.watchers.models.notify, driver.supervisor.opening)
     repository = model_repository(settings, driver, plugins, shelf.declarations)
     with OwnMemory() as memory:
-        front = _front(
+        front = make_front(
             settings,
             driver,
             plugins=plugins,
@@ -306,138 +276,9 @@ def _beside(built: _Built) -> AbstractAsyncContextManager[None]:
         "runs of pipelines": built.front.pipelines.run(),
         "evaluations": built.front.evaluations.run(),
         "trainings": built.front.trainings.run(),
+        "federations": built.front.federations.run(),
     }
     if (blobs := blobs_of(built.driver.keeper)) is not None:
         parts["sweep of blobs"] = blobs.run()
         parts["sweep of datasets"] = built.front.datasets.run()
     return running_beside(parts)
-
-
-def _front(
-    settings: Settings,
-    driver: Driver,
-    *,
-    plugins: Plugins,
-    shelf: Shelf,
-    meter: DeviceMeter,
-    memory: OwnMemory,
-    authority: Authority,
-    digests: Digests,
-    repository: Repository | None,
-) -> Front:
-    limits, scheduler = settings.limits, settings.scheduler
-    uploaded = ByteBound("limits.upload_bytes", limits.upload_bytes, scheduler.tenant_share, "upload")
-    giving = "streams that give or read blobs"
-    run_tasks = tasks.Tasks(
-        driver,
-        shelf,
-        streams=Bound("scheduler.tenant_streams", scheduler.tenant_streams, "streams of tasks"),
-        requests=ByteBound("limits.request_bytes", limits.request_bytes, scheduler.tenant_share, "request"),
-    )
-
-    def watchers(name: str, limit: int, what: str) -> SharedBound:
-        return SharedBound(name, limit, scheduler.tenant_share, f"streams that {what}")
-
-    known = models.Models(
-        driver,
-        plugins,
-        shelf,
-        declarations=shelf.declarations,
-        digests=digests,
-        watchers=watchers("limits.model_watchers", limits.model_watchers, "watch models"),
-        exports=watchers("bundles.exports", settings.bundles.exports, "export models"),
-        roots=NamedFiles(shelf.folders, settings, authority.access).roots,
-    )
-
-    searched = indexes.Indexes(driver, shelf, run_tasks, settings.indexes, share=scheduler.tenant_share)
-
-    return Front(
-        access=authority.access,
-        agents=let_join(settings, driver, authority),
-        audit=audit.Audit(driver.trail),
-        auth=authority.auth,
-        calls=Calls(
-            calls_limit=limits.accepted_calls,
-            tenant_calls_limit=scheduler.tenant_calls,
-            why=f", as limits.call_bytes and limits.message_bytes allow of {limits.calls}"
-            if limits.accepted_calls < limits.calls
-            else "",
-        ),
-        clock=driver.clock,
-        tasks=run_tasks,
-        optimizing=optimizing.Optimizing(driver, plugins, shelf, run_tasks, settings),
-        evaluations=evaluations.Evaluations(driver, run_tasks, settings.evaluate, share=scheduler.tenant_share),
-        trainings=trainings.Trainings(
-            driver,
-            run_tasks,
-            plugins,
-            known,
-            TrainingFiles(settings.state_dir / "trainings", data_bytes=settings.train.data_bytes),
-            settings.train,
-            share=scheduler.tenant_share,
-        ),
-        explaining=explaining.Explaining(driver, shelf, run_tasks, settings),
-        uploads=uploads.Uploads(
-            driver,
-            count_open=ByteBound("limits.uploads", limits.uploads, scheduler.tenant_share, "upload", "descriptor"),
-            bytes_open=uploaded,
-            most_bytes=limits.task_input_bytes,
-            idle_s=limits.upload_idle_s,
-        ),
-        blobs=blobs.Blobs(
-            driver,
-            streams=Bound("blobs.streams", settings.blobs.streams, giving),
-            tenant_streams=Bound("blobs.tenant_streams", settings.blobs.tenant_streams, giving),
-            idle_s=settings.blobs.idle_s,
-            reading=uploaded,
-            most_bytes=limits.task_input_bytes,
-        ),
-        datasets=datasets.Datasets(
-            driver,
-            settings.datasets,
-            streams=Bound("blobs.tenant_streams", settings.blobs.tenant_streams, giving),
-        ),
-        indexes=searched,
-        answers=Answers(driver, shelf, searched),
-        models=known,
-        repository=None if repository is None else ModelRepository(repository, known),
-        leases=leases.Leases(
-            driver,
-            shelf,
-            watchers=watchers("leases.watchers", settings.leases.watchers, "watch leases"),
-            keepers=watchers("leases.keepers", settings.leases.keepers, "keep leases alive"),
-        ),
-        hosts=hosts.Hosts(
-            driver,
-            plugins,
-            unmeasured=meter.failing,
-            memory=memory,
-            warnings=lambda: (*authority.certificates.warnings(), *driver.moderation.warnings()),
-            watchers=watchers("limits.host_watchers", limits.host_watchers, "watch the host"),
-            backups=Bound("store.backups", settings.store.backups, "backups"),
-            backup_step_s=settings.store.backup_step_s,
-            reseal_rows=settings.store.reseal_rows,
-        ),
-        quotas=quotas.Quotas(driver, quotas_limit=scheduler.kept_quotas),
-        moderation=Moderation(driver, run_tasks, settings.moderation, share=scheduler.tenant_share),
-        functions=functions.Functions(shelf.functions),
-        asking=Asking(
-            driver,
-            run_tasks,
-            AskWire(limits.prompt_bytes),
-            in_flight=settings.functions.asks_in_flight,
-            timeout_s=settings.functions.ask_timeout_s,
-            memos=Memos(
-                driver,
-                most=settings.functions.memos,
-                share=scheduler.tenant_share,
-                most_bytes=settings.functions.memo_bytes,
-            ),
-        ),
-        pipelines=pipelines.Pipelines(
-            driver, run_tasks, shelf, PipelineWire(settings.pipelines, limits.prompt_bytes), settings
-        ),
-        health=health.Health(
-            driver, shelf, watchers=watchers("limits.health_watchers", limits.health_watchers, "watch health")
-        ),
-    )

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from inferd.plugin import function, hookimpl
 from inferd_federation import heads
@@ -45,7 +46,7 @@ def federation_judge(
     return heads.judge(_weights(weights, read), _rows(rows, read, counts), read)
 
 
-def _weights(written: str, recipe: heads.Recipe) -> heads.Weights:
+def _weights(written: str, recipe: heads.Recipe) -> NDArray[np.float32]:
     found = np.frombuffer(b64decode(written, validate=True), "<f4")
     if len(found) != recipe.size:
         raise ValueError(f"weights have {len(found)} numbers, and the recipe {recipe.size}")

@@ -5,14 +5,13 @@ Both are a line of JSON and what it names, one after the other. Nothing else is 
 
 from __future__ import annotations
 
-import json
 import sys
-from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from inferd.federation.parts import Parts
 from inferd.federation.secure import Keys, Openings, RefusedError, TooFewClientsError, unmask
 from inferd.federation.words import WORD, total
 from inferd_federation.aggregate import Moments, fed_adam, krum, trimmed_mean
@@ -29,37 +28,6 @@ if TYPE_CHECKING:
 PLAIN, BYTES, LONGEST = "none", "bytes", "longest"
 MEAN, ADAM, TRIMMED, KRUM = "fed_avg", "fed_adam", "trimmed_mean", "krum"
 _EMPTY: Final = b""
-
-
-@dataclass(slots=True)
-class Parts:
-    """Named bytes, as they are written one after the other. One writer: who makes them."""
-
-    told: dict[str, Any]
-    named: dict[str, bytes] = field(default_factory=dict)
-
-    def write(self) -> bytes:
-        """A line of JSON, then all bytes."""
-        sizes = {name: len(content) for name, content in self.named.items()}
-        line = json.dumps({"told": self.told, "sizes": sizes}, separators=(",", ":"))
-        return line.encode() + b"\n" + b"".join(self.named.values())
-
-    @classmethod
-    def read(cls, written: bytes) -> Parts:
-        """What was written.
-
-        Raises:
-            ValueError: It is no such thing.
-        """
-        line, _, rest = written.partition(b"\n")
-        said = json.loads(line)
-        made, at = cls(said["told"]), 0
-        for name, size in said["sizes"].items():
-            made.named[name] = rest[at : at + size]
-            at += size
-        if at != len(rest):
-            raise ValueError(f"{len(rest)} bytes came of {at}")
-        return made
 
 
 def compute(parts: Parts) -> Parts:

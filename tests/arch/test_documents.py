@@ -9,6 +9,7 @@ import pytest
 import inferd.plugin
 from inferd.config import Leases, Limits, Scheduler
 from inferd.core.evaluation import EVALUATION_TABLE
+from inferd.core.federation import FEDERATION_TABLE
 from inferd.core.host import HOST_TABLE
 from inferd.core.key import KEY_TABLE
 from inferd.core.lease import LEASE_TABLE
@@ -34,6 +35,7 @@ ROOT = Path(__file__).parents[2]
         ("States of a key", KEY_TABLE),
         ("States of an evaluation", EVALUATION_TABLE),
         ("States of a training", TRAINING_TABLE),
+        ("States of a federation", FEDERATION_TABLE),
         ("States of a run of a pipeline", PIPELINE_TABLE),
     ],
 )

@@ -7,13 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from inferd.federation.parts import Parts
 from inferd.federation.words import total
 from inferd_federation.aggregate import Moments, fed_adam, krum, trimmed_mean
 from inferd_federation.compress import Feedback, of_bytes, of_longest, to_bytes, to_longest
 from inferd_federation.fixed import FRACTION_BITS, LIMIT, MOST_EXAMPLES, of_words, to_words
 from inferd_federation.heads import Recipe, judge, prepare, statistics, train
 from inferd_federation.private import clipped, noised
-from inferd_federation.sums import Parts, compute
+from inferd_federation.sums import compute
 
 seeds = st.integers(0, 2**32 - 1)
 

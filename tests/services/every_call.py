@@ -24,6 +24,8 @@ from inferd_api.v1 import dataset_pb2 as dp
 from inferd_api.v1 import dataset_service_pb2 as ds
 from inferd_api.v1 import evaluation_pb2 as ep
 from inferd_api.v1 import evaluation_service_pb2 as es
+from inferd_api.v1 import federation_pb2 as fep
+from inferd_api.v1 import federation_service_pb2 as fes
 from inferd_api.v1 import function_service_pb2 as fs
 from inferd_api.v1 import host_service_pb2 as hs
 from inferd_api.v1 import index_pb2 as ip
@@ -48,6 +50,7 @@ from inferd_api.v1.auth_service_pb2_grpc import AuthServiceStub
 from inferd_api.v1.blob_service_pb2_grpc import BlobServiceStub
 from inferd_api.v1.dataset_service_pb2_grpc import DatasetServiceStub
 from inferd_api.v1.evaluation_service_pb2_grpc import EvaluationServiceStub
+from inferd_api.v1.federation_service_pb2_grpc import FederationServiceStub
 from inferd_api.v1.function_service_pb2_grpc import FunctionServiceStub
 from inferd_api.v1.index_service_pb2_grpc import IndexServiceStub
 from inferd_api.v1.model_service_pb2_grpc import ModelServiceStub
@@ -59,6 +62,7 @@ from inferd_api.v1.upload_service_pb2_grpc import UploadServiceStub
 
 DIGEST = f"sha256:{hashlib.sha256(b'12').hexdigest()}"
 MODEL, PULLED, TENSORS = "fake", "pulled", "tensors"
+_STRANGER = fes.FederationClient(federation_id="none", client=1)
 SPEC = tp.TaskSpec(model=MODEL, prompt="la", sampling=sp.SamplingParams(max_tokens=5))
 
 
@@ -93,6 +97,7 @@ class Client:
         self.trainings: Any = TrainingServiceStub(connection.channel)  # type: ignore[no-untyped-call]
         self.indexes: Any = IndexServiceStub(connection.channel)  # type: ignore[no-untyped-call]
         self.evaluations: Any = EvaluationServiceStub(connection.channel)  # type: ignore[no-untyped-call]
+        self.federations: Any = FederationServiceStub(connection.channel)  # type: ignore[no-untyped-call]
         self.functions: Any = FunctionServiceStub(connection.channel)  # type: ignore[no-untyped-call]
         self.moderation: Any = ModerationServiceStub(connection.channel)  # type: ignore[no-untyped-call]
         self.health: Any = health_pb2_grpc.HealthStub(connection.channel)
@@ -390,6 +395,32 @@ CALLS: dict[str, Callable[[Client], Awaitable[object]]] = {
             getattr(c.trainings, name)(getattr(trs, f"{name}Request")(training_id="none"))
         )
         for name in ("GetTraining", "ListTrainingSteps", "CancelTraining", "DeleteTraining")
+    },
+    "inferd.v1.FederationService/CreateFederation": lambda c: c.federations.CreateFederation(
+        fes.CreateFederationRequest(plan=fep.FederationPlan(recipe_json="{}", size=1, rounds=1, clients=1))
+    ),
+    "inferd.v1.FederationService/ListFederations": lambda c: c.federations.ListFederations(
+        fes.ListFederationsRequest()
+    ),
+    "inferd.v1.FederationService/WatchFederation": lambda c: missing(
+        c.federations.WatchFederation(fes.WatchFederationRequest(federation_id="none")).read()
+    ),
+    "inferd.v1.FederationService/PollRound": lambda c: missing(
+        c.federations.PollRound(fes.PollRoundRequest(client=_STRANGER))
+    ),
+    "inferd.v1.FederationService/SubmitRoundPart": lambda c: missing(
+        c.federations.SubmitRoundPart(
+            fes.SubmitRoundPartRequest(client=_STRANGER, place=fes.RoundPlace(round=1), keys=fes.ClientKeys())
+        )
+    ),
+    **{
+        f"inferd.v1.FederationService/{name}": lambda c, name=name: missing(
+            getattr(c.federations, name)(getattr(fes, f"{name}Request")(federation_id="none"))
+        )
+        for name in (
+            *("GetFederation", "GetFederationWeights", "CancelFederation", "DeleteFederation"),
+            "JoinFederation",
+        )
     },
     "inferd.v1.EvaluationService/EvaluateModel": lambda c: missing(
         c.evaluations.EvaluateModel(

@@ -25,6 +25,7 @@ from inferd_api.v1 import (
     dataset_service_pb2,
     evaluation_service_pb2,
     explanation_service_pb2,
+    federation_service_pb2,
     function_service_pb2,
     host_service_pb2,
     index_service_pb2,
@@ -51,6 +52,7 @@ SERVICES = [
         dataset_service_pb2,
         evaluation_service_pb2,
         explanation_service_pb2,
+        federation_service_pb2,
         function_service_pb2,
         grpc_service_pb2,
         host_service_pb2,
@@ -81,6 +83,9 @@ LEAST: dict[tuple[Verb, Kind], str] = {
     **{(Verb.READ, kind): "viewer" for kind in (Kind.TASK, Kind.LEASE, Kind.BLOB, Kind.MODEL, Kind.HOST, Kind.QUOTA)},
     (Verb.READ, Kind.FUNCTION): "viewer",
     (Verb.READ, Kind.DATASET): "viewer",
+    (Verb.READ, Kind.FEDERATION): "viewer",
+    **{(verb, Kind.FEDERATION): "user" for verb in (Verb.CREATE, Verb.UPDATE, Verb.DELETE)},
+    (Verb.RUN, Kind.FEDERATION): "admin",  # and "federation-client"
     **{(verb, Kind.DATASET): "user" for verb in (Verb.CREATE, Verb.UPDATE, Verb.DELETE)},
     (Verb.READ, Kind.INDEX): "viewer",
     **{(verb, Kind.INDEX): "user" for verb in (Verb.CREATE, Verb.UPDATE, Verb.DELETE)},
@@ -181,3 +186,12 @@ async def test_each_role_may_what_the_table_says(kernel: Guarded, role: str) -> 
         if ROLES.index(role) >= ROLES.index(LEAST[policy_of(method).policy.verb, policy_of(method).policy.kind])
     }
     assert grpc.StatusCode.UNAUTHENTICATED not in found.values()
+
+
+async def test_a_client_of_federations_may_nothing_else(kernel: Guarded) -> None:
+    """The role joins, asks and answers; of all other calls only those that everybody has are let in."""
+    found = await codes(kernel, await kernel.login("federation-client", tenants=["default"]))
+    allowed = {name for name, how in found.items() if how not in DOOR}
+    everybody = {name for name, each in METHODS.items() if policy_of(each).policy.kind is Kind.IDENTITY}
+    own = {f"inferd.v1.FederationService.{name}" for name in ("JoinFederation", "PollRound", "SubmitRoundPart")}
+    assert allowed == everybody | own

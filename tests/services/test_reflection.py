@@ -8,7 +8,8 @@ from grpc_reflection.v1alpha import reflection_pb2
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 NAMES = (
-    *("Adapter", "Audit", "Auth", "Blob", "Dataset", "Evaluation", "Explanation", "Function", "Host"),
+    *("Adapter", "Audit", "Auth", "Blob", "Dataset", "Evaluation", "Explanation", "Federation"),
+    *("Function", "Host"),
     *("Index", "Invite"),
     *("Lease", "Model", "Moderation", "Pipeline", "Quota", "Task", "Training", "Upload"),
 )

@@ -19,6 +19,7 @@ from inferd_client.datasets import AsyncDatasets, Datasets
 from inferd_client.errors import InferdError, KernelUnreachableError, LeaseLostError, TlsFailedError
 from inferd_client.evaluations import AsyncEvaluations, Evaluations
 from inferd_client.explanations import AsyncExplanations, Explanations
+from inferd_client.federations import AsyncFederations, Federations
 from inferd_client.functions import AsyncFunctions, Functions, call_output
 from inferd_client.generations import Generation, Sample
 from inferd_client.holding import HeldLease
@@ -95,6 +96,7 @@ class Client(
     Evaluations,
     Explanations,
     Trainings,
+    Federations,
     Vocabularies,
 ):
     """A synchronous client; safe to use from several threads. Close it, or use it in a `with` statement."""
@@ -122,6 +124,7 @@ class AsyncClient(
     AsyncEvaluations,
     AsyncExplanations,
     AsyncTrainings,
+    AsyncFederations,
     AsyncVocabularies,
 ):
     """An asynchronous client of one event loop. Close it, or use it in an `async with` statement."""

@@ -10,6 +10,9 @@ from google.rpc import error_details_pb2, status_pb2
 from inferd_client.dataset_errors import DatasetNotFoundError as DatasetNotFoundError  # noqa: PLC0414 - as the next
 from inferd_client.error import InferdError as InferdError  # noqa: PLC0414 - the base of all that is here
 from inferd_client.evaluation_errors import EvaluationNotFoundError as EvaluationNotFoundError  # noqa: PLC0414 - as above
+from inferd_client.federation_errors import FederationNotFoundError as FederationNotFoundError  # noqa: PLC0414 - as above
+from inferd_client.function_errors import FunctionFailedError as FunctionFailedError  # noqa: PLC0414 - as above
+from inferd_client.function_errors import FunctionNotFoundError as FunctionNotFoundError  # noqa: PLC0414 - as above
 from inferd_client.index_errors import DocumentNotFoundError as DocumentNotFoundError  # noqa: PLC0414 - as the next
 from inferd_client.index_errors import IndexNotFoundError as IndexNotFoundError  # noqa: PLC0414 - as the next
 from inferd_client.pipeline_errors import PipelineRunNotFoundError as PipelineRunNotFoundError  # noqa: PLC0414 - as above
@@ -393,20 +396,6 @@ class KeyNotFoundError(InferdError):
 
     reason = "KEY_NOT_FOUND"
     code = "NOT_FOUND"
-
-
-class FunctionNotFoundError(InferdError):
-    """No function of this name is known, or not this version; `metadata["suggestion"]` is a near name."""
-
-    reason = "FUNCTION_NOT_FOUND"
-    code = "NOT_FOUND"
-
-
-class FunctionFailedError(InferdError):
-    """A function raised, gave what it does not declare, or its process died; `metadata["cause"]` says which."""
-
-    reason = "FUNCTION_FAILED"
-    code = "INTERNAL"
 
 
 class QuotaNotFoundError(InferdError):

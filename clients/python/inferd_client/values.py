@@ -16,6 +16,15 @@ from google.protobuf.descriptor import FieldDescriptor
 from inferd_api.v1.auth_pb2 import Rule
 from inferd_api.v1.dataset_pb2 import DatasetColumn, DatasetLineage, DatasetPart
 from inferd_api.v1.explanation_pb2 import TextSpan
+from inferd_api.v1.federation_pb2 import FederationPlan
+from inferd_api.v1.federation_service_pb2 import (
+    ClientKeys,
+    FederationClient,
+    RoundOpenings,
+    RoundPlace,
+    RoundUpdate,
+    SealedShares,
+)
 from inferd_api.v1.lease_pb2 import Claim, Lease
 from inferd_api.v1.model_pb2 import PlacementRules
 from inferd_api.v1.moderation_pb2 import ModerationRule
@@ -159,6 +168,8 @@ def _message(kind: type, how: str = "") -> Kind:
     return Kind(f"a message {kind.__name__}{said}", lambda value: isinstance(value, kind))
 
 
+PARTS: Final = (ClientKeys, SealedShares, RoundUpdate, RoundOpenings)
+"""What a client gives to a round of a federation."""
 TEXT: Final = Kind("a text", lambda value: isinstance(value, str))
 FLAG: Final = Kind("True or False", is_flag)
 NUMBER: Final = Kind("a number", is_number)
@@ -312,6 +323,13 @@ OPTIONS: Final[Mapping[str, Kind | Several | Pairs]] = {
     "canary": _message(Canary),
     "placement": _message(PlacementRules),
     "lease": LEASE,
+    "federation_id": TEXT,
+    "plan": _message(FederationPlan),
+    "client": _message(FederationClient, "join_federation gives its number and token"),
+    **dict.fromkeys(("seen", "place"), _message(RoundPlace, "poll_round gives it")),
+    "part": Kind("a message that a round waits for", lambda value: isinstance(value, PARTS)),
+    "weights": Kind("bytes", lambda value: isinstance(value, bytes)),
+    "wait_s": SECONDS,
 }
 """What each option is; those that stand in several methods mean the same in all of them."""
 

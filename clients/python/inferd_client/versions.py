@@ -43,6 +43,9 @@ SINCE: Final[Mapping[str, str]] = {
     **dict.fromkeys(("ListTrainingSteps", "CancelTraining", "DeleteTraining"), "0.4.0"),
     **dict.fromkeys(("CreateIndex", "GetIndex", "ListIndexes", "DeleteIndex", "AddDocuments"), "0.4.0"),
     **dict.fromkeys(("DeleteDocuments", "GetDocument", "SearchIndex", "AnswerQuestion"), "0.4.0"),
+    **dict.fromkeys(("CreateFederation", "GetFederation", "ListFederations", "WatchFederation"), "0.4.0"),
+    **dict.fromkeys(("GetFederationWeights", "CancelFederation", "DeleteFederation"), "0.4.0"),
+    **dict.fromkeys(("JoinFederation", "PollRound", "SubmitRoundPart"), "0.4.0"),
 }
 """The version of the kernel that first had a call, of those that 0.1.0 lacked."""
 TENSORS: Final = "a task of tensors"

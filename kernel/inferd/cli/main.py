@@ -18,6 +18,7 @@ from inferd.cli.config_commands import config_app
 from inferd.cli.data_commands import data_app
 from inferd.cli.evaluation_commands import evaluate_app, evaluations_app
 from inferd.cli.explain_commands import explain_app
+from inferd.cli.federate_commands import federate_app
 from inferd.cli.function_commands import function_app
 from inferd.cli.host_commands import host_app
 from inferd.cli.hosts_commands import hosts_app, log_app
@@ -91,6 +92,7 @@ app.add_typer(hosts_app, name="hosts")
 app.add_typer(function_app, name="functions")
 app.add_typer(evaluations_app, name="evaluations")
 app.add_typer(trainings_app, name="trainings")
+app.add_typer(federate_app, name="federate")
 app.add_typer(pipeline_app, name="pipelines")
 
 

@@ -56,6 +56,7 @@ class ResourceKind(IntEnum):
     FUNCTION = 100
     DATASET = 104
     INDEX = 160
+    FEDERATION = 170
 
 
 @dataclass(frozen=True, slots=True)

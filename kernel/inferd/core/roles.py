@@ -28,19 +28,23 @@ BUILT_IN = (
         kinds=frozenset({Kind.IDENTITY, Kind.HEALTH, Kind.REFLECTION}),
     ),
     # Sees, and changes nothing.
-    _role("viewer", {READ}, Kind.TASK, Kind.LEASE, Kind.BLOB, Kind.DATASET, Kind.INDEX),
+    _role("viewer", {READ}, Kind.TASK, Kind.LEASE, Kind.BLOB, Kind.DATASET, Kind.INDEX, Kind.FEDERATION),
     _role("viewer", {READ}, Kind.MODEL, Kind.HOST, Kind.QUOTA, Kind.FUNCTION),
     # Runs tasks and holds capacity, with the models that there are.
     _role("user", {READ}, Kind.MODEL, Kind.HOST, Kind.QUOTA, Kind.FUNCTION),
     _role("user", {RUN}, Kind.MODEL),
+    _role("user", {READ, CREATE, UPDATE, DELETE}, Kind.FEDERATION),
     _role("user", {READ, CREATE, UPDATE, DELETE, RUN}, Kind.TASK, Kind.LEASE, Kind.UPLOAD, Kind.BLOB, Kind.DATASET),
     _role("user", {READ, CREATE, UPDATE, DELETE}, Kind.INDEX),
     # Decides which models there are, besides.
     _role("operator", {READ}, Kind.HOST, Kind.QUOTA, Kind.FUNCTION),
     _role("operator", set(Verb), Kind.TASK, Kind.LEASE, Kind.UPLOAD, Kind.BLOB, Kind.DATASET, Kind.MODEL),
     _role("operator", set(Verb), Kind.INDEX),
+    _role("operator", {READ, CREATE, UPDATE, DELETE}, Kind.FEDERATION),
     # Sees who did what, and who may do what; changes nothing and runs nothing.
     _role("auditor", {READ}, Kind.AUDIT, Kind.KEY, Kind.RULE, Kind.QUOTA, Kind.MODEL, Kind.HOST, Kind.FUNCTION),
+    # Takes part in federations with its own data: asks what to do, gives updates, and sees nothing else.
+    _role("federation-client", {RUN}, Kind.FEDERATION),
     # The agent of a host, and whoever is to become one: that, and nothing else, whatever other rules say.
     *_only("agent", RUN),
     *_only("joiner", CREATE),

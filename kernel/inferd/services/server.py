@@ -17,6 +17,7 @@ from inferd.services.entrance import Entrance
 from inferd.services.evaluations import Evaluations
 from inferd.services.explanations import Explanations
 from inferd.services.extents import Extents
+from inferd.services.federations import Federations
 from inferd.services.functions import Functions
 from inferd.services.health import Health
 from inferd.services.hosts import Hosts
@@ -47,6 +48,7 @@ from inferd_api.v1 import (
     dataset_service_pb2,
     evaluation_service_pb2,
     explanation_service_pb2,
+    federation_service_pb2,
     function_service_pb2,
     host_service_pb2,
     index_service_pb2,
@@ -118,6 +120,7 @@ def offer_services(
         explanation_service_pb2: Explanations(
             front.explaining, limits=settings.explanations, prompt_limit_bytes=prompt_limit_bytes
         ),
+        federation_service_pb2: Federations(front.federations),
         grpc_service_pb2: Inference(
             front,
             extents,

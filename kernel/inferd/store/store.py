@@ -47,6 +47,8 @@ class Kind(Enum):
     EVALUATION_PART = "evaluation part"  # data of one, and what was measured; or its answers, which are pieces
     TRAINING = "training"
     TRAINING_CURVE = "training curve"  # its pieces are steps
+    FEDERATION = "federation"
+    FEDERATION_PART = "federation part"  # weights of one, and what clients gave to its round
     AUDIT = "audit"  # a part of the audit trail, whose pieces are its lines; and where the trail stands
 
 

@@ -213,6 +213,18 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The tenant has no index of this name (NOT_FOUND). Metadata: `index`, and `suggestion` where a name is near."""
     ERROR_REASON_DOCUMENT_NOT_FOUND: _ErrorReason.ValueType  # 161
     """The index has no document of this id (NOT_FOUND). Metadata: `index`, `document_id`."""
+    ERROR_REASON_FEDERATION_NOT_FOUND: _ErrorReason.ValueType  # 170
+    """The caller has no federation of this id (NOT_FOUND). Metadata: `federation_id`."""
+    ERROR_REASON_FEDERATION_CLIENT_UNKNOWN: _ErrorReason.ValueType  # 171
+    """The federation has no client of this number with this token (PERMISSION_DENIED). Metadata: `federation_id`."""
+    ERROR_REASON_FEDERATION_ROUND_OVER: _ErrorReason.ValueType  # 172
+    """A part was given for a round that waits for it no more, or not from this client (FAILED_PRECONDITION). Ask again what
+    to do. Metadata: `round`, `attempt`.
+    """
+    ERROR_REASON_FEDERATION_TOO_FEW_CLIENTS: _ErrorReason.ValueType  # 173
+    """A round was begun as often as it may be, and too few clients were left each time (FAILED_PRECONDITION). Metadata:
+    `round`, `attempts`, `limit`.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call or a task failed. Every error of the kernel is a `google.rpc.Status` that carries one
@@ -412,4 +424,16 @@ ERROR_REASON_INDEX_NOT_FOUND: ErrorReason.ValueType  # 160
 """The tenant has no index of this name (NOT_FOUND). Metadata: `index`, and `suggestion` where a name is near."""
 ERROR_REASON_DOCUMENT_NOT_FOUND: ErrorReason.ValueType  # 161
 """The index has no document of this id (NOT_FOUND). Metadata: `index`, `document_id`."""
+ERROR_REASON_FEDERATION_NOT_FOUND: ErrorReason.ValueType  # 170
+"""The caller has no federation of this id (NOT_FOUND). Metadata: `federation_id`."""
+ERROR_REASON_FEDERATION_CLIENT_UNKNOWN: ErrorReason.ValueType  # 171
+"""The federation has no client of this number with this token (PERMISSION_DENIED). Metadata: `federation_id`."""
+ERROR_REASON_FEDERATION_ROUND_OVER: ErrorReason.ValueType  # 172
+"""A part was given for a round that waits for it no more, or not from this client (FAILED_PRECONDITION). Ask again what
+to do. Metadata: `round`, `attempt`.
+"""
+ERROR_REASON_FEDERATION_TOO_FEW_CLIENTS: ErrorReason.ValueType  # 173
+"""A round was begun as often as it may be, and too few clients were left each time (FAILED_PRECONDITION). Metadata:
+`round`, `attempts`, `limit`.
+"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

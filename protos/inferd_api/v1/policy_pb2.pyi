@@ -99,6 +99,8 @@ class _ResourceKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Resource
     """Datasets: named, versioned tables of data. They belong to a tenant."""
     RESOURCE_KIND_INDEX: _ResourceKind.ValueType  # 160
     """Indexes: documents that can be searched. They belong to a tenant."""
+    RESOURCE_KIND_FEDERATION: _ResourceKind.ValueType  # 170
+    """Federations, their rounds and their weights. They belong to a tenant; clients of them may RUN them."""
 
 class ResourceKind(_ResourceKind, metaclass=_ResourceKindEnumTypeWrapper):
     """What a call is about. Rules allow or deny verbs on kinds."""
@@ -141,6 +143,8 @@ RESOURCE_KIND_DATASET: ResourceKind.ValueType  # 104
 """Datasets: named, versioned tables of data. They belong to a tenant."""
 RESOURCE_KIND_INDEX: ResourceKind.ValueType  # 160
 """Indexes: documents that can be searched. They belong to a tenant."""
+RESOURCE_KIND_FEDERATION: ResourceKind.ValueType  # 170
+"""Federations, their rounds and their weights. They belong to a tenant; clients of them may RUN them."""
 Global___ResourceKind: _TypeAlias = ResourceKind  # noqa: Y015
 
 @_typing.final

@@ -13,6 +13,7 @@ from inferd.runtime.front.bounds import Calls
 from inferd.runtime.front.datasets import Datasets
 from inferd.runtime.front.evaluations import Evaluations
 from inferd.runtime.front.explaining import Explaining
+from inferd.runtime.front.federations import Federations
 from inferd.runtime.front.functions import Functions
 from inferd.runtime.front.health import Health
 from inferd.runtime.front.hosts import Hosts
@@ -56,6 +57,7 @@ class Front:
     optimizing: Optimizing
     evaluations: Evaluations
     trainings: Trainings
+    federations: Federations
     explaining: Explaining
     leases: Leases
     hosts: Hosts
@@ -83,3 +85,4 @@ class Front:
         await self.evaluations.adopt()
         await self.trainings.adopt()
         await self.asking.memos.adopt()
+        await self.federations.adopt()
