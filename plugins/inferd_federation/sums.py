@@ -16,7 +16,7 @@ from inferd.federation.secure import Keys, Openings, RefusedError, TooFewClients
 from inferd.federation.words import WORD, total
 from inferd_federation.aggregate import Moments, fed_adam, krum, trimmed_mean
 from inferd_federation.compress import of_bytes, of_longest
-from inferd_federation.fixed import of_words, to_words
+from inferd_federation.fixed import FRACTION_BITS, LIMIT, of_words, to_words
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -77,22 +77,34 @@ def _sum(plan: Mapping[str, Any], updates: Mapping[int, bytes]) -> bytes:
         for client, each in updates.items():
             _check(client, len(each), size * WORD)
         return total(updates.values(), size)
+    plain = plan["compression"] == PLAIN
     return total(
         (
-            to_words(_floats(plan, client, each), int(plan["examples"][str(client)]))
-            if plan["compression"] != PLAIN
-            else each
+            _honest(client, each, size, int(plan["examples"][str(client)]))
+            if plain
+            else to_words(_floats(plan, client, each), int(plan["examples"][str(client)]))
             for client, each in updates.items()
-            if _check(client, len(each), size * WORD if plan["compression"] == PLAIN else len(each))
         ),
         size,
     )
 
 
-def _check(client: int, size: int, wanted: int) -> bool:
+def _honest(client: int, update: bytes, size: int, examples: int) -> bytes:
+    """An update that is of as many examples as was told, and none of whose numbers is longer than they may be."""
+    _check(client, len(update), size * WORD)
+    words = np.frombuffer(update, "<i8")
+    most = int(LIMIT) * examples << FRACTION_BITS
+    if words[-1] != examples or words[:-1].max() > most or words[:-1].min() < -most:
+        raise ValueError(
+            f"the update of client {client} is of {words[-1]} examples and has numbers from {words[:-1].min()} to"
+            f" {words[:-1].max()}; it was told to be of {examples}, whose numbers are at most {most} long"
+        )
+    return update
+
+
+def _check(client: int, size: int, wanted: int) -> None:
     if size != wanted:
         raise ValueError(f"the update of client {client} has {size} bytes; it must have {wanted}")
-    return True
 
 
 def _floats(plan: Mapping[str, Any], client: int, update: bytes) -> Floats:

@@ -177,5 +177,7 @@ def test_a_round_is_computed_as_its_plan_says() -> None:
     assert after(short, compression="bytes")[0] == pytest.approx([12.4, 10.8], abs=0.02)
     longest = {f"update.{n}": to_longest(each, 2) for n, each in updates.items()}
     assert after(longest, compression="longest")[0] == pytest.approx([12.4, 10.8])
+    with pytest.raises(ValueError, match="client 2 is of 3 examples"):
+        after(plain, examples={"1": 1, "2": 2, "5": 1})
     with pytest.raises(ValueError, match="client 2 has 8 bytes"):
         after({**plain, "update.2": bytes(8)})

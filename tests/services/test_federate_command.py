@@ -1,6 +1,7 @@
 """`inferd federate`: owners with kernels of their own, from the plan to the figures of what came of it."""
 
 import asyncio
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from inferd.testing.kernel import kernel_here
 from inferd_api.v1 import federation_pb2 as fp
 from inferd_client import AsyncClient
 
+ROOT = Path(__file__).parents[2]
 FUNCTIONS = {"modules": ("inferd_federation.plugin",), "packages": (), "calls": 2}
 PLAN = """
 title = "words"
@@ -48,23 +50,19 @@ async def test_owners_train_together_by_commands(tmp_path: Path) -> None:
     """A plan in TOML, three owners that join, what came of the rounds, its weights as a file, and how good they are."""
     (tmp_path / "plan.toml").write_text(PLAN)
     (tmp_path / "record").mkdir()
-    for owner in range(3):
-        text = "".join(json.dumps(row) + "\n" for row in rows(owner))
-        (tmp_path / f"{owner}.jsonl").write_text(text)
+    (tmp_path / "2.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(2)))
     async with kernel_here(tmp_path / "a") as coordinator, kernel_here(tmp_path / "b", functions=FUNCTIONS) as own:
         there, here = coordinator.addresses[0], own.addresses[0]
         made = (await command("create", str(tmp_path / "plan.toml"), "--address", there)).strip()
-        async with asyncio.TaskGroup() as group:
-            joined = [
-                group.create_task(
-                    command(
-                        *("join", there, "--federation", made, "--data", str(tmp_path / f"{owner}.jsonl")),
-                        *("--kernel", here, "--name", f"owner {owner}", "--record", str(tmp_path / "record")),
-                    )
-                )
-                for owner in range(3)
-            ]
-        assert all("has ended: succeeded" in each.result() for each in joined)
+        record = tmp_path / "record"
+        async with AsyncClient(there) as asked, AsyncClient(here) as kernel, asyncio.TaskGroup() as group:
+            for owner in (0, 1):
+                group.create_task(Participant(asked, kernel, rows(owner), made, record=record).run())
+            said = await command(
+                *("join", there, "--federation", made, "--data", str(tmp_path / "2.jsonl"), "--kernel", here),
+                *("--name", "owner 2", "--record", str(record)),
+            )
+        assert "has ended: succeeded" in said
         shown = json.loads(await command("show", made[:10], "--address", there, "-o", "json"))
         assert [each["number"] for each in shown["rounds"]] == [0, 1, 2, 3]
         assert shown["rounds"][1]["examples"] in {24, "24"}
@@ -110,3 +108,17 @@ def test_a_wrong_plan_is_refused(tmp_path: Path, text: str, said: str) -> None:
     result: Any = CliRunner().invoke(main.app, ["federate", "create", str(tmp_path / "plan.toml"), "-o", "json"])
     assert result.exit_code != 0
     assert said in result.output + result.stderr
+
+
+async def test_the_example_works(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`examples/federation` ends all its rounds with an owner gone, and has learned what the labels are."""
+    spec = importlib.util.spec_from_file_location("federate", ROOT / "examples/federation/federate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    async with kernel_here(tmp_path, functions=FUNCTIONS) as kernel:
+        await module.main(kernel.addresses[0])
+    said = capsys.readouterr().out
+    assert "round 3: " in said
+    assert "'accuracy': 1.0" in said
