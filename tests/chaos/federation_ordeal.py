@@ -130,6 +130,7 @@ class Ordeal:
         """Until the federation has ended: in each round three clients die, and come again in the next one."""
         for owner in range(OWNERS):
             self.begin_owner(owner, federation, kernels[owner % len(kernels)])
+        hit: list[int] = []
         last, told, end = -1, fp.Federation(state=fp.FEDERATION_STATE_RUNNING), time.monotonic() + limit_s
         while told.state == fp.FEDERATION_STATE_RUNNING and time.monotonic() < end:
             try:
@@ -137,11 +138,12 @@ class Ordeal:
             except InferdError:
                 await asyncio.sleep(0.2)
                 continue
-            if told.taking_part and told.round != last:
-                last = told.round
-                for owner in [owner for owner, process in self.owners.items() if process.poll() is not None]:
+            for owner in [owner for owner, process in self.owners.items() if process.poll() is not None]:
+                if told.round != last or owner not in hit:
                     self.begin_owner(owner, federation, kernels[owner % len(kernels)])
-                for owner in self.random.sample(range(OWNERS), GONE):
+            if told.taking_part and told.round != last:
+                last, hit = told.round, self.random.sample(range(OWNERS), GONE)
+                for owner in hit:
                     await asyncio.sleep(self.random.uniform(0, 0.3))
                     self.owners[owner].send_signal(signal.SIGKILL)
                     self.killed += 1
@@ -206,10 +208,11 @@ async def ordeal(chosen: argparse.Namespace, folder: Path) -> dict[str, object]:
     began = time.monotonic()
     with ExitStack() as stack:
         stack.callback(found.end)
-        made = (
-            stack.enter_context(kernel_process(folder / f"kernel{n}", environment=FUNCTIONS))
+        begun = [
+            asyncio.to_thread(stack.enter_context, kernel_process(folder / f"kernel{n}", environment=FUNCTIONS))
             for n in range(chosen.kernels)
-        )
+        ]
+        made = await asyncio.gather(*begun)
         kernels = [each.address for each in made]
         found.begin_coordinator()
         async with AsyncClient(found.address) as client, asyncio.TaskGroup() as group:

@@ -60,9 +60,15 @@ async def test_owners_train_together_by_commands(tmp_path: Path) -> None:
                 group.create_task(Participant(asked, kernel, rows(owner), made, record=record).run())
             said = await command(
                 *("join", there, "--federation", made, "--data", str(tmp_path / "2.jsonl"), "--kernel", here),
-                *("--name", "owner 2", "--record", str(record)),
+                *("--name", "owner 2", "--record", str(record), "--identity", str(tmp_path / "identity")),
             )
         assert "has ended: succeeded" in said
+        assert (tmp_path / "identity").stat().st_mode & 0o777 == 0o600
+        again = await command(
+            *("join", there, "--federation", made, "--data", str(tmp_path / "2.jsonl"), "--kernel", here),
+            *("--identity", str(tmp_path / "identity")),  # of an ended federation: nobody new can join it
+        )
+        assert "has ended: succeeded" in again
         shown = json.loads(await command("show", made[:10], "--address", there, "-o", "json"))
         assert [each["number"] for each in shown["rounds"]] == [0, 1, 2, 3]
         assert shown["rounds"][1]["examples"] in {24, "24"}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from base64 import b64decode, b64encode
 from dataclasses import dataclass, field
 from functools import partial
@@ -126,6 +127,8 @@ class Participant:
         rows: That it has.
         federation_id: Of the federation.
         name: What people call it.
+        identity: A file that has who it is in the federation, for the process that follows; None for a new client
+            each time.
         record: A folder that gets each update as it is before it is masked, for its owner; None for none.
         tell: Is told each thing that it does.
     """
@@ -135,6 +138,7 @@ class Participant:
     rows: Sequence[Mapping[str, Any]]
     federation_id: str
     name: str = ""
+    identity: Path | None = None
     record: Path | None = None
     tell: Callable[[str], None] = lambda _: None
     _plan: fp.FederationPlan = field(init=False, default_factory=fp.FederationPlan)
@@ -150,8 +154,7 @@ class Participant:
             ValueError: Its plan is none that this client can do.
             InferdError: The coordinator, or the own kernel, refuses.
         """
-        joined = await self._patiently(lambda: self.coordinator.join_federation(self.federation_id, name=self.name))
-        self._begin(joined)
+        self._begin(await self._joined())
         seen = None
         while True:
             wanted = await self._patiently(partial(self.coordinator.poll_round, self._who, seen=seen, wait_s=WAIT_S))
@@ -160,6 +163,21 @@ class Participant:
             if wanted.HasField("place"):
                 seen = wanted.place
                 await self._answer(wanted)
+
+    async def _joined(self) -> fs.JoinFederationResponse:
+        """Who it is: as it was before, or a new client."""
+        path = self.identity
+        if path is not None and path.exists():
+            federation_id, _, known = (await asyncio.to_thread(path.read_bytes)).partition(b"\n")
+            if federation_id.decode(errors="replace") != self.federation_id:
+                raise ValueError(f"{path} is of another federation; name another file")
+            return fs.JoinFederationResponse.FromString(known)
+        made = await self._patiently(lambda: self.coordinator.join_federation(self.federation_id, name=self.name))
+        joined = fs.JoinFederationResponse.FromString(made.SerializeToString())
+        if path is not None:
+            content = self.federation_id.encode() + b"\n" + joined.SerializeToString()
+            await asyncio.to_thread(_write_secret, path, content)
+        return joined
 
     def _begin(self, joined: fs.JoinFederationResponse) -> None:
         self._plan = plan = joined.plan
@@ -232,6 +250,15 @@ class Participant:
             except AWAY as error:
                 self.tell(f"the coordinator does not answer ({error.reason}); asking again")
                 await asyncio.sleep(PAUSE_S)
+
+
+def _write_secret(path: Path, content: bytes) -> None:
+    """A file that only its owner may read, whole or not at all."""
+    written = path.with_name(f"{path.name}.new")
+    written.unlink(missing_ok=True)
+    with os.fdopen(os.open(written, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(content)
+    written.replace(path)
 
 
 async def judged(

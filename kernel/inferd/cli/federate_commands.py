@@ -57,6 +57,10 @@ def _join(
     key_file: Annotated[
         Path | None, typer.Option("--key-file", help="The key of it.", exists=True, dir_okay=False, metavar="FILE")
     ] = None,
+    identity: Annotated[
+        Path | None,
+        typer.Option("--identity", help="A file that has who this client is, for the next start.", dir_okay=False),
+    ] = None,
     record: Annotated[
         Path | None,
         typer.Option(
@@ -83,6 +87,7 @@ def _join(
             kernel=kernel,
             tenant=tenant,
             name=name,
+            identity=identity,
             record=record,
             login={option: path for option, path in files.items() if path is not None},
         )

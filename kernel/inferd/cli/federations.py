@@ -83,6 +83,7 @@ def join(
     kernel: str,
     tenant: str,
     name: str,
+    identity: Path | None,
     record: Path | None,
     login: Mapping[str, Any],
 ) -> None:
@@ -101,7 +102,8 @@ def join(
             AsyncClient(kernel or None) as own,
         ):
             tell = output.note if not output.json else lambda _: None
-            return await Participant(asked, own, rows, federation_id, name=name, record=record, tell=tell).run()
+            part = Participant(asked, own, rows, federation_id, name=name, identity=identity, record=record, tell=tell)
+            return await part.run()
 
     try:
         ended = asyncio.run(take_part())
