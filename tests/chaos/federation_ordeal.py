@@ -65,6 +65,11 @@ def shared(rows: list[dict[str, str]], alpha: float, seed: int) -> list[list[dic
     return [each or rows[:5] for each in owned]
 
 
+async def passed(seconds: float) -> None:
+    """So long, while what is struck goes on."""
+    await asyncio.to_thread(time.sleep, seconds)
+
+
 @dataclass
 class Ordeal:
     """What is done to a federation. One writer: itself.
@@ -119,7 +124,7 @@ class Ordeal:
     async def kill_coordinators(self, every_s: float) -> None:
         """So many, each at a random moment, and a new one at once."""
         while self.died < self.kills:
-            await asyncio.sleep(self.random.uniform(0.3, 1.0) * every_s)
+            await passed(self.random.uniform(0.3, 1.0) * every_s)
             if self.coordinator is not None:
                 self.coordinator.send_signal(signal.SIGKILL)
                 await asyncio.to_thread(self.coordinator.wait)
@@ -136,7 +141,7 @@ class Ordeal:
             try:
                 told = await client.get_federation(federation)
             except InferdError:
-                await asyncio.sleep(0.2)
+                await passed(0.2)
                 continue
             for owner in [owner for owner, process in self.owners.items() if process.poll() is not None]:
                 if told.round != last or owner not in hit:
@@ -144,7 +149,7 @@ class Ordeal:
             if told.taking_part and told.round != last:
                 last, hit = told.round, self.random.sample(range(OWNERS), GONE)
                 for owner in hit:
-                    await asyncio.sleep(self.random.uniform(0, 0.3))
+                    await passed(self.random.uniform(0, 0.3))
                     self.owners[owner].send_signal(signal.SIGKILL)
                     self.killed += 1
                 print(
@@ -152,7 +157,7 @@ class Ordeal:
                     file=sys.stderr,
                     flush=True,
                 )
-            await asyncio.sleep(0.1)
+            await passed(0.1)
         return told
 
     def end(self) -> None:
@@ -221,7 +226,7 @@ async def ordeal(chosen: argparse.Namespace, folder: Path) -> dict[str, object]:
                     federation = await client.create_federation(plan(labels, chosen.rounds, chosen.deadline))
                     break
                 except InferdError:
-                    await asyncio.sleep(0.5)
+                    await passed(0.5)
             killing = group.create_task(found.kill_coordinators(chosen.every))
             told = await found.run(federation.federation_id, kernels, client, chosen.limit)
             killing.cancel()
