@@ -35,7 +35,7 @@ OWNERS, GONE = 10, 3
 LEAST_RATIO = 0.97
 HELD = 445  # rows on which weights are judged
 HEADS = {"buckets": 4096, "learning_rate": 16.0, "epochs": 4, "batch": 16}
-CENTRAL_EPOCHS = 20
+CENTRAL = {**HEADS, "learning_rate": 4.0, "epochs": 20}  # what is best for one training on all rows
 FUNCTIONS = {
     "INFERD_FUNCTIONS__MODULES": '["inferd_federation.plugin"]',
     "INFERD_FUNCTIONS__PACKAGES": "[]",
@@ -201,7 +201,7 @@ async def ordeal(chosen: argparse.Namespace, folder: Path) -> dict[str, object]:
     order = np.random.default_rng(chosen.seed).permutation(len(rows))
     held, rest = [rows[n] for n in order[:HELD]], [rows[n] for n in order[HELD:]]
     labels = sorted({row["label"] for row in rows})
-    recipe = Recipe.read({"labels": labels, **HEADS, "epochs": CENTRAL_EPOCHS})
+    recipe = Recipe.read({"labels": labels, **CENTRAL})
     counted = statistics(rest, recipe)
     central, _ = train(np.zeros(recipe.size, np.float32), prepare(rest, recipe, counted), recipe)
     best = judge(central, prepare(held, recipe, counted), recipe)["accuracy"]
