@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from inferd.runtime.blobs import Blobs
     from inferd.shared import Part
 
+MOST_PARTS = 256  # that stay, however small they are: each has a descriptor
+
 
 class IndexMemories:
     """What was searched last stays. One writer: the loop.
@@ -55,6 +57,6 @@ class IndexMemories:
 
     def _shrink(self, newest: int) -> None:
         total = sum(part.size_bytes for part in self._parts.values())
-        while total > self._most_bytes and len(self._parts) > newest:
+        while (total > self._most_bytes or len(self._parts) > MOST_PARTS) and len(self._parts) > newest:
             _, part = self._parts.popitem(last=False)
             total -= part.size_bytes
