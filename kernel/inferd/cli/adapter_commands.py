@@ -38,7 +38,7 @@ def _load(
         load(out, address, model, name, path, digest=digest, replace=replace)
 
 
-@adapters_app.command("ls")
+@adapters_app.command("list")
 def _ls(model: ModelArgument, *, address: Address = ADDRESS, output: Output = Format.TABLE) -> None:
     """List the adapters of a model."""
     with edge(output) as out:

@@ -59,7 +59,7 @@ def _list(*, address: Address = ADDRESS, tenant: Tenant = "", output: Output = F
         list_blobs(out, address, tenant)
 
 
-@blob_app.command("remove")
+@blob_app.command("rm")
 def _remove(digest: Digest, *, address: Address = ADDRESS, tenant: Tenant = "", output: Output = Format.TABLE) -> None:
     """Forget a blob; one that tasks or models hold is refused."""
     with edge(output) as out:

@@ -92,7 +92,7 @@ def _evaluate(
         evaluate(out, address, tenant, model, wanted)
 
 
-@evaluations_app.command("ls")
+@evaluations_app.command("list")
 def _list(*, address: Address = ADDRESS, tenant: Tenant = "", output: Output = Format.TABLE) -> None:
     """List evaluations, newest first."""
     with edge(output) as out:

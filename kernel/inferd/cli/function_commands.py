@@ -19,7 +19,7 @@ _HELP = {"help_option_names": ["-h", "--help"]}
 function_app = typer.Typer(help="Functions, and calls of them.", no_args_is_help=True, context_settings=_HELP)
 
 
-@function_app.command("ls")
+@function_app.command("list")
 def _list(*, address: Address = ADDRESS, tenant: Tenant = "", output: Output = Format.TABLE) -> None:
     """List functions."""
     with edge(output) as out:

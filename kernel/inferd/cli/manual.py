@@ -218,6 +218,9 @@ def document() -> str:
         "",
         "Made from the commands by `make docs`; `inferd COMMAND --help` and `man inferd-COMMAND` say the same.",
         "",
+        "`ls` is `list`, `remove` and `delete` are `rm`, `add` is `create` where a noun has one of them alone.",
+        "A noun may be in the singular or the plural, and alone it lists what there is of it.",
+        "",
     ]
     for each in root.all():
         level = "#" * min(4, 1 + len(each.path))

@@ -79,7 +79,7 @@ def _list(*, address: Address = ADDRESS, output: Output = Format.TABLE) -> None:
         list_rules(out, address)
 
 
-@rules_app.command("delete")
+@rules_app.command("rm")
 def _delete(name: NameArgument, *, address: Address = ADDRESS, output: Output = Format.TABLE) -> None:
     """Take away a rule that was made by `create`."""
     with edge(output) as out:

@@ -73,7 +73,7 @@ def _list(*, address: Address = ADDRESS, output: Output = Format.TABLE) -> None:
         list_all(out, address)
 
 
-@quota_app.command("delete")
+@quota_app.command("rm")
 def _delete(quota_id: QuotaArgument, *, address: Address = ADDRESS, output: Output = Format.TABLE) -> None:
     """Take away a quota that was made by `create`."""
     with edge(output) as out:

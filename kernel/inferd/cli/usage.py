@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import typer
 from typer.core import TyperGroup
@@ -20,8 +20,24 @@ if TYPE_CHECKING:
 _ClickError: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
 
+SPELLINGS: Final = (("list", "ls"), ("rm", "remove", "delete"), ("create", "add"), ("show", "inspect"))
+"""Words of one meaning: where a noun has one of them, the others are that, too."""
+NOUNS: Final = {"datasets": "data"}
+
+
 class Commands(TyperGroup):
-    """The commands, whose mistakes of use are told as all other errors are."""
+    """The commands, whose mistakes of use are told as all other errors are, and which may be spelled in usual ways."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command of this name and what it is given, both as they are registered."""
+        name, command, rest = super().resolve_command(ctx, [self._noun(args[0]), *args[1:]] if args else args)
+        return name, command, spelled(command, rest)
+
+    def _noun(self, word: str) -> str:
+        """The noun that is meant, in the singular or the plural; the word itself where none is."""
+        near = (NOUNS.get(word, ""), f"{word}s", word.removesuffix("s"))
+        nouns = [each for each in near if hasattr(self.commands.get(each), "commands")]
+        return word if word in self.commands or not nouns else nouns[0]
 
     def main(self, *args: Any, **options: Any) -> Any:
         """Run a command and end the process; the arguments are those of every click command."""
@@ -51,6 +67,20 @@ class ModelCommands(TyperGroup):
             if args and args[0] in above:
                 error.message = f"No such command {args[0]!r}. It is: inferd {args[0]}"
             raise
+
+
+def spelled(command: Any, words: list[str]) -> list[str]:
+    """What a command is given, its verbs as they are registered; a noun alone lists what there is of it."""
+    verbs = getattr(command, "commands", None)
+    if verbs is None:
+        return words
+    if not words or (words[0].startswith("-") and not {"-h", "--help"} & set(words)):
+        return ["list", *words] if command.no_args_is_help and "list" in verbs else words
+    verb, *rest = words
+    if verb not in verbs:
+        same = next((each for each in SPELLINGS if verb in each), ())
+        verb = next((each for each in same if each in verbs), verb)
+    return [verb, *spelled(verbs.get(verb), rest)]
 
 
 def wants_json(given: Sequence[str]) -> bool:
