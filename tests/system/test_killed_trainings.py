@@ -9,6 +9,7 @@ import json
 import os
 import random
 import signal
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,9 @@ async def kill_some(kernel: KernelProcess, client: AsyncClient, training_id: str
             async for training in client.watch_training(training_id):
                 if training.state == tp.TRAINING_STATE_RUNNING and training.step >= least:
                     break
-        await asyncio.sleep(chance.uniform(0.0, 0.5 if number % 3 else 2.5))
+        with suppress(TimeoutError):  # a moment that nothing else tells
+            async with asyncio.timeout(chance.uniform(0.0, 0.5 if number % 3 else 2.5)):
+                await asyncio.Event().wait()
         if (await client.get_training(training_id)).state not in GOES_ON:
             break
         for worker in workers(kernel):
