@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: peers peers-ready canitoolcall compat compat-openai test-system test-clients gpu gpu-dry triton-report rollouts swaps probes attack optimized models-table onnx-cases chaos storm property sim demo test bench fuzz sanitize native lint types rules stubs docs site man release clean
+.PHONY: test-dashboard peers peers-ready canitoolcall compat compat-openai test-system test-clients gpu gpu-dry triton-report rollouts swaps probes attack optimized models-table onnx-cases chaos storm property sim demo test bench fuzz sanitize native lint types rules stubs docs site man release clean
 
 demo: .venv/.base .venv/.native
 	@$(BIN)/inferd pull smollm2
@@ -29,20 +29,26 @@ canitoolcall: .venv/.dev
 	@.venv/canitoolcall/bin/canitoolcall run --engine canitoolcall_adapter:InferdAdapter --python $(BIN)/python \
 		--env PYTHONPATH=$(CURDIR)/tests/system:$(CURDIR)/kernel:$(CURDIR)/protos:$(CURDIR)/clients/python --out .venv/canitoolcall/results $(ARGS)
 
+# The dashboard in Debian's Chromium; a part of test-system. SCREENSHOTS=folder keeps what it looks like.
+test-dashboard: .venv/.dev .venv/.client-tools
+	@$(PIP) install -e . --group system -c constraints.txt
+	@timeout 1200 $(BIN)/python -m pytest -n 0 --timeout 600 tests/system/test_dashboard.py $(ARGS)
+
 # The clients in other languages, built by their tools and tried on a real kernel; a part of test-system. What is lacking
 # is skipped and says why, or fails with INFERD_REQUIRE_CLIENTS=1. Where root runs it, Debian's packages are installed first.
 CLIENT_PACKAGES := golang-go golang-google-grpc-dev golang-google-genproto-dev golang-github-golang-protobuf-1-5-dev \
 	protoc-gen-go-1-5 protoc-gen-go-grpc protobuf-compiler libgrpc-java libperfmark-java libprotobuf-java libnetty-java \
 	libnetty-tcnative-java libgeronimo-annotation-1.3-spec-java libguava-java liberror-prone-java default-jdk-headless \
 	protobuf-compiler-grpc-java-plugin cmake g++ pkg-config libgrpc++-dev libprotobuf-dev protobuf-compiler-grpc
+BROWSER_PACKAGES := chromium fonts-dejavu-core
 test-clients: .venv/.dev .venv/.native .venv/.client-tools
 	@timeout 1800 $(BIN)/python -m pytest -n 0 --timeout 900 tests/system/test_clients.py $(ARGS)
 
 # A list that changes is looked at anew; a machine without a network, or without apt-get, goes on with what it has.
 .venv/.client-tools: Makefile
 	-@if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
-		dpkg --status $(CLIENT_PACKAGES) > /dev/null 2>&1 || { echo "installing the tools of the clients' languages"; \
-		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(CLIENT_PACKAGES) > /dev/null; }; fi
+		dpkg --status $(CLIENT_PACKAGES) $(BROWSER_PACKAGES) > /dev/null 2>&1 || { echo "installing the tools of the clients' languages and a browser"; \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(CLIENT_PACKAGES) $(BROWSER_PACKAGES) > /dev/null; }; fi
 	@touch $@
 
 # All tests under `python -O`, which skips asserts: those of the tests count all the same, as pytest makes other code of them.

@@ -42,8 +42,6 @@ from inferd.runtime.training_files import TrainingFiles
 from inferd.services.ask_values import AskWire
 from inferd.services.pipeline_values import PipelineWire
 
-CALLS_END_S = 5.0  # most that the end of the kernel waits for what calls put away that were cut off
-
 
 def make_front(
     settings: Settings,

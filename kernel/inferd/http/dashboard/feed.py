@@ -23,7 +23,7 @@ from inferd_client.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 
     from inferd.http.dashboard.state import Row
     from inferd.http_settings import Dashboard
@@ -43,6 +43,8 @@ DENIED_S: Final = 30.0
 """And of what is not allowed: rules may change."""
 SLOWLY: Final = 5
 """What changes seldom is read every so many times `poll_s`."""
+ENOUGH: Final = 0.9
+"""Where fewer tasks than this part of `rows` are left, those are listed again that were left out."""
 KERNEL: Final = "kernel"
 NOTES: Final = "notes"
 
@@ -66,6 +68,7 @@ class Feed:
         self.history = History()
         self._times: dict[str, list[float]] = {name: [] for name in TIMES}
         self._second = 0
+        self._left_out = False  # tasks that have not ended
         self._instances_changed = asyncio.Event()
 
     async def run(self) -> None:
@@ -191,26 +194,48 @@ class Feed:
     async def _watch_tasks(self) -> None:
         """The tenant's tasks that have not ended, the newest of them, and those that end."""
         listed: list[Task] | None = None
+        listed_at = 0.0
         async with aclosing(self._client.watch_tasks(states=LIVING)) as watched:
             async for told in watched:
                 self._well("tasks")
                 if told.anew:
-                    listed = []
-                if listed is None:
-                    self._changed(told.tasks)
-                    for task_id in told.forgotten_task_ids:
-                        self.state.drop("tasks", task_id)
-                else:
-                    listed += list(told.tasks)[: self._settings.rows - len(listed)]  # the newest come first
+                    listed, self._left_out = [], False
+                if listed is not None:
+                    room = self._settings.rows - len(listed)
+                    listed += list(told.tasks)[:room]  # the newest come first
+                    self._left_out |= len(told.tasks) > room
                     if not told.more:
-                        self.state.replace("tasks", {each.task_id: rows.task_row(each) for each in reversed(listed)})
-                        listed = None
+                        self._show(listed)
+                        listed, listed_at = None, time.monotonic()
+                    continue
+                self._changed(told.tasks)
+                for task_id in told.forgotten_task_ids:
+                    self.state.drop("tasks", task_id)
+                has_room = len(self.state.rows("tasks")) < self._settings.rows * ENOUGH
+                if self._left_out and has_room and time.monotonic() - listed_at > self._settings.poll_s * SLOWLY:
+                    await self._list_tasks()
+                    listed_at = time.monotonic()
+
+    async def _list_tasks(self) -> None:
+        """Those that were left out have room again. What ends meanwhile is told behind this."""
+        listed: list[Task] = []
+        self._left_out = False
+        async with aclosing(self._client.list_tasks(states=LIVING)) as tasks:
+            async for task in tasks:
+                if len(listed) == self._settings.rows:
+                    self._left_out = True
+                    break
+                listed.append(task)
+        self._show(listed)
+
+    def _show(self, newest_first: Sequence[Task]) -> None:
+        self.state.replace("tasks", {each.task_id: rows.task_row(each) for each in reversed(newest_first)})
 
     def _changed(self, tasks: Iterable[Task]) -> None:
         for task in tasks:
             if task.state in LIVING:
                 self.state.put("tasks", task.task_id, rows.task_row(task))
-                self._trim("tasks", self._settings.rows)
+                self._left_out |= self._trim("tasks", self._settings.rows)
                 continue
             self.state.drop("tasks", task.task_id)
             self.state.put("ended", task.task_id, rows.ended_row(task))
@@ -219,11 +244,13 @@ class Feed:
                 if value is not None and len(self._times[name]) < self._settings.rows:
                     self._times[name].append(value)
 
-    def _trim(self, section: str, most: int) -> None:
-        """Leave out the oldest row where there are too many."""
+    def _trim(self, section: str, most: int) -> bool:
+        """Leave out the oldest row where there are too many; whether there were."""
         found = self.state.rows(section)
-        if len(found) > most:
-            self.state.drop(section, next(iter(found)))
+        if len(found) <= most:
+            return False
+        self.state.drop(section, next(iter(found)))
+        return True
 
     def _leases(self) -> AsyncGenerator[Any]:
         return self._client.list_leases(states=HELD)

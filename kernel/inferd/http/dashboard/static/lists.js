@@ -1,7 +1,7 @@
 // Lists that need no more than a table: queues, leases, rollouts, quotas, evaluations, pipelines.
 
 import { byId, el, mark, say } from "./dom.js";
-import { bytes, number, percent, short, span } from "./format.js";
+import { bytes, counted, number, percent, short, span } from "./format.js";
 import { Table } from "./table.js";
 
 const CLASSES = { high: 0, normal: 1, low: 2 };
@@ -15,8 +15,8 @@ const text = (of) => (cell, row, id) => say(cell, of(row, id));
 
 function claimed(claim) {
   if (claim.bytes) return `${bytes(claim.bytes)} of ${claim.device || "cpu:0"}`;
-  if (claim.cores) return `${claim.cores} cores of ${claim.device || "cpu:0"}`;
-  const parts = [claim.places && `${claim.places} places`, claim.tokens && `${number(claim.tokens)} tokens`].filter(Boolean);
+  if (claim.cores) return `${counted(claim.cores, "core")} of ${claim.device || "cpu:0"}`;
+  const parts = [claim.places && counted(claim.places, "place"), claim.tokens && counted(claim.tokens, "token")].filter(Boolean);
   return parts.length ? `${claim.model} (${parts.join(", ")})` : claim.model;
 }
 
@@ -47,12 +47,12 @@ export class Lists {
       { head: "Running", class: "figure", draw: text((row) => number(row.running)) },
     ]);
     this.leases = table("lease-table", "Leases", "No lease is held or waits.", [
-      { head: "Lease", draw: text((row, id) => short(id)) },
+      { head: "Lease", class: "id", draw: text((row, id) => short(id)) },
       { head: "State", draw: badge("state") },
       { head: "Holds", class: "wide", draw: text((row) => row.claims.map(claimed).join(", ")) },
       { head: "Class", class: "minor", draw: text((row) => row.class) },
       { head: "Left", class: "figure left", draw: (cell, row) => this.drawLeft(cell, row.expires) },
-      { head: "Tasks", class: "figure", draw: text((row) => number(row.tasks)) },
+      { head: "Tasks", class: "figure minor", draw: text((row) => number(row.tasks)) },
       { head: "Waits for", class: "wide minor", draw: text((row) => row.waits_for || "–") },
     ]);
     this.rollouts = table("rollout-table", "Rollouts", "No model changes its version.", [

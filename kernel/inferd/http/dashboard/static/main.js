@@ -138,7 +138,7 @@ async function follow() {
     try {
       await stream("events", { signal: stopping.signal }, (told) => {
         pauseS = 1;
-        if (!byId("login").hidden) showPage();
+        if (told.whole) showPage();
         heard(told);
       });
       connection("away", "Gateway away");

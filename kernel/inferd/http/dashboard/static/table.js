@@ -19,7 +19,7 @@ export class Table {
     );
     this.body = el("tbody");
     this.table = el("table", {}, el("caption", { class: "unseen", text: caption }), el("thead", {}, el("tr", {}, ...heads)), this.body);
-    this.scroller = el("div", { class: "scroll", role: "region", tabindex: "0", "aria-label": caption }, this.table);
+    this.scroller = el("div", { class: "scroll", role: "group", tabindex: "0", "aria-label": caption }, this.table);
     this.empty = el("p", { class: "empty", text: empty });
     this.scroller.hidden = true;
     place.append(this.scroller, this.empty);

@@ -36,9 +36,9 @@ export class Tasks {
     });
     this.ended = new Table(byId("ended-table"), {
       caption: "Tasks that have ended",
-      empty: "None has ended since the page was opened.",
+      empty: "None has ended while this was watched.",
       columns: [
-        { head: "Task", draw: (cell, row, id) => say(cell, short(id)) },
+        { head: "Task", class: "id", draw: (cell, row, id) => drawEnded(cell, id) },
         { head: "Model", draw: (cell, row) => say(cell, row.model) },
         { head: "State", draw: drawState },
         { head: "Tokens", class: "figure", draw: (cell, row) => say(cell, `${number(row.prompt_tokens)} in, ${number(row.output_tokens)} out`) },
@@ -47,28 +47,34 @@ export class Tasks {
         { head: "Why", class: "wide", draw: (cell, row) => say(cell, row.error || row.reason.replaceAll("_", " ")) },
       ],
     });
-    this.all = false;
-    this.more = byId("more-tasks");
-    this.more.addEventListener("click", () => {
-      this.all = !this.all;
-      this.render();
-    });
+    this.first = 0; // that is shown, of those that the filter leaves
+    byId("newer-tasks").addEventListener("click", () => this.turn(-FEW));
+    byId("older-tasks").addEventListener("click", () => this.turn(FEW));
     this.filter = byId("task-filter");
-    this.filter.addEventListener("input", () => this.render());
+    this.filter.addEventListener("input", () => this.turn(-this.first));
+  }
+
+  /** Show others of the tasks: a table of all of them would take the page long to lay out. */
+  turn(by) {
+    this.first += by;
+    this.render();
   }
 
   render() {
     const wanted = this.filter.value.trim().toLowerCase();
     const all = [...this.store.section("tasks")].reverse();
     const found = wanted ? all.filter(([id, row]) => `${id} ${row.model} ${row.state} ${row.class}`.toLowerCase().includes(wanted)) : all;
-    const shown = this.all ? found : found.slice(0, FEW);
+    this.first = Math.max(0, Math.min(this.first, FEW * Math.floor((found.length - 1) / FEW)));
+    const shown = found.slice(this.first, this.first + FEW);
     if (this.open && !shown.some(([id]) => id === this.open.id) && !this.store.row("ended", this.open.id)) this.close();
     const rows = this.open && !shown.some(([id]) => id === this.open.id) ? [...this.kept(), ...shown] : shown;
     this.table.render(rows);
     const place = this.open && this.table.drawn.get(this.open.id)?.element;
     if (place && place.nextElementSibling !== this.open.element) place.after(this.open.element);
-    this.more.hidden = found.length <= FEW;
-    say(this.more, this.all ? `Show the newest ${FEW} only` : `Show all ${number(found.length)}`);
+    byId("task-pages").hidden = found.length <= FEW;
+    mark(byId("newer-tasks"), "disabled", this.first === 0);
+    mark(byId("older-tasks"), "disabled", this.first + FEW >= found.length);
+    say(byId("task-page"), `${number(this.first + 1)} to ${number(this.first + shown.length)} of ${number(found.length)}`);
     say(byId("task-count"), wanted ? `${number(found.length)} of ${counted(all.length, "task")}` : counted(all.length, "task"));
     this.ended.render([...this.store.section("ended")].reverse());
   }
@@ -106,7 +112,7 @@ export class Tasks {
     const again = this.open?.id === id;
     if (this.open) this.close();
     if (again) return;
-    const text = el("pre", { class: "output", tabindex: "0", role: "region", "aria-label": `Output of task ${id}` });
+    const text = el("pre", { class: "output", tabindex: "0", role: "group", "aria-label": `Output of task ${id}` });
     const status = el("p", { class: "soft", role: "status" });
     const cancel = el("button", { type: "button", text: "Cancel the task", onclick: () => this.cancel(id) });
     const cell = el("td", { colspan: String(this.table.columns.length) }, el("div", { class: "row" }, el("code", { text: id }), cancel), status, text);
@@ -156,6 +162,12 @@ export class Tasks {
       this.tell(error.message, true);
     }
   }
+}
+
+function drawEnded(cell, id) {
+  say(cell, short(id));
+  mark(cell, "data-ended", id);
+  mark(cell, "title", id);
 }
 
 function drawState(cell, row) {
