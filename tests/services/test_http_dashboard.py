@@ -300,3 +300,26 @@ async def test_pages_of_one_identity_share_a_watch(tmp_path: Path) -> None:
         async with asyncio.timeout(LONG_S):
             while (await web.http.get("/dashboard/history")).status_code != 404:
                 pass
+
+
+async def test_more_tasks_than_rows(tmp_path: Path) -> None:
+    """Of more tasks than a page has rows the newest are shown, and the others come where those have ended."""
+    rows = {"rows": 10, "poll_s": 0.2}
+    async with web_of(tmp_path, behaviour={"step_s": 0.2}, dashboard=rows) as web:
+
+        async def create() -> str:
+            return (await web.kernel.create_task("fake", "go on ", max_tokens=900, ignore_eos=True)).task_id
+
+        made = [await create() for _ in range(14)]
+        newest, oldest = set(made[4:]), set(made[:4])
+        async with page_of(web.http) as page:
+            await page.until(lambda page: page.rows("tasks").keys() == newest)
+            for each in made[8:]:
+                await web.kernel.cancel_task(each)
+            await page.until(
+                lambda page: page.rows("tasks").keys() == set(made[4:8]) or oldest <= page.rows("tasks").keys()
+            )
+            now = (await page.until(lambda page: page.rows("clock")))["now"]["second"]
+            await page.until(lambda page: page.rows("clock")["now"]["second"] > now + 1)
+            last = await create()  # what has changed is looked at then
+            await page.until(lambda page: page.rows("tasks").keys() == {*made[:8], last})
