@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 from guarded import guarded
+from typer.testing import CliRunner
 
+from inferd.cli import main
 from inferd.testing.kernel import kernel_here, write_fake_model
 from inferd_api.v1 import task_pb2 as tp
 from inferd_client import AsyncClient
@@ -142,3 +144,24 @@ async def test_what_functions_keep_is_there_with_the_next_kernel(tmp_path: Path)
         assert await client.call("tallies", {"drop": "a"}) == ["a"]
         assert await client.call("tallies") == []
         assert await client.call("tally", {"name": "a"}) == 1
+
+
+async def test_conversations_are_had_on_the_command_line(tmp_path: Path) -> None:
+    """What is said is answered, shown, listed and forgotten."""
+    functions = {"modules": ("inferd_language.plugin",), "packages": (), "calls": 1}
+    async with kernel_here(tmp_path, functions=functions) as kernel:
+        async with AsyncClient(kernel.addresses[0]) as client:
+            await client.create_model("fake", str(write_fake_model(tmp_path, "fake")))
+
+        async def told(*words: str) -> str:
+            run = [*words, "--address", kernel.addresses[0]]
+            result = await asyncio.to_thread(CliRunner().invoke, main.app, ["dialogue", *run])
+            assert result.exit_code == 0, result.output
+            return str(result.output).strip()
+
+        said = await told("say", "anna", "Hello there.", "--model", "fake")
+        assert said.splitlines()[-1] == "Hello there."  # behind what the kernel of this process logs
+        assert await told("show", "anna") == "user: Hello there.\nassistant: Hello there."
+        assert json.loads(await told("ls", "-o", "json")) == {"dialogues": ["anna"]}
+        assert await told("rm", "anna") == "forgotten"
+        assert "no dialogues" in await told("ls")

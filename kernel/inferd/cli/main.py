@@ -16,6 +16,7 @@ from inferd.cli.cert_commands import cert_app
 from inferd.cli.completion import Shell, named
 from inferd.cli.config_commands import config_app
 from inferd.cli.data_commands import data_app
+from inferd.cli.dialogue_commands import dialogue_app
 from inferd.cli.evaluation_commands import evaluate_app, evaluations_app
 from inferd.cli.explain_commands import explain_app
 from inferd.cli.federate_commands import federate_app
@@ -90,6 +91,7 @@ app.add_typer(audit_app, name="audit")
 app.add_typer(moderation_app, name="moderation")
 app.add_typer(hosts_app, name="hosts")
 app.add_typer(function_app, name="functions")
+app.add_typer(dialogue_app, name="dialogue")
 app.add_typer(evaluations_app, name="evaluations")
 app.add_typer(trainings_app, name="trainings")
 app.add_typer(federate_app, name="federate")

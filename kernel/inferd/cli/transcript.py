@@ -12,6 +12,7 @@ from inferd.cli.visible import VisibleStream
 from inferd_api.v1.moderation_pb2 import Moderated, ModerationAction
 from inferd_api.v1.task_pb2 import (
     FINISH_REASON_MAX_TOKENS,
+    PHASE_CALL,
     PHASE_LOAD,
     Finished,
     Progress,
@@ -147,7 +148,8 @@ def stopped(event: TaskEvent) -> str:
 
 def progressing(progress: Progress, model: str) -> str:
     """What goes on before the first token."""
-    what = f"loading {model}" if progress.phase == PHASE_LOAD else "reading the prompt"
+    doing = {PHASE_LOAD: f"loading {model}", PHASE_CALL: "at work"}
+    what = doing.get(progress.phase, "reading the prompt")
     return f"{what} {progress.fraction:.0%}"
 
 
