@@ -268,3 +268,37 @@ def test_a_stop_ends_what_runs() -> None:
         session.next()
     assert cell.ended.is_set()
     assert told.nothing
+
+
+def test_time_stands_still_while_a_model_answers() -> None:
+    """What a call asks is told with its numbers; answers reach it in their order, and its time does not run meanwhile."""
+    clock = [0.0]
+    with running(calls=1, now=lambda: clock[0]) as (loop, session, told):
+        session.functions[("f", 1)] = Bounded(name="f", version=1, timeout_s=7, memory_bytes=1 << 20, asks=3)
+        loop.submit(call(1))
+        cell = session.next()
+        cell.answers.put(({"ask": 2}, b'[{"do": "a"}, {"do": "b"}]'))
+        asked = [each for _ in range(2) for each in told.next().asks]
+        assert asked == [(1, 0, b'{"do": "a"}'), (1, 1, b'{"do": "b"}')]
+        clock[0] = 100.0
+        loop.reply(1, 1, b'"two"')
+        loop.reply(1, 0, b'"one"')
+        assert session.next().given == b'["one","two"]'
+        cell.answers.put(DONE)
+        assert told.end() == (1, "")
+
+
+def test_a_call_that_asks_too_often_fails_and_one_that_waits_is_cancelled() -> None:
+    """More questions than the function says are refused; a call that waits for a model ends when nobody wants it."""
+    with running(calls=1) as (loop, session, told):
+        session.functions[("f", 1)] = Bounded(name="f", version=1, timeout_s=7, memory_bytes=1 << 20, asks=1)
+        loop.submit(call(1))
+        session.next().answers.put(({"ask": 2}, b'[{"do": "a"}, {"do": "b"}]'))
+        assert told.end() == (1, "LIMIT_EXCEEDED")
+        loop.submit(call(2))
+        waiting = session.next()
+        waiting.answers.put(({"ask": 1}, b'[{"do": "a"}]'))
+        assert told.next().asks == [(2, 0, b'{"do": "a"}')]
+        loop.cancel(2)
+        assert waiting.ended.wait(DEADLINE_S)
+        assert told.nothing
