@@ -99,7 +99,7 @@ def test_it_is_installed(debian: Path) -> None:
 def test_manual_and_completion_are_where_they_are_looked_for(debian: Path) -> None:
     """`man inferd-run` finds the page by the path of the program; bash completes by what the wheel brought."""
     assert "inferd run" in inside(debian, "man", "-P", "cat", "inferd-run")
-    assert "inferd-serve" in inside(debian, "man", "-P", "cat", "-l", "/opt/inferd/share/man/man1/inferd.1")
+    assert "inferd serve" in inside(debian, "man", "-P", "cat", "-l", "/opt/inferd/share/man/man1/inferd.1")
     script = "/opt/inferd/share/bash-completion/completions/inferd"
     asked = (
         f'. {script}; COMP_WORDS=(inferd tasks --wa); COMP_CWORD=2; _inferd_completion inferd; echo "${{COMPREPLY[@]}}"'
