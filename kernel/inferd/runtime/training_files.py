@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING, Final
 
 from inferd.core.training import CARD, HELD, ORDER, RESULT, ROWS, write_order
 from inferd.errors import DiskFullError, InvalidFieldError, LimitExceededError, words_of
-from inferd.runtime.formats import folder_format
+from inferd.runtime.formats import PEFT_MARK, folder_format
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Collection
@@ -106,7 +106,7 @@ class TrainingFiles:
         await asyncio.to_thread(_replace, self.folder(training_id) / CARD, card.encode())
 
     async def source(self, training_id: str) -> Path:
-        """What is a model of what came of it: its folder, or the one file of it that is one.
+        """What came of it: its folder, which is a model or an adapter, or the one file of it that is a model.
 
         Raises:
             OSError: It cannot be read.
@@ -177,7 +177,7 @@ def _replace(path: Path, contents: bytes) -> None:
 
 
 def _source(result: Path) -> Path:
-    if folder_format(result) is not None:
+    if folder_format(result) is not None or (result / PEFT_MARK).is_file():
         return result
     files = [each for each in sorted(result.iterdir()) if each.is_file()]
     models = [each for each in files if each.suffix not in {".json", ".jsonl", ".md", ".txt"}]
