@@ -3,12 +3,15 @@
 import asyncio
 import json
 import tracemalloc
+from pathlib import Path
 from typing import Any
 
 import pytest
+from hatchling.builders.wheel import WheelBuilder
 from time_limits import LONG_S
 
 from inferd.http.dashboard.history import GAUGES, TIERS, TIMES, History
+from inferd.http.dashboard.pages import FOLDER
 from inferd.http.dashboard.state import Reader, State
 
 DAY_S = 86_400
@@ -123,3 +126,10 @@ def test_points_are_means_and_parts() -> None:
     assert point["first_token_p50_s"] == pytest.approx(0.1, rel=0.14)
     assert point["first_token_p95_s"] == pytest.approx(2.0, rel=0.14)
     assert point["whole_p50_s"] is None
+
+
+def test_the_wheel_has_the_page() -> None:
+    """All files of the page are in the wheel."""
+    wheel = WheelBuilder(str(Path(__file__).parents[2]))
+    packed = {Path(each.distribution_path).name for each in wheel.recurse_included_files() if "static" in each.path}
+    assert {path.name for path in FOLDER.iterdir()} <= packed
