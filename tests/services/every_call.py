@@ -9,6 +9,7 @@ from uuid import uuid4
 import grpc
 import pytest
 from connection import Connection, read_until
+from every_work_call import WORK_CALLS, missing
 from grpc_health.v1 import health_pb2 as hp
 from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2 as rp
@@ -24,12 +25,8 @@ from inferd_api.v1 import dataset_pb2 as dp
 from inferd_api.v1 import dataset_service_pb2 as ds
 from inferd_api.v1 import evaluation_pb2 as ep
 from inferd_api.v1 import evaluation_service_pb2 as es
-from inferd_api.v1 import federation_pb2 as fep
-from inferd_api.v1 import federation_service_pb2 as fes
 from inferd_api.v1 import function_service_pb2 as fs
 from inferd_api.v1 import host_service_pb2 as hs
-from inferd_api.v1 import index_pb2 as ip
-from inferd_api.v1 import index_service_pb2 as xs
 from inferd_api.v1 import lease_pb2 as lp
 from inferd_api.v1 import lease_service_pb2 as ls
 from inferd_api.v1 import model_pb2 as mp
@@ -42,8 +39,6 @@ from inferd_api.v1 import sampling_pb2 as sp
 from inferd_api.v1 import store_key_pb2 as kp
 from inferd_api.v1 import task_pb2 as tp
 from inferd_api.v1 import task_service_pb2 as ts
-from inferd_api.v1 import training_pb2 as trp
-from inferd_api.v1 import training_service_pb2 as trs
 from inferd_api.v1 import upload_service_pb2 as us
 from inferd_api.v1.audit_service_pb2_grpc import AuditServiceStub
 from inferd_api.v1.auth_service_pb2_grpc import AuthServiceStub
@@ -62,7 +57,6 @@ from inferd_api.v1.upload_service_pb2_grpc import UploadServiceStub
 
 DIGEST = f"sha256:{hashlib.sha256(b'12').hexdigest()}"
 MODEL, PULLED, TENSORS = "fake", "pulled", "tensors"
-_STRANGER = fes.FederationClient(federation_id="none", client=1)
 SPEC = tp.TaskSpec(model=MODEL, prompt="la", sampling=sp.SamplingParams(max_tokens=5))
 
 
@@ -218,13 +212,6 @@ async def read_whole(call: Any) -> None:
         pass
 
 
-async def missing(call: Any) -> None:
-    """The answer that there is no such thing."""
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await call
-    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
-
-
 async def first(call: Any) -> None:
     """The first message of a stream that would go on."""
     await call.read()
@@ -349,79 +336,11 @@ CALLS: dict[str, Callable[[Client], Awaitable[object]]] = {
     ),
     "inferd.v1.DatasetService/ReadDataset": lambda c: c.datasets.ReadDataset(ds.ReadDatasetRequest(name="a")).read(),
     "inferd.v1.DatasetService/DeleteDataset": lambda c: c.datasets.DeleteDataset(ds.DeleteDatasetRequest(name="a")),
-    "inferd.v1.IndexService/CreateIndex": lambda c: c.indexes.CreateIndex(
-        xs.CreateIndexRequest(spec=ip.IndexSpec(name="i"))
-    ),
-    "inferd.v1.IndexService/GetIndex": lambda c: c.indexes.GetIndex(xs.GetIndexRequest(name="i")),
-    "inferd.v1.IndexService/ListIndexes": lambda c: c.indexes.ListIndexes(xs.ListIndexesRequest()),
-    "inferd.v1.IndexService/SearchIndex": lambda c: c.indexes.SearchIndex(
-        xs.SearchIndexRequest(query=ip.IndexQuery(index="i", text="a"))
-    ),
-    "inferd.v1.IndexService/AddDocuments": lambda c: missing(
-        c.indexes.AddDocuments(
-            xs.AddDocumentsRequest(index="none", documents=[ip.IndexDocument(id="a", text="a")])
-        ).read()
-    ),
-    "inferd.v1.IndexService/DeleteDocuments": lambda c: c.indexes.DeleteDocuments(
-        xs.DeleteDocumentsRequest(index="i", document_ids=["a"])
-    ),
-    "inferd.v1.IndexService/GetDocument": lambda c: missing(
-        c.indexes.GetDocument(xs.GetDocumentRequest(index="i", document_id="a"))
-    ),
-    "inferd.v1.IndexService/AnswerQuestion": lambda c: c.indexes.AnswerQuestion(
-        xs.AnswerQuestionRequest(query=ip.IndexQuery(index="i", text="a"), model=MODEL)
-    ).read(),
-    "inferd.v1.IndexService/DeleteIndex": lambda c: c.indexes.DeleteIndex(xs.DeleteIndexRequest(name="i")),
+    **WORK_CALLS,
     "inferd.v1.FunctionService/ListFunctions": lambda c: c.functions.ListFunctions(fs.ListFunctionsRequest()),
     "inferd.v1.FunctionService/GetFunction": lambda c: missing(
         c.functions.GetFunction(fs.GetFunctionRequest(name="no"))
     ),
-    "inferd.v1.TrainingService/TrainModel": lambda c: missing(
-        c.trainings.TrainModel(
-            trs.TrainModelRequest(
-                spec=trp.TrainingSpec(
-                    model="none", name="a", recipe=trp.TrainingRecipe(method=trp.TRAINING_METHOD_CLASSIFY)
-                ),
-                inline=b"{}",
-            )
-        )
-    ),
-    "inferd.v1.TrainingService/ListTrainings": lambda c: c.trainings.ListTrainings(trs.ListTrainingsRequest()),
-    "inferd.v1.TrainingService/WatchTraining": lambda c: missing(
-        c.trainings.WatchTraining(trs.WatchTrainingRequest(training_id="none")).read()
-    ),
-    **{
-        f"inferd.v1.TrainingService/{name}": lambda c, name=name: missing(
-            getattr(c.trainings, name)(getattr(trs, f"{name}Request")(training_id="none"))
-        )
-        for name in ("GetTraining", "ListTrainingSteps", "CancelTraining", "DeleteTraining")
-    },
-    "inferd.v1.FederationService/CreateFederation": lambda c: c.federations.CreateFederation(
-        fes.CreateFederationRequest(plan=fep.FederationPlan(recipe_json="{}", size=1, rounds=1, clients=1))
-    ),
-    "inferd.v1.FederationService/ListFederations": lambda c: c.federations.ListFederations(
-        fes.ListFederationsRequest()
-    ),
-    "inferd.v1.FederationService/WatchFederation": lambda c: missing(
-        c.federations.WatchFederation(fes.WatchFederationRequest(federation_id="none")).read()
-    ),
-    "inferd.v1.FederationService/PollRound": lambda c: missing(
-        c.federations.PollRound(fes.PollRoundRequest(client=_STRANGER))
-    ),
-    "inferd.v1.FederationService/SubmitRoundPart": lambda c: missing(
-        c.federations.SubmitRoundPart(
-            fes.SubmitRoundPartRequest(client=_STRANGER, place=fes.RoundPlace(round=1), keys=fes.ClientKeys())
-        )
-    ),
-    **{
-        f"inferd.v1.FederationService/{name}": lambda c, name=name: missing(
-            getattr(c.federations, name)(getattr(fes, f"{name}Request")(federation_id="none"))
-        )
-        for name in (
-            *("GetFederation", "GetFederationWeights", "CancelFederation", "DeleteFederation"),
-            "JoinFederation",
-        )
-    },
     "inferd.v1.EvaluationService/EvaluateModel": lambda c: missing(
         c.evaluations.EvaluateModel(
             es.EvaluateModelRequest(spec=ep.EvaluationSpec(model="none", kind=ep.EVALUATION_KIND_CHOICE), inline=b"{}")

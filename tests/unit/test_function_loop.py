@@ -271,7 +271,7 @@ def test_a_stop_ends_what_runs() -> None:
 
 
 def test_time_stands_still_while_a_model_answers() -> None:
-    """What a call asks is told with its numbers; answers reach it in their order, and its time does not run meanwhile."""
+    """What a call asks is told with its numbers; answers come in order, and its time does not run meanwhile."""
     clock = [0.0]
     with running(calls=1, now=lambda: clock[0]) as (loop, session, told):
         session.functions[("f", 1)] = Bounded(name="f", version=1, timeout_s=7, memory_bytes=1 << 20, asks=3)
