@@ -15,7 +15,9 @@ from inferd_retrieval.words import words
 
 K1: Final = 1.5
 B: Final = 0.75
-RANK_OFFSET: Final = 60  # of reciprocal rank fusion (Cormack, Clarke and Büttcher, SIGIR 2009)
+VECTORS_WEIGHT: Final = (
+    0.4  # of both rankings: see "An Analysis of Fusion Functions" (Bruch, Gai and Ingber, TOIS 2023)
+)
 CANDIDATES: Final = 100  # of each ranking that are fused, at least
 MEMORY_BYTES: Final = 256 << 20
 
@@ -114,7 +116,7 @@ def retrieval_search(
     if mode != "lexical":
         query = np.frombuffer(given[-1], np.float32)
         rankings.append(_best(_angles(parts, query), max(CANDIDATES, count), above=-np.inf))
-    ranked = rankings[0] if len(rankings) == 1 else _fused(rankings)
+    ranked = rankings[0] if len(rankings) == 1 else _fused(*rankings)
     return [_found(parts, chunk, score) for chunk, score in ranked[:count]]
 
 
@@ -183,12 +185,14 @@ def _best(scores: Scores, count: int, *, above: float) -> list[tuple[int, float]
     return [(int(chunk), float(scores[chunk])) for chunk in best if scores[chunk] > above]
 
 
-def _fused(rankings: Sequence[Sequence[tuple[int, float]]]) -> list[tuple[int, float]]:
-    """One ranking of several: a chunk's score is the sum of 1 / (60 + its rank)."""
+def _fused(lexical: Sequence[tuple[int, float]], vectors: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
+    """One ranking of both: scores of each from 0, its last candidate, to 1, its first, added by their weights."""
     scores: dict[int, float] = {}
-    for ranking in rankings:
-        for rank, (chunk, _) in enumerate(ranking, 1):
-            scores[chunk] = scores.get(chunk, 0.0) + 1 / (RANK_OFFSET + rank)
+    for ranking, weight in ((lexical, 1 - VECTORS_WEIGHT), (vectors, VECTORS_WEIGHT)):
+        least = ranking[-1][1] if len(ranking) > 1 else 0.0
+        for chunk, score in ranking:
+            part = (score - least) / ((ranking[0][1] - least) or 1.0)
+            scores[chunk] = scores.get(chunk, 0.0) + weight * part
     return sorted(scores.items(), key=lambda each: (-each[1], each[0]))
 
 

@@ -61,7 +61,7 @@ class _SearchModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SearchMode
     SEARCH_MODE_LEXICAL: _SearchMode.ValueType  # 2
     """By words (BM25)."""
     SEARCH_MODE_HYBRID: _SearchMode.ValueType  # 3
-    """By both, of which ranks count (reciprocal rank fusion)."""
+    """By both, whose scores are added."""
 
 class SearchMode(_SearchMode, metaclass=_SearchModeEnumTypeWrapper):
     """How chunks are found."""
@@ -73,7 +73,7 @@ SEARCH_MODE_VECTOR: SearchMode.ValueType  # 1
 SEARCH_MODE_LEXICAL: SearchMode.ValueType  # 2
 """By words (BM25)."""
 SEARCH_MODE_HYBRID: SearchMode.ValueType  # 3
-"""By both, of which ranks count (reciprocal rank fusion)."""
+"""By both, whose scores are added."""
 Global___SearchMode: _TypeAlias = SearchMode  # noqa: Y015
 
 @_typing.final
@@ -443,8 +443,8 @@ class FoundChunk(_message.Message):
     text: _builtins.str
     """What it says: the document's text from `start` to `end`."""
     score: _builtins.float
-    """How well it fits, the higher the better; of one mode and search only: the cosine of vectors, BM25, or the sum of
-    reciprocal ranks.
+    """How well it fits, the higher the better; of one mode and search only: the cosine of vectors, BM25, or their sum
+    of parts from 0 to 1.
     """
     metadata_json: _builtins.str
     """Of its document, as it was given."""
