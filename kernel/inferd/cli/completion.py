@@ -26,7 +26,7 @@ def script_of(shell: Shell) -> str:
     """What a shell has to read."""
     from typer.completion import get_completion_script  # type: ignore[attr-defined]  # noqa: PLC0415 - no other command needs it
 
-    return get_completion_script(prog_name=PROGRAM, complete_var=VARIABLE, shell=shell.value)
+    return get_completion_script(prog_name=PROGRAM, complete_var=VARIABLE, shell=shell.value)  # nosec B604 - the name of a shell; nothing is run
 
 
 def tell_script(output: Output, shell: Shell) -> None:
