@@ -5,8 +5,10 @@ from enum import Enum
 from pathlib import Path
 
 import pytest
+import typer
 
 import inferd.plugin
+from inferd.cli import main
 from inferd.config import Leases, Limits, Scheduler
 from inferd.core.evaluation import EVALUATION_TABLE
 from inferd.core.federation import FEDERATION_TABLE
@@ -78,3 +80,18 @@ def test_links_lead_somewhere(document: Path) -> None:
 def test_the_architecture_is_read_in_one_sitting() -> None:
     """What someone needs to find any change stays short; the rest has pages of its own."""
     assert len((ROOT / "ARCHITECTURE.md").read_text().splitlines()) <= 150
+
+
+def test_what_was_asked_for_is_shown_by_commands_and_run_by_tests() -> None:
+    """Each row of the table names commands that there are, and tests that there are."""
+    text = (ROOT / "README.md").read_text().partition("## What the papers asked for")[2].partition("\n## ")[0]
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| ") and "`inferd " in line]
+    assert len(rows) >= 15
+    known = {command.name for command in typer.main.get_group(main.app).commands.values()}
+    for asked, shown, tested in rows:
+        verbs = re.findall(r"`inferd ([a-z]+)", shown)
+        assert verbs, asked
+        assert set(verbs) <= known, asked
+        files = re.findall(r"\]\(([^)]+)\)", tested)
+        assert files, asked
+        assert all((ROOT / file).is_file() for file in files), asked
