@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,11 @@ import pytest
 from hatchling.builders.wheel import WheelBuilder
 from time_limits import LONG_S
 
+from inferd.http.dashboard import rows
 from inferd.http.dashboard.history import GAUGES, TIERS, TIMES, History
 from inferd.http.dashboard.pages import FOLDER
 from inferd.http.dashboard.state import Reader, State
+from inferd_api.v1.training_pb2 import TRAINING_STATE_RUNNING, Training
 
 DAY_S = 86_400
 AT = 1_700_000_000
@@ -133,3 +136,27 @@ def test_the_wheel_has_the_page() -> None:
     wheel = WheelBuilder(str(Path(__file__).parents[2]))
     packed = {Path(each.distribution_path).name for each in wheel.recurse_included_files() if "static" in each.path}
     assert {path.name for path in FOLDER.iterdir()} <= packed
+
+
+def test_a_training_is_a_row() -> None:
+    """What a page tells of a training: its place, how far it is, what it waits for, and why it failed."""
+    training = Training(training_id="a", state=TRAINING_STATE_RUNNING, step=3, steps=9, loss=1.23456, tokens_per_s=41.6)
+    training.spec.name, training.spec.model, training.waits_for = "topics", "base", "w" * 9000
+    row = rows.training_row(training)
+    assert (row["name"], row["model"], row["state"]) == ("topics", "base", "running")
+    assert (row["step"], row["steps"], row["loss"], row["rate"]) == (3, 9, 1.2346, 42)
+    assert len(row["waits"]) < 1000
+    assert json.loads(json.dumps(row)) == row
+
+
+def test_each_section_that_may_fail_has_a_place_for_its_note() -> None:
+    """The page has a section, and a table where there is one, for all that is named in its programs."""
+    page, main = ((FOLDER / name).read_text() for name in ("index.html", "main.js"))
+    sections = re.search(r"SECTIONS = \{(.*?)\}", main)
+    assert sections is not None
+    named = re.findall(r': "([a-z]+)"', sections[1])
+    assert "trainings" in named
+    assert [name for name in named if f'<section id="{name}"' not in page] == []
+    tables = re.findall(r'table\("([a-z-]+)"', (FOLDER / "lists.js").read_text())
+    assert len(tables) >= 7
+    assert [name for name in tables if f'<div id="{name}"' not in page] == []

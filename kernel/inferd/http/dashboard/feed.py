@@ -91,6 +91,7 @@ class Feed:
             self._read(
                 "evaluations", asked.list_evaluations, rows.evaluation_row, name="evaluation_id", pause_s=seldom_s
             ),
+            self._read("trainings", asked.list_trainings, rows.training_row, name="training_id", pause_s=seldom_s),
             self._read("pipelines", asked.list_pipeline_runs, rows.pipeline_row, name="run_id", pause_s=seldom_s),
         )
         running = [asyncio.ensure_future(each) for each in sources]

@@ -11,6 +11,7 @@ from inferd_api.v1.model_pb2 import InstanceState, ModelState, VersionState
 from inferd_api.v1.pipeline_pb2 import PipelineState, StepState
 from inferd_api.v1.priority_pb2 import Priority
 from inferd_api.v1.task_pb2 import FinishReason, TaskState
+from inferd_api.v1.training_pb2 import TrainingState
 
 if TYPE_CHECKING:
     from google.protobuf.timestamp_pb2 import Timestamp
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from inferd_api.v1.pipeline_pb2 import PipelineRun
     from inferd_api.v1.quota_pb2 import QuotaUse
     from inferd_api.v1.task_pb2 import Task
+    from inferd_api.v1.training_pb2 import Training
 
 MOST_FIGURES: Final = 4
 MOST_STEPS: Final = 20
@@ -247,6 +249,23 @@ def evaluation_row(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
+def training_row(training: Training) -> dict[str, Any]:
+    """A training."""
+    return {
+        "name": training.spec.name,
+        "model": training.spec.model,
+        "state": _name(TrainingState, training.state),
+        "step": training.step,
+        "steps": training.steps,
+        "loss": round(training.loss, 4),
+        "rate": round(training.tokens_per_s),
+        "left": round(training.left_s),
+        "waits": _cut(training.waits_for),
+        "created": _ms(training.create_time),
+        "error": _error(training.error),
+    }
+
+
 def pipeline_row(run: PipelineRun) -> dict[str, Any]:
     """A run of a pipeline."""
     return {
@@ -264,7 +283,7 @@ def pipeline_row(run: PipelineRun) -> dict[str, Any]:
 
 ENUMS: Final[tuple[Any, ...]] = (
     *(EvaluationKind, EvaluationState, HostState, LeaseState, InstanceState, ModelState, VersionState),
-    *(PipelineState, StepState, Priority, FinishReason, TaskState),
+    *(PipelineState, StepState, Priority, FinishReason, TaskState, TrainingState),
 )
 PREFIXES: Final = {enum.DESCRIPTOR.name: enum.Name(0).removesuffix("UNSPECIFIED") for enum in ENUMS}
 

@@ -1,4 +1,4 @@
-// Lists that need no more than a table: queues, leases, rollouts, quotas, evaluations, pipelines.
+// Lists that need no more than a table: queues, leases, rollouts, quotas, evaluations, trainings, pipelines.
 
 import { byId, el, mark, say } from "./dom.js";
 import { bytes, counted, number, percent, short, span } from "./format.js";
@@ -27,6 +27,12 @@ function measure([name, used, limit]) {
 
 function figures(row) {
   return row.error || row.figures.map(([name, value]) => `${name} ${value}`).join(", ") || "–";
+}
+
+function training(row) {
+  if (row.error) return row.error;
+  if (row.waits) return row.waits;
+  return row.state === "running" ? `${number(row.rate)} tokens a second, ${span(row.left)} left` : "–";
 }
 
 function canary(row) {
@@ -74,6 +80,14 @@ export class Lists {
       { head: "Lines", class: "figure", draw: text((row) => `${number(row.done)} of ${number(row.lines)}`) },
       { head: "Figures", class: "wide", draw: text(figures) },
     ]);
+    this.trainings = table("training-table", "Trainings", "No training is known.", [
+      { head: "Training", draw: text((row, id) => row.name || short(id)) },
+      { head: "Model", draw: text((row) => row.model || "–") },
+      { head: "State", draw: badge("state") },
+      { head: "Steps", class: "figure", draw: text((row) => `${number(row.step)} of ${number(row.steps)}`) },
+      { head: "Loss", class: "figure", draw: text((row) => (row.step ? String(row.loss) : "–")) },
+      { head: "How far", class: "wide", draw: text(training) },
+    ]);
     this.pipelines = table("pipeline-table", "Runs of pipelines", "No run of a pipeline is known.", [
       { head: "Run", draw: text((row, id) => row.name || short(id)) },
       { head: "State", draw: badge("state") },
@@ -95,6 +109,7 @@ export class Lists {
     }
     if (has("quotas")) this.quotas.render([...this.store.section("quotas")]);
     if (has("evaluations")) this.evaluations.render([...this.store.section("evaluations")]);
+    if (has("trainings")) this.trainings.render([...this.store.section("trainings")]);
     if (has("pipelines")) this.pipelines.render([...this.store.section("pipelines")]);
   }
 

@@ -14,7 +14,7 @@ import { startTheme } from "./theme.js";
 
 const LONGEST_PAUSE_S = 15;
 const TOLD_MS = 8000;
-const SECTIONS = { quotas: "quotas", evaluations: "evaluations", pipelines: "pipelines", leases: "leases", tasks: "tasks", models: "models", hosts: "hosts", host: "overview" };
+const SECTIONS = { quotas: "quotas", evaluations: "evaluations", trainings: "trainings", pipelines: "pipelines", leases: "leases", tasks: "tasks", models: "models", hosts: "hosts", host: "overview" };
 
 const store = new Store();
 const hosts = new Hosts(store);
