@@ -362,7 +362,8 @@ async def test_nobody_locks_itself_out(tmp_path: Path) -> None:
         request = asp.CreateRuleRequest(rule=ap.Rule(who="role:x"))
         assert (await refused(kernel.auth.CreateRule(request, metadata=admin)))[0] == "PERMISSION_DENIED"
         roles = (await kernel.auth.ListRoles(asp.ListRolesRequest(), metadata=admin)).roles
-        assert [role.name for role in roles] == ["admin", "agent", "auditor", "joiner", "operator", "user", "viewer"]
+        rest = ("joiner", "operator", "user", "viewer")
+        assert [role.name for role in roles] == ["admin", "agent", "auditor", "federation-client", *rest]
 
 
 async def test_a_kernel_that_nobody_could_use_does_not_start(tmp_path: Path) -> None:
@@ -410,8 +411,8 @@ async def test_a_key_that_may_do_nothing_is_told(tmp_path: Path) -> None:
 
         told = await asyncio.to_thread(create, "operater")
         assert (
-            "no rule that you may read names the role operater (known to you: admin, agent, auditor, joiner, operator,"
-            in told
+            "no rule that you may read names the role operater (known to you: admin, agent, auditor,"
+            " federation-client, joiner, operator," in told
         )
         assert "did you mean 'operator'?" in told
         assert "may do nothing until a rule names" in await asyncio.to_thread(create)

@@ -119,7 +119,16 @@ def test_built_in_roles_rise() -> None:
     assert all(lower < higher for lower, higher in pairwise(rights))
     assert len(rights[-1]) == len(Verb) * len(ResourceKind)
     assert not any(each.kind in (ResourceKind.KEY, ResourceKind.RULE) for each in rights[2])
-    assert set(rules.roles) == {"viewer", "user", "operator", "admin", "auditor", "agent", "joiner"}
+    assert set(rules.roles) == {
+        "viewer",
+        "user",
+        "operator",
+        "admin",
+        "auditor",
+        "agent",
+        "joiner",
+        "federation-client",
+    }
 
 
 def test_an_auditor_changes_nothing() -> None:
