@@ -38,6 +38,11 @@ TAKEN: Final = ("functions", "package")
 TAKEN_RULE: Final = f"neither of {' and '.join(TAKEN)}, which stand for functions"
 
 
+def is_hidden(name: str) -> bool:
+    """Whether it stands for what the kernel has in the place of a model, as for a training: no client acts on that."""
+    return AT in name and version_of(name) is None and name.partition(AT)[0] not in TAKEN
+
+
 def is_name(text: str) -> bool:
     """Whether a model, or an alias, may have it for its name."""
     return len(text) <= MOST_NAME and _FORM.fullmatch(text) is not None

@@ -4,7 +4,7 @@ import pytest
 
 from inferd.cli.catalogue import CATALOGUE
 from inferd.model_declarations import read_entries
-from inferd.model_names import is_name
+from inferd.model_names import is_hidden, is_name
 from inferd.runtime.formats import model_name
 
 PATHS = [
@@ -23,6 +23,12 @@ PATHS = [
     "x" * 129,
 ]
 NAMES = ["a", "org/model:7b-q4.1", "a..b", "a/.b", "a/..b", "-a", "chat:trial", "x" * 128, *CATALOGUE]
+
+
+def test_what_stands_in_the_place_of_a_model_is_hidden() -> None:
+    """A training is no model to clients; versions of models, of one called training too, and packages are."""
+    assert is_hidden("training@019abcdef0a1b2c3d4e5")
+    assert not any(map(is_hidden, ("chat", "chat@3", "training@3", "package@inferd", "functions@clean", "chat:1")))
 
 
 def test_no_name_is_a_path_elsewhere() -> None:

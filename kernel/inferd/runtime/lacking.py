@@ -17,7 +17,7 @@ from inferd.core.function import LOADER, PACKAGE
 from inferd.core.ids import ModelName
 from inferd.core.model import ModelSpec
 from inferd.core.program import LOADER as PROGRAM
-from inferd.errors import words_of
+from inferd.errors import InvalidFieldError, words_of
 from inferd.plugin.registry import BackendState
 from inferd.runtime.library import BrokenManifest
 
@@ -84,7 +84,12 @@ class Lacking:
                 why = faults.get(name) or "no package of this name offers functions here"
                 found[ModelName(name)] = (unknown_model(name), why)
                 continue
-            match self._library.look(name):
+            try:
+                entry = self._library.look(name)
+            except InvalidFieldError:
+                log.warning("something kept names a model that there cannot be: it ends", model=name)
+                continue
+            match entry:
                 case None:
                     continue
                 case BrokenManifest() as broken:

@@ -11,7 +11,7 @@ import structlog
 from inferd.core.ids import ModelName
 from inferd.core.model import BOUNDS
 from inferd.errors import BrokenModelError, InferdError, InvalidFieldError, ModelBusyError, ModelNotFoundError
-from inferd.model_names import version_of
+from inferd.model_names import AT, MOST_NAME, is_hidden, version_of
 from inferd.runtime.blob_opening import blobs_of
 from inferd.runtime.declaring import Declarations
 from inferd.runtime.driver import Driver
@@ -97,9 +97,11 @@ class Shelf:
         """Make a model known that was pulled since; one that never was is no error here.
 
         Raises:
+            ModelNotFoundError: The name stands for what is no model to clients.
             BrokenModelError: It was pulled or is declared, and cannot be used; says why.
             InferdError: It was pulled, and cannot be placed.
         """
+        self.check(name)
         await self.functions.look_for(name)
         known = self._driver.views.find_model(ModelName(name))
         if known is not None and known.lacks:
@@ -121,6 +123,19 @@ class Shelf:
                 await self._make_known(entry)
             else:
                 self.declarations.check(name)
+
+    def check(self, name: str) -> None:
+        """Refuse a name that stands for what the kernel has in the place of a model: to clients it is none.
+
+        Raises:
+            ModelNotFoundError: It does.
+        """
+        if is_hidden(name):
+            raise ModelNotFoundError(
+                f"model {name[:MOST_NAME]!r} is not known; what the kernel has under a name with {AT!r} is none to"
+                " clients",
+                field="model",
+            )
 
     async def _make_version_known(self, name: ModelName, base: ModelName, number: int) -> None:
         """Make a version of a model known as a model of its own, which stays that whatever the other one becomes.

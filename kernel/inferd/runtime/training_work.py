@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from inferd.training_settings import Train
 
 
+def is_training(spec: TaskSpec) -> bool:
+    """Whether a task does the steps of a training; no client can make one."""
+    return isinstance(spec.work, wp.Work) and spec.work.HasField("train")
+
+
 def training_task(training: Training, lease_id: LeaseId, settings: Train) -> TaskSpec:
     """Bring a training to its end, from the last checkpoint in its folder on."""
     train = wp.Train(

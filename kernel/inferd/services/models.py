@@ -10,7 +10,7 @@ from inferd.core.model import Model
 from inferd.core.policy import Policy, ResourceKind, Verb
 from inferd.core.version import VersionState
 from inferd.errors import InvalidFieldError
-from inferd.model_names import NAME_RULE, TAKEN, TAKEN_RULE, is_name
+from inferd.model_names import NAME_RULE, TAKEN, TAKEN_RULE, is_hidden, is_name
 from inferd.runtime.fetching import Fetch
 from inferd.runtime.front import models as front
 from inferd.runtime.front.access import Admission, Names
@@ -124,7 +124,9 @@ class Models:
             models=[
                 self._write(model)
                 for model in page.records
-                if call.admission.sees(model.spec.name) and dict(request.labels).items() <= model.traits.labels.items()
+                if call.admission.sees(model.spec.name)
+                and not is_hidden(model.spec.name)
+                and dict(request.labels).items() <= model.traits.labels.items()
             ],
             next_page_token=token_of(page, lambda model: model.spec.name),
             faults=[

@@ -6,6 +6,7 @@ from contextlib import suppress
 from inferd.core.ids import ModelName
 from inferd.core.model import ModelState
 from inferd.errors import InferdError
+from inferd.model_names import is_hidden
 from inferd.runtime.driver import Driver
 from inferd.runtime.front.bounds import SharedBound
 from inferd.runtime.front.caller import Caller
@@ -73,5 +74,5 @@ class Health:
             return not self._driver.draining
         if name == STORE:
             return None if self._driver.keeper is None else self._driver.keeper.state.writes
-        model = self._driver.views.find_model(name) if name is not None and sees(name) else None
+        model = self._driver.views.find_model(name) if name is not None and not is_hidden(name) and sees(name) else None
         return None if model is None else model.state is ModelState.READY

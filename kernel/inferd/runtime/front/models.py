@@ -312,6 +312,7 @@ class Models:
         Raises:
             InferdError: It is refused.
         """
+        self._shelf.check(name)
         chosen = InstanceId(instance_id) if instance_id else None
         returned_bytes = await self._driver.loading.unload(ModelName(name), force=force, instance_id=chosen)
         return self._driver.views.model(ModelName(name)), returned_bytes
@@ -326,6 +327,7 @@ class Models:
             ModelBusyError: Something is left of it, or leases hold it that force does not end.
             StoreUnavailableError: It cannot be dropped from the store now.
         """
+        self._shelf.check(name)
         keeper = self._driver.keeper
         if keeper is not None:
             keeper.check()

@@ -25,6 +25,7 @@ from inferd.runtime.front.task_list import Part, TaskList
 from inferd.runtime.shared_work import SharedWork, allow_output
 from inferd.runtime.shelf import Shelf
 from inferd.runtime.stream import TaskStream
+from inferd.runtime.training_work import is_training
 
 MAKING = "a task that is being made"  # as the holder of a blob
 
@@ -87,7 +88,8 @@ class Tasks:
             InferdError: It is refused.
         """
         spec = await self._shelf.functions.placed(spec)
-        await self._shelf.look_for(spec.model)
+        if not is_training(spec):  # what the kernel has in the place of a model is none to clients
+            await self._shelf.look_for(spec.model)
         keeper = self._driver.keeper if spec.detached else None
         repeated = self._driver.views.knows_request(spec.tenant, spec.request_id)
         if not repeated:
