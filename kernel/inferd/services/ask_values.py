@@ -37,6 +37,7 @@ class AskWire:
         """As `Wire.read`."""
         try:
             given = json.loads(written)
+            json.dumps(given, ensure_ascii=False).encode()  # half a character is none, for models and for what is kept
             do = Do(given["do"])
             if do in KEEPING:
                 return _kept(do, given)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -20,6 +21,7 @@ from inferd.errors import (
     LimitExceededError,
     PermissionDeniedError,
     UnsupportedInputError,
+    is_failure,
     present,
 )
 from inferd.moderation.rules import Classifier
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
     from inferd.runtime.front.memos import Memos
     from inferd.runtime.front.tasks import Tasks
     from inferd.runtime.moderation import Question
+
+_log = logging.getLogger(__name__)
 
 FINISHES: Final = {FinishReason.STOP_STRING: "stop", FinishReason.MAX_TOKENS: "length"}
 """What an answer says of why it ended; all else is "end"."""
@@ -193,6 +197,10 @@ class Asking:
             )
         except InferdError as failed:
             error = failed
+        except BaseException as defect:  # the next questions are answered all the same
+            if not is_failure(defect):
+                raise
+            _log.exception("what a function asked could not be answered")
         finally:
             self._driver.asks.answer(asked, given, error=error)
 
