@@ -1,5 +1,6 @@
 """The loop of functions, with processes that do as a test says: who goes next, and what is told of each call."""
 
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from inferd.engine.cells.cell import CellError
 from inferd.engine.function.backend import Bounded
 from inferd.engine.function.call import Call, CallResult
 from inferd.engine.function.loop import FunctionLoop
-from inferd.plugin.channel import ClosedError, LargeError, LateError
+from inferd.plugin.channel import Channel, ClosedError, LargeError, LateError
 
 DEADLINE_S = 60.0
 DONE = ({"end": "done"}, b"")
@@ -30,6 +31,7 @@ class Cell:
         self._begun = begun
         self.given = b""
         self.ended = threading.Event()
+        self.gone = False
 
     def send(self, _: Any, data: bytes, *, timeout_s: float) -> None:
         assert timeout_s
@@ -302,3 +304,27 @@ def test_a_call_that_asks_too_often_fails_and_one_that_waits_is_cancelled() -> N
         loop.cancel(2)
         assert waiting.ended.wait(DEADLINE_S)
         assert told.nothing
+
+
+def test_a_call_whose_process_dies_while_a_model_answers_has_failed() -> None:
+    """Nobody waits for an answer that nobody will hear: the call fails when its process is gone."""
+    with running(calls=1) as (loop, session, told):
+        session.functions[("f", 1)] = Bounded(name="f", version=1, timeout_s=7, memory_bytes=1 << 20, asks=1)
+        loop.submit(call(1))
+        waiting = session.next()
+        waiting.answers.put(({"ask": 1}, b'[{"do": "a"}]'))
+        assert told.next().asks == [(1, 0, b'{"do": "a"}')]
+        waiting.gone = True
+        assert told.end() == (1, "FUNCTION_FAILED")
+
+
+def test_a_channel_knows_that_its_other_side_is_gone() -> None:
+    """It is gone when it is closed, though what it said before is still to be read."""
+    one, two = socket.socketpair()
+    with one, two:
+        mine, other = Channel(one), Channel(two)
+        other.send({"progress": 0.5})
+        assert not mine.gone
+        two.close()
+        assert mine.gone
+        assert mine.receive(timeout_s=DEADLINE_S) == ({"progress": 0.5}, b"")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import select
 import struct
 import time
 from typing import TYPE_CHECKING, Any, Final
@@ -46,6 +47,16 @@ class Channel:
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
         self.most_bytes = MESSAGE_BYTES
+
+    @property
+    def gone(self) -> bool:
+        """Whether the other side has gone, though something that it said may not be read yet."""
+        seen = select.poll()
+        try:
+            seen.register(self.sock, select.POLLRDHUP)
+            return bool(seen.poll(0))
+        except (OSError, ValueError):  # this side is closed
+            return True
 
     def send(self, message: Any, data: bytes = b"", *, timeout_s: float | None = None) -> None:
         """Send a message, and bytes with it.

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 SEND_S: Final = 30.0  # until the process of a call has taken its input, which it reads first
 ASK_GRACE_S: Final = 60.0  # for what the kernel says of an answer that is late
+GONE_S: Final = 0.5  # between two looks whether the process is there that waits for a model
 END_BYTES: Final = 256 << 10  # room for how a call ended, beside a piece: its words and its trace, as JSON
 
 _log = logging.getLogger(__name__)
@@ -293,24 +294,27 @@ class FunctionLoop:
             self._deliver(CallResult(asks=[(call.handle, number, each)]))
         with self._changed:
             for number in numbers:
-                self._await_reply(call, function, number)
+                self._await_reply(call, function, number, channel)
             answers = [call.replies[number] for number in numbers]
             call.replies.update(dict.fromkeys(numbers, b""))  # they are counted, and held no more
         channel.send({}, b"[%s]" % b",".join(answers), timeout_s=SEND_S)
 
-    def _await_reply(self, call: Call, function: Bounded, number: int) -> None:
-        """Wait for an answer, under the lock.
+    def _await_reply(self, call: Call, function: Bounded, number: int, channel: Channel) -> None:
+        """Wait for an answer, under the lock, as long as the process is there that asked.
 
         Raises:
             LimitExceededError: There is none in time.
             ClosedError: The call has ended.
         """
         most_s = self._session.limits.ask_timeout_s + ASK_GRACE_S
-        arrived = self._changed.wait_for(lambda: number in call.replies or call.leash.cut, most_s)
+        until = time.monotonic() + most_s
+        while not self._changed.wait_for(lambda: number in call.replies or call.leash.cut, GONE_S):
+            if channel.gone:
+                raise ClosedError
+            if time.monotonic() >= until:
+                raise unanswered(function, most_s)
         if call.leash.cut:
             raise ClosedError
-        if not arrived:
-            raise unanswered(function, most_s)
 
 
 def _most_bytes(call: Call, limits: CallLimits) -> int:
