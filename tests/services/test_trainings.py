@@ -6,7 +6,6 @@ import os
 import re
 import signal
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,6 @@ import pytest_asyncio
 from typer.testing import CliRunner
 
 from inferd.cli import main
-from inferd.core.ids import NO_LEASE, LeaseId, ModelName, Tenant
-from inferd.core.lease import LeaseSpec, LeaseState
-from inferd.core.lease import ModelClaim as InnerClaim
 from inferd.errors import present
 from inferd.runtime.worker import Worker
 from inferd.server import Kernel
@@ -248,24 +244,6 @@ async def test_it_is_no_model_to_clients(kernel: Kernel, client: AsyncClient) ->
         assert not [each async for each in other.list_models() if "@" in each.name]
     assert (await client.cancel_training(made.training_id)).state == tp.TRAINING_STATE_CANCELLED
     assert (await client.get_training(made.training_id)).attempts == 1
-
-
-async def test_a_kept_lease_of_what_cannot_be_a_model_lets_a_kernel_start(tmp_path: Path) -> None:
-    """A lease whose model has a name that none can have ends with the start of the next kernel, which serves."""
-    chosen: dict[str, Any] = {"store": {"url": f"sqlite:{tmp_path}/kept/store"}}
-    source, inner = str(write_fake_model(tmp_path, "fake")), ModelName("training@0a1b2c3d4e5f60718293")
-    lease_id, tenant = LeaseId("held"), Tenant("default")
-    async with kernel_here(tmp_path, **chosen) as kernel, AsyncClient(kernel.addresses[0]) as first:
-        await first.create_model("fake", source)
-        spec = kernel.driver.views.model(ModelName("fake")).spec
-        kernel.driver.create_model(replace(spec, name=inner))
-        await kernel.driver.loading.load(inner, tenant, NO_LEASE)
-        held = (InnerClaim(model=inner, sequences=1),)
-        kernel.driver.create_lease(LeaseSpec(lease_id=lease_id, tenant=tenant, claims=held, ttl_s=600.0))
-        await present(kernel.driver.keeper).settled_lease(lease_id)
-    async with kernel_here(tmp_path, **chosen) as kernel, AsyncClient(kernel.addresses[0]) as second:
-        assert kernel.driver.views.lease(lease_id, tenant).state is LeaseState.EXPIRED
-        assert (await second.generate("fake", "hello", max_tokens=5)).text == "hello"
 
 
 async def test_one_that_is_cancelled_leaves_nothing(

@@ -53,12 +53,17 @@ log = structlog.get_logger()
 
 @dataclass(slots=True)
 class Known:
-    """A training that is known. One writer: its course."""
+    """A training that is known. One writer: its course.
+
+    Attributes:
+        settling: Whether what came of it is being made known: it is not cancelled any more.
+    """
 
     training: Training
     changed: Signal = field(default_factory=Signal)
     running: asyncio.Task[None] | None = None
     moving: asyncio.Lock = field(default_factory=asyncio.Lock)
+    settling: bool = False
 
 
 class Course:
@@ -218,6 +223,16 @@ class Course:
                 await self.move(TrainingChange.FAIL, finished=time.time(), error=told)
 
     async def _finish(self, exported: dict[str, Any]) -> None:
+        async with self._known.moving:  # one that is being cancelled is so before this, or not at all
+            if self._known.training.ended:
+                return
+            self._known.settling = True
+        try:
+            await self._make_known(exported)
+        finally:
+            self._known.settling = False
+
+    async def _make_known(self, exported: dict[str, Any]) -> None:
         training = self._known.training
         result = await self._outcome.settle(training, exported)
         said = exported.get("judged")
@@ -269,13 +284,13 @@ class Course:
 async def move(
     known: Known, parts: TrainingParts, change: TrainingChange, *, points: Sequence[Point] = (), **changes: Any
 ) -> None:
-    """Move a training, and keep that; one that has ended stays as it is.
+    """Move a training, and keep that; one that has ended stays as it is, and one that ends is not cancelled.
 
     Raises:
         StoreUnavailableError: It cannot be kept now.
     """
     async with known.moving:  # one at a time: what was kept last is what it is
-        if known.training.ended:
+        if known.training.ended or (known.settling and change is TrainingChange.CANCEL):
             return
         state = advance(TRAINING_TABLE, known.training.state, change)
         moved = replace(known.training, state=state, **changes)

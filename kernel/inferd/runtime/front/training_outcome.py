@@ -92,9 +92,7 @@ class TrainingOutcome:
         )
 
     def is_used(self, training: Training) -> bool:
-        """Whether a model or an adapter that is known has its files from there."""
-        if training.result is None:
-            return False
+        """Whether a model or an adapter that is known has its files from there, whoever made it known."""
         views, folder = self._driver.views, str(self._files.folder(training.training_id))
         for name in views.model_names():
             model = views.find_model(name)

@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from dataclasses import replace
 from hashlib import sha256
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from inferd.core.lifecycle import advance
 from inferd.core.training import TRAINING_TABLE, Training, TrainingChange, TrainingMethod, TrainingState
@@ -86,7 +86,7 @@ class Trainings:
         self._making: Counter[str] = Counter()  # by tenant: those whose data is written
         self._making_one = asyncio.Lock()
         self._queue = Signal()
-        self._removing: set[asyncio.Task[None]] = set()
+        self._beside: set[asyncio.Task[Any]] = set()
         if keeper is not None:
             keeper.forgets.append(self._forget)
 
@@ -145,6 +145,7 @@ class Trainings:
         self._check_room(caller.tenant)
         training_id = new_id()
         self._making[caller.tenant] += 1
+        making: asyncio.Task[Training] | None = None
         try:
             data = await self._files.write(training_id, rows, is_held=False, field=fields[0])
             kept = None
@@ -168,21 +169,32 @@ class Trainings:
                 request_id=request_id,
                 fingerprint=fingerprint,
             )
-            return await asyncio.shield(self._make(training))  # one that is kept is known, whoever has gone
+            making = asyncio.create_task(self._make(training), name="a training that is made")
+            self._beside.add(making)
+            making.add_done_callback(self._beside.discard)
+            return await asyncio.shield(making)  # one that is kept is known, whoever has gone
         finally:
-            self._making[caller.tenant] -= 1
-            if training_id not in self._known:
-                await self._files.close(training_id, keeps_result=False)
+            if making is None:
+                await self._unmade(training_id, caller.tenant)
 
     async def _make(self, training: Training) -> Training:
         """Keep a new one and have it run; or find the one that the same call has made meanwhile."""
-        async with self._making_one:
-            made = self._find_made(training.tenant, training.request_id, training.fingerprint)
-            if made is None:
-                await self._parts.put(training)
-                self._known[training.training_id] = Known(training)
-                self._queue.notify()
+        try:
+            async with self._making_one:
+                made = self._find_made(training.tenant, training.request_id, training.fingerprint)
+                if made is None:
+                    await self._parts.put(training)
+                    self._known[training.training_id] = Known(training)
+                    self._queue.notify()
+        finally:
+            await self._unmade(training.training_id, training.tenant)
         return made or training
+
+    async def _unmade(self, training_id: str, tenant: Tenant) -> None:
+        """It is made no longer: one that is not known leaves no files."""
+        self._making[tenant] -= 1
+        if training_id not in self._known:
+            await self._files.close(training_id, keeps_result=False)
 
     def _find_made(self, tenant: Tenant, request_id: str, fingerprint: str) -> Training | None:
         for known in reversed(self._known.values()) if request_id else ():
@@ -310,7 +322,7 @@ class Trainings:
         return await self._parts.points(self._get(training_id, caller).training)
 
     async def cancel(self, training_id: str, caller: Caller) -> Training:
-        """End a training; one that has ended stays as it is.
+        """End a training; one that has ended stays as it is, and so does one whose result is being made known.
 
         Raises:
             StoreUnavailableError: It cannot be kept now: the training goes on.
@@ -318,6 +330,10 @@ class Trainings:
         known = self._get(training_id, caller)
         if not known.training.ended:
             await move(known, self._parts, TrainingChange.CANCEL, finished=time.time(), tokens_per_s=0.0)
+            if known.training.state is not TrainingState.CANCELLED:
+                if known.running is not None:
+                    await asyncio.wait({known.running})
+                return known.training
             if known.running is not None:
                 known.running.cancel()
             await self._remove(known)
@@ -392,8 +408,8 @@ class Trainings:
             if known.running is not None:
                 known.running.cancel()
             removing = asyncio.create_task(self._remove(known), name="files of a shredded training")
-            self._removing.add(removing)
-            removing.add_done_callback(self._removing.discard)
+            self._beside.add(removing)
+            removing.add_done_callback(self._beside.discard)
 
     async def _remove(self, known: Known) -> None:
         """Remove the files of a training once nothing works with them; those of a model that is known stay."""

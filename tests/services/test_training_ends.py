@@ -1,0 +1,130 @@
+"""What is left of trainings when they end otherwise than usual: cancelled late, left by their client, of no use."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from inferd.core.ids import NO_LEASE, LeaseId, ModelName, Tenant
+from inferd.core.lease import LeaseSpec, LeaseState, ModelClaim
+from inferd.core.training import Training, TrainingMethod, TrainingRecipe, TrainingSpec, TrainingState
+from inferd.errors import present
+from inferd.runtime.front.caller import Caller
+from inferd.runtime.front.training_outcome import TrainingOutcome
+from inferd.runtime.front.trainings import Trainings
+from inferd.runtime.kept_trainings import HeldTrainings
+from inferd.testing.kernel import front_here, kernel_here, write_fake_model
+from inferd_api.v1 import training_pb2 as tp
+from inferd_client import AsyncClient
+
+ROWS = [{"text": f"text {number}", "label": ("red", "blue")[number % 3 == 0]} for number in range(40)]
+CLASSIFY: dict[str, Any] = {"method": "classify", "batch": 4, "epochs": 3}
+QUICK: dict[str, Any] = {"report_s": 0.02, "retry_s": 0.1, "idle_s": 0.3}
+DEADLINE_S = 90.0
+
+
+@asynccontextmanager
+async def client_of(folder: Path) -> AsyncIterator[AsyncClient]:
+    """A client of a kernel with the backend that trains for tests."""
+    async with kernel_here(folder, train=QUICK) as kernel, AsyncClient(kernel.addresses[0]) as made:
+        yield made
+
+
+async def ended(client: AsyncClient, training_id: str) -> tp.Training:
+    """How a training ended."""
+    async with asyncio.timeout(DEADLINE_S):
+        return [each async for each in client.watch_training(training_id)][-1]
+
+
+async def test_a_kept_lease_of_what_cannot_be_a_model_lets_a_kernel_start(tmp_path: Path) -> None:
+    """A lease whose model has a name that none can have ends with the start of the next kernel, which serves."""
+    chosen: dict[str, Any] = {"store": {"url": f"sqlite:{tmp_path}/kept/store"}}
+    source, inner = str(write_fake_model(tmp_path, "fake")), ModelName("training@0a1b2c3d4e5f60718293")
+    lease_id, tenant = LeaseId("held"), Tenant("default")
+    async with kernel_here(tmp_path, **chosen) as kernel, AsyncClient(kernel.addresses[0]) as first:
+        await first.create_model("fake", source)
+        spec = kernel.driver.views.model(ModelName("fake")).spec
+        kernel.driver.create_model(replace(spec, name=inner))
+        await kernel.driver.loading.load(inner, tenant, NO_LEASE)
+        held = (ModelClaim(model=inner, sequences=1),)
+        kernel.driver.create_lease(LeaseSpec(lease_id=lease_id, tenant=tenant, claims=held, ttl_s=600.0))
+        await present(kernel.driver.keeper).settled_lease(lease_id)
+    async with kernel_here(tmp_path, **chosen) as kernel, AsyncClient(kernel.addresses[0]) as second:
+        assert kernel.driver.views.lease(lease_id, tenant).state is LeaseState.EXPIRED
+        assert (await second.generate("fake", "hello", max_tokens=5)).text == "hello"
+
+
+async def test_what_is_being_made_known_is_not_cancelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cancelled while its result is made known a training succeeds, and the model has its files."""
+    settling, cancelling, settle, cancel = asyncio.Event(), asyncio.Event(), TrainingOutcome.settle, Trainings.cancel
+
+    async def slowly(self: TrainingOutcome, *given: Any) -> Any:
+        found = await settle(self, *given)
+        settling.set()
+        await cancelling.wait()
+        return found
+
+    async def told(self: Trainings, *given: Any) -> Any:
+        cancelling.set()
+        return await cancel(self, *given)
+
+    monkeypatch.setattr(TrainingOutcome, "settle", slowly)
+    monkeypatch.setattr(Trainings, "cancel", told)
+    async with client_of(tmp_path) as client:
+        made = await client.train("late", ROWS, recipe=CLASSIFY)
+        async with asyncio.timeout(DEADLINE_S):
+            await settling.wait()
+        found = await client.cancel_training(made.training_id)
+        assert found.state == tp.TRAINING_STATE_SUCCEEDED
+        assert (await client.generate("late", "hello", max_tokens=5)).text == "hello"
+
+
+async def test_one_whose_client_goes_while_it_is_kept_has_its_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that leaves while its training is kept leaves one behind that can be run."""
+    keeping, gone, put, ids = asyncio.Event(), asyncio.Event(), HeldTrainings.put, set[str]()
+
+    async def slowly(self: HeldTrainings, training: Training, *given: Any) -> None:
+        ids.add(training.training_id)
+        keeping.set()
+        await gone.wait()
+        await put(self, training, *given)
+        kept.set()
+
+    async def lines() -> AsyncIterator[bytes]:
+        yield "\n".join(map(json.dumps, ROWS)).encode()
+
+    kept = asyncio.Event()
+    monkeypatch.setattr(HeldTrainings, "put", slowly)
+    caller = Caller(tenant=Tenant("default"))
+    spec = TrainingSpec(name="left", model="", recipe=TrainingRecipe(method=TrainingMethod.CLASSIFY))
+    async with front_here(tmp_path, train=QUICK) as front, asyncio.timeout(DEADLINE_S):
+        calling = asyncio.create_task(front.trainings.create(spec, lines(), None, caller))
+        await keeping.wait()
+        calling.cancel()
+        await asyncio.wait({calling})
+        gone.set()
+        await kept.wait()
+        await asyncio.sleep(0)
+        told = [each async for each in front.trainings.watch(ids.pop(), caller)]
+        assert told[-1].state is TrainingState.SUCCEEDED, told[-1].error
+
+
+async def test_what_is_used_of_a_failed_one_stays(tmp_path: Path) -> None:
+    """A result that was made known by hand, as its own name was taken, stays when the training is deleted."""
+    async with client_of(tmp_path) as client:
+        twins = [await client.train("twin", ROWS, recipe=CLASSIFY) for _ in range(2)]
+        ends = [await ended(client, each.training_id) for each in twins]
+        (failed,) = [each for each in ends if each.state == tp.TRAINING_STATE_FAILED]
+        assert "model 'twin' exists" in failed.error.message
+        folder = tmp_path / "state" / "trainings" / failed.training_id / "result"
+        (source,) = [each for each in sorted(folder.iterdir()) if each.suffix not in {".json", ".md"}]
+        await client.create_model("byhand", str(source))
+        await client.delete_training(failed.training_id)
+        assert (await client.generate("byhand", "hello", max_tokens=5)).text == "hello"
