@@ -1,6 +1,8 @@
 """`inferd.v1.IndexService`."""
 
+from inferd.core.document_index import Index, SearchMode
 from inferd.core.ids import ModelName
+from inferd.core.policy import Policy, ResourceKind, Verb
 from inferd.errors import InvalidFieldError
 from inferd.runtime.front import indexes as front
 from inferd.runtime.front.index_answering import Answers, Told, Wanted
@@ -22,6 +24,8 @@ from inferd_api.v1 import index_service_pb2 as xs
 
 DEFAULT_TOKENS = 512  # that an answer has at most
 TOKENS = range(16, 8193)
+READ_INDEX = Policy(Verb.READ, ResourceKind.INDEX)  # what an answer needs, besides the call
+RUN_MODEL = Policy(Verb.RUN, ResourceKind.TASK)  # what whoever has vectors made needs, of their model
 
 
 class Indexes:
@@ -33,7 +37,10 @@ class Indexes:
 
     async def CreateIndex(self, request: xs.CreateIndexRequest, call: Call) -> xs.CreateIndexResponse:  # noqa: N802 - the wire's name
         """Make an index."""
-        made = await self._indexes.create(call.caller, read_spec(request.spec))
+        spec = read_spec(request.spec)
+        if spec.model:
+            call.admission.check(RUN_MODEL, spec.model)
+        made = await self._indexes.create(call.caller, spec)
         return xs.CreateIndexResponse(index=write_index(made))
 
     async def AddDocuments(self, request: xs.AddDocumentsRequest, call: Call) -> None:  # noqa: N802 - the wire's name
@@ -42,7 +49,9 @@ class Indexes:
         async def tell(chunks: int, embedded: int) -> None:
             await call.write(xs.AddDocumentsResponse(chunks=chunks, embedded=embedded))
 
-        documents = read_documents(request.documents, self._indexes.find(call.caller, request.index).index)
+        known = self._indexes.find(call.caller, request.index).index
+        _check_vectors(call, known)
+        documents = read_documents(request.documents, known)
         index, replaced = await self._indexes.add(call.caller, request.index, documents, tell)
         await call.write(xs.AddDocumentsResponse(index=write_index(index), replaced=replaced))
 
@@ -82,6 +91,7 @@ class Indexes:
     async def SearchIndex(self, request: xs.SearchIndexRequest, call: Call) -> xs.SearchIndexResponse:  # noqa: N802 - the wire's name
         """Search an index."""
         query, priority = read_query(request.query), read_priority(request.priority)
+        _check_vectors(call, self._indexes.find(call.caller, query.index).index, query.mode)
         with self._indexes.place(call.caller):
             async with self._indexes.cut_short():
                 found, version = await search(self._indexes, call.caller, query, priority)
@@ -100,10 +110,23 @@ class Indexes:
             raise InvalidFieldError(
                 f"most_tokens is {most_tokens}; it must be {TOKENS.start} to {TOKENS.stop - 1}", field="most_tokens"
             )
+        query = read_query(request.query)
+        call.admission.check(READ_INDEX)
+        _check_vectors(call, self._indexes.find(call.caller, query.index).index, query.mode)
         wanted = Wanted(
-            query=read_query(request.query),
+            query=query,
             model=ModelName(request.model),
             most_tokens=most_tokens,
             priority=read_priority(request.priority),
         )
         await self._answers.answer(wanted, call.caller, tell)
+
+
+def _check_vectors(call: Call, index: Index, mode: SearchMode | None = None) -> None:
+    """Refuse a call that needs vectors of a model that it may not run.
+
+    Raises:
+        PermissionDeniedError: It may not.
+    """
+    if index.spec.model and mode is not SearchMode.LEXICAL:
+        call.admission.check(RUN_MODEL, index.spec.model)
