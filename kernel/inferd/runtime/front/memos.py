@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakValueDictionary
 
 from inferd.errors import InvalidFieldError, LimitExceededError, RequestConflictError
 from inferd.runtime.kept_records import UNREADABLE
+from inferd.runtime.whole import Whole
 from inferd.store.store import Drop, Kind, Put
 
 if TYPE_CHECKING:
@@ -51,6 +54,8 @@ class Memos:
     def __init__(self, driver: Driver, *, most: int, share: float, most_bytes: int) -> None:
         self._driver, self._most, self._share, self._most_bytes = driver, most, share, most_bytes
         self._known: dict[Key, Memo] = {}
+        self._changing = WeakValueDictionary[Key, asyncio.Lock]()
+        self._left = Whole()
         if driver.keeper is not None:
             driver.keeper.forgets.append(self._forget_tenant)
 
@@ -76,12 +81,13 @@ class Memos:
             StoreUnavailableError: It cannot be read now.
         """
         key = _key(call, name)
-        if (known := self._known.get(key)) is None:
-            return {"version": 0, "kept": "null", "own": False}
-        value = known.value
-        if self._driver.keeper is not None:
-            value = await self._driver.keeper.read(lambda store: _value(store, key))
-        return {"version": known.version, "kept": value, "own": known.by == call.task_id}
+        async with self._one(key):
+            if (known := self._known.get(key)) is None:
+                return {"version": 0, "kept": "null", "own": False}
+            value = known.value
+            if self._driver.keeper is not None:
+                value = await self._driver.keeper.read(lambda store: _value(store, key))
+            return {"version": known.version, "kept": value, "own": known.by == call.task_id}
 
     async def remember(self, call: TaskSpec, name: str, value: str, after: int) -> dict[str, Any]:
         """Keep a value in the place of version `after`.
@@ -96,40 +102,7 @@ class Memos:
             raise _over(
                 "functions.memo_bytes", size, self._most_bytes, f"what is kept as {name[:80]!r} has {size} bytes"
             )
-        known = self._known.get(key)
-        if (version := 0 if known is None else known.version) != after:
-            raise RequestConflictError(
-                f"{name[:80]!r} has version {version} now and the call has read {after}: another"
-                " one has written it; call again",
-                metadata={"version": str(version), "read": str(after)},
-            )
-        if known is None:
-            own, free = sum(tenant == call.tenant for tenant, _ in self._known), self._most - len(self._known)
-            if own + 1 > self._share * (free + own):
-                raise _over(
-                    "functions.memos",
-                    own + 1,
-                    self._most,
-                    f"functions keep {own} values for the tenant, {len(self._known)} in all",
-                )
-        made = Memo(version=version + 1, by=call.task_id, value=value)
-        before, self._known[key] = (
-            known,
-            made if self._driver.keeper is None else Memo(version=made.version, by=made.by),
-        )
-        if self._driver.keeper is not None:
-            written = json.dumps(
-                {"version": made.version, "by": made.by, "value": value}, separators=(",", ":")
-            ).encode()
-            try:
-                await self._driver.keeper.keep_records([Put(key[0], Kind.MEMO, key[1], written)])
-            except BaseException:
-                if before is None:
-                    self._known.pop(key, None)
-                else:
-                    self._known[key] = before
-                raise
-        return {"version": made.version}
+        return await self._left.do(self._remember(call, key, name, value, after))
 
     async def forget(self, call: TaskSpec, name: str) -> dict[str, Any]:
         """Keep something no longer; whether there was something.
@@ -137,13 +110,57 @@ class Memos:
         Raises:
             StoreUnavailableError: That cannot be written now.
         """
-        key = _key(call, name)
-        if key not in self._known:
-            return {"version": 0}
-        if self._driver.keeper is not None:
-            await self._driver.keeper.keep_records([Drop(key[0], Kind.MEMO, key[1])])
-        self._known.pop(key, None)
-        return {"version": 1}
+        return await self._left.do(self._forget(_key(call, name)))
+
+    async def _remember(self, call: TaskSpec, key: Key, name: str, value: str, after: int) -> dict[str, Any]:
+        async with self._one(key):
+            known = self._known.get(key)
+            if (version := 0 if known is None else known.version) != after:
+                raise RequestConflictError(
+                    f"{name[:80]!r} has version {version} now and the call has read {after}: another"
+                    " one has written it; call again",
+                    metadata={"version": str(version), "read": str(after)},
+                )
+            if known is None:
+                own, free = sum(tenant == call.tenant for tenant, _ in self._known), self._most - len(self._known)
+                if own + 1 > self._share * (free + own):
+                    raise _over(
+                        "functions.memos",
+                        own + 1,
+                        self._most,
+                        f"functions keep {own} values for the tenant, {len(self._known)} in all",
+                    )
+            made = Memo(version=version + 1, by=call.task_id, value=value)
+            before, self._known[key] = (
+                known,
+                made if self._driver.keeper is None else Memo(version=made.version, by=made.by),
+            )
+            if self._driver.keeper is not None:
+                written = json.dumps(
+                    {"version": made.version, "by": made.by, "value": value}, separators=(",", ":")
+                ).encode()
+                try:
+                    await self._driver.keeper.keep_records([Put(key[0], Kind.MEMO, key[1], written)])
+                except BaseException:
+                    if before is None:
+                        self._known.pop(key, None)
+                    else:
+                        self._known[key] = before
+                    raise
+            return {"version": made.version}
+
+    async def _forget(self, key: Key) -> dict[str, Any]:
+        async with self._one(key):
+            if key not in self._known:
+                return {"version": 0}
+            if self._driver.keeper is not None:
+                await self._driver.keeper.keep_records([Drop(key[0], Kind.MEMO, key[1])])
+            self._known.pop(key, None)
+            return {"version": 1}
+
+    def _one(self, key: Key) -> asyncio.Lock:
+        """Held by whoever reads or changes what is kept by a name: what is known and what is in the store agree."""
+        return self._changing.setdefault(key, asyncio.Lock())
 
     def _forget_tenant(self, tenant: str) -> None:
         for key in [key for key in self._known if key[0] == tenant]:
