@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 import re
+import sys
 from typing import TYPE_CHECKING, Any, Final
 
 from inferd.core.document_index import Comparison, Filter, IndexFieldType, IndexSpec, NewDocument, Query, SearchMode
@@ -169,7 +169,7 @@ def is_of(value: Any, kind: IndexFieldType) -> bool:
         return kind is IndexFieldType.BOOL
     if isinstance(value, str):
         return kind is IndexFieldType.TEXT
-    return kind is IndexFieldType.NUMBER and isinstance(value, int | float) and math.isfinite(value)
+    return kind is IndexFieldType.NUMBER and isinstance(value, int | float) and abs(value) <= sys.float_info.max
 
 
 def _json(given: str, field: str) -> Any:
