@@ -51,7 +51,8 @@ def _pieces(text: str, span: Span, size: int) -> Iterator[Span]:
         cut = max((each.start() for each in SPACE.finditer(text, begin + size // 2, begin + size + 1)), default=0)
         cut = cut or begin + size
         yield _stripped(text, begin, cut)
-        begin = _stripped(text, cut, end)[0]
+        space = SPACE.match(text, cut, end)
+        begin = space.end() if space else cut
     if begin < end:
         yield begin, end
 

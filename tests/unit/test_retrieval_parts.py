@@ -5,6 +5,7 @@ import random
 from array import array
 from contextlib import nullcontext
 from itertools import pairwise
+from time import process_time
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,16 @@ def test_chunks_have_all_of_a_text(text: str, size: int, data: st.DataObject) ->
     assert all(a[0] < b[0] and a[1] < b[1] for a, b in pairwise(found))
     covered = {place for start, end in found for place in range(start, end)}
     assert all(place in covered or letter.isspace() for place, letter in enumerate(text))
+
+
+def test_a_line_without_an_end_is_cut_in_time_that_grows_as_it_does() -> None:
+    """Eight times the text takes about eight times as long, not 64 times."""
+    text, took = "word " * 50_000, list[float]()
+    for given_text in (text, text * 8):
+        began = process_time()
+        assert len(chunks(given_text, 32, 0)) > len(given_text) // 32
+        took.append(process_time() - began)
+    assert took[1] < 24 * took[0]
 
 
 def test_chunks_overlap_by_whole_sentences() -> None:
