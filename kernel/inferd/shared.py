@@ -31,7 +31,7 @@ ALIGNMENT: Final = 64  # of elements in a memory, in bytes
 DESCRIPTORS_PART: Final = 2  # of those that a process may have: beyond it no memory is made
 BLOCK_BYTES: Final = 512  # of `st_blocks`
 MARGIN_BYTES: Final = 2 << 20  # that a memory may take beyond its size: the system may give one of its large pages
-MOST_AT_ONCE: Final = 64  # memories that go with one frame; the system's own bound is 253
+MOST_AT_ONCE: Final = 128  # memories that go with one frame; the system's own bound is 253
 
 SEALS: Final = 0x1 | 0x2 | 0x4 | 0x8
 """F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_GROW and F_SEAL_WRITE of linux/fcntl.h."""

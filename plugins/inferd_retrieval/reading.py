@@ -1,11 +1,13 @@
 """Documents of an index, by their ids."""
 
+from collections.abc import Iterator
 from typing import Annotated
 
 from pydantic import BaseModel, Field
 
 from inferd.plugin import function, function_data
 from inferd_retrieval.segments import Segment
+from inferd_retrieval.telling import in_parts
 
 
 class ReadDocument(BaseModel):
@@ -42,8 +44,8 @@ def retrieval_find(ids: list[str], *, vectors: bool, dead: list[list[int]]) -> l
 
 
 @function(timeout_s=60)
-def retrieval_read(row: int, start: Annotated[int, Field(ge=0)], end: Annotated[int, Field(ge=0)]) -> ReadDocument:
-    """A document, or a part of its text.
+def retrieval_read(row: int, start: Annotated[int, Field(ge=0)], end: Annotated[int, Field(ge=0)]) -> Iterator[str]:
+    """A document, or a part of its text: parts of a `ReadDocument` as JSON.
 
     Args:
         row: Its row in the segment.
@@ -51,11 +53,13 @@ def retrieval_read(row: int, start: Annotated[int, Field(ge=0)], end: Annotated[
         end: The one behind the last.
     """
     document = Segment(function_data()[0]).document(row)
-    return ReadDocument(
-        title=document.title,
-        metadata=document.metadata_json,
-        text=document.text[start:end],
-        characters=len(document.text),
+    yield from in_parts(
+        ReadDocument(
+            title=document.title,
+            metadata=document.metadata_json,
+            text=document.text[start:end],
+            characters=len(document.text),
+        )
     )
 
 
@@ -67,7 +71,7 @@ class Sample(BaseModel):
 
 
 @function(timeout_s=60)
-def retrieval_sample() -> Sample:
-    """The first chunk of a segment, whose vector tells whether a model is the one that made it."""
+def retrieval_sample() -> Iterator[str]:
+    """The first chunk of a segment, whose vector tells whether a model made it: parts of a `Sample` as JSON."""
     segment = Segment(function_data()[0])
-    return Sample(title=segment.about(int(segment.chunks[0][0])).title, text=segment.text(0))
+    yield from in_parts(Sample(title=segment.about(int(segment.chunks[0][0])).title, text=segment.text(0)))

@@ -1,6 +1,6 @@
 """Searches: by words (BM25), by vectors (all are compared), and by both."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from inferd.plugin import function, function_data
 from inferd_retrieval.cutting import sentences
 from inferd_retrieval.segments import Segment
+from inferd_retrieval.telling import in_parts
 from inferd_retrieval.words import words
 
 K1: Final = 1.5
@@ -87,8 +88,8 @@ def retrieval_search(
     width: int,
     dead: list[list[int]],
     filters: list[Filter],
-) -> list[Found]:
-    """Find the chunks of an index that fit a text best, the best first.
+) -> Iterator[str]:
+    """Find the chunks of an index that fit a text best, the best first: parts of a list of `Found` as JSON.
 
     Args:
         text: What is looked for; its vector is the last of the data.
@@ -109,7 +110,8 @@ def retrieval_search(
         parts.append(Part(segment, vectors, allowed[chunks[:, 0]], first))
         first += len(chunks)
     if not parts:
-        return []
+        yield from in_parts([])
+        return
     rankings = []
     if mode != "vector":
         rankings.append(_best(_lexical(parts, text), max(CANDIDATES, count), above=0.0))
@@ -117,7 +119,7 @@ def retrieval_search(
         query = np.frombuffer(given[-1], np.float32)
         rankings.append(_best(_angles(parts, query), max(CANDIDATES, count), above=-np.inf))
     ranked = rankings[0] if len(rankings) == 1 else _fused(*rankings)
-    return [_found(parts, chunk, score) for chunk, score in ranked[:count]]
+    yield from in_parts([_found(parts, chunk, score) for chunk, score in ranked[:count]])
 
 
 def _allowed(segment: Segment, gone: Sequence[int], filters: Sequence[Filter]) -> Mask:

@@ -12,6 +12,8 @@ import pytest_asyncio
 from typer.testing import CliRunner
 
 from inferd.cli.main import app
+from inferd.runtime.front import index_adding
+from inferd.shared import MOST_AT_ONCE
 from inferd.testing.kernel import kernel_here, write_fake_model
 from inferd_api.v1.index_pb2 import DocumentFile, IndexDocument
 from inferd_client import AsyncClient
@@ -61,6 +63,29 @@ def documents() -> list[IndexDocument]:
 
 async def found(client: AsyncClient, index: str, text: str, **options: Any) -> list[str]:
     return [each.document_id for each in await client.search_index(index, text, **options)]
+
+
+async def test_what_is_found_may_be_larger_than_a_piece(client: AsyncClient) -> None:
+    """Large chunks are found though over functions.piece_bytes together, and so is a text whose letters JSON escapes."""
+    await client.create_index("large", chunk_size=100_000)
+    texts = {f"{n}": "\u6811\u6728 " * 33_000 for n in range(5)} | {"escaped": "\x01 " * 120_000}
+    await client.add_documents("large", [document(name, text) for name, text in texts.items()])
+    chunks = await client.search_index("large", "\u6811\u6728")
+    assert sum(len(each.text.encode()) for each in chunks) > 1 << 20
+    assert (await client.get_document("large", "escaped")).text == texts["escaped"]
+
+
+async def test_segments_that_cannot_be_made_one_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An index has no more segments than are searched at once: what would be one too many is refused."""
+    assert 2 * index_adding.MOST_SEGMENTS + 1 <= MOST_AT_ONCE
+    monkeypatch.setattr(index_adding, "MOST_SEGMENTS", 3)
+    async with kernel(tmp_path, indexes={"segments": 2, "merge_bytes": 1}) as client:
+        await client.create_index("many")
+        for n in range(3):
+            await client.add_documents("many", [document(f"{n}", "oak")])
+        with pytest.raises(LimitExceededError, match=r"3 segments.*indexes\.merge_bytes is 1;"):
+            await client.add_documents("many", [document("4", "oak")])
+        assert await found(client, "many", "oak") == ["0", "1", "2"]
 
 
 async def test_documents_are_found_by_words(client: AsyncClient) -> None:

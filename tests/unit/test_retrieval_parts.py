@@ -158,8 +158,8 @@ async def test_a_model_is_known_by_a_vector_that_it_made(now: tuple[float, ...],
     """A vector that is nearly the one that is kept is of the same model; another one is refused, with both numbers."""
 
     class Tasks:
-        async def call(self, *_: Any) -> list[Any]:
-            return [{"title": "Oak", "text": "A tree."}]
+        async def whole(self, *_: Any) -> Any:
+            return {"title": "Oak", "text": "A tree."}
 
         async def embed(self, _: Any, __: str, text: str) -> Any:
             assert text == "Oak\nA tree."

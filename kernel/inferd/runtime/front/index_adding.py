@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from inferd.core.document_index import Segment, merged_next
 from inferd.errors import InferdError, InvalidFieldError, LimitExceededError, words_of
 from inferd.runtime.elements import Held
-from inferd.shared import Memory, Part
+from inferd.shared import MOST_AT_ONCE, Memory, Part
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 AS_TEXT: Final = "text"  # of a file
 BYTES: Final = frozenset({"pdf"})  # formats that functions are given as base64
 ALIKE: Final = 0.99  # the least cosine of vectors that one model made of one text, on whatever device
+MOST_SEGMENTS: Final = (MOST_AT_ONCE - 1) // 2  # each has two files, and a search gives a vector besides
 TOLD_CHUNKS: Final = 50  # how many vectors come between two tellings
 
 
@@ -204,6 +205,21 @@ class Adding:
         if made.width:
             self._check_width(made.width, self.index.spec.model)
 
+    def check_segments(self) -> None:
+        """Refuse one more segment than a function can be given at once.
+
+        Raises:
+            LimitExceededError: It would be.
+        """
+        have, merged = len(self.index.segments), self.chosen.merge_bytes
+        if have >= MOST_SEGMENTS:
+            raise LimitExceededError(
+                f"index {self.index.spec.name!r} has {have} segments, which is the most that is searched at once, and"
+                f" no two of them may be made one: indexes.merge_bytes is {merged}; raise that, or begin another index",
+                metadata={"bound": "indexes.merge_bytes", "value": f"more than {merged}", "limit": str(merged)},
+                field="documents",
+            )
+
     def mergeable(self) -> tuple[int, ...]:
         """The places of segments that are made one next."""
         return merged_next(self.index.segments, self.chosen.merge_bytes)
@@ -291,7 +307,7 @@ async def check_model(index: Index, tasks: IndexTasks, asker: Asker, parts: Sequ
         InvalidFieldError: It is another one.
         InferdError: A task failed.
     """
-    (told,) = await tasks.call(asker, "retrieval_sample", parts[:1])
+    told = await tasks.whole(asker, "retrieval_sample", parts[:1])
     vector = await tasks.embed(asker, index.spec.model, titled(str(told["title"]), str(told["text"])))
     check_width(index, len(vector), index.spec.model)
     made = array("f", parts[1].read(0, vector.itemsize * len(vector)))

@@ -54,7 +54,7 @@ async def search(indexes: Indexes, caller: Caller, query: Query, priority: Prior
             if not left or entry.index is index:
                 raise
             continue
-        pieces = await indexes.tasks.call(
+        told = await indexes.tasks.whole(
             asker,
             "retrieval_search",
             [*parts, *vector],
@@ -68,7 +68,7 @@ async def search(indexes: Indexes, caller: Caller, query: Query, priority: Prior
                 for each in query.filters
             ],
         )
-        return [_read(each) for each in pieces[0]], index.version
+        return [_read(each) for each in told], index.version
     raise AssertionError("the last try returns or raises")
 
 

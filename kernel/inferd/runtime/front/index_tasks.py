@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from array import array
 from math import sqrt
 from typing import TYPE_CHECKING, Any, Final
@@ -66,6 +67,18 @@ class IndexTasks:
             words = error.message.partition(REFUSES)[2]
             raise InvalidFieldError(words or error.message) from None
         return pieces
+
+    async def whole(self, asker: Asker, function: str, data: Sequence[Part] = (), **given: Any) -> Any:
+        """What a function gives as JSON in parts, which is larger than a piece may be.
+
+        Raises:
+            InferdError: It cannot be called, or failed.
+        """
+        parts = await self.call(asker, function, data, **given)
+        try:
+            return json.loads("".join(parts))
+        except (TypeError, ValueError, RecursionError) as error:
+            raise FunctionFailedError(f"{function} gave what is no JSON in parts: {type(error).__name__}") from None
 
     async def files(self, asker: Asker, function: str, data: Sequence[Part], **given: Any) -> dict[str, bytes]:
         """The files that a function gives in pieces, by their names.

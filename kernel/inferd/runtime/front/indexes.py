@@ -260,6 +260,7 @@ class Indexes:
             adding.check_room(made)
             if len(entry.index.segments) >= self._chosen.segments:
                 await self._merge(caller, entry)
+                replace(adding, index=entry.index).check_segments()
             gone = await self._rows(caller, entry, [each.id for each in documents])
             segment = await adding.keep(made, entry.holder)
             index = entry.index
@@ -390,7 +391,7 @@ class Indexes:
                         field="document_id",
                     )
                 ((place, row),) = rows
-                (told,) = await self.tasks.call(
+                told = await self.tasks.whole(
                     asker,
                     "retrieval_read",
                     (await self.parts(entry, segments[place : place + 1]))[:1],
