@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inferd.federation.field import TooFewSharesError, combine, split
-from inferd.federation.masks import NotOpenedError
+from inferd.federation.masks import is_public
 from inferd.federation.secure import (
     Keys,
     Member,
@@ -153,8 +153,9 @@ def test_a_member_refuses_what_would_show_its_update() -> None:
     mine = {other: given[0] for other, given in sealed.items() if other}
     with pytest.raises(RefusedError, match="2 clients have shared"):
         one.mask(bytes(8), {1: mine[1]})
-    with pytest.raises(NotOpenedError):
-        one.mask(bytes(8), {**mine, 1: mine[2]})
+    for changed in (mine[2], b""):
+        with pytest.raises(RefusedError, match="client 1: sealed shares cannot be opened"):
+            one.mask(bytes(8), {**mine, 1: changed})
     one.mask(bytes(8), mine)
     for survivors in ([1, 2, 3], [0, 1], [0, 1, 2, 9]):
         with pytest.raises(RefusedError, match="said to have stayed"):
@@ -164,6 +165,24 @@ def test_a_member_refuses_what_would_show_its_update() -> None:
         one.open([0, 1, 2, 3])
     with pytest.raises(RefusedError, match="two of 32"):
         read_keys(b"short")
+
+
+def test_a_key_that_gives_the_same_to_everybody_is_refused() -> None:
+    """As a key for sealing and as one for masks, with the client whose it is."""
+    random = Random(4)
+    zero, low = bytes(32), b"\x01" + bytes(31)
+    assert not is_public(zero)
+    assert not is_public(low)
+    for key in (zero, low):
+        members = {client: Member(client, CONTEXT, random.randbytes) for client in range(4)}
+        roster = {client: member.keys for client, member in members.items()}
+        assert all(is_public(each.sealing) for each in roster.values())
+        with pytest.raises(RefusedError, match="key of client 2"):
+            members.pop(3).share({**roster, 2: Keys(key, roster[2].masking)}, 3)
+        sealed = {client: member.share(roster, 3) for client, member in members.items() if client}
+        members[0].share({**roster, 2: Keys(roster[2].sealing, key)}, 3)
+        with pytest.raises(RefusedError, match="key of client 2"):
+            members[0].mask(bytes(8), {client: given[0] for client, given in sealed.items()})
 
 
 def test_a_false_share_is_found() -> None:

@@ -80,6 +80,8 @@ class Owner:
     def answer(self, wanted: fs.PollRoundResponse, members: dict[bytes, Member]) -> Any:
         member = members.setdefault(wanted.context, Member(self.joined.client, wanted.context, token_bytes))
         match wanted.WhichOneof("wanted"):
+            case "keys" if not self.joined.plan.secure:
+                return fs.ClientKeys()
             case "keys":
                 return fs.ClientKeys(sealing=member.keys.sealing, masking=member.keys.masking)
             case "shares":

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from inferd.federation.secure import Keys, Member, RefusedError
+from inferd.federation.secure import Keys, Member
 from inferd_api.v1 import federation_pb2 as fp
 from inferd_api.v1 import federation_service_pb2 as fs
 from inferd_client.errors import (
+    InferdError,
     KernelUnreachableError,
     ShuttingDownError,
     StoreUnavailableError,
@@ -91,6 +92,8 @@ class Trainer:
     kernel: AsyncClient
     rows: Sequence[Mapping[str, Any]]
     recipe: Mapping[str, Any]
+    answered: bool = field(init=False, default=False)
+    """Whether the kernel has done what it was asked for, some time."""
 
     async def counts(self) -> bytes:
         """In how many rows the words of each bucket are, and how many rows there are."""
@@ -114,6 +117,7 @@ class Trainer:
     async def _call(self, function: str, given: Mapping[str, Any]) -> tuple[dict[str, Any], bytes]:
         whole = {"rows": list(self.rows), "recipe": dict(self.recipe), **given}
         pieces = [piece async for piece in self.kernel.call_stream(function, whole)]
+        self.answered = True
         return pieces[0], b"".join(b64decode(piece["part"]) for piece in pieces[1:])
 
 
@@ -190,7 +194,11 @@ class Participant:
         self.tell(f"joined as client {joined.client}")
 
     async def _answer(self, wanted: fs.PollRoundResponse) -> None:
-        """Do what is wanted; what cannot be done is left, and counts as gone in this round."""
+        """Do what is wanted; what cannot be done is left, and counts as gone in this round.
+
+        Raises:
+            InferdError: The own kernel has never trained, or the coordinator refused before it did.
+        """
         place = wanted.place
         phase = fp.RoundPhase.Name(place.phase).removeprefix("ROUND_PHASE_").lower()
         try:
@@ -198,7 +206,9 @@ class Participant:
             await self._patiently(lambda: self.coordinator.submit_round_part(self._who, place, part))
         except FederationRoundOverError:
             self.tell(f"round {place.round}, attempt {place.attempt}: {phase} came too late")
-        except (RefusedError, KeyError) as error:
+        except (OSError, ValueError, KeyError, InferdError) as error:  # what others gave may have done it
+            if not self._trainer.answered and isinstance(error, InferdError):
+                raise
             self.tell(f"round {place.round}, attempt {place.attempt}: no {phase}: {error}")
         else:
             self.tell(f"round {place.round}, attempt {place.attempt}: gave {phase}")
@@ -208,6 +218,8 @@ class Participant:
         if kind == "keys":
             self._members = {context: Member(self._who.client, context, token_bytes)}  # others are over
             keys = self._members[context].keys
+            if not self._plan.secure:
+                return fs.ClientKeys()
             return fs.ClientKeys(sealing=keys.sealing, masking=keys.masking)
         if kind == "update":
             return await self._update(wanted)

@@ -16,6 +16,7 @@ from inferd.federation.words import WORD
 
 KEY_BYTES: Final = 32
 """Of a secret key, a public one, and a seed."""
+_ANY: Final = b"\x01" * KEY_BYTES  # a secret key of nobody
 _NONCE: Final = bytes(16)  # of a key that masks one vector and nothing else
 _SEAL_NONCE: Final = bytes(12)  # likewise: a key of one round, one sender and one recipient seals once
 
@@ -37,6 +38,15 @@ def agree(secret: bytes, public: bytes, purpose: bytes) -> bytes:
     """
     shared = X25519PrivateKey.from_private_bytes(secret).exchange(X25519PublicKey.from_public_bytes(public))
     return HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=None, info=purpose).derive(shared)
+
+
+def is_public(key: bytes) -> bool:
+    """Whether it is a public key with which owners of others can agree on a secret."""
+    try:
+        agree(_ANY, key, b"")
+    except ValueError:
+        return False
+    return True
 
 
 def mask_of(seed: bytes, count: int) -> bytes:

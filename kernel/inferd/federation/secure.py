@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from inferd.federation import field as shares_of
-from inferd.federation.masks import KEY_BYTES, agree, mask_of, public_of, seal, unseal
+from inferd.federation.masks import KEY_BYTES, NotOpenedError, agree, mask_of, public_of, seal, unseal
 from inferd.federation.words import WORD, add, subtract, total
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class Member:
 
         Raises:
             RefusedError: The roster lacks it, has it with other keys, is too small, or the threshold too low or high;
-                or it has shared already.
+                a key of another is none; or it has shared already.
         """
         if self._roster:
             raise RefusedError("shares of this round were given already")
@@ -129,9 +129,8 @@ class Member:
             sealed: The shares that the others who shared have sealed for this client.
 
         Raises:
-            RefusedError: There are fewer than the threshold with itself, one is not of the roster, or it was asked
-                before.
-            NotOpenedError: One was changed on its way.
+            RefusedError: There are fewer than the threshold with itself, one is not of the roster or cannot be opened,
+                or it was asked before.
         """
         others = {*sealed}
         if self._sharers or not self._roster:
@@ -143,7 +142,10 @@ class Member:
             )
         for other, content in sealed.items():
             key = self._sealing_key(other, self._roster[other], other)
-            plain = unseal(key, content, self._bound(other, self.client))
+            try:
+                plain = unseal(key, content, self._bound(other, self.client))
+            except NotOpenedError as error:
+                raise RefusedError(f"client {other}: {error}") from None
             if len(plain) != 2 * SHARE:
                 raise RefusedError(f"the shares of client {other} have {len(plain)} bytes, not {2 * SHARE}")
             self._held[other] = plain[:SHARE], plain[SHARE:]
@@ -151,7 +153,7 @@ class Member:
         count = len(vector) // WORD
         masked = add(vector, mask_of(self._seed, count))
         for other in sorted(others):
-            seed = agree(self._masking, self._roster[other].masking, self.context + b" mask")
+            seed = _agreed(self._masking, self._roster[other].masking, self.context + b" mask", other)
             masked = (add if self.client < other else subtract)(masked, mask_of(seed, count))
         return masked
 
@@ -179,9 +181,8 @@ class Member:
 
     def _sealing_key(self, other: int, keys: Keys, sender: int) -> bytes:
         """The key for what the sender of the two seals for the other: one for each direction."""
-        return agree(
-            self._sealing, keys.sealing, self.context + b" seal %d %d" % (sender, self.client ^ other ^ sender)
-        )
+        purpose = self.context + b" seal %d %d" % (sender, self.client ^ other ^ sender)
+        return _agreed(self._sealing, keys.sealing, purpose, other)
 
     def _bound(self, sender: int, recipient: int) -> bytes:
         return self.context + b" shares %d %d" % (sender, recipient)
@@ -231,9 +232,16 @@ def unmask(
         if public_of(secret) != roster[client].masking:
             raise RefusedError(f"the shares of the key of client {client} give another key: one of them is false")
         for other in survivors:
-            seed = agree(secret, roster[other].masking, context + b" mask")
+            seed = _agreed(secret, roster[other].masking, context + b" mask", other)
             found = (subtract if other < client else add)(found, mask_of(seed, count))
     return found
+
+
+def _agreed(secret: bytes, public: bytes, purpose: bytes, client: int) -> bytes:
+    try:
+        return agree(secret, public, purpose)
+    except ValueError:
+        raise RefusedError(f"the public key of client {client} is none") from None
 
 
 def _combine(points: Mapping[int, int], given: Mapping[int, bytes], threshold: int, client: int) -> bytes:

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, Final
 from inferd.core.federation import FederationCompression, RoundPhase
 from inferd.errors import InvalidFieldError
 from inferd.federation.field import SHARE_BYTES
-from inferd.federation.masks import KEY_BYTES
+from inferd.federation.masks import KEY_BYTES, is_public
 from inferd.federation.parts import Parts
 from inferd.federation.words import WORD
 from inferd.runtime.kept_federations import WEIGHTS, update_name
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from inferd.core.federation import Federation, FederationPlan
 
@@ -67,17 +67,15 @@ PHASES: Final[Mapping[type, RoundPhase]] = {
 """In which phase what is given."""
 
 
-def check_part(federation: Federation, client: int, part: Part) -> None:
-    """Refuse a part that is not what the round needs of this client.
+def check_part(federation: Federation, client: int, part: Part, answered: Mapping[int, Part]) -> None:
+    """Refuse a part that is not what the round needs of this client; others have answered so in this phase.
 
     Raises:
         InvalidFieldError: It is not.
     """
     match part:
         case Keys():
-            sizes = {len(part.sealing), len(part.masking)}
-            if federation.plan.secure and sizes != {KEY_BYTES}:
-                raise InvalidFieldError(f"keys have {sizes} bytes; both must have {KEY_BYTES}", field="keys")
+            _check_keys(part, answered.values(), KEY_BYTES if federation.plan.secure else 0)
         case Shares():
             _check_clients({*part.sealed}, {*federation.roster} - {client}, "shares.sealed")
             if (most := max(map(len, part.sealed.values()))) > MOST_SEALED:
@@ -94,6 +92,18 @@ def check_part(federation: Federation, client: int, part: Part) -> None:
                 if len(each) != SHARE_BYTES:
                     message = f"a share has {len(each)} bytes; it must have {SHARE_BYTES}"
                     raise InvalidFieldError(message, field="openings")
+
+
+def _check_keys(keys: Keys, others: Iterable[Part], wanted: int) -> None:
+    sizes = {len(keys.sealing), len(keys.masking)}
+    if sizes != {wanted}:
+        raise InvalidFieldError(f"keys have {sizes} bytes; both must have {wanted}", field="keys")
+    given = {key for each in others if isinstance(each, Keys) for key in (each.sealing, each.masking)}
+    for name, key in (("sealing", keys.sealing), ("masking", keys.masking)) if wanted else ():
+        if not is_public(key):
+            raise InvalidFieldError(f"{name} is no public key: it gives the same to everybody", field=f"keys.{name}")
+        if key in given:
+            raise InvalidFieldError(f"another client has given the same {name}; draw new keys", field=f"keys.{name}")
 
 
 def _check_clients(given: set[int], wanted: set[int], field: str) -> None:

@@ -358,14 +358,15 @@ class Federations:
             now = federation.round, federation.attempt, federation.phase.value
             if place[:2] == now[:2] and place[2] == phase.value and number in known.answers.get(phase, {}):
                 return
-            if place != now or phase is not federation.phase or not self._is_wanted(known, number, None):
+            late = federation.ended or place != now or phase is not federation.phase
+            if late or not self._is_wanted(known, number, None):
                 raise FederationRoundOverError(
                     f"the federation is {federation.state.name} in round {now[0]}, attempt {now[1]}, phase"
                     f" {federation.phase.name}, which waits for no {phase.name} of client {number} for round"
                     f" {place[0]}, attempt {place[1]}; ask again what to do",
                     metadata={"round": str(now[0]), "attempt": str(now[1])},
                 )
-            check_part(federation, number, part)
+            check_part(federation, number, part, known.answered())
             parts = {part_name(federation, phase, number): write_part(part)}
             if isinstance(part, Update):
                 parts[update_name(federation, number)] = part.content

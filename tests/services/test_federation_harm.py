@@ -1,0 +1,106 @@
+"""What a client does that means harm: it is refused by name, and the clients that are honest go on."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from test_federations import Owner, plan
+
+from inferd.cli.federate_client import Participant, Trainer
+from inferd.testing.kernel import kernel_here
+from inferd_api.v1 import federation_pb2 as fp
+from inferd_api.v1 import federation_service_pb2 as fs
+from inferd_client import AsyncClient
+from inferd_client.errors import InvalidFieldError
+from inferd_client.federation_errors import FederationRoundOverError
+from inferd_federation.fixed import to_words
+
+RECIPE = json.dumps({"heads": {"labels": ["a", "b"], "buckets": 16}})
+SIZE = 34
+
+
+async def begun(client: AsyncClient, count: int = 5, **changed: Any) -> list[Owner]:
+    """Clients of a new federation."""
+    made = await client.create_federation(plan(**changed))
+    joined = [await client.join_federation(made.federation_id) for _ in range(count)]
+    return [Owner(client, each, made.federation_id) for each in joined]
+
+
+async def refused(owner: Owner, part: Any) -> str:
+    """The field by which a part is refused, of the place where the federation is."""
+    wanted = await owner.client.poll_round(owner.who)
+    with pytest.raises(InvalidFieldError) as found:
+        await owner.client.submit_round_part(owner.who, wanted.place, part)
+    return found.value.field
+
+
+async def test_keys_that_would_end_a_round_are_refused(tmp_path: Path) -> None:
+    """A key that gives the same to everybody, and one that another has given; any key where nothing is masked."""
+    async with kernel_here(tmp_path) as kernel, AsyncClient(kernel.addresses[0]) as client:
+        one, two, *_ = await begun(client, secure=True)
+        wanted = await client.poll_round(one.who)
+        keys = one.answer(wanted, {})
+        await client.submit_round_part(one.who, wanted.place, keys)
+        own = two.answer(wanted, {})
+        for name in ("sealing", "masking"):
+            for wrong in (bytes(32), getattr(keys, name)):
+                part = fs.ClientKeys(sealing=own.sealing, masking=own.masking)
+                setattr(part, name, wrong)
+                assert await refused(two, part) == f"keys.{name}"
+        await client.submit_round_part(two.who, wanted.place, own)
+        plain, *_ = await begun(client)
+        assert await refused(plain, own) == "keys"
+
+
+async def test_a_federation_that_has_ended_takes_nothing(tmp_path: Path) -> None:
+    """An update that comes behind the end is refused, also where its round waited for it."""
+    async with kernel_here(tmp_path) as kernel, AsyncClient(kernel.addresses[0]) as client:
+        owners = await begun(client)
+        for each in owners:
+            place = (await client.poll_round(each.who)).place
+            await client.submit_round_part(each.who, place, fs.ClientKeys())
+        wanted = await client.poll_round(owners[0].who)
+        part = owners[0].answer(wanted, {})
+        await client.cancel_federation(owners[0].federation_id)
+        with pytest.raises(FederationRoundOverError, match="CANCELLED"):
+            await client.submit_round_part(owners[0].who, wanted.place, part)
+
+
+class Garbage(Owner):
+    """Seals what nobody can open."""
+
+    def answer(self, wanted: fs.PollRoundResponse, members: Any) -> Any:
+        part = super().answer(wanted, members)
+        if isinstance(part, fs.SealedShares):
+            for each in part.sealed:
+                part.sealed[each] = b"x"
+        return part
+
+    def update(self, number: int) -> tuple[bytes, int]:  # noqa: ARG002 - the same in each
+        return to_words(np.zeros(SIZE), 1), 1
+
+
+async def test_shares_that_cannot_be_opened_end_no_client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each honest client leaves the round out, and is there to the end of the federation."""
+
+    async def train(*_: Any, **__: Any) -> tuple[Any, float]:
+        return np.zeros(SIZE), 0.0
+
+    monkeypatch.setattr(Trainer, "train", train)
+    federate, rows = {"attempts": 2}, [{"text": "x", "label": "a"}]
+    async with kernel_here(tmp_path, federate=federate) as kernel, AsyncClient(kernel.addresses[0]) as client:
+        wanted = plan(secure=True, size=SIZE, recipe_json=RECIPE)
+        wanted.deadline.seconds = 1
+        made = await client.create_federation(wanted)
+        joined = await client.join_federation(made.federation_id)
+        told: list[str] = []
+        honest = [Participant(client, client, rows, made.federation_id, tell=told.append) for _ in range(4)]
+        async with asyncio.timeout(60):
+            _, *ended = await asyncio.gather(
+                Garbage(client, joined, made.federation_id).take_part(), *(each.run() for each in honest)
+            )
+        assert [each.state for each in ended] == [fp.FEDERATION_STATE_FAILED] * 4
+        assert any("no updates: client 1: sealed shares cannot be opened" in each for each in told)
