@@ -6,6 +6,7 @@ FedAvg (McMahan et al. 2017), FedAdam (Reddi et al. 2021), the trimmed mean (Yin
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 BETAS: Final = (0.9, 0.99)
+ROUNDING: Final = 1e-9
+"""Of shares: three tenths of ten are three."""
 TAU: Final = 1e-3
 """FedAdam's: how far it adapts; as the paper has it."""
 
@@ -39,12 +42,12 @@ def fed_adam(change: Floats, moments: Moments, learning_rate: float) -> tuple[Fl
 
 
 def trimmed_mean(updates: Sequence[Floats], trim: float) -> Floats:
-    """The mean of each number without this share of the highest ones and of the lowest ones.
+    """The mean of each number without this share of the highest ones and of the lowest ones, rounded up.
 
     Raises:
         ValueError: Nothing would be left.
     """
-    cut = int(trim * len(updates))
+    cut = math.ceil(trim * len(updates) - ROUNDING)
     if 2 * cut >= len(updates):
         raise ValueError(f"trimming {cut} of {len(updates)} updates at each end leaves none")
     ordered = np.sort(np.stack(updates), axis=0)

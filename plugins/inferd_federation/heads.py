@@ -112,7 +112,8 @@ def prepare(rows: Sequence[Mapping[str, Any]], recipe: Recipe, counted: NDArray[
     numbers = {label: number for number, label in enumerate(recipe.labels)}
     rarity = np.ones(recipe.buckets)
     if counted is not None:
-        rarity = np.log((1 + counted[-1]) / (1 + np.minimum(counted[:-1], counted[-1]))) + 1
+        of = max(0, int(counted[-1]))  # whatever a coordinator tells, no logarithm is of nothing
+        rarity = np.log((1 + of) / (1 + np.clip(counted[:-1], 0, of))) + 1
     buckets, amounts, labels = [], [], []
     for place, row in enumerate(rows, 1):
         if str(row.get(recipe.label)) not in numbers:

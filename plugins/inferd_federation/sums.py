@@ -16,7 +16,7 @@ from inferd.federation.secure import Keys, Openings, RefusedError, TooFewClients
 from inferd.federation.words import WORD, total
 from inferd_federation.aggregate import Moments, fed_adam, krum, trimmed_mean
 from inferd_federation.compress import of_bytes, of_longest
-from inferd_federation.fixed import FRACTION_BITS, LIMIT, of_words, to_words
+from inferd_federation.fixed import FRACTION_BITS, LIMIT, MOST_EXAMPLES, of_words, to_words
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -51,6 +51,7 @@ def compute(parts: Parts) -> Parts:
         words = _sum(plan, updates)
         digest = sha256(words).hexdigest()
         if plan["statistics"]:
+            _check_counts(words, len(updates))
             return Parts({"digest": digest, "clients": len(updates)}, {"counts": words})
         change, examples = of_words(words)
         chosen = sorted(updates)
@@ -115,13 +116,23 @@ def _floats(plan: Mapping[str, Any], client: int, update: bytes) -> Floats:
         elif plan["compression"] == LONGEST:
             found = of_longest(update, size)
         else:
-            _check(client, len(update), (size + 1) * WORD)
-            found = of_words(update)[0]
+            found = of_words(_honest(client, update, size + 1, int(plan["examples"][str(client)])))[0]
     except ValueError as error:
         raise ValueError(f"client {client}: {error}") from None
     if not np.isfinite(found).all():
         raise ValueError(f"the update of client {client} has numbers that are not finite")
-    return found
+    return np.clip(found, -LIMIT, LIMIT)
+
+
+def _check_counts(words: bytes, clients: int) -> None:
+    """Counts that so many clients can have had: none is negative, or more than there are rows."""
+    *counts, rows = np.frombuffer(words, "<i8").tolist()
+    most = MOST_EXAMPLES * clients
+    if not 1 <= rows <= most or min(counts) < 0 or max(counts) > rows:
+        raise ValueError(
+            f"the sum of counts is from {min(counts)} to {max(counts)}, of {rows} rows; {clients} clients have at most"
+            f" {most}, and no more of any count: one of them has given others"
+        )
 
 
 def _unmasked(secure: Mapping[str, Any], updates: Mapping[int, bytes]) -> bytes:

@@ -91,6 +91,29 @@ def test_robust_means_bear_false_updates(seed: int, false: int) -> None:
         trimmed_mean(updates[:2], 0.5)
 
 
+def test_a_trimmed_mean_bears_a_false_update_of_few() -> None:
+    """The share is rounded up: also a tenth of five leaves one out at each end; three tenths of ten are three."""
+    assert trimmed_mean([*map(np.array, ([1.0], [2.0], [3.0], [4.0], [1e9]))], 0.1)[0] == 3.0
+    assert trimmed_mean([np.array([float(n)]) for n in (*range(7), 1e9, 1e9, 1e9)], 0.3)[0] == 4.5
+
+
+def test_counts_that_no_clients_have_are_refused() -> None:
+    """Negative ones, more than rows, and more rows than clients may have; a client bears any that are told."""
+    plan = {"clients": [1, 2], "statistics": True, "secure": None, "size": 2}
+
+    def after(*counts: int) -> bytes:
+        named = {"update.1": np.array([1, 1, 1], "<i8").tobytes(), "update.2": np.array(counts, "<i8").tobytes()}
+        return compute(Parts(plan, named)).named["counts"]
+
+    assert np.frombuffer(after(1, 0, 2), "<i8").tolist() == [2, 1, 3]
+    for wrong in ((-1000, 0, 2), (5, 0, 2), (0, 0, 2 << 20), (0, 0, -1)):
+        with pytest.raises(ValueError, match="the sum of counts"):
+            after(*wrong)
+    for told in (-1000, 1 << 62):
+        rows = prepare(ROWS, RECIPE, np.full(RECIPE.buckets + 1, told))
+        assert all(np.isfinite(each).all() for each in rows.amounts)
+
+
 def test_fed_adam_is_the_papers() -> None:
     """Two steps by hand, with the betas and tau of Reddi et al. 2021."""
     zero = np.zeros(1)
@@ -148,7 +171,7 @@ def test_a_round_is_computed_as_its_plan_says() -> None:
         "size": 2,
         "aggregation": "fed_avg",
         "learning_rate": 1.0,
-        "trim": 0.34,
+        "trim": 0.33,
         "false": 0,
         "keep": 1,
         "compression": "none",
@@ -179,5 +202,11 @@ def test_a_round_is_computed_as_its_plan_says() -> None:
     assert after(longest, compression="longest")[0] == pytest.approx([12.4, 10.8])
     with pytest.raises(ValueError, match="client 2 is of 3 examples"):
         after(plain, examples={"1": 1, "2": 2, "5": 1})
+    for aggregation in ("trimmed_mean", "krum"):
+        with pytest.raises(ValueError, match="client 2 is of 3 examples"):
+            after(plain, aggregation=aggregation, examples={"1": 1, "2": 2, "5": 1})
+    huge = {**short, "update.5": np.float32(3e38).tobytes() + bytes([127, 127])}
+    assert after(huge, compression="bytes", aggregation="trimmed_mean", trim=0.1)[0] == pytest.approx([13, 12], abs=0.1)
+    assert np.isfinite(after(huge, compression="bytes", aggregation="krum")[0]).all()
     with pytest.raises(ValueError, match="client 2 has 8 bytes"):
         after({**plain, "update.2": bytes(8)})

@@ -69,6 +69,33 @@ async def test_a_federation_that_has_ended_takes_nothing(tmp_path: Path) -> None
             await client.submit_round_part(owners[0].who, wanted.place, part)
 
 
+@pytest.mark.parametrize(
+    ("changed", "numbers"),
+    [
+        ({"counts": 3}, np.array([-1, 0, 3], "<i8")),
+        ({"counts": 3}, np.array([4, 0, 3], "<i8")),
+        ({"counts": 3}, np.array([1, 0, 2 << 20], "<i8")),
+        ({"size": 2}, np.array([1 << 62, 0, 1], "<i8")),
+        ({"size": 2}, np.array([0, 0, 2], "<i8")),
+        ({"size": 2, "compression": fp.FEDERATION_COMPRESSION_LONGEST}, np.array([1, np.nan], "<f4")),
+        ({"size": 2, "compression": fp.FEDERATION_COMPRESSION_LONGEST}, np.array([5, 0], "<u4")),
+        ({"size": 4, "compression": fp.FEDERATION_COMPRESSION_BYTES}, np.array([np.inf, 0], "<f4")),
+    ],
+)
+async def test_a_wrong_update_is_refused_before_it_is_in_a_round(
+    tmp_path: Path, changed: dict[str, Any], numbers: Any
+) -> None:
+    """Whoever gave it is told; the round goes on without."""
+    krum = {"aggregation": fp.FEDERATION_AGGREGATION_KRUM, "clients": 3, "least_clients": 3}
+    async with kernel_here(tmp_path) as kernel, AsyncClient(kernel.addresses[0]) as client:
+        owners = await begun(client, 3, **{**krum, **changed})
+        for each in owners:
+            place = (await client.poll_round(each.who)).place
+            await client.submit_round_part(each.who, place, fs.ClientKeys())
+        part = fs.RoundUpdate(content=numbers.tobytes(), examples=1)
+        assert await refused(owners[0], part) == "update.content"
+
+
 class Garbage(Owner):
     """Seals what nobody can open."""
 

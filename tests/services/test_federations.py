@@ -263,6 +263,7 @@ async def test_what_a_stranger_gives_is_refused(tmp_path: Path) -> None:
         ({"aggregation": fp.FEDERATION_AGGREGATION_KRUM, "false_clients": 1}, "plan.least_clients"),
         ({"privacy": fp.FederationPrivacy(clip=1, noise=1), "counts": 9}, "plan.counts"),
         ({"privacy": fp.FederationPrivacy(noise=1)}, "plan.privacy.clip"),
+        ({"aggregation": fp.FEDERATION_AGGREGATION_TRIMMED_MEAN, "trim": 0.34}, "plan.trim"),
         ({"learning_rate": -1.0}, "plan.learning_rate"),
         ({"rounds": 0}, "plan.rounds"),
     ],

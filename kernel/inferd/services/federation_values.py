@@ -28,6 +28,7 @@ MOST_ROUNDS, MOST_TITLE, MOST_RECIPE = 10_000, 128, 64 << 10
 SPANS_S = (1.0, 86_400.0)
 DEADLINE_S, ANSWER_S, WAIT_S, MOST_WAIT_S = 600.0, 30.0, 30.0, 60.0
 MOST_NOISE, MOST_RATE, MOST_PROXIMAL = 1000.0, 100.0, 100.0
+MOST_TRIMMED = 512  # clients of which it is looked whether some stay
 ROBUST = frozenset({FederationAggregation.TRIMMED_MEAN, FederationAggregation.KRUM})
 
 
@@ -76,11 +77,17 @@ def _check_together(plan: FederationPlan) -> None:
     """Refuse what does not go together."""
     least, krum = plan.least_clients, plan.aggregation is FederationAggregation.KRUM
     masked = plan.secure
+    came = range(least, min(plan.clients, least + MOST_TRIMMED) + 1)  # of more, at least a whole one stays
     for wrong, name, why in (
         (
             least > plan.clients,
             "least_clients",
             f"is {least}, and clients is {plan.clients}; it may be as much at most",
+        ),
+        (
+            plan.aggregation is FederationAggregation.TRIMMED_MEAN and any(_trims_all(plan.trim, n) for n in came),
+            "trim",
+            f"is {plan.trim:g}, which leaves nothing of some numbers of updates from {least} on; trim less",
         ),
         (plan.trim >= 0.5, "trim", "is 0.5; it must be below, or no update would be left"),  # noqa: PLR2004 - half
         (
@@ -115,6 +122,11 @@ def _check_together(plan: FederationPlan) -> None:
     ):
         if wrong:
             raise _wrong(name, why)
+
+
+def _trims_all(trim: float, clients: int) -> bool:
+    """Whether the trimmed mean, as `inferd_federation.aggregate` has it, leaves none of so many."""
+    return 2 * math.ceil(trim * clients - 1e-9) >= clients
 
 
 def _wrong(name: str, why: str) -> InvalidFieldError:

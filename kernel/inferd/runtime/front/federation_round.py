@@ -12,6 +12,7 @@ from inferd.federation.field import SHARE_BYTES
 from inferd.federation.masks import KEY_BYTES, is_public
 from inferd.federation.parts import Parts
 from inferd.federation.words import WORD
+from inferd.runtime.front.federation_contents import BLOCK, MOST_EXAMPLES, check_content
 from inferd.runtime.kept_federations import WEIGHTS, update_name
 
 if TYPE_CHECKING:
@@ -19,9 +20,7 @@ if TYPE_CHECKING:
 
     from inferd.core.federation import Federation, FederationPlan
 
-MOST_EXAMPLES: Final = 1 << 20
 MOST_SEALED: Final = 1024  # bytes of what is sealed for one client
-BLOCK: Final = 256  # numbers that share a scale where each has 8 bits
 _PLACE: Final = 8  # bytes of a place and its number where only the longest are sent
 
 
@@ -126,6 +125,7 @@ def _check_update(federation: Federation, update: Update) -> None:
     if not least <= update.examples <= most:
         message = f"the update is of {update.examples} examples; it must be of {least} to {most}"
         raise InvalidFieldError(message, field="update.examples")
+    check_content(federation, update.content, update.examples)
 
 
 def write_part(part: Part) -> bytes:

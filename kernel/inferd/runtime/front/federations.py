@@ -366,7 +366,7 @@ class Federations:
                     f" {place[0]}, attempt {place[1]}; ask again what to do",
                     metadata={"round": str(now[0]), "attempt": str(now[1])},
                 )
-            check_part(federation, number, part, known.answered())
+            await asyncio.to_thread(check_part, federation, number, part, known.answered())  # of long updates
             parts = {part_name(federation, phase, number): write_part(part)}
             if isinstance(part, Update):
                 parts[update_name(federation, number)] = part.content
