@@ -3,6 +3,7 @@
 import { login, stream, takeKeyOfAddress } from "./api.js";
 import { byId, el, mark, say } from "./dom.js";
 import { counted, number, span } from "./format.js";
+import { Following } from "./following.js";
 import { Hosts } from "./hosts.js";
 import { Lists } from "./lists.js";
 import { Models } from "./models.js";
@@ -12,7 +13,6 @@ import { Store } from "./store.js";
 import { Tasks } from "./tasks.js";
 import { startTheme } from "./theme.js";
 
-const LONGEST_PAUSE_S = 15;
 const TOLD_MS = 8000;
 const SECTIONS = { quotas: "quotas", evaluations: "evaluations", trainings: "trainings", pipelines: "pipelines", leases: "leases", tasks: "tasks", models: "models", hosts: "hosts", host: "overview" };
 
@@ -24,11 +24,13 @@ const lists = new Lists(store);
 const plots = new Plots();
 const playground = new Playground(store);
 let due = false;
-let stopping = null;
+let shown = false; // what a login sees
+let left = false; // by the login that saw it
 let forgetting = 0;
 
 /** Say what came of something, for a while. */
 function tell(text, bad = false) {
+  if (left) return;
   const place = byId("told");
   say(place, text);
   mark(place, "data-bad", bad);
@@ -97,6 +99,7 @@ function drawNotes() {
 
 function draw(received) {
   due = false;
+  if (left) return;
   const changed = store.takeChanged();
   const any = (...names) => names.some((name) => changed.has(name));
   if (any("host", "kernel", "models", "hosts")) drawOverview();
@@ -130,31 +133,25 @@ function heard(told) {
   schedule();
 }
 
-/** Read the stream, again and again, until a key is needed. */
-async function follow() {
-  let pauseS = 1;
-  for (;;) {
-    stopping = new AbortController();
-    try {
-      await stream("events", { signal: stopping.signal }, (told) => {
-        pauseS = 1;
-        if (told.whole) showPage();
-        heard(told);
-      });
-      connection("away", "Gateway away");
-    } catch (error) {
-      if (stopping.signal.aborted) return;
-      if (error.status === 401) return showLogin(login.key ? error.message : "");
-      if (error.status === 403 || error.status === 400) return showLogin(error.message);
-      pauseS = Math.min(LONGEST_PAUSE_S, error.retryAfterS || pauseS * 1.5);
-      connection("away", error.status === 503 ? "Too many pages" : "Gateway away");
-      tell(error.status ? error.message : "the gateway does not answer; trying again", true);
-    }
-    await new Promise((done) => setTimeout(done, pauseS * 1000));
-  }
-}
+const following = new Following((signal, each) => stream("events", { signal }, each), {
+  told(told) {
+    if (told.whole) showPage();
+    heard(told);
+  },
+  away(error) {
+    connection("away", error?.status === 503 ? "Too many pages" : "Gateway away");
+    if (error) tell(error.status ? error.message : "the gateway does not answer; trying again", true);
+  },
+  refused(error) {
+    const why = error.status !== 401 || login.key ? error.message : "";
+    login.clear();
+    if (shown) leave(why);
+    else showLogin(why);
+  },
+});
 
 function showPage() {
+  shown = true;
   byId("login").hidden = true;
   byId("main").hidden = false;
   byId("sections").hidden = false;
@@ -162,9 +159,6 @@ function showPage() {
 }
 
 function showLogin(why) {
-  login.clear();
-  store.clear();
-  schedule();
   connection("away", "Not signed in");
   byId("main").hidden = true;
   byId("sections").hidden = true;
@@ -174,24 +168,51 @@ function showLogin(why) {
   byId("login-key").focus();
 }
 
+/** Nothing of a login that has ended stays on the page, and nothing of it is sent by the next, which begins with a new page. */
+function leave(why) {
+  following.end();
+  playground.stop();
+  tasks.stop();
+  login.clear();
+  store.clear();
+  tell("");
+  for (const id of ["kernel-name", "identity"]) say(byId(id), "");
+  left = true;
+  byId("main").replaceChildren();
+  showLogin(why);
+}
+
+async function signIn(key, tenant) {
+  say(byId("login-error"), "");
+  if (!left) {
+    login.set(key, tenant);
+    byId("login-key").value = "";
+    following.begin();
+    return;
+  }
+  try {
+    await fetch("index.html", { cache: "no-store", credentials: "omit" });
+  } catch {
+    say(byId("login-error"), "the gateway does not answer; try again");
+    return;
+  }
+  login.set(key, tenant);
+  byId("login-key").value = "";
+  location.reload();
+}
+
 function start() {
   takeKeyOfAddress();
-  startTheme(() => plots.redraw());
+  startTheme(() => left || plots.redraw());
   byId("login-form").addEventListener("submit", (event) => {
     event.preventDefault();
-    login.set(byId("login-key").value.trim(), byId("login-tenant").value.trim());
-    byId("login-key").value = "";
-    say(byId("login-error"), "");
-    follow();
+    signIn(byId("login-key").value.trim(), byId("login-tenant").value.trim());
   });
-  byId("sign-out").addEventListener("click", () => {
-    stopping?.abort();
-    showLogin("");
-  });
-  addEventListener("pagehide", () => stopping?.abort());
-  addEventListener("pageshow", (event) => event.persisted && follow());
+  byId("sign-out").addEventListener("click", () => leave(""));
+  addEventListener("pagehide", () => following.end());
+  addEventListener("pageshow", (event) => event.persisted && byId("login").hidden && following.begin());
   say(byId("task-count"), counted(0, "task"));
-  follow();
+  following.begin();
 }
 
 start();

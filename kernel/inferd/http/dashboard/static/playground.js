@@ -29,11 +29,16 @@ export class Playground {
     });
     this.stopper.addEventListener("click", () => this.running?.abort());
     byId("playground-clear").addEventListener("click", () => {
-      this.running?.abort();
-      this.turns = [];
+      this.stop();
       this.log.replaceChildren();
       say(this.status, "");
     });
+  }
+
+  /** Ask no more. */
+  stop() {
+    this.running?.abort();
+    this.turns = [];
   }
 
   render() {

@@ -123,6 +123,11 @@ export class Tasks {
     this.follow(this.open, text, status, cancel);
   }
 
+  /** Read no more of an open task. */
+  stop() {
+    this.open?.stop.abort();
+  }
+
   close() {
     const { element, button, stop } = this.open;
     this.open = null;
