@@ -216,13 +216,28 @@ async def test_who_may_call(web: Web) -> None:
     assert (denied.status_code, denied.json()["code"]) == (403, "PERMISSION_DENIED")
 
 
+async def test_what_a_foreign_page_loads_without_an_origin(web: Web) -> None:
+    """Images and frames of another site, for which browsers name no origin, are turned away; followed links are not."""
+    image = {"sec-fetch-mode": "no-cors", "sec-fetch-dest": "image"}
+    frame = {"sec-fetch-mode": "navigate", "sec-fetch-dest": "iframe"}
+    link = {"sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
+    for how, site, status in (
+        *((image, "cross-site", 403), (image, "same-site", 403), (image, "same-origin", 200)),
+        *((frame, "cross-site", 403), (link, "cross-site", 200), (link, "none", 200)),
+    ):
+        got = await web.http.get("/v1/models", headers={**how, "sec-fetch-site": site})
+        assert got.status_code == status, (how, site)
+    posted = await web.http.post("/v1/completions", json={}, headers={**link, "sec-fetch-site": "cross-site"})
+    assert (posted.status_code, posted.json()["error"]["code"]) == (403, "ORIGIN_NOT_ALLOWED")
+
+
 async def test_pages_that_may_call(tmp_path: Path) -> None:
     """A page of an origin that is allowed gets its preflight and can read the answer; a body too large is refused."""
     origin = {"origin": "https://chat.example"}
     async with web_of(tmp_path, origins=("https://chat.example",), body_bytes=2048) as web:
         preflight = await web.http.options("/v1/models", headers=origin)
         assert preflight.status_code == 204
-        answer = await web.http.get("/v1/models", headers=origin)
+        answer = await web.http.get("/v1/models", headers={**origin, "sec-fetch-site": "cross-site"})
         assert answer.headers["access-control-allow-origin"] == "https://chat.example"
         status, error = await web.refused("/v1/completions", model="fake", prompt="x" * 3000)
         assert (status, error["code"]) == (413, "LIMIT_EXCEEDED")

@@ -27,6 +27,8 @@ KNOWN: Final = (
     *("/audio/transcriptions", "/audio/translations"),
 )
 """What there is behind /v1."""
+FOREIGN: Final = frozenset({"cross-site", "same-site"})
+"""What browsers say of a call of a page of another site, such as that for an image, where they name no origin."""
 CODES: Final = {404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED"}
 
 log = structlog.get_logger()
@@ -65,7 +67,7 @@ class Door:
 
         self._open += 1
         try:
-            self._check(headers, origin)
+            self._check(scope["method"], headers, origin)
             if scope["method"] == "OPTIONS" and origin:
                 await _preflight(headers)(scope, receive, sending)
             else:
@@ -81,7 +83,7 @@ class Door:
         finally:
             self._open -= 1
 
-    def _check(self, headers: Headers, origin: str) -> None:
+    def _check(self, method: str, headers: Headers, origin: str) -> None:
         """Refuse who may not come in.
 
         Raises:
@@ -109,6 +111,13 @@ class Door:
                 status=403,
                 code="ORIGIN_NOT_ALLOWED",
             )
+        if not origin and headers.get("sec-fetch-site") in FOREIGN and not _is_followed(method, headers):
+            raise Refusal(
+                "a page of another site may not call the gateway; whoever runs it can allow it by http.origins, and it "
+                "has to ask by CORS then",
+                status=403,
+                code="ORIGIN_NOT_ALLOWED",
+            )
 
     def _called(self, headers: Headers) -> list[str]:
         """By which names it is called, each with its port: by the caller, and before that by that of its proxy."""
@@ -116,6 +125,12 @@ class Door:
         if self._settings.behind_proxy and (told := headers.getlist("x-forwarded-host")):
             called.append(told[-1].rpartition(",")[2].strip())  # by the nearest one: all before it anyone may write
         return called
+
+
+def _is_followed(method: str, headers: Headers) -> bool:
+    """Whether somebody follows a link to here: what comes is shown in place of the other page, and not within it."""
+    mode, shown_as = headers.get("sec-fetch-mode"), headers.get("sec-fetch-dest")
+    return method in ("GET", "HEAD") and mode == "navigate" and shown_as == "document"
 
 
 def _host(text: str) -> str:
