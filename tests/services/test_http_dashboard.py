@@ -142,7 +142,12 @@ async def test_what_the_kernel_does_reaches_the_page(tmp_path: Path) -> None:
         held = await page.until(lambda page: page.rows("leases").get(lease.lease_id))
         assert (held["state"], held["claims"]) == ("active", [{"device": "cpu:0", "cores": 1}])
         await page.until(lambda page: page.rows("clock"))
-        told = (await web.http.get("/dashboard/history?span_s=600")).json()
+        answer = await web.http.get("/dashboard/history?span_s=600")
+        told = answer.json()
+        assert answer.headers["cache-control"] == "no-store"
+        for span in ("9" * 4301, "0600", "-600", ""):
+            refused = await web.http.get(f"/dashboard/history?span_s={span}")
+            assert (refused.status_code, refused.json()["error"]["param"]) == (400, "span_s")
         assert len(told["points"]) >= 1
         assert len(told["points"][-1]) == len(told["names"])
 

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 TIERS: Final = ((1, 600), (10, 720), (60, 1440))
 """How long a point is, in seconds, and how many there are: ten minutes, two hours and a day."""
+SPANS: Final = {str(step_s * count): step_s * count for step_s, count in TIERS}
+"""The spans that there are, as they are asked for."""
 GAUGES: Final = ("tokens_per_second", "running", "queued", "memory_fraction")
 TIMES: Final = ("first_token", "whole")
 """Times of ended tasks, of which parts are told: from their acceptance to their first token, and to their end."""
