@@ -61,7 +61,15 @@ def serve_http(output: Output, settings: Settings, *, address: str) -> None:
     url = url_of(listening, http)
 
     def ready() -> None:
-        tell(output, url, address, file if credential else None, note, keyless=http.keyless)
+        tell(
+            output,
+            url,
+            address,
+            file if credential else None,
+            note,
+            keyless=http.keyless,
+            dashboard=http.dashboard.enabled,
+        )
 
     set_up_logs()
     served = serve(http, address=where, keyless=credential if http.keyless else "", listening=listening, ready=ready)
@@ -134,13 +142,18 @@ def _holds(credential: str, address: str) -> bool:
     return True
 
 
-def tell(output: Output, url: str, address: str, file: Path | None, note: str, *, keyless: bool) -> None:
-    """Tell that the gateway serves, and how it is called."""
+def tell(
+    output: Output, url: str, address: str, file: Path | None, note: str, *, keyless: bool, dashboard: bool
+) -> None:
+    """Tell that the gateway serves, how it is called, and where its dashboard is."""
+    page = f"{url}/dashboard/" if dashboard else None
     if output.json:
         facts = {"version": __version__, "pid": os.getpid(), "url": url, "kernel": address, "keyless": keyless}
-        output.line({**facts, "key_file": str(file) if file else None})
+        output.line({**facts, "key_file": str(file) if file else None, "dashboard": page})
         return
     output.text(f"inferd {__version__} serves HTTP at {url} for the kernel at {address}")
+    if page:
+        output.text(f"dashboard: {page}")
     key = "" if keyless else ' -H "Authorization: Bearer '
     if file is not None and not keyless:
         output.text(f'curl {url}/v1/models{key}$(cat {shlex.quote(str(file))})"')
