@@ -66,7 +66,7 @@ async def found(client: AsyncClient, index: str, text: str, **options: Any) -> l
 
 
 async def test_what_is_found_may_be_larger_than_a_piece(client: AsyncClient) -> None:
-    """Large chunks are found though over functions.piece_bytes together, and so is a text whose letters JSON escapes."""
+    """Chunks over functions.piece_bytes together are found, and so is a text whose letters JSON escapes."""
     await client.create_index("large", chunk_size=100_000)
     texts = {f"{n}": "\u6811\u6728 " * 33_000 for n in range(5)} | {"escaped": "\x01 " * 120_000}
     await client.add_documents("large", [document(name, text) for name, text in texts.items()])
