@@ -75,14 +75,21 @@ class Feedback:
     size: int
     share: float | None
     left: Floats = field(init=False)
-    """What the last one left out, which the next one has in it."""
+    """What the last one left out, which that of the next round has in it."""
+    _before: Floats = field(init=False, repr=False)
+    _turn: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
-        self.left = np.zeros(self.size)
+        self.left = self._before = np.zeros(self.size)
 
-    def compress(self, update: Floats) -> bytes:
-        """An update with what was left out before, compressed."""
-        wanted = update + self.left
+    def compress(self, update: Floats, turn: int) -> bytes:
+        """An update of a round with what was left out in those before, compressed.
+
+        A further attempt at the same round begins from the same: what was left out in a lost one is in its update.
+        """
+        if turn != self._turn:
+            self._before, self._turn = self.left, turn
+        wanted = update + self._before
         if self.share is None:
             written = to_bytes(wanted)
             self.left = wanted - of_bytes(written, self.size)

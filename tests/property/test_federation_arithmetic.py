@@ -62,9 +62,11 @@ def test_what_compression_leaves_out_comes_with_the_next_update(seed: int, share
     """What was sent and what is still left are together what was to be sent, over all rounds."""
     random = np.random.default_rng(seed)
     feedback, sent, wanted = Feedback(100, share), np.zeros(100), np.zeros(100)
-    for _ in range(20):
+    for turn in range(1, 21):
         update = random.normal(0, 1, 100)
-        written = feedback.compress(update)
+        lost = feedback.compress(update, turn)  # of an attempt that is begun again
+        written = feedback.compress(update, turn)
+        assert written == lost
         sent += of_bytes(written, 100) if share is None else of_longest(written, 100)
         wanted += update
     assert np.allclose(sent + feedback.left, wanted, atol=1e-6)

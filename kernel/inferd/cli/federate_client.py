@@ -246,7 +246,7 @@ class Participant:
                     least=plan.least_clients,
                     generator=np.random.default_rng(randbits(128)),
                 )
-            content = to_words(change, examples) if self._feedback is None else self._feedback.compress(change)
+            content = to_words(change, examples) if self._feedback is None else self._feedback.compress(change, turn)
         if self.record is not None:
             name = f"{self._who.client}.{turn}.{wanted.place.attempt}.update"
             await asyncio.to_thread((self.record / name).write_bytes, content)
