@@ -28,6 +28,8 @@ MOST_ROUNDS, MOST_TITLE, MOST_RECIPE = 10_000, 128, 64 << 10
 SPANS_S = (1.0, 86_400.0)
 DEADLINE_S, ANSWER_S, WAIT_S, MOST_WAIT_S = 600.0, 30.0, 30.0, 60.0
 MOST_NOISE, MOST_RATE, MOST_PROXIMAL = 1000.0, 100.0, 100.0
+LEAST_NOISE, MOST_CLIP = 1e-3, 1e6
+LEAST_STEP = 2.0**-24  # to which updates are rounded: less noise than that would be none
 MOST_TRIMMED = 512  # clients of which it is looked whether some stay
 ROBUST = frozenset({FederationAggregation.TRIMMED_MEAN, FederationAggregation.KRUM})
 
@@ -100,6 +102,14 @@ def _check_together(plan: FederationPlan) -> None:
             masked and plan.compression is not FederationCompression.NONE,
             "compression",
             "changes updates so that they cannot be masked; leave it out, or secure",
+        ),
+        (
+            plan.privacy is not None and plan.privacy.clip * plan.privacy.noise < LEAST_STEP * math.sqrt(least),
+            "privacy.clip",
+            (
+                f"times noise is so little that the part of each of {least} clients is below {LEAST_STEP:g}, to which"
+                " updates are rounded; take more"
+            ),
         ),
         (plan.privacy is not None and plan.aggregation in ROBUST, "privacy", "needs FED_AVG or FED_ADAM"),
         (
@@ -175,8 +185,10 @@ def _read_privacy(privacy: fp.FederationPrivacy) -> Privacy:
     delta = privacy.delta or 1e-5
     if not 0 < delta < 1:
         raise _wrong("privacy.delta", f"is {delta:g}; it must be above 0 and below 1")
+    if not privacy.noise >= LEAST_NOISE:
+        raise _wrong("privacy.noise", f"is {privacy.noise:g}; it must be at least {LEAST_NOISE:g}")
     return Privacy(
-        clip=_number("privacy.clip", privacy.clip, math.inf if privacy.clip < math.inf else 0),
+        clip=_number("privacy.clip", privacy.clip, MOST_CLIP),
         noise=_number("privacy.noise", privacy.noise, MOST_NOISE),
         delta=delta,
     )
