@@ -104,19 +104,18 @@ class Feeds:
 
     async def _run(self, client: AsyncClient, feed: Feed, headers: Mapping[str, str]) -> None:
         """Keep a feed until nobody has read it for long."""
-        watching: asyncio.Task[None] | None = None
+        kept = self._feeds[client]
         try:
             async with self._clients.of(headers):  # so that the connection is not closed meanwhile
                 watching = asyncio.create_task(feed.run(), name="feed of a dashboard")
-                leaving = asyncio.create_task(self._unwanted(client))
                 try:
-                    await asyncio.wait({watching, leaving}, return_when=asyncio.FIRST_COMPLETED)
+                    await self._used(kept, watching)
+                    self._forget(client, feed)  # before all that waits: who comes now has a feed that goes on
                     if watching.done():
                         watching.result()
                 finally:
-                    for each in (watching, leaving):
-                        each.cancel()
-                    await asyncio.gather(watching, leaving, return_exceptions=True)
+                    watching.cancel()
+                    await asyncio.gather(watching, return_exceptions=True)
         except UnauthenticatedError:
             pass  # its readers were told
         except Exception as error:
@@ -124,13 +123,27 @@ class Feeds:
                 log.exception("a feed of the dashboard failed")
             feed.state.fail(error)
         finally:
-            kept = self._feeds.get(client)
-            if kept is not None and kept.feed is feed:
-                del self._feeds[client]
+            self._forget(client, feed)
 
-    async def _unwanted(self, client: AsyncClient) -> None:
+    def _forget(self, client: AsyncClient, feed: Feed) -> None:
+        """Nobody joins it any more."""
+        kept = self._feeds.get(client)
+        if kept is not None and kept.feed is feed:
+            del self._feeds[client]
+
+    async def _used(self, kept: _Kept, watching: asyncio.Task[None]) -> None:
+        """Wait until it watches no more, or nobody reads it, nor has for as long as it lingers."""
+        while not watching.done():
+            leaving = asyncio.create_task(self._unwanted(kept))
+            try:
+                await asyncio.wait({watching, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                leaving.cancel()
+            if not kept.feed.state.readers:  # none came behind the end of that wait
+                return
+
+    async def _unwanted(self, kept: _Kept) -> None:
         """Wait until nobody has read it for as long as it lingers."""
-        kept = self._feeds[client]
         while True:
             kept.news.clear()
             try:

@@ -74,6 +74,7 @@ class State:
         self._sections: dict[str, dict[str, Row]] = {}
         self._texts: dict[Place, str] = {}  # of rows that a reader was told, until they change
         self._readers: set[Reader] = set()
+        self._error: Exception | None = None
 
     def __len__(self) -> int:
         """How many rows there are."""
@@ -85,9 +86,11 @@ class State:
         return len(self._readers)
 
     def join(self, most: int) -> Reader:
-        """A reader, which is told all that there is first."""
+        """A reader, which is told all that there is first; where there will be no more, why."""
         reader = Reader(self, most)
         self._readers.add(reader)
+        if self._error is not None:
+            reader.fail(self._error)
         return reader
 
     def leave(self, reader: Reader) -> None:
@@ -95,7 +98,8 @@ class State:
         self._readers.discard(reader)
 
     def fail(self, error: Exception) -> None:
-        """Tell all readers why there is no more."""
+        """Tell all readers why there is no more, and those that join later."""
+        self._error = error
         for reader in self._readers:
             reader.fail(error)
 
