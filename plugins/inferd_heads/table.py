@@ -149,13 +149,19 @@ def _read_label(row: Mapping[str, Any], field: str, where: str) -> str:
     """A label is a text, or a whole number, which is taken as a text."""
     label = _get(row, field, where)
     if type(label) is int:
-        return str(label)
+        label = str(label)
     if not isinstance(label, str):
         raise TrainError(f"{where}: {field!r} is a {type(label).__name__}; a label is a text or a whole number")
     if not label.strip():
         raise TrainError(f"{where}: {field!r} is empty; each row needs a label")
     if len(label) > MOST_LABEL_CHARACTERS:
         raise TrainError(f"{where}: {field!r} has {len(label)} characters; a label has at most {MOST_LABEL_CHARACTERS}")
+    try:
+        label.encode()
+    except UnicodeEncodeError as error:
+        raise TrainError(
+            f"{where}: {field!r} has half of a character, {label[error.start]!a}: a label is a text"
+        ) from None
     return label
 
 

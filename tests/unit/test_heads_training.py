@@ -211,6 +211,8 @@ WRONG: list[tuple[list[Any], dict[str, Any], str]] = [
     ([*GOOD, {"text": "a", "label": " "}], {}, "row 5 of the rows: 'label' is empty"),
     ([*GOOD, {"text": "a", "label": True}], {}, "row 5 of the rows: 'label' is a bool"),
     ([*GOOD, {"text": "a", "label": "x" * 257}], {}, "'label' has 257 characters; a label has at most 256"),
+    ([*GOOD, {"text": "a", "label": 10**256}], {}, "'label' has 257 characters; a label has at most 256"),
+    ([*GOOD, {"text": "a", "label": "\ud800"}], {}, "row 5 of the rows: 'label' has half of a character, '\\ud800'"),
     ([*GOOD, {"text": {}, "label": "x"}], {}, "row 5 of the rows: 'text' must be a text"),
     ([*GOOD, {"text": [1, 2], "label": "x"}], {}, "row 5 of the rows: 'text' is a vector of 2 numbers; in the rows"),
     ([{"text": [1e99], "label": "x"}], {}, "row 1 of the rows: 'text' has a number that is none, or too large"),
