@@ -1,10 +1,13 @@
 """The folders of trainings: what of them is the model or the adapter that came of one, and what stays."""
 
+from collections.abc import AsyncIterator
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from inferd.runtime.training_files import TrainingFiles
+from inferd.runtime.training_files import Data, TrainingFiles
 
 
 def names_in(folder: Path) -> list[str]:
@@ -30,6 +33,43 @@ async def test_what_came_of_a_training_is_a_folder_or_its_only_model(
         (result / name).write_text("{}", encoding="utf-8")
     files = TrainingFiles(tmp_path, data_bytes=1024)
     assert await files.source("one") == tmp_path / "one" / source
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 100])
+async def test_rows_are_counted_whatever_the_pieces_they_come_in(tmp_path: Path, size: int) -> None:
+    """Lines are those of the whole, empty ones left out; a piece without an end of line is held, and not gone over."""
+    data = b'{"a":1}\n\n{"b":2}\r\n \n{"c":3}'
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for begin in range(0, len(data), size):
+            yield data[begin : begin + size]
+
+    files = TrainingFiles(tmp_path, data_bytes=1024)
+    assert await files.write("one", pieces(), is_held=False, field="inline") == Data(sha256(data).hexdigest(), 3)
+    assert (tmp_path / "one" / "rows.jsonl").read_bytes() == data
+
+
+async def test_a_long_line_costs_no_more_than_its_bytes(tmp_path: Path) -> None:
+    """Of a line that comes in many pieces each is looked at once."""
+    looked: list[int] = []
+
+    class Piece(bytes):
+        def partition(self, sep: Any, /) -> Any:
+            looked.append(len(self))
+            return super().partition(sep)
+
+        def __radd__(self, other: object) -> bytes:
+            raise AssertionError("pieces are joined again and again")
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b'{"text":"'
+        for _ in range(100):
+            yield Piece(b"a" * 1000)
+        yield b'"}\n'
+
+    found = await TrainingFiles(tmp_path, data_bytes=1 << 20).write("one", pieces(), is_held=False, field="inline")
+    assert found.rows == 1
+    assert sum(looked) == 100_000
 
 
 async def test_what_nobody_knows_is_swept_but_for_results(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import IO, TYPE_CHECKING, Final
 
@@ -36,7 +36,7 @@ class _Counted:
 
     size_bytes: int = 0
     rows: int = 0
-    tail: bytes = b""
+    tail: list[bytes] = field(default_factory=list)  # pieces of a line that has not ended: joined once
 
 
 class TrainingFiles:
@@ -136,8 +136,12 @@ def _open(path: Path) -> IO[bytes]:
 
 def _add(file: IO[bytes], piece: bytes, counted: _Counted, field: str) -> None:
     file.write(piece)
-    lines = (counted.tail + piece).split(b"\n")
-    counted.tail = lines.pop()
+    begin, newline, _ = piece.partition(b"\n")
+    counted.tail.append(begin)
+    if not newline:
+        return
+    lines = [b"".join(counted.tail), *piece[len(begin) + 1 :].split(b"\n")]
+    counted.tail = [lines.pop()]
     _count(lines, counted, field)
 
 
@@ -159,7 +163,7 @@ def _count(lines: list[bytes], counted: _Counted, field: str) -> None:
 
 
 def _finish(file: IO[bytes], counted: _Counted, field: str) -> None:
-    _count([counted.tail], counted, field)
+    _count([b"".join(counted.tail)], counted, field)
     if not counted.rows:
         raise InvalidFieldError(f"{field} has no rows; give JSON Lines, one object each", field=field)
     file.flush()
