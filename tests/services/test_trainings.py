@@ -105,6 +105,7 @@ async def test_a_classifier_is_trained_and_becomes_a_model(client: AsyncClient) 
     assert [each.step for each in found.judgements] == [9, 18, 27]
     assert [step for step, _ in await curve(client, made.training_id)] == [*range(1, 28)]
     last = found.judgements[-1]
+    assert [len(each.labels) for each in found.judgements] == [0, 0, 2]  # of the last one, which is the best
     assert {each.label: each.support for each in last.labels} == {"blue": 2, "red": 2}
     assert sum(sum(row.rows) for row in last.confusion) == 4
     card = json.loads(found.card)

@@ -161,6 +161,17 @@ def test_what_was_told_to_nobody_is_told_by_the_next_worker(tmp_path: Path) -> N
     assert second.curve.items() >= first.curve.items()
 
 
+def test_labels_are_told_of_the_last_judgement_and_the_best(tmp_path: Path) -> None:
+    """What was found of each label is kept of two judgements, so that a thousand labels fit into a message."""
+    request = write(tmp_path, epochs=2, evaluate_every=2)
+    Heard(load(request), lambda what, said: what == "judged" and said["step"] == 12)
+    (begun,) = Heard(load(request)).of("begun")
+    known = [each["step"] for each in begun["judgements"] if each["labels"]]
+    assert known[-1] == 12
+    assert len(known) <= 2
+    assert [each["step"] for each in begun["judgements"]] == [2, 4, 6, 8, 10, 12]
+
+
 def test_a_checkpoint_has_its_name_once_it_is_whole(tmp_path: Path) -> None:
     """One whose writing is cut short is none, and goes with the next worker; those of before stay."""
     kept = Checkpoints(tmp_path / "checkpoints")

@@ -442,7 +442,7 @@ class TrainingJudgement(_message.Message):
 
     @_builtins.property
     def labels(self) -> _containers.RepeatedCompositeFieldContainer[Global___TrainingLabel]:
-        """Of a classifier, of each label."""
+        """Of a classifier, of each label; that of the last evaluation and of the best one is kept."""
 
     @_builtins.property
     def confusion(self) -> _containers.RepeatedCompositeFieldContainer[Global___TrainingConfusion]:

@@ -34,7 +34,8 @@ class Progress:
         judged: The step after which it was judged last; 0 for never.
         early: Whether it has ended early.
         points: The curve until there: step, loss, rate of learning and tokens of each.
-        judgements: What evaluations found, as it is told; a confusion matrix has the last one alone.
+        judgements: What evaluations found, as it is told; a confusion matrix has the last one
+            alone, labels that and the best one: a thousand of each, a thousand times, would be in no message.
     """
 
     step: int = 0

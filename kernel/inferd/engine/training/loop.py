@@ -291,7 +291,11 @@ class TrainingLoop:
         if not math.isfinite(found.loss):
             raise TrainError(f"the loss on rows that are held back is {found.loss} after step {progress.step}")
         progress.judged, plain = progress.step, _plain(progress.step, found)
-        before = [each | {"confusion": []} for each in progress.judgements if each["step"] < progress.step]
+        before = [
+            each | {"confusion": []} | ({} if each["step"] == progress.best_step else {"labels": []})
+            for each in progress.judgements
+            if each["step"] < progress.step
+        ]
         progress.judgements = [*before[1 - MOST_JUDGEMENTS :], plain]
         self._tell(drive, judged=plain)
         if progress.best is None or found.loss < progress.best:

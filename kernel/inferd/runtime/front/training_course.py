@@ -178,7 +178,7 @@ class Course:
             "tokens": int(said["tokens"]),
             "cut": int(said["cut"]),
             "computed_s": float(said["computed_s"]),
-            "judgements": tuple(map(read_judged, said["judgements"])),
+            "judgements": _latest(tuple(map(read_judged, said["judgements"]))),
             "attempts": training.attempts + 1,
             "waits_for": "",
         }
@@ -300,6 +300,8 @@ async def move(
 
 
 def _latest(judgements: Sequence[Judged]) -> tuple[Judged, ...]:
-    """The last ones, by step; a confusion matrix has the last alone."""
+    """The last ones, by step; a confusion matrix has the last alone, and labels have that and the best one."""
     by_step = sorted(judgements, key=lambda each: each.step)[-MOST_JUDGEMENTS:]
-    return (*(replace(each, confusion=()) for each in by_step[:-1]), *by_step[-1:])
+    best = min(by_step, key=lambda each: each.loss, default=None)
+    before = (replace(each, confusion=(), labels=each.labels if each is best else ()) for each in by_step[:-1])
+    return (*before, *by_step[-1:])
