@@ -318,6 +318,15 @@ def test_a_call_whose_process_dies_while_a_model_answers_has_failed() -> None:
         assert told.end() == (1, "FUNCTION_FAILED")
 
 
+@pytest.mark.parametrize("said", ["abc", [1], 10**400, float("nan"), -5], ids=["text", "list", "large", "nan", "less"])
+def test_a_call_that_says_nonsense_of_how_far_it_is_has_failed(said: Any) -> None:
+    """What is no number from 0 to 1 is an error of the function, and none of the kernel."""
+    with running(calls=1) as (loop, session, told):
+        loop.submit(call(1))
+        session.next().answers.put(({"progress": said}, b""))
+        assert told.end() == (1, "FUNCTION_FAILED")
+
+
 def test_a_channel_knows_that_its_other_side_is_gone() -> None:
     """It is gone when it is closed, though what it said before is still to be read."""
     one, two = socket.socketpair()

@@ -29,6 +29,18 @@ def read_asked(function: Bounded, written: bytes) -> list[bytes]:
     return [json.dumps(each).encode() for each in asked]
 
 
+def read_fraction(function: Bounded, told: object) -> float:
+    """How far a call says that it is, from 0 to 1.
+
+    Raises:
+        FunctionFailedError: It is no such number: the function has written to the channel of its process itself.
+    """
+    if isinstance(told, int | float) and 0 <= told <= 1:
+        return float(told)
+    cause = "what it said of how far it is is no number from 0 to 1"
+    raise FunctionFailedError(f"function {function.name!r} failed: {cause}", metadata={"cause": cause})
+
+
 def too_often(function: Bounded, value: int, most: int, *, each: bool) -> LimitExceededError:
     """That a call asks models more often than it may."""
     which = "functions.asks of the kernel" if each or most != function.asks else "asks of its @function"

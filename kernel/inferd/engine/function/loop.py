@@ -11,7 +11,7 @@ from inferd.core.vigil import Doing
 from inferd.engine.activity import Activity
 from inferd.engine.cause import last_line
 from inferd.engine.cells.cell import CellError
-from inferd.engine.function.asked import read_asked, too_often, unanswered
+from inferd.engine.function.asked import read_asked, read_fraction, too_often, unanswered
 from inferd.engine.function.call import Call, CallResult
 from inferd.engine.function.ends import bound, ended_error, large, missing
 from inferd.engine.token.holds import Holds
@@ -255,7 +255,7 @@ class FunctionLoop:
                 until += self._now() - began
                 continue
             if "progress" in message:
-                self._deliver(CallResult(progress={call.handle: float(message["progress"])}))
+                self._deliver(CallResult(progress={call.handle: read_fraction(function, message["progress"])}))
                 continue
             if message:
                 if (error := ended_error(message, function, limits)) is not None:
