@@ -199,7 +199,11 @@ def _chosen(model: str, recalled: list[str], message: str, choice: list[str]) ->
 
 
 def _count(known: Memory, model: str) -> None:
-    """Have the tokens counted of messages of which they are not known."""
+    """Have the tokens counted of messages of which they are not known; of another model they are others."""
+    if known.counted != model:
+        known.counted = model
+        for each in known.turns:
+            each.tokens = 0
     new = [each for each in known.turns if not each.tokens]
     for n in range(0, len(new), 60):
         some = new[n : n + 60]

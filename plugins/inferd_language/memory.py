@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,6 +10,8 @@ from inferd_language.summaries import pick, sentences_of
 from inferd_language.words import Lexicon, words_of
 
 MOST_CHARACTERS = 150_000  # of messages that are kept; the oldest that state nothing go first
+MOST_BYTES = 240_000  # of them as they are kept, which letters beyond ASCII reach before: functions.memo_bytes has more
+TURN_BYTES = 40  # of a message beside its text
 MOST_LINES = 6  # that are told again for one question
 LEAST_SHARE = 0.6  # of how well the best line goes with a question, that others have to
 CHARACTERS_PER_TOKEN = 3  # of lines that are told again: from below
@@ -40,12 +43,14 @@ class Memory:
         number: Turns so far: messages of the user, those too that are kept no longer.
         notes: What older messages were about.
         noted: So many of the messages are in the notes.
+        counted: The model whose tokens are those of the messages.
     """
 
     turns: list[Turn] = field(default_factory=list)
     number: int = 0
     notes: str = ""
     noted: int = 0
+    counted: str = ""
 
     @classmethod
     def read(cls, plain: Any) -> Memory:
@@ -53,12 +58,24 @@ class Memory:
         if plain is None:
             return cls()
         turns = [Turn(*each) for each in plain["turns"]]
-        return cls(turns=turns, number=plain["number"], notes=plain["notes"], noted=plain["noted"])
+        return cls(
+            turns=turns,
+            number=plain["number"],
+            notes=plain["notes"],
+            noted=plain["noted"],
+            counted=plain.get("counted", ""),
+        )
 
     def write(self) -> dict[str, Any]:
         """As plain values."""
         turns = [[each.role, each.text, each.tokens] for each in self.turns]
-        return {"turns": turns, "number": self.number, "notes": self.notes, "noted": self.noted}
+        return {
+            "turns": turns,
+            "number": self.number,
+            "notes": self.notes,
+            "noted": self.noted,
+            "counted": self.counted,
+        }
 
     @property
     def tokens(self) -> int:
@@ -69,14 +86,16 @@ class Memory:
         """Messages at the end; where they are too many the oldest go, those first that state nothing."""
         self.turns += turns
         self.number += sum(each.role == "user" for each in turns)
-        size = sum(len(each.text) for each in self.turns)
+        sizes = [_bytes_of(each) for each in self.turns]
+        size, size_bytes = sum(len(each.text) for each in self.turns), sum(sizes)
         for stays in (_states, lambda _: False):
             place = 0
-            while size > MOST_CHARACTERS and place < len(self.turns) - len(turns):
+            while (size > MOST_CHARACTERS or size_bytes > MOST_BYTES) and place < len(self.turns) - len(turns):
                 if stays(self.turns[place].text):
                     place += 1
                     continue
                 size -= len(self.turns.pop(place).text)
+                size_bytes -= sizes.pop(place)
                 self.noted -= place < self.noted
 
     def fitting(self, room: int, frame: int) -> int:
@@ -104,6 +123,10 @@ class Memory:
 def picked_notes(text: str, most_characters: int) -> str:
     """Sentences of a conversation that say most of it."""
     return pick(text, most_characters)
+
+
+def _bytes_of(turn: Turn) -> int:
+    return TURN_BYTES + len(json.dumps(turn.text, ensure_ascii=False).encode(errors="replace"))
 
 
 def _states(text: str) -> bool:

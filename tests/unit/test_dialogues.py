@@ -39,7 +39,8 @@ class Kept:
             case "memos":
                 return {"names": sorted(self.memos)}
             case "count":
-                counts = [len(each.split()) for each in asked["texts"]]
+                letters = asked["task"]["model"] == "letters"
+                counts = [len(each if letters else each.split()) for each in asked["texts"]]
                 return {"counts": counts, "context_tokens": 2000, "parameters": self.parameters}
             case "score":
                 known = "Oslo" if "Oslo" in asked["task"]["prompt"].partition("Question")[0] else ""
@@ -132,6 +133,26 @@ def test_a_turn_is_made_once(kept: Kept) -> None:
     offer_asking(meanwhile)
     with pytest.raises(AskError, match="other"):
         converse(session="a", message="Hello again.", model="m")
+
+
+def test_a_conversation_fits_the_model_that_goes_on_with_it(kept: Kept) -> None:
+    """Tokens of messages are those of the model that is given them, though another one counted its own before."""
+    for number in range(40):
+        converse(
+            session="a", message=f"My sister number {number} lives in the town of Oslo.", model="m", most_tokens=99
+        )
+    assert converse(session="a", message="Where does she live?", model="letters", most_tokens=99).in_context < 80
+    assert sum(len(each["content"]) for each in kept.given) <= 2000 - 99
+
+
+def test_letters_beyond_ascii_are_bounded_by_what_is_kept_of_them() -> None:
+    """A conversation goes on for ever in any script: it is bounded by its bytes as well."""
+    memory = Memory()
+    for number in range(10):
+        memory.add(Turn("user", f"{number} " + "\u6811\u6728" * 9990), Turn("assistant", "\U0001f333"))
+    assert len(json.dumps(memory.write(), ensure_ascii=False, separators=(",", ":")).encode()) < 256 << 10
+    assert memory.turns[-2].text.startswith("9 ")
+    assert len(memory.turns) > 6
 
 
 def test_what_is_kept_of_a_conversation_is_bounded() -> None:
