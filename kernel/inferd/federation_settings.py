@@ -14,6 +14,12 @@ class Federate(BaseModel):
         100, ge=1, le=10_000, description="federations that are known; a tenant may have half of what is free"
     )
     clients: int = Field(1000, ge=1, le=100_000, description="clients that may join one federation")
+    login_clients: int = Field(
+        1,
+        ge=1,
+        le=100_000,
+        description="clients of one federation that join with the same login; local users need none",
+    )
     round_clients: int = Field(64, ge=1, le=512, description="most clients that take part in a round")
     weights: int = Field(
         400_000, ge=1, le=8_000_000, description="most numbers of the weights; an update of so many fits in a message"

@@ -15,7 +15,7 @@ from inferd_api.v1 import federation_pb2 as fp
 from inferd_api.v1 import federation_service_pb2 as fs
 from inferd_client import AsyncClient
 from inferd_client.errors import InvalidFieldError
-from inferd_client.federation_errors import FederationRoundOverError
+from inferd_client.federation_errors import FederationClientUnknownError, FederationRoundOverError
 from inferd_federation.fixed import to_words
 
 RECIPE = json.dumps({"heads": {"labels": ["a", "b"], "buckets": 16}})
@@ -94,6 +94,26 @@ async def test_a_wrong_update_is_refused_before_it_is_in_a_round(
             await client.submit_round_part(each.who, place, fs.ClientKeys())
         part = fs.RoundUpdate(content=numbers.tobytes(), examples=1)
         assert await refused(owners[0], part) == "update.content"
+
+
+async def test_a_login_is_one_client(tmp_path: Path) -> None:
+    """Who joins again is the same client with a new token; with another login that token holds nothing."""
+    async with kernel_here(tmp_path) as kernel, AsyncClient(kernel.addresses[0]) as admin:
+        keys = [(await admin.create_key(name, roles=["federation-client"])).credential for name in ("anna", "bert")]
+        made = await admin.create_federation(plan(secure=True))
+        async with (
+            AsyncClient(kernel.addresses[0], credential=keys[0]) as anna,
+            AsyncClient(kernel.addresses[0], credential=keys[1]) as bert,
+        ):
+            joined = [await anna.join_federation(made.federation_id) for _ in range(4)]
+            assert [each.client for each in joined] == [1] * 4
+            assert (await bert.join_federation(made.federation_id)).client == 2
+            before, now = (Owner(anna, each, made.federation_id).who for each in joined[2:])
+            assert (await anna.poll_round(now)).HasField("place")
+            for client, who in ((anna, before), (bert, now)):
+                with pytest.raises(FederationClientUnknownError, match="this token and login"):
+                    await client.poll_round(who)
+        assert (await admin.get_federation(made.federation_id)).joined == 2
 
 
 class Garbage(Owner):

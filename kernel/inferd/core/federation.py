@@ -111,11 +111,19 @@ class FederationPlan:
 
 @dataclass(frozen=True, slots=True)
 class FederationClient:
-    """A client that has joined: its number from 1, what people call it, and the SHA-256 of its token, hexadecimal."""
+    """A client that has joined.
+
+    Attributes:
+        number: From 1.
+        name: What people call it.
+        token_digest: The SHA-256 of its token, hexadecimal.
+        principal: The login with which it has joined, and by which alone it asks; "" for whoever needs none.
+    """
 
     number: int
     name: str
     token_digest: str
+    principal: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

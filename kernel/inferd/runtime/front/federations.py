@@ -265,6 +265,8 @@ class Federations:
     async def join(self, federation_id: str, name: str, caller: Caller) -> tuple[Federation, FederationClient, bytes]:
         """Become a client: the federation, who it is in it, and the token by which it is known.
 
+        A login that has as many as it may is the last of these again, whose token before holds no longer.
+
         Raises:
             LimitExceededError: As many have joined as may.
             InvalidFieldError: It has ended.
@@ -275,22 +277,31 @@ class Federations:
             federation, most = known.federation, self._settings.clients
             if federation.ended:
                 raise InvalidFieldError(f"federation {federation_id} is {federation.state.name}", field="federation_id")
+            token, principal = token_bytes(TOKEN_BYTES), _principal(caller)
+            digest = sha256(token).hexdigest()
+            own = [each for each in federation.clients if principal and each.principal == principal]
+            if len(own) >= self._settings.login_clients:
+                again = replace(own[-1], name=name, token_digest=digest)
+                clients = [again if each.number == again.number else each for each in federation.clients]
+                await self._rounds.put(known, replace(federation, clients=tuple(clients)))
+                return known.federation, again, token
             if len(federation.clients) >= most:
                 raise LimitExceededError(
                     f"{len(federation.clients)} clients have joined, and federate.clients is {most}",
                     metadata={"bound": "federate.clients", "value": str(len(federation.clients)), "limit": str(most)},
                 )
-            token = token_bytes(TOKEN_BYTES)
-            made = FederationClient(len(federation.clients) + 1, name, sha256(token).hexdigest())
+            made = FederationClient(len(federation.clients) + 1, name, digest, principal)
             await self._rounds.put(known, replace(federation, clients=(*federation.clients, made)))
             return known.federation, made, token
 
     def _client(self, federation_id: str, number: int, token: bytes, caller: Caller) -> Known:
         known = self._get(federation_id, caller)
         clients, digest = known.federation.clients, sha256(token).hexdigest()
-        if not 1 <= number <= len(clients) or not compare_digest(clients[number - 1].token_digest, digest):
+        its = clients[number - 1] if 1 <= number <= len(clients) else None
+        is_its = its is not None and compare_digest(its.token_digest, digest) and its.principal == _principal(caller)
+        if not is_its:
             raise FederationClientUnknownError(
-                f"federation {federation_id} has no client {number} with this token; join it again",
+                f"federation {federation_id} has no client {number} with this token and login; join it again",
                 metadata={"federation_id": federation_id},
                 field="client",
             )
@@ -385,6 +396,11 @@ class Federations:
             self._parts.forget(known.federation)
             if known.running is not None:
                 known.running.cancel()
+
+
+def _principal(caller: Caller) -> str:
+    """With which login one asks; "" where none is needed, so that nobody is told from others."""
+    return "" if caller.principal.local else caller.principal.name
 
 
 def _new_id() -> str:
