@@ -14,6 +14,8 @@ from time_limits import LONG_S
 
 from inferd.http.dashboard.pages import FOLDER
 from inferd.testing.kernel import kernel_here, write_fake_model
+from inferd_api.v1 import policy_pb2
+from inferd_api.v1.auth_pb2 import Rule
 from inferd_client import AsyncClient
 from inferd_client.claims import cores
 
@@ -293,6 +295,20 @@ async def test_what_may_not_be_done_is_told(tmp_path: Path) -> None:
                 done = await web.http.post(f"/dashboard/{verb}", json={"model": "fake"}, headers=operator)
                 assert (done.status_code, done.json()) == (200, {})
                 await page.until(lambda page, state=state: page.rows("models").get("fake", {}).get("state") == state)
+
+
+async def test_what_may_not_be_read_any_more(tmp_path: Path) -> None:
+    """A rule takes all from the page that was told by what it denies: queues, instances, ended tasks, plots."""
+    async with web_of(tmp_path) as web, page_of(web.http) as page:
+        ended = await web.kernel.create_task("fake", "x")
+        await page.until(lambda page: ended.task_id in page.rows("ended") and page.rows("instances"))
+        await page.until(lambda page: page.rows("clock"))
+        kinds = [policy_pb2.RESOURCE_KIND_TASK, policy_pb2.RESOURCE_KIND_HOST]
+        await web.kernel.create_rule(Rule(who="principal:web", deny=True, verbs=[policy_pb2.VERB_READ], kinds=kinds))
+        await page.until(lambda page: {"host", "tasks"} <= page.rows("notes").keys())
+        sections = ("host", "loads", "instances", "clock", "tasks", "ended")
+        await page.until(lambda page: not any(map(page.rows, sections)))
+        assert (await web.http.get("/dashboard/history")).json()["points"] == []
 
 
 async def test_pages_of_one_identity_share_a_watch(tmp_path: Path) -> None:

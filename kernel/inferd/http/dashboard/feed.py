@@ -45,8 +45,11 @@ SLOWLY: Final = 5
 """What changes seldom is read every so many times `poll_s`."""
 ENOUGH: Final = 0.9
 """Where fewer tasks than this part of `rows` are left, those are listed again that were left out."""
+TOLD_WITH: Final = {"host": ("loads", "instances", "clock"), "tasks": ("ended",)}
+"""Sections that are told with another one: who may not read that may not see these."""
 KERNEL: Final = "kernel"
 NOTES: Final = "notes"
+DENIED: Final = "denied"
 
 
 class Feed:
@@ -123,14 +126,23 @@ class Feed:
                 self._note(section, "too old", error.message)
                 return
             except PermissionDeniedError as error:
-                self.state.replace(section, {})
-                self._note(section, "denied", error.message)
+                self._deny(section, error.message)
                 pause_s = DENIED_S
             except InferdError as error:
                 self._note(section, "failed", error.message)
             else:
                 return
             await asyncio.sleep(pause_s)
+
+    def _deny(self, section: str, why: str) -> None:
+        """It may not be read, or not any more: nothing of it is shown, nor what was told with it before."""
+        told_with = TOLD_WITH.get(section, ())
+        for each in (section, *told_with):
+            self.state.replace(each, {})
+        if told_with and self.state.rows(NOTES).get(section, {}).get("kind") != DENIED:
+            self.history = History()
+            self._times = {name: [] for name in TIMES}
+        self._note(section, DENIED, why)
 
     def _note(self, section: str, kind: str, why: str) -> None:
         self.state.put(NOTES, section, {"kind": kind, "why": why})

@@ -15,6 +15,7 @@ import { startTheme } from "./theme.js";
 
 const TOLD_MS = 8000;
 const SECTIONS = { quotas: "quotas", evaluations: "evaluations", trainings: "trainings", pipelines: "pipelines", leases: "leases", tasks: "tasks", models: "models", hosts: "hosts", host: "overview" };
+const TILES = { "tile-speed": "tokens_per_second", "tile-running": "running", "tile-queued": "queued", "tile-leases": "leases" };
 
 const store = new Store();
 const hosts = new Hosts(store);
@@ -49,13 +50,8 @@ function drawOverview() {
   const host = store.row("host", "local");
   const own = store.row("kernel", "identity");
   say(byId("identity"), own ? `${own.name} · tenant ${own.tenant || "default"}` : "");
-  if (host) {
-    say(byId("kernel-name"), `inferd ${host.version} on ${host.name}`);
-    say(byId("tile-speed"), number(host.tokens_per_second));
-    say(byId("tile-running"), number(host.running));
-    say(byId("tile-queued"), number(host.queued));
-    say(byId("tile-leases"), number(host.leases));
-  }
+  say(byId("kernel-name"), host ? `inferd ${host.version} on ${host.name}` : "");
+  for (const [id, name] of Object.entries(TILES)) say(byId(id), host ? number(host[name]) : "–");
   const all = [...store.section("models").values()];
   say(byId("tile-models"), `${number(all.filter((each) => each.state === "ready").length)} of ${number(all.length)}`);
   say(byId("tile-hosts"), number(store.section("hosts").size));
@@ -114,7 +110,7 @@ function draw(received) {
     plots.add(clock.second, clock.point);
     tasks.tick();
     lists.tick();
-  }
+  } else if (any("clock")) plots.forget();
   document.dispatchEvent(new CustomEvent("inferd:drawn", { detail: { received, drawn: performance.now() } }));
 }
 

@@ -85,6 +85,11 @@ export class Plots {
     }
   }
 
+  /** What was is not to be seen any more. */
+  forget() {
+    if (this.told) this.show({ ...this.told, points: [] });
+  }
+
   show(told) {
     this.told = told;
     for (const plot of this.plots) plot.show(told);
