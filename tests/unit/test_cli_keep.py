@@ -89,6 +89,16 @@ def test_a_call_that_fails_is_tried_again(keep: Callable[..., Result], leases: S
     assert done.stderr.count("error: it is RELEASED") == 2
 
 
+def test_a_lease_that_has_ended_is_told_in_the_shape_of_all_errors(keep: Callable[..., Result]) -> None:
+    """With -o json the error of a lease has a reason, a code's name and the lease, and nothing stands around it."""
+    done = keep("nope", "--once", "-o", "json")
+    (told,) = [json.loads(line) for line in done.stdout.splitlines()]
+    assert (done.exit_code, list(told)) == (1, ["error"])
+    assert list(told["error"]) == ["reason", "code", "message", "metadata"]
+    assert told["error"]["code"] == "FAILED_PRECONDITION"
+    assert told["error"]["metadata"]["lease_id"] == "nope"
+
+
 def test_a_kernel_that_hangs_leaves_time_for_another_attempt(
     keep: Callable[..., Result], leases: ScriptedLeases
 ) -> None:

@@ -96,16 +96,17 @@ class Keeping:
 
     def _note(self, renewal: LeaseRenewal, sent: float, *, once: bool) -> float:
         """Take the answer about a lease and tell it; how long until it is to be kept alive again."""
-        if self._output.json:
-            self._output.line(plain(renewal))
         if renewal.HasField("error"):
-            if not self._output.json:
-                self._output.error(command_error(from_status(renewal.error)))
+            told = command_error(from_status(renewal.error))
+            told.metadata.setdefault("lease_id", renewal.lease_id)
+            self._output.error(told)
             self.ended = True
             self.left.pop(renewal.lease_id, None)
             return PAUSE_S
         remaining_s = renewal.remaining.ToNanoseconds() / 1e9
-        if once and not self._output.json:
+        if self._output.json:
+            self._output.line(plain(renewal))
+        elif once:
             self._output.text(f"{renewal.lease_id} holds for {span(remaining_s)}")
         self.left[renewal.lease_id] = sent + remaining_s
         return remaining_s / RENEWALS
