@@ -175,9 +175,16 @@ def _follow(output: Output, client: Client, training_id: str) -> tp.Training:
         CommandError: It failed, or was cancelled.
     """
     told = tp.Training()
-    with output.status(f"training {training_id}") as say:
-        for told in client.watch_training(training_id):
-            say(f"training {training_id}: {_progress(told)}")
+    try:
+        with output.status(f"training {training_id}") as say:
+            for told in client.watch_training(training_id):
+                say(f"training {training_id}: {_progress(told)}")
+    except KeyboardInterrupt:
+        output.note(
+            f"training {training_id} goes on; inferd trainings watch {training_id} follows it,"
+            f" inferd trainings cancel {training_id} ends it"
+        )
+        raise
     if told.state == tp.TRAINING_STATE_FAILED:
         raise CommandError(
             f"training {training_id} failed: {told.error.message}", reason=_reason(told) or "TRAINING_FAILED"
