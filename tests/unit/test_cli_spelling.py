@@ -37,6 +37,9 @@ def test_each_spelling_of_a_verb_is_that_verb(path: tuple[str, ...]) -> None:
         (["datasets", "delete"], "data rm"),
         (["moderation", "rules", "remove"], "moderation rules rm"),
         (["model", "list"], "models list"),
+        (["training", "ls"], "trainings list"),
+        (["federations", "list"], "federate list"),
+        (["indexes", "ls"], "index list"),
     ],
 )
 def test_nouns_and_nested_ones(typed: list[str], meant: str) -> None:
@@ -48,8 +51,8 @@ def test_nouns_and_nested_ones(typed: list[str], meant: str) -> None:
 
 def test_a_noun_alone_lists() -> None:
     """Without a verb a noun lists; its options are those of that; help stays help; what is no word is a mistake."""
-    keys, config = (dict(GROUPS)[(name,)] for name in ("keys", "config"))
-    assert spelled(keys, []) == ["list"]
+    keys, config, trainings = (dict(GROUPS)[(name,)] for name in ("keys", "config", "trainings"))
+    assert spelled(keys, []) == spelled(trainings, []) == ["list"]
     assert spelled(keys, ["-o", "json"]) == ["list", "-o", "json"]
     assert spelled(keys, ["--help"]) == ["--help"]
     assert spelled(config, []) == []

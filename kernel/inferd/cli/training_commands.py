@@ -78,7 +78,7 @@ def _train(
         train(out, address, tenant, wanted)
 
 
-@trainings_app.command("ls")
+@trainings_app.command("list")
 def _list(*, address: Address = ADDRESS, tenant: Tenant = "", output: Output = Format.TABLE) -> None:
     """List trainings, newest first."""
     with edge(output) as out:

@@ -1,4 +1,4 @@
-"""`inferd train`, and `inferd trainings ls`, `show`, `watch`, `cancel` and `rm`."""
+"""`inferd train`, and `inferd trainings list`, `show`, `watch`, `cancel` and `rm`."""
 
 from __future__ import annotations
 

@@ -22,7 +22,13 @@ _ClickError: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__na
 
 SPELLINGS: Final = (("list", "ls"), ("rm", "remove", "delete"), ("create", "add"), ("show", "inspect"))
 """Words of one meaning: where a noun has one of them, the others are that, too."""
-NOUNS: Final = {"datasets": "data"}
+NOUNS: Final = {
+    "datasets": "data",
+    "federation": "federate",
+    "federations": "federate",
+    "indexes": "index",
+    "indices": "index",
+}
 
 
 class Commands(TyperGroup):

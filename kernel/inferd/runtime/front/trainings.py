@@ -285,7 +285,7 @@ class Trainings:
         known = self._known.get(training_id)
         if known is None or known.training.tenant != caller.tenant:
             raise TrainingNotFoundError(
-                f"no training {training_id[:80]!r}; `inferd trainings ls` lists the known ones",
+                f"no training {training_id[:80]!r}; `inferd trainings list` lists the known ones",
                 metadata={"training_id": training_id[:80]},
                 field="training_id",
             )
