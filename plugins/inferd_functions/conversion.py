@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, Literal
 
 from inferd.plugin import function
@@ -13,6 +13,7 @@ from inferd_functions.libraries import library
 markdown_it = library("markdown_it")
 parser = library("selectolax.lexbor")
 Form = Literal["html", "markdown", "csv", "jsonl", "text", "pdf", "parquet"]
+PART_CHARACTERS: Final = 64 << 10  # of at most 12 bytes in the JSON of a piece
 BREAK: Final = "\x1e"  # between two blocks
 UNSHOWN: Final = "script, style, template, noscript, head"
 BLOCKS: Final = (
@@ -35,6 +36,20 @@ def convert(content: str, source: Form, target: Form) -> str:
         known = ", ".join(f"{one} to {other}" for one, other in CONVERSIONS)
         raise ValueError(f"{source} is not converted to {target}; there are {known}")
     return make(content)
+
+
+@function(timeout_s=120, memory_bytes=512 << 20)
+def convert_in_parts(content: str, source: Form, target: Form) -> Iterator[str]:
+    """As `convert`, in parts that follow each other: all of it may be larger than a piece may be.
+
+    Args:
+        content: The document; of PDF and Parquet its bytes as base64.
+        source: What it is.
+        target: What it is to be.
+    """
+    text = convert(content, source, target)
+    for at in range(0, len(text), PART_CHARACTERS):
+        yield text[at : at + PART_CHARACTERS]
 
 
 def _html_to_text(content: str) -> str:

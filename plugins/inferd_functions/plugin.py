@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from inferd.plugin import hookimpl
-from inferd_functions.conversion import convert
+from inferd_functions.conversion import convert, convert_in_parts
 from inferd_functions.duplicates import deduplicate
 from inferd_functions.languages import detect_language
 from inferd_functions.parts import chunk, split
@@ -15,4 +15,4 @@ from inferd_functions.tokens import tokenise
 @hookimpl
 def inferd_functions() -> Iterable[Callable[..., Any]]:
     """Functions for texts."""
-    return (chunk, clean, convert, deduplicate, detect_language, split, tokenise)
+    return (chunk, clean, convert, convert_in_parts, deduplicate, detect_language, split, tokenise)

@@ -75,6 +75,15 @@ async def test_what_is_found_may_be_larger_than_a_piece(client: AsyncClient) -> 
     assert (await client.get_document("large", "escaped")).text == texts["escaped"]
 
 
+async def test_files_may_have_more_text_than_a_piece(client: AsyncClient) -> None:
+    """The text of a file may be larger than functions.piece_bytes: all of it is in the index."""
+    await client.create_index("book")
+    page = b"<p>One two three four.</p> " * 60_000
+    await client.add_documents("book", [IndexDocument(id="x", file=DocumentFile(format="html", data=page))])
+    told = await client.get_document("book", "x", start=1_000_000)
+    assert told.characters == len("One two three four.\n") * 60_000 - 1
+
+
 async def test_segments_that_cannot_be_made_one_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An index has no more segments than are searched at once: what would be one too many is refused."""
     assert 2 * index_adding.MOST_SEGMENTS + 1 <= MOST_AT_ONCE

@@ -23,10 +23,10 @@ OFFERED = collect("inferd_functions.plugin")
 def test_each_function_has_its_schema() -> None:
     """What each takes and gives is said by its annotations: what must be given, ranges, words to choose from."""
     assert {name for name, _ in OFFERED} == {
-        *("chunk", "clean", "convert", "deduplicate", "detect_language", "split", "tokenise")
+        *("chunk", "clean", "convert", "convert_in_parts", "deduplicate", "detect_language", "split", "tokenise")
     }
-    required = {"deduplicate": ["texts"], "convert": ["content", "source", "target"]}
-    required["tokenise"] = ["text", "tokenizer"]
+    required = {"deduplicate": ["texts"], "tokenise": ["text", "tokenizer"]}
+    required |= dict.fromkeys(("convert", "convert_in_parts"), ["content", "source", "target"])
     for (name, _), each in OFFERED.items():
         schema = json.loads(each.shape.input_schema)
         assert schema["required"] == required.get(name, ["text"])

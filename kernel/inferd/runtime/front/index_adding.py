@@ -145,10 +145,10 @@ class Adding:
         if form == AS_TEXT:
             return content
         try:
-            pieces = await self.tasks.call(self.asker, "convert", content=content, source=form, target="text")
+            pieces = await self.tasks.call(self.asker, "convert_in_parts", content=content, source=form, target="text")
         except InvalidFieldError as error:
             raise InvalidFieldError(f"{at}.file: {error.message}", field=f"{at}.file") from None
-        return str(pieces[0])
+        return "".join(map(str, pieces))
 
     async def _vectors(self, model: str, chunks: Sequence[str]) -> tuple[bytes, int]:
         """The vectors of chunks, one behind the other, and how many numbers each has."""
