@@ -55,4 +55,4 @@ def main(folder: str, page: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:3])
+    main(*sys.argv[1:]) if len(sys.argv) == 3 else sys.exit("usage: train_classifier.py FOLDER PAGE")  # noqa: PLR2004 - both
