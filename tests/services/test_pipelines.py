@@ -107,7 +107,7 @@ async def test_what_cannot_run_is_refused_before_it_does(client: AsyncClient) ->
     wrong = {"steps": [{"name": "a", "call": {"function": "repeat", "input": {"txet": "x"}}}]}
     with pytest.raises(InvalidFieldError, match=r"lacks 'text'"):
         await client.check_pipeline(wrong)
-    with pytest.raises(PipelineRunNotFoundError):
+    with pytest.raises(PipelineRunNotFoundError, match="`inferd pipelines list` lists"):
         await client.get_pipeline_run("none")
 
 

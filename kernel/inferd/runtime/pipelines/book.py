@@ -116,7 +116,7 @@ class RunBook:
         known = self.known.get(run_id)
         if known is None or known.order.tenant != tenant:
             raise PipelineRunNotFoundError(
-                f"no pipeline run {run_id[:80]!r}; ListPipelineRuns tells those that there are",
+                f"no pipeline run {run_id[:80]!r}; `inferd pipelines list` lists the known ones",
                 metadata={"run_id": run_id[:80]},
             )
         return known
