@@ -349,6 +349,13 @@ async def test_the_command_line_trains_and_tells(kernel: Kernel, tmp_path: Path)
         "train", "--data", str(data), "--name", "x", "--method", "classify", "--set", "epoch=2", exit_code=1
     )
     assert "recipe has no 'epoch'" in said
+    again = ("train", "--method", "classify", "--name", "told")
+    assert "(--replace)" in await run(*again, "--data", str(data), exit_code=1)
+    assert "--model is empty" in await run("train", "--method", "lora", "--name", "x", "--data", str(data), exit_code=1)
+    empty = tmp_path / "empty.jsonl"
+    empty.write_text("\n", encoding="utf-8")
+    assert f"{empty} has no rows" in await run(*again, "--replace", "--data", str(empty), exit_code=1)
+    assert "nosuch.jsonl cannot be read" in await run(*again, "--data", "nosuch.jsonl", "-o", "json", exit_code=2)
     detached = await run(
         *("train", "--data", str(data), "--name", "left", "--method", "full", "--model", "slow"),
         *("--set", "epochs=1000", "--detach"),

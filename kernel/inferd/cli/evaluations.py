@@ -171,7 +171,12 @@ def _text(given: str, option: str) -> str:
 
 
 def _read(data: str) -> bytes:
-    return sys.stdin.buffer.read() if data == "-" else Path(data).expanduser().read_bytes()
+    if data == "-":
+        return sys.stdin.buffer.read()
+    try:
+        return Path(data).expanduser().read_bytes()
+    except OSError as error:
+        raise typer.BadParameter(f"{data} cannot be read: {words_of(error)}", param_hint="--data") from None
 
 
 def _labels_of(data: bytes) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import tomllib
 from dataclasses import dataclass, field
@@ -13,10 +14,11 @@ import typer
 
 from inferd.cli.amounts import size, span
 from inferd.cli.kernel import connected
-from inferd.cli.output import CommandError
+from inferd.cli.output import CommandError, command_error
 from inferd.cli.plain import plain
 from inferd.errors import words_of
 from inferd_api.v1 import training_pb2 as tp
+from inferd_client import InferdError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,6 +35,8 @@ SHOWN: Final = 3  # figures of a judgement in a list
 INLINE_BYTES: Final = 1 << 20  # of data that goes with the call; what is larger goes into a blob
 SPEC: Final = ("name", "model", "replace", "backend", "device", "title")
 """What a file may say besides the recipe."""
+SPEC_FIELD: Final = re.compile(rf"\bspec\.({'|'.join(SPEC)})\b")
+"""Fields of a call that options of the same names give."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +80,8 @@ def train(output: Output, address: str, tenant: str, wanted: Wanted) -> None:
             made = client.train(name, recipe=recipe, **given, **options)
         except (ValueError, TypeError) as error:
             raise CommandError(str(error), reason="USAGE") from None
+        except InferdError as error:
+            raise _as_typed(error, wanted) from None
         if wanted.detach:
             if output.json:
                 output.document(plain(made))
@@ -155,9 +161,22 @@ def _given(client: Client, source: str, inline: str, blob: str) -> dict[str, Any
     if source == "-":
         return {inline: sys.stdin.buffer.read()}
     path = Path(source).expanduser()
-    if path.stat().st_size > INLINE_BYTES:
-        return {blob: client.put_blob(path).digest}
-    return {inline: path.read_bytes()}
+    try:
+        if path.stat().st_size > INLINE_BYTES:
+            return {blob: client.put_blob(path).digest}
+        return {inline: path.read_bytes()}
+    except OSError as error:
+        raise typer.BadParameter(f"{source} cannot be read: {words_of(error)}", param_hint=f"--{inline}") from None
+
+
+def _as_typed(error: InferdError, wanted: Wanted) -> CommandError:
+    """The kernel's error, by the options and the files that were typed instead of the fields of the call."""
+    told = command_error(error)
+    told.message = SPEC_FIELD.sub(r"--\1", told.message)
+    files = {"inline": wanted.data, "blob": wanted.data, "held_inline": wanted.held, "held_blob": wanted.held}
+    if typed := files.get(error.field):
+        told.message = told.message.replace(error.field, "stdin" if typed == "-" else typed, 1)
+    return told
 
 
 def _find(client: Client, begin: str) -> str:
