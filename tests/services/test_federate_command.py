@@ -4,16 +4,18 @@ import asyncio
 import importlib.util
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
-from inferd.cli import main
+from inferd.cli import federate_client, main
 from inferd.cli.federate_client import Participant
 from inferd.testing.kernel import kernel_here
 from inferd_api.v1 import federation_pb2 as fp
 from inferd_client import AsyncClient
+from inferd_client.errors import KernelUnreachableError
 
 ROOT = Path(__file__).parents[2]
 FUNCTIONS = {"modules": ("inferd_federation.plugin",), "packages": (), "calls": 2}
@@ -83,6 +85,25 @@ async def test_owners_train_together_by_commands(tmp_path: Path) -> None:
         assert "succeeded" in await command("watch", made, "--address", there)
         await command("rm", made, "--address", there)
         assert json.loads(await command("list", "--address", there, "-o", "json")) == {"federations": []}
+
+
+async def test_a_coordinator_that_is_away_is_told_once_by_its_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waits for a coordinator is told where it should be, once, however often it is asked."""
+    monkeypatch.setattr(federate_client, "PAUSE_S", 0)
+    told: list[str] = []
+    answers: list[Any] = [KernelUnreachableError("away"), KernelUnreachableError("away"), "here"]
+    asked: Any = SimpleNamespace(address="unix:/nowhere")
+    part = Participant(asked, asked, [], "f", tell=told.append)
+
+    async def ask() -> str:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return str(answer)
+
+    assert await part._patiently(ask) == "here"
+    (line,) = told
+    assert "unix:/nowhere does not answer" in line
 
 
 async def test_the_weights_of_a_federation_are_judged(tmp_path: Path) -> None:

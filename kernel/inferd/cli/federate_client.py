@@ -255,12 +255,15 @@ class Participant:
         return fs.RoundUpdate(content=member.mask(content, dict(wanted.update.sealed)), loss=loss)
 
     async def _patiently(self, ask: Callable[[], Awaitable[Any]]) -> Any:
-        """Ask a coordinator until it answers; one that is away comes again."""
+        """Ask a coordinator until it answers; one that is away comes again, and that it is away is told once."""
+        away = ""
         while True:
             try:
                 return await ask()
             except AWAY as error:
-                self.tell(f"the coordinator does not answer ({error.reason}); asking again")
+                if error.reason != away:
+                    away = error.reason
+                    self.tell(f"the coordinator at {self.coordinator.address} does not answer ({away}); asking again")
                 await asyncio.sleep(PAUSE_S)
 
 
