@@ -348,7 +348,7 @@ async def test_the_command_line_trains_and_tells(kernel: Kernel, tmp_path: Path)
     said = await run(
         "train", "--data", str(data), "--name", "x", "--method", "classify", "--set", "epoch=2", exit_code=1
     )
-    assert "recipe has no 'epoch'" in said
+    assert "recipe has no 'epoch'; did you mean 'epochs'?" in said
     again = ("train", "--method", "classify", "--name", "told")
     assert "(--replace)" in await run(*again, "--data", str(data), exit_code=1)
     assert "--model is empty" in await run("train", "--method", "lora", "--name", "x", "--data", str(data), exit_code=1)

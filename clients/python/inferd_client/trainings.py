@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from functools import cached_property
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any
@@ -94,10 +95,14 @@ def recipe_message(recipe: Mapping[str, Any]) -> TrainingRecipe:
     method = str(given.pop("method", ""))
     known = [each.removeprefix("TRAINING_METHOD_").lower() for each in list(TrainingMethod.keys())[1:]]
     if method.lower() not in known:
-        raise ValueError(f"recipe's method is {method!r}; it must be one of {', '.join(known)}")
+        near = get_close_matches(method.lower(), known, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"recipe's method is {method!r}; it must be one of {', '.join(known)}{hint}")
     names = [each.name for each in TrainingRecipe.DESCRIPTOR.fields]
     if unknown := [name for name in given if name not in names]:
-        raise ValueError(f"recipe has no {unknown[0]!r}; it has {', '.join(names)}")
+        near = get_close_matches(unknown[0], names, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(names)}"
+        raise ValueError(f"recipe has no {unknown[0]!r}; {hint}")
     message = TrainingRecipe(method=TrainingMethod.Value(f"TRAINING_METHOD_{method.upper()}"))
     for name, value in given.items():
         try:
