@@ -26,6 +26,7 @@ class Federate(BaseModel):
     )
     attempts: int = Field(20, ge=1, le=1000, description="how often a round is begun before its federation fails")
     sum_s: Seconds = Field(600.0, gt=0, description="how long the process may take that computes the next weights")
+    sums: int = Field(2, ge=1, le=64, description="how many such processes run at a time; others wait")
     held_bytes: int = Field(
         256 << 20, ge=1 << 20, description="most that is held of them in memory where the kernel has no store"
     )

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 @dataclass(slots=True)
@@ -16,9 +19,14 @@ class Parts:
 
     def write(self) -> bytes:
         """A line of JSON, then all bytes."""
+        return b"".join(self.pieces())
+
+    def pieces(self) -> Iterator[bytes]:
+        """The same one after the other, for whoever has no room for all of it again."""
         sizes = {name: len(content) for name, content in self.named.items()}
         line = json.dumps({"told": self.told, "sizes": sizes}, separators=(",", ":"))
-        return line.encode() + b"\n" + b"".join(self.named.values())
+        yield line.encode() + b"\n"
+        yield from self.named.values()
 
     @classmethod
     def read(cls, written: bytes) -> Parts:

@@ -30,7 +30,8 @@ async def computed(parts: Parts, *, limit_s: float) -> Parts:
     )
     try:
         async with asyncio.timeout(limit_s):
-            given, said = await process.communicate(parts.write())
+            _, given, said = await asyncio.gather(_give(process, parts), _all(process.stdout), _all(process.stderr))
+            await process.wait()
     except TimeoutError:
         raise LimitExceededError(
             f"the weights of a round were not computed within {limit_s:g} s, which is federate.sum_s",
@@ -47,3 +48,21 @@ async def computed(parts: Parts, *, limit_s: float) -> Parts:
         raise InternalError(
             f"the process that computes the weights of a round ended with status {process.returncode}: {last}"
         ) from None
+
+
+async def _give(process: asyncio.subprocess.Process, parts: Parts) -> None:
+    """Write part by part, as the process reads: all at once would stop the kernel's loop, and need as much again."""
+    if (stdin := process.stdin) is None:
+        return
+    try:
+        for piece in parts.pieces():
+            stdin.write(piece)
+            await stdin.drain()
+    except (BrokenPipeError, ConnectionResetError):
+        return  # it died; what it said tells why
+    finally:
+        stdin.close()
+
+
+async def _all(pipe: asyncio.StreamReader | None) -> bytes:
+    return b"" if pipe is None else await pipe.read()

@@ -6,7 +6,7 @@ import asyncio
 import time
 from dataclasses import dataclass, field, replace
 from secrets import token_hex
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
@@ -22,7 +22,14 @@ from inferd.core.federation import (
     next_phase,
 )
 from inferd.core.lifecycle import advance
-from inferd.errors import InferdError, InternalError, NotLeaderError, ShuttingDownError, StoreUnavailableError
+from inferd.errors import (
+    InferdError,
+    InternalError,
+    LimitExceededError,
+    NotLeaderError,
+    ShuttingDownError,
+    StoreUnavailableError,
+)
 from inferd.federation.accountant import epsilon_of
 from inferd.federation_errors import FederationTooFewClientsError
 from inferd.runtime.federation_sums import computed
@@ -38,6 +45,8 @@ if TYPE_CHECKING:
     from inferd.runtime.kept_federations import FederationParts
 
 SALT_BYTES: Final = 16
+SUM_ATTEMPTS: Final = 3
+SUM_PAUSE_S: Final = 1.0  # until the process that sums is begun again
 RETRY_S: Final = 5.0  # until what could not be kept is written again
 GOES_ON = (ShuttingDownError, NotLeaderError)
 """What ends a round here, which goes on with the kernel that follows."""
@@ -77,6 +86,7 @@ class Rounds:
         self.parts = parts
         self.known: dict[str, Known] = {}  # by id, which rise
         self.queue = Signal()
+        self._sums = asyncio.Semaphore(settings.sums)
         self._settings = settings
 
     async def run(self) -> None:
@@ -101,8 +111,11 @@ class Rounds:
         while not known.federation.ended:
             version = known.changed.version
             try:
-                async with known.moving:
-                    moved = await self._step(known)
+                if known.federation.phase is RoundPhase.SUMMING:
+                    moved = await self._sum(known)
+                else:
+                    async with known.moving:
+                        moved = await self._step(known)
             except GOES_ON:
                 return
             except StoreUnavailableError:
@@ -129,9 +142,6 @@ class Rounds:
         federation, now = known.federation, time.time()
         if federation.ended:
             return False
-        if federation.phase is RoundPhase.SUMMING:
-            await self._sum(known)
-            return True
         if (moved := next_phase(federation, known.answered(), now)) is not None:
             await self.put(known, moved)
             return True
@@ -140,15 +150,57 @@ class Rounds:
             return True
         return False
 
-    async def _sum(self, known: Known) -> None:
-        federation = known.federation
-        names = (*LASTING, *(update_name(federation, client) for client in federation.survivors))
-        parts = await self.parts.get(federation, names)
-        made = await computed(summing_order(federation, known.answers, parts), limit_s=self._settings.sum_s)
-        if wrong := made.told.get("wrong") or made.told.get("too_few"):
-            await self._again(known, str(wrong))
-            return
-        now = time.time()
+    async def _sum(self, known: Known) -> bool:
+        """Compute what comes of a round, and bring it to its end; whether it was.
+
+        What is asked meanwhile is answered: `moving` is held at the begin and the end alone.
+        """
+        place = known.federation.place
+        async with self._sums:
+            async with known.moving:
+                if (federation := known.federation).ended:
+                    return False
+                names = (*LASTING, *(update_name(federation, client) for client in federation.survivors))
+                order = summing_order(federation, known.answers, await self.parts.get(federation, names))
+            made = await self._computed(known, order)
+        async with known.moving:
+            if known.federation.ended or known.federation.place != place or made is None:
+                return False
+            if wrong := made.told.get("wrong") or made.told.get("too_few"):
+                await self._again(known, str(wrong))
+            else:
+                await self._complete(known, made)
+        return True
+
+    async def _computed(self, known: Known, order: Parts) -> Parts | None:
+        """What the process makes of a round, which is begun again where it fails; None where the federation ends.
+
+        Raises:
+            LimitExceededError, InternalError: It has failed as often as it may.
+        """
+        for left in reversed(range(SUM_ATTEMPTS)):
+            running = asyncio.create_task(computed(order, limit_s=self._settings.sum_s), name="sum of a round")
+            try:
+                while not running.done() and not known.federation.ended:
+                    ended = asyncio.create_task(known.changed.wait(known.changed.version))
+                    try:
+                        await asyncio.wait((running, ended), return_when=asyncio.FIRST_COMPLETED)
+                    finally:
+                        await _cancelled(ended)
+                if known.federation.ended:
+                    return None
+                return running.result()
+            except (LimitExceededError, InternalError) as error:
+                log.warning("a round is summed again", federation=known.federation.federation_id, why=str(error))
+                if not left:
+                    raise
+            finally:
+                await _cancelled(running)
+            await known.changed.wait(known.changed.version, SUM_PAUSE_S)
+        return None
+
+    async def _complete(self, known: Known, made: Parts) -> None:
+        federation, now = known.federation, time.time()
         after = complete_round(federation, _report(known, made, now), token_hex(SALT_BYTES), now)
         if (privacy := federation.plan.privacy) is not None:
             cost = epsilon_of(multiplier=privacy.noise, rounds=after.done, delta=privacy.delta)
@@ -198,6 +250,12 @@ class Rounds:
         await self.parts.put(after, parts or {}, of=after, drop=drop)
         known.federation = after
         known.changed.notify()
+
+
+async def _cancelled(task: asyncio.Task[Any]) -> None:
+    """End a task, whatever comes of it."""
+    task.cancel()
+    await asyncio.wait((task,))
 
 
 def _report(known: Known, made: Parts, now: float) -> RoundReport:
