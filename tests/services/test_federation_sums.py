@@ -8,6 +8,7 @@ import pytest
 from test_federations import gathered, plan
 
 from inferd.errors import InternalError
+from inferd.federation.accountant import epsilon_of
 from inferd.federation.parts import Parts
 from inferd.runtime.front import federation_running
 from inferd.testing.kernel import kernel_here
@@ -62,6 +63,24 @@ async def test_a_federation_answers_while_it_sums(tmp_path: Path, monkeypatch: p
             assert await sums.get() == "ended"
             federation, _ = await running
         assert federation.state == fp.FEDERATION_STATE_CANCELLED
+
+
+async def test_a_sum_that_is_refused_costs_privacy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each sum that was opened is accounted, also of an attempt of which nothing came."""
+    computed, refused = federation_running.computed, []
+
+    async def refusing(parts: Parts, *, limit_s: float) -> Parts:
+        if not refused:
+            refused.append(parts)
+            return Parts({"wrong": "a client has given other examples"})
+        return await computed(parts, limit_s=limit_s)
+
+    monkeypatch.setattr(federation_running, "computed", refusing)
+    privacy = fp.FederationPrivacy(clip=1.0, noise=1.0)
+    async with kernel_here(tmp_path) as kernel, AsyncClient(kernel.addresses[0]) as client:
+        federation, _ = await gathered(client, plan(rounds=2, secure=True, privacy=privacy))
+        assert federation.rounds[0].attempt == 2
+        assert federation.epsilon == pytest.approx(epsilon_of(multiplier=1.0, rounds=3, delta=1e-5))
 
 
 async def test_so_many_rounds_are_summed_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

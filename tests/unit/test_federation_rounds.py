@@ -65,6 +65,7 @@ def test_a_phase_is_over_with_all_or_with_enough_at_its_end() -> None:
     assert next_phase(openings, {1, 2}, 115.0) is None
     summing = after(openings, {1, 2, 4}, 115.0)
     assert summing.phase is RoundPhase.SUMMING
+    assert (openings.opened, summing.opened) == (0, 1)
     assert next_phase(summing, {1, 2, 3}, 1000.0) is None
     plain = federation(plan=replace(PLAN, secure=False))
     assert after(plain, {1, 2, 3}, 10.0).phase is RoundPhase.UPDATES

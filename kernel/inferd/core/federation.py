@@ -164,6 +164,7 @@ class Federation:
         salt: Random, of this attempt, hexadecimal: what is masked and sealed in it is of no other.
         rounds: That are done, the last of them.
         done: How many rounds have given weights.
+        opened: How many sums of rounds have been opened, also of attempts of which nothing came.
         epsilon: What these cost of privacy; None without it.
         error: Why it failed.
         request_id, fingerprint: As `Evaluation`'s.
@@ -187,6 +188,7 @@ class Federation:
     survivors: tuple[int, ...] = ()
     rounds: tuple[RoundReport, ...] = ()
     done: int = 0
+    opened: int = 0
     epsilon: float | None = None
     error: InferdError | None = None
     request_id: str = ""
@@ -262,7 +264,7 @@ def next_phase(federation: Federation, answered: Collection[int], now: float) ->
     if federation.ended or phase is RoundPhase.SUMMING:
         return None
     if phase is RoundPhase.OPENINGS:
-        return _begin(federation, RoundPhase.SUMMING, now) if len(came) >= federation.threshold else None
+        return _summing(federation, now) if len(came) >= federation.threshold else None
     whole = plan.clients if phase is RoundPhase.KEYS else len(federation.expected or ())
     if len(came) < whole and not (late and len(came) >= federation.least):
         return None
@@ -271,8 +273,13 @@ def next_phase(federation: Federation, answered: Collection[int], now: float) ->
         return _begin(replace(federation, roster=came, sharers=() if plan.secure else came), following, now)
     if phase is RoundPhase.SHARES:
         return _begin(replace(federation, sharers=came), RoundPhase.UPDATES, now)
-    following = RoundPhase.OPENINGS if plan.secure else RoundPhase.SUMMING
-    return _begin(replace(federation, survivors=came), following, now)
+    stayed = replace(federation, survivors=came)
+    return _begin(stayed, RoundPhase.OPENINGS, now) if plan.secure else _summing(stayed, now)
+
+
+def _summing(federation: Federation, now: float) -> Federation:
+    opened = federation.opened + bool(federation.round)
+    return _begin(replace(federation, opened=opened), RoundPhase.SUMMING, now)
 
 
 def is_lost(federation: Federation, answered: Collection[int], now: float) -> bool:

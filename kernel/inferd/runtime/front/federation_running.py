@@ -143,7 +143,7 @@ class Rounds:
         if federation.ended:
             return False
         if (moved := next_phase(federation, known.answered(), now)) is not None:
-            await self.put(known, moved)
+            await self.put(known, _accounted(moved))
             return True
         if is_lost(federation, known.answered(), now):
             await self._again(known, f"{len(known.answered())} clients answered in phase {federation.phase.name}")
@@ -202,9 +202,6 @@ class Rounds:
     async def _complete(self, known: Known, made: Parts) -> None:
         federation, now = known.federation, time.time()
         after = complete_round(federation, _report(known, made, now), token_hex(SALT_BYTES), now)
-        if (privacy := federation.plan.privacy) is not None:
-            cost = epsilon_of(multiplier=privacy.noise, rounds=after.done, delta=privacy.delta)
-            after = replace(after, epsilon=cost)
         await self.put(known, after, made.named, drop=known.names())
         known.answers.clear()
         known.changed.notify()
@@ -250,6 +247,15 @@ class Rounds:
         await self.parts.put(after, parts or {}, of=after, drop=drop)
         known.federation = after
         known.changed.notify()
+
+
+def _accounted(federation: Federation) -> Federation:
+    """With what the sums that were opened cost of privacy: kept before one is, so that each is counted."""
+    privacy = federation.plan.privacy
+    if privacy is None or federation.phase is not RoundPhase.SUMMING:
+        return federation
+    cost = epsilon_of(multiplier=privacy.noise, rounds=federation.opened, delta=privacy.delta)
+    return replace(federation, epsilon=cost)
 
 
 async def _cancelled(task: asyncio.Task[Any]) -> None:
