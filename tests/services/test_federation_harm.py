@@ -1,6 +1,7 @@
 """What a client does that means harm: it is refused by name, and the clients that are honest go on."""
 
 import asyncio
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,11 @@ from inferd_api.v1 import federation_pb2 as fp
 from inferd_api.v1 import federation_service_pb2 as fs
 from inferd_client import AsyncClient
 from inferd_client.errors import InvalidFieldError
-from inferd_client.federation_errors import FederationClientUnknownError, FederationRoundOverError
+from inferd_client.federation_errors import (
+    FederationClientUnknownError,
+    FederationNotFoundError,
+    FederationRoundOverError,
+)
 from inferd_federation.fixed import to_words
 
 RECIPE = json.dumps({"heads": {"labels": ["a", "b"], "buckets": 16}})
@@ -151,3 +156,22 @@ async def test_shares_that_cannot_be_opened_end_no_client(tmp_path: Path, monkey
             )
         assert [each.state for each in ended] == [fp.FEDERATION_STATE_FAILED] * 4
         assert any("no updates: client 1: sealed shares cannot be opened" in each for each in told)
+
+
+async def test_a_federation_of_a_tenant_that_is_shredded_ends(tmp_path: Path) -> None:
+    """Whoever watches it, or waits for what to do, is told."""
+    async with (
+        kernel_here(tmp_path, store={"url": ""}) as kernel,
+        AsyncClient(kernel.addresses[0]) as admin,
+        AsyncClient(kernel.addresses[0], tenant="gone") as client,
+        asyncio.timeout(60),
+    ):
+        owner, *_ = await begun(client)
+        place = (await client.poll_round(owner.who)).place
+        told = client.watch_federation(owner.federation_id)
+        assert (await anext(told)).state == fp.FEDERATION_STATE_RUNNING
+        polled = asyncio.create_task(client.poll_round(owner.who, seen=place, wait_s=60))
+        await admin.shred_tenant("gone")
+        assert [each.state async for each in told] == [fp.FEDERATION_STATE_CANCELLED]
+        with contextlib.suppress(FederationNotFoundError):  # it came after
+            assert (await polled).state == fp.FEDERATION_STATE_CANCELLED

@@ -285,6 +285,8 @@ async def test_a_federation_has_bounds(tmp_path: Path) -> None:
     """More weights, clients or federations than are allowed are refused with the bound."""
     federate = {"weights": 10, "clients": 1, "kept": 3}
     async with kernel_here(tmp_path, federate=federate) as kernel, AsyncClient(kernel.addresses[0]) as client:
+        with pytest.raises(InvalidFieldError, match="not finite"):
+            await client.create_federation(plan(), weights=np.full(SIZE, np.nan, "<f4").tobytes())
         with pytest.raises(LimitExceededError, match=r"11 of federate\.weights"):
             await client.create_federation(plan(size=11))
         made = await client.create_federation(plan())

@@ -57,6 +57,16 @@ def check_content(federation: Federation, content: bytes, examples: int) -> None
             _check_finite(_read("f", content[middle:]))
 
 
+def check_finite(weights: bytes) -> None:
+    """Refuse first weights that are no numbers.
+
+    Raises:
+        InvalidFieldError: One is not finite.
+    """
+    if not all(map(isfinite, _read("f", weights))):
+        raise InvalidFieldError("weights have numbers that are not finite", field="weights")
+
+
 def _check_finite(numbers: array[float]) -> None:
     if not all(map(isfinite, numbers)):
         raise _wrong("the update has numbers that are not finite")

@@ -15,6 +15,7 @@ from inferd.core.federation import (
     FederationChange,
     FederationClient,
     FederationPlan,
+    FederationState,
     RoundPhase,
     first_round,
     resumed,
@@ -26,6 +27,7 @@ from inferd.federation_errors import (
     FederationNotFoundError,
     FederationRoundOverError,
 )
+from inferd.runtime.front.federation_contents import check_finite
 from inferd.runtime.front.federation_round import PHASES, Part, Update, check_part, read_part, write_part
 from inferd.runtime.front.federation_running import SALT_BYTES, Known, Rounds
 from inferd.runtime.kept_federations import COUNTS, WEIGHTS, HeldParts, StoredParts, part_name, update_name
@@ -151,6 +153,7 @@ class Federations:
                 f"weights have {len(weights)} bytes; {plan.size} numbers have {FLOAT_BYTES * plan.size}",
                 field="weights",
             )
+        check_finite(weights)
         settings = self._settings
         largest = 8 * (max(plan.size, plan.counts) + 1) + 1024 * plan.clients
         largest = max(largest, FLOAT_BYTES * plan.size + 8 * plan.counts + 1024 * plan.clients)
@@ -394,6 +397,8 @@ class Federations:
         for known in [each for each in self._rounds.known.values() if each.federation.tenant == tenant]:
             self._rounds.known.pop(known.federation.federation_id)
             self._parts.forget(known.federation)
+            known.federation = replace(known.federation, state=FederationState.CANCELLED, finished=time.time())
+            known.changed.notify()  # who watches it, or asks what to do, is told
             if known.running is not None:
                 known.running.cancel()
 
