@@ -71,6 +71,7 @@ class Ground:
             page.on("pageerror", lambda error: self.faults.append(str(error)))
             await page.goto(f"{self.url}/dashboard/{path or f'#key={self.key}'}")
             if not path:
+                await page.click("#login-submit")  # a key of the address is asked about
                 await page.wait_for_selector("#connection[data-state=live]")
             yield page
         finally:

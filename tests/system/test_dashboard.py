@@ -80,9 +80,36 @@ async def test_signing_in(tmp_path: Path) -> None:
                 await page.click("#sign-out")
                 await page.wait_for_selector("#login-key")
                 assert await page.evaluate("sessionStorage.length + document.querySelectorAll('tbody tr').length") == 0
-        async with at.page() as page:  # by an address with the key
+        async with at.page(path=f"#key={at.key}") as page:  # by an address with the key, which is asked about
+            await page.wait_for_selector("#login-submit:focus")
             assert page.url == f"{at.url}/dashboard/"
+            assert await page.evaluate("sessionStorage.length") == 0
+            await page.keyboard.press("Enter")
+            await page.wait_for_selector("#connection[data-state=live]")
         assert [each for each in at.faults if "401" not in each] == []
+
+
+async def test_the_next_login_sees_nothing_of_the_one_before(tmp_path: Path) -> None:
+    """Who signs in behind another finds an empty playground, and sends nothing of the other's conversation."""
+    async with ground(tmp_path) as at:
+        await at.add_model("chat")
+        async with at.page() as page:
+            sent: list[str] = []
+            page.on("request", lambda each: sent.append(each.post_data or "") if "/v1/chat" in each.url else None)
+            for number in range(2):
+                await until(page, "document.querySelector('#playground-model').options.length")
+                assert await page.text_content("#playground-log") == ""
+                await page.fill("#playground-text", f"secret {number}")
+                await page.keyboard.press("Enter")
+                await until(page, "document.querySelector('.turn.assistant .said')?.textContent")
+                await page.click("#sign-out")
+                await page.wait_for_selector("#login-key")
+                assert "secret" not in await page.content()
+                await page.fill("#login-key", at.key)
+                await page.keyboard.press("Enter")
+                await page.wait_for_selector("#connection[data-state=live]")
+            assert "secret 0" in sent[0]
+            assert "secret 0" not in sent[1]
 
 
 async def test_the_playground_streams(tmp_path: Path) -> None:

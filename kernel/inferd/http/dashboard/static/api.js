@@ -29,14 +29,12 @@ export const login = {
   },
 };
 
-/** Take a key that came behind the # of the address, which no server sees, and take it out of there. */
-export function takeKeyOfAddress() {
+/** The key and tenant that came behind the # of the address, which no server sees; taken out of there, and not used yet. */
+export function takenOfAddress() {
   const given = new URLSearchParams(location.hash.slice(1));
-  const key = given.get("key");
-  if (key) {
-    login.set(key, given.get("tenant") || "");
-    history.replaceState(null, "", location.pathname);
-  }
+  if (!given.has("key")) return null;
+  history.replaceState(null, "", location.pathname);
+  return { key: given.get("key"), tenant: given.get("tenant") || "" };
 }
 
 async function answered(path, { body, signal } = {}) {

@@ -1,6 +1,6 @@
 // The page: takes in what the stream tells, and draws what has changed once a frame.
 
-import { login, stream, takeKeyOfAddress } from "./api.js";
+import { login, stream, takenOfAddress } from "./api.js";
 import { byId, el, mark, say } from "./dom.js";
 import { counted, number, span } from "./format.js";
 import { Following } from "./following.js";
@@ -178,6 +178,14 @@ function leave(why) {
   showLogin(why);
 }
 
+/** A key of the address signs nobody in by itself: any page can have a link with a key of its own. */
+function offer({ key, tenant }) {
+  byId("login-key").value = key;
+  byId("login-tenant").value = tenant;
+  showLogin("The address had this key. Sign in with it only if you expect that: whose key it is sees what you ask.");
+  byId("login-submit").focus();
+}
+
 async function signIn(key, tenant) {
   say(byId("login-error"), "");
   if (!left) {
@@ -198,7 +206,7 @@ async function signIn(key, tenant) {
 }
 
 function start() {
-  takeKeyOfAddress();
+  const given = takenOfAddress();
   startTheme(() => left || plots.redraw());
   byId("login-form").addEventListener("submit", (event) => {
     event.preventDefault();
@@ -208,7 +216,8 @@ function start() {
   addEventListener("pagehide", () => following.end());
   addEventListener("pageshow", (event) => event.persisted && byId("login").hidden && following.begin());
   say(byId("task-count"), counted(0, "task"));
-  following.begin();
+  if (given?.key && (given.key !== login.key || given.tenant !== login.tenant)) offer(given);
+  else following.begin();
 }
 
 start();
