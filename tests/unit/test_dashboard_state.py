@@ -52,6 +52,14 @@ async def test_a_list_that_is_read_anew_tells_differences() -> None:
     assert (reader.waiting, state.readers, len(state)) == (0, 0, 0)
 
 
+async def test_numbers_that_json_has_not() -> None:
+    """A figure that is no finite number is told as none: the message can still be read by a browser."""
+    state = State()
+    state.put("evaluations", "a", {"figures": [{"value": float("nan")}, {"value": float("-inf")}, {"value": 0.5}]})
+    told = json.loads(await state.join(10).news(), parse_constant=pytest.fail)
+    assert told["set"]["evaluations"]["a"] == {"figures": [{"value": None}, {"value": None}, {"value": 0.5}]}
+
+
 async def test_a_slow_browser_is_given_the_newest_state() -> None:
     """What waits for one that reads nothing never grows beyond its bound; then it gets all as it stands."""
     state, most = State(), 100

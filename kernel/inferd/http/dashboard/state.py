@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from inferd.http.streams import dumps
@@ -158,5 +159,16 @@ class State:
         """A row behind its id, as JSON; made once for all readers."""
         text = self._texts.get((section, key))
         if text is None:
-            text = self._texts[section, key] = f"{dumps(key)}:{dumps(row)}"
+            text = self._texts[section, key] = f"{dumps(key)}:{dumps(_finite(row))}"
         return text
+
+
+def _finite(value: Any) -> Any:
+    """A value with None for numbers that JSON has not: no browser could read a message with one."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return value

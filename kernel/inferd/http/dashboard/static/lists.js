@@ -26,7 +26,7 @@ function measure([name, used, limit]) {
 }
 
 function figures(row) {
-  return row.error || row.figures.map(([name, value]) => `${name} ${value}`).join(", ") || "–";
+  return row.error || row.figures.map(([name, value]) => `${name} ${value ?? "–"}`).join(", ") || "–";
 }
 
 function training(row) {
