@@ -16,9 +16,11 @@ from inferd.core.training import Training, TrainingMethod, TrainingRecipe, Train
 from inferd.errors import present
 from inferd.runtime.front.caller import Caller
 from inferd.runtime.front.training_outcome import TrainingOutcome
+from inferd.runtime.front.training_run import TrainingRun
 from inferd.runtime.front.trainings import Trainings
 from inferd.runtime.kept_trainings import HeldTrainings
 from inferd.testing.kernel import front_here, kernel_here, write_fake_model
+from inferd.training_errors import TrainingNotFoundError
 from inferd_api.v1 import training_pb2 as tp
 from inferd_client import AsyncClient
 
@@ -128,3 +130,35 @@ async def test_what_is_used_of_a_failed_one_stays(tmp_path: Path) -> None:
         await client.create_model("byhand", str(source))
         await client.delete_training(failed.training_id)
         assert (await client.generate("byhand", "hello", max_tokens=5)).text == "hello"
+
+
+async def test_one_whose_canceller_goes_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its files go though the client that cancels it has gone before its worker; who watches a shredded one is told."""
+    waiting, gone, gone_of = asyncio.Event(), asyncio.Event(), TrainingRun.gone
+
+    async def slowly(self: TrainingRun, training: Training) -> None:
+        waiting.set()
+        await gone.wait()
+        await gone_of(self, training)
+
+    async def lines() -> AsyncIterator[bytes]:
+        yield "\n".join(map(json.dumps, ROWS)).encode()
+
+    caller = Caller(tenant=Tenant("default"))
+    spec = TrainingSpec(name="left", model="", recipe=TrainingRecipe(method=TrainingMethod.CLASSIFY, epochs=10_000))
+    async with front_here(tmp_path, train=QUICK) as front, asyncio.timeout(DEADLINE_S):
+        made = await front.trainings.create(spec, lines(), None, caller)
+        monkeypatch.setattr(TrainingRun, "gone", slowly)
+        calling = asyncio.create_task(front.trainings.cancel(made.training_id, caller))
+        await waiting.wait()
+        calling.cancel()
+        await asyncio.wait({calling})
+        gone.set()
+        await asyncio.wait(set(front.trainings._beside))
+        assert not (tmp_path / "state" / "trainings" / made.training_id).exists()
+        other = await front.trainings.create(spec, lines(), None, caller)
+        watching = front.trainings.watch(other.training_id, caller)
+        assert (await anext(watching)).training_id == other.training_id
+        front.trainings._forget(caller.tenant)
+        with pytest.raises(TrainingNotFoundError):
+            _ = [each async for each in watching]

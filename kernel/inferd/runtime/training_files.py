@@ -117,15 +117,15 @@ class TrainingFiles:
         """Remove what only a training that goes on needs; of one without a result all."""
         await asyncio.to_thread(_close, self.folder(training_id), keeps_result)
 
-    async def sweep(self, known: Collection[str]) -> None:
-        """Remove what trainings have left behind that nobody knows any more, but for what came of them."""
-        await asyncio.to_thread(self._sweep, set(known))
+    async def sweep(self, going: Collection[str]) -> None:
+        """Remove what trainings have left behind that go on no more, but for what came of them."""
+        await asyncio.to_thread(self._sweep, set(going))
 
-    def _sweep(self, known: set[str]) -> None:
+    def _sweep(self, going: set[str]) -> None:
         if not self._root.is_dir():
             return
         for each in self._root.iterdir():
-            if each.name not in known:
+            if each.name not in going:
                 _close(each, (each / RESULT).is_dir())
 
 

@@ -103,7 +103,7 @@ class Trainings:
                 state = advance(TRAINING_TABLE, each.state, TrainingChange.WAIT)
                 waits = replace(each, state=state, tokens_per_s=0.0, waits_for="the kernel has begun anew")
             self._known[each.training_id] = Known(waits)
-        await self._files.sweep(self._known.keys())
+        await self._files.sweep([name for name, known in self._known.items() if not known.training.ended])
 
     # What clients ask.
 
@@ -300,6 +300,7 @@ class Trainings:
         """A training as it stands, then as it changes, until it has ended; what nobody reads is merged.
 
         Raises:
+            TrainingNotFoundError: There is none, or none any more.
             LimitExceededError: The tenant has as many streams as it may have.
             ShuttingDownError: The kernel is shutting down.
         """
@@ -312,6 +313,8 @@ class Trainings:
                     if known.training.ended:
                         return
                     await known.changed.wait(version)
+                    if not known.training.ended:
+                        self._get(training_id, caller)  # its tenant may have been shredded
 
     async def points(self, training_id: str, caller: Caller) -> Sequence[Point]:
         """The curve of a training, by step.
@@ -336,7 +339,7 @@ class Trainings:
                 return known.training
             if known.running is not None:
                 known.running.cancel()
-            await self._remove(known)
+            await asyncio.shield(self._begin_removing(known))  # to its end, though the caller goes
         return known.training
 
     async def delete(self, training_id: str, caller: Caller) -> None:
@@ -407,9 +410,14 @@ class Trainings:
             self._parts.forget(known.training)
             if known.running is not None:
                 known.running.cancel()
-            removing = asyncio.create_task(self._remove(known), name="files of a shredded training")
-            self._beside.add(removing)
-            removing.add_done_callback(self._beside.discard)
+            known.changed.notify()
+            self._begin_removing(known)
+
+    def _begin_removing(self, known: Known) -> asyncio.Task[None]:
+        removing = asyncio.create_task(self._remove(known), name="files of a training")
+        self._beside.add(removing)
+        removing.add_done_callback(self._beside.discard)
+        return removing
 
     async def _remove(self, known: Known) -> None:
         """Remove the files of a training once nothing works with them; those of a model that is known stay."""
