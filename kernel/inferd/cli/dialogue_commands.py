@@ -48,7 +48,7 @@ def _show(
         show(out, address, tenant, name)
 
 
-@dialogue_app.command("ls")
+@dialogue_app.command("list")
 def _list(*, address: Address = ADDRESS, tenant: Tenant = "", output: Output = Format.TABLE) -> None:
     """List conversations."""
     with edge(output) as out:

@@ -37,6 +37,8 @@ class Commands(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The command of this name and what it is given, both as they are registered."""
         name, command, rest = super().resolve_command(ctx, [self._noun(args[0]), *args[1:]] if args else args)
+        if ctx.resilient_parsing and not rest:
+            return name, command, rest  # a shell asks what may follow the noun: nothing is listed yet
         return name, command, spelled(command, rest)
 
     def _noun(self, word: str) -> str:
