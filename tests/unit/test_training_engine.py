@@ -255,6 +255,18 @@ def test_a_session_that_counts_wrongly_is_told_so(tmp_path: Path) -> None:
     assert "TrainSession.step gave step 7; it must give 1" in end.error.message
 
 
+@pytest.mark.parametrize(("number", "reason"), [(28, "DISK_FULL"), (122, "DISK_FULL"), (13, "TRAINING_FAILED")])
+def test_a_full_disk_is_told_as_one(tmp_path: Path, number: int, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that takes no checkpoint is no fault of the training, which goes on once there is room."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(number, "refused")
+
+    monkeypatch.setattr(Checkpoints, "write", refuse)
+    (end,) = Heard(load(write(tmp_path))).ends
+    assert end.error.reason == reason
+
+
 def test_a_folder_that_grows_too_large_ends_it(tmp_path: Path) -> None:
     """Its bound is named with both numbers."""
     (end,) = Heard(load(write(tmp_path)), disk_bytes=100).ends

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import math
@@ -23,9 +24,12 @@ from inferd.engine.token.holds import Holds
 from inferd.engine.token.output import Ended
 from inferd.engine.training.cadence import epoch_ends, is_told
 from inferd.engine.training.checkpoints import NEW, SESSION, settle, size_of, sync_folder
-from inferd.errors import BackendFailedError, InferdError, LimitExceededError, is_failure, words_of
+from inferd.errors import BackendFailedError, DiskFullError, InferdError, LimitExceededError, is_failure, words_of
 from inferd.plugin.training import ExportKind, TrainError
 from inferd.training_errors import TrainingFailedError
+
+FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""What the system says of a disk that takes no more: once there is room the training can go on."""
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -177,8 +181,9 @@ class TrainingLoop:
         except InferdError as refused:
             error = refused
         except (TrainError, OSError) as wrong:
-            cause = words_of(wrong)
-            error = TrainingFailedError(cause, metadata={"cause": cause})
+            cause, full = words_of(wrong), isinstance(wrong, OSError) and wrong.errno in FULL
+            message = f"the folder of the training cannot be written: {cause}" if full else cause
+            error = (DiskFullError if full else TrainingFailedError)(message, metadata={"cause": cause})
         except BaseException as defect:
             if not is_failure(defect):
                 raise

@@ -14,6 +14,7 @@ from inferd.core.lifecycle import advance
 from inferd.core.training import MOST_JUDGEMENTS, TRAINING_TABLE, Point, Training, TrainingChange, TrainingState
 from inferd.errors import (
     BackendUnavailableError,
+    DiskFullError,
     InferdError,
     InternalError,
     NotLeaderError,
@@ -43,7 +44,7 @@ GOES_ON = (ShuttingDownError, NotLeaderError)
 AGAIN: Final = frozenset(
     {
         *("WORKER_DIED", "MODEL_BUSY", "NO_MEMORY", "LEASE_ENDED", "TASK_CANCELLED", "POISON", "EVENTS_DROPPED"),
-        *("QUEUE_FULL", "LIMIT_EXCEEDED", "QUOTA_EXCEEDED", "STORE_UNAVAILABLE"),
+        *("QUEUE_FULL", "LIMIT_EXCEEDED", "QUOTA_EXCEEDED", "STORE_UNAVAILABLE", "DISK_FULL"),
     }
 )
 """Reasons of errors that say nothing against the training: another worker goes on."""
@@ -127,6 +128,9 @@ class Course:
         """Go on with another worker, unless the error says that it would fare alike, or too many have died in vain."""
         if error.reason not in AGAIN or error.metadata.get("bound", "").startswith("train."):
             await self.move(TrainingChange.FAIL, finished=time.time(), error=error)
+            return
+        if error.reason == DiskFullError.reason:  # until there is room again: its checkpoints stay
+            await self._wait(error.message)
             return
         self._vain = 0 if self._known.training.step > before else self._vain + 1
         if self._vain >= self._settings.vain:
