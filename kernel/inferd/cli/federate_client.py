@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from inferd.errors import words_of
 from inferd.federation.secure import Keys, Member
 from inferd_api.v1 import federation_pb2 as fp
 from inferd_api.v1 import federation_service_pb2 as fs
@@ -209,7 +210,7 @@ class Participant:
         except (OSError, ValueError, KeyError, InferdError) as error:  # what others gave may have done it
             if not self._trainer.answered and isinstance(error, InferdError):
                 raise
-            self.tell(f"round {place.round}, attempt {place.attempt}: no {phase}: {error}")
+            self.tell(f"round {place.round}, attempt {place.attempt}: no {phase}: {words_of(error)}")
         else:
             self.tell(f"round {place.round}, attempt {place.attempt}: gave {phase}")
 
