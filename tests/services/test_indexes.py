@@ -125,7 +125,10 @@ async def test_documents_are_found_by_words(client: AsyncClient) -> None:
 async def test_documents_are_found_by_vectors(client: AsyncClient) -> None:
     """Each chunk has a vector of the model; the same text is found first, and by both ways together."""
     await client.create_index("vectors", embedding_model="fake")
-    added = await client.add_documents("vectors", documents())
+    far: list[tuple[int, int, int]] = []
+    added = await client.add_documents("vectors", documents(), tell=lambda *told: far.append(told))
+    assert far[-1] == (3, 0, 0)
+    assert any(done == chunks == added.index.chunks for _, done, chunks in far), "how many of how many chunks are done"
     assert added.index.width > 0
     for mode in ("vector", "hybrid", ""):
         (first, *_) = await client.search_index("vectors", f"Oak\n{TEXTS['oak']}", mode=mode)
@@ -308,13 +311,13 @@ async def test_who_goes_in_the_middle_has_added_nothing(tmp_path: Path) -> None:
         await client.create_model("slow", slow)
         await client.create_index("slow", embedding_model="slow", chunk_size=100)
         begun = asyncio.Event()
-        adding = asyncio.create_task(client.add_documents("slow", many, tell=lambda _, __: begun.set()))
+        adding = asyncio.create_task(client.add_documents("slow", many, tell=lambda *_: begun.set()))
         await asyncio.wait_for(begun.wait(), DEADLINE_S)
         adding.cancel()
         await asyncio.wait((adding,))
         assert (await client.get_index("slow")).version == 0
         begun.clear()
-        adding = asyncio.create_task(client.add_documents("slow", many, tell=lambda _, __: begun.set()))
+        adding = asyncio.create_task(client.add_documents("slow", many, tell=lambda *_: begun.set()))
         await asyncio.wait_for(begun.wait(), DEADLINE_S)
     adding.cancel()
     await asyncio.wait((adding,))

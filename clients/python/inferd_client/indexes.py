@@ -44,8 +44,8 @@ Mode: TypeAlias = Literal["", "vector", "lexical", "hybrid"]
 """How chunks are found; "" for what the index can."""
 Condition: TypeAlias = "tuple[str, str, Any]"
 """A field, "=", "!=", "in", "<", "<=", ">" or ">=", and a value."""
-Tell: TypeAlias = Callable[[int, int], object]
-"""Is given how many documents have been added, and how many chunks of those under way have their vectors."""
+Tell: TypeAlias = Callable[[int, int, int], object]
+"""Is given how many documents have been added, how many chunks of those under way are done, and of how many."""
 
 BATCH_BYTES: Final = 1 << 20  # of documents that are added by one call
 BATCH_DOCUMENTS: Final = 1000
@@ -152,7 +152,7 @@ class _Adding:
             self._replaced += response.replaced
             self._added = Added(response.index, self._documents, self._replaced)
         if self._tell is not None:
-            self._tell(self._documents, response.embedded)
+            self._tell(self._documents, response.embedded, response.chunks)
 
     def end(self) -> Added:
         """All that was added."""

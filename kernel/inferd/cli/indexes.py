@@ -83,8 +83,9 @@ def add(
         raise typer.BadParameter("name files, or a dataset with --dataset", param_hint="FILE…")
     with connected(address, tenant) as client, _typed(), output.status(f"adding to {name}") as say:
 
-        def tell(documents: int, chunks: int) -> None:
-            say(f"adding to {name}: {documents} documents, {chunks} chunks of the next ones")
+        def tell(documents: int, done: int, chunks: int) -> None:
+            under_way = f"; of the next ones {done} of {chunks} chunks are done" if chunks else ""
+            say(f"adding to {name}: {documents} documents are added{under_way}")
 
         added = client.add_documents(name, _documents(client, files, rows), tell=tell)
     if output.json:
