@@ -16,6 +16,7 @@ from inferd.runtime.front import index_adding
 from inferd.shared import MOST_AT_ONCE
 from inferd.testing.kernel import kernel_here, write_fake_model
 from inferd_api.v1.index_pb2 import DocumentFile, IndexDocument
+from inferd_api.v1.task_pb2 import FINISH_REASON_MAX_TOKENS
 from inferd_client import AsyncClient
 from inferd_client.errors import (
     DocumentNotFoundError,
@@ -157,6 +158,8 @@ async def test_a_question_is_answered_with_citations(client: AsyncClient) -> Non
     assert told[0].found.passages[0].document_id == "oak"
     for each in told[-1].ended.citations:
         assert (await client.get_document("asked", each.document_id)).text[each.start : each.end] == each.quote
+    cut = [each async for each in client.answer_question("asked", "Who buries acorns?", model="fake", most_tokens=16)]
+    assert cut[-1].ended.finish_reason == FINISH_REASON_MAX_TOKENS
     nothing = [each async for each in client.answer_question("asked", "xyzzy", model="fake")]
     assert [each.WhichOneof("event") for each in nothing] == ["found", "ended"]
     assert nothing[-1].ended.no_answer
@@ -362,6 +365,8 @@ async def test_indexes_from_the_command_line(client: AsyncClient, tmp_path: Path
     assert "2 documents" in (await inferd("index", "show", "notes")).stdout
     asked = await told("ask", "notes", "Which river?", "--model", "fake", "-k", 1)
     assert ([each["document_id"] for each in asked["passages"]], "ended" in asked) == (["rhine"], True)
+    cut = await inferd("ask", "notes", "Which river?", "--model", "fake", "--most-tokens", 16)
+    assert "cut off after 16 tokens" in cut.stdout
     assert "The documents have no answer." in (await inferd("ask", "notes", "xyzzy", "--model", "fake")).stdout
     lines.write_text('{"id": 1}\n', encoding="utf-8")
     assert "line 1" in (await told("index", "add", "notes", lines))["error"]["message"]

@@ -266,6 +266,8 @@ class Indexes(Connection):
     ) -> Generator[AnswerQuestionResponse]:
         """Answer a question from the documents of an index: first what was found, then text, then citations.
 
+        Where `finish_reason` of the last is that of most tokens, the answer was cut off.
+
         Args:
             index: Name of the index.
             question: It.

@@ -17,6 +17,7 @@ from inferd.cli.plain import plain
 from inferd.cli.visible import VisibleStream
 from inferd.errors import words_of
 from inferd_api.v1.index_pb2 import DocumentFile, IndexDocument
+from inferd_api.v1.task_pb2 import FINISH_REASON_MAX_TOKENS
 from inferd_client import data
 from inferd_client.indexes import BATCH_BYTES, document
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from inferd.cli.output import Output
     from inferd_api.v1.index_pb2 import Index
+    from inferd_api.v1.index_service_pb2 import AnswerEnded
     from inferd_client import Client
     from inferd_client.indexes import Condition
 
@@ -275,8 +277,13 @@ def ask(
         output.document({"passages": passages, "text": said, "ended": plain(ended) if ended is not None else {}})
         return
     output.text(shown.end())
-    if ended is None:
-        return
+    if ended is not None:
+        _show_end(output, ended, said)
+
+
+def _show_end(output: Output, ended: AnswerEnded, said: str) -> None:
+    if ended.finish_reason == FINISH_REASON_MAX_TOKENS:
+        output.text(f"The answer is cut off after {ended.output_tokens} tokens: raise --most-tokens")
     if ended.no_answer:
         output.text("The documents have no answer." if not said else "The model finds no answer in the documents.")
     for number, each in enumerate(ended.citations, 1):

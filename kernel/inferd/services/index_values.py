@@ -14,6 +14,7 @@ from inferd.services.named import read_digest
 from inferd.services.times import unix_time
 from inferd_api.v1 import index_pb2 as ip
 from inferd_api.v1 import index_service_pb2 as xs
+from inferd_api.v1 import task_pb2 as tp
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -293,5 +294,6 @@ def write_told(told: Told) -> xs.AnswerQuestionResponse:
             no_answer=told.no_answer,
             prompt_tokens=told.prompt_tokens,
             output_tokens=told.output_tokens,
+            finish_reason=tp.FinishReason.ValueType(told.reason.value),
         )
     )

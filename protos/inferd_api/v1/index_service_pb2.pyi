@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from inferd_api.v1 import index_pb2 as _index_pb2
 from inferd_api.v1 import priority_pb2 as _priority_pb2
+from inferd_api.v1 import task_pb2 as _task_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -526,6 +527,7 @@ class AnswerEnded(_message.Message):
     NO_ANSWER_FIELD_NUMBER: _builtins.int
     PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    FINISH_REASON_FIELD_NUMBER: _builtins.int
     dropped_quotes: _builtins.int
     """Quotations that the model gave and that are in no passage: they were left out."""
     no_answer: _builtins.bool
@@ -534,6 +536,10 @@ class AnswerEnded(_message.Message):
     """Tokens of the prompt."""
     output_tokens: _builtins.int
     """Tokens that the model wrote."""
+    finish_reason: _task_pb2.FinishReason.ValueType
+    """Why the model wrote no more. After FINISH_REASON_MAX_TOKENS the answer is cut off, and citations, which it ends
+    with, are missing. FINISH_REASON_UNSPECIFIED where no model was asked.
+    """
     @_builtins.property
     def citations(self) -> _containers.RepeatedCompositeFieldContainer[_index_pb2.Citation]:
         """Places in the documents that it rests on."""
@@ -546,10 +552,11 @@ class AnswerEnded(_message.Message):
         no_answer: _builtins.bool = ...,
         prompt_tokens: _builtins.int = ...,
         output_tokens: _builtins.int = ...,
+        finish_reason: _task_pb2.FinishReason.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["citations", b"citations", "dropped_quotes", b"dropped_quotes", "no_answer", b"no_answer", "output_tokens", b"output_tokens", "prompt_tokens", b"prompt_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["citations", b"citations", "dropped_quotes", b"dropped_quotes", "finish_reason", b"finish_reason", "no_answer", b"no_answer", "output_tokens", b"output_tokens", "prompt_tokens", b"prompt_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from inferd.core.citations import AnswerReader, Citation, cite
+from inferd.core.task import FinishReason
 from inferd.core.task_events import Finished, Output
 from inferd.errors import PromptTooLongError, UnsupportedInputError
 from inferd.runtime.front.index_searching import search
@@ -63,6 +64,7 @@ class Ended:
     no_answer: bool = False
     prompt_tokens: int = 0
     output_tokens: int = 0
+    reason: FinishReason = FinishReason.UNSPECIFIED
 
 
 Told: TypeAlias = Passages | Delta | Ended
@@ -150,6 +152,7 @@ class Answers:
                 passages,
                 prompt_tokens=usage.prompt_tokens if usage else prompt_tokens,
                 output_tokens=usage.output_tokens if usage else 0,
+                reason=ends[0].outcome.reason if ends else FinishReason.UNSPECIFIED,
             )
         )
 
@@ -229,7 +232,9 @@ def schema_of(passages: Sequence[Found]) -> dict[str, Any]:
     }
 
 
-def _ended(value: Any, passages: Sequence[Found], *, prompt_tokens: int, output_tokens: int) -> Ended:
+def _ended(
+    value: Any, passages: Sequence[Found], *, prompt_tokens: int, output_tokens: int, reason: FinishReason
+) -> Ended:
     quotes = value.get("quotes") if isinstance(value.get("quotes"), list) else []
     citations = [cite(str(quote), passages) for quote in dict.fromkeys(map(str, quotes))]
     return Ended(
@@ -238,4 +243,5 @@ def _ended(value: Any, passages: Sequence[Found], *, prompt_tokens: int, output_
         no_answer=value.get("answered") is False,
         prompt_tokens=prompt_tokens,
         output_tokens=output_tokens,
+        reason=reason,
     )
