@@ -164,7 +164,7 @@ def test_a_lease_is_created_listed_kept_and_released(inferd: Commands, client: C
     assert lease_id in inferd("lease", "list", "--all").stdout
     done = inferd("lease", "keep", lease_id, "-o", "json")
     assert done.exit_code == 1
-    assert json.loads(done.stdout)["state"] == "LEASE_STATE_RELEASED"
+    assert json.loads(done.stdout)["error"]["metadata"]["state"] == "RELEASED"
 
 
 def test_a_model_is_held(inferd: Commands) -> None:
