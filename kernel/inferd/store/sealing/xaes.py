@@ -29,9 +29,14 @@ class Xaes:
 
     Args:
         key: 32 bytes.
+
+    Raises:
+        ValueError: It is another key, as that of names, which what is damaged may ask for.
     """
 
     def __init__(self, key: bytes) -> None:
+        if len(key) != KEY_BYTES:
+            raise ValueError(f"the key that it names is not there: that one has {len(key)} bytes, not {KEY_BYTES}")
         # One block at a time under one key is what a block cipher is: this is CMAC, and seals no data.
         self._blocks = Cipher(AES(key), ECB()).encryptor()  # noqa: S305  # nosec B305
         doubled = int.from_bytes(self._blocks.update(bytes(BLOCK_BYTES))) << 1
