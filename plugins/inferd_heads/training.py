@@ -26,6 +26,8 @@ LIBRARY_BYTES: Final = 48 << 20
 """Numpy, the code, and what is computed with a text: measured, with a margin."""
 ROW_BYTES: Final = 64
 """Where a row lies, its label and its place in an epoch's order."""
+CHANCE_BYTES: Final = 40
+"""Of a row and a label while slopes are computed: scores, powers, chances, and their shares."""
 MOST_BATCH: Final = 65536
 
 Places = NDArray[np.intp]
@@ -102,12 +104,14 @@ def measure(request: TrainRequest) -> MemoryNeed:
     weights = columns * labels * 4
     tables = [table for table in (parts.rows, parts.held) if table is not None]
     step = min(columns, request.recipe.batch * (parts.rows.width or MOST_CHARACTERS)) * labels * 4
+    part = -(-request.recipe.batch // request.recipe.accumulate)  # rows that are computed at once
     return MemoryNeed(
         weights_bytes=3 * weights + columns * 8,
         workspace_bytes=LIBRARY_BYTES
         + (0 if parts.rows.width else 4 << BITS)
         + sum(kept_bytes(table) + len(table) * ROW_BYTES for table in tables)
         + 2 * step
+        + part * labels * CHANCE_BYTES
         + 8 * MOST_PRODUCTS,
     )
 

@@ -304,6 +304,8 @@ def test_what_is_taken_is_what_was_measured(rows: Path) -> None:
     need = BACKEND.measure_training(ask(rows))
     assert need.weights_bytes == (1 << 18) * (3 * 3 * 4 + 8)
     assert need.total_bytes < 256 << 20
+    wide, parts = (BACKEND.measure_training(ask(rows, batch=60_000, accumulate=each)) for each in (1, 100))
+    assert wide.workspace_bytes - parts.workspace_bytes == 59_400 * 3 * 40  # chances of three labels, of rows at once
     with pytest.raises(TrainError, match=r"held is 1\.5; it must be more than 0 to 1"):
         BACKEND.measure_training(ask(rows, held=1.5))
 
