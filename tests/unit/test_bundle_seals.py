@@ -6,7 +6,7 @@ from io import BytesIO
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from inferd.cli.bundles.sealing import (
@@ -78,7 +78,12 @@ def flipped(at: int) -> bytes:
     return bytes(data)
 
 
-@given(at=st.integers(len(MAGIC), len(SEALED) - 1), wound=st.sampled_from([flipped, lambda at: SEALED[:at]]))
+def cut(at: int) -> bytes:
+    return SEALED[:at]
+
+
+@given(at=st.integers(len(MAGIC), len(SEALED) - 1), wound=st.sampled_from([flipped, cut]))
+@example(at=HEADER_BYTES, wound=cut)  # all of its parts
 def test_what_is_changed_or_cut_off_is_noticed(at: int, wound: Callable[[int], bytes]) -> None:
     """Any byte that is another one, and any end that is too early, is a typed error."""
     with pytest.raises(CommandError) as caught:

@@ -135,7 +135,7 @@ class SealedReader:
         Raises:
             CommandError: They are damaged, or some are missing.
         """
-        if not self._open and self._ahead:
+        if not self._open and (self._ahead or not self._number):  # there is a first part, be it empty
             self._open = memoryview(self._next())
         data = bytes(self._open[:size])
         self._open = self._open[size:]
