@@ -258,6 +258,7 @@ ENCODER_HEADS: Final = r"(?:\w+\.)?pooler\..*|.*\.position_ids|cls\..*|head\..*|
 HARMLESS: Final = frozenset(
     {
         *("architectures", "model_type", "transformers_version", "torch_dtype", "dtype", "_name_or_path", "name"),
+        "_model_name_or_path",
         *("auto_map", "license", "use_cache", "initializer_range", "initializer_factor", "pretraining_tp"),
         *("attention_dropout", "hidden_dropout", "resid_pdrop", "embd_pdrop", "residual_dropout", "embedding_dropout"),
         *("attention_bias", "mlp_bias", "use_bias", "qkv_bias", "attention_out_bias", "use_qkv_bias", "use_qk_norm"),

@@ -17,6 +17,7 @@ from inferd_cpu.native_weights import NativeWeights, find_obstacle
 from inferd_cpu.session import CpuSession
 from inferd_cpu.source import Source
 from inferd_cpu.weights import find_border, load_weights
+from inferd_cpu.wide_layers import read_wide_layers
 
 
 class ExactLoad:
@@ -69,7 +70,9 @@ class NativeLoad:
         a, settings = source.architecture, source.settings
         self._native = native
         self._base = base_of(source.file, a)
-        self._weights = NativeWeights(source.file, a, source.inventory, native, quantization=settings["quantization"])
+        quantization = settings["quantization"]
+        wide = read_wide_layers(settings["wide_layers"], layers=len(a.layers), quantization=quantization)
+        self._weights = NativeWeights(source.file, a, source.inventory, native, quantization=quantization, wide=wide)
         kv = measure_token(native, a, settings)
         self.limits = derive_limits(
             source.request.path,

@@ -127,6 +127,7 @@ class NativeWeights:
         inventory: Its tensors.
         native: The library.
         quantization: "auto", "8bit" or "4bit".
+        wide: Layers whose matrices stay as wide as they are in the file, though `quantization` is "4bit".
 
     Attributes:
         size_bytes: What the weights take.
@@ -140,7 +141,9 @@ class NativeWeights:
         native: Native,
         *,
         quantization: str,
+        wide: frozenset[int] = frozenset(),
     ) -> None:
+        self._wide = wide
         self._file = file
         self._architecture = architecture
         self._inventory = inventory
@@ -258,7 +261,7 @@ class NativeWeights:
         natural = self._natural(part)
         if len(natural) == 1 and natural != {W8}:
             return natural.pop()
-        if quantization == "4bit":
+        if quantization == "4bit" and part.layer not in self._wide:
             return W8 if W8 in natural and part.field not in QUANTISED else W4M
         return W4M if natural == {W4, W4M} else W8  # no other two formats of 4 bits have one that holds both
 

@@ -57,6 +57,12 @@ SPEC = BackendSpec(
             " what has not 4 in the file queries, keys, values, gate and up get 4 bits, the rest 8",
         ),
         Setting(
+            name="wide_layers",
+            kind="str",
+            description="layers that 'quantization=4bit' leaves as wide as they are: numbers from 0, ranges, and parts"
+            " of the depth, as 0-2,29 or 0/8,7/8 (the first and the last of eight)",
+        ),
+        Setting(
             name="isa",
             kind="str",
             default="auto",

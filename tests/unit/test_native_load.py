@@ -167,3 +167,26 @@ def test_threads_are_the_cores_that_no_lease_holds(qwen: Path) -> None:
         return CpuBackend().measure(request).workspace_bytes
 
     assert workspace(1) == workspace(9, threads="1") < workspace(9) == workspace(1, threads="9")
+
+
+def test_layers_that_are_named_stay_as_wide_as_they_are(qwen: Path) -> None:
+    """Matrices of a wide layer get 8 bits though all others get 4, and the weights take as many more bytes."""
+    source = read_source(LoadRequest(path=qwen, device="cpu:0", settings={}, capacity_bytes=4 << 30))
+    form = next(form for form in FORMATS.values() if form.name == "F16")
+    source.inventory.parts = tuple(
+        replace(part, sources=tuple(replace(one, tensor=replace(one.tensor, format=form)) for one in part.sources))
+        for part in source.inventory.parts
+    )
+    made = [
+        NativeWeights(
+            source.file, source.architecture, source.inventory, Native(), quantization="4bit", wide=frozenset(wide)
+        )
+        for wide in ((), (0,))
+    ]
+    layers = len(source.architecture.layers)
+    assert layers > 1
+    narrow, mixed = (each.formats()[: len(LAYER_PARTS) * layers].reshape(-1, layers) for each in made)
+    assert W8 not in narrow[0]
+    assert set(mixed[:, 0].tolist()) <= {W8, -1}
+    assert (mixed[:, 1:] == narrow[:, 1:]).all()
+    assert made[1].size_bytes > made[0].size_bytes

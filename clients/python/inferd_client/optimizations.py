@@ -30,7 +30,7 @@ class Optimizations(Connection):
         name: str,
         text: str,
         *,
-        target: str = "throughput",
+        target: str | None = None,
         most_loss: float | None = None,
         least_agreement: float | None = None,
         vary: Sequence[str] = (),
@@ -40,6 +40,7 @@ class Optimizations(Connection):
         output_tokens: int | None = None,
         text_tokens: int | None = None,
         seed: int | None = None,
+        most_weights_bytes: int | None = None,
     ) -> Generator[OptimizeModelResponse]:
         """Try settings of a model on its host: the plan, each trial as it begins and ends, and last the report.
 
@@ -48,7 +49,7 @@ class Optimizations(Connection):
         Args:
             name: Of the model.
             text: Like those that it is used with; quality is measured on it.
-            target: "throughput", "latency" or "memory".
+            target: "throughput", "latency" or "memory"; default: "throughput".
             most_loss: By which part the perplexity may be higher than with the settings as they are; default: 0.01.
             least_agreement: At which part of places the likeliest token must be the same; default: 0.
             vary: The settings that are varied; default: all that the backend has of those that can be.
@@ -58,6 +59,8 @@ class Optimizations(Connection):
             output_tokens: That each gives; default: 64.
             text_tokens: On so many of the text quality is measured; default: `optimize.text_tokens` of the kernel.
             seed: In which order values are tried; default: 0.
+            most_weights_bytes: Weights of at most so many: narrow layers beside wide ones, which trials choose;
+                excludes `target`, `vary`, `trials` and `seed`.
 
         Raises:
             InferdError: ModelNotFoundError; InvalidFieldError; LimitExceededError while another model is optimised;
@@ -78,6 +81,7 @@ class Optimizations(Connection):
                 output_tokens,
                 text_tokens,
                 seed,
+                most_weights_bytes,
             ),
         )
 
@@ -95,7 +99,7 @@ class AsyncOptimizations(AsyncConnection):
         name: str,
         text: str,
         *,
-        target: str = "throughput",
+        target: str | None = None,
         most_loss: float | None = None,
         least_agreement: float | None = None,
         vary: Sequence[str] = (),
@@ -105,6 +109,7 @@ class AsyncOptimizations(AsyncConnection):
         output_tokens: int | None = None,
         text_tokens: int | None = None,
         seed: int | None = None,
+        most_weights_bytes: int | None = None,
     ) -> AsyncGenerator[OptimizeModelResponse]:
         """Try settings of a model on its host. As `optimize_model` of `Optimizations`."""
         responses = self._stream(
@@ -122,6 +127,7 @@ class AsyncOptimizations(AsyncConnection):
                 output_tokens,
                 text_tokens,
                 seed,
+                most_weights_bytes,
             ),
         )
         try:
@@ -134,7 +140,7 @@ class AsyncOptimizations(AsyncConnection):
 def _request(  # noqa: PLR0917 - as the methods, of each its keyword
     name: str,
     text: str,
-    target: str,
+    target: str | None,
     most_loss: float | None,
     least_agreement: float | None,
     vary: Sequence[str],
@@ -144,11 +150,12 @@ def _request(  # noqa: PLR0917 - as the methods, of each its keyword
     output_tokens: int | None,
     text_tokens: int | None,
     seed: int | None,
+    most_weights_bytes: int | None,
 ) -> OptimizeModelRequest:
     return OptimizeModelRequest(
         model=name,
         text=text,
-        target=OptimizationTarget.Value(f"OPTIMIZATION_TARGET_{target.upper()}"),
+        target=OptimizationTarget.Value(f"OPTIMIZATION_TARGET_{(target or 'unspecified').upper()}"),
         most_loss=most_loss,
         least_agreement=least_agreement,
         vary=vary,
@@ -158,4 +165,5 @@ def _request(  # noqa: PLR0917 - as the methods, of each its keyword
         output_tokens=output_tokens,
         text_tokens=text_tokens,
         seed=seed or 0,
+        most_weights_bytes=most_weights_bytes,
     )

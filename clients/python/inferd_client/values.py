@@ -260,6 +260,7 @@ OPTIONS: Final[Mapping[str, Kind | Several | Pairs]] = {
         '"throughput", "latency" or "memory"', lambda value: isinstance(value, str), lambda value: value in TARGETS
     ),
     **dict.fromkeys(("most_loss", "least_agreement"), NUMBER),
+    "most_weights_bytes": LARGE,
     **dict.fromkeys(("trials", "in_flight", "prompt_tokens", "output_tokens", "text_tokens"), WHOLE),
     "vary": TEXTS,
     **dict.fromkeys(("kind", "blob", "judge", "rubric", "separator", "title", "evaluation_id"), TEXT),

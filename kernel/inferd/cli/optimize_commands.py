@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from inferd.cli.options import ADDRESS, Address, ModelArgument, Output
+from inferd.cli.options import ADDRESS, Address, ModelArgument, Output, parse_size
 from inferd.cli.output import Format, edge
 
 optimize_app = typer.Typer()
@@ -27,7 +27,18 @@ def _optimize(
     text: Annotated[
         Path, typer.Option("--text", help="A text like those that the model is used with.", dir_okay=False, exists=True)
     ],
-    target: Annotated[Target, typer.Option("--target", help="What is to become better.")] = Target.THROUGHPUT,
+    target: Annotated[
+        Target | None, typer.Option("--target", help="What is to become better. Default: throughput.")
+    ] = None,
+    weights: Annotated[
+        int | None,
+        typer.Option(
+            "--weights",
+            parser=parse_size,
+            help='Weights of at most so many bytes, as "90MB": trials tell which layers stay wide.',
+            metavar="SIZE",
+        ),
+    ] = None,
     quality: Annotated[
         str, typer.Option("--quality", help="By how much the perplexity of the text may rise.", metavar="PART")
     ] = "1%",
@@ -58,7 +69,8 @@ def _optimize(
         from inferd.cli.optimizing import optimize, read_part
 
         wanted = {
-            "target": target.value,
+            "target": None if target is None else target.value,
+            "most_weights_bytes": weights,
             "most_loss": read_part(quality, "--quality"),
             "least_agreement": read_part(agreement, "--agreement"),
             "vary": vary or (),

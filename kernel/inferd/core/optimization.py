@@ -221,6 +221,14 @@ class Search:
         if trial.final:
             self._finals[trial.settings] = measured
 
+    def tell_rejected(self, trial: Trial, measured: Measurement) -> None:
+        """A trial costs more quality than it may: it is as if it had not been."""
+
+    @property
+    def trials(self) -> int:
+        """Most of them."""
+        return self.limits.trials
+
     def hurry(self) -> None:
         """Come to the end: try nothing new."""
         self._hurried = True

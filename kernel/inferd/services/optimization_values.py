@@ -22,6 +22,8 @@ RANGES = {
     "prompt_tokens": (1, MOST_TOKENS),
     "output_tokens": (2, MOST_TOKENS),
 }
+NOT_MIXED = ("target", "vary", "trials", "seed")
+_MEMORY, _THROUGHPUT = OptimizationTarget.MEMORY.value, OptimizationTarget.THROUGHPUT.value
 
 
 def read_wanted(request: pb.OptimizeModelRequest, *, prompt_limit_bytes: int) -> Wanted:
@@ -35,6 +37,12 @@ def read_wanted(request: pb.OptimizeModelRequest, *, prompt_limit_bytes: int) ->
         most = max(pb.OptimizationTarget.values())
         raise InvalidFieldError(f"target is {request.target}; it must be from 0 to {most}", field="target")
     check_size(len(request.text.encode()), prompt_limit_bytes)
+    mixed = request.HasField("most_weights_bytes")
+    if mixed and (other := next((name for name in NOT_MIXED if _is_set(request, name)), None)):
+        raise InvalidFieldError(
+            f"most_weights_bytes is {request.most_weights_bytes}, which says what is tried; leave {other} away",
+            field=other,
+        )
     given: dict[str, Any] = {
         name: getattr(request, name) if _has(request, name) else value for name, value in DEFAULTS.items()
     }
@@ -43,7 +51,7 @@ def read_wanted(request: pb.OptimizeModelRequest, *, prompt_limit_bytes: int) ->
             raise InvalidFieldError(f"{name} is {given[name]:g}; it must be from {least} to {greatest:g}", field=name)
     return Wanted(
         model=request.model,
-        target=OptimizationTarget(request.target) if request.target else OptimizationTarget.THROUGHPUT,
+        target=OptimizationTarget(request.target or (_MEMORY if mixed else _THROUGHPUT)),
         text=request.text,
         bound=QualityBound(loss=given["most_loss"], agreement=given["least_agreement"]),
         only=tuple(request.vary),
@@ -53,7 +61,13 @@ def read_wanted(request: pb.OptimizeModelRequest, *, prompt_limit_bytes: int) ->
         output_tokens=given["output_tokens"],
         seed=request.seed,
         text_tokens=request.text_tokens if request.HasField("text_tokens") else None,
+        most_weights_bytes=request.most_weights_bytes if mixed else None,
     )
+
+
+def _is_set(request: pb.OptimizeModelRequest, name: str) -> bool:
+    """Whether a field has a value, of which 0, "" and none of several are none."""
+    return bool(getattr(request, name))
 
 
 def _has(request: Any, name: str) -> bool:

@@ -27,7 +27,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cinferd_api/v1/optimize.proto\x12\tinferd.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x17google/rpc/status.proto\"\xea\x03\n\x14OptimizeModelRequest\x12\x13\n\x05model\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x33\n\x06target\x18\x02 \x01(\x0e\x32\x1d.inferd.v1.OptimizationTargetB\x04\xe2\x41\x01\x01\x12\x12\n\x04text\x18\x03 \x01(\tB\x04\xe2\x41\x01\x02\x12\x1c\n\tmost_loss\x18\x04 \x01(\x01\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12\"\n\x0fleast_agreement\x18\x05 \x01(\x01\x42\x04\xe2\x41\x01\x01H\x01\x88\x01\x01\x12\x12\n\x04vary\x18\x06 \x03(\tB\x04\xe2\x41\x01\x01\x12\x19\n\x06trials\x18\x07 \x01(\rB\x04\xe2\x41\x01\x01H\x02\x88\x01\x01\x12\x1c\n\tin_flight\x18\x08 \x01(\rB\x04\xe2\x41\x01\x01H\x03\x88\x01\x01\x12 \n\rprompt_tokens\x18\t \x01(\rB\x04\xe2\x41\x01\x01H\x04\x88\x01\x01\x12 \n\routput_tokens\x18\n \x01(\rB\x04\xe2\x41\x01\x01H\x05\x88\x01\x01\x12\x12\n\x04seed\x18\x0b \x01(\x04\x42\x04\xe2\x41\x01\x01\x12\x1e\n\x0btext_tokens\x18\x0c \x01(\rB\x04\xe2\x41\x01\x01H\x06\x88\x01\x01\x42\x0c\n\n_most_lossB\x12\n\x10_least_agreementB\t\n\x07_trialsB\x0c\n\n_in_flightB\x10\n\x0e_prompt_tokensB\x10\n\x0e_output_tokensB\x0e\n\x0c_text_tokens\"\xa0\x01\n\x15OptimizeModelResponse\x12+\n\x04plan\x18\x01 \x01(\x0b\x32\x1b.inferd.v1.OptimizationPlanH\x00\x12!\n\x05trial\x18\x02 \x01(\x0b\x32\x10.inferd.v1.TrialH\x00\x12/\n\x06report\x18\x03 \x01(\x0b\x32\x1d.inferd.v1.OptimizationReportH\x00\x42\x06\n\x04kind\"\'\n\x04Knob\x12\x0f\n\x07setting\x18\x01 \x01(\t\x12\x0e\n\x06values\x18\x02 \x03(\t\"\x89\x01\n\x10OptimizationPlan\x12\x1e\n\x05knobs\x18\x01 \x03(\x0b\x32\x0f.inferd.v1.Knob\x12\x0e\n\x06trials\x18\x02 \x01(\r\x12\x30\n\rmost_duration\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x13\n\x0btrial_model\x18\x04 \x01(\t\"\x8f\x02\n\x05Trial\x12\x0e\n\x06number\x18\x01 \x01(\r\x12$\n\x05state\x18\x02 \x01(\x0e\x32\x15.inferd.v1.TrialState\x12\x30\n\x08settings\x18\x03 \x03(\x0b\x32\x1e.inferd.v1.Trial.SettingsEntry\x12\r\n\x05\x66inal\x18\x04 \x01(\x08\x12+\n\x0bmeasurement\x18\x05 \x01(\x0b\x32\x16.inferd.v1.Measurement\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12!\n\x05\x65rror\x18\x07 \x01(\x0b\x32\x12.google.rpc.Status\x1a/\n\rSettingsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xca\x02\n\x0bMeasurement\x12\x19\n\x11tokens_per_second\x18\x01 \x01(\x01\x12\x37\n\x14\x66irst_token_duration\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x31\n\x0etoken_duration\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x32\n\x0f\x61nswer_duration\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0cmemory_bytes\x18\x05 \x01(\x04\x12\x12\n\nperplexity\x18\x06 \x01(\x01\x12\x0c\n\x04loss\x18\x07 \x01(\x01\x12\x11\n\tagreement\x18\x08 \x01(\x01\x12\x0e\n\x06rounds\x18\t \x01(\r\x12\x11\n\tdisturbed\x18\n \x01(\x08\x12\x12\n\nloss_error\x18\x0b \x01(\x01\"\xd1\x02\n\x12OptimizationReport\x12\x1e\n\x04\x62\x65st\x18\x01 \x01(\x0b\x32\x10.inferd.v1.Trial\x12\"\n\x08original\x18\x02 \x01(\x0b\x32\x10.inferd.v1.Trial\x12=\n\x08settings\x18\x03 \x03(\x0b\x32+.inferd.v1.OptimizationReport.SettingsEntry\x12\x0c\n\x04gain\x18\x04 \x01(\x01\x12 \n\x06trials\x18\x05 \x03(\x0b\x32\x10.inferd.v1.Trial\x12\x13\n\x0btext_tokens\x18\x06 \x01(\r\x12\x13\n\x0b\x65nded_early\x18\x07 \x01(\t\x12-\n\x06target\x18\x08 \x01(\x0e\x32\x1d.inferd.v1.OptimizationTarget\x1a/\n\rSettingsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01*\x9e\x01\n\x12OptimizationTarget\x12#\n\x1fOPTIMIZATION_TARGET_UNSPECIFIED\x10\x00\x12\x1f\n\x1bOPTIMIZATION_TARGET_LATENCY\x10\x01\x12\"\n\x1eOPTIMIZATION_TARGET_THROUGHPUT\x10\x02\x12\x1e\n\x1aOPTIMIZATION_TARGET_MEMORY\x10\x03*\xc1\x01\n\nTrialState\x12\x1b\n\x17TRIAL_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13TRIAL_STATE_RUNNING\x10\x01\x12\x18\n\x14TRIAL_STATE_MEASURED\x10\x02\x12\x18\n\x14TRIAL_STATE_REJECTED\x10\x03\x12\x17\n\x13TRIAL_STATE_NO_ROOM\x10\x04\x12\x18\n\x14TRIAL_STATE_GAVE_WAY\x10\x05\x12\x16\n\x12TRIAL_STATE_FAILED\x10\x06\x42%\n\tinferd.v1P\x01Z\x16inferd_api/v1;inferdv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cinferd_api/v1/optimize.proto\x12\tinferd.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x17google/rpc/status.proto\"\xa8\x04\n\x14OptimizeModelRequest\x12\x13\n\x05model\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x33\n\x06target\x18\x02 \x01(\x0e\x32\x1d.inferd.v1.OptimizationTargetB\x04\xe2\x41\x01\x01\x12\x12\n\x04text\x18\x03 \x01(\tB\x04\xe2\x41\x01\x02\x12\x1c\n\tmost_loss\x18\x04 \x01(\x01\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12\"\n\x0fleast_agreement\x18\x05 \x01(\x01\x42\x04\xe2\x41\x01\x01H\x01\x88\x01\x01\x12\x12\n\x04vary\x18\x06 \x03(\tB\x04\xe2\x41\x01\x01\x12\x19\n\x06trials\x18\x07 \x01(\rB\x04\xe2\x41\x01\x01H\x02\x88\x01\x01\x12\x1c\n\tin_flight\x18\x08 \x01(\rB\x04\xe2\x41\x01\x01H\x03\x88\x01\x01\x12 \n\rprompt_tokens\x18\t \x01(\rB\x04\xe2\x41\x01\x01H\x04\x88\x01\x01\x12 \n\routput_tokens\x18\n \x01(\rB\x04\xe2\x41\x01\x01H\x05\x88\x01\x01\x12\x12\n\x04seed\x18\x0b \x01(\x04\x42\x04\xe2\x41\x01\x01\x12\x1e\n\x0btext_tokens\x18\x0c \x01(\rB\x04\xe2\x41\x01\x01H\x06\x88\x01\x01\x12%\n\x12most_weights_bytes\x18\r \x01(\x04\x42\x04\xe2\x41\x01\x01H\x07\x88\x01\x01\x42\x0c\n\n_most_lossB\x12\n\x10_least_agreementB\t\n\x07_trialsB\x0c\n\n_in_flightB\x10\n\x0e_prompt_tokensB\x10\n\x0e_output_tokensB\x0e\n\x0c_text_tokensB\x15\n\x13_most_weights_bytes\"\xa0\x01\n\x15OptimizeModelResponse\x12+\n\x04plan\x18\x01 \x01(\x0b\x32\x1b.inferd.v1.OptimizationPlanH\x00\x12!\n\x05trial\x18\x02 \x01(\x0b\x32\x10.inferd.v1.TrialH\x00\x12/\n\x06report\x18\x03 \x01(\x0b\x32\x1d.inferd.v1.OptimizationReportH\x00\x42\x06\n\x04kind\"\'\n\x04Knob\x12\x0f\n\x07setting\x18\x01 \x01(\t\x12\x0e\n\x06values\x18\x02 \x03(\t\"\x89\x01\n\x10OptimizationPlan\x12\x1e\n\x05knobs\x18\x01 \x03(\x0b\x32\x0f.inferd.v1.Knob\x12\x0e\n\x06trials\x18\x02 \x01(\r\x12\x30\n\rmost_duration\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x13\n\x0btrial_model\x18\x04 \x01(\t\"\x8f\x02\n\x05Trial\x12\x0e\n\x06number\x18\x01 \x01(\r\x12$\n\x05state\x18\x02 \x01(\x0e\x32\x15.inferd.v1.TrialState\x12\x30\n\x08settings\x18\x03 \x03(\x0b\x32\x1e.inferd.v1.Trial.SettingsEntry\x12\r\n\x05\x66inal\x18\x04 \x01(\x08\x12+\n\x0bmeasurement\x18\x05 \x01(\x0b\x32\x16.inferd.v1.Measurement\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12!\n\x05\x65rror\x18\x07 \x01(\x0b\x32\x12.google.rpc.Status\x1a/\n\rSettingsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xca\x02\n\x0bMeasurement\x12\x19\n\x11tokens_per_second\x18\x01 \x01(\x01\x12\x37\n\x14\x66irst_token_duration\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x31\n\x0etoken_duration\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x32\n\x0f\x61nswer_duration\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0cmemory_bytes\x18\x05 \x01(\x04\x12\x12\n\nperplexity\x18\x06 \x01(\x01\x12\x0c\n\x04loss\x18\x07 \x01(\x01\x12\x11\n\tagreement\x18\x08 \x01(\x01\x12\x0e\n\x06rounds\x18\t \x01(\r\x12\x11\n\tdisturbed\x18\n \x01(\x08\x12\x12\n\nloss_error\x18\x0b \x01(\x01\"\xd1\x02\n\x12OptimizationReport\x12\x1e\n\x04\x62\x65st\x18\x01 \x01(\x0b\x32\x10.inferd.v1.Trial\x12\"\n\x08original\x18\x02 \x01(\x0b\x32\x10.inferd.v1.Trial\x12=\n\x08settings\x18\x03 \x03(\x0b\x32+.inferd.v1.OptimizationReport.SettingsEntry\x12\x0c\n\x04gain\x18\x04 \x01(\x01\x12 \n\x06trials\x18\x05 \x03(\x0b\x32\x10.inferd.v1.Trial\x12\x13\n\x0btext_tokens\x18\x06 \x01(\r\x12\x13\n\x0b\x65nded_early\x18\x07 \x01(\t\x12-\n\x06target\x18\x08 \x01(\x0e\x32\x1d.inferd.v1.OptimizationTarget\x1a/\n\rSettingsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01*\x9e\x01\n\x12OptimizationTarget\x12#\n\x1fOPTIMIZATION_TARGET_UNSPECIFIED\x10\x00\x12\x1f\n\x1bOPTIMIZATION_TARGET_LATENCY\x10\x01\x12\"\n\x1eOPTIMIZATION_TARGET_THROUGHPUT\x10\x02\x12\x1e\n\x1aOPTIMIZATION_TARGET_MEMORY\x10\x03*\xc1\x01\n\nTrialState\x12\x1b\n\x17TRIAL_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13TRIAL_STATE_RUNNING\x10\x01\x12\x18\n\x14TRIAL_STATE_MEASURED\x10\x02\x12\x18\n\x14TRIAL_STATE_REJECTED\x10\x03\x12\x17\n\x13TRIAL_STATE_NO_ROOM\x10\x04\x12\x18\n\x14TRIAL_STATE_GAVE_WAY\x10\x05\x12\x16\n\x12TRIAL_STATE_FAILED\x10\x06\x42%\n\tinferd.v1P\x01Z\x16inferd_api/v1;inferdv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -59,30 +59,32 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_OPTIMIZEMODELREQUEST'].fields_by_name['seed']._serialized_options = b'\342A\001\001'
   _globals['_OPTIMIZEMODELREQUEST'].fields_by_name['text_tokens']._loaded_options = None
   _globals['_OPTIMIZEMODELREQUEST'].fields_by_name['text_tokens']._serialized_options = b'\342A\001\001'
+  _globals['_OPTIMIZEMODELREQUEST'].fields_by_name['most_weights_bytes']._loaded_options = None
+  _globals['_OPTIMIZEMODELREQUEST'].fields_by_name['most_weights_bytes']._serialized_options = b'\342A\001\001'
   _globals['_TRIAL_SETTINGSENTRY']._loaded_options = None
   _globals['_TRIAL_SETTINGSENTRY']._serialized_options = b'8\001'
   _globals['_OPTIMIZATIONREPORT_SETTINGSENTRY']._loaded_options = None
   _globals['_OPTIMIZATIONREPORT_SETTINGSENTRY']._serialized_options = b'8\001'
-  _globals['_OPTIMIZATIONTARGET']._serialized_start=1918
-  _globals['_OPTIMIZATIONTARGET']._serialized_end=2076
-  _globals['_TRIALSTATE']._serialized_start=2079
-  _globals['_TRIALSTATE']._serialized_end=2272
+  _globals['_OPTIMIZATIONTARGET']._serialized_start=1980
+  _globals['_OPTIMIZATIONTARGET']._serialized_end=2138
+  _globals['_TRIALSTATE']._serialized_start=2141
+  _globals['_TRIALSTATE']._serialized_end=2334
   _globals['_OPTIMIZEMODELREQUEST']._serialized_start=134
-  _globals['_OPTIMIZEMODELREQUEST']._serialized_end=624
-  _globals['_OPTIMIZEMODELRESPONSE']._serialized_start=627
-  _globals['_OPTIMIZEMODELRESPONSE']._serialized_end=787
-  _globals['_KNOB']._serialized_start=789
-  _globals['_KNOB']._serialized_end=828
-  _globals['_OPTIMIZATIONPLAN']._serialized_start=831
-  _globals['_OPTIMIZATIONPLAN']._serialized_end=968
-  _globals['_TRIAL']._serialized_start=971
-  _globals['_TRIAL']._serialized_end=1242
-  _globals['_TRIAL_SETTINGSENTRY']._serialized_start=1195
-  _globals['_TRIAL_SETTINGSENTRY']._serialized_end=1242
-  _globals['_MEASUREMENT']._serialized_start=1245
-  _globals['_MEASUREMENT']._serialized_end=1575
-  _globals['_OPTIMIZATIONREPORT']._serialized_start=1578
-  _globals['_OPTIMIZATIONREPORT']._serialized_end=1915
-  _globals['_OPTIMIZATIONREPORT_SETTINGSENTRY']._serialized_start=1195
-  _globals['_OPTIMIZATIONREPORT_SETTINGSENTRY']._serialized_end=1242
+  _globals['_OPTIMIZEMODELREQUEST']._serialized_end=686
+  _globals['_OPTIMIZEMODELRESPONSE']._serialized_start=689
+  _globals['_OPTIMIZEMODELRESPONSE']._serialized_end=849
+  _globals['_KNOB']._serialized_start=851
+  _globals['_KNOB']._serialized_end=890
+  _globals['_OPTIMIZATIONPLAN']._serialized_start=893
+  _globals['_OPTIMIZATIONPLAN']._serialized_end=1030
+  _globals['_TRIAL']._serialized_start=1033
+  _globals['_TRIAL']._serialized_end=1304
+  _globals['_TRIAL_SETTINGSENTRY']._serialized_start=1257
+  _globals['_TRIAL_SETTINGSENTRY']._serialized_end=1304
+  _globals['_MEASUREMENT']._serialized_start=1307
+  _globals['_MEASUREMENT']._serialized_end=1637
+  _globals['_OPTIMIZATIONREPORT']._serialized_start=1640
+  _globals['_OPTIMIZATIONREPORT']._serialized_end=1977
+  _globals['_OPTIMIZATIONREPORT_SETTINGSENTRY']._serialized_start=1257
+  _globals['_OPTIMIZATIONREPORT_SETTINGSENTRY']._serialized_end=1304
 # @@protoc_insertion_point(module_scope)

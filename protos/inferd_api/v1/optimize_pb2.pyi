@@ -107,6 +107,7 @@ class OptimizeModelRequest(_message.Message):
     OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
     TEXT_TOKENS_FIELD_NUMBER: _builtins.int
+    MOST_WEIGHTS_BYTES_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model: a language model that can tell how likely the tokens of a prompt are. Required."""
     target: Global___OptimizationTarget.ValueType
@@ -137,6 +138,12 @@ class OptimizeModelRequest(_message.Message):
     """On how many tokens of the text quality is measured, 64 to `optimize.text_tokens` of the configuration, which is the
     default: fewer take less time, and tell less.
     """
+    most_weights_bytes: _builtins.int
+    """Weights of at most so many bytes: all layers get narrow weights but those that matter most for the text, as many as
+    fit. For each part of the depth one trial tells what it is worth; the mix that is worth most is measured at the end.
+    For backends with the settings `quantization` (4bit) and `wide_layers`; excludes `target`, `vary`, `trials` and
+    `seed`. Default: no such bound.
+    """
     @_builtins.property
     def vary(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The settings that are varied, of those that the backend has and that `OptimizationPlan.knobs` can name. Default: all."""
@@ -156,10 +163,11 @@ class OptimizeModelRequest(_message.Message):
         output_tokens: _builtins.int | None = ...,
         seed: _builtins.int = ...,
         text_tokens: _builtins.int | None = ...,
+        most_weights_bytes: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_in_flight", b"_in_flight", "_least_agreement", b"_least_agreement", "_most_loss", b"_most_loss", "_output_tokens", b"_output_tokens", "_prompt_tokens", b"_prompt_tokens", "_text_tokens", b"_text_tokens", "_trials", b"_trials", "in_flight", b"in_flight", "least_agreement", b"least_agreement", "most_loss", b"most_loss", "output_tokens", b"output_tokens", "prompt_tokens", b"prompt_tokens", "text_tokens", b"text_tokens", "trials", b"trials"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_in_flight", b"_in_flight", "_least_agreement", b"_least_agreement", "_most_loss", b"_most_loss", "_most_weights_bytes", b"_most_weights_bytes", "_output_tokens", b"_output_tokens", "_prompt_tokens", b"_prompt_tokens", "_text_tokens", b"_text_tokens", "_trials", b"_trials", "in_flight", b"in_flight", "least_agreement", b"least_agreement", "most_loss", b"most_loss", "most_weights_bytes", b"most_weights_bytes", "output_tokens", b"output_tokens", "prompt_tokens", b"prompt_tokens", "text_tokens", b"text_tokens", "trials", b"trials"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_in_flight", b"_in_flight", "_least_agreement", b"_least_agreement", "_most_loss", b"_most_loss", "_output_tokens", b"_output_tokens", "_prompt_tokens", b"_prompt_tokens", "_text_tokens", b"_text_tokens", "_trials", b"_trials", "in_flight", b"in_flight", "least_agreement", b"least_agreement", "model", b"model", "most_loss", b"most_loss", "output_tokens", b"output_tokens", "prompt_tokens", b"prompt_tokens", "seed", b"seed", "target", b"target", "text", b"text", "text_tokens", b"text_tokens", "trials", b"trials", "vary", b"vary"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_in_flight", b"_in_flight", "_least_agreement", b"_least_agreement", "_most_loss", b"_most_loss", "_most_weights_bytes", b"_most_weights_bytes", "_output_tokens", b"_output_tokens", "_prompt_tokens", b"_prompt_tokens", "_text_tokens", b"_text_tokens", "_trials", b"_trials", "in_flight", b"in_flight", "least_agreement", b"least_agreement", "model", b"model", "most_loss", b"most_loss", "most_weights_bytes", b"most_weights_bytes", "output_tokens", b"output_tokens", "prompt_tokens", b"prompt_tokens", "seed", b"seed", "target", b"target", "text", b"text", "text_tokens", b"text_tokens", "trials", b"trials", "vary", b"vary"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__in_flight: _TypeAlias = _typing.Literal["in_flight"]  # noqa: Y015
     _WhichOneofArgType__in_flight: _TypeAlias = _typing.Literal["_in_flight", b"_in_flight"]  # noqa: Y015
@@ -167,6 +175,8 @@ class OptimizeModelRequest(_message.Message):
     _WhichOneofArgType__least_agreement: _TypeAlias = _typing.Literal["_least_agreement", b"_least_agreement"]  # noqa: Y015
     _WhichOneofReturnType__most_loss: _TypeAlias = _typing.Literal["most_loss"]  # noqa: Y015
     _WhichOneofArgType__most_loss: _TypeAlias = _typing.Literal["_most_loss", b"_most_loss"]  # noqa: Y015
+    _WhichOneofReturnType__most_weights_bytes: _TypeAlias = _typing.Literal["most_weights_bytes"]  # noqa: Y015
+    _WhichOneofArgType__most_weights_bytes: _TypeAlias = _typing.Literal["_most_weights_bytes", b"_most_weights_bytes"]  # noqa: Y015
     _WhichOneofReturnType__output_tokens: _TypeAlias = _typing.Literal["output_tokens"]  # noqa: Y015
     _WhichOneofArgType__output_tokens: _TypeAlias = _typing.Literal["_output_tokens", b"_output_tokens"]  # noqa: Y015
     _WhichOneofReturnType__prompt_tokens: _TypeAlias = _typing.Literal["prompt_tokens"]  # noqa: Y015
@@ -181,6 +191,8 @@ class OptimizeModelRequest(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__least_agreement) -> _WhichOneofReturnType__least_agreement | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__most_loss) -> _WhichOneofReturnType__most_loss | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__most_weights_bytes) -> _WhichOneofReturnType__most_weights_bytes | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__output_tokens) -> _WhichOneofReturnType__output_tokens | None: ...
     @_typing.overload

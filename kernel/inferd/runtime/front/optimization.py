@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from inferd.core.ids import ModelName
+from inferd.core.mixed_widths import MixedWidths
 from inferd.core.model import Instance, ModelSpec
 from inferd.core.optimization import (
     ORIGINAL,
@@ -73,6 +74,7 @@ class Wanted:
         output_tokens: That each gives.
         seed: In which order values are tried.
         text_tokens: On how many tokens of the text quality is measured; None for as many as may be.
+        most_weights_bytes: Weights of at most so many, by narrow layers beside wide ones; None for no such bound.
     """
 
     model: str
@@ -86,6 +88,7 @@ class Wanted:
     output_tokens: int = 64
     seed: int = 0
     text_tokens: int | None = None
+    most_weights_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,6 +156,7 @@ class Run:
         model: The model as it is.
         name: Of the trials.
         knobs: What is varied.
+        widths: What says what is tried where weights are to be of at most so many bytes; None where `knobs` do.
         tell: Is given what there is to tell.
         sees: Of which models the caller may be told.
         workload: What trials are given; None until the first one is loaded.
@@ -169,6 +173,7 @@ class Run:
     model: ModelSpec
     name: ModelName
     knobs: Sequence[Knob]
+    widths: MixedWidths | None = None
     tell: Tell
     sees: Callable[[str], bool]
     workload: Workload | None = None
@@ -178,11 +183,8 @@ class Run:
     async def go(self) -> None:
         """From the plan to the report."""
         limits, clock = self.limits, self.driver.clock
-        search_limits = limits.search
-        if self.wanted.trials is not None:
-            search_limits = replace(search_limits, trials=self.wanted.trials)
-        search = Search(self.knobs, self.wanted.target, search_limits, self.wanted.seed)
-        await self.tell(Planned(knobs=self.knobs, trials=search_limits.trials, most_s=limits.most_s, name=self.name))
+        search = self._make_search()
+        await self.tell(Planned(knobs=self.knobs, trials=search.trials, most_s=limits.most_s, name=self.name))
         until, early = clock.now() + limits.most_s, ""
         while (trial := search.next()) is not None:
             left_s = until - clock.now()
@@ -198,10 +200,20 @@ class Run:
             await self.tell(tried)
             if tried.state is TrialState.MEASURED:
                 search.tell(trial, present(tried.measured))
+            elif tried.state is TrialState.REJECTED:
+                search.tell_rejected(trial, present(tried.measured))
         await Trials(self.driver).gone(self.name)
         await self.tell(self._report(search, early))
 
-    def _report(self, search: Search, early: str) -> Report:
+    def _make_search(self) -> Search | MixedWidths:
+        if self.widths is not None:
+            return self.widths
+        limits = self.limits.search
+        if self.wanted.trials is not None:
+            limits = replace(limits, trials=self.wanted.trials)
+        return Search(self.knobs, self.wanted.target, limits, self.wanted.seed)
+
+    def _report(self, search: Search | MixedWidths, early: str) -> Report:
         best = search.best
         return Report(
             target=self.wanted.target,
@@ -253,6 +265,16 @@ class Run:
         if first:
             raise error
         return Tried(trial=trial, state=TrialState.FAILED, error=error)
+
+    async def weigh(self, settings: Settings) -> int:
+        """Bytes of the model's weights with other settings, as a plan of its load tells them.
+
+        Raises:
+            InferdError: It cannot be planned.
+        """
+        spec = await self._spec(dict(settings))
+        plan = await self.driver.plan_load(replace(spec, name=self.model.name))  # a trial's name is not known yet
+        return plan.need.weights_bytes
 
     async def _spec(self, settings: Mapping[str, str]) -> ModelSpec:
         """The model with other settings, as a trial that stays while it is measured."""

@@ -4,13 +4,16 @@ from collections.abc import Callable
 
 from inferd.config import Settings
 from inferd.core.ids import NO_LEASE, ModelName
+from inferd.core.mixed_widths import WIDE_LAYERS, name_parts
 from inferd.core.model import ModelSpec
 from inferd.core.optimization import VARIETIES, Knob, SearchLimits, find_knobs
 from inferd.errors import InvalidFieldError, ModelBusyError
+from inferd.plugin import BackendSpec
 from inferd.runtime.driver import Driver
 from inferd.runtime.front.bounds import Bound
 from inferd.runtime.front.caller import Caller
 from inferd.runtime.front.measuring import LEAST_TEXT_TOKENS
+from inferd.runtime.front.mixed_widths import check_widths, plan_widths
 from inferd.runtime.front.optimization import OptimizeLimits, Run, Tell, Wanted
 from inferd.runtime.front.tasks import Tasks
 from inferd.runtime.plugins import Plugins
@@ -79,7 +82,7 @@ class Optimizing:
         with self._open_runs.place():
             await self._shelf.look_for(wanted.model)
             model = self._driver.views.model(ModelName(wanted.model)).spec
-            knobs = self._find_knobs(model, wanted)
+            knobs = self._find_knobs(model, wanted) if wanted.most_weights_bytes is None else []
             name = self._free_name(model.name)
             run = Run(
                 driver=self._driver,
@@ -95,11 +98,22 @@ class Optimizing:
                 sees=sees,
             )
             async with self._driver.closing.cut_short():
+                if wanted.most_weights_bytes is not None:
+                    check_widths(self._find_backend(model), self._limits.search)
+                    run.widths = await plan_widths(
+                        run.weigh, budget=wanted.most_weights_bytes, limits=self._limits.search
+                    )
+                    parts = run.widths.sizes.parts
+                    values = tuple(name_parts((part,), len(parts)) for part, size in enumerate(parts) if size)
+                    run.knobs = [Knob(WIDE_LAYERS, values)]
                 await run.go()
 
-    def _find_knobs(self, model: ModelSpec, wanted: Wanted) -> list[Knob]:
+    def _find_backend(self, model: ModelSpec) -> BackendSpec | None:
         reports = (each.spec for each in self._plugins.reports)
-        backend = next((each for each in reports if each is not None and each.name == model.backend), None)
+        return next((each for each in reports if each is not None and each.name == model.backend), None)
+
+    def _find_knobs(self, model: ModelSpec, wanted: Wanted) -> list[Knob]:
+        backend = self._find_backend(model)
         choices = {each.name: each.choices for each in backend.settings} if backend is not None else {}
         account = self._driver.views.devices.get(model.devices[0]) if model.devices else None
         cores = account.free_cores if account is not None else 0
