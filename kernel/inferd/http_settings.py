@@ -105,6 +105,9 @@ class Http(BaseModel):
     at_once: int = Field(32, ge=1, description="those of them that are tasks at once")
     batches: int = Field(16, ge=1, description="batches of a tenant that run at once")
     batch_lines: int = Field(50_000, ge=1, description="requests of one batch")
+    embedding_model: str = Field(
+        "", description="makes the vectors of vector stores that name none; default: they are found by words alone"
+    )
     token_texts: int = Field(
         300_000, ge=1000, description="texts of tokens that are remembered, over all models, for log probabilities"
     )

@@ -5,7 +5,7 @@ from typing import Any
 
 from inferd.plugin import hookimpl
 from inferd_retrieval.building import retrieval_chunks, retrieval_merge, retrieval_segment
-from inferd_retrieval.reading import retrieval_find, retrieval_read, retrieval_sample
+from inferd_retrieval.reading import retrieval_find, retrieval_list, retrieval_read, retrieval_sample
 from inferd_retrieval.searching import retrieval_search
 
 
@@ -15,6 +15,7 @@ def inferd_functions() -> Iterable[Callable[..., Any]]:
     return (
         retrieval_chunks,
         retrieval_find,
+        retrieval_list,
         retrieval_merge,
         retrieval_read,
         retrieval_sample,

@@ -1,6 +1,8 @@
 """Documents of an index, by their ids."""
 
 from collections.abc import Iterator
+from heapq import merge
+from itertools import islice
 from typing import Annotated
 
 from pydantic import BaseModel, Field
@@ -16,13 +18,14 @@ class ReadDocument(BaseModel):
     Attributes:
         title, metadata: As they were given.
         text: The part of its text.
-        characters: Of all its text.
+        characters, size_bytes: Of all its text.
     """
 
     title: str
     metadata: str
     text: str
     characters: int
+    size_bytes: int
 
 
 @function(timeout_s=60)
@@ -52,15 +55,58 @@ def retrieval_read(row: int, start: Annotated[int, Field(ge=0)], end: Annotated[
         start: The first character that is told.
         end: The one behind the last.
     """
-    document = Segment(function_data()[0]).document(row)
+    segment = Segment(function_data()[0])
+    document = segment.document(row)
     yield from in_parts(
         ReadDocument(
             title=document.title,
             metadata=document.metadata_json,
             text=document.text[start:end],
             characters=len(document.text),
+            size_bytes=segment.size(row),
         )
     )
+
+
+class ListedDocument(BaseModel):
+    """A document without its text.
+
+    Attributes:
+        id, title, metadata: As they were given.
+        size_bytes: Of its text.
+    """
+
+    id: str
+    title: str
+    metadata: str
+    size_bytes: int
+
+
+@function(timeout_s=60)
+def retrieval_list(
+    after: str, count: Annotated[int, Field(ge=1)], *, vectors: bool, dead: list[list[int]]
+) -> Iterator[str]:
+    """Documents by their ids: parts of a list of `ListedDocument` as JSON.
+
+    Args:
+        after: The id behind which they begin; "" for the first.
+        count: Most of them.
+        vectors: Whether each segment has a file of vectors besides.
+        dead: Rows of each segment that were deleted.
+    """
+    given = function_data()
+    segments = [Segment(given[number * (1 + vectors)]) for number in range(len(dead))]
+
+    def living(number: int) -> Iterator[tuple[bytes, int, int]]:
+        lost = set(dead[number])
+        return ((each, number, row) for each, row in segments[number].ids_after(after) if row not in lost)
+
+    found = []
+    for _, number, row in islice(merge(*map(living, range(len(dead)))), count):
+        told = segments[number].about(row)
+        size = segments[number].size(row)
+        found.append(ListedDocument(id=told.id, title=told.title, metadata=told.metadata_json, size_bytes=size))
+    yield from in_parts(found)
 
 
 class Sample(BaseModel):

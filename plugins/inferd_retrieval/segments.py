@@ -7,7 +7,7 @@ and its size), then the sections, each at a multiple of 64 bytes.
 import json
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
@@ -54,18 +54,27 @@ class Table:
         self._starts = starts
         self._data = data
 
-    def find(self, wanted: bytes) -> int:
-        """The place of a string; -1 where it is not there."""
-        low, high = 0, len(self._starts) - 1
+    def __len__(self) -> int:
+        return len(self._starts) - 1
+
+    def __getitem__(self, place: int) -> bytes:
+        return bytes(self._data[self._starts[place] : self._starts[place + 1]])
+
+    def first(self, wanted: bytes) -> int:
+        """The place of the first string that is not before one."""
+        low, high = 0, len(self)
         while low < high:
             middle = (low + high) // 2
-            if bytes(self._data[self._starts[middle] : self._starts[middle + 1]]) < wanted:
+            if self[middle] < wanted:
                 low = middle + 1
             else:
                 high = middle
-        if low == len(self._starts) - 1:
-            return -1
-        return low if bytes(self._data[self._starts[low] : self._starts[low + 1]]) == wanted else -1
+        return low
+
+    def find(self, wanted: bytes) -> int:
+        """The place of a string; -1 where it is not there."""
+        place = self.first(wanted)
+        return place if place < len(self) and self[place] == wanted else -1
 
 
 class Segment:
@@ -125,8 +134,22 @@ class Segment:
 
     def find(self, document_id: str) -> int:
         """The row of a document; -1 where it is not here."""
-        place = Table(self.numbers("id_at"), self.raw("ids")).find(document_id.encode())
+        place = self._ids.find(document_id.encode())
         return -1 if place < 0 else int(self.numbers("id_rows")[place])
+
+    def ids_after(self, document_id: str) -> Iterator[tuple[bytes, int]]:
+        """The ids behind one, in the order of their bytes, each with its row; all of them behind ""."""
+        ids, rows = self._ids, self.numbers("id_rows")
+        for place in range(ids.first(document_id.encode() + b"\x00") if document_id else 0, len(ids)):
+            yield ids[place], int(rows[place])
+
+    def size(self, row: int) -> int:
+        """Bytes of the text of a document."""
+        return int(self._texts[row + 1] - self._texts[row])
+
+    @cached_property
+    def _ids(self) -> Table:
+        return Table(self.numbers("id_at"), self.raw("ids"))
 
     def document(self, row: int) -> Document:
         """A document, whole."""

@@ -11,6 +11,8 @@ from inferd_api.v1.sampling_pb2 import SamplingParams
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("clients", "kernel", "plugins", "protos")
+MADE = {"node_modules", "dist", "build", "gen"}
+"""Folders that building the clients makes."""
 FIELDS = [field.name for field in SamplingParams.DESCRIPTOR.fields]
 MOST = 4  # the proto, the keywords of the client, the table of `inferd.sampling`, and what the engine does with it
 
@@ -84,7 +86,7 @@ READERS = {".py": names_in_python, ".proto": names_in_proto, ".cpp": names_in_cp
 def places() -> dict[str, set[str]]:
     """The hand-written files that name each field."""
     found: dict[str, set[str]] = {name: set() for name in FIELDS}
-    for path in [each for folder in FOLDERS for each in (ROOT / folder).rglob("*")]:
+    for path in [each for folder in FOLDERS for each in (ROOT / folder).rglob("*") if not MADE & {*each.parts}]:
         place, read = path.relative_to(ROOT).as_posix(), READERS.get(path.suffix)
         if read is None or "_pb2" in path.name or place.startswith((*BACKENDS, *INTERFACES)) or place in ELSEWHERE:
             continue

@@ -40,6 +40,9 @@ WORK_CALLS: dict[str, Callable[[Any], Awaitable[object]]] = {
     "inferd.v1.IndexService/DeleteDocuments": lambda c: c.indexes.DeleteDocuments(
         xs.DeleteDocumentsRequest(index="i", document_ids=["a"])
     ),
+    "inferd.v1.IndexService/ListDocuments": lambda c: missing(
+        c.indexes.ListDocuments(xs.ListDocumentsRequest(index="i"))
+    ),
     "inferd.v1.IndexService/GetDocument": lambda c: missing(
         c.indexes.GetDocument(xs.GetDocumentRequest(index="i", document_id="a"))
     ),

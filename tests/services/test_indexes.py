@@ -114,6 +114,10 @@ async def test_documents_are_found_by_words(client: AsyncClient) -> None:
     assert await found(client, "words", "acorns") == []
     assert await client.delete_documents("words", ["oak", "nobody"]) == 1
     assert (await client.get_index("words")).documents == 2
+    listed = [each async for each in client.list_documents("words")]
+    assert [(each.id, each.title, each.size_bytes) for each in listed] == [
+        (name, name.title(), len(TEXTS[name])) for name in ("rhine", "whale")
+    ]
     with pytest.raises(DocumentNotFoundError):
         await client.get_document("words", "oak")
     told = await client.get_document("words", "rhine", start=4, end=9)

@@ -33,6 +33,7 @@ LIBRARIES = {
     "openai_async": "openai",
     "openai_responses": "openai",
     "openai_vectors": "openai",
+    "openai_stores": "openai",
     "openai_tools": "openai",
     "ollama": "ollama",
     "ollama_tools": "ollama",

@@ -119,6 +119,36 @@ def openai_vectors(url: str, key: str) -> None:
     check(len(given.data) == 2 and isinstance(given.data[0].embedding[0], float), "two vectors")
 
 
+def openai_stores(url: str, key: str) -> None:
+    """Vector stores: made, filled with files and their attributes, searched with filters, listed, emptied, deleted."""
+    import openai  # noqa: PLC0415
+
+    client = openai.OpenAI(base_url=f"{url}/v1", api_key=key)
+    store = client.vector_stores.create(name="notes", metadata={"of": "us"})
+    texts = {"oak.md": b"# Oaks\n\nJays bury acorns in autumn.", "whale.txt": b"Whales sing in the sea."}
+    files = {}
+    for name, text in texts.items():
+        uploaded = client.files.create(file=(name, text), purpose="assistants")
+        files[name] = uploaded.id
+        added = client.vector_stores.files.create_and_poll(
+            uploaded.id, vector_store_id=store.id, attributes={"kind": name.partition(".")[0]}
+        )
+        check(added.status == "completed", "a file is in the store")
+    check(client.vector_stores.retrieve(store.id).file_counts.completed == len(texts), "its files are counted")
+    found = client.vector_stores.search(store.id, query="Where are acorns?").data
+    check(found[0].filename == "oak.md" and "acorns" in found[0].content[0].text, "a file is found by its words")
+    sea = {"type": "eq", "key": "kind", "value": "whale"}
+    found = client.vector_stores.search(store.id, query="whales acorns", filters=sea).data
+    check([each.filename for each in found] == ["whale.txt"], "filters hold")
+    check({each.id for each in client.vector_stores.files.list(store.id)} == {*files.values()}, "files are listed")
+    (text,) = client.vector_stores.files.content(files["whale.txt"], vector_store_id=store.id)
+    check(text.text == texts["whale.txt"].decode(), "the text of a file is told")
+    check(client.vector_stores.files.delete(files["oak.md"], vector_store_id=store.id).deleted, "a file leaves")
+    check(not client.vector_stores.search(store.id, query="acorns").data, "and is found no more")
+    check(store.id in {each.id for each in client.vector_stores.list()}, "stores are listed")
+    check(client.vector_stores.delete(store.id).deleted, "a store is deleted")
+
+
 def openai_tools(url: str, key: str) -> None:
     """Calls of tools: forced, one of several by name, streamed, answered; and as items of a response."""
     import json  # noqa: PLC0415
@@ -301,6 +331,7 @@ PROBES = {
         openai_async,
         openai_responses,
         openai_vectors,
+        openai_stores,
         openai_tools,
         ollama,
         ollama_tools,

@@ -26,6 +26,7 @@ from inferd_api.v1.index_service_pb2 import (
     DeleteIndexRequest,
     GetDocumentRequest,
     GetIndexRequest,
+    ListDocumentsRequest,
     ListIndexesRequest,
     SearchIndexRequest,
 )
@@ -37,7 +38,12 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator
 
     from inferd_api.v1.index_pb2 import FoundChunk, Index
-    from inferd_api.v1.index_service_pb2 import AddDocumentsResponse, AnswerQuestionResponse, GetDocumentResponse
+    from inferd_api.v1.index_service_pb2 import (
+        AddDocumentsResponse,
+        AnswerQuestionResponse,
+        GetDocumentResponse,
+        ListedDocument,
+    )
     from inferd_api.v1.index_service_pb2_grpc import IndexServiceAsyncStub
 
 Mode: TypeAlias = Literal["", "vector", "lexical", "hybrid"]
@@ -225,6 +231,11 @@ class Indexes(Connection):
         request = GetDocumentRequest(index=index, document_id=document_id, start=start, end=end)
         return self._call(self._indexes.GetDocument, request)
 
+    def list_documents(self, index: str) -> Generator[ListedDocument]:
+        """The documents of an index by the bytes of their ids, without their texts. Raises IndexNotFoundError."""
+        for page in self._pages(self._indexes.ListDocuments, ListDocumentsRequest(index=index)):
+            yield from page.documents
+
     def get_index(self, name: str) -> Index:
         """An index. Raises IndexNotFoundError."""
         return self._call(self._indexes.GetIndex, GetIndexRequest(name=name)).index
@@ -335,6 +346,12 @@ class AsyncIndexes(AsyncConnection):
         """As `Indexes.get_document`."""
         request = GetDocumentRequest(index=index, document_id=document_id, start=start, end=end)
         return await self._call(self._indexes.GetDocument, request)
+
+    async def list_documents(self, index: str) -> AsyncGenerator[ListedDocument]:
+        """As `Indexes.list_documents`."""
+        async for page in self._pages(self._indexes.ListDocuments, ListDocumentsRequest(index=index)):
+            for each in page.documents:
+                yield each
 
     async def get_index(self, name: str) -> Index:
         """As `Indexes.get_index`."""

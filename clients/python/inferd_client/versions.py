@@ -42,7 +42,7 @@ SINCE: Final[Mapping[str, str]] = {
     **dict.fromkeys(("TrainModel", "GetTraining", "ListTrainings", "WatchTraining"), "0.4.0"),
     **dict.fromkeys(("ListTrainingSteps", "CancelTraining", "DeleteTraining"), "0.4.0"),
     **dict.fromkeys(("CreateIndex", "GetIndex", "ListIndexes", "DeleteIndex", "AddDocuments"), "0.4.0"),
-    **dict.fromkeys(("DeleteDocuments", "GetDocument", "SearchIndex", "AnswerQuestion"), "0.4.0"),
+    **dict.fromkeys(("DeleteDocuments", "GetDocument", "ListDocuments", "SearchIndex", "AnswerQuestion"), "0.4.0"),
     **dict.fromkeys(("CreateFederation", "GetFederation", "ListFederations", "WatchFederation"), "0.4.0"),
     **dict.fromkeys(("GetFederationWeights", "CancelFederation", "DeleteFederation"), "0.4.0"),
     **dict.fromkeys(("JoinFederation", "PollRound", "SubmitRoundPart"), "0.4.0"),

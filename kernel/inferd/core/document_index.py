@@ -127,6 +127,27 @@ class NewDocument:
 
 
 @dataclass(frozen=True, slots=True)
+class ReadDocument:
+    """A document, or a part of its text; see `inferd.v1.GetDocumentResponse`."""
+
+    title: str
+    metadata: str
+    text: str = field(repr=False)
+    characters: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ListedDocument:
+    """A document without its text, of which it has `size_bytes`; see `inferd.v1.ListedDocument`."""
+
+    id: str
+    title: str
+    metadata: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Filter:
     """A condition on a field."""
 

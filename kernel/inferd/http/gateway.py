@@ -29,6 +29,7 @@ from inferd.http.responses import Responses
 from inferd.http.speech import Speeches
 from inferd.http.token_texts import Remembered
 from inferd.http.tokens import Tokens
+from inferd.http.vector_stores import VectorStores
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -91,6 +92,7 @@ class Gateway:
             self._route("/v1/responses/{id}/input_items", responses.items, "GET"),
             *self._of_files(Files(records)),
             *self._of_batches(self._batches),
+            *self._of_stores(VectorStores(Files(records), settings.embedding_model)),
             self._route("/tokenize", tokens.tokenize, "POST"),
             self._route("/detokenize", tokens.detokenize, "POST"),
             self._upload("/v1/audio/transcriptions", transcribe),
@@ -135,6 +137,23 @@ class Gateway:
             self._route("/v1/batches", batches.list, "GET"),
             self._route("/v1/batches/{id}", batches.get, "GET"),
             self._route("/v1/batches/{id}/cancel", batches.cancel, "POST"),
+        ]
+
+    def _of_stores(self, stores: VectorStores) -> list[Route]:
+        one, file = "/v1/vector_stores/{id}", "/v1/vector_stores/{id}/files/{file_id:path}"
+        return [
+            self._route("/v1/vector_stores", stores.create, "POST"),
+            self._route("/v1/vector_stores", stores.list, "GET"),
+            self._route(one, stores.get, "GET"),
+            self._route(one, stores.change, "POST"),
+            self._route(one, stores.delete, "DELETE"),
+            self._route(f"{one}/search", stores.search, "POST"),
+            self._route(f"{one}/files", stores.add_file, "POST"),
+            self._route(f"{one}/files", stores.list_files, "GET"),
+            self._route(f"{file}/content", stores.read_file, "GET"),
+            self._route(file, stores.get_file, "GET"),
+            self._route(file, stores.add_file, "POST"),
+            self._route(file, stores.remove_file, "DELETE"),
         ]
 
     def _of_dashboard(self) -> list[Route]:

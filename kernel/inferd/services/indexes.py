@@ -2,11 +2,12 @@
 
 from inferd.core.document_index import Index, SearchMode
 from inferd.core.ids import ModelName
+from inferd.core.index import Page
 from inferd.core.policy import Policy, ResourceKind, Verb
 from inferd.errors import InvalidFieldError
 from inferd.runtime.front import indexes as front
 from inferd.runtime.front.index_answering import Answers, Told, Wanted
-from inferd.runtime.front.index_searching import search
+from inferd.runtime.front.index_searching import list_documents, search
 from inferd.runtime.index_work import Asker
 from inferd.services.calls import Call
 from inferd.services.index_values import (
@@ -18,7 +19,7 @@ from inferd.services.index_values import (
     write_index,
     write_told,
 )
-from inferd.services.pages import page_of
+from inferd.services.pages import name_of, page_of, size_of, token_of
 from inferd.services.task_values import read_priority
 from inferd_api.v1 import index_service_pb2 as xs
 
@@ -65,13 +66,36 @@ class Indexes:
         """Read a document."""
         if request.end and request.end < request.start:
             raise InvalidFieldError(f"end is {request.end} and start is {request.start}", field="end")
-        title, metadata, text, characters = await self._indexes.read(
+        read = await self._indexes.read(
             Asker(call.caller, request.index, read_priority(0)),
             request.document_id,
             start=request.start,
             end=request.end or None,
         )
-        return xs.GetDocumentResponse(title=title, metadata_json=metadata, text=text, characters=characters)
+        return xs.GetDocumentResponse(
+            title=read.title,
+            metadata_json=read.metadata,
+            text=read.text,
+            characters=read.characters,
+            size_bytes=read.size_bytes,
+        )
+
+    async def ListDocuments(self, request: xs.ListDocumentsRequest, call: Call) -> xs.ListDocumentsResponse:  # noqa: N802 - the wire's name
+        """List documents."""
+        asker = Asker(call.caller, request.index, read_priority(0))
+        count = size_of(request.page_size)
+        after = name_of(request.page_token) or ""
+        with self._indexes.place(call.caller):
+            async with self._indexes.cut_short():
+                found = await list_documents(self._indexes, asker, after=after, count=count + 1)
+        page = Page(found[:count], more=len(found) > count)
+        return xs.ListDocumentsResponse(
+            documents=[
+                xs.ListedDocument(id=each.id, title=each.title, metadata_json=each.metadata, size_bytes=each.size_bytes)
+                for each in page.records
+            ],
+            next_page_token=token_of(page, lambda each: each.id),
+        )
 
     async def GetIndex(self, request: xs.GetIndexRequest, call: Call) -> xs.GetIndexResponse:  # noqa: N802 - the wire's name
         """Read an index."""

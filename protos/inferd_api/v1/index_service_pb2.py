@@ -29,7 +29,7 @@ from inferd_api.v1 import priority_pb2 as inferd__api_dot_v1_dot_priority__pb2
 from inferd_api.v1 import task_pb2 as inferd__api_dot_v1_dot_task__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!inferd_api/v1/index_service.proto\x12\tinferd.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19inferd_api/v1/index.proto\x1a\x1ainferd_api/v1/policy.proto\x1a\x1cinferd_api/v1/priority.proto\x1a\x18inferd_api/v1/task.proto\">\n\x12\x43reateIndexRequest\x12(\n\x04spec\x18\x01 \x01(\x0b\x32\x14.inferd.v1.IndexSpecB\x04\xe2\x41\x01\x02\"6\n\x13\x43reateIndexResponse\x12\x1f\n\x05index\x18\x01 \x01(\x0b\x32\x10.inferd.v1.Index\"]\n\x13\x41\x64\x64\x44ocumentsRequest\x12\x13\n\x05index\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x31\n\tdocuments\x18\x02 \x03(\x0b\x32\x18.inferd.v1.IndexDocumentB\x04\xe2\x41\x01\x02\"k\n\x14\x41\x64\x64\x44ocumentsResponse\x12\x0e\n\x06\x63hunks\x18\x01 \x01(\x04\x12\x10\n\x08\x65mbedded\x18\x02 \x01(\x04\x12\x1f\n\x05index\x18\x03 \x01(\x0b\x32\x10.inferd.v1.Index\x12\x10\n\x08replaced\x18\x04 \x01(\r\"I\n\x16\x44\x65leteDocumentsRequest\x12\x13\n\x05index\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x1a\n\x0c\x64ocument_ids\x18\x02 \x03(\tB\x04\xe2\x41\x01\x02\"K\n\x17\x44\x65leteDocumentsResponse\x12\x1f\n\x05index\x18\x01 \x01(\x0b\x32\x10.inferd.v1.Index\x12\x0f\n\x07\x64\x65leted\x18\x02 \x01(\r\"l\n\x12GetDocumentRequest\x12\x13\n\x05index\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x19\n\x0b\x64ocument_id\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x13\n\x05start\x18\x03 \x01(\x04\x42\x04\xe2\x41\x01\x01\x12\x11\n\x03\x65nd\x18\x04 \x01(\x04\x42\x04\xe2\x41\x01\x01\"]\n\x13GetDocumentResponse\x12\r\n\x05title\x18\x01 \x01(\t\x12\x15\n\rmetadata_json\x18\x02 \x01(\t\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x12\n\ncharacters\x18\x04 \x01(\x04\"%\n\x0fGetIndexRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"3\n\x10GetIndexResponse\x12\x1f\n\x05index\x18\x01 \x01(\x0b\x32\x10.inferd.v1.Index\"G\n\x12ListIndexesRequest\x12\x17\n\tpage_size\x18\x01 \x01(\rB\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"Q\n\x13ListIndexesResponse\x12!\n\x07indexes\x18\x01 \x03(\x0b\x32\x10.inferd.v1.Index\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"(\n\x12\x44\x65leteIndexRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"\x15\n\x13\x44\x65leteIndexResponse\"m\n\x12SearchIndexRequest\x12*\n\x05query\x18\x01 \x01(\x0b\x32\x15.inferd.v1.IndexQueryB\x04\xe2\x41\x01\x02\x12+\n\x08priority\x18\x02 \x01(\x0e\x32\x13.inferd.v1.PriorityB\x04\xe2\x41\x01\x01\"M\n\x13SearchIndexResponse\x12%\n\x06\x63hunks\x18\x01 \x03(\x0b\x32\x15.inferd.v1.FoundChunk\x12\x0f\n\x07version\x18\x02 \x01(\x04\"\xa0\x01\n\x15\x41nswerQuestionRequest\x12*\n\x05query\x18\x01 \x01(\x0b\x32\x15.inferd.v1.IndexQueryB\x04\xe2\x41\x01\x02\x12\x13\n\x05model\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x19\n\x0bmost_tokens\x18\x03 \x01(\rB\x04\xe2\x41\x01\x01\x12+\n\x08priority\x18\x04 \x01(\x0e\x32\x13.inferd.v1.PriorityB\x04\xe2\x41\x01\x01\"J\n\rFoundPassages\x12\'\n\x08passages\x18\x01 \x03(\x0b\x32\x15.inferd.v1.FoundChunk\x12\x10\n\x08left_out\x18\x02 \x01(\r\"\xbe\x01\n\x0b\x41nswerEnded\x12&\n\tcitations\x18\x01 \x03(\x0b\x32\x13.inferd.v1.Citation\x12\x16\n\x0e\x64ropped_quotes\x18\x02 \x01(\r\x12\x11\n\tno_answer\x18\x03 \x01(\x08\x12\x15\n\rprompt_tokens\x18\x04 \x01(\x04\x12\x15\n\routput_tokens\x18\x05 \x01(\x04\x12.\n\rfinish_reason\x18\x06 \x01(\x0e\x32\x17.inferd.v1.FinishReason\"\x85\x01\n\x16\x41nswerQuestionResponse\x12)\n\x05\x66ound\x18\x01 \x01(\x0b\x32\x18.inferd.v1.FoundPassagesH\x00\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12\'\n\x05\x65nded\x18\x03 \x01(\x0b\x32\x16.inferd.v1.AnswerEndedH\x00\x42\x07\n\x05\x65vent2\xde\x06\n\x0cIndexService\x12m\n\x0b\x43reateIndex\x12\x1d.inferd.v1.CreateIndexRequest\x1a\x1e.inferd.v1.CreateIndexResponse\"\x1f\x9a\x8d\x19\x1b\x08\x02\x10\xa0\x01\x1a\x14spec.embedding_model\x12\\\n\x0c\x41\x64\x64\x44ocuments\x12\x1e.inferd.v1.AddDocumentsRequest\x1a\x1f.inferd.v1.AddDocumentsResponse\"\t\x9a\x8d\x19\x05\x08\x03\x10\xa0\x01\x30\x01\x12\x63\n\x0f\x44\x65leteDocuments\x12!.inferd.v1.DeleteDocumentsRequest\x1a\".inferd.v1.DeleteDocumentsResponse\"\t\x9a\x8d\x19\x05\x08\x03\x10\xa0\x01\x12W\n\x0bGetDocument\x12\x1d.inferd.v1.GetDocumentRequest\x1a\x1e.inferd.v1.GetDocumentResponse\"\t\x9a\x8d\x19\x05\x08\x01\x10\xa0\x01\x12N\n\x08GetIndex\x12\x1a.inferd.v1.GetIndexRequest\x1a\x1b.inferd.v1.GetIndexResponse\"\t\x9a\x8d\x19\x05\x08\x01\x10\xa0\x01\x12W\n\x0bListIndexes\x12\x1d.inferd.v1.ListIndexesRequest\x1a\x1e.inferd.v1.ListIndexesResponse\"\t\x9a\x8d\x19\x05\x08\x01\x10\xa0\x01\x12W\n\x0b\x44\x65leteIndex\x12\x1d.inferd.v1.DeleteIndexRequest\x1a\x1e.inferd.v1.DeleteIndexResponse\"\t\x9a\x8d\x19\x05\x08\x04\x10\xa0\x01\x12W\n\x0bSearchIndex\x12\x1d.inferd.v1.SearchIndexRequest\x1a\x1e.inferd.v1.SearchIndexResponse\"\t\x9a\x8d\x19\x05\x08\x01\x10\xa0\x01\x12h\n\x0e\x41nswerQuestion\x12 .inferd.v1.AnswerQuestionRequest\x1a!.inferd.v1.AnswerQuestionResponse\"\x0f\x9a\x8d\x19\x0b\x08\x05\x10\x01\x1a\x05model0\x01\x42%\n\tinferd.v1P\x01Z\x16inferd_api/v1;inferdv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!inferd_api/v1/index_service.proto\x12\tinferd.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19inferd_api/v1/index.proto\x1a\x1ainferd_api/v1/policy.proto\x1a\x1cinferd_api/v1/priority.proto\x1a\x18inferd_api/v1/task.proto\">\n\x12\x43reateIndexRequest\x12(\n\x04spec\x18\x01 \x01(\x0b\x32\x14.inferd.v1.IndexSpecB\x04\xe2\x41\x01\x02\"6\n\x13\x43reateIndexResponse\x12\x1f\n\x05index\x18\x01 \x01(\x0b\x32\x10.inferd.v1.Index\"]\n\x13\x41\x64\x64\x44ocumentsRequest\x12\x13\n\x05index\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x31\n\tdocuments\x18\x02 \x03(\x0b\x32\x18.inferd.v1.IndexDocumentB\x04\xe2\x41\x01\x02\"k\n\x14\x41\x64\x64\x44ocumentsResponse\x12\x0e\n\x06\x63hunks\x18\x01 \x01(\x04\x12\x10\n\x08\x65mbedded\x18\x02 \x01(\x04\x12\x1f\n\x05index\x18\x03 \x01(\x0b\x32\x10.inferd.v1.Index\x12\x10\n\x08replaced\x18\x04 \x01(\r\"I\n\x16\x44\x65leteDocumentsRequest\x12\x13\n\x05index\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x1a\n\x0c\x64ocument_ids\x18\x02 \x03(\tB\x04\xe2\x41\x01\x02\"K\n\x17\x44\x65leteDocumentsResponse\x12\x1f\n\x05index\x18\x01 \x01(\x0b\x32\x10.inferd.v1.Index\x12\x0f\n\x07\x64\x65leted\x18\x02 \x01(\r\"l\n\x12GetDocumentRequest\x12\x13\n\x05index\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x19\n\x0b\x64ocument_id\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x13\n\x05start\x18\x03 \x01(\x04\x42\x04\xe2\x41\x01\x01\x12\x11\n\x03\x65nd\x18\x04 \x01(\x04\x42\x04\xe2\x41\x01\x01\"q\n\x13GetDocumentResponse\x12\r\n\x05title\x18\x01 \x01(\t\x12\x15\n\rmetadata_json\x18\x02 \x01(\t\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x12\n\ncharacters\x18\x04 \x01(\x04\x12\x12\n\nsize_bytes\x18\x05 \x01(\x04\"^\n\x14ListDocumentsRequest\x12\x13\n\x05index\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x17\n\tpage_size\x18\x02 \x01(\rB\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"V\n\x0eListedDocument\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\x15\n\rmetadata_json\x18\x03 \x01(\t\x12\x12\n\nsize_bytes\x18\x04 \x01(\x04\"^\n\x15ListDocumentsResponse\x12,\n\tdocuments\x18\x01 \x03(\x0b\x32\x19.inferd.v1.ListedDocument\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"%\n\x0fGetIndexRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"3\n\x10GetIndexResponse\x12\x1f\n\x05index\x18\x01 \x01(\x0b\x32\x10.inferd.v1.Index\"G\n\x12ListIndexesRequest\x12\x17\n\tpage_size\x18\x01 \x01(\rB\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"Q\n\x13ListIndexesResponse\x12!\n\x07indexes\x18\x01 \x03(\x0b\x32\x10.inferd.v1.Index\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"(\n\x12\x44\x65leteIndexRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"\x15\n\x13\x44\x65leteIndexResponse\"m\n\x12SearchIndexRequest\x12*\n\x05query\x18\x01 \x01(\x0b\x32\x15.inferd.v1.IndexQueryB\x04\xe2\x41\x01\x02\x12+\n\x08priority\x18\x02 \x01(\x0e\x32\x13.inferd.v1.PriorityB\x04\xe2\x41\x01\x01\"M\n\x13SearchIndexResponse\x12%\n\x06\x63hunks\x18\x01 \x03(\x0b\x32\x15.inferd.v1.FoundChunk\x12\x0f\n\x07version\x18\x02 \x01(\x04\"\xa0\x01\n\x15\x41nswerQuestionRequest\x12*\n\x05query\x18\x01 \x01(\x0b\x32\x15.inferd.v1.IndexQueryB\x04\xe2\x41\x01\x02\x12\x13\n\x05model\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x19\n\x0bmost_tokens\x18\x03 \x01(\rB\x04\xe2\x41\x01\x01\x12+\n\x08priority\x18\x04 \x01(\x0e\x32\x13.inferd.v1.PriorityB\x04\xe2\x41\x01\x01\"J\n\rFoundPassages\x12\'\n\x08passages\x18\x01 \x03(\x0b\x32\x15.inferd.v1.FoundChunk\x12\x10\n\x08left_out\x18\x02 \x01(\r\"\xbe\x01\n\x0b\x41nswerEnded\x12&\n\tcitations\x18\x01 \x03(\x0b\x32\x13.inferd.v1.Citation\x12\x16\n\x0e\x64ropped_quotes\x18\x02 \x01(\r\x12\x11\n\tno_answer\x18\x03 \x01(\x08\x12\x15\n\rprompt_tokens\x18\x04 \x01(\x04\x12\x15\n\routput_tokens\x18\x05 \x01(\x04\x12.\n\rfinish_reason\x18\x06 \x01(\x0e\x32\x17.inferd.v1.FinishReason\"\x85\x01\n\x16\x41nswerQuestionResponse\x12)\n\x05\x66ound\x18\x01 \x01(\x0b\x32\x18.inferd.v1.FoundPassagesH\x00\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12\'\n\x05\x65nded\x18\x03 \x01(\x0b\x32\x16.inferd.v1.AnswerEndedH\x00\x42\x07\n\x05\x65vent2\xbd\x07\n\x0cIndexService\x12m\n\x0b\x43reateIndex\x12\x1d.inferd.v1.CreateIndexRequest\x1a\x1e.inferd.v1.CreateIndexResponse\"\x1f\x9a\x8d\x19\x1b\x08\x02\x10\xa0\x01\x1a\x14spec.embedding_model\x12\\\n\x0c\x41\x64\x64\x44ocuments\x12\x1e.inferd.v1.AddDocumentsRequest\x1a\x1f.inferd.v1.AddDocumentsResponse\"\t\x9a\x8d\x19\x05\x08\x03\x10\xa0\x01\x30\x01\x12\x63\n\x0f\x44\x65leteDocuments\x12!.inferd.v1.DeleteDocumentsRequest\x1a\".inferd.v1.DeleteDocumentsResponse\"\t\x9a\x8d\x19\x05\x08\x03\x10\xa0\x01\x12W\n\x0bGetDocument\x12\x1d.inferd.v1.GetDocumentRequest\x1a\x1e.inferd.v1.GetDocumentResponse\"\t\x9a\x8d\x19\x05\x08\x01\x10\xa0\x01\x12]\n\rListDocuments\x12\x1f.inferd.v1.ListDocumentsRequest\x1a .inferd.v1.ListDocumentsResponse\"\t\x9a\x8d\x19\x05\x08\x01\x10\xa0\x01\x12N\n\x08GetIndex\x12\x1a.inferd.v1.GetIndexRequest\x1a\x1b.inferd.v1.GetIndexResponse\"\t\x9a\x8d\x19\x05\x08\x01\x10\xa0\x01\x12W\n\x0bListIndexes\x12\x1d.inferd.v1.ListIndexesRequest\x1a\x1e.inferd.v1.ListIndexesResponse\"\t\x9a\x8d\x19\x05\x08\x01\x10\xa0\x01\x12W\n\x0b\x44\x65leteIndex\x12\x1d.inferd.v1.DeleteIndexRequest\x1a\x1e.inferd.v1.DeleteIndexResponse\"\t\x9a\x8d\x19\x05\x08\x04\x10\xa0\x01\x12W\n\x0bSearchIndex\x12\x1d.inferd.v1.SearchIndexRequest\x1a\x1e.inferd.v1.SearchIndexResponse\"\t\x9a\x8d\x19\x05\x08\x01\x10\xa0\x01\x12h\n\x0e\x41nswerQuestion\x12 .inferd.v1.AnswerQuestionRequest\x1a!.inferd.v1.AnswerQuestionResponse\"\x0f\x9a\x8d\x19\x0b\x08\x05\x10\x01\x1a\x05model0\x01\x42%\n\tinferd.v1P\x01Z\x16inferd_api/v1;inferdv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -55,6 +55,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETDOCUMENTREQUEST'].fields_by_name['start']._serialized_options = b'\342A\001\001'
   _globals['_GETDOCUMENTREQUEST'].fields_by_name['end']._loaded_options = None
   _globals['_GETDOCUMENTREQUEST'].fields_by_name['end']._serialized_options = b'\342A\001\001'
+  _globals['_LISTDOCUMENTSREQUEST'].fields_by_name['index']._loaded_options = None
+  _globals['_LISTDOCUMENTSREQUEST'].fields_by_name['index']._serialized_options = b'\342A\001\002'
+  _globals['_LISTDOCUMENTSREQUEST'].fields_by_name['page_size']._loaded_options = None
+  _globals['_LISTDOCUMENTSREQUEST'].fields_by_name['page_size']._serialized_options = b'\342A\001\001'
+  _globals['_LISTDOCUMENTSREQUEST'].fields_by_name['page_token']._loaded_options = None
+  _globals['_LISTDOCUMENTSREQUEST'].fields_by_name['page_token']._serialized_options = b'\342A\001\001'
   _globals['_GETINDEXREQUEST'].fields_by_name['name']._loaded_options = None
   _globals['_GETINDEXREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
   _globals['_LISTINDEXESREQUEST'].fields_by_name['page_size']._loaded_options = None
@@ -83,6 +89,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_INDEXSERVICE'].methods_by_name['DeleteDocuments']._serialized_options = b'\232\215\031\005\010\003\020\240\001'
   _globals['_INDEXSERVICE'].methods_by_name['GetDocument']._loaded_options = None
   _globals['_INDEXSERVICE'].methods_by_name['GetDocument']._serialized_options = b'\232\215\031\005\010\001\020\240\001'
+  _globals['_INDEXSERVICE'].methods_by_name['ListDocuments']._loaded_options = None
+  _globals['_INDEXSERVICE'].methods_by_name['ListDocuments']._serialized_options = b'\232\215\031\005\010\001\020\240\001'
   _globals['_INDEXSERVICE'].methods_by_name['GetIndex']._loaded_options = None
   _globals['_INDEXSERVICE'].methods_by_name['GetIndex']._serialized_options = b'\232\215\031\005\010\001\020\240\001'
   _globals['_INDEXSERVICE'].methods_by_name['ListIndexes']._loaded_options = None
@@ -108,31 +116,37 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETDOCUMENTREQUEST']._serialized_start=668
   _globals['_GETDOCUMENTREQUEST']._serialized_end=776
   _globals['_GETDOCUMENTRESPONSE']._serialized_start=778
-  _globals['_GETDOCUMENTRESPONSE']._serialized_end=871
-  _globals['_GETINDEXREQUEST']._serialized_start=873
-  _globals['_GETINDEXREQUEST']._serialized_end=910
-  _globals['_GETINDEXRESPONSE']._serialized_start=912
-  _globals['_GETINDEXRESPONSE']._serialized_end=963
-  _globals['_LISTINDEXESREQUEST']._serialized_start=965
-  _globals['_LISTINDEXESREQUEST']._serialized_end=1036
-  _globals['_LISTINDEXESRESPONSE']._serialized_start=1038
-  _globals['_LISTINDEXESRESPONSE']._serialized_end=1119
-  _globals['_DELETEINDEXREQUEST']._serialized_start=1121
-  _globals['_DELETEINDEXREQUEST']._serialized_end=1161
-  _globals['_DELETEINDEXRESPONSE']._serialized_start=1163
-  _globals['_DELETEINDEXRESPONSE']._serialized_end=1184
-  _globals['_SEARCHINDEXREQUEST']._serialized_start=1186
-  _globals['_SEARCHINDEXREQUEST']._serialized_end=1295
-  _globals['_SEARCHINDEXRESPONSE']._serialized_start=1297
-  _globals['_SEARCHINDEXRESPONSE']._serialized_end=1374
-  _globals['_ANSWERQUESTIONREQUEST']._serialized_start=1377
-  _globals['_ANSWERQUESTIONREQUEST']._serialized_end=1537
-  _globals['_FOUNDPASSAGES']._serialized_start=1539
-  _globals['_FOUNDPASSAGES']._serialized_end=1613
-  _globals['_ANSWERENDED']._serialized_start=1616
-  _globals['_ANSWERENDED']._serialized_end=1806
-  _globals['_ANSWERQUESTIONRESPONSE']._serialized_start=1809
-  _globals['_ANSWERQUESTIONRESPONSE']._serialized_end=1942
-  _globals['_INDEXSERVICE']._serialized_start=1945
-  _globals['_INDEXSERVICE']._serialized_end=2807
+  _globals['_GETDOCUMENTRESPONSE']._serialized_end=891
+  _globals['_LISTDOCUMENTSREQUEST']._serialized_start=893
+  _globals['_LISTDOCUMENTSREQUEST']._serialized_end=987
+  _globals['_LISTEDDOCUMENT']._serialized_start=989
+  _globals['_LISTEDDOCUMENT']._serialized_end=1075
+  _globals['_LISTDOCUMENTSRESPONSE']._serialized_start=1077
+  _globals['_LISTDOCUMENTSRESPONSE']._serialized_end=1171
+  _globals['_GETINDEXREQUEST']._serialized_start=1173
+  _globals['_GETINDEXREQUEST']._serialized_end=1210
+  _globals['_GETINDEXRESPONSE']._serialized_start=1212
+  _globals['_GETINDEXRESPONSE']._serialized_end=1263
+  _globals['_LISTINDEXESREQUEST']._serialized_start=1265
+  _globals['_LISTINDEXESREQUEST']._serialized_end=1336
+  _globals['_LISTINDEXESRESPONSE']._serialized_start=1338
+  _globals['_LISTINDEXESRESPONSE']._serialized_end=1419
+  _globals['_DELETEINDEXREQUEST']._serialized_start=1421
+  _globals['_DELETEINDEXREQUEST']._serialized_end=1461
+  _globals['_DELETEINDEXRESPONSE']._serialized_start=1463
+  _globals['_DELETEINDEXRESPONSE']._serialized_end=1484
+  _globals['_SEARCHINDEXREQUEST']._serialized_start=1486
+  _globals['_SEARCHINDEXREQUEST']._serialized_end=1595
+  _globals['_SEARCHINDEXRESPONSE']._serialized_start=1597
+  _globals['_SEARCHINDEXRESPONSE']._serialized_end=1674
+  _globals['_ANSWERQUESTIONREQUEST']._serialized_start=1677
+  _globals['_ANSWERQUESTIONREQUEST']._serialized_end=1837
+  _globals['_FOUNDPASSAGES']._serialized_start=1839
+  _globals['_FOUNDPASSAGES']._serialized_end=1913
+  _globals['_ANSWERENDED']._serialized_start=1916
+  _globals['_ANSWERENDED']._serialized_end=2106
+  _globals['_ANSWERQUESTIONRESPONSE']._serialized_start=2109
+  _globals['_ANSWERQUESTIONRESPONSE']._serialized_end=2242
+  _globals['_INDEXSERVICE']._serialized_start=2245
+  _globals['_INDEXSERVICE']._serialized_end=3202
 # @@protoc_insertion_point(module_scope)

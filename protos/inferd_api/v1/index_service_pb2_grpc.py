@@ -61,6 +61,11 @@ class IndexServiceStub:
                 request_serializer=inferd__api_dot_v1_dot_index__service__pb2.GetDocumentRequest.SerializeToString,
                 response_deserializer=inferd__api_dot_v1_dot_index__service__pb2.GetDocumentResponse.FromString,
                 _registered_method=True)
+        self.ListDocuments = channel.unary_unary(
+                '/inferd.v1.IndexService/ListDocuments',
+                request_serializer=inferd__api_dot_v1_dot_index__service__pb2.ListDocumentsRequest.SerializeToString,
+                response_deserializer=inferd__api_dot_v1_dot_index__service__pb2.ListDocumentsResponse.FromString,
+                _registered_method=True)
         self.GetIndex = channel.unary_unary(
                 '/inferd.v1.IndexService/GetIndex',
                 request_serializer=inferd__api_dot_v1_dot_index__service__pb2.GetIndexRequest.SerializeToString,
@@ -129,6 +134,13 @@ class IndexServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListDocuments(self, request, context):
+        """The documents of an index by the bytes of their ids, without their texts. Errors: INDEX_NOT_FOUND, INVALID_FIELD.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetIndex(self, request, context):
         """An index as it stands. Errors: INDEX_NOT_FOUND.
         """
@@ -189,6 +201,11 @@ def add_IndexServiceServicer_to_server(servicer, server):
                     servicer.GetDocument,
                     request_deserializer=inferd__api_dot_v1_dot_index__service__pb2.GetDocumentRequest.FromString,
                     response_serializer=inferd__api_dot_v1_dot_index__service__pb2.GetDocumentResponse.SerializeToString,
+            ),
+            'ListDocuments': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDocuments,
+                    request_deserializer=inferd__api_dot_v1_dot_index__service__pb2.ListDocumentsRequest.FromString,
+                    response_serializer=inferd__api_dot_v1_dot_index__service__pb2.ListDocumentsResponse.SerializeToString,
             ),
             'GetIndex': grpc.unary_unary_rpc_method_handler(
                     servicer.GetIndex,
@@ -331,6 +348,33 @@ class IndexService:
             '/inferd.v1.IndexService/GetDocument',
             inferd__api_dot_v1_dot_index__service__pb2.GetDocumentRequest.SerializeToString,
             inferd__api_dot_v1_dot_index__service__pb2.GetDocumentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDocuments(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/inferd.v1.IndexService/ListDocuments',
+            inferd__api_dot_v1_dot_index__service__pb2.ListDocumentsRequest.SerializeToString,
+            inferd__api_dot_v1_dot_index__service__pb2.ListDocumentsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -52,6 +52,8 @@ class IndexServiceStub:
     """Delete documents; ids that are not there count for nothing. Errors: INDEX_NOT_FOUND, INVALID_FIELD."""
     GetDocument: _grpc.UnaryUnaryMultiCallable[_index_service_pb2.GetDocumentRequest, _index_service_pb2.GetDocumentResponse]
     """The text of a document, or a part of it. Errors: INDEX_NOT_FOUND, DOCUMENT_NOT_FOUND, INVALID_FIELD."""
+    ListDocuments: _grpc.UnaryUnaryMultiCallable[_index_service_pb2.ListDocumentsRequest, _index_service_pb2.ListDocumentsResponse]
+    """The documents of an index by the bytes of their ids, without their texts. Errors: INDEX_NOT_FOUND, INVALID_FIELD."""
     GetIndex: _grpc.UnaryUnaryMultiCallable[_index_service_pb2.GetIndexRequest, _index_service_pb2.GetIndexResponse]
     """An index as it stands. Errors: INDEX_NOT_FOUND."""
     ListIndexes: _grpc.UnaryUnaryMultiCallable[_index_service_pb2.ListIndexesRequest, _index_service_pb2.ListIndexesResponse]
@@ -92,6 +94,8 @@ class IndexServiceAsyncStub(IndexServiceStub):
     """Delete documents; ids that are not there count for nothing. Errors: INDEX_NOT_FOUND, INVALID_FIELD."""
     GetDocument: _aio.UnaryUnaryMultiCallable[_index_service_pb2.GetDocumentRequest, _index_service_pb2.GetDocumentResponse]  # type: ignore[assignment]
     """The text of a document, or a part of it. Errors: INDEX_NOT_FOUND, DOCUMENT_NOT_FOUND, INVALID_FIELD."""
+    ListDocuments: _aio.UnaryUnaryMultiCallable[_index_service_pb2.ListDocumentsRequest, _index_service_pb2.ListDocumentsResponse]  # type: ignore[assignment]
+    """The documents of an index by the bytes of their ids, without their texts. Errors: INDEX_NOT_FOUND, INVALID_FIELD."""
     GetIndex: _aio.UnaryUnaryMultiCallable[_index_service_pb2.GetIndexRequest, _index_service_pb2.GetIndexResponse]  # type: ignore[assignment]
     """An index as it stands. Errors: INDEX_NOT_FOUND."""
     ListIndexes: _aio.UnaryUnaryMultiCallable[_index_service_pb2.ListIndexesRequest, _index_service_pb2.ListIndexesResponse]  # type: ignore[assignment]
@@ -153,6 +157,14 @@ class IndexServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_index_service_pb2.GetDocumentResponse, _abc.Awaitable[_index_service_pb2.GetDocumentResponse]]:
         """The text of a document, or a part of it. Errors: INDEX_NOT_FOUND, DOCUMENT_NOT_FOUND, INVALID_FIELD."""
+
+    @_abc_1.abstractmethod
+    def ListDocuments(
+        self,
+        request: _index_service_pb2.ListDocumentsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_index_service_pb2.ListDocumentsResponse, _abc.Awaitable[_index_service_pb2.ListDocumentsResponse]]:
+        """The documents of an index by the bytes of their ids, without their texts. Errors: INDEX_NOT_FOUND, INVALID_FIELD."""
 
     @_abc_1.abstractmethod
     def GetIndex(

@@ -1,10 +1,10 @@
-"""Searches of indexes."""
+"""Searches of indexes, and lists of what is in them."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from inferd.core.document_index import Comparison, Found, IndexFieldType, SearchMode
+from inferd.core.document_index import Comparison, Found, IndexFieldType, ListedDocument, SearchMode
 from inferd.errors import BlobNotFoundError, InvalidFieldError, suggestion
 from inferd.function_errors import FunctionFailedError
 from inferd.runtime.front.index_adding import check_width
@@ -69,6 +69,37 @@ async def search(indexes: Indexes, caller: Caller, query: Query, priority: Prior
             ],
         )
         return [_read(each) for each in told], index.version
+    raise AssertionError("the last try returns or raises")
+
+
+async def list_documents(indexes: Indexes, asker: Asker, *, after: str, count: int) -> list[ListedDocument]:
+    """The documents of an index behind an id, by the bytes of their ids, at most `count`.
+
+    Raises:
+        IndexNotFoundError: There is none.
+        InferdError: They cannot be read now.
+    """
+    entry = indexes.find(asker.caller, asker.index)
+    for left in reversed(range(TRIES)):
+        index = entry.index
+        if not index.segments:
+            return []
+        try:
+            parts = await indexes.parts(entry, index.segments)
+        except BlobNotFoundError:
+            if not left or entry.index is index:
+                raise
+            continue
+        told = await indexes.tasks.whole(
+            asker,
+            "retrieval_list",
+            parts,
+            after=after,
+            count=count,
+            vectors=bool(index.width),
+            dead=[list(each.dead) for each in index.segments],
+        )
+        return [ListedDocument(**each) for each in told]
     raise AssertionError("the last try returns or raises")
 
 

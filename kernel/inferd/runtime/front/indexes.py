@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from inferd.core.document_index import Index
+from inferd.core.document_index import Index, ReadDocument
 from inferd.core.ids import ModelName
 from inferd.errors import (
     BlobHeldError,
@@ -370,8 +370,8 @@ class Indexes:
         """
         return await self.memories.read(self.kept[1], entry.tenant, segments)
 
-    async def read(self, asker: Asker, document_id: str, *, start: int, end: int | None) -> tuple[str, str, str, int]:
-        """Of a document its title, its metadata, the text from `start` to `end`, and the characters of all its text.
+    async def read(self, asker: Asker, document_id: str, *, start: int, end: int | None) -> ReadDocument:
+        """A document, with its text from `start` to `end`.
 
         Raises:
             IndexNotFoundError: There is none.
@@ -399,7 +399,7 @@ class Indexes:
                     start=start,
                     end=min(end or start + READ_CHARACTERS, start + READ_CHARACTERS),
                 )
-                return str(told["title"]), str(told["metadata"]), str(told["text"]), int(told["characters"])
+                return ReadDocument(**told)
 
     async def delete(self, caller: Caller, name: str) -> None:
         """Forget an index.
