@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from inferd.plugin import EmbeddingDefaults, SamplingDefaults, Vocabulary
+from inferd_torch.packed.schemes import Packing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +24,7 @@ class Artifact:
         embedding: How it wants embeddings to be made.
         metadata: Of a GGUF file, what nobody has read yet.
         names: Of a folder's weights.
+        packing: How its weights of 4 bits are stored; None where it has none.
     """
 
     path: Path
@@ -35,3 +37,4 @@ class Artifact:
     embedding: EmbeddingDefaults = field(default_factory=EmbeddingDefaults)
     metadata: Mapping[str, Any] = field(default_factory=dict)
     names: frozenset[str] = frozenset()
+    packing: Packing | None = None

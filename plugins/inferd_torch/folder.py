@@ -8,7 +8,6 @@ from safetensors import SafetensorError, safe_open
 
 from inferd.plugin import (
     LoadError,
-    UnsupportedModelError,
     list_hf_weights,
     read_hf_json,
     read_hf_pooling,
@@ -16,6 +15,7 @@ from inferd.plugin import (
     read_hf_vocabulary,
 )
 from inferd_torch.artifact import Artifact
+from inferd_torch.packed.schemes import BITS, read_packing
 
 GENERATION = "generation_config.json"
 
@@ -28,15 +28,17 @@ def read_folder(path: Path) -> Artifact:
     """
     config = read_hf_json(path / "config.json")
     generation = read_hf_json(path / GENERATION, required=False)
-    if "quantization_config" in config:
-        given = config["quantization_config"]
-        method = given.get("quant_method") if isinstance(given, dict) else None
-        raise UnsupportedModelError(
-            f"{path}/config.json: quantization_config {method!r} is not supported; take plain safetensors"
-        )
-    counts, names = Counter[str](), set[str]()
+    stored: dict[str, tuple[str, tuple[int, ...]]] = {}
     for file in list_hf_weights(path):
-        counts += _count(file, names)
+        stored |= _read_header(file)
+    given = config.get("quantization_config")
+    packing = None if given is None else read_packing(path, given, stored)
+    counts = Counter[str]()
+    for name, (kind, shape) in stored.items():
+        if packing is None or name not in packing.names:
+            counts[kind] += prod(shape)
+    for module in packing.modules.values() if packing else ():
+        counts[f"{packing.method.upper()}, {BITS} bits" if packing else ""] += module.inputs * module.outputs
     return Artifact(
         path=path,
         folder=path,
@@ -46,19 +48,19 @@ def read_folder(path: Path) -> Artifact:
         vocabulary=read_hf_vocabulary(path, config, generation),
         sampling=read_hf_sampling(str(path / GENERATION), generation),
         embedding=read_hf_pooling(path),
-        names=frozenset(names),
+        names=frozenset(stored),
+        packing=packing,
     )
 
 
-def _count(file: Path, names: set[str]) -> Counter[str]:
-    """Weights by format, and their names; opening checks that the header describes the file to its last byte."""
-    counts = Counter[str]()
+def _read_header(file: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """The type and shape of each weight; opening checks that the header describes the file to its last byte."""
+    found = {}
     try:
         with safe_open(file, framework="numpy") as tensors:
             for name in tensors.keys():  # noqa: SIM118 - no mapping
-                names.add(name)
                 part = tensors.get_slice(name)
-                counts[part.get_dtype()] += prod(part.get_shape())
+                found[name] = (part.get_dtype(), tuple(part.get_shape()))
     except (SafetensorError, OSError) as error:
         raise LoadError(f"{file}: {error}: the file is damaged or missing; fetch it again") from error
-    return counts
+    return found

@@ -9,6 +9,7 @@ Which networks those are is decided by what their modules are, not by a name: se
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, silu
 
 from inferd_torch.attention import PagedAttention
+from inferd_torch.packed.linear import PackedLinear, merge_packed
 from inferd_torch.scoring import Scoring
 
 FAMILIES = {  # whose layers are: norm, attention with rotated halves, sum, norm, gated network, sum
@@ -109,18 +111,19 @@ def _turned(heads: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
     return torch.cat((left * cosines - right * sines, right * cosines + left * sines), dim=-1).to(heads.dtype)
 
 
+Product = Callable[[Tensor], Tensor]
+
+
 @dataclass(frozen=True, slots=True)
 class _Layer:
     first_norm: Tensor
-    projection: Tensor
-    projection_bias: Tensor | None
+    projection: Product
     query_norm: Tensor | None
     key_norm: Tensor | None
-    output: nn.Linear
+    output: Product
     second_norm: Tensor
-    gates: Tensor
-    gates_bias: Tensor | None
-    down: nn.Linear
+    gates: Product
+    down: Product
     scoring: Scoring
 
 
@@ -177,11 +180,11 @@ class FusedDecoder:
                 key_norm=layer.key_norm,
                 epsilon=self._epsilon,
             )
-            projected = linear(normed, layer.projection, layer.projection_bias)
+            projected = layer.projection(normed)
             queries = self._steps.rotate(projected, rotation, *attention.pool.layers[number])
             mixed = attention.attend(number, queries, scoring=layer.scoring)
             normed = self._steps.norm(hidden, layer.output(mixed.flatten(1)), layer.second_norm, self._epsilon)
-            added = layer.down(self._steps.gate(linear(normed, layer.gates, layer.gates_bias)))
+            added = layer.down(self._steps.gate(layer.gates(normed)))
         return self._steps.norm(hidden, added, self._norm, self._epsilon)
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -217,8 +220,8 @@ def _is_plain(network: Any) -> bool:
         and norms == {float(base.norm.variance_epsilon)}
         and cosines.shape[-1] == width  # rotated as a whole
         and width % 2 == 0
-        and all(type(each) is nn.Linear for layer in base.layers for each in _products(layer))
-        and type(network.lm_head) is nn.Linear
+        and all(type(each) in {nn.Linear, PackedLinear} for layer in base.layers for each in _products(layer))
+        and type(network.lm_head) in {nn.Linear, PackedLinear}
     )
 
 
@@ -233,25 +236,27 @@ def _products(layer: Any) -> Sequence[Any]:
 def _take(layer: Any, window: int | None) -> _Layer:
     query, key, value, output, gate, up, down = _products(layer)
     attention = layer.self_attn
-    projection, projection_bias = _merge(query, key, value)
-    gates, gates_bias = _merge(gate, up)
     return _Layer(
         first_norm=layer.input_layernorm.weight,
-        projection=projection,
-        projection_bias=projection_bias,
+        projection=_merge(query, key, value),
         query_norm=attention.q_norm.weight if hasattr(attention, "q_norm") else None,
         key_norm=attention.k_norm.weight if hasattr(attention, "k_norm") else None,
         output=output,
         second_norm=layer.post_attention_layernorm.weight,
-        gates=gates,
-        gates_bias=gates_bias,
+        gates=_merge(gate, up),
         down=down,
         scoring=Scoring(scaling=attention.scaling, window=window),
     )
 
 
-def _merge(*products: nn.Linear) -> tuple[Tensor, Tensor | None]:
-    """Their weights as one, of which theirs are parts from now on: nothing is held twice."""
+def _merge(*products: Any) -> Product:
+    """Their weights as one, of which theirs are parts from now on: nothing is held twice.
+
+    Packed ones that cannot be one are computed one after the other.
+    """
+    if any(type(product) is PackedLinear for product in products):
+        together = merge_packed(products) if all(type(each) is PackedLinear for each in products) else None
+        return together or (lambda rows: torch.cat([product(rows) for product in products], dim=-1))
     merged: list[Tensor | None] = []
     for name in ("weight", "bias"):
         parts = [getattr(product, name) for product in products]
@@ -265,7 +270,7 @@ def _merge(*products: nn.Linear) -> tuple[Tensor, Tensor | None]:
     weight, bias = merged
     if weight is None:
         raise TypeError("a product has no weights")
-    return weight, bias
+    return partial(linear, weight=weight, bias=bias)
 
 
 def rotation_tables(rotary: Any, context_tokens: int, device: torch.device) -> tuple[Tensor, Tensor]:

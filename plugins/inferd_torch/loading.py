@@ -18,6 +18,7 @@ from inferd.plugin import (
     ModelDescription,
     ReportProgress,
     TokenLimits,
+    UnsupportedModelError,
 )
 from inferd_torch import devices, network
 from inferd_torch.artifact import Artifact
@@ -35,6 +36,7 @@ from inferd_torch.capacity import (
 )
 from inferd_torch.folder import read_folder
 from inferd_torch.fused import fuse
+from inferd_torch.packed.linear import PackedLinear, count_bytes
 from inferd_torch.pool import LayerShape
 from inferd_torch.pulse import Pulse
 from inferd_torch.session import TorchSession
@@ -95,13 +97,18 @@ def examine(request: LoadRequest) -> Examined:
     ranks = _count_ranks(request)
     dtype = network.choose_dtype(artifact, config, str(request.settings["dtype"]), device)
     skeleton, share = network.make_skeleton(artifact, config), None
+    if ranks > 1 and artifact.packing is not None:
+        raise UnsupportedModelError(
+            f"{request.path}: weights of 4 bits ({artifact.packing.method}) are not divided among {ranks} ranks: leave"
+            " out 'devices' and 'ranks', or take plain safetensors"
+        )
     if ranks > 1:
         share, whole = divide(artifact, config, ranks), skeleton
         config, skeleton = share.config, network.make_skeleton(artifact, share.config)
         check_share(artifact, share, whole, skeleton)
     sight = look(artifact, config, request.settings, ranks=ranks)
     together = request.ranks.count(request.device) or 1  # on one device
-    weights_bytes = sum(weight.numel() for weight in skeleton.parameters()) * dtype.itemsize
+    weights_bytes = sum(weight.numel() for weight in skeleton.parameters()) * dtype.itemsize + count_bytes(skeleton)
     found = survey(artifact, config, skeleton)
     room = CUDA if device.type == "cuda" else PROCESSOR
     step_tokens, max_sequences = choose_step(request.settings, room)
@@ -310,10 +317,14 @@ def open_session(
         return make()
     # Triton comes with CUDA builds only.
     from inferd_torch.fused_kernels import TritonSteps  # noqa: PLC0415
+    from inferd_torch.packed.kernels import TritonProduct  # noqa: PLC0415
     from inferd_torch.paged_decode import PagedDecode  # noqa: PLC0415
     from inferd_torch.paged_prefill import PagedPrefill  # noqa: PLC0415
 
     card, decoder = torch.cuda.get_device_properties(device), None
+    for module in net.modules():
+        if isinstance(module, PackedLinear):
+            module.product = TritonProduct(card.multi_processor_count)
     if graphs and not network.is_recordable(net, dtype, (card.major, card.minor)):
         graphs = False
         _log.warning("decode steps are not recorded: products of experts in %s wait for this device", dtype)

@@ -12,6 +12,7 @@ from transformers.utils import logging
 from inferd.plugin import LoadError, UnsupportedModelError
 from inferd_torch.artifact import Artifact
 from inferd_torch.attention import NAME, register
+from inferd_torch.packed.weights import packed_weights, replace_modules
 from inferd_torch.plugin import SEEING_TYPES
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -50,6 +51,8 @@ def read_config(artifact: Artifact) -> Any:
         raise UnsupportedModelError(
             f"{artifact.path}: num_kv_shared_layers is {text.num_kv_shared_layers}; only 0 is supported"
         )
+    if artifact.packing is not None and hasattr(config, "quantization_config"):
+        del config.quantization_config  # ours to read: transformers would ask others for it
     return config
 
 
@@ -97,6 +100,7 @@ def make_skeleton(artifact: Artifact, config: Any) -> Any:
             )
 
     skeleton = _guard(artifact, build, kind=UnsupportedModelError).eval()
+    replace_modules(skeleton, artifact)
     offset = [name for name, module in skeleton.named_modules() if hasattr(module, OFFSET_POSITIONS)]
     if offset:
         raise UnsupportedModelError(
@@ -162,7 +166,7 @@ def _refuse_scales(artifact: Artifact, known: Iterable[str]) -> None:
     own = {name.rpartition(".")[2] for name in known}
     found = sorted(
         name
-        for name in artifact.names
+        for name in artifact.names - (artifact.packing.names if artifact.packing else frozenset())
         if any(word in name.rpartition(".")[2] for word in QUANTISED) and name.rpartition(".")[2] not in own
     )
     if found:
@@ -196,6 +200,9 @@ def load_network(
         LoadError: A weight is missing, or has another shape than the configuration says.
     """
     register()
+    if artifact.packing is not None and weights is None:
+        with packed_weights(artifact) as packed:
+            return load_network(artifact, config, device=device, dtype=dtype, weights=packed, attention=attention)
     logging.disable_progress_bar()
     options = _options(artifact)
     kind = _find_class(config)
@@ -211,7 +218,7 @@ def load_network(
     with _naming(artifact), tensor_by_tensor():
         network, found = _guard(
             artifact,
-            lambda: kind.from_pretrained(
+            lambda: _with_packed(kind, artifact).from_pretrained(
                 folder,
                 **options,
                 dtype=dtype,
@@ -227,8 +234,24 @@ def load_network(
                 f"{artifact.path}: {len(found[what])} {what.replace('_', ' ')}, for example {name}: its weights and its"
                 " configuration are of different networks; fetch both again, or take another model"
             )
+    network.__class__ = kind
     settle_rotation(network)
     return network.eval()
+
+
+def _with_packed(kind: Any, artifact: Artifact) -> Any:
+    """The class of a network that is made with modules for the packed weights of a folder, where that has any."""
+    if artifact.packing is None:
+        return kind
+
+    class WithPacked(kind):  # type: ignore[misc] # what it is is found at run time
+        """As transformers makes it, but for these modules."""
+
+        def __init__(self, *given: Any, **named: Any) -> None:
+            super().__init__(*given, **named)
+            replace_modules(self, artifact)
+
+    return WithPacked
 
 
 @contextmanager

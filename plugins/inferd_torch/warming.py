@@ -8,6 +8,8 @@ import numpy as np
 from inferd.plugin import DeviceSampling, TokenBatch, TokenLimits
 from inferd_torch.session import TorchSession
 
+SOME_ROWS = 33
+
 
 def warm(session: TorchSession) -> None:
     """Compute a step of each kind; what it leaves in the pool is nobody's.
@@ -22,12 +24,17 @@ def warm(session: TorchSession) -> None:
 
 
 def find_kinds(limits: TokenLimits) -> list[list[int]]:
-    """How many rows each sequence of the steps has: one, several, both, and the most; as far as there is room."""
+    """How many rows each sequence of the steps has: one, several, both, and the most; as far as there is room.
+
+    Between few and many rows are those that tiles of another size compute, see `packed/kernels.py`.
+    """
     kinds = [[1]]
     if min(limits.max_step_tokens, limits.context_tokens, limits.block_tokens) > 1:
         kinds.append([2])
         if min(limits.max_sequences, limits.blocks) > 1 and limits.max_step_tokens > 2:  # noqa: PLR2004 - 2 and 1
             kinds.append([2, 1])
+    if min(limits.max_step_tokens, limits.context_tokens, limits.blocks * limits.block_tokens) >= SOME_ROWS:
+        kinds.append([SOME_ROWS])
     return [*kinds, find_largest(limits)]
 
 

@@ -50,6 +50,7 @@ PHASES = (
     Phase("limits", 30),
     Phase("twins", 110),
     Phase("greedy", 40),
+    Phase("packed", 50),
     Phase("replay", 30),
     Phase("bad_rows", 20),
     Phase("lost_device", 60),

@@ -228,9 +228,14 @@ def load_tiny(name: str, folder: Path, device: str, **settings: str) -> Any:
     import tiny_networks as tiny
 
     network = tiny.write_network(name, folder)
+    return load_folder(folder, device, **settings), network
+
+
+def load_folder(folder: Path, device: str, **settings: str) -> Any:
+    """A session of a folder, in float32."""
     chosen = {"kv_tokens": "4096", "dtype": "float32", **settings}
     request = LoadRequest(path=folder, device=device, settings=read_settings(SPEC, chosen), capacity_bytes=8 << 30)
-    return TorchBackend().load(_on_processor(request), lambda _: None).session, network
+    return TorchBackend().load(_on_processor(request), lambda _: None).session
 
 
 def _on_processor(request: LoadRequest) -> LoadRequest:
@@ -241,6 +246,13 @@ def compare_greedy(name: str, run: Any) -> tuple[float, float]:
     """Part of the greedy tokens that are those of transformers, and the least margin at which the others part."""
     with tempfile.TemporaryDirectory() as folder:
         session, network = load_tiny(name, Path(folder), run.device)
+    found = compare_tokens(session, network, run)
+    session.close()
+    return found
+
+
+def compare_tokens(session: Any, network: Any, run: Any) -> tuple[float, float]:
+    """The same of a session and a network of transformers on the processor."""
     generator = np.random.default_rng(5)
     same, margin = 0, float("inf")
     count = 6 if run.dry else GREEDY_TOKENS
@@ -254,7 +266,6 @@ def compare_greedy(name: str, run: Any) -> tuple[float, float]:
             margin = margin if given == wanted else min(margin, margins[place])
             part = Part(token_ids=[wanted], begin=len(ids) + place, blocks=range(16))
             (logits,) = compute(session, part)
-    session.close()
     return same / (count * (1 if run.dry else PROMPTS)), margin
 
 

@@ -110,6 +110,14 @@ def greedy(run: Run) -> Iterator[Figure]:
         yield figure(f"greedy.{name}", same, "of tokens", f"least margin where they part {margin:.2g}")
 
 
+def packed(run: Run) -> Iterator[Figure]:
+    """Folders of weights of 4 bits, and their products beside the limits of the device."""
+    from gpu_packed import compare_folders, measure_products
+
+    yield from compare_folders(run)
+    yield from measure_products(run)
+
+
 def replay(run: Run) -> Iterator[Figure]:
     """Recorded steps beside the same steps that are computed one by one."""
     from gpu_models import compare_replay
@@ -219,7 +227,7 @@ def baselines_8b(run: Run) -> Iterator[Figure]:
 PHASES: dict[str, Callable[[Run], Iterator[Figure]]] = {
     each.__name__: each
     for each in (
-        *(versions, limits, twins, greedy, replay, bad_rows, lost_device, contract),
+        *(versions, limits, twins, greedy, packed, replay, bad_rows, lost_device, contract),
         *(shape_1b, shape_8b, baselines_1b, baselines_8b),
     )
 }

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from inferd_torch import fused_kernels, paged_decode, paged_prefill, spans, split
 from inferd_torch.fused import Rotation, TorchSteps
+from inferd_torch.packed import kernels, layouts, linear
 from inferd_torch.scoring import Scoring
 
 SMALL = ((6, 2, 24, 40, 8),)  # heads, shared, width, width of values, block
@@ -115,6 +116,21 @@ def gate(device: str, kind: torch.dtype, shapes: tuple[Any, ...]) -> Iterator[fl
         yield far(fused_kernels.TritonSteps().gate(projected), TorchSteps().gate(projected))
 
 
+def packed(device: str, kind: torch.dtype, shapes: tuple[Any, ...]) -> Iterator[float]:
+    """Products with weights of 4 bits: few rows in parts and whole, more rows, small groups and whole rows."""
+    inputs, outputs = (300, 70) if shapes is SMALL else (1100, 200)
+    numbers = torch.randint(0, 16, (outputs, inputs), dtype=torch.uint8)
+    words = layouts.pack_runs(numbers).to(device)
+    for group, rows, parts in ((32, 3, 2), (128, 17, 1), (0, 3, 1), (64, 70, 1)):
+        groups = -(-inputs // group) if group else 1
+        scales = torch.rand(outputs, groups).half().to(device)
+        zeros = torch.randint(0, 16, (outputs, groups), dtype=torch.uint8).to(device) if group == 32 else None
+        bias = torch.randn(outputs, device=device).to(kind) if rows == 3 else None
+        own = torch.randn(rows, inputs, device=device).to(kind)
+        given = kernels.multiply(own, words, scales, zeros, bias, group=group, parts=parts)
+        yield far(given, linear.multiply(own, words, scales, zeros, bias, group=group))
+
+
 def far(given: Tensor, stated: Tensor) -> float:
     """The largest difference, as a part of the largest number; infinite where one is NaN."""
     given, stated = given.float(), stated.float()
@@ -126,7 +142,7 @@ def far(given: Tensor, stated: Tensor) -> float:
 def compare(device: str, kinds: tuple[torch.dtype, ...], shapes: tuple[Any, ...]) -> Iterator[tuple[str, str, float]]:
     """The name of each kernel, the type of its numbers, and the largest difference of all cases."""
     torch.manual_seed(0)
-    for cases in (decode, prefill, norm, rotate, gate):
+    for cases in (decode, prefill, norm, rotate, gate, packed):
         for kind in kinds:
             yield cases.__name__, str(kind).removeprefix("torch."), max(cases(device, kind, shapes))
 

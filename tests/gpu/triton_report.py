@@ -19,6 +19,8 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from inferd_torch import fused_kernels, paged_decode, paged_prefill
+from inferd_torch.packed import kernels as packed
+from inferd_torch.packed.layouts import RUN, WIDTH
 from inferd_torch.spans import FIELDS, ROWS
 from inferd_torch.split import TILE
 
@@ -104,6 +106,31 @@ def step_cases(kind: str) -> Iterator[Case]:
     )
 
 
+def packed_cases(kind: str) -> Iterator[Case]:
+    """Products with weights of 4 bits: for few rows in parts, and for more of them."""
+    for group, pointed in ((32, True), (128, True), (128, False), (14336, False)):
+        for rows in (packed.FEW_ROWS, packed.MORE_ROWS):
+            pointers = {"inputs": f"*{kind}", "words": "*i32", "scales": "*fp16", "bias": f"*{kind}"}
+            yield (
+                f"packed {group}{' zeros' if pointed else ''} by {rows} rows",
+                packed._multiply,
+                pointers
+                | {"zeros": "*u8" if pointed else "*i32", "sums": "*fp32" if rows == packed.FEW_ROWS else f"*{kind}"}
+                | {"rows": "i32", "parts": "i32"},
+                {"INPUTS": 14336, "OUTPUTS": 4096, "GROUP": group, "POINTED": pointed}
+                | {"BIASED": rows != packed.FEW_ROWS, "RUN": RUN, "WIDTH": WIDTH, "ROWS": rows}
+                | {"COLUMNS": packed.OUTPUTS},
+                {"num_stages": packed.STAGES[rows]},
+            )
+    yield (
+        "sum 4096",
+        packed._sum,
+        {"sums": "*fp32", "bias": f"*{kind}", "given": f"*{kind}", "rows": "i32", "parts": "i32"},
+        {"OUTPUTS": 4096, "BIASED": True, "BLOCK": packed.SUMMED},
+        {},
+    )
+
+
 def compile_one(case: Case, kind: str, target: str) -> dict[str, Any]:
     """One kernel for one kind of GPU; pointers are to whole 16 bytes but where no kernel may count on that."""
     name, kernel, arguments, constants, options = case
@@ -129,14 +156,16 @@ def count(compiled: Any) -> dict[str, int]:
         path = Path(folder, "kernel.ptx")
         path.write_text(compiled.asm["ptx"])
         target = re.search(r"\.target (\w+)", compiled.asm["ptx"])
-        ptxas = triton.knobs.nvidia.ptxas if not str(target and target[1]).startswith("sm_10") else find_newer()
+        ptxas = find_assembler(int(re.findall(r"\d+", target[1])[0]) if target else 90)
         done = subprocess.run(
             [ptxas.path, "-v", f"-arch={target[1] if target else ''}", path, "-o", Path(folder, "kernel.cubin")],
             capture_output=True,
             text=True,
-            check=True,
+            check=False,
         )
     told = done.stderr
+    if done.returncode:
+        raise RuntimeError(told)
     registers = re.search(r"Used (\d+) registers", told)
     spilled = re.search(r"(\d+) bytes spill stores", told)
     return {
@@ -147,9 +176,11 @@ def count(compiled: Any) -> dict[str, int]:
     }
 
 
-def find_newer() -> Any:
-    """The assembler that knows the newest GPUs, where Triton brings one of its own for them."""
-    return getattr(triton.knobs.nvidia, "ptxas_blackwell", triton.knobs.nvidia.ptxas)
+def find_assembler(target: int) -> Any:
+    """The one that Triton takes for a kind of GPU: which that is depends on its version."""
+    from triton.backends.nvidia import compiler
+
+    return compiler.get_ptxas(target)
 
 
 def main(targets: list[str]) -> int:
@@ -157,7 +188,7 @@ def main(targets: list[str]) -> int:
     bad = 0
     for target in targets or TARGETS:
         for kind in KINDS:
-            for case in (*attention_cases(kind), *step_cases(kind)):
+            for case in (*attention_cases(kind), *step_cases(kind), *packed_cases(kind)):
                 line = compile_one(case, kind, target)
                 line["fits"] = (
                     line["spilled_bytes"] <= SPILLED_BYTES[kind] and line["shared_bytes"] <= SHARED_BYTES[target]

@@ -154,7 +154,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
         r"transformers: ",
     ),
     "quantised": (
-        lambda f: change(f / "config.json", quantization_config={"quant_method": "gptq"}),
+        lambda f: change(f / "config.json", quantization_config={"quant_method": "bitsandbytes"}),
         r"quantization_config 'gptq' is not supported",
     ),
     "encoder": (lambda f: change(f / "config.json", model_type="t5"), r"'t5' is no decoder of text"),

@@ -134,6 +134,11 @@ def _read(path: Path) -> tuple[Artifact, Any]:
     """What is on disk, and its configuration."""
     if path.is_dir():
         artifact = read_folder(path)
+        if artifact.packing is not None:
+            raise TrainError(
+                f"{path}: its weights have 4 bits ({artifact.packing.method}), which are not trained; take plain"
+                " safetensors"
+            )
         return artifact, network.read_config(artifact)
     from inferd_torch.gguf import read_gguf, refuse_unread  # noqa: PLC0415 - it imports gguf, which folders do without
 
