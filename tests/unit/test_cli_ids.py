@@ -18,29 +18,45 @@ TASK = "t-01K2V7Q4ZJ8W5N3M6X9C0B1D2F"
 TROUBLE = "the worker died: killed by signal 9; its log is /a/rather/long/path/of/a/log " * 3
 
 
-def drawn_at(width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> list[str]:
-    """The lines of a table of tasks on a terminal of this width."""
+def drawn_at(width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> tuple[list[str], str]:
+    """The lines of a table of tasks on a terminal of this width, and what is noted beside it."""
     monkeypatch.setattr(output, "screen", lambda: output.Screen(width=width))
     rows = [(TASK, "smollm2", "failed", "normal", "3 min", "12", TROUBLE), (f"{TASK}2", "m", "running", "", "", "", "")]
     columns = ("TASK", "MODEL", "STATE", "CLASS", "AGE", "TOKENS", "ERROR")
-    output.Output(output.Format.TABLE).table(columns, rows, empty="", gives_way="ERROR")
-    return capsys.readouterr().out.splitlines()
+    said = output.Output(output.Format.TABLE)
+    said.table(columns, rows, empty="", gives_way="ERROR", goes=("TOKENS", "CLASS", "AGE", "ERROR"))
+    captured = capsys.readouterr()
+    return captured.out.splitlines(), captured.err
 
 
-@pytest.mark.parametrize("width", [20, 60, 80, 100, 200, 400])
-def test_ids_are_never_shortened(
-    width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("width", "kept"),
+    [
+        (20, ["TASK"]),
+        (40, ["TASK", "STATE"]),
+        (60, ["TASK", "MODEL", "STATE"]),
+        (66, ["TASK", "MODEL", "STATE", "ERROR"]),
+        (80, ["TASK", "MODEL", "STATE", "CLASS", "AGE", "ERROR"]),
+        (400, ["TASK", "MODEL", "STATE", "CLASS", "AGE", "TOKENS", "ERROR"]),
+    ],
+)
+def test_ids_are_whole_and_columns_that_matter_least_go(
+    width: int, kept: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """At every width of a terminal ids, names and states are whole, each task one line; an error ends with …."""
-    head, first, second = drawn_at(width, monkeypatch, capsys)
-    assert first.split()[:4] == [TASK, "smollm2", "failed", "normal"]
-    assert second.split()[:2] == [f"{TASK}2", "m"]
-    assert first.rstrip().endswith("…") == (width < 400)
-    if width >= 100:
-        assert len(first) <= width
-    if width == 400:
-        assert TROUBLE.strip() in first
-    assert head.startswith("TASK")
+    """At every width ids are whole, a task is one line within it, and what has no room is named; errors end with …."""
+    (head, first, second), noted = drawn_at(width, monkeypatch, capsys)
+    assert head.split() == kept
+    assert first.split()[0] == TASK
+    assert second.split()[0] == f"{TASK}2"
+    if "STATE" in kept:
+        assert "failed" in first.split()
+        assert "running" in second.split()
+    assert first.rstrip().endswith("…") == ("ERROR" in kept and width < 400)
+    assert (TROUBLE.strip() in first) == (width == 400)
+    if width >= 40:
+        assert max(map(len, (head, first, second))) <= width
+    left_out = [each for each in ("TASK", "MODEL", "STATE", "CLASS", "AGE", "TOKENS", "ERROR") if each not in kept]
+    assert noted.startswith(f"no room for {', '.join(left_out)}: ") if left_out else not noted
 
 
 def test_a_narrow_terminal_cuts_lines_of_top_at_their_ends() -> None:

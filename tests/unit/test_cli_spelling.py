@@ -40,6 +40,10 @@ def test_each_spelling_of_a_verb_is_that_verb(path: tuple[str, ...]) -> None:
         (["training", "ls"], "trainings list"),
         (["federations", "list"], "federate list"),
         (["indexes", "ls"], "index list"),
+        (["keys", "rm"], "keys revoke"),
+        (["certs", "delete"], "certs revoke"),
+        (["leases", "rm"], "lease release"),
+        (["hosts", "remove"], "hosts rm"),
     ],
 )
 def test_nouns_and_nested_ones(typed: list[str], meant: str) -> None:

@@ -108,3 +108,23 @@ def test_no_help_of_any_command_is_taken_for_markup() -> None:
         if any("[" in text for text in texts):  # all the others are shown as they are, too, but that takes long
             done = CliRunner().invoke(main.app, [*words, "--help"])
             assert (done.exit_code, done.exception) == (0, None), words
+
+
+@pytest.mark.parametrize("form", ["table", "json"])
+@pytest.mark.parametrize(
+    ("words", "near"),
+    [
+        ("train name --method clasify", "classify"),
+        ("run smollm2 x --priority hgih", "high"),
+        ("tasks --state runing", "running"),
+        ("completion bsh", "bash"),
+    ],
+)
+def test_a_wrong_value_is_answered_with_the_one_that_was_meant(words: str, near: str, form: str) -> None:
+    """People and programs are told all values and the nearest one, in no words of a library."""
+    told = CliRunner().invoke(main.app, [*words.split(), "-o", form])
+    said = " ".join(told.output.replace("│", " ").split())
+    assert told.exit_code == 2
+    assert f"Did you mean '{near}'?" in said
+    assert "is not one of" in said
+    assert "Value error" not in said

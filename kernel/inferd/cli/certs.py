@@ -81,7 +81,13 @@ def list_all(output: Output, folder: Path | None) -> None:
     if output.json:
         output.document({"certificates": [_facts(each) for each in issued]})
         return
-    output.table(COLUMNS, map(_row, issued), empty="nothing was issued; do with: inferd certs issue NAME --host HOST")
+    output.table(
+        COLUMNS,
+        map(_row, issued),
+        empty="nothing was issued; do with: inferd certs issue NAME --host HOST",
+        gives_way="NAMES",
+        goes=("NAMES", "KIND"),
+    )
 
 
 def _cert_authority() -> ModuleType:

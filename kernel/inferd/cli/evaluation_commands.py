@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from inferd.cli.options import ADDRESS, Address, Class, ModelArgument, Output, Tenant, text_option
+from inferd.cli.options import ADDRESS, Address, Class, ModelArgument, Output, Tenant, Watch, text_option
 from inferd.cli.output import Format, edge
 
 
@@ -93,12 +93,14 @@ def _evaluate(
 
 
 @evaluations_app.command("list")
-def _list(*, address: Address = ADDRESS, tenant: Tenant = "", output: Output = Format.TABLE) -> None:
+def _list(
+    *, watch: Watch = False, address: Address = ADDRESS, tenant: Tenant = "", output: Output = Format.TABLE
+) -> None:
     """List evaluations, newest first."""
     with edge(output) as out:
         from inferd.cli.evaluations import list_evaluations
 
-        list_evaluations(out, address, tenant)
+        list_evaluations(out, address, tenant, watch=watch)
 
 
 @evaluations_app.command("show")

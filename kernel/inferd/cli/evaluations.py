@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from inferd.cli.changing import Listing
 from inferd.cli.kernel import connected
 from inferd.cli.output import CommandError
 from inferd.cli.plain import plain
@@ -88,14 +89,11 @@ def evaluate(output: Output, address: str, tenant: str, model: str, wanted: Want
     _tell(output, ended)
 
 
-def list_evaluations(output: Output, address: str, tenant: str) -> None:
-    """List evaluations."""
+def list_evaluations(output: Output, address: str, tenant: str, *, watch: bool = False) -> None:
+    """List evaluations, or follow them."""
+    listing = Listing(columns=COLUMNS, row=_row, document=plain, empty=EMPTY, gives_way="FIGURES")
     with connected(address, tenant) as client:
-        found = list(client.list_evaluations())
-    if output.json:
-        output.document({"evaluations": [plain(each) for each in found]})
-    else:
-        output.table(COLUMNS, map(_row, found), empty=EMPTY, gives_way="FIGURES")
+        listing.show(output, client.list_evaluations, name="evaluations", watch=watch)
 
 
 def show(output: Output, address: str, tenant: str, evaluation_id: str, *, lines: bool) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from inferd.cli.options import ADDRESS, Address, Output, Tenant, text_option
+from inferd.cli.options import ADDRESS, Address, Output, Tenant, Watch, text_option
 from inferd.cli.output import Format, edge
 
 IdArgument = Annotated[str, typer.Argument(help="Id of the federation; its beginning is enough.", metavar="ID")]
@@ -94,12 +94,14 @@ def _join(
 
 
 @federate_app.command("list")
-def _list(*, address: Address = ADDRESS, tenant: Tenant = "", output: Output = Format.TABLE) -> None:
+def _list(
+    *, watch: Watch = False, address: Address = ADDRESS, tenant: Tenant = "", output: Output = Format.TABLE
+) -> None:
     """List federations, newest first."""
     with edge(output) as out:
         from inferd.cli.federations import list_federations
 
-        list_federations(out, address, tenant)
+        list_federations(out, address, tenant, watch=watch)
 
 
 @federate_app.command("show")

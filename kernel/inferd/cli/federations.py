@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 from google.protobuf.json_format import ParseDict, ParseError
 
+from inferd.cli.changing import Listing
 from inferd.cli.kernel import connected
 from inferd.cli.output import CommandError, command_error
 from inferd.cli.plain import plain
@@ -122,14 +123,11 @@ def join(
         raise CommandError(f"federation {federation_id} has failed", reason="FEDERATION_TOO_FEW_CLIENTS")
 
 
-def list_federations(output: Output, address: str, tenant: str) -> None:
-    """List federations."""
+def list_federations(output: Output, address: str, tenant: str, *, watch: bool = False) -> None:
+    """List federations, or follow them."""
+    listing = Listing(columns=COLUMNS, row=_row, document=plain, empty=EMPTY, gives_way="TITLE")
     with connected(address, tenant) as client:
-        found = list(client.list_federations())
-    if output.json:
-        output.document({"federations": [plain(each) for each in found]})
-    else:
-        output.table(COLUMNS, map(_row, found), empty=EMPTY, gives_way="TITLE")
+        listing.show(output, client.list_federations, name="federations", watch=watch)
 
 
 def show(output: Output, address: str, tenant: str, federation_id: str, *, weights: Path | None) -> None:

@@ -6,6 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from inferd.cli.amounts import counted, size, span
+from inferd.cli.changing import Listing
 from inferd.cli.kernel import connected
 from inferd.cli.models import pairs
 from inferd.cli.output import screen, table_of
@@ -22,14 +23,19 @@ COLUMNS = ("HOST", "STATE", "DEVICES", "FREE", "MODELS", "LOAD", "LAG", "VERSION
 SHOWN_MODELS = 4
 
 
-def list_hosts(output: Output, address: str, labels: Mapping[str, str]) -> None:
-    """List hosts."""
+def list_hosts(output: Output, address: str, labels: Mapping[str, str], *, watch: bool = False) -> None:
+    """List hosts, or follow them."""
+    listing = Listing(
+        columns=COLUMNS,
+        row=row,
+        document=plain,
+        empty="no host has these labels",
+        gives_way="WHY",
+        goes=("VERSION", "LAG", "LABELS", "DEVICES", "MODELS"),
+        moving=("LAG", "FREE"),
+    )
     with connected(address) as client:
-        hosts = list(client.list_hosts(labels=labels))
-    if output.json:
-        output.document({"hosts": [plain(host) for host in hosts]})
-    else:
-        output.table(COLUMNS, map(row, hosts), gives_way="WHY", empty="no host has these labels")
+        listing.show(output, lambda: client.list_hosts(labels=labels), name="hosts", watch=watch)
 
 
 def show_host(output: Output, address: str, host_id: str) -> None:

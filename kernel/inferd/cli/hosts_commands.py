@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from inferd.cli.host_commands import invite_app
-from inferd.cli.options import ADDRESS, Address, Interval, Output, read_pairs, text_option
+from inferd.cli.options import ADDRESS, Address, Interval, Output, Watch, read_pairs, text_option
 from inferd.cli.output import Format, edge
 
 HostArgument = Annotated[
@@ -24,21 +24,28 @@ log_app = typer.Typer()
 
 @hosts_app.callback()
 def _hosts(
-    context: typer.Context, *, label: Labels = None, address: Address = ADDRESS, output: Output = Format.TABLE
+    context: typer.Context,
+    *,
+    label: Labels = None,
+    watch: Watch = False,
+    address: Address = ADDRESS,
+    output: Output = Format.TABLE,
 ) -> None:
     """List the hosts of a kernel: how they stand, what they hold, and how long nothing was heard of them."""
     if context.invoked_subcommand is None:
-        _list(label=label, address=address, output=output)
+        _list(label=label, watch=watch, address=address, output=output)
 
 
 @hosts_app.command("ls", hidden=True)
 @hosts_app.command("list")
-def _list(*, label: Labels = None, address: Address = ADDRESS, output: Output = Format.TABLE) -> None:
+def _list(
+    *, label: Labels = None, watch: Watch = False, address: Address = ADDRESS, output: Output = Format.TABLE
+) -> None:
     """List the hosts of a kernel, as `inferd hosts` does."""
     with edge(output) as out:
         from inferd.cli.hosts import list_hosts
 
-        list_hosts(out, address, read_pairs(label, "--label"))
+        list_hosts(out, address, read_pairs(label, "--label"), watch=watch)
 
 
 @hosts_app.command("show")

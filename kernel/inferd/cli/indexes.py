@@ -192,7 +192,13 @@ def list_indexes(output: Output, address: str, tenant: str) -> None:
     if output.json:
         output.document({"indexes": [plain(each) for each in found]})
         return
-    output.table(COLUMNS, map(_row, found), empty="no indexes; make one with: inferd index create NAME")
+    output.table(
+        COLUMNS,
+        map(_row, found),
+        empty="no indexes; make one with: inferd index create NAME",
+        gives_way="FIELDS",
+        goes=("VERSION", "FIELDS", "SIZE"),
+    )
 
 
 def _row(index: Index) -> tuple[str, ...]:

@@ -81,7 +81,13 @@ def list_all(output: Output, address: str) -> None:
     if output.json:
         output.document({"keys": [plain(key) for key in keys]})
         return
-    output.table(COLUMNS, map(_row, keys), empty="no keys; make one with: inferd keys create PRINCIPAL --role user")
+    output.table(
+        COLUMNS,
+        map(_row, keys),
+        empty="no keys; make one with: inferd keys create PRINCIPAL --role user",
+        gives_way="TENANTS",
+        goes=("LAST USE", "EXPIRES", "TENANTS"),
+    )
 
 
 def revoke(output: Output, address: str, key_id: str) -> None:

@@ -10,6 +10,7 @@ from inferd.cli.options import (
     Class,
     Output,
     Tenant,
+    Watch,
     parse_seconds,
     parse_size,
     parse_ttl,
@@ -166,6 +167,7 @@ def _release(
 def _list(
     *,
     everything: Annotated[bool, typer.Option("--all", help="With those that have ended.")] = False,
+    watch: Watch = False,
     address: Address = ADDRESS,
     tenant: Tenant = "",
     output: Output = Format.TABLE,
@@ -174,7 +176,7 @@ def _list(
     with edge(output) as out:
         from inferd.cli.leases import list_leases
 
-        list_leases(out, address, tenant, with_ended=everything)
+        list_leases(out, address, tenant, with_ended=everything, watch=watch)
 
 
 @lease_app.command("watch")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from inferd.cli.amounts import span
+from inferd.cli.changing import Listing
 from inferd.cli.claim import describe
 from inferd.cli.kernel import connected
 from inferd.cli.output import CommandError, command_error
@@ -104,19 +105,20 @@ def release(output: Output, address: str, tenant: str, lease_ids: Sequence[str])
         raise typer.Exit(1)
 
 
-def list_leases(output: Output, address: str, tenant: str, *, with_ended: bool) -> None:
-    """List the tenant's leases, oldest first."""
-    with connected(address, tenant) as client:
-        leases = list(client.list_leases(states=() if with_ended else (PENDING, ACTIVE)))
-    if output.json:
-        output.document({"leases": [plain(lease) for lease in leases]})
-        return
-    output.table(
-        COLUMNS,
-        map(row, leases),
-        gives_way="WAITS FOR",
+def list_leases(output: Output, address: str, tenant: str, *, with_ended: bool, watch: bool = False) -> None:
+    """List the tenant's leases, oldest first, or follow them."""
+    listing = Listing(
+        columns=COLUMNS,
+        row=row,
+        document=plain,
         empty="no leases; claim capacity with: inferd lease create --memory 4GiB",
+        gives_way="WAITS FOR",
+        goes=("CLASS", "TASKS"),
+        moving=("LEFT",),
     )
+    states = () if with_ended else (PENDING, ACTIVE)
+    with connected(address, tenant) as client:
+        listing.show(output, lambda: client.list_leases(states=states), name="leases", watch=watch)
 
 
 def watch(output: Output, address: str, tenant: str, lease_id: str) -> None:

@@ -18,6 +18,7 @@ from inferd.cli.options import (
     Output,
     SetOption,
     Tenant,
+    Watch,
     data_dir,
     read_pairs,
     read_wanted,
@@ -60,6 +61,7 @@ def _models(
     *,
     everything: Annotated[bool, typer.Option("--all", help="With those of the catalogue that are not pulled.")] = False,
     supported: Annotated[bool, typer.Option("--supported", help="What files may hold instead, by backend.")] = False,
+    watch: Watch = False,
     address: Address = ADDRESS,
     output: Output = Format.TABLE,
 ) -> None:
@@ -75,7 +77,7 @@ def _models(
         else:
             from inferd.cli.models import list_models
 
-            list_models(out, address, data_dir(), with_catalogue=everything)
+            list_models(out, address, data_dir(), with_catalogue=everything, watch=watch)
 
 
 @models_app.command("ls", hidden=True)
@@ -86,6 +88,7 @@ def _list(
         list[str] | None,
         typer.Option("--label", "-l", help="Only models that have it; may be repeated.", metavar="KEY=VALUE"),
     ] = None,
+    watch: Watch = False,
     address: Address = ADDRESS,
     output: Output = Format.TABLE,
 ) -> None:
@@ -93,7 +96,8 @@ def _list(
     with edge(output) as out:
         from inferd.cli.models import list_models
 
-        list_models(out, address, data_dir(), with_catalogue=False, labels=read_pairs(label, "--label"))
+        labels = read_pairs(label, "--label")
+        list_models(out, address, data_dir(), with_catalogue=False, labels=labels, watch=watch)
 
 
 @models_app.command("upload")
@@ -188,12 +192,12 @@ def remove_models(
 
 
 @model_app.command("ps")
-def _ps(*, address: Address = ADDRESS, output: Output = Format.TABLE) -> None:
+def _ps(*, watch: Watch = False, address: Address = ADDRESS, output: Output = Format.TABLE) -> None:
     """List the loaded models: their workers, devices and memory."""
     with edge(output) as out:
         from inferd.cli.models import ps
 
-        ps(out, address)
+        ps(out, address, watch=watch)
 
 
 @model_app.command("plan")

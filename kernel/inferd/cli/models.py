@@ -12,6 +12,7 @@ import typer
 
 from inferd.cli.amounts import size, span
 from inferd.cli.catalogue import CATALOGUE
+from inferd.cli.changing import Listing
 from inferd.cli.kernel import connected, reachable
 from inferd.cli.lacking import note_lacking
 from inferd.cli.plain import plain
@@ -28,11 +29,14 @@ if TYPE_CHECKING:
     from inferd.cli.output import Output
     from inferd.cli.wanted import Wanted
     from inferd.runtime.library import Manifest
+    from inferd_api.v1.model_pb2 import Instance
     from inferd_client import Client
 
 
 NOT_PULLED = "NOT_PULLED"
+NO_MODELS = "no models; get one with: inferd pull smollm2"
 PLACED = "WHY THIS DEVICE"
+INSTANCES = ("INSTANCE", "MODEL", "STATE", "BACKEND", "DEVICE", "PID", "MEMORY", "TASKS", "CONTEXT", "UP", PLACED)
 
 
 class Row(NamedTuple):
@@ -47,6 +51,12 @@ class Row(NamedTuple):
     model: Model | None
 
     @property
+    def fraction(self) -> float:
+        """How far its load is, from above 0 to below 1; 0 where none is under way."""
+        instances = self.model.instances if self.model is not None else ()
+        return max((each.load_fraction for each in instances if 0 < each.load_fraction < 1), default=0.0)
+
+    @property
     def shown(self) -> str:
         """Its name, with its aliases behind it."""
         aliases = ", ".join(self.model.aliases) if self.model is not None else ""
@@ -54,13 +64,22 @@ class Row(NamedTuple):
 
 
 def list_models(
-    output: Output, address: str, data_dir: Path, *, with_catalogue: bool, labels: Mapping[str, str] | None = None
+    output: Output,
+    address: str,
+    data_dir: Path,
+    *,
+    with_catalogue: bool,
+    labels: Mapping[str, str] | None = None,
+    watch: bool = False,
 ) -> None:
     """List the models of the kernel, where one runs, and of the library; `with_catalogue` adds those not pulled.
 
-    With `labels` only those that the kernel knows with them.
+    With `labels` only those that the kernel knows with them. `watch` follows those of the kernel, which has to run.
     """
+    listing = _listing(f"no model has the label {pairs(labels)}" if labels else NO_MODELS)
     with connected(address) as client:
+        if watch:
+            listing.follow(output, lambda: known_models(client, Library(data_dir), with_catalogue=False, labels=labels))
         running = reachable(client)
         faults = client.declaration_faults() if running else []
         library = Library(data_dir)
@@ -79,14 +98,25 @@ def list_models(
         output.note(f"a model is left out: {fault.where or fault.name}{of}: {fault.why or 'see its log'}")
     if not running:
         output.note(f"no kernel answers at {client.address}; these are the models of the library")
-    output.table(
-        ("NAME", "STATE", "SIZE", "BACKEND", "SETTINGS", "FROM"),
-        (
-            (row.shown, row.state.lower(), size(row.size_bytes), row.backend, pairs(row.settings), row.origin)
-            for row in rows
+    listing.tell(output, rows)
+
+
+def _listing(empty: str) -> Listing[Row]:
+    """How models are told."""
+    return Listing(
+        columns=("NAME", "STATE", "SIZE", "BACKEND", "SETTINGS", "FROM"),
+        row=lambda row: (
+            row.shown,
+            row.state.lower() + (f" {row.fraction:.0%}" if row.fraction else ""),
+            size(row.size_bytes),
+            row.backend,
+            pairs(row.settings),
+            row.origin,
         ),
+        document=lambda row: {"name": row.name} if row.model is None else plain(row.model),
+        empty=empty,
         gives_way="FROM",
-        empty=f"no model has the label {pairs(labels)}" if labels else "no models; get one with: inferd pull smollm2",
+        goes=("SETTINGS", "FROM", "BACKEND"),
     )
 
 
@@ -146,9 +176,20 @@ def pairs(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{name}={value}" for name, value in values.items())
 
 
-def ps(output: Output, address: str) -> None:
-    """List the instances that hold memory, and models of which none comes up though tasks wait."""
+def ps(output: Output, address: str, *, watch: bool = False) -> None:
+    """List the instances that hold memory, and models of which none comes up though tasks wait; or follow instances."""
+    listing = Listing(
+        columns=INSTANCES,
+        row=_instance_row,
+        document=plain,
+        empty="no model is loaded; one loads with: inferd run MODEL",
+        gives_way=PLACED,
+        goes=(PLACED, "CONTEXT", "PID", "UP", "BACKEND", "DEVICE", "TASKS"),
+        moving=("UP", "MEMORY"),
+    )
     with connected(address) as client:
+        if watch:
+            listing.follow(output, lambda: (each for model in client.list_models() for each in model.instances))
         models = list(client.list_models())
     instances = [instance for model in models for instance in model.instances]
     held = {model.name: model.queue_reason for model in models if model.queue_reason}
@@ -156,26 +197,26 @@ def ps(output: Output, address: str) -> None:
         waiting = [{"model": name, "reason": reason} for name, reason in held.items()]
         output.document({"instances": [plain(instance) for instance in instances], "waiting": waiting})
         return
-    rows = (
-        (
-            instance.instance_id,
-            instance.model,
-            InstanceState.Name(instance.state).removeprefix("INSTANCE_STATE_").lower(),
-            instance.backend,
-            " ".join((instance.device, *instance.devices_beside)),
-            str(instance.pid or ""),
-            size(instance.memory_bytes) + (f" (+{size(instance.grown_bytes)})" if instance.grown_bytes else ""),
-            f"{instance.running_tasks}/{instance.max_tasks}",
-            str(instance.context_tokens or ""),
-            span(time.time() - instance.start_time.ToSeconds()),
-            instance.device_reason,
-        )
-        for instance in instances
-    )
-    columns = ("INSTANCE", "MODEL", "STATE", "BACKEND", "DEVICE", "PID", "MEMORY", "TASKS", "CONTEXT", "UP", PLACED)
-    output.table(columns, rows, gives_way=PLACED, empty="no model is loaded; one loads with: inferd run MODEL")
+    listing.tell(output, instances)
     for name, reason in held.items():
         output.note(f"tasks wait for {name}: {reason}")
+
+
+def _instance_row(instance: Instance) -> tuple[str, ...]:
+    """An instance, see `INSTANCES`."""
+    return (
+        instance.instance_id,
+        instance.model,
+        InstanceState.Name(instance.state).removeprefix("INSTANCE_STATE_").lower(),
+        instance.backend,
+        " ".join((instance.device, *instance.devices_beside)),
+        str(instance.pid or ""),
+        size(instance.memory_bytes) + (f" (+{size(instance.grown_bytes)})" if instance.grown_bytes else ""),
+        f"{instance.running_tasks}/{instance.max_tasks}",
+        str(instance.context_tokens or ""),
+        span(time.time() - instance.start_time.ToSeconds()),
+        instance.device_reason,
+    )
 
 
 def load(

@@ -51,7 +51,7 @@ def list_rules(output: Output, address: str) -> None:
         output.document({"rules": [plain(rule) for rule in rules]})
     else:
         empty = "no rules; make one with: inferd moderation rules create NAME --word TEXT"
-        output.table(RULE_COLUMNS, map(_rule_row, rules), empty=empty)
+        output.table(RULE_COLUMNS, map(_rule_row, rules), empty=empty, gives_way="LOOKS FOR")
 
 
 def delete(output: Output, address: str, name: str) -> None:

@@ -148,6 +148,7 @@ MostTokens = Annotated[
         metavar="N",
     ),
 ]
+Watch = Annotated[bool, typer.Option("--watch", help="Tell each change, too, until Ctrl-C.")]
 TemplateVariables = Annotated[
     list[str] | None,
     typer.Option(help="What the chat template sees besides, as enable_thinking=false.", metavar="NAME=VALUE"),

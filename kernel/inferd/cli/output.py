@@ -28,6 +28,7 @@ CLOSED = 1  # name of a stdout that was closed when the program started, see `op
 WIDE = 10_000  # of lines that are no terminal's
 GAP = 2  # between two columns
 LEAST_ROOM = 12  # of a column that gives way
+STATE = "STATE"  # the column that goes last
 
 
 CODES: Mapping[str, str] = {
@@ -138,17 +139,36 @@ class Output:
         sys.stdout.flush()
 
     def table(
-        self, columns: Sequence[str], rows: Iterable[Sequence[str]], *, empty: str, gives_way: str | None = None
+        self,
+        columns: Sequence[str],
+        rows: Iterable[Sequence[str]],
+        *,
+        empty: str,
+        gives_way: str | None = None,
+        goes: Sequence[str] = (),
     ) -> None:
-        """Write a table; `empty` is said instead, on stderr, when there are no rows. See `table_of`."""
-        shown = screen()
-        table = table_of(columns, rows, gives_way=gives_way, width=shown.width)
-        if not table.row_count:
+        """Write a table; `empty` is said instead, on stderr, when there are no rows.
+
+        Where one column gives way, a terminal without room for all of them has the most important ones, and a note on
+        stderr names the others. See `table_of` and `columns_that_fit`.
+        """
+        shown, cells = screen(), [list(row) for row in rows]
+        if not cells:
             self.note(empty)
         elif gives_way is None:
-            shown.print(table)
-        else:  # a terminal that is too narrow for the rest of it breaks its lines itself
+            shown.print(table_of(columns, cells))
+        else:
+            kept = columns_that_fit(columns, cells, width=shown.width, gives_way=gives_way, goes=goes)
+            table = table_of(
+                [columns[at] for at in kept],
+                ([row[at] for at in kept] for row in cells),
+                gives_way=gives_way,
+                width=shown.width,
+            )
+            # Where even the first column has no room the terminal breaks its lines itself: what is in it can be used.
             Screen(width=max(shown.width, Screen(width=WIDE).measure(table).maximum)).print(table)
+            if left_out := [column for at, column in enumerate(columns) if at not in kept]:
+                self.note(f"no room for {', '.join(left_out)}: a wider window or -o json has them")
 
     @contextmanager
     def status(self, text: str) -> Iterator[Callable[[str], None]]:
@@ -218,6 +238,37 @@ def table_of(
     for line in cells:
         table.add_row(*line)
     return table
+
+
+def columns_that_fit(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], *, width: int, gives_way: str, goes: Sequence[str] = ()
+) -> list[int]:
+    """The places of the columns for which a line has room, the first one always among them.
+
+    What is empty in all rows goes first, then `goes` in its order, then what is furthest right; at last the column that
+    gives way, which needs a few characters only, and the state.
+
+    Args:
+        columns: Their heads.
+        rows: A text for each column.
+        width: Of a line, in characters.
+        gives_way: See `table_of`.
+        goes: Columns that matter least, the least one first.
+    """
+    widths = [max(Text(visible_line(text)).cell_len for text in texts) for texts in zip(columns, *rows, strict=True)]
+    needs = [
+        min(widths[at], max(LEAST_ROOM, len(column))) if column == gives_way else widths[at]
+        for at, column in enumerate(columns)
+    ]
+    last = (gives_way, STATE)
+    order = [*goes, *(each for each in reversed(columns[1:]) if each not in {*goes, *last}), *last]
+    order.sort(key=lambda column: column in columns and any(row[columns.index(column)] for row in rows))
+    kept = list(range(len(columns)))
+    for column in order:
+        if sum(needs[at] for at in kept) + GAP * (len(kept) - 1) <= width:
+            break
+        kept = [at for at in kept if at == 0 or columns[at] != column]
+    return kept
 
 
 def uncut(table: Table) -> Text:

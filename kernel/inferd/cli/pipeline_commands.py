@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from inferd.cli.options import ADDRESS, Address, Class, LeaseOption, Output, Tenant, text_option
+from inferd.cli.options import ADDRESS, Address, Class, LeaseOption, Output, Tenant, Watch, text_option
 from inferd.cli.output import Format, edge
 
 FileArgument = Annotated[
@@ -75,12 +75,14 @@ def _run(
 
 
 @pipeline_app.command("list")
-def _list(*, address: Address = ADDRESS, tenant: Tenant = "", output: Output = Format.TABLE) -> None:
+def _list(
+    *, watch: Watch = False, address: Address = ADDRESS, tenant: Tenant = "", output: Output = Format.TABLE
+) -> None:
     """List runs, newest first."""
     with edge(output) as out:
         from inferd.cli.pipelines import list_runs
 
-        list_runs(out, address, tenant)
+        list_runs(out, address, tenant, watch=watch)
 
 
 @pipeline_app.command("show")

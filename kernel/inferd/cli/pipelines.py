@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from inferd.cli.changing import Listing
 from inferd.cli.kernel import connected
 from inferd.cli.plain import plain
 from inferd.errors import words_of
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from inferd_client import Client
 
 COLUMNS = ("RUN", "PIPELINE", "STATE", "TASKS", "TOKENS", "CREATED")
+EMPTY = "no runs of pipelines; make one with: inferd pipelines run FILE"
 STEPS = ("STEP", "STATE", "DONE", "ITEMS")
 
 
@@ -90,14 +92,11 @@ def _value(client: Client, ended: PipelineRun) -> Any:
     return items if ended.output.list else items[0]
 
 
-def list_runs(output: Output, address: str, tenant: str) -> None:
-    """List runs."""
+def list_runs(output: Output, address: str, tenant: str, *, watch: bool = False) -> None:
+    """List runs, or follow them."""
+    listing = Listing(columns=COLUMNS, row=_row, document=plain, empty=EMPTY, gives_way="PIPELINE")
     with connected(address, tenant) as client:
-        runs = list(client.list_pipeline_runs())
-    if output.json:
-        output.document({"runs": [plain(each) for each in runs]})
-    else:
-        output.table(COLUMNS, map(_row, runs), empty="no runs of pipelines", gives_way="PIPELINE")
+        listing.show(output, client.list_pipeline_runs, name="runs", watch=watch)
 
 
 def show(output: Output, address: str, tenant: str, run_id: str) -> None:

@@ -51,10 +51,15 @@ def list_all(output: Output, address: str) -> None:
     if output.json:
         output.document({"quotas": [plain(quota) for quota in quotas], "uses": [plain(use) for use in uses]})
         return
-    output.table(COLUMNS, map(_row, quotas), empty="no quotas; make one with: inferd quotas create --tasks 10")
+    output.table(
+        COLUMNS,
+        map(_row, quotas),
+        empty="no quotas; make one with: inferd quotas create --tasks 10",
+        gives_way="MODELS",
+    )
     if uses:
         output.text("")
-        output.table(USE_COLUMNS, map(use_row, uses), empty="")
+        output.table(USE_COLUMNS, map(use_row, uses), empty="", gives_way="TENANT")
 
 
 def delete(output: Output, address: str, quota_id: str) -> None:

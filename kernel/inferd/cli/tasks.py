@@ -48,7 +48,11 @@ def list_tasks(
         for task in tasks
     )
     output.table(
-        ("TASK", "MODEL", "STATE", "CLASS", "AGE", "TOKENS", "ERROR"), rows, empty="no tasks", gives_way="ERROR"
+        ("TASK", "MODEL", "STATE", "CLASS", "AGE", "TOKENS", "ERROR"),
+        rows,
+        empty="no tasks",
+        gives_way="ERROR",
+        goes=("TOKENS", "CLASS", "AGE", "ERROR"),
     )
     if more:
         output.note(f"there are more than these {limit}; --limit 0 tells all, --state those of a state")

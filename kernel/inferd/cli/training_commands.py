@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from inferd.cli.options import ADDRESS, Address, Class, Output, Tenant, read_values, text_option
+from inferd.cli.options import ADDRESS, Address, Class, Output, Tenant, Watch, read_values, text_option
 from inferd.cli.output import Format, edge
 
 
@@ -79,12 +79,14 @@ def _train(
 
 
 @trainings_app.command("list")
-def _list(*, address: Address = ADDRESS, tenant: Tenant = "", output: Output = Format.TABLE) -> None:
+def _list(
+    *, watch: Watch = False, address: Address = ADDRESS, tenant: Tenant = "", output: Output = Format.TABLE
+) -> None:
     """List trainings, newest first."""
     with edge(output) as out:
         from inferd.cli.trainings import list_trainings
 
-        list_trainings(out, address, tenant)
+        list_trainings(out, address, tenant, watch=watch)
 
 
 @trainings_app.command("show")

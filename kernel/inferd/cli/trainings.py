@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import typer
 
 from inferd.cli.amounts import size, span
+from inferd.cli.changing import Listing
 from inferd.cli.kernel import connected
 from inferd.cli.output import CommandError, command_error
 from inferd.cli.plain import plain
@@ -92,14 +93,11 @@ def train(output: Output, address: str, tenant: str, wanted: Wanted) -> None:
     _tell(output, ended)
 
 
-def list_trainings(output: Output, address: str, tenant: str) -> None:
-    """List trainings."""
+def list_trainings(output: Output, address: str, tenant: str, *, watch: bool = False) -> None:
+    """List trainings, or follow them."""
+    listing = Listing(columns=COLUMNS, row=_row, document=plain, empty=EMPTY, gives_way="WHY")
     with connected(address, tenant) as client:
-        found = list(client.list_trainings())
-    if output.json:
-        output.document({"trainings": [plain(each) for each in found]})
-    else:
-        output.table(COLUMNS, map(_row, found), empty=EMPTY, gives_way="WHY")
+        listing.show(output, client.list_trainings, name="trainings", watch=watch)
 
 
 def show(output: Output, address: str, tenant: str, training_id: str, *, curve: bool, card: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
@@ -12,6 +13,7 @@ from typer.core import TyperGroup
 
 from inferd.cli.output import CODES, MISUSE
 from inferd.cli.visible import visible_json
+from inferd.errors import suggestion
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,6 +33,11 @@ NOUNS: Final = {
 }
 
 
+REMOVALS: Final = ("revoke", "release")
+"""What a noun has instead of `rm` where its things end and are listed on."""
+CHOICES: Final = re.compile(r"'(.*)' is not one of (.*)\.", re.DOTALL)
+
+
 class Commands(TyperGroup):
     """The commands, whose mistakes of use are told as all other errors are, and which may be spelled in usual ways."""
 
@@ -46,6 +53,14 @@ class Commands(TyperGroup):
         near = (NOUNS.get(word, ""), f"{word}s", word.removesuffix("s"))
         nouns = [each for each in near if hasattr(self.commands.get(each), "commands")]
         return word if word in self.commands or not nouns else nouns[0]
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run what the context holds; a value that there is not is answered with the one that was meant."""
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            error.message = meant(error.message)
+            raise
 
     def main(self, *args: Any, **options: Any) -> Any:
         """Run a command and end the process; the arguments are those of every click command."""
@@ -87,8 +102,18 @@ def spelled(command: Any, words: list[str]) -> list[str]:
     verb, *rest = words
     if verb not in verbs:
         same = next((each for each in SPELLINGS if verb in each), ())
-        verb = next((each for each in same if each in verbs), verb)
+        also = REMOVALS if "rm" in same else ()
+        verb = next((each for each in (*same, *also) if each in verbs), verb)
     return [verb, *spelled(verbs.get(verb), rest)]
+
+
+def meant(message: str) -> str:
+    """What is said of a wrong value, without the words of the library that found it, and with the nearest right one."""
+    message = message.removeprefix("Value error, ")
+    if told := CHOICES.fullmatch(message):
+        near = suggestion(told[1], re.findall(r"'([^']+)'", told[2]))
+        return f"{message} Did you mean {near!r}?" if near else message
+    return message
 
 
 def wants_json(given: Sequence[str]) -> bool:

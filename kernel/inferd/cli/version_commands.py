@@ -15,6 +15,7 @@ from inferd.cli.options import (
     ModelArgument,
     Output,
     SetOption,
+    Watch,
     data_dir,
     read_pairs,
     read_wanted,
@@ -209,12 +210,14 @@ def _alias(
 
 
 @version_app.command("versions")
-def _versions(model: ModelArgument, *, address: Address = ADDRESS, output: Output = Format.TABLE) -> None:
+def _versions(
+    model: ModelArgument, *, watch: Watch = False, address: Address = ADDRESS, output: Output = Format.TABLE
+) -> None:
     """List the versions of a model, the latest first: which serves, which are kept, and why one failed."""
     with edge(output) as out:
         from inferd.cli.versions import list_versions
 
-        list_versions(out, address, model)
+        list_versions(out, address, model, watch=watch)
 
 
 @version_app.command("rollback")

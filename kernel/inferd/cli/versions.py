@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from inferd.cli.amounts import counted, size, span
+from inferd.cli.changing import Listing
 from inferd.cli.fetches import is_fetched, name_of, wait_for
 from inferd.cli.kernel import connected
 from inferd.cli.models import pairs
@@ -154,31 +155,42 @@ def rollback(
             _update(output, client, name, {"version": number, **terms})
 
 
-def list_versions(output: Output, address: str, name: str) -> None:
-    """List the versions of a model that are kept."""
-    with connected(address) as client:
-        versions = client.list_model_versions(name)
-    if output.json:
-        output.document({"versions": [plain(version) for version in versions]})
-        return
-    output.table(
-        ("VERSION", "STATE", "SOURCE", "BACKEND", "SETTINGS", "CHANGED", "MADE", "BY", "WHY"),
-        (
-            (
-                str(each.number),
-                VersionState.Name(each.state).removeprefix("VERSION_STATE_").lower(),
-                each.source,
-                each.backend,
-                pairs(each.settings),
-                _changed(each, before),
-                f"{span(max(0.0, time.time() - each.create_time.ToSeconds()))} ago",
-                each.requested_by,
-                each.error.message or _told_steps(each),
-            )
-            for each, before in zip_longest(versions, versions[1:])
-        ),
-        gives_way="WHY",
+VERSIONS = ("VERSION", "STATE", "SOURCE", "BACKEND", "SETTINGS", "CHANGED", "MADE", "BY", "WHY")
+
+
+def list_versions(output: Output, address: str, name: str, *, watch: bool = False) -> None:
+    """List the versions of a model that are kept, or follow them as they are rolled out."""
+    listing = Listing(
+        columns=VERSIONS,
+        row=_version_row,
+        document=lambda pair: plain(pair[0]),
         empty=f"{name} has no versions",
+        gives_way="WHY",
+        goes=("SOURCE", "BACKEND", "SETTINGS", "BY", "MADE"),
+        moving=("MADE",),
+    )
+
+    def read() -> list[tuple[ModelVersion, ModelVersion | None]]:
+        versions = client.list_model_versions(name)
+        return list(zip_longest(versions, versions[1:]))
+
+    with connected(address) as client:
+        listing.show(output, read, name="versions", watch=watch)
+
+
+def _version_row(pair: tuple[ModelVersion, ModelVersion | None]) -> tuple[str, ...]:
+    """A version, and the one that was made before it; see `VERSIONS`."""
+    each, before = pair
+    return (
+        str(each.number),
+        VersionState.Name(each.state).removeprefix("VERSION_STATE_").lower(),
+        each.source,
+        each.backend,
+        pairs(each.settings),
+        _changed(each, before),
+        f"{span(max(0.0, time.time() - each.create_time.ToSeconds()))} ago",
+        each.requested_by,
+        each.error.message or _told_steps(each),
     )
 
 
