@@ -249,7 +249,7 @@ void finish(const AttentionShape& shape, const float* partial, const float* sink
   }
 }
 
-#if !defined(ISA_AMX)
+#if !defined(__AVX2__)
 constexpr auto attend_rows = nullptr;
 #endif
 

@@ -100,14 +100,16 @@ inline float round_to_bytes(float* x, int width, int8_t* out) {
   return peak > 1e-30f ? peak / 127.0f : 0.0f;
 }
 
-// Queries of rows as whole numbers, [shared][rows][key_width], and a scale for each, [shared][rows]; there are 1 or
-// kTileRows rows.
+// Queries of rows as whole numbers, [shared][rows][key_width], for each a scale, [shared][rows], and what is added to
+// its products when keys are 128 too high; there are 1 or kTileRows rows.
 struct Queries {
   int8_t* numbers;
   float* scales;
+  int32_t* lifts;
   Queries(const AttentionShape& shape, const float* taken, int rows)
       : numbers(reinterpret_cast<int8_t*>(const_cast<float*>(taken))),
-        scales(const_cast<float*>(taken) + static_cast<size_t>(rows) * shape.shared * shape.key_width / 4) {}
+        scales(const_cast<float*>(taken) + static_cast<size_t>(rows) * shape.shared * shape.key_width / 4),
+        lifts(reinterpret_cast<int32_t*>(scales + static_cast<size_t>(rows) * shape.shared)) {}
 };
 
 inline void take_int8_queries(const AttentionShape& shape, float* queries, int rows, float* out) {
@@ -123,9 +125,13 @@ inline void take_int8_queries(const AttentionShape& shape, float* queries, int r
         turn(width, query);
         const float scale = round_to_bytes(query, width, numbers);
         taken.scales[place] = scale > 0.0f ? scale * unit : 1.0f;  // not 0: what is hidden scores -infinity
+        int32_t sum = 0;
+        for (int i = 0; i < width; i++) sum += numbers[i];
+        taken.lifts[place] = 128 * sum;
       } else {  // they are computed, too
         memset(numbers, 0, width);
         taken.scales[place] = 1.0f;
+        taken.lifts[place] = 0;
       }
     }
 }
@@ -260,14 +266,14 @@ inline void fetch(const void* at, size_t bytes) {
   for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(static_cast<const char*>(at) + i);
 }
 
-// Scores of `heads` queries with a vector of keys each from `vectors` places.
+// Scores of `heads` queries, or as many rows of one, with a vector of keys each from `vectors` places.
 template <int heads, int vectors>
-inline void score_int8(const uint8_t* const* keys, const int8_t* queries, const Ints* lifts, int width,
+inline void score_int8(const uint8_t* const* keys, const int8_t* queries, const int32_t* lifts, int width,
                        float* const* scores, size_t stride) {
   const Ints offset = splat(static_cast<int32_t>(0x80808080));  // makes signed bytes unsigned: 128 more
   Ints sums[heads][vectors];
   for (int head = 0; head < heads; head++)
-    for (int v = 0; v < vectors; v++) sums[head][v] = -lifts[head];
+    for (int v = 0; v < vectors; v++) sums[head][v] = splat(-lifts[head]);
   for (int place = 0; place < width; place += 4) {
     Ints fours[vectors];
     for (int v = 0; v < vectors; v++) fours[v] = load_ints(keys[v] + place * kTile) ^ offset;
@@ -280,17 +286,12 @@ inline void score_int8(const uint8_t* const* keys, const int8_t* queries, const 
     for (int v = 0; v < vectors; v++) store(scores[v] + head * stride, as_floats(sums[head][v]));
 }
 
-// Scores of `heads` queries with the keys of `count` tiles; meanwhile the values are fetched.
-template <int heads>
-inline void score_tiles(const Tiles& tiles, int count, const int8_t* queries, float* scores, size_t stride,
-                        bool fetches) {
-  constexpr int kVectors = 2;
+// Scores of `heads` queries with the keys of `count` tiles, `kVectors` vectors of them at once; meanwhile the values
+// may be fetched.
+template <int heads, int kVectors = 2>
+inline void score_tiles(const Tiles& tiles, int count, const int8_t* queries, const int32_t* lifts, float* scores,
+                        size_t stride, bool fetches) {
   const int width = tiles.shape.key_width, vectors = count * kParts;
-  Ints lifts[heads] = {};
-  for (int place = 0; place < width; place += 4)
-    for (int head = 0; head < heads; head++)
-      lifts[head] = add_products(lifts[head], splat(static_cast<int32_t>(0x80808080)),
-                                 splat_four(queries + head * width + place));
   for (int v = 0; v < vectors; v += kVectors) {
     const uint8_t* keys[kVectors];
     float* out[kVectors];
@@ -302,26 +303,26 @@ inline void score_tiles(const Tiles& tiles, int count, const int8_t* queries, fl
     }
     if (v + kVectors <= vectors) {
       score_int8<heads, kVectors>(keys, queries, lifts, width, out, stride);
-    } else {
-      score_int8<heads, 1>(keys, queries, lifts, width, out, stride);
+      continue;
     }
+    for (int i = 0; v + i < vectors; i++) score_int8<heads, 1>(keys + i, queries, lifts, width, out + i, stride);
   }
 }
 
-// Weighted values of the tokens of `count` tiles, `vectors` vectors of each from `place` on, for `heads` query heads.
-// Meanwhile `fetched` tiles of keys that come next are fetched.
+// Weighted values of the tokens of `count` tiles, `vectors` vectors of each from `place` on, for `heads` query heads, or
+// as many rows of one, from `first` on. Meanwhile `fetched` tiles of keys that come next are fetched.
 template <int heads, int vectors>
-inline void mix_int8(const Tiles& tiles, int count, int place, const Int8Desk& desk, int head, float* sums,
-                     const Tiles& next, int fetched) {
+inline void mix_int8(const Tiles& tiles, int count, int place, const Int8Desk& desk, int first, float* sums,
+                     size_t sums_stride, const Tiles* next, int fetched) {
   const int width = tiles.shape.value_width;
   Ints mixed[heads][vectors] = {};
   for (int tile = 0; tile < count; tile++) {
     const uint8_t* values = tiles.values(tile) + 4 * place;
-    const uint8_t* weights = desk.weights + head * desk.stride + tile * kTile;
+    const uint8_t* weights = desk.weights + first * desk.stride + tile * kTile;
     if (tile < fetched) {
-      fetch(next.keys(tile), kTile * next.shape.key_width);
-      fetch(next.key_scales(tile), kTile * sizeof(float));
-      fetch(next.value_scales(tile), kTile * sizeof(float));
+      fetch(next->keys(tile), kTile * next->shape.key_width);
+      fetch(next->key_scales(tile), kTile * sizeof(float));
+      fetch(next->value_scales(tile), kTile * sizeof(float));
     }
     for (int token = 0; token < kTile; token += 4, values += 4 * width)
       for (int v = 0; v < vectors; v++) {
@@ -332,8 +333,19 @@ inline void mix_int8(const Tiles& tiles, int count, int place, const Int8Desk& d
   }
   for (int h = 0; h < heads; h++)
     for (int v = 0; v < vectors; v++)
-      store(sums + (head + h) * width + place + v * kLanes,
-            __builtin_convertvector(mixed[h][v], Floats) * splat(desk.factors[head + h]));
+      store(sums + h * sums_stride + place + v * kLanes,
+            __builtin_convertvector(mixed[h][v], Floats) * splat(desk.factors[first + h]));
+}
+
+template <int heads>
+inline void mix_all_int8(const Tiles& tiles, int count, const Int8Desk& desk, int first, float* sums,
+                         size_t sums_stride, const Tiles* next, int fetched) {
+  const int width = tiles.shape.value_width;
+  int place = 0;
+  for (; place + 4 * kLanes <= width; place += 4 * kLanes, fetched = 0)
+    mix_int8<heads, 4>(tiles, count, place, desk, first, sums, sums_stride, next, fetched);
+  for (; place < width; place += kLanes, fetched = 0)
+    mix_int8<heads, 1>(tiles, count, place, desk, first, sums, sums_stride, next, fetched);
 }
 
 template <int heads>
@@ -343,7 +355,8 @@ inline void attend_heads(const Tiles& tiles, const Queries& queries, int head, c
   const int count = tiles.count(), width = shape.value_width;
   if (head == 0) desk.take_scales(tiles, count);
   float* scores = desk.scores + head * desk.stride;
-  score_tiles<heads>(tiles, count, queries.numbers + head * shape.key_width, scores, desk.stride, head == 0);
+  score_tiles<heads>(tiles, count, queries.numbers + head * shape.key_width, queries.lifts + head, scores, desk.stride,
+                     head == 0);
   float *peaks[heads], *totals[heads];
   int tokens[heads], firsts[heads];
   for (int h = 0; h < heads; h++) {
@@ -353,13 +366,8 @@ inline void attend_heads(const Tiles& tiles, const Queries& queries, int head, c
     tokens[h] = tiles.tokens;
   }
   weigh_int8<heads>(tiles, count, desk, head, tokens, firsts, queries.scales + head, peaks, totals);
-  float* sums = partial + 2 * shape.shared;
-  int place = 0;
-  int fetched = head == 0 ? next.count() : 0;
-  for (; place + 4 * kLanes <= width; place += 4 * kLanes, fetched = 0)
-    mix_int8<heads, 4>(tiles, count, place, desk, head, sums, next, fetched);
-  for (; place < width; place += kLanes, fetched = 0)
-    mix_int8<heads, 1>(tiles, count, place, desk, head, sums, next, fetched);
+  float* sums = partial + 2 * shape.shared + head * width;
+  mix_all_int8<heads>(tiles, count, desk, head, sums, width, &next, head == 0 ? next.count() : 0);
 }
 
 inline void attend_int8(const Tiles& tiles, const float* taken, float* scratch, float* partial, const Tiles& next) {
@@ -371,6 +379,44 @@ inline void attend_int8(const Tiles& tiles, const float* taken, float* scratch, 
   if (shape.shared - head == 2) return attend_heads<2>(tiles, queries, head, desk, partial, next);
   if (shape.shared - head == 1) attend_heads<1>(tiles, queries, head, desk, partial, next);
 }
+
+#if defined(__AVX2__) && !defined(ISA_AMX)
+// Four rows of a head at once: they read the same keys and values.
+void attend_rows(const AttentionShape& shape, const History& history, const float* taken, int rows, int segment,
+                 int tokens, int window, float* scratch, float* partials) {
+  constexpr int kRows = 4, kVectors = kLanes / 4;  // as many sums as registers hold beside what is multiplied
+  const int before = segment * shape.segment_tokens(), width = shape.key_width;
+  auto seen = [&](int row) {
+    const int some = tokens + row - before;
+    return some < 0 ? 0 : some < shape.segment_tokens() ? some : shape.segment_tokens();
+  };
+  const Int8Desk desk(shape, scratch);
+  const Queries queries(shape, taken, kTileRows);
+  const Tiles all{shape, history, segment, seen(rows - 1)};
+  desk.take_scales(all, all.count());
+  for (int row = 0; row < rows; row += kRows) {
+    const Tiles tiles{shape, history, segment, seen(std::min(row + kRows, rows) - 1)};
+    const int count = tiles.count();
+    if (count == 0) continue;
+    for (int head = 0; head < shape.shared; head++) {
+      const int place = head * kTileRows + row;
+      score_tiles<kRows, kVectors>(tiles, count, queries.numbers + static_cast<size_t>(place) * width,
+                                   queries.lifts + place, desk.scores, desk.stride, false);
+      float *peaks[kRows], *totals[kRows];
+      int some[kRows], firsts[kRows];
+      for (int i = 0; i < kRows; i++) {  // rows that are not there have partials, too
+        some[i] = std::min(seen(row + i), tiles.tokens);
+        firsts[i] = window ? std::max(0, tokens + row + i - window - before) : 0;
+        peaks[i] = partials + (row + i) * shape.partial_floats() + head;
+        totals[i] = peaks[i] + shape.shared;
+      }
+      weigh_int8<kRows>(tiles, count, desk, 0, some, firsts, queries.scales + place, peaks, totals);
+      float* sums = partials + row * shape.partial_floats() + 2 * shape.shared + head * shape.value_width;
+      mix_all_int8<kRows>(tiles, count, desk, 0, sums, shape.partial_floats(), nullptr, 0);
+    }
+  }
+}
+#endif
 
 }  // namespace
 }  // namespace ISA
