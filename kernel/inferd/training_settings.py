@@ -32,6 +32,16 @@ class Train(BaseModel):
     vain: int = Field(
         5, ge=1, le=100, description="workers that may die one after the other without a step more until it fails"
     )
+    address: str = Field(
+        "127.0.0.1",
+        min_length=1,
+        max_length=253,
+        description="address of the kernel's machine at which workers on other hosts reach the one that leads a"
+        " training of several: they speak to each other in the clear",
+    )
+    join_s: Seconds = Field(
+        120.0, gt=0, description="seconds in which the workers of a training of several find each other"
+    )
     threads: int = Field(0, ge=0, le=4096, description="threads of the processor of a training; 0 for its backend's")
     nice: int = Field(
         10, ge=0, le=19, description="by how much trainings give way to all else on the processor, as nice(1) says it"

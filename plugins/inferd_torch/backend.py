@@ -24,6 +24,7 @@ from inferd_torch.plugin import TENSOR_TYPES
 if TYPE_CHECKING:
     from inferd.plugin.ranks import Seat
     from inferd_torch.loading import Examined
+    from inferd_torch.training.following import TorchFollower
     from inferd_torch.training.loading import Plan
     from inferd_torch.training.session import TorchTrainSession
 
@@ -99,6 +100,18 @@ class TorchBackend:
         planned, self._planned = self._planned, None
         plan = planned[1] if planned is not None and planned[0] == request else loading.examine(request)
         return loading.make(plan, progress)
+
+    def follow(self, request: TrainRequest, progress: ReportProgress) -> "TorchFollower":
+        """Make one of those that help with a training that another worker leads.
+
+        Raises:
+            TrainError: As `train`.
+        """
+        from inferd_torch.training import loading  # noqa: PLC0415 - as above
+
+        planned, self._planned = self._planned, None
+        plan = planned[1] if planned is not None and planned[0] == request else loading.examine(request)
+        return loading.follow(plan, progress)
 
     def join(self, seat: "Seat") -> None:
         """Be one of the other ranks of a model that spans devices, see `inferd.plugin.ranks`."""

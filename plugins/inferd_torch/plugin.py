@@ -120,6 +120,7 @@ SPEC = BackendSpec(
     access=Access(devices=NVIDIA.devices, compilers=True),  # triton compiles what a GPU computes when it is first used
     spans=True,
     trains=("lora", "full", "embed"),
+    trains_together=("lora", "full"),
 )
 
 

@@ -121,6 +121,15 @@ def test_who_may_use_the_network_has_no_sockets_with_a_path(column: int) -> None
 
 
 @pytest.mark.parametrize("column", [1, 2])
+def test_only_who_is_to_be_reached_awaits_connections(column: int) -> None:
+    """Who may use the network connects to others; that others connect to it is another permission."""
+    known = numbers(column)
+    for listens, said in ((False, EPERM), (True, 0)):
+        program = outer(column, network=True, programs=False, listens=listens)
+        assert [answer(program, column, known[name], 3, 0, 0) for name in ("listen", "accept4")] == [said] * 2
+
+
+@pytest.mark.parametrize("column", [1, 2])
 def test_a_sealed_process_makes_threads_alone(column: int) -> None:
     """It forks no more, and signals nobody but itself, or what it has a descriptor of; what it forks from may fork."""
     known = numbers(column)

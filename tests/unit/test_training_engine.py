@@ -15,7 +15,8 @@ from inferd.engine.function.call import CallResult
 from inferd.engine.training.backend import LoadedTraining, TrainingLoader
 from inferd.engine.training.cadence import epoch_ends, is_told
 from inferd.engine.training.checkpoints import BEST, Checkpoints, Progress, read_progress
-from inferd.engine.training.loop import Drive, TrainingLoop
+from inferd.engine.training.drives import Drive
+from inferd.engine.training.loop import TrainingLoop
 from inferd.plugin import LoadError, LoadRequest
 from inferd.plugin.training import TrainStep
 

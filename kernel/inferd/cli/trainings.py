@@ -217,6 +217,8 @@ def _progress(told: tp.Training) -> str:
         parts.append(f"waits: {told.waits_for}")
     if told.steps:
         parts.append(f"step {told.step} of {told.steps}")
+    if told.ranks > 1 or told.spec.recipe.ranks > 1:
+        parts.append(f"{told.ranks} of {told.spec.recipe.ranks} ranks")
     if told.step:
         parts.append(f"loss {told.loss:.4g}")
     if told.tokens_per_s:

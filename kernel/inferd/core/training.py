@@ -94,6 +94,8 @@ class TrainingRecipe:
         rank, alpha, dropout: Of LoRA.
         targets: Names of the layers that LoRA is beside; empty for all linear ones of attention and of the networks.
         precision: "float32" or "bfloat16" of what is computed; "" for what the device does best.
+        ranks: Workers among which the rows of each step are divided.
+        least_ranks: Fewest of them with which it goes on; with fewer it waits.
     """
 
     method: TrainingMethod
@@ -119,15 +121,23 @@ class TrainingRecipe:
     dropout: float = 0.0
     targets: tuple[str, ...] = ()
     precision: str = ""
+    ranks: int = 1
+    least_ranks: int = 1
 
 
+MOST_RANKS: Final = 64
+"""Workers of one training."""
 LOADER: Final = "inferd.engine.training.backend:TrainingLoader"
 """What a worker loads for a training: no plugin, so that nobody makes such a model but the kernel."""
+FOLLOWER: Final = "inferd.engine.training.following:FollowerLoader"
+"""Likewise, for each worker of a training but the one that leads."""
 BACKEND: Final = "training"
 TRAINING: Final = "training@"
 """What names of models begin with that are trainings under way: no other model has such a name."""
 ORDER: Final = "order.json"
 """In the folder of a training: what a worker is to train, see `Order`."""
+ORDER_SETTING: Final = "order"
+"""The setting of a follower that is what it trains, as `write_order` writes it: it has no folder."""
 ROWS, HELD, RESULT, CARD = "rows.jsonl", "held.jsonl", "result", "card.md"
 """In the folder of a training: its data, what is held back, what came of it, and the card of that."""
 MOST_CONFUSED: Final = 100
@@ -238,6 +248,7 @@ class Training:
         checkpoint: The step of the last checkpoint.
         attempts: Workers that have done steps of it.
         waits_for: Why it waits.
+        ranks: Workers that did its last steps together; 0 before the first.
         judgements: By step.
         ended_early: Whether it did.
         result: What came of it.
@@ -274,6 +285,7 @@ class Training:
     checkpoint: int = 0
     attempts: int = 0
     waits_for: str = ""
+    ranks: int = 0
     judgements: tuple[Judged, ...] = ()
     ended_early: bool = False
     result: TrainingResult | None = None
@@ -291,6 +303,10 @@ class Training:
     def model(self) -> ModelName:
         """Its name in the place of a model's, while a worker has it."""
         return ModelName(TRAINING + self.training_id)
+
+    def model_of(self, place: int) -> ModelName:
+        """Likewise, of one of several workers; 0 is the one that leads."""
+        return ModelName(f"{self.model}.{place}") if place else self.model
 
     @property
     def left_s(self) -> float:

@@ -126,6 +126,8 @@ class BackendSpec:
             says how many processes compute a model on one device, where it has one.
         trains: Methods of training that it has, "classify", "lora", "full" or "embed": then its class is a
             `TrainingBackend`, too.
+        trains_together: Those of them that several workers can train together: then its class is a
+            `GatheringBackend`, too.
     """
 
     name: str
@@ -140,6 +142,7 @@ class BackendSpec:
     access: Access = NOTHING
     spans: bool = False
     trains: tuple[str, ...] = ()
+    trains_together: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

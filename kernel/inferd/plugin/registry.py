@@ -340,8 +340,8 @@ def _read_backend(plugin: Plugin, backend: Any) -> BackendReport:
     supported = {kind: tuple(names) for kind, names in fields["supported"].items()}
     formats = tuple(fields["formats"])
     access = read_access(fields["access"])
-    trains = tuple(fields["trains"])
-    read = {"formats": formats, "settings": settings, "supported": supported, "access": access, "trains": trains}
+    trains = {name: tuple(fields[name]) for name in ("trains", "trains_together")}
+    read = {"formats": formats, "settings": settings, "supported": supported, "access": access, **trains}
     spec = BackendSpec(**{**fields, **read})
     fix = backend["fix"]
     if backend["missing"] and plugin.distribution:

@@ -27,6 +27,7 @@ class TrainRequest:
     Attributes:
         path: File or folder of the model that it begins with; None for methods that begin with none.
         rows: A file of JSON Lines, one object each, with the fields that the recipe names. It does not change.
+            Empty for `GatheringBackend.follow`: who leads gives the rows.
         held: The same, of rows that are kept for evaluation; None where the recipe's share of `rows` is.
         recipe: How.
         device: One of the probed devices.
@@ -137,6 +138,58 @@ class TrainSession(Protocol):
         ...
 
 
+class LeadingSession(TrainSession, Protocol):
+    """A training in this process whose steps others help with: of a `GatheringBackend`.
+
+    All that is trained, saved and told is here; the others compute gradients of rows that they are given, with weights
+    that they are given. A step that a lost worker spoils raises a `RankLostError` and has changed nothing.
+    """
+
+    def listen(self, ranks: int, address: str, join_s: float) -> str:
+        """Await so many workers, this one among them; where, for `TrainFollower.follow`.
+
+        Args:
+            ranks: At least 2.
+            address: Of this machine, at which they reach it.
+            join_s: In which they come.
+
+        Raises:
+            TrainError: This machine has no such address.
+        """
+        ...
+
+    def gather(self) -> None:
+        """Wait until all have come, and give them what is trained. Once, before the first step.
+
+        Raises:
+            RankLostError: One did not come.
+        """
+        ...
+
+
+class TrainFollower(Protocol):
+    """What one of the other workers has of a training."""
+
+    def follow(self, rank: int, ranks: int, meeting: str, join_s: float) -> None:
+        """Compute what the one that leads asks for, until that ends it.
+
+        Args:
+            rank: Which this one is, from 1.
+            ranks: How many there are.
+            meeting: What `LeadingSession.listen` gave.
+            join_s: In which all come.
+
+        Raises:
+            RankLostError: Another one is lost.
+            TrainError: It cannot compute what it was given.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give all memory back."""
+        ...
+
+
 class TrainError(Exception):
     """A training cannot be made, or cannot go on. The message names the cause, the field or row, and both numbers."""
 
@@ -158,5 +211,18 @@ class TrainingBackend(Protocol):
 
         Raises:
             TrainError: The recipe, the model or the rows do not permit it.
+        """
+        ...
+
+
+@runtime_checkable
+class GatheringBackend(Protocol):
+    """What a backend's class offers besides, where its spec says what it `trains_together`: its sessions lead."""
+
+    def follow(self, request: TrainRequest, progress: Callable[[float], None]) -> TrainFollower:
+        """Make one of the other workers; `measure_training` with the same request tells what it takes at most.
+
+        Raises:
+            TrainError: As `TrainingBackend.train`.
         """
         ...

@@ -60,6 +60,7 @@ def sandbox_order(spec: ModelSpec, *, host: bool = True, looks: bool = False) ->
         writes=() if looks else access.writes,
         devices=access.devices,
         network=access.network,
+        listens=access.listens,
         programs=access.programs or (access.compilers and not host),
         looks=looks,
     )

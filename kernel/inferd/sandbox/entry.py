@@ -121,7 +121,11 @@ class Sandbox:
         order = self._order
         try:
             program = seccomp.outer(
-                self._column, network=order.network, programs=order.programs, loopback=order.loopback
+                self._column,
+                network=order.network,
+                programs=order.programs,
+                loopback=order.loopback,
+                listens=order.listens,
             )
             seccomp.install(program, self._column)
         except OSError as error:

@@ -67,7 +67,7 @@ class Rule:
     refused: int = 0
 
 
-def outer(column: int, *, network: bool, programs: bool, loopback: bool = False) -> bytes:
+def outer(column: int, *, network: bool, programs: bool, loopback: bool = False, listens: bool = False) -> bytes:
     """The filter that a process has from its beginning: no sockets, no programs, nothing of other processes.
 
     Args:
@@ -75,6 +75,7 @@ def outer(column: int, *, network: bool, programs: bool, loopback: bool = False)
         network: Whether it may make sockets of the internet's families after all; none with a path, in any case.
         loopback: Whether it may make those of the internet's families, in a network that leads nowhere.
         programs: Whether it may start programs.
+        listens: Whether it may await connections, where it may use the network.
     """
     known = numbers(column)
     rules = {
@@ -94,6 +95,7 @@ def outer(column: int, *, network: bool, programs: bool, loopback: bool = False)
         # No AF_UNIX: Landlock does not cover sockets with a path, and its kernel takes who comes by one for its owner.
         rules["socket"] = Rule(known["socket"], (Test(0, _INTERNET),))
         free |= {known[name] for name in ("sendto", "connect", "bind", "sendmmsg", "recvmmsg")}
+        free |= {known[name] for name in ("listen", "accept", "accept4") if listens}
     elif loopback:
         del rules["sendto"]
         rules["socket"] = Rule(known["socket"], (Test(0, _INTERNET), Test(2, _PROTOCOLS)))

@@ -46,6 +46,7 @@ class Access:
         network: Whether it uses the network. Then its sandbox is never full.
         programs: Whether it starts programs. Likewise.
         compilers: Whether it does so where it computes on another device than the host's processor. Likewise, there.
+        listens: Whether others reach it by the network that it uses.
     """
 
     devices: tuple[str, ...] = ()
@@ -54,6 +55,7 @@ class Access:
     network: bool = False
     programs: bool = False
     compilers: bool = False
+    listens: bool = False
 
 
 NOTHING: Final = Access()
@@ -62,8 +64,8 @@ NOTHING: Final = Access()
 def read_access(written: Mapping[str, Any]) -> Access:
     """What `dataclasses.asdict` has made of one, once it was JSON."""
     devices, reads, writes = (tuple(map(str, written[name])) for name in ("devices", "reads", "writes"))
-    network, programs, compilers = (bool(written.get(name)) for name in ("network", "programs", "compilers"))
-    return Access(devices=devices, reads=reads, writes=writes, network=network, programs=programs, compilers=compilers)
+    allowed = {name: bool(written.get(name)) for name in ("network", "programs", "compilers", "listens")}
+    return Access(devices=devices, reads=reads, writes=writes, **allowed)
 
 
 NVIDIA: Final = Access(devices=("/dev/nvidia*", "/dev/nvidia-caps/*", "/dev/dxg"))
@@ -95,6 +97,7 @@ class Order:
         shares: Folders in which it makes files for others, and opens those that it knows the names of.
         devices: Device files that it uses.
         network: Whether its backend asks for the network.
+        listens: Whether others reach it there.
         loopback: Whether it and its children reach each other through a network that has nothing else.
         programs: Whether it asks to start programs.
         memory_bytes: Most memory of its own beyond what it has when it is sealed; 0 for no bound.
@@ -107,6 +110,7 @@ class Order:
     shares: tuple[str, ...] = ()
     devices: tuple[str, ...] = ()
     network: bool = False
+    listens: bool = False
     loopback: bool = False
     programs: bool = False
     memory_bytes: int = 0

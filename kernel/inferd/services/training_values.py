@@ -8,7 +8,14 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Final
 
 from inferd.core.priority import Priority
-from inferd.core.training import Training, TrainingMethod, TrainingRecipe, TrainingSpec, plain_recipe
+from inferd.core.training import (
+    MOST_RANKS,
+    Training,
+    TrainingMethod,
+    TrainingRecipe,
+    TrainingSpec,
+    plain_recipe,
+)
 from inferd.errors import InvalidFieldError
 from inferd.model_names import NAME_RULE, is_name
 from inferd.services.evaluation_values import MOST_SEED, MOST_TITLE, NANOS
@@ -43,6 +50,8 @@ RANGES: Final[Mapping[str, tuple[float, float]]] = {
     "rank": (1, 1024),
     "alpha": (1e-6, 10_000),
     "dropout": (0, 0.999),
+    "ranks": (1, MOST_RANKS),
+    "least_ranks": (1, MOST_RANKS),
 }
 CHOICES: Final[Mapping[str, tuple[str, ...]]] = {"schedule": SCHEDULES, "precision": PRECISIONS}
 OF_METHOD: Final[Mapping[str, TrainingMethod]] = {
@@ -104,6 +113,10 @@ def read_recipe(recipe: tp.TrainingRecipe) -> TrainingRecipe:
     read = TrainingRecipe(method=method, **given)
     if read.accumulate > read.batch:
         raise _wrong("accumulate", f"is {read.accumulate}, and batch is {read.batch}; it must be at most that")
+    if read.least_ranks > read.ranks:
+        raise _wrong("least_ranks", f"is {read.least_ranks}, and ranks is {read.ranks}; it must be at most that")
+    if read.ranks > read.batch:
+        raise _wrong("ranks", f"is {read.ranks}, and batch is {read.batch}; each needs a row of a step")
     if recipe.targets and method is not TrainingMethod.LORA:
         raise _wrong("targets", f"is given, and method is {method.name}; it is of LORA: leave it out")
     return read
@@ -162,6 +175,7 @@ def write_training(training: Training, *, whole: bool = True) -> tp.Training:
         checkpoint_step=training.checkpoint,
         attempts=training.attempts,
         waits_for=training.waits_for,
+        ranks=training.ranks,
         judgements=map(_write_judged, training.judgements) if whole else (),
         ended_early=training.ended_early,
         result=None

@@ -22,7 +22,7 @@ from inferd.plugin import (
     Vocabulary,
 )
 from inferd.plugin.backend import ReportProgress
-from inferd.plugin.training import TrainError, TrainRequest, TrainSession
+from inferd.plugin.training import TrainError, TrainFollower, TrainRequest, TrainSession
 from inferd.plugin.vocabulary import TokenKind
 from inferd.sampling import defaults_of
 from inferd.testing.fake_faults import BYTES, END, Faults
@@ -202,6 +202,13 @@ class FakeBackend:
         from inferd.testing.fake_trainer import make_fake  # noqa: PLC0415 - as above
 
         return make_fake(request, progress, step_s=_base(request).step_s)
+
+    def follow(self, request: TrainRequest, progress: ReportProgress) -> TrainFollower:  # noqa: ARG002 - any
+        """One that says that it is there."""
+        from inferd.testing.fake_gang import FakeFollower  # noqa: PLC0415 - as above
+
+        progress(1.0)
+        return FakeFollower()
 
 
 def _base(request: TrainRequest) -> FakeModel:

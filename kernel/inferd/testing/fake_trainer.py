@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from inferd.core.training import TrainingMethod
 from inferd.plugin import MemoryNeed
 from inferd.plugin.training import ExportKind, Judgement, LabelScore, TrainError, TrainStep
+from inferd.testing.fake_gang import FakeLead
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -59,10 +60,23 @@ class FakeTrainSession:
             self._rows, self._held = rows[count:], rows[:count] or rows
         self.steps = max(1, math.ceil(len(self._rows) * recipe.epochs / recipe.batch))
         self._number, self._step = 0.0, 0
+        self._lead: FakeLead | None = None
+
+    def listen(self, ranks: int, address: str, join_s: float) -> str:
+        """Await others; where."""
+        self._lead = FakeLead(ranks, address, join_s)
+        return self._lead.where
+
+    def gather(self) -> None:
+        """Wait until they have come."""
+        if self._lead is not None:
+            self._lead.gather()
 
     def step(self) -> TrainStep:
         """Move the number by the rows of the next step."""
         time.sleep(self._step_s)  # stands for the time that a real step takes
+        if self._lead is not None:
+            self._lead.ask()
         rows = self._next()
         self._step += 1
         if any(row.text == "die" for row in rows):
@@ -136,7 +150,7 @@ class FakeTrainSession:
         return self._rows[order[number]]
 
     def _of(self) -> str:
-        recipe = {**asdict(self._recipe), "method": self._recipe.method.name}
+        recipe = {**asdict(self._recipe), "method": self._recipe.method.name, "ranks": 1, "least_ranks": 1}
         return hashlib.sha256(json.dumps(recipe).encode() + self._request.rows.read_bytes()).hexdigest()
 
 

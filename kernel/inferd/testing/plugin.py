@@ -10,6 +10,7 @@ FAKE = BackendSpec(
     formats=("fake",),
     description="repeats what it was given; for tests",
     trains=("classify", "lora", "full"),
+    trains_together=("full",),
     settings=(
         Setting(
             name="context_tokens", kind="int", description="tokens of one sequence; default: the file's", minimum=1

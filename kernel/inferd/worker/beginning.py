@@ -167,6 +167,7 @@ def _order(load: load_pb2.Load, scratch: str, *, reads: tuple[str, ...]) -> Orde
         shares=_SHARED if looped and load.device != HOST_DEVICE else (),
         devices=tuple(devices),
         network=wants.network,
+        listens=wants.listens,
         loopback=looped,
         programs=wants.programs,
         memory_bytes=memory_bytes,

@@ -20,6 +20,7 @@ from inferd.engine.token.keeping import Keeping, Kept
 from inferd.engine.token.loop import Loop
 from inferd.engine.token.output import Ended, StepOutput
 from inferd.engine.training.backend import LoadedTraining
+from inferd.engine.training.following import LoadedFollower
 from inferd.errors import InferdError, InternalError, UnsupportedInputError, is_failure
 from inferd.plugin import KeepingSession, LoadedTensorModel, LoadError
 from inferd.plugin.host import count_cores
@@ -97,7 +98,7 @@ class Desk(Protocol):
 
 
 def make_desk(
-    model: LoadedModel | LoadedTensorModel | LoadedFunctions | LoadedTraining,
+    model: LoadedModel | LoadedTensorModel | LoadedFunctions | LoadedTraining | LoadedFollower,
     load: load_pb2.Load,
     link: Link,
     activity: Activity,
@@ -111,7 +112,7 @@ def make_desk(
     """
     if isinstance(model, LoadedFunctions):
         return FunctionDesk(model, link, activity)
-    if isinstance(model, LoadedTraining):
+    if isinstance(model, LoadedTraining | LoadedFollower):
         return TrainingDesk(model, link, activity)
     if isinstance(model, LoadedTensorModel):
         return TensorDesk(model, load, link, activity)

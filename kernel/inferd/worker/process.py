@@ -20,6 +20,7 @@ from inferd.engine.cause import last_line, placed_line
 from inferd.engine.function.backend import LoadedFunctions
 from inferd.engine.program.threads import spares
 from inferd.engine.training.backend import LoadedTraining, TrainingLoader
+from inferd.engine.training.following import FollowerLoader, LoadedFollower
 from inferd.errors import ModelLoadError, SandboxIncompleteError, is_failure, words_of
 from inferd.plugin import LoadError, UnsupportedModelError
 from inferd.plugin.checks import check_model, check_need, import_loader
@@ -97,14 +98,16 @@ class Worker:
                 self._activity.begin(Doing.CLOSE)
                 model.session.close()
 
-    def _load(self, load: load_pb2.Load) -> LoadedModel | LoadedTensorModel | LoadedFunctions | LoadedTraining | None:
+    def _load(
+        self, load: load_pb2.Load
+    ) -> LoadedModel | LoadedTensorModel | LoadedFunctions | LoadedTraining | LoadedFollower | None:
         backend: Backend | None = None
         try:
             request, _ = read_load(load)
             self._start.check()
             self._activity.begin(Doing.IMPORT)
             backend = import_loader(load.loader)()
-            if isinstance(backend, TrainingLoader):
+            if isinstance(backend, TrainingLoader | FollowerLoader):
                 backend.prepare(request)
             self._activity.begin(Doing.STARTING)
             self._link.send(sealed_frame(self._start.seal()))
@@ -119,7 +122,9 @@ class Worker:
             self._reserved.wait()
             self._activity.begin(Doing.LOAD)
             given = backend.load(request, self._report)
-            model = given if isinstance(given, LoadedFunctions | LoadedTraining) else check_model(given)
+            model = (
+                given if isinstance(given, LoadedFunctions | LoadedTraining | LoadedFollower) else check_model(given)
+            )
             self._activity.begin(Doing.PREPARE)
             self._desk = make_desk(model, load, self._link, self._activity, identity=identity)
         except BaseException as error:

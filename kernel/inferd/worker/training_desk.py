@@ -6,7 +6,10 @@ from typing import TYPE_CHECKING
 
 from inferd.engine.function.call import CallResult
 from inferd.engine.token.output import Ended
-from inferd.engine.training.loop import Drive, TrainingLoop
+from inferd.engine.training.backend import LoadedTraining
+from inferd.engine.training.drives import Drive
+from inferd.engine.training.following import FollowerLoop
+from inferd.engine.training.loop import TrainingLoop
 from inferd.errors import UnsupportedInputError
 from inferd.worker.adapters import refuse_adapter
 from inferd.worker.frames import ended_message, failure
@@ -17,18 +20,22 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from inferd.engine.activity import Activity
-    from inferd.engine.training.backend import LoadedTraining
+    from inferd.engine.training.following import LoadedFollower
     from inferd.shared import Memory
     from inferd.worker.link import Link
 
 
 class TrainingDesk:
-    """For a training; see `inferd.worker.desk.Desk`."""
+    """For a training, or who follows one; see `inferd.worker.desk.Desk`."""
 
-    def __init__(self, training: LoadedTraining, link: Link, activity: Activity) -> None:
+    def __init__(self, training: LoadedTraining | LoadedFollower, link: Link, activity: Activity) -> None:
         self._link = link
         self._description = training.description.architecture
-        self.engine = TrainingLoop(training, self._deliver, activity=activity)
+        self.engine: TrainingLoop | FollowerLoop
+        if isinstance(training, LoadedTraining):
+            self.engine = TrainingLoop(training, self._deliver, activity=activity)
+        else:
+            self.engine = FollowerLoop(training, self._deliver, activity=activity)
 
     def submit(self, submit: task_pb2.Submit, memories: Sequence[Memory]) -> None:  # noqa: ARG002 - of tensors only
         """Have the training brought to its end; any other task is refused."""
@@ -45,6 +52,11 @@ class TrainingDesk:
                 disk_bytes=train.disk_bytes,
                 lease_id=submit.lease_id,
                 fencing_token=submit.fencing_token,
+                rank=train.rank,
+                ranks=train.ranks or 1,
+                address=train.address,
+                meeting=train.meeting,
+                join_s=train.join_s,
             )
         )
 

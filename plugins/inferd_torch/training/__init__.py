@@ -8,5 +8,6 @@ How a training comes to run, file by file:
     encoder.py      the loss of a model of embeddings; encoder_loading.py loads and writes one
     objective.py    what a session knows of these
     schedule.py     the learning rate of each step
-    session.py      steps, evaluations, checkpoints
+    session.py      steps, evaluations, checkpoints; computing.py the gradients of some rows
+    gang.py         what workers of one training tell each other; following.py those that help the one that leads
 """

@@ -31,6 +31,7 @@ from inferd_torch.training import memory
 from inferd_torch.training.decoder import LanguageModel
 from inferd_torch.training.encoder import PairExample, PairModel
 from inferd_torch.training.encoder_loading import load_encoder, make_encoder, read_encoder, write_pooling
+from inferd_torch.training.following import TorchFollower
 from inferd_torch.training.lora import LoraLinear, add_lora, write_adapter
 from inferd_torch.training.objective import Objective
 from inferd_torch.training.rows import Order, Rows, divide
@@ -42,6 +43,8 @@ LORA, FULL, EMBED = "lora", "full", "embed"
 METHODS = (LORA, FULL, EMBED)
 _PLAIN: Final = "sdpa"  # attention as torch has it, which has gradients
 _HEAD_BYTES: Final = 1 << 20  # of each file of weights, which tell of which model it is
+NO_MATTER: Final = ("ranks", "least_ranks")
+"""Of a recipe, what checkpoints are gone on from whatever it says: how many workers come to a result, and not which."""
 COPIED: Final = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "tokenizer.model"),
     *("vocab.json", "vocab.txt", "merges.txt", "added_tokens.json", "generation_config.json", "chat_template.json"),
@@ -216,18 +219,39 @@ def make(plan: Plan, progress: Callable[[float], None]) -> TorchTrainSession:
     return made
 
 
-def _make_objective(plan: Plan, course: Course, progress: Callable[[float], None]) -> Objective:
-    """What is trained, with its weights; the first row is read before."""
+def follow(plan: Plan, progress: Callable[[float], None]) -> TorchFollower:
+    """Load a model and make one of those that help to train it.
+
+    Raises:
+        TrainError: The weights do not permit it.
+    """
+    progress(0.0)
+    request = plan.request
+    made = TorchFollower(
+        _make_objective(plan, None, progress),
+        request.recipe,
+        device=plan.device,
+        threads=request.cores or torch.get_num_threads(),
+        precision=plan.precision,
+    )
+    progress(1.0)
+    return made
+
+
+def _make_objective(plan: Plan, course: Course | None, progress: Callable[[float], None]) -> Objective:
+    """What is trained, with its weights; the first row is read before, where there are rows."""
     recipe, tokenizer = plan.request.recipe, read_tokenizer(plan.artifact)
-    place = course.order.rows(1)[0]
-    row, name = course.rows[place], course.rows.name(place)
+    first = [] if course is None else course.order.rows(1)[:1]
+    given = [] if course is None else [(course.rows[place], course.rows.name(place)) for place in first]
     if plan.pooling is not None:
-        _make_pairs(None, tokenizer, recipe, plan.pooling, plan.device, _export_nothing).read(row, name)
+        for row, name in given:
+            _make_pairs(None, tokenizer, recipe, plan.pooling, plan.device, _export_nothing).read(row, name)
         encoder = _load(plan, progress, lambda: load_encoder(plan.artifact, plan.config, plan.device))
         prepare(encoder, recipe, spares=plan.spares)
         return _make_pairs(encoder, tokenizer, recipe, plan.pooling, plan.device, partial(_export_full, encoder, plan))
     texts = Texts(tokenizer, plan.artifact.vocabulary, field=recipe.text, most=recipe.most_tokens)
-    texts.read(row, name)
+    for row, name in given:
+        texts.read(row, name)
     whole = _load(
         plan,
         progress,
@@ -297,7 +321,7 @@ def read_course(request: TrainRequest) -> Course:
 
 def _identify(request: TrainRequest, rows: Rows, held: Rows) -> str:
     """A digest of all that decides what comes out."""
-    recipe = {name: str(value) for name, value in sorted(asdict(request.recipe).items())}
+    recipe = {name: str(value) for name, value in sorted(asdict(request.recipe).items()) if name not in NO_MATTER}
     digest = hashlib.sha256(json.dumps([recipe, rows.digest, held.digest, request.device]).encode())
     path = request.path
     if path is not None:

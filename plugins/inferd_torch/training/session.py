@@ -7,8 +7,7 @@ that are divided otherwise are rounded otherwise.
 
 import json
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -19,9 +18,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from inferd.plugin import ExportKind, Judgement, TrainError, TrainingRecipe, TrainStep
+from inferd.plugin.ranks import RankLostError
+from inferd_torch.training.computing import add_gradients, computing
+from inferd_torch.training.following import deal, sum_gradients, trained_of
+from inferd_torch.training.gang import Gang, listen
 from inferd_torch.training.memory import cast
 from inferd_torch.training.objective import Objective
-from inferd_torch.training.rows import Order, Rows
+from inferd_torch.training.rows import Order, Row, Rows
 from inferd_torch.training.schedule import rate_at
 
 WEIGHTS, MOMENTS, STATE = "weights.safetensors", "moments.safetensors", "state.json"
@@ -77,7 +80,9 @@ class TorchTrainSession:
         self._course, self._recipe, self._device = course, recipe, device
         self._threads, self._precision = threads, precision
         self._done = 0
-        self._trained = {n: each for n, each in objective.network.named_parameters() if each.requires_grad}
+        self._awaits: tuple[Any, int, str] | None = None
+        self._gang: Gang | None = None
+        self._trained = trained_of(objective.network)
         self._optimizer = make_optimizer(list(self._trained.values()), recipe)
 
     def step(self) -> TrainStep:
@@ -90,7 +95,8 @@ class TorchTrainSession:
         if number > self.steps:
             raise TrainError(f"all {self.steps} steps are done")
         rows = self._course.rows
-        examples = [objective.read(rows[place], rows.name(place)) for place in self._course.order.rows(number)]
+        given = [(rows[place], rows.name(place)) for place in self._course.order.rows(number)]
+        examples = [objective.read(row, name) for row, name in given]
         weight = sum(map(objective.weight, examples))
         if not weight:
             raise TrainError(
@@ -100,13 +106,7 @@ class TorchTrainSession:
         rate = rate_at(self._recipe, number, self.steps)
         objective.network.train()
         with self._computing(number):
-            loss = 0.0
-            for part in cut(examples, self._recipe):
-                if any(map(objective.weight, part)):
-                    with self._casting():
-                        share = objective.loss(part) / weight
-                    share.backward()  # type: ignore[no-untyped-call] # torch has no types here
-                    loss += share.item()
+            loss = self._add_gradients(number, given, examples, weight)
             self._check_finite(number, "loss", loss)
             self._check_finite(number, "length of the gradient", self._clip())
             for group in self._optimizer.param_groups:
@@ -121,6 +121,43 @@ class TorchTrainSession:
             tokens=sum(map(objective.tokens, examples)),
             cut=sum(bool(example.cut) for example in examples),
         )
+
+    def _add_gradients(self, number: int, given: list[tuple[Row, str]], examples: list[Any], weight: int) -> float:
+        """Of the rows of a step, by all ranks; their loss."""
+        objective, gang = self._open(), self._gang
+        more: dict[str, Any] = {"weight": weight, "device": self._device, "precision": self._precision}
+        if gang is None:
+            return add_gradients(objective, examples, self._recipe, **more)
+        try:
+            gang.tell({"step": number, "weight": weight, "rows": deal(given, gang.ranks)})
+            gang.share(list(self._trained.values()))
+            loss = add_gradients(objective, deal(examples, gang.ranks)[0], self._recipe, **more)
+            return sum_gradients(gang, self._trained, loss)
+        except RankLostError:
+            self._optimizer.zero_grad(set_to_none=True)
+            raise
+
+    def listen(self, ranks: int, address: str, join_s: float) -> str:
+        """Await other workers; where.
+
+        Raises:
+            TrainError: This machine has no such address.
+        """
+        store, where = listen(ranks, address, join_s)
+        self._awaits = (store, ranks, address)
+        return where
+
+    def gather(self) -> None:
+        """Wait until all have come.
+
+        Raises:
+            RankLostError: One did not come.
+            TrainError: `listen` was not called before.
+        """
+        if self._awaits is None:
+            raise TrainError("nobody is awaited")
+        (store, ranks, address), self._awaits = self._awaits, None
+        self._gang = Gang(store, rank=0, ranks=ranks, address=address)
 
     def evaluate(self) -> Judgement:
         """Judge what is trained so far by the rows that are held back.
@@ -193,7 +230,7 @@ class TorchTrainSession:
 
     def close(self) -> None:
         """Give all memory back."""
-        self._objective = None
+        self._objective = self._gang = self._awaits = None
         self._trained.clear()
         self._optimizer = make_optimizer([torch.zeros(1)], self._recipe)
 
@@ -217,23 +254,8 @@ class TorchTrainSession:
     def _casting(self) -> Any:
         return cast(self._device, self._precision)
 
-    @contextmanager
-    def _computing(self, number: int) -> Iterator[None]:
-        """In this, sums are added in one order, and what is drawn follows from the number of a step."""
-        exact, threads = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
-        fills = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined] # torch has no types
-        others = [self._device] if self._device.type == "cuda" else []
-        with torch.random.fork_rng(devices=others):
-            torch.manual_seed((self._recipe.seed << 32) + number & 0x7FFFFFFFFFFFFFFF)
-            torch.set_num_threads(self._threads)
-            torch.use_deterministic_algorithms(True, warn_only=self._device.type != "cpu")
-            torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # as above
-            try:
-                yield
-            finally:
-                torch.use_deterministic_algorithms(exact)
-                torch.utils.deterministic.fill_uninitialized_memory = fills  # type: ignore[attr-defined] # as above
-                torch.set_num_threads(threads)
+    def _computing(self, number: int) -> Any:
+        return computing(self._recipe, self._device, threads=self._threads, number=number)
 
 
 def make_optimizer(trained: list[Any], recipe: TrainingRecipe) -> torch.optim.AdamW:
@@ -243,12 +265,6 @@ def make_optimizer(trained: list[Any], recipe: TrainingRecipe) -> torch.optim.Ad
         {"params": [each for each in trained if each.ndim < _MATRIX], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW([group for group in groups if group["params"]], lr=0.0, foreach=False, fused=True)
-
-
-def cut(examples: Sequence[Any], recipe: TrainingRecipe) -> list[Sequence[Any]]:
-    """The rows of a step in parts that are computed one after the other."""
-    size = -(-recipe.batch // recipe.accumulate)
-    return [examples[at : at + size] for at in range(0, len(examples), size)]
 
 
 def _check(path: Path, found: dict[str, Tensor], shapes: dict[str, torch.Size]) -> None:

@@ -119,6 +119,8 @@ class TrainingRecipe(_message.Message):
     DROPOUT_FIELD_NUMBER: _builtins.int
     TARGETS_FIELD_NUMBER: _builtins.int
     PRECISION_FIELD_NUMBER: _builtins.int
+    RANKS_FIELD_NUMBER: _builtins.int
+    LEAST_RANKS_FIELD_NUMBER: _builtins.int
     method: Global___TrainingMethod.ValueType
     """What is trained. Required."""
     epochs: _builtins.float
@@ -163,6 +165,14 @@ class TrainingRecipe(_message.Message):
     """Dropout of LoRA, 0 to below 1. Default: 0."""
     precision: _builtins.str
     """"float32" or "bfloat16" of what is computed. Default: what the device does best."""
+    ranks: _builtins.int
+    """Workers among which the rows of each step are divided, 1 to 64: on whichever hosts have room, the first of them on
+    the kernel's own. Of methods that a backend trains so. Default: 1.
+    """
+    least_ranks: _builtins.int
+    """Fewest of `ranks` with which it goes on where hosts are lost or have no room, 1 to `ranks`; with fewer it waits.
+    Default: 1.
+    """
     @_builtins.property
     def targets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Names of the layers that LoRA is beside, at most 64. Default: all linear ones of attention and of the networks."""
@@ -193,10 +203,12 @@ class TrainingRecipe(_message.Message):
         dropout: _builtins.float | None = ...,
         targets: _abc.Iterable[_builtins.str] | None = ...,
         precision: _builtins.str | None = ...,
+        ranks: _builtins.int | None = ...,
+        least_ranks: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_accumulate", b"_accumulate", "_alpha", b"_alpha", "_batch", b"_batch", "_checkpoint_every", b"_checkpoint_every", "_clip", b"_clip", "_dropout", b"_dropout", "_epochs", b"_epochs", "_evaluate_every", b"_evaluate_every", "_held", b"_held", "_label", b"_label", "_learning_rate", b"_learning_rate", "_most_tokens", b"_most_tokens", "_pair", b"_pair", "_patience", b"_patience", "_precision", b"_precision", "_rank", b"_rank", "_schedule", b"_schedule", "_seed", b"_seed", "_text", b"_text", "_warmup", b"_warmup", "_weight_decay", b"_weight_decay", "accumulate", b"accumulate", "alpha", b"alpha", "batch", b"batch", "checkpoint_every", b"checkpoint_every", "clip", b"clip", "dropout", b"dropout", "epochs", b"epochs", "evaluate_every", b"evaluate_every", "held", b"held", "label", b"label", "learning_rate", b"learning_rate", "most_tokens", b"most_tokens", "pair", b"pair", "patience", b"patience", "precision", b"precision", "rank", b"rank", "schedule", b"schedule", "seed", b"seed", "text", b"text", "warmup", b"warmup", "weight_decay", b"weight_decay"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_accumulate", b"_accumulate", "_alpha", b"_alpha", "_batch", b"_batch", "_checkpoint_every", b"_checkpoint_every", "_clip", b"_clip", "_dropout", b"_dropout", "_epochs", b"_epochs", "_evaluate_every", b"_evaluate_every", "_held", b"_held", "_label", b"_label", "_learning_rate", b"_learning_rate", "_least_ranks", b"_least_ranks", "_most_tokens", b"_most_tokens", "_pair", b"_pair", "_patience", b"_patience", "_precision", b"_precision", "_rank", b"_rank", "_ranks", b"_ranks", "_schedule", b"_schedule", "_seed", b"_seed", "_text", b"_text", "_warmup", b"_warmup", "_weight_decay", b"_weight_decay", "accumulate", b"accumulate", "alpha", b"alpha", "batch", b"batch", "checkpoint_every", b"checkpoint_every", "clip", b"clip", "dropout", b"dropout", "epochs", b"epochs", "evaluate_every", b"evaluate_every", "held", b"held", "label", b"label", "learning_rate", b"learning_rate", "least_ranks", b"least_ranks", "most_tokens", b"most_tokens", "pair", b"pair", "patience", b"patience", "precision", b"precision", "rank", b"rank", "ranks", b"ranks", "schedule", b"schedule", "seed", b"seed", "text", b"text", "warmup", b"warmup", "weight_decay", b"weight_decay"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_accumulate", b"_accumulate", "_alpha", b"_alpha", "_batch", b"_batch", "_checkpoint_every", b"_checkpoint_every", "_clip", b"_clip", "_dropout", b"_dropout", "_epochs", b"_epochs", "_evaluate_every", b"_evaluate_every", "_held", b"_held", "_label", b"_label", "_learning_rate", b"_learning_rate", "_most_tokens", b"_most_tokens", "_pair", b"_pair", "_patience", b"_patience", "_precision", b"_precision", "_rank", b"_rank", "_schedule", b"_schedule", "_seed", b"_seed", "_text", b"_text", "_warmup", b"_warmup", "_weight_decay", b"_weight_decay", "accumulate", b"accumulate", "alpha", b"alpha", "batch", b"batch", "checkpoint_every", b"checkpoint_every", "clip", b"clip", "dropout", b"dropout", "epochs", b"epochs", "evaluate_every", b"evaluate_every", "held", b"held", "label", b"label", "learning_rate", b"learning_rate", "method", b"method", "most_tokens", b"most_tokens", "pair", b"pair", "patience", b"patience", "precision", b"precision", "rank", b"rank", "schedule", b"schedule", "seed", b"seed", "targets", b"targets", "text", b"text", "warmup", b"warmup", "weight_decay", b"weight_decay"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_accumulate", b"_accumulate", "_alpha", b"_alpha", "_batch", b"_batch", "_checkpoint_every", b"_checkpoint_every", "_clip", b"_clip", "_dropout", b"_dropout", "_epochs", b"_epochs", "_evaluate_every", b"_evaluate_every", "_held", b"_held", "_label", b"_label", "_learning_rate", b"_learning_rate", "_least_ranks", b"_least_ranks", "_most_tokens", b"_most_tokens", "_pair", b"_pair", "_patience", b"_patience", "_precision", b"_precision", "_rank", b"_rank", "_ranks", b"_ranks", "_schedule", b"_schedule", "_seed", b"_seed", "_text", b"_text", "_warmup", b"_warmup", "_weight_decay", b"_weight_decay", "accumulate", b"accumulate", "alpha", b"alpha", "batch", b"batch", "checkpoint_every", b"checkpoint_every", "clip", b"clip", "dropout", b"dropout", "epochs", b"epochs", "evaluate_every", b"evaluate_every", "held", b"held", "label", b"label", "learning_rate", b"learning_rate", "least_ranks", b"least_ranks", "method", b"method", "most_tokens", b"most_tokens", "pair", b"pair", "patience", b"patience", "precision", b"precision", "rank", b"rank", "ranks", b"ranks", "schedule", b"schedule", "seed", b"seed", "targets", b"targets", "text", b"text", "warmup", b"warmup", "weight_decay", b"weight_decay"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__accumulate: _TypeAlias = _typing.Literal["accumulate"]  # noqa: Y015
     _WhichOneofArgType__accumulate: _TypeAlias = _typing.Literal["_accumulate", b"_accumulate"]  # noqa: Y015
@@ -220,6 +232,8 @@ class TrainingRecipe(_message.Message):
     _WhichOneofArgType__label: _TypeAlias = _typing.Literal["_label", b"_label"]  # noqa: Y015
     _WhichOneofReturnType__learning_rate: _TypeAlias = _typing.Literal["learning_rate"]  # noqa: Y015
     _WhichOneofArgType__learning_rate: _TypeAlias = _typing.Literal["_learning_rate", b"_learning_rate"]  # noqa: Y015
+    _WhichOneofReturnType__least_ranks: _TypeAlias = _typing.Literal["least_ranks"]  # noqa: Y015
+    _WhichOneofArgType__least_ranks: _TypeAlias = _typing.Literal["_least_ranks", b"_least_ranks"]  # noqa: Y015
     _WhichOneofReturnType__most_tokens: _TypeAlias = _typing.Literal["most_tokens"]  # noqa: Y015
     _WhichOneofArgType__most_tokens: _TypeAlias = _typing.Literal["_most_tokens", b"_most_tokens"]  # noqa: Y015
     _WhichOneofReturnType__pair: _TypeAlias = _typing.Literal["pair"]  # noqa: Y015
@@ -230,6 +244,8 @@ class TrainingRecipe(_message.Message):
     _WhichOneofArgType__precision: _TypeAlias = _typing.Literal["_precision", b"_precision"]  # noqa: Y015
     _WhichOneofReturnType__rank: _TypeAlias = _typing.Literal["rank"]  # noqa: Y015
     _WhichOneofArgType__rank: _TypeAlias = _typing.Literal["_rank", b"_rank"]  # noqa: Y015
+    _WhichOneofReturnType__ranks: _TypeAlias = _typing.Literal["ranks"]  # noqa: Y015
+    _WhichOneofArgType__ranks: _TypeAlias = _typing.Literal["_ranks", b"_ranks"]  # noqa: Y015
     _WhichOneofReturnType__schedule: _TypeAlias = _typing.Literal["schedule"]  # noqa: Y015
     _WhichOneofArgType__schedule: _TypeAlias = _typing.Literal["_schedule", b"_schedule"]  # noqa: Y015
     _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
@@ -263,6 +279,8 @@ class TrainingRecipe(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__learning_rate) -> _WhichOneofReturnType__learning_rate | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__least_ranks) -> _WhichOneofReturnType__least_ranks | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__most_tokens) -> _WhichOneofReturnType__most_tokens | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__pair) -> _WhichOneofReturnType__pair | None: ...
@@ -272,6 +290,8 @@ class TrainingRecipe(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__precision) -> _WhichOneofReturnType__precision | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__rank) -> _WhichOneofReturnType__rank | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ranks) -> _WhichOneofReturnType__ranks | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__schedule) -> _WhichOneofReturnType__schedule | None: ...
     @_typing.overload
@@ -582,6 +602,7 @@ class Training(_message.Message):
     START_TIME_FIELD_NUMBER: _builtins.int
     FINISH_TIME_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    RANKS_FIELD_NUMBER: _builtins.int
     training_id: _builtins.str
     """Id given by the kernel."""
     tenant: _builtins.str
@@ -626,6 +647,8 @@ class Training(_message.Message):
     """Whether it ended early, as `TrainingRecipe.patience` says."""
     card: _builtins.str
     """The card of what came of it, JSON: data, recipe, figures, curve, versions of libraries; empty before."""
+    ranks: _builtins.int
+    """Workers that did its last steps together, of at most `TrainingRecipe.ranks`; 0 before the first."""
     @_builtins.property
     def spec(self) -> Global___TrainingSpec:
         """What it is of."""
@@ -686,10 +709,11 @@ class Training(_message.Message):
         start_time: _timestamp_pb2.Timestamp | None = ...,
         finish_time: _timestamp_pb2.Timestamp | None = ...,
         error: _status_pb2.Status | None = ...,
+        ranks: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "error", b"error", "finish_time", b"finish_time", "result", b"result", "spec", b"spec", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "backend", b"backend", "card", b"card", "checkpoint_step", b"checkpoint_step", "computed_s", b"computed_s", "create_time", b"create_time", "cut_rows", b"cut_rows", "data_digest", b"data_digest", "ended_early", b"ended_early", "error", b"error", "finish_time", b"finish_time", "held_digest", b"held_digest", "held_rows", b"held_rows", "judgements", b"judgements", "learning_rate", b"learning_rate", "left_s", b"left_s", "loss", b"loss", "result", b"result", "rows", b"rows", "spec", b"spec", "start_time", b"start_time", "state", b"state", "step", b"step", "steps", b"steps", "tenant", b"tenant", "tokens", b"tokens", "tokens_per_s", b"tokens_per_s", "training_id", b"training_id", "waits_for", b"waits_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "backend", b"backend", "card", b"card", "checkpoint_step", b"checkpoint_step", "computed_s", b"computed_s", "create_time", b"create_time", "cut_rows", b"cut_rows", "data_digest", b"data_digest", "ended_early", b"ended_early", "error", b"error", "finish_time", b"finish_time", "held_digest", b"held_digest", "held_rows", b"held_rows", "judgements", b"judgements", "learning_rate", b"learning_rate", "left_s", b"left_s", "loss", b"loss", "ranks", b"ranks", "result", b"result", "rows", b"rows", "spec", b"spec", "start_time", b"start_time", "state", b"state", "step", b"step", "steps", b"steps", "tenant", b"tenant", "tokens", b"tokens", "tokens_per_s", b"tokens_per_s", "training_id", b"training_id", "waits_for", b"waits_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 METHODS: Final = ("measure_training", "train")
 SESSION_METHODS: Final = ("step", "evaluate", "save", "restore", "export", "close")
+LEADING_METHODS: Final = ("listen", "gather")
 
 _log = logging.getLogger(__name__)
 
@@ -92,7 +93,7 @@ class TrainingLoader:
         backend, wanted = self._of(order), _request(request, order)
 
         def make() -> TrainSession:
-            return _checked(backend.train(wanted, progress), order.loader)
+            return _checked(backend.train(wanted, progress), order)
 
         try:
             checkpoints = Checkpoints(request.path / "checkpoints")
@@ -146,18 +147,19 @@ def _request(request: LoadRequest, order: Order) -> TrainRequest:
     )
 
 
-def _checked(session: Any, loader: str) -> TrainSession:
+def _checked(session: Any, order: Order) -> TrainSession:
     """A session, held against the interface.
 
     Raises:
         LoadError: It lacks something, or has no steps.
     """
-    lacking = [name for name in SESSION_METHODS if not callable(getattr(session, name, None))]
+    wanted = (*SESSION_METHODS, *(LEADING_METHODS if order.recipe.ranks > 1 else ()))
+    lacking = [name for name in wanted if not callable(getattr(session, name, None))]
     steps = getattr(session, "steps", None)
     if lacking or not isinstance(steps, int) or steps < 1:
         raise LoadError(
-            f"{loader}.train gave a {type(session).__name__} with steps={steps!r} and without"
-            f" {', '.join(lacking) or 'nothing'}; it must have steps of at least 1, and {', '.join(SESSION_METHODS)}"
+            f"{order.loader}.train gave a {type(session).__name__} with steps={steps!r} and without"
+            f" {', '.join(lacking) or 'nothing'}; it must have steps of at least 1, and {', '.join(wanted)}"
         )
     made: TrainSession = session
     return made

@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import errno
-import json
 import logging
 import math
 import shutil
 import sys
-import threading
 import time
-from dataclasses import dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, Final
 
 from inferd.content import content_digest
 from inferd.core.training import MOST_CONFUSED, MOST_JUDGEMENTS, RESULT
 from inferd.core.vigil import Doing
-from inferd.engine.activity import Activity
 from inferd.engine.cause import last_line, placed_line
 from inferd.engine.function.call import CallResult
-from inferd.engine.token.holds import Holds
 from inferd.engine.token.output import Ended
 from inferd.engine.training.cadence import epoch_ends, is_told
 from inferd.engine.training.checkpoints import NEW, SESSION, settle, size_of, sync_folder
-from inferd.errors import BackendFailedError, DiskFullError, InferdError, LimitExceededError, is_failure, words_of
+from inferd.engine.training.drives import Drives, LeftError
+from inferd.errors import (
+    BackendFailedError,
+    DiskFullError,
+    InferdError,
+    LimitExceededError,
+    WorkerDiedError,
+    is_failure,
+    words_of,
+)
+from inferd.plugin.ranks import RankLostError
 from inferd.plugin.training import ExportKind, TrainError
 from inferd.training_errors import TrainingFailedError
 
@@ -35,53 +40,25 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from inferd.core.vigil import Pulse
+    from inferd.engine.activity import Activity
     from inferd.engine.training.backend import LoadedTraining
+    from inferd.engine.training.drives import Drive
     from inferd.plugin.training import Judgement, TrainStep
 
 LIBRARIES: Final = ("numpy", "torch", "transformers", "peft", "safetensors", "tokenizers", "scikit-learn", "optuna")
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Drive:
-    """A task on its way in: bring the training to its end.
-
-    Attributes:
-        handle: Names it; rises with each task.
-        checkpoint_s: Between checkpoints, where the recipe does not say steps.
-        report_s: Least time between two reports of steps.
-        curve_steps: Most steps of the curve.
-        disk_bytes: Most bytes of the folder.
-        lease_id, fencing_token: Of the lease that it runs under; "" for none.
-    """
-
-    handle: int
-    checkpoint_s: float
-    report_s: float
-    curve_steps: int
-    disk_bytes: int
-    lease_id: str = ""
-    fencing_token: int = 0
-
-
-class LeftError(Exception):
-    """The task was cancelled, or the worker is to end: the training stands where its last step has left it."""
-
-
-class TrainingLoop:
+class TrainingLoop(Drives):
     """Does the steps of one training.
 
-    `run` belongs to the thread that loaded it; `submit`, `cancel`, `hold` and `stop` come from any thread. What says
-    which task is under way is written under one lock, all else by the thread of `run`.
+    `run` belongs to the thread that loaded it, and so does all that is written here.
 
     Args:
         loaded: The training.
         deliver: Called with what is told of it. May block.
         activity: Told what is being done.
         now: A monotonic clock, in seconds.
-
-    Attributes:
-        places: Tasks that it can have at once.
     """
 
     def __init__(
@@ -92,58 +69,13 @@ class TrainingLoop:
         activity: Activity | None = None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.places = 1
+        super().__init__(deliver, activity=activity, now=now)
         self._loaded = loaded
-        self._deliver = deliver
-        self._activity = activity or Activity()
-        self._now = now
-        self._holds = Holds(rows=1, blocks=0)
-        self._waiting: list[Drive] = []
-        self._under_way: Drive | None = None
-        self._cancelled = self._stopping = False
-        self._changed = threading.Condition()
         self._saved_step, self._saved_at = loaded.progress.step, now()
         self._sound = True  # the session may be saved: it stands where `progress` says
         self._told_at = now()
         self._told = 0  # of the points of the curve
         self._last: TrainStep | None = None
-
-    def submit(self, drive: Drive) -> None:
-        """Bring the training to its end. Its handle is in `CallResult.ended` once, unless it is cancelled."""
-        try:
-            with self._changed:
-                self._holds.find(drive.lease_id, drive.fencing_token)
-                self._waiting.append(drive)
-                self._changed.notify()
-        except InferdError as error:
-            self._deliver(CallResult(ended=[Ended(handle=drive.handle, error=error)]))
-
-    def cancel(self, handle: int, *, again: bool = False) -> None:  # noqa: ARG002 - what was done is kept either way
-        """Do no more steps for a task: the session stays, and is saved when the worker ends."""
-        with self._changed:
-            self._waiting = [each for each in self._waiting if each.handle != handle]
-            if self._under_way is not None and self._under_way.handle == handle:
-                self._cancelled = True
-
-    def hold(self, lease_id: str, fencing_token: int, *, sequences: int, kv_tokens: int) -> None:
-        """Note the grant of a lease, which its tasks must name.
-
-        Raises:
-            ValueError: It is more than there is: a defect of the caller, who was told the bounds.
-        """
-        if sequences > self.places or kv_tokens:
-            raise ValueError(
-                f"lease {lease_id} is to hold {sequences} sequences and {kv_tokens} KV tokens; 1 and 0 are"
-            )
-        with self._changed:
-            self._holds.change(lease_id, fencing_token, rows=sequences, blocks=0)
-
-    def stop(self) -> None:
-        """Let `run` return once the step is done that is under way and what was done is saved."""
-        with self._changed:
-            self._stopping = True
-            self._waiting.clear()
-            self._changed.notify_all()
 
     def run(self) -> None:
         """Train until `stop`; sleeps while there is nothing to do."""
@@ -161,16 +93,6 @@ class TrainingLoop:
         """What it is doing."""
         return self._activity.pulse(self._loaded.progress.step)
 
-    def _next(self) -> Drive | None:
-        self._activity.begin(Doing.IDLE)
-        with self._changed:
-            while not self._stopping and not self._waiting:
-                self._changed.wait()
-            if self._stopping:
-                return None
-            self._under_way, self._cancelled = self._waiting.pop(0), False
-            return self._under_way
-
     def _drive(self, drive: Drive) -> None:
         """Bring the training to its end, or as far as it comes."""
         began, error = self._now(), None
@@ -180,6 +102,9 @@ class TrainingLoop:
             return
         except InferdError as refused:
             error = refused
+        except RankLostError as lost:  # what it has done stays done
+            cause = words_of(lost)
+            error = WorkerDiedError(f"one of {drive.ranks} workers is lost: {cause}", metadata={"cause": cause})
         except (TrainError, OSError) as wrong:
             cause, full = words_of(wrong), isinstance(wrong, OSError) and wrong.errno in FULL
             message = f"the folder of the training cannot be written: {cause}" if full else cause
@@ -192,9 +117,8 @@ class TrainingLoop:
             message = f"the backend raised at step {self._loaded.progress.step + 1} of the training: {cause}"
             error = BackendFailedError(message, metadata={"cause": cause})
         finally:
-            with self._changed:
-                self._under_way = None
-        self._sound = self._sound and error is None
+            self._end()
+        self._sound = self._sound and (error is None or isinstance(error, WorkerDiedError))
         self._deliver(CallResult(ended=[Ended(handle=drive.handle, error=error)], seconds=self._now() - began))
 
     def _train(self, drive: Drive) -> None:
@@ -208,11 +132,14 @@ class TrainingLoop:
         loaded, recipe = self._loaded, self._loaded.order.recipe
         progress, steps = loaded.progress, loaded.session.steps
         self._told = len(progress.points)
+        if drive.ranks > 1:
+            self._gather(drive)
         self._tell(
             drive,
             begun={
                 "step": progress.step,
                 "steps": steps,
+                "ranks": drive.ranks,
                 "tokens": progress.tokens,
                 "cut": progress.cut,
                 "computed_s": progress.computed_s,
@@ -238,10 +165,15 @@ class TrainingLoop:
         self._check_wanted(drive)
         self._export(drive)
 
+    def _gather(self, drive: Drive) -> None:
+        """Have the others come, with which the steps are done."""
+        leading: Any = self._loaded.session  # held against the interface when it was loaded
+        self._activity.begin(Doing.TEND)
+        self._tell(drive, awaits={"meeting": leading.listen(drive.ranks, drive.address, drive.join_s)})
+        leading.gather()
+
     def _check_wanted(self, drive: Drive) -> None:
-        with self._changed:
-            wanted = not (self._cancelled or self._stopping)
-        if not wanted:
+        if not self._wanted:
             self._report(drive)
             raise LeftError
 
@@ -367,9 +299,6 @@ class TrainingLoop:
                 "judged": next((each for each in progress.judgements if each["step"] == step), None),
             },
         )
-
-    def _tell(self, drive: Drive, **what: dict[str, Any]) -> None:
-        self._deliver(CallResult(pieces=[(drive.handle, json.dumps(what, ensure_ascii=False).encode())]))
 
 
 def _plain(step: int, found: Judgement) -> dict[str, Any]:

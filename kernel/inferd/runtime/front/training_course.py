@@ -184,6 +184,7 @@ class Course:
             "computed_s": float(said["computed_s"]),
             "judgements": _latest(tuple(map(read_judged, said["judgements"]))),
             "attempts": training.attempts + 1,
+            "ranks": int(said.get("ranks", 1)),
             "waits_for": "",
         }
         if training.state is TrainingState.QUEUED:

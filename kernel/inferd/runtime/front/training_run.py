@@ -4,33 +4,36 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 from inferd.core.host import HOST_LABEL, LOCAL
 from inferd.core.ids import NO_LEASE, DeviceId, LeaseId
 from inferd.core.model import Instance, InstanceState, ModelSpec
 from inferd.core.placement_rules import PlacementRules
 from inferd.core.priority import Priority
-from inferd.core.task_events import TensorOutput
-from inferd.core.training import BACKEND, LOADER, TRAINING, Order
-from inferd.errors import BackendUnavailableError, InferdError
+from inferd.core.training import BACKEND, FOLLOWER, LOADER, ORDER_SETTING, TRAINING, Order, write_order
+from inferd.errors import BackendUnavailableError, InferdError, ModelLoadError
 from inferd.plugin.registry import BackendState
-from inferd.runtime.evaluation_work import read_piece
+from inferd.runtime.front.training_gang import TrainingGang, drive
 from inferd.runtime.front.trials import LOOK_S, NoRoomError, Place, Trials
 from inferd.runtime.instances import newest
+from inferd.runtime.placement import stat_files
 from inferd.runtime.training_work import training_task
-from inferd.sandbox.state import Access
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable, Sequence
 
     from inferd.core.ids import ModelName, Tenant
     from inferd.core.plan import LoadPlan
     from inferd.core.training import Training
     from inferd.runtime.driver import Driver
     from inferd.runtime.front.tasks import Tasks
+    from inferd.runtime.front.training_gang import Tell
     from inferd.runtime.plugins import Plugins
     from inferd.runtime.training_files import TrainingFiles
+    from inferd.sandbox.state import Access
     from inferd.training_settings import Train
 
 SETTLE_LOOKS: Final = 3  # so often it is seen that others wait before a training gives its room to them
@@ -58,13 +61,13 @@ class TrainingRoom(Trials):
     async def _find_place(self, spec: ModelSpec, tell: Callable[[LoadPlan], str]) -> Place:
         plan = await self._driver.plan_load(spec)
         if self._lease_id:
-            return Place(plan=plan, cores=0)
+            return Place(cores=0)
         now, instances = self._driver.clock.now(), self._driver.machine.fleet.instances
         quick = [each for each in plan.evicted if now - instances[each].used < self._idle_s]
         if not plan.fits or quick:
             raise NoRoomError(tell(plan))
         account = self._driver.views.devices[plan.device_id]
-        return Place(plan=plan, cores=account.free_cores if account.cores else 0)
+        return Place(cores=account.free_cores if account.cores else 0)
 
     async def _load(self, name: ModelName, tenant: Tenant) -> Instance:
         model = await self._driver.loading.load(name, tenant, self._lease_id)
@@ -96,6 +99,16 @@ class TrainingRoom(Trials):
         return ""
 
 
+class FollowerRoom(TrainingRoom):
+    """Likewise, one of those that help with a training, on whichever host has room."""
+
+    async def _find_place(self, spec: ModelSpec, tell: Callable[[LoadPlan], str]) -> Place:
+        try:
+            return await super()._find_place(spec, tell)
+        except ModelLoadError:
+            return Place(cores=0)  # no plan, as for a host that has to fetch its files first: the load itself tells
+
+
 class TrainingRun:
     """Attempts a training.
 
@@ -114,7 +127,7 @@ class TrainingRun:
         self._files = files
         self._settings = settings
 
-    async def go(self, training: Training, tell: Callable[[str, dict[str, Any]], Awaitable[None]]) -> None:
+    async def go(self, training: Training, tell: Tell) -> None:
         """Have a worker do its steps, from its last checkpoint to the end; `tell` is given what it says.
 
         Raises:
@@ -125,15 +138,7 @@ class TrainingRun:
         lease_id = self._lease_of(training)
         room = TrainingRoom(self._driver, training, lease_id, idle_s=self._settings.idle_s)
         spec = self._spec(training)
-        order = Order(
-            loader=training.loader,
-            base=training.base,
-            recipe=training.spec.recipe,
-            cores=self._settings.threads,
-            nice=self._settings.nice,
-            is_held=bool(training.held_digest),
-        )
-        await self._files.write_order(training.training_id, order)
+        await self._files.write_order(training.training_id, self._order(training))
         async with AsyncExitStack() as stack:
             if training.base:
                 await stack.enter_async_context(self._driver.supervisor.opening(training.base))
@@ -141,12 +146,13 @@ class TrainingRun:
                 spec,
                 training.tenant,
                 tell=lambda plan: plan.reason,
-                measure=lambda _: self._drive(training, lease_id, tell),
+                measure=lambda _: self._lead(training, lease_id, tell),
             )
 
     async def gone(self, training: Training) -> None:
-        """Wait until nothing is left of its worker, which saves what it has done before it ends."""
-        await Trials(self._driver).gone(training.model)
+        """Wait until nothing is left of its workers, of which the one that leads saves what it has done."""
+        for place in range(training.spec.recipe.ranks):
+            await Trials(self._driver).gone(training.model_of(place))
 
     def _lease_of(self, training: Training) -> LeaseId:
         """The lease that it runs under, as long as that holds."""
@@ -163,11 +169,9 @@ class TrainingRun:
         Raises:
             BackendUnavailableError: What trains it is not there now.
         """
-        report = next((each for each in self._plugins.reports if each.name == training.backend), None)
-        if report is None or report.spec is None or report.state is not BackendState.READY:
-            why = "it is not installed" if report is None else f"it is {report.state.name}: {report.why}"
-            raise BackendUnavailableError(f"backend {training.backend!r} trains it, and {why}", metadata={"cause": why})
-        folder, asked = str(self._files.folder(training.training_id)), report.spec.access
+        folder = str(self._files.folder(training.training_id))
+        together = training.spec.recipe.ranks > 1
+        asked = self._access(training, reads=[training.base] if training.base else [], together=together)
         threads = self._settings.threads
         return ModelSpec(
             name=training.model,
@@ -183,23 +187,70 @@ class TrainingRun:
             pinned=True,
             values={"threads": threads} if threads else {},
             file_version=training.training_id,  # what a look has found of its need holds for all its workers
-            access=Access(
-                devices=asked.devices,
-                reads=(*asked.reads, *([training.base] if training.base else [])),
-                writes=(*asked.writes, folder),
-                network=asked.network,
-                programs=asked.programs,
-                compilers=asked.compilers,
-            ),
+            access=replace(asked, writes=(*asked.writes, folder)),
         )
 
-    async def _drive(
-        self, training: Training, lease_id: LeaseId, tell: Callable[[str, dict[str, Any]], Awaitable[None]]
-    ) -> None:
-        spec = training_task(training, lease_id, self._settings)
-        async with self._tasks.run(spec, size_bytes=spec.demand.memory_bytes) as stream:
-            async for batch in stream.follow(0):
-                for _, event in batch:
-                    if isinstance(event, TensorOutput):
-                        for what, said in read_piece(event).items():
-                            await tell(what, said)
+    def _follower(self, training: Training, place: int, file_version: str) -> ModelSpec:
+        """Likewise, one of those that help: its files are those of the model that the training begins with.
+
+        Raises:
+            BackendUnavailableError: What trains it is not there now.
+        """
+        threads = self._settings.threads
+        values: dict[str, str | int] = {ORDER_SETTING: write_order(self._order(training)).decode()}
+        return ModelSpec(
+            name=training.model_of(place),
+            source=f"training:{training.training_id}",
+            path=training.base,
+            format=BACKEND,
+            size_bytes=0,
+            backend=training.backend,
+            backend_reason="it trains",
+            loader=FOLLOWER,
+            devices=tuple(map(DeviceId, training.devices)),
+            pinned=bool(training.spec.device),
+            values=values | ({"threads": threads} if threads else {}),
+            file_version=file_version,
+            access=self._access(training, together=True),
+        )
+
+    def _access(self, training: Training, *, reads: Sequence[str] = (), together: bool) -> Access:
+        """What its workers reach; those of several speak to each other.
+
+        Raises:
+            BackendUnavailableError: What trains it is not there now.
+        """
+        report = next((each for each in self._plugins.reports if each.name == training.backend), None)
+        if report is None or report.spec is None or report.state is not BackendState.READY:
+            why = "it is not installed" if report is None else f"it is {report.state.name}: {report.why}"
+            raise BackendUnavailableError(f"backend {training.backend!r} trains it, and {why}", metadata={"cause": why})
+        asked = report.spec.access
+        return replace(asked, reads=(*asked.reads, *reads), network=asked.network or together, listens=together)
+
+    def _order(self, training: Training) -> Order:
+        return Order(
+            loader=training.loader,
+            base=training.base,
+            recipe=training.spec.recipe,
+            cores=self._settings.threads,
+            nice=self._settings.nice,
+            is_held=bool(training.held_digest),
+        )
+
+    async def _lead(self, training: Training, lease_id: LeaseId, tell: Tell) -> None:
+        if training.spec.recipe.ranks == 1:
+            await drive(self._tasks, training_task(training, lease_id, self._settings), tell)
+            return
+        _, version = await asyncio.to_thread(stat_files, Path(training.base))
+        gang = TrainingGang(
+            training,
+            tasks=self._tasks,
+            settings=self._settings,
+            load=lambda place, sit: FollowerRoom(self._driver, training, NO_LEASE, idle_s=self._settings.idle_s).run(
+                self._follower(training, place, version),
+                training.tenant,
+                tell=lambda plan: plan.reason,
+                measure=lambda _: sit(),
+            ),
+        )
+        await gang.lead(lease_id, tell)

@@ -11,16 +11,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from inferd.core.lifecycle import advance
 from inferd.core.training import TRAINING_TABLE, Training, TrainingChange, TrainingMethod, TrainingState
-from inferd.errors import (
-    BackendNotFoundError,
-    BackendUnavailableError,
-    InvalidFieldError,
-    LimitExceededError,
-    RequestConflictError,
-    suggestion,
-)
-from inferd.plugin.registry import BackendState
+from inferd.errors import InvalidFieldError, LimitExceededError, RequestConflictError
 from inferd.runtime.front.evaluations import new_id
+from inferd.runtime.front.training_backend import choose_backend, devices_of
 from inferd.runtime.front.training_course import Course, Known, move
 from inferd.runtime.front.training_outcome import TrainingOutcome
 from inferd.runtime.front.training_run import TrainingRun
@@ -34,7 +27,6 @@ if TYPE_CHECKING:
     from inferd.core.ids import Tenant
     from inferd.core.model import ModelSpec
     from inferd.core.training import Point, TrainingSpec
-    from inferd.plugin.registry import BackendReport
     from inferd.runtime.driver import Driver
     from inferd.runtime.front.caller import Caller
     from inferd.runtime.front.models import Models
@@ -141,7 +133,7 @@ class Trainings:
         base = await self._base(spec)
         if spec.recipe.method is not TrainingMethod.LORA:
             self._outcome.check_name(spec.name, replace=spec.replace)
-        report = self._choose(spec, base)
+        report = choose_backend(self._plugins.reports, spec, base)
         self._check_room(caller.tenant)
         training_id = new_id()
         self._making[caller.tenant] += 1
@@ -157,7 +149,7 @@ class Trainings:
                 spec=spec,
                 backend=report.name,
                 loader="" if report.spec is None else report.spec.loader,
-                devices=_devices(report, spec),
+                devices=devices_of(report, spec),
                 base="" if base is None else base.path,
                 lease_id=caller.lease_id,
                 digest=data.digest,
@@ -219,48 +211,6 @@ class Trainings:
                 )
             return None
         return (await self._models.get(spec.model)).spec
-
-    def _choose(self, spec: TrainingSpec, base: ModelSpec | None) -> BackendReport:
-        """The backend that trains it: the one that was asked for, or that of its model, or the first that can.
-
-        Raises:
-            BackendNotFoundError, BackendUnavailableError: There is none.
-            InvalidFieldError: It has not the device.
-        """
-        method, reports = spec.recipe.method.name.lower(), self._plugins.reports
-        if spec.backend and spec.backend not in {each.name for each in reports}:
-            near = suggestion(spec.backend, [each.name for each in reports])
-            raise BackendNotFoundError(
-                f"no backend {spec.backend!r} is installed" + (f"; did you mean {near!r}?" if near else ""),
-                metadata={"suggestion": near} if near else {},
-                field="spec.backend",
-            )
-        able = [each for each in reports if each.spec is not None and method in each.spec.trains]
-        ready = [each for each in able if each.state is BackendState.READY and spec.backend in ("", each.name)]
-        if not ready:
-            causes = [
-                f"{each.name} is {each.state.name}: {each.why}" for each in able if each.state is not BackendState.READY
-            ]
-            trains = {each.name: ", ".join(each.spec.trains) for each in reports if each.spec and each.spec.trains}
-            others = "; ".join(f"{name} trains {methods}" for name, methods in trains.items()) or "no backend trains"
-            who = f"backend {spec.backend!r} does not train" if spec.backend else "no READY backend trains"
-            cause = "; ".join([*causes, others])
-            raise BackendUnavailableError(f"{who} {method!r}: {cause}", metadata={"cause": cause}, field="spec.backend")
-
-        def rank(report: BackendReport) -> tuple[bool, bool, int, str]:
-            known = report.spec
-            formats, number = ((), 0) if known is None else (known.formats, known.rank)
-            own = base is not None and base.backend == report.name
-            return (not own, base is not None and base.format not in formats, number, report.name)
-
-        chosen = min(ready, key=rank)
-        known = [each.device_id for each in chosen.devices]
-        if spec.device and spec.device not in known:
-            raise InvalidFieldError(
-                f"spec.device is {spec.device!r}, and backend {chosen.name!r} has {', '.join(known) or 'none'}",
-                field="spec.device",
-            )
-        return chosen
 
     def _check_room(self, tenant: Tenant) -> None:
         have = sum(known.training.tenant == tenant for known in self._known.values()) + self._making[tenant]
@@ -426,11 +376,3 @@ class Trainings:
         await self._run.gone(known.training)
         used = self._outcome.is_used(known.training)
         await self._files.close(known.training.training_id, keeps_result=used)
-
-
-def _devices(report: BackendReport, spec: TrainingSpec) -> tuple[str, ...]:
-    """The device that was asked for, or the backend's first and those that are alike."""
-    if spec.device:
-        return (spec.device,)
-    kind = report.devices[0].device_id.rpartition(":")[0]
-    return tuple(each.device_id for each in report.devices if each.device_id.rpartition(":")[0] == kind)

@@ -36,11 +36,9 @@ class Place:
     """Where a trial computes.
 
     Attributes:
-        plan: What its load takes.
         cores: On how many cores of its device; 0 where they are not counted.
     """
 
-    plan: LoadPlan
     cores: int
 
 
@@ -105,7 +103,7 @@ class Trials:
         if not plan.fits or plan.evicted:
             raise NoRoomError(tell(plan))
         account = self._driver.views.devices[plan.device_id]
-        return Place(plan=plan, cores=(asked_cores(spec) or account.free_cores) if account.cores else 0)
+        return Place(cores=(asked_cores(spec) or account.free_cores) if account.cores else 0)
 
     def _on_free_cores(self, spec: ModelSpec) -> ModelSpec:
         """It, on those of its devices of which no lease holds the cores that it would compute on."""
@@ -131,17 +129,17 @@ class Trials:
 
     async def _until_wanted(self, instance: Instance, place: Place) -> str:
         """Until others need what it holds."""
-        account = self._driver.views.devices[place.plan.device_id]
+        account = self._driver.views.devices[instance.device_id]
         with self._driver.watchers.models.watch(instance.model) as changed:
             while instance.living:
                 if instance.draining:
-                    return f"others wait for its memory of {place.plan.device_id}"
+                    return f"others wait for its memory of {instance.device_id}"
                 if place.cores > account.free_cores:
                     return f"it computes on {place.cores} cores; {_cores_told(account)}"
                 await changed.wait(changed.version, LOOK_S)
         if instance.error is not None:
             raise instance.error
-        return f"its memory of {place.plan.device_id} went to others"
+        return f"its memory of {instance.device_id} went to others"
 
     async def _beside(self, doing: Coroutine[object, object, T], watching: Coroutine[object, object, str]) -> T:
         """Do something until it is done, or until what is watched for has come."""

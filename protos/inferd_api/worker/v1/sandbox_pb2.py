@@ -24,21 +24,21 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"inferd_api/worker/v1/sandbox.proto\x12\x10inferd.worker.v1\"p\n\x0cSandboxOrder\x12\r\n\x05reads\x18\x01 \x03(\t\x12\x0e\n\x06writes\x18\x02 \x03(\t\x12\x0f\n\x07\x64\x65vices\x18\x03 \x03(\t\x12\x0f\n\x07network\x18\x04 \x01(\x08\x12\x10\n\x08programs\x18\x05 \x01(\x08\x12\r\n\x05looks\x18\x06 \x01(\x08\"\xc5\x01\n\rSandboxLimits\x12+\n\x04mode\x18\x01 \x01(\x0e\x32\x1d.inferd.worker.v1.SandboxMode\x12\x0f\n\x07threads\x18\x02 \x01(\r\x12\x14\n\x0cmemory_bytes\x18\x03 \x01(\x04\x12\r\n\x05roots\x18\x04 \x03(\t\x12\x10\n\x08withheld\x18\x05 \x03(\t\x12\x15\n\rscratch_bytes\x18\x06 \x01(\x04\x12\x15\n\rscratch_files\x18\x07 \x01(\r\x12\x11\n\tvariables\x18\x08 \x03(\t\"\x07\n\x05\x42\x65gun\".\n\x0cSandboxState\x12\r\n\x05level\x18\x01 \x01(\r\x12\x0f\n\x07reasons\x18\x02 \x03(\t*r\n\x0bSandboxMode\x12\x1c\n\x18SANDBOX_MODE_UNSPECIFIED\x10\x00\x12\x15\n\x11SANDBOX_MODE_AUTO\x10\x01\x12\x18\n\x14SANDBOX_MODE_REQUIRE\x10\x02\x12\x14\n\x10SANDBOX_MODE_OFF\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"inferd_api/worker/v1/sandbox.proto\x12\x10inferd.worker.v1\"\x81\x01\n\x0cSandboxOrder\x12\r\n\x05reads\x18\x01 \x03(\t\x12\x0e\n\x06writes\x18\x02 \x03(\t\x12\x0f\n\x07\x64\x65vices\x18\x03 \x03(\t\x12\x0f\n\x07network\x18\x04 \x01(\x08\x12\x10\n\x08programs\x18\x05 \x01(\x08\x12\r\n\x05looks\x18\x06 \x01(\x08\x12\x0f\n\x07listens\x18\x07 \x01(\x08\"\xc5\x01\n\rSandboxLimits\x12+\n\x04mode\x18\x01 \x01(\x0e\x32\x1d.inferd.worker.v1.SandboxMode\x12\x0f\n\x07threads\x18\x02 \x01(\r\x12\x14\n\x0cmemory_bytes\x18\x03 \x01(\x04\x12\r\n\x05roots\x18\x04 \x03(\t\x12\x10\n\x08withheld\x18\x05 \x03(\t\x12\x15\n\rscratch_bytes\x18\x06 \x01(\x04\x12\x15\n\rscratch_files\x18\x07 \x01(\r\x12\x11\n\tvariables\x18\x08 \x03(\t\"\x07\n\x05\x42\x65gun\".\n\x0cSandboxState\x12\r\n\x05level\x18\x01 \x01(\r\x12\x0f\n\x07reasons\x18\x02 \x03(\t*r\n\x0bSandboxMode\x12\x1c\n\x18SANDBOX_MODE_UNSPECIFIED\x10\x00\x12\x15\n\x11SANDBOX_MODE_AUTO\x10\x01\x12\x18\n\x14SANDBOX_MODE_REQUIRE\x10\x02\x12\x14\n\x10SANDBOX_MODE_OFF\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'inferd_api.worker.v1.sandbox_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SANDBOXMODE']._serialized_start=427
-  _globals['_SANDBOXMODE']._serialized_end=541
-  _globals['_SANDBOXORDER']._serialized_start=56
-  _globals['_SANDBOXORDER']._serialized_end=168
-  _globals['_SANDBOXLIMITS']._serialized_start=171
-  _globals['_SANDBOXLIMITS']._serialized_end=368
-  _globals['_BEGUN']._serialized_start=370
-  _globals['_BEGUN']._serialized_end=377
-  _globals['_SANDBOXSTATE']._serialized_start=379
-  _globals['_SANDBOXSTATE']._serialized_end=425
+  _globals['_SANDBOXMODE']._serialized_start=445
+  _globals['_SANDBOXMODE']._serialized_end=559
+  _globals['_SANDBOXORDER']._serialized_start=57
+  _globals['_SANDBOXORDER']._serialized_end=186
+  _globals['_SANDBOXLIMITS']._serialized_start=189
+  _globals['_SANDBOXLIMITS']._serialized_end=386
+  _globals['_BEGUN']._serialized_start=388
+  _globals['_BEGUN']._serialized_end=395
+  _globals['_SANDBOXSTATE']._serialized_start=397
+  _globals['_SANDBOXSTATE']._serialized_end=443
 # @@protoc_insertion_point(module_scope)

@@ -59,12 +59,15 @@ class SandboxOrder(_message.Message):
     NETWORK_FIELD_NUMBER: _builtins.int
     PROGRAMS_FIELD_NUMBER: _builtins.int
     LOOKS_FIELD_NUMBER: _builtins.int
+    LISTENS_FIELD_NUMBER: _builtins.int
     network: _builtins.bool
     """Whether its backend asks for the network."""
     programs: _builtins.bool
     """Whether its backend asks to start programs."""
     looks: _builtins.bool
     """Whether the worker only looks at its model and is ended then: it takes no more memory than a look may."""
+    listens: _builtins.bool
+    """Whether others reach it by the network that it asks for: it awaits connections."""
     @_builtins.property
     def reads(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Files and folders that it reads besides its model's, absolute."""
@@ -86,10 +89,11 @@ class SandboxOrder(_message.Message):
         network: _builtins.bool = ...,
         programs: _builtins.bool = ...,
         looks: _builtins.bool = ...,
+        listens: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["devices", b"devices", "looks", b"looks", "network", b"network", "programs", b"programs", "reads", b"reads", "writes", b"writes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["devices", b"devices", "listens", b"listens", "looks", b"looks", "network", b"network", "programs", b"programs", "reads", b"reads", "writes", b"writes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

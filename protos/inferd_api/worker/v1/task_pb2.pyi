@@ -328,6 +328,11 @@ class Train(_message.Message):
     REPORT_S_FIELD_NUMBER: _builtins.int
     CURVE_STEPS_FIELD_NUMBER: _builtins.int
     DISK_BYTES_FIELD_NUMBER: _builtins.int
+    RANKS_FIELD_NUMBER: _builtins.int
+    RANK_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    MEETING_FIELD_NUMBER: _builtins.int
+    JOIN_S_FIELD_NUMBER: _builtins.int
     checkpoint_s: _builtins.float
     """Seconds between checkpoints, where the recipe does not say steps."""
     report_s: _builtins.float
@@ -336,6 +341,16 @@ class Train(_message.Message):
     """Most steps of the curve that are told."""
     disk_bytes: _builtins.int
     """Most bytes of its folder."""
+    ranks: _builtins.int
+    """Workers that do its steps together; 0 and 1 for this one alone."""
+    rank: _builtins.int
+    """Which of them this one is; 0 for the one that leads."""
+    address: _builtins.str
+    """Of the one that leads: the address of its machine at which the others reach it."""
+    meeting: _builtins.str
+    """Of the others: where the one that leads awaits them, as it has told."""
+    join_s: _builtins.float
+    """Seconds in which they find each other."""
     def __init__(
         self,
         *,
@@ -343,10 +358,15 @@ class Train(_message.Message):
         report_s: _builtins.float = ...,
         curve_steps: _builtins.int = ...,
         disk_bytes: _builtins.int = ...,
+        ranks: _builtins.int = ...,
+        rank: _builtins.int = ...,
+        address: _builtins.str = ...,
+        meeting: _builtins.str = ...,
+        join_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint_s", b"checkpoint_s", "curve_steps", b"curve_steps", "disk_bytes", b"disk_bytes", "report_s", b"report_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "checkpoint_s", b"checkpoint_s", "curve_steps", b"curve_steps", "disk_bytes", b"disk_bytes", "join_s", b"join_s", "meeting", b"meeting", "rank", b"rank", "ranks", b"ranks", "report_s", b"report_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
