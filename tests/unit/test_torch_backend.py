@@ -155,7 +155,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "quantised": (
         lambda f: change(f / "config.json", quantization_config={"quant_method": "bitsandbytes"}),
-        r"quantization_config 'gptq' is not supported",
+        r"quantization_config 'bitsandbytes' is not supported",
     ),
     "encoder": (lambda f: change(f / "config.json", model_type="t5"), r"'t5' is no decoder of text"),
     "more layers": (lambda f: change(f / "config.json", num_hidden_layers=4), r"9 missing keys, for example"),
