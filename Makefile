@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: test-dashboard peers peers-ready canitoolcall compat compat-openai test-system test-clients gpu gpu-dry triton-report rollouts swaps probes attack optimized models-table onnx-cases chaos storm property sim demo test bench fuzz sanitize native lint types rules stubs docs site man release clean
+.PHONY: first-answers test-dashboard peers peers-ready canitoolcall compat compat-openai test-system test-clients gpu gpu-dry triton-report rollouts swaps probes attack optimized models-table onnx-cases chaos storm property sim demo test bench fuzz sanitize native lint types rules stubs docs site man release clean
 
 demo: .venv/.base .venv/.native
 	@$(BIN)/inferd pull smollm2
@@ -33,6 +33,10 @@ canitoolcall: .venv/.dev
 test-dashboard: .venv/.dev .venv/.client-tools
 	@$(PIP) install -e . --group system -c constraints.txt
 	@timeout 1200 $(BIN)/python -m pytest -n 0 --timeout 600 tests/system/test_dashboard.py $(ARGS)
+
+# How long the ways of docs/first-answers.md take from nothing, command by command. `make first-answers ARGS="--only wheel --wheel FILE"`
+first-answers: .venv/bin/python
+	@$(BIN)/python tests/system/first_answers.py $(ARGS)
 
 # The clients in other languages, built by their tools and tried on a real kernel; a part of test-system. What is lacking
 # is skipped and says why, or fails with INFERD_REQUIRE_CLIENTS=1. Where root runs it, Debian's packages are installed first.

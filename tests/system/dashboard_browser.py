@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -22,7 +23,7 @@ from inferd.testing.kernel import kernel_process, write_fake_model
 from inferd_client import AsyncClient
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
     from playwright.async_api import Browser, Page
@@ -42,6 +43,8 @@ class Ground:
         client: Of the kernel, as its user.
         browser: Chromium.
         folder: For models.
+        kernels: Holds the kernel; closed, it has ended.
+        start_kernel: Starts it again where it was, with what was kept if `environment` names a store.
         faults: What pages said on their console, and errors of their scripts.
     """
 
@@ -50,6 +53,8 @@ class Ground:
     client: AsyncClient
     browser: Browser
     folder: Path
+    kernels: ExitStack
+    start_kernel: Callable[[], str]
     faults: list[str] = field(default_factory=list)
 
     async def add_model(self, name: str, **behaviour: Any) -> None:
@@ -84,11 +89,27 @@ async def ground(folder: Path, *, environment: dict[str, str] | None = None, **s
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         try:
-            with kernel_process(folder / "kernel", environment=environment) as kernel:
-                async with AsyncClient(kernel.address, credential="") as client:
+            with TemporaryDirectory(prefix="inferd-") as sockets, ExitStack() as kernels:
+
+                def start() -> str:
+                    running = kernel_process(
+                        folder / "kernel", environment=environment, listen=f"unix:{sockets}/kernel"
+                    )
+                    return kernels.enter_context(running).address
+
+                address = start()
+                async with AsyncClient(address, credential="") as client:
                     key = (await client.create_key("web", roles=["operator"])).credential
-                    async with gateway_at(kernel.address, **settings) as url:
-                        yield Ground(url=url, key=key, client=client, browser=browser, folder=folder)
+                    async with gateway_at(address, **settings) as url:
+                        yield Ground(
+                            url=url,
+                            key=key,
+                            client=client,
+                            browser=browser,
+                            folder=folder,
+                            kernels=kernels,
+                            start_kernel=start,
+                        )
         finally:
             await browser.close()
 

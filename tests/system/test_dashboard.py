@@ -138,6 +138,54 @@ async def test_the_playground_streams(tmp_path: Path) -> None:
         assert at.faults == []
 
 
+async def test_a_conversation_that_is_begun_anew_while_an_answer_comes(tmp_path: Path) -> None:
+    """What was still being said is of no conversation any more: the next message goes at once, and alone."""
+    async with ground(tmp_path) as at:
+        await at.add_model("chat", step_s=0.05)
+        async with at.page() as page:
+            sent: list[Any] = []
+            page.on("request", lambda each: sent.append(each.post_data_json) if "/v1/chat" in each.url else None)
+            await until(page, "document.querySelector('#playground-model').options.length")
+            await page.fill("#playground-most", "600")
+            await page.fill("#playground-text", "the first one, which is long " * 20)
+            await page.keyboard.press("Enter")
+            await until(page, "document.querySelector('.turn.assistant .said')?.textContent")
+            await page.click("#playground-clear")
+            assert await page.text_content("#playground-log") == ""
+            assert await page.evaluate("document.activeElement.id") == "playground-text"
+            await page.fill("#playground-most", "4")
+            await page.keyboard.type("the second one")
+            await page.keyboard.press("Enter")
+            await until(page, "document.querySelector('#playground-status').textContent.includes('tokens in')")
+            assert await page.locator(".turn").count() == 2
+            assert [each["messages"] for each in sent[1:]] == [[{"role": "user", "content": "the second one"}]]
+            await page.keyboard.type("the third one")
+            await page.keyboard.press("Enter")
+            await until(page, "document.querySelectorAll('.turn').length === 4")
+            assert [each["role"] for each in sent[2]["messages"]] == ["user", "assistant", "user"]
+        assert at.faults == []
+
+
+async def test_a_kernel_that_starts_again_under_an_open_page(tmp_path: Path) -> None:
+    """The page says that the kernel is away, and is live again by itself, with what the new one has."""
+    async with ground(tmp_path, environment={"INFERD_STORE__URL": f"sqlite:{tmp_path}/kept.sqlite"}) as at:
+        await at.add_model("before")
+        async with at.page() as page:
+            await page.wait_for_selector("[aria-label='Load before']")
+            await asyncio.to_thread(at.kernels.close)
+            await page.wait_for_selector("#connection[data-state=away]")
+            await until(page, "document.querySelector('#flags').textContent.includes('does not answer')")
+            assert await page.text_content("#connection") == "Kernel away"
+            await asyncio.to_thread(at.start_kernel)
+            await at.add_model("after")
+            await page.wait_for_selector("#connection[data-state=live]")
+            await page.wait_for_selector("[aria-label='Load after']")
+            await until(page, "!document.querySelector('#flags').textContent.includes('does not answer')")
+            await page.click("[aria-label='Load before']")
+            await page.wait_for_selector("[aria-label='Unload before']")
+        assert [each for each in at.faults if "status of" not in each] == []
+
+
 async def test_a_walk_by_keyboard(tmp_path: Path) -> None:
     """Tab goes over all there is to use, in the order in which it is read, each with a mark that is seen; rows open."""
     async with ground(tmp_path) as at:

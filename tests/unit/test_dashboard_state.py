@@ -15,6 +15,7 @@ from inferd.http.dashboard import rows
 from inferd.http.dashboard.history import GAUGES, TIERS, TIMES, History
 from inferd.http.dashboard.pages import FOLDER
 from inferd.http.dashboard.state import Reader, State
+from inferd_api.v1.moderation_pb2 import FLAG_STATE_OPEN, Flag
 from inferd_api.v1.training_pb2 import TRAINING_STATE_RUNNING, Training
 
 DAY_S = 86_400
@@ -157,13 +158,24 @@ def test_a_training_is_a_row() -> None:
     assert json.loads(json.dumps(row)) == row
 
 
+def test_a_flag_is_a_row() -> None:
+    """What a page tells of a flag: the rule, whose task it was, whether it was asked or answered, and how it reads."""
+    flag = Flag(flag_id="f", rule="words", tenant="web", model="chat", input=True, state=FLAG_STATE_OPEN)
+    flag.excerpt = "x" * 9000
+    row = rows.flag_row(flag)
+    told = (row["rule"], row["tenant"], row["model"], row["input"], row["state"])
+    assert told == ("words", "web", "chat", True, "open")
+    assert len(row["excerpt"]) < 1000
+    assert json.loads(json.dumps(row)) == row
+
+
 def test_each_section_that_may_fail_has_a_place_for_its_note() -> None:
     """The page has a section, and a table where there is one, for all that is named in its programs."""
     page, main = ((FOLDER / name).read_text() for name in ("index.html", "main.js"))
     sections = re.search(r"SECTIONS = \{(.*?)\}", main)
     assert sections is not None
     named = re.findall(r': "([a-z]+)"', sections[1])
-    assert "trainings" in named
+    assert {"trainings", "flagged"} <= set(named)
     assert [name for name in named if f'<section id="{name}"' not in page] == []
     tables = re.findall(r'table\("([a-z-]+)"', (FOLDER / "lists.js").read_text())
     assert len(tables) >= 7

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 PRINCIPAL: Final = "http"
 """Whose key it is that the gateway makes."""
 ROLE: Final = "user"
+PUT: Final = "inferd keys create me --role user --write"
 MAKE: Final = "inferd keys create NAME --role user"
 PACKAGES: Final = ("starlette", "uvicorn", "python_multipart")
 
@@ -116,7 +117,12 @@ def own_key(file: Path, address: str) -> tuple[str, str]:
             has_keys = any(key.state == KeyState.KEY_STATE_ACTIVE for key in client.list_keys())
             if has_keys:
                 gone = f"; the one in {file} holds no more" if kept else ""
-                return "", f"the kernel has keys{gone}: use one of them, or make one with: {MAKE}"
+                path = shlex.quote(str(file))
+                make = f"{f'rm {path} && ' if kept else ''}{PUT} {path}"
+                return (
+                    "",
+                    f"the kernel has keys{gone}: use one of them, or put one where the gateway looks with: {make}",
+                )
             made = client.create_key(PRINCIPAL, roles=[ROLE])
         except (UnauthenticatedError, PermissionDeniedError):
             return "", f"calls need a key of the kernel: who may make keys makes one with: {MAKE}"

@@ -11,6 +11,7 @@ from inferd.http.dashboard import rows
 from inferd.http.dashboard.history import TIMES, History
 from inferd.http.dashboard.state import State
 from inferd_api.v1.lease_pb2 import LeaseState
+from inferd_api.v1.moderation_pb2 import FlagState
 from inferd_api.v1.task_pb2 import TaskState
 from inferd_client.errors import (
     InferdError,
@@ -95,6 +96,7 @@ class Feed:
                 "evaluations", asked.list_evaluations, rows.evaluation_row, name="evaluation_id", pause_s=seldom_s
             ),
             self._read("trainings", asked.list_trainings, rows.training_row, name="training_id", pause_s=seldom_s),
+            self._read("flagged", self._open_flags, rows.flag_row, name="flag_id", pause_s=seldom_s),
             self._read("pipelines", asked.list_pipeline_runs, rows.pipeline_row, name="run_id", pause_s=seldom_s),
         )
         running = [asyncio.ensure_future(each) for each in sources]
@@ -267,6 +269,9 @@ class Feed:
 
     def _leases(self) -> AsyncGenerator[Any]:
         return self._client.list_leases(states=HELD)
+
+    def _open_flags(self) -> AsyncGenerator[Any]:
+        return self._client.list_flags((FlagState.FLAG_STATE_OPEN,))
 
     async def _read(
         self,

@@ -8,6 +8,7 @@ from inferd_api.v1.evaluation_pb2 import EvaluationKind, EvaluationState
 from inferd_api.v1.host_pb2 import HostState
 from inferd_api.v1.lease_pb2 import LeaseState
 from inferd_api.v1.model_pb2 import InstanceState, ModelState, VersionState
+from inferd_api.v1.moderation_pb2 import FlagState
 from inferd_api.v1.pipeline_pb2 import PipelineState, StepState
 from inferd_api.v1.priority_pb2 import Priority
 from inferd_api.v1.task_pb2 import FinishReason, TaskState
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from inferd_api.v1.host_pb2 import Device, Host
     from inferd_api.v1.lease_pb2 import Claim, Lease
     from inferd_api.v1.model_pb2 import Instance, Model, ModelVersion
+    from inferd_api.v1.moderation_pb2 import Flag
     from inferd_api.v1.pipeline_pb2 import PipelineRun
     from inferd_api.v1.quota_pb2 import QuotaUse
     from inferd_api.v1.task_pb2 import Task
@@ -266,6 +268,19 @@ def training_row(training: Training) -> dict[str, Any]:
     }
 
 
+def flag_row(flag: Flag) -> dict[str, Any]:
+    """What a person is to look at: which rule found it, where, and how it reads."""
+    return {
+        "state": _name(FlagState, flag.state),
+        "rule": flag.rule,
+        "tenant": flag.tenant,
+        "model": flag.model,
+        "input": flag.input,
+        "excerpt": _cut(flag.excerpt),
+        "created": _ms(flag.create_time),
+    }
+
+
 def pipeline_row(run: PipelineRun) -> dict[str, Any]:
     """A run of a pipeline."""
     return {
@@ -283,7 +298,7 @@ def pipeline_row(run: PipelineRun) -> dict[str, Any]:
 
 ENUMS: Final[tuple[Any, ...]] = (
     *(EvaluationKind, EvaluationState, HostState, LeaseState, InstanceState, ModelState, VersionState),
-    *(PipelineState, StepState, Priority, FinishReason, TaskState, TrainingState),
+    *(FlagState, PipelineState, StepState, Priority, FinishReason, TaskState, TrainingState),
 )
 PREFIXES: Final = {enum.DESCRIPTOR.name: enum.Name(0).removesuffix("UNSPECIFIED") for enum in ENUMS}
 

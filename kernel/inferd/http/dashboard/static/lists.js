@@ -1,4 +1,4 @@
-// Lists that need no more than a table: queues, leases, rollouts, quotas, evaluations, trainings, pipelines.
+// Lists that need no more than a table: queues, leases, rollouts, quotas, flags of moderation, evaluations, trainings, pipelines.
 
 import { byId, el, mark, say } from "./dom.js";
 import { bytes, counted, number, percent, short, span } from "./format.js";
@@ -73,6 +73,13 @@ export class Lists {
       { head: "Models", draw: text((row) => row.models || "all") },
       { head: "Used", class: "wide", draw: text((row) => row.measures.map(measure).join("; ")) },
     ]);
+    this.flagged = table("flagged-table", "What rules of moderation have flagged, and nobody has decided", "Nothing is flagged.", [
+      { head: "Rule", draw: text((row) => row.rule) },
+      { head: "Tenant", draw: text((row) => row.tenant) },
+      { head: "Model", draw: text((row) => row.model) },
+      { head: "Where", class: "minor", draw: text((row) => (row.input ? "asked" : "answered")) },
+      { head: "Excerpt", class: "wide", draw: text((row) => row.excerpt || "–") },
+    ]);
     this.evaluations = table("evaluation-table", "Evaluations", "No evaluation is known.", [
       { head: "Evaluation", draw: text((row, id) => row.title || short(id)) },
       { head: "Model", draw: text((row) => row.model) },
@@ -108,6 +115,7 @@ export class Lists {
       this.rollouts.render([...this.store.section("models")].filter(([, model]) => model.rolling).map(([id, model]) => [id, model.rolling]));
     }
     if (has("quotas")) this.quotas.render([...this.store.section("quotas")]);
+    if (has("flagged")) this.flagged.render([...this.store.section("flagged")]);
     if (has("evaluations")) this.evaluations.render([...this.store.section("evaluations")]);
     if (has("trainings")) this.trainings.render([...this.store.section("trainings")]);
     if (has("pipelines")) this.pipelines.render([...this.store.section("pipelines")]);

@@ -14,7 +14,7 @@ import { Tasks } from "./tasks.js";
 import { startTheme } from "./theme.js";
 
 const TOLD_MS = 8000;
-const SECTIONS = { quotas: "quotas", evaluations: "evaluations", trainings: "trainings", pipelines: "pipelines", leases: "leases", tasks: "tasks", models: "models", hosts: "hosts", host: "overview" };
+const SECTIONS = { quotas: "quotas", flagged: "flagged", evaluations: "evaluations", trainings: "trainings", pipelines: "pipelines", leases: "leases", tasks: "tasks", models: "models", hosts: "hosts", host: "overview" };
 const TILES = { "tile-speed": "tokens_per_second", "tile-running": "running", "tile-queued": "queued", "tile-leases": "leases" };
 
 const store = new Store();

@@ -32,12 +32,15 @@ export class Playground {
       this.stop();
       this.log.replaceChildren();
       say(this.status, "");
+      this.text.focus();
     });
   }
 
-  /** Ask no more. */
+  /** Ask no more, and have nothing of what was said go on: an answer that still comes is of a conversation that is over. */
   stop() {
     this.running?.abort();
+    this.running = null;
+    this.stopper.disabled = true;
     this.turns = [];
   }
 
@@ -63,18 +66,20 @@ export class Playground {
     const asked = this.text.value.trim();
     const model = this.model.value;
     if (!asked || !model || this.running) return;
+    const turns = this.turns;
+    const tell = (text) => turns === this.turns && say(this.status, text);
     this.text.value = "";
-    this.turns.push({ role: "user", content: asked });
+    turns.push({ role: "user", content: asked });
     say(this.add("user", "You"), asked);
     const place = this.add("assistant", model);
     const running = (this.running = new AbortController());
     this.stopper.disabled = false;
-    say(this.status, `${model} has been asked.`);
+    tell(`${model} has been asked.`);
     const began = performance.now();
     let answer = "";
     let first = null;
     let usage = null;
-    const body = { model, messages: this.turns.slice(-MOST_TURNS), stream: true, stream_options: { include_usage: true } };
+    const body = { model, messages: turns.slice(-MOST_TURNS), stream: true, stream_options: { include_usage: true } };
     for (const [name, id] of [["max_tokens", "playground-most"], ["temperature", "playground-temperature"]]) {
       if (byId(id).value !== "") body[name] = Number(byId(id).value);
     }
@@ -90,19 +95,21 @@ export class Playground {
         this.log.scrollTop = this.log.scrollHeight;
       });
       const took = (performance.now() - began) / 1000;
-      say(this.status, `${usage ? `${number(usage.completion_tokens)} tokens in ` : ""}${span(took)}; the first after ${span(first == null ? null : first / 1000)}.`);
+      tell(`${usage ? `${number(usage.completion_tokens)} tokens in ` : ""}${span(took)}; the first after ${span(first == null ? null : first / 1000)}.`);
     } catch (error) {
-      if (running.signal.aborted) say(this.status, "Stopped.");
+      if (running.signal.aborted) tell("Stopped.");
       else {
-        say(this.status, error.message);
+        tell(error.message);
         place.parentElement.classList.add("failed");
       }
     } finally {
-      if (answer) this.turns.push({ role: "assistant", content: answer });
-      else this.turns.pop();
-      this.turns = this.turns.slice(-MOST_TURNS);
-      this.running = null;
-      this.stopper.disabled = true;
+      if (answer) turns.push({ role: "assistant", content: answer });
+      else turns.pop();
+      turns.splice(0, Math.max(0, turns.length - MOST_TURNS));
+      if (this.running === running) {
+        this.running = null;
+        this.stopper.disabled = true;
+      }
     }
   }
 }
