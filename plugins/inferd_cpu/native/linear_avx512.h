@@ -37,6 +37,7 @@ struct Panel {
   int blocks;
   __m512i table;  // for codes
   const uint8_t* ahead;  // what ask_ahead asks for with the first block, or null
+  uint8_t* expanded;     // where quants that come as nibbles are put as bytes, for the tiles behind this one, or null
 };
 
 // Weights come from memory once, and its own prefetching ends at a page: while one block is multiplied, another that
@@ -71,9 +72,11 @@ inline __m512i broadcast(const int8_t* four) {
   return _mm512_set1_epi32(bits);
 }
 
+// Of nibbles that become bytes, `expanded` gets these, in the order of w8, if it is not null.
 template <int R, Quants Q, int Offset>
 inline __attribute__((always_inline)) void dot_block(const uint8_t* quants, [[maybe_unused]] __m512i table,
-                                                     const int8_t* x, const int32_t* starts, __m512i (&sum)[R][2]) {
+                                                     const int8_t* x, const int32_t* starts, __m512i (&sum)[R][2],
+                                                     [[maybe_unused]] uint8_t* expanded) {
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) sum[r][0] = sum[r][1] = _mm512_set1_epi32(Offset ? starts[r] : kMagicBits);
   const auto* at = reinterpret_cast<const __m512i*>(quants);
@@ -85,6 +88,13 @@ inline __attribute__((always_inline)) void dot_block(const uint8_t* quants, [[ma
       const __m512i left_low = number(_mm512_and_si512(left, low)), right_low = number(_mm512_and_si512(right, low));
       const __m512i left_high = number(_mm512_and_si512(_mm512_srli_epi16(left, 4), low));
       const __m512i right_high = number(_mm512_and_si512(_mm512_srli_epi16(right, 4), low));
+      if (expanded != nullptr) {
+        auto* to = reinterpret_cast<__m512i*>(expanded) + step;
+        _mm512_store_si512(to, left_low);
+        _mm512_store_si512(to + 4, left_high);
+        _mm512_store_si512(to + 8, right_low);
+        _mm512_store_si512(to + 12, right_high);
+      }
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r) {
         const __m512i first = broadcast(x + r * kBlock + 4 * step), second = broadcast(x + r * kBlock + 16 + 4 * step);
@@ -175,6 +185,7 @@ void multiply_tile(const Panel& panel, const Tile& x, int tile_rows, float* out,
   for (int r = 0; r < R; ++r) total[r][0] = total[r][1] = _mm512_setzero_ps();
   constexpr int kLines = block_bytes(!is_packed(Q) ? Weight::w8 : S == Scales::one ? Weight::w4 : Weight::w4m) / 64;
   const uint8_t *quants = panel.quants, *scales = panel.scales, *ahead = panel.ahead;
+  uint8_t* expanded = panel.expanded;
   const int8_t* x_quants = x.quants;
   const int32_t* starts = Offset == 128 ? x.starts8 : x.starts4;
   for (int block = 0; block < panel.blocks; ++block) {
@@ -190,7 +201,8 @@ void multiply_tile(const Panel& panel, const Tile& x, int tile_rows, float* out,
       dot_half<R, Q, 1>(quants, panel.table, x_quants, sum);
       add_scaled<R>(sum, scales + 64, x.scales + at, total);
     } else {
-      dot_block<R, Q, Offset>(quants, panel.table, x_quants, starts + at, sum);
+      dot_block<R, Q, Offset>(quants, panel.table, x_quants, starts + at, sum, expanded);
+      if (is_packed(Q) && expanded != nullptr) expanded += kBlockQuants;
       add_scaled<R>(sum, scales, x.scales + at, total);
     }
     quants += panel.quant_step;
@@ -210,6 +222,14 @@ void multiply_tile(const Panel& panel, const Tile& x, int tile_rows, float* out,
       }
     }
   }
+  if (left_mask == 0xffff && right_mask == 0xffff) {
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      _mm512_storeu_ps(out + r * ldo, total[r][0]);
+      _mm512_storeu_ps(out + r * ldo + kHalfPanel, total[r][1]);
+    }
+    return;
+  }
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
     _mm512_mask_storeu_ps(out + r * ldo, left_mask, total[r][0]);
@@ -217,28 +237,19 @@ void multiply_tile(const Panel& panel, const Tile& x, int tile_rows, float* out,
   }
 }
 
-// Nibbles of a panel as unsigned bytes, those of codes by their table, in the order of w8; the next panel is asked for.
-template <Weight W>
-inline void expand_nibbles(const uint8_t* from, int blocks, [[maybe_unused]] __m512i table, uint8_t* to) {
-  constexpr int kStep = block_bytes(W);
+// Codes of a panel with halves as unsigned bytes, in the order of w8; the next panel is asked for.
+inline void expand_halves(const uint8_t* from, int blocks, __m512i table, uint8_t* to) {
+  constexpr int kStep = block_bytes(kHalved);
   const __m512i low = _mm512_set1_epi8(15);
-  auto number = [table](__m512i code) { return has_table(W) ? _mm512_shuffle_epi8(table, code) : code; };
   for (int block = 0; block < blocks; ++block, from += kStep, to += kBlockQuants) {
     ask_ahead<kStep / 64>(from + static_cast<size_t>(blocks) * kStep);
     for (int line = 0; line < 8; ++line) {
       const __m512i both = _mm512_load_si512(from + 64 * line);
       uint8_t* at = to + (line < 4 ? 64 * line : 512 + 64 * (line - 4));
-      _mm512_store_si512(at, number(_mm512_and_si512(both, low)));
-      _mm512_store_si512(at + 256, number(_mm512_and_si512(_mm512_srli_epi16(both, 4), low)));
+      _mm512_store_si512(at, _mm512_shuffle_epi8(table, _mm512_and_si512(both, low)));
+      _mm512_store_si512(at + 256, _mm512_shuffle_epi8(table, _mm512_and_si512(_mm512_srli_epi16(both, 4), low)));
     }
   }
-}
-
-inline void expand_nibbles(Weight format, const uint8_t* from, int blocks, __m512i table, uint8_t* to) {
-  if (format == Weight::w4) return expand_nibbles<Weight::w4>(from, blocks, table, to);
-  if (format == Weight::w4m) return expand_nibbles<Weight::w4m>(from, blocks, table, to);
-  if (has_halves(format)) return expand_nibbles<kHalved>(from, blocks, table, to);
-  expand_nibbles<kCoded>(from, blocks, table, to);
 }
 
 inline __mmask16 live_outputs(int n, int first) {
@@ -276,29 +287,40 @@ inline TileProduct vector_product(Weight format, bool expanded, int rows) {
   return expanded ? tile_product<Quants::bytes, 128>(rows) : tile_product<Quants::codes, 128>(rows);
 }
 
-// With more than one tile of rows, nibbles are expanded once for all.
+// With more than one tile of rows, nibbles are expanded once for all: while the first tile is multiplied, or before.
 inline void multiply_vectors(const Matrix& w, const Rows& x, float* out, size_t ldo, int panel_begin, int panel_end,
                              void* scratch) {
   const int blocks = w.k / kBlock, tiles = tiles_of(x);
-  const bool expanded = w.format != Weight::w8 && tiles > 1;
-  const TileProduct whole = vector_product(w.format, expanded, x.tile);
+  const bool expanded = w.format != Weight::w8 && tiles > 1, before = expanded && has_halves(w.format);
+  const TileProduct first_product = vector_product(w.format, before, x.tile);
+  const TileProduct whole = expanded ? vector_product(w.format, true, x.tile) : first_product;
   const size_t step = block_bytes(w.format), ahead = tiles > 1 ? blocks * step : kAheadBytes;
   const __m512i table = look_up_table(w.format);
+  auto* bytes = static_cast<uint8_t*>(scratch);
   for (int index = panel_begin; index < panel_end; ++index) {
     const uint8_t* data = w.data + index * panel_bytes(w.format, w.k);
-    Panel panel = {data, step, data + quant_bytes(w.format), step, blocks, table, data + ahead};
-    if (expanded) {
-      expand_nibbles(w.format, data, blocks, table, static_cast<uint8_t*>(scratch));
-      panel.quants = static_cast<uint8_t*>(scratch);
+    Panel panel = {data, step, data + quant_bytes(w.format), step, blocks, table, data + ahead, nullptr};
+    auto take_bytes = [&] {
+      panel.quants = bytes;
       panel.quant_step = kBlockQuants;
-      panel.ahead = nullptr;
+      panel.ahead = panel.expanded = nullptr;
+    };
+    if (before) {
+      expand_halves(data, blocks, table, bytes);
+      take_bytes();
+    } else if (expanded) {
+      panel.expanded = bytes;
     }
     const int first = index * kPanelOutputs;
     const __mmask16 left = live_outputs(w.n, first), right = live_outputs(w.n, first + kHalfPanel);
     for (int i = 0; i < tiles; ++i) {
       const Tile tile = tile_of(x, i);
-      const TileProduct product = tile.live == x.tile ? whole : vector_product(w.format, expanded, tile.live);
+      const bool from_bytes = i > 0 ? expanded : before;
+      const TileProduct product = tile.live < x.tile ? vector_product(w.format, from_bytes, tile.live)
+                                  : i > 0            ? whole
+                                                     : first_product;
       product(panel, tile, x.tile, out + tile.first * ldo + first, ldo, left, right);
+      if (expanded) take_bytes();
       panel.ahead = nullptr;
     }
   }
