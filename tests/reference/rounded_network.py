@@ -98,7 +98,7 @@ class RoundedNetwork:
     def _attend(self, x: Numbers) -> Numbers:
         heads = {}
         for part in "qkv":
-            numbers = self._multiply(x, f"{self._prefix}self_attn.{part}_proj", fine=True)
+            numbers = self._multiply(x, f"{self._prefix}self_attn.{part}_proj", fine=part != "v")
             heads[part] = numbers.reshape(len(x), -1, tiny.HEAD_WIDTH).swapaxes(0, 1)
             if part != "v":
                 if self._model.head_norms:

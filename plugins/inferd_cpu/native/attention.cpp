@@ -224,7 +224,9 @@ void fold(const AttentionShape& shape, const float* next, float* partial) {
   const int shared = shape.shared, width = shape.value_width;
   for (int h = 0; h < shared; h++) {
     const float peak = partial[h] > next[h] ? partial[h] : next[h];
-    const float old_part = power(shape, partial[h] - peak), new_part = power(shape, next[h] - peak);
+    const bool grows = partial[h] < next[h];
+    const float part = power(shape, grows ? partial[h] - peak : next[h] - peak);  // the other is 1
+    const float old_part = grows ? part : 1.0f, new_part = grows ? 1.0f : part;
     partial[h] = peak;
     partial[shared + h] = partial[shared + h] * old_part + next[shared + h] * new_part;
     float* sums = partial + 2 * shared + h * width;

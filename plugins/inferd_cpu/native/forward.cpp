@@ -142,18 +142,26 @@ void Forward::multiply(int layer, Part part, const Rows& rows, float* out, size_
   });
 }
 
-// Queries, keys and values, which are one matrix where they have one format.
+// Queries, keys and values, which are one matrix where they have one format. Of fine rows, values have the first of the
+// two: their panels have the first half of all rows.
 void Forward::multiply_qkv(int index, const Rows& rows, float* out, size_t stride) {
   const Layer& layer = m_.layers_[index];
-  if (!m_.divides_qkv(part_qkv, index)) return multiply(index, part_qkv, rows, out, stride);
+  const bool divided = m_.divides_qkv(part_qkv, index);
+  const Matrix* const matrices = divided ? layer.apart_qkv : &layer.matrices[part_qkv];
+  const int count = divided ? 3 : 1;
   int all = 0;
-  for (const Matrix& matrix : layer.apart_qkv) all += panels_of(matrix);
+  for (int i = 0; i < count; i++) all += panels_of(matrices[i]);
+  Rows once = rows;
+  if (m_.fine_) once.rows = s_.tokens;
   share_out(index, part_qkv, all, [&](Share panels) {
     float* to = out + base() * stride;
     int first = 0;  // panel of the matrix among those of all
-    for (const Matrix& matrix : layer.apart_qkv) {
+    for (int i = 0; i < count; i++) {
+      const Matrix& matrix = matrices[i];
       const int begin = std::max(panels.begin - first, 0), end = std::min(panels.end - first, panels_of(matrix));
-      if (begin < end) m_.kernels_.multiply(matrix, rows, to, stride, begin, end, desk_.multiply);
+      const int border = std::min(std::max(layer.fine_panels - first, begin), end);
+      if (begin < border) m_.kernels_.multiply(matrix, rows, to, stride, begin, border, desk_.multiply);
+      if (border < end) m_.kernels_.multiply(matrix, once, to, stride, border, end, desk_.multiply);
       first += panels_of(matrix);
       to += matrix.n;
     }

@@ -15,13 +15,14 @@ History Forward::history(int row, int layer, int head) const {
   return {pool + place * m_.attention_shape_.head_bytes(), apart ? m_.window_block_bytes_ : m_.block_bytes_, table};
 }
 
-// Queries, keys or values of a row, biased: where the product put them, or `room` if anything was added.
+// Queries, keys or values of a row, biased, and made one of two rows: where the product put them, or `room` if anything was added.
 float* Forward::take(const Layer& layer, int row, int offset, int count, float* room) const {
   float* from = m_.work_.qkv + size_t(row) * shape_.qkv_stride() + offset;
   const float* bias = layer.vectors[vector_qkv_bias];
-  if (!bias && !m_.fine_) return from;
+  const bool fine = m_.fine_ && (layer.fine_values || offset < shape_.queries_width() + shape_.keys_width());
+  if (!bias && !fine) return from;
   memcpy(room, from, sizeof(float) * count);
-  if (m_.fine_) m_.norms_.add(from + size_t(s_.tokens) * shape_.qkv_stride(), count, room);
+  if (fine) m_.norms_.add(from + size_t(s_.tokens) * shape_.qkv_stride(), count, room);
   if (bias) m_.norms_.add(bias + offset, count, room);
   return room;
 }

@@ -28,6 +28,8 @@ size_t bytes_of_block(const Shape& s, bool windows) {
   return shape_attention(s).head_bytes() * s.kv_heads * layers;
 }
 
+int panels_of(int outputs) { return (outputs + kPanelOutputs - 1) / kPanelOutputs; }
+
 bool within(const int32_t* numbers, int count, int end) {
   for (int i = 0; i < count; i++)
     if (numbers[i] < 0 || numbers[i] >= end) return false;
@@ -140,7 +142,7 @@ size_t Model::divide(const Shape& s, const Kernels& k, uint8_t* memory, Workspac
   const AttentionShape attention = shape_attention(s);
   const size_t tokens = s.max_step_tokens;
   const size_t few = std::min(s.max_step_tokens, kFewRows);
-  const int fine = choose_norms(k.name).subtract ? 2 : 1;  // rows that make one of the queries, keys and values
+  const int fine = choose_norms(k.name).subtract ? 2 : 1;  // rows that make one of the queries and keys
   const bool divides = fine == 1 && s.threads > 1 && !s.experts && s.max_step_tokens >= kApartRows * s.threads;
   const int apart = s.max_step_tokens + (divides ? kTileRows : 0);  // rows of one thread end where a tile does
   Division from(memory);
@@ -204,6 +206,14 @@ bool Model::take_memory(const int32_t* formats, size_t vector_floats) {
     }
     for (int source = 0; source < 3; source++)
       shape(layers_[layer].apart_qkv[source], formats[i] >> (8 * source) & 255, outputs_of_qkv(source), part);
+  }
+  for (Layer& layer : layers_) {  // values that share a panel with keys are made of two rows, too
+    const int before = shape_.queries_width() + shape_.keys_width();
+    const bool divided = layer.apart_qkv[0].n > 0;
+    layer.fine_values = fine_ && !divided && before % kPanelOutputs != 0;
+    layer.fine_panels = divided              ? panels_of(shape_.queries_width()) + panels_of(shape_.keys_width())
+                        : layer.fine_values ? panels_of(shape_.qkv_width())
+                                             : before / kPanelOutputs;
   }
   if (!weights_memory_.take(total, true)) return false;
   Division from(weights_memory_.data());  // in the order of a step: what follows is fetched ahead

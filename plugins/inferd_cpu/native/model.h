@@ -139,6 +139,8 @@ struct Layer {
   bool routed;
   bool apart;  // its keys and values are in the pool of layers with a window
   int place;   // among the layers of its pool
+  int fine_panels;   // of queries, keys and values: so many are made of two rows of each token, where any are
+  bool fine_values;  // values are among them
 };
 
 // The rows of one expert in a step: places [begin, begin + rows) of all.
@@ -266,7 +268,7 @@ class Model {
   const Attention& attention_;
   const AttentionShape attention_shape_;
   const bool attends_rows_;  // several rows at once
-  const bool fine_;          // queries, keys and values are made of two rows each
+  const bool fine_;          // queries and keys are made of two rows each
 
   const size_t block_bytes_, window_block_bytes_;  // of a block of the pool of all layers, and of that of windows
   Memory weights_memory_, vectors_memory_, pool_memory_, workspace_memory_;
