@@ -132,6 +132,34 @@ async def test_what_is_used_of_a_failed_one_stays(tmp_path: Path) -> None:
         assert (await client.generate("byhand", "hello", max_tokens=5)).text == "hello"
 
 
+async def test_a_result_goes_with_the_last_model_that_has_it(tmp_path: Path) -> None:
+    """Of a training that was deleted it stays for a model, also over a kernel, and goes when that is deleted."""
+    chosen: dict[str, Any] = {"store": {"url": f"sqlite:{tmp_path}/kept/store"}, "train": QUICK}
+    async with kernel_here(tmp_path, **chosen) as kernel, AsyncClient(kernel.addresses[0]) as client:
+        ends = [
+            await ended(client, (await client.train(name, ROWS, recipe=CLASSIFY)).training_id)
+            for name in ("first", "second")
+        ]
+        folders = [Path(each.result.path).parents[1] for each in ends]
+        for each in ends:
+            await client.delete_training(each.training_id)
+        await client.delete_model("first", force=True)
+        await until_gone(folders[0])
+        assert await asyncio.to_thread(folders[1].exists)
+    async with kernel_here(tmp_path, **chosen) as kernel, AsyncClient(kernel.addresses[0]) as client:
+        assert (await client.generate("second", "hello", max_tokens=5)).text == "hello"
+        assert await asyncio.to_thread(folders[1].exists)
+        await client.delete_model("second", force=True)
+        await until_gone(folders[1])
+
+
+async def until_gone(folder: Path) -> None:
+    """Wait until a folder is there no more, which nothing tells."""
+    async with asyncio.timeout(DEADLINE_S):
+        while await asyncio.to_thread(folder.exists):  # noqa: ASYNC110 - nobody is told
+            await asyncio.sleep(0)
+
+
 async def test_one_whose_canceller_goes_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its files go though the client that cancels it has gone before its worker; who watches a shredded one is told."""
     waiting, gone, gone_of = asyncio.Event(), asyncio.Event(), TrainingRun.gone

@@ -121,6 +121,15 @@ class TrainingFiles:
         """Remove what trainings have left behind that go on no more, but for what came of them."""
         await asyncio.to_thread(self._sweep, set(going))
 
+    async def others(self, known: Collection[str]) -> list[str]:
+        """The trainings that are none of these, of which a result is there."""
+        return await asyncio.to_thread(self._others, set(known))
+
+    def _others(self, known: set[str]) -> list[str]:
+        if not self._root.is_dir():
+            return []
+        return [each.name for each in self._root.iterdir() if each.name not in known and (each / RESULT).is_dir()]
+
     def _sweep(self, going: set[str]) -> None:
         if not self._root.is_dir():
             return

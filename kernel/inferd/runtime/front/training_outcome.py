@@ -91,9 +91,10 @@ class TrainingOutcome:
             digest=digest,
         )
 
-    def is_used(self, training: Training) -> bool:
-        """Whether a model or an adapter that is known has its files from there, whoever made it known."""
-        views, folder = self._driver.views, str(self._files.folder(training.training_id))
+    def users(self, training_id: str) -> list[ModelName]:
+        """The models that have files from there, their own or of an adapter, whoever made them known."""
+        views, folder = self._driver.views, str(self._files.folder(training_id))
+        found = []
         for name in views.model_names():
             model = views.find_model(name)
             if model is None:
@@ -101,8 +102,8 @@ class TrainingOutcome:
             paths = [version.spec.path for version in model.versions.values()]
             paths += [each.path for each in model.traits.adapters]
             if any(path.startswith(folder + "/") for path in paths):
-                return True
-        return False
+                found.append(ModelName(name))
+        return found
 
 
 def make_card(

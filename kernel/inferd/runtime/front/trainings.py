@@ -15,6 +15,7 @@ from inferd.errors import InvalidFieldError, LimitExceededError, RequestConflict
 from inferd.runtime.front.evaluations import new_id
 from inferd.runtime.front.training_backend import choose_backend, devices_of
 from inferd.runtime.front.training_course import Course, Known, move
+from inferd.runtime.front.training_leavings import TrainingLeavings
 from inferd.runtime.front.training_outcome import TrainingOutcome
 from inferd.runtime.front.training_run import TrainingRun
 from inferd.runtime.kept_trainings import HeldTrainings, StoredTrainings
@@ -74,6 +75,7 @@ class Trainings:
         self._parts: TrainingParts = HeldTrainings() if keeper is None else StoredTrainings(keeper)
         self._run = TrainingRun(driver, tasks, plugins, files, settings)
         self._outcome = TrainingOutcome(driver, models, files)
+        self._leavings = TrainingLeavings(driver, self._outcome, files)
         self._known: dict[str, Known] = {}  # by id, which rise
         self._making: Counter[str] = Counter()  # by tenant: those whose data is written
         self._making_one = asyncio.Lock()
@@ -306,7 +308,7 @@ class Trainings:
             )
         await self._parts.drop(known.training)
         self._known.pop(training_id, None)
-        await self._files.close(training_id, keeps_result=self._outcome.is_used(known.training))
+        await self._leavings.close(training_id)
 
     # The running of them.
 
@@ -314,6 +316,7 @@ class Trainings:
         """Run those that wait, so many at once, until this is cancelled; they go on with the kernel that follows."""
         running: set[asyncio.Task[None]] = set()
         try:
+            await self._leavings.adopt(self._known)
             while True:
                 version = self._queue.version
                 while len(running) < self._settings.at_once and (known := self._next()) is not None:
@@ -323,6 +326,7 @@ class Trainings:
                     known.running.add_done_callback(lambda _: self._queue.notify())
                 await self._queue.wait(version)
         finally:
+            self._leavings.end()
             for each in running:
                 each.cancel()
             await asyncio.gather(*running, return_exceptions=True)
@@ -374,5 +378,4 @@ class Trainings:
         if known.running is not None:
             await asyncio.wait({known.running})
         await self._run.gone(known.training)
-        used = self._outcome.is_used(known.training)
-        await self._files.close(known.training.training_id, keeps_result=used)
+        await self._leavings.close(known.training.training_id)
