@@ -8,3 +8,10 @@ class DatasetNotFoundError(InferdError):
 
     reason = "DATASET_NOT_FOUND"
     code = "NOT_FOUND"
+
+
+class DatasetHeldError(InferdError):
+    """Something reads the dataset that has not ended; `metadata["holders"]` says what."""
+
+    reason = "DATASET_HELD"
+    code = "FAILED_PRECONDITION"

@@ -28,8 +28,10 @@ from inferd.runtime.front import (
 from inferd.runtime.front.asking import Asking
 from inferd.runtime.front.authority import Authority
 from inferd.runtime.front.bounds import Bound, ByteBound, Calls, SharedBound
+from inferd.runtime.front.dataset_rows import DatasetRows
 from inferd.runtime.front.front import Front
 from inferd.runtime.front.index_answering import Answers
+from inferd.runtime.front.index_tasks import IndexTasks
 from inferd.runtime.front.memos import Memos
 from inferd.runtime.front.moderation import Moderation
 from inferd.runtime.front.named_files import NamedFiles
@@ -80,6 +82,10 @@ def make_front(
         roots=NamedFiles(shelf.folders, settings, authority.access).roots,
     )
 
+    tables = datasets.Datasets(
+        driver, settings.datasets, streams=Bound("blobs.tenant_streams", settings.blobs.tenant_streams, giving)
+    )
+    rows = DatasetRows(driver, tables, IndexTasks(run_tasks))
     searched = indexes.Indexes(driver, shelf, run_tasks, settings.indexes, share=scheduler.tenant_share)
 
     return Front(
@@ -130,11 +136,8 @@ def make_front(
             reading=uploaded,
             most_bytes=limits.task_input_bytes,
         ),
-        datasets=datasets.Datasets(
-            driver,
-            settings.datasets,
-            streams=Bound("blobs.tenant_streams", settings.blobs.tenant_streams, giving),
-        ),
+        datasets=tables,
+        rows=rows,
         indexes=searched,
         answers=Answers(driver, shelf, searched),
         models=known,
@@ -173,7 +176,7 @@ def make_front(
             ),
         ),
         pipelines=pipelines.Pipelines(
-            driver, run_tasks, shelf, PipelineWire(settings.pipelines, limits.prompt_bytes), settings
+            driver, run_tasks, shelf, PipelineWire(settings.pipelines, limits.prompt_bytes), settings, rows
         ),
         health=health.Health(
             driver, shelf, watchers=watchers("limits.health_watchers", limits.health_watchers, "watch health")

@@ -101,7 +101,7 @@ class Report(BaseModel):
     notes: list[str] = []
 
 
-@function(timeout_s=600, memory_bytes=MEMORY_BYTES, prepare=bleu_metric)
+@function(timeout_s=600, memory_bytes=MEMORY_BYTES, prepare=bleu_metric, internal=True)
 def evaluation_report(
     *,
     kind: Kind,

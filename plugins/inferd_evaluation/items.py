@@ -167,7 +167,7 @@ def read_line(kind: Kind, text: str, number: int, labels: list[str]) -> Any:
     return found
 
 
-@function(timeout_s=120, memory_bytes=MEMORY_BYTES)
+@function(timeout_s=120, memory_bytes=MEMORY_BYTES, internal=True)
 def evaluation_items(  # noqa: PLR0917 - inputs have names
     kind: Kind,
     lines: list[str],

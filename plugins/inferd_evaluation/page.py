@@ -42,7 +42,7 @@ class About(BaseModel):
     samples: list[Sample] = []
 
 
-@function(timeout_s=60, memory_bytes=MEMORY_BYTES)
+@function(timeout_s=60, memory_bytes=MEMORY_BYTES, internal=True)
 def evaluation_page(
     *, title: str, report: Report, about: list[About], confidence: float = 0.95, resamples: int = 1000, seed: int = 0
 ) -> Iterator[str]:

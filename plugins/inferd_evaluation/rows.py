@@ -62,7 +62,7 @@ def bleu_metric() -> Any:
     return metrics.BLEU(effective_order=True)  # of a sentence; what is counted is the same
 
 
-@function(timeout_s=600, memory_bytes=MEMORY_BYTES, prepare=bleu_metric)
+@function(timeout_s=600, memory_bytes=MEMORY_BYTES, prepare=bleu_metric, internal=True)
 def evaluation_rows(
     kind: Kind, lines: list[str], answers: list[Answer], labels: list[str] | None = None
 ) -> Iterator[Row]:

@@ -3,11 +3,13 @@
 import base64
 import binascii
 import json
+from collections.abc import Iterator
 from datetime import date, datetime, time
 from typing import Any
 
 from inferd_functions.libraries import library
 
+BATCH_ROWS = 1000  # that are values of Python at once
 PARQUET_EXTRA = 'pip install "inferd[data]"'
 
 
@@ -29,8 +31,14 @@ def parquet_to_jsonl(content: str) -> str:
         table = parquet.read_table(pa.BufferReader(_decoded(content)), use_threads=False)
     except pa.ArrowException as error:
         raise ValueError(f"content is no Parquet file: {error}") from None
-    rows = (row for batch in table.to_batches(max_chunksize=1000) for row in batch.to_pylist())
-    return "".join(f"{json.dumps(row, ensure_ascii=False, default=_written)}\n" for row in rows)
+    return "".join(line for batch in table.to_batches() for line in lines_of(batch))
+
+
+def lines_of(batch: Any) -> Iterator[str]:
+    """An object for each row of a batch of Arrow, as a line of JSON; bytes are base64, times as ISO 8601 has them."""
+    for at in range(0, batch.num_rows, BATCH_ROWS):
+        for row in batch.slice(at, BATCH_ROWS).to_pylist():
+            yield f"{json.dumps(row, ensure_ascii=False, default=_written)}\n"
 
 
 def _decoded(content: str) -> bytes:

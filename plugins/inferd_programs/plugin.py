@@ -30,7 +30,7 @@ def program_of(prompt: str, answer: str) -> str:
     return prompt + answer if block is None else block.group(1)
 
 
-@function(timeout_s=10, memory_bytes=256 << 20)
+@function(timeout_s=10, memory_bytes=256 << 20, internal=True)
 def evaluation_program(answer: str, tests: str, prompt: str = "") -> Ran:
     """Run a program, Python, and then its tests: it passes where nothing is raised.
 

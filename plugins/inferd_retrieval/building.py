@@ -32,7 +32,7 @@ class FilePart(BaseModel):
     data: str
 
 
-@function(timeout_s=TIMEOUT_S, memory_bytes=MEMORY_BYTES)
+@function(timeout_s=TIMEOUT_S, memory_bytes=MEMORY_BYTES, internal=True)
 def retrieval_chunks(
     size: Annotated[int, Field(ge=1)], overlap: Annotated[int, Field(ge=0)] = 0
 ) -> Iterator[list[ChunkSpan]]:
@@ -52,7 +52,7 @@ def retrieval_chunks(
         yield found
 
 
-@function(timeout_s=TIMEOUT_S, memory_bytes=MEMORY_BYTES)
+@function(timeout_s=TIMEOUT_S, memory_bytes=MEMORY_BYTES, internal=True)
 def retrieval_segment(fields: list[str]) -> Iterator[FilePart]:
     """Make a segment of documents and their chunks.
 
@@ -63,7 +63,7 @@ def retrieval_segment(fields: list[str]) -> Iterator[FilePart]:
     yield from _told("segment", build(list(_documents()), [(a, b, c) for a, b, c in spans], fields))
 
 
-@function(timeout_s=TIMEOUT_S, memory_bytes=MEMORY_BYTES)
+@function(timeout_s=TIMEOUT_S, memory_bytes=MEMORY_BYTES, internal=True)
 def retrieval_merge(dead: list[list[int]], width: int, fields: list[str]) -> Iterator[FilePart]:
     """Make one segment of several, without the documents that were deleted.
 

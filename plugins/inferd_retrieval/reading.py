@@ -28,7 +28,7 @@ class ReadDocument(BaseModel):
     size_bytes: int
 
 
-@function(timeout_s=60)
+@function(timeout_s=60, internal=True)
 def retrieval_find(ids: list[str], *, vectors: bool, dead: list[list[int]]) -> list[tuple[int, int]]:
     """Where documents are: of each that there is its segment and its row.
 
@@ -46,7 +46,7 @@ def retrieval_find(ids: list[str], *, vectors: bool, dead: list[list[int]]) -> l
     return found
 
 
-@function(timeout_s=60)
+@function(timeout_s=60, internal=True)
 def retrieval_read(row: int, start: Annotated[int, Field(ge=0)], end: Annotated[int, Field(ge=0)]) -> Iterator[str]:
     """A document, or a part of its text: parts of a `ReadDocument` as JSON.
 
@@ -116,7 +116,7 @@ class Sample(BaseModel):
     text: str
 
 
-@function(timeout_s=60)
+@function(timeout_s=60, internal=True)
 def retrieval_sample() -> Iterator[str]:
     """The first chunk of a segment, whose vector tells whether a model made it: parts of a `Sample` as JSON."""
     segment = Segment(function_data()[0])

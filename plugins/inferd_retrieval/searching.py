@@ -79,7 +79,7 @@ class Part:
     first: int
 
 
-@function(timeout_s=60, memory_bytes=MEMORY_BYTES)
+@function(timeout_s=60, memory_bytes=MEMORY_BYTES, internal=True)
 def retrieval_search(
     text: str,
     *,

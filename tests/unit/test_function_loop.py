@@ -66,7 +66,7 @@ class Session:
         }
     )
 
-    def spawn(self, memory_bytes: int, descriptors: tuple[int, ...] = ()) -> Cell:
+    def spawn(self, _: Bounded, memory_bytes: int, descriptors: tuple[int, ...] = ()) -> Cell:
         if memory_bytes != 1 << 20 or descriptors:
             raise CellError("other bounds")
         return Cell(self.cells)

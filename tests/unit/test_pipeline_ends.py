@@ -66,8 +66,9 @@ async def front(path: Path, **bounds: Any) -> AsyncIterator[tuple[Pipelines, Kee
     )
     tasks: Any = SimpleNamespace(streams=SimpleNamespace(place=lambda _: nullcontext()))
     shelf: Any = None
+    rows: Any = None
     limits: Any = SimpleNamespace(pipelines=settings, limits=SimpleNamespace(prompt_bytes=1 << 20))
-    made = Pipelines(driver, tasks, shelf, PipelineWire(settings, 1 << 20), limits)
+    made = Pipelines(driver, tasks, shelf, PipelineWire(settings, 1 << 20), limits, rows)
     await made.adopt()
     serving = asyncio.create_task(made.run())
     await asyncio.sleep(0)

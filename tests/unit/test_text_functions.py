@@ -23,14 +23,15 @@ OFFERED = collect("inferd_functions.plugin")
 def test_each_function_has_its_schema() -> None:
     """What each takes and gives is said by its annotations: what must be given, ranges, words to choose from."""
     assert {name for name, _ in OFFERED} == {
-        *("chunk", "clean", "convert", "convert_in_parts", "deduplicate", "detect_language", "split", "tokenise")
+        *("chunk", "clean", "convert", "convert_in_parts", "deduplicate", "detect_language", "split", "tokenise"),
+        "dataset_lines",
     }
     required = {"deduplicate": ["texts"], "convert": ["content", "source", "target"]}
     required["convert_in_parts"] = required["convert"]
-    required["tokenise"] = ["text", "tokenizer"]
+    required["tokenise"], required["dataset_lines"] = ["text", "tokenizer"], []
     for (name, _), each in OFFERED.items():
         schema = json.loads(each.shape.input_schema)
-        assert schema["required"] == required.get(name, ["text"])
+        assert schema.get("required", []) == required.get(name, ["text"])
         assert each.mark.description
         assert schema["additionalProperties"] is False
     assert OFFERED["chunk", 1].shape.streams

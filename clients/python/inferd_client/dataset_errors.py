@@ -8,3 +8,10 @@ class DatasetNotFoundError(InferdError):
 
     reason = "DATASET_NOT_FOUND"
     code = "NOT_FOUND"
+
+
+class DatasetHeldError(InferdError):
+    """A run of a pipeline that has not ended reads the dataset, or an evaluation that is being made."""
+
+    reason = "DATASET_HELD"
+    code = "FAILED_PRECONDITION"

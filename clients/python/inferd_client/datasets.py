@@ -6,10 +6,12 @@ What is here is bytes and needs no library; `inferd_client.data` makes rows of i
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from inferd_api.v1.dataset_pb2 import DatasetVersion
 from inferd_api.v1.dataset_service_pb2 import (
     AppendDatasetRequest,
     CreateDatasetRequest,
@@ -33,6 +35,21 @@ if TYPE_CHECKING:
     from inferd_api.v1.dataset_pb2 import Dataset, DatasetColumn, DatasetLineage, DatasetPart
     from inferd_api.v1.dataset_service_pb2 import ReadDatasetResponse
     from inferd_api.v1.dataset_service_pb2_grpc import DatasetServiceAsyncStub
+
+
+NUMBERED: Final = re.compile(r"(.+)@([1-9][0-9]{0,8})")
+
+
+def named(name: str) -> tuple[str, int]:
+    """The name and the version of "reviews@3"; version 0, the highest, of "reviews"."""
+    found = NUMBERED.fullmatch(name)
+    return (name, 0) if found is None else (found[1], int(found[2]))
+
+
+def dataset_version(name: str) -> DatasetVersion:
+    """The same for the wire."""
+    base, version = named(name)
+    return DatasetVersion(name=base, version=version)
 
 
 class _Reading:

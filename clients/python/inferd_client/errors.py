@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import grpc
 from google.rpc import error_details_pb2, status_pb2
 
+from inferd_client.dataset_errors import DatasetHeldError as DatasetHeldError  # noqa: PLC0414 - as the next
 from inferd_client.dataset_errors import DatasetNotFoundError as DatasetNotFoundError  # noqa: PLC0414 - as the next
 from inferd_client.error import InferdError as InferdError  # noqa: PLC0414 - the base of all that is here
 from inferd_client.evaluation_errors import EvaluationNotFoundError as EvaluationNotFoundError  # noqa: PLC0414 - as above

@@ -22,6 +22,7 @@ from inferd_api.v1.evaluation_service_pb2 import (
 from inferd_api.v1.evaluation_service_pb2_grpc import EvaluationServiceStub
 from inferd_client.channel import AsyncConnection, Connection
 from inferd_client.claims import class_number
+from inferd_client.datasets import dataset_version
 from inferd_client.options import strict
 from inferd_client.values import with_texts
 
@@ -41,6 +42,7 @@ def evaluate_request(  # noqa: PLR0917 - as the methods, of each its keyword
     data: Data | None,
     kind: str,
     blob: str,
+    dataset: str,
     class_labels: Sequence[str],
     judge: str,
     rubric: str,
@@ -56,14 +58,14 @@ def evaluate_request(  # noqa: PLR0917 - as the methods, of each its keyword
     """The request for an evaluation.
 
     Raises:
-        ValueError: There is no such kind, or not one of data and blob.
+        ValueError: There is no such kind, or not one of data, blob and dataset.
     """
     known = list(EvaluationKind.keys())[1:]
     if f"EVALUATION_KIND_{kind.upper()}" not in known:
         names = ", ".join(each.removeprefix("EVALUATION_KIND_").lower() for each in known)
         raise ValueError(f"kind is {kind!r}; it must be one of {names}")
-    if (data is None) == (not blob):
-        raise ValueError("give one of data and blob")
+    if (data is not None) + bool(blob) + bool(dataset) != 1:
+        raise ValueError("give one of data, blob and dataset")
     spec = EvaluationSpec(
         model=model,
         kind=EvaluationKind.Value(f"EVALUATION_KIND_{kind.upper()}"),
@@ -79,10 +81,12 @@ def evaluate_request(  # noqa: PLR0917 - as the methods, of each its keyword
         seed=seed,
     )
     request = EvaluateModelRequest(spec=spec, request_id=request_id or token_hex(16))
-    if data is None:
+    if data is not None:
+        request.inline = json_lines(data)
+    elif blob:
         request.blob = blob
     else:
-        request.inline = json_lines(data)
+        request.dataset.CopyFrom(dataset_version(dataset))
     return request
 
 
@@ -114,6 +118,7 @@ class Evaluations(Connection):
         *,
         kind: str,
         blob: str = "",
+        dataset: str = "",
         class_labels: Sequence[str] = (),
         judge: str = "",
         rubric: str = "",
@@ -133,6 +138,7 @@ class Evaluations(Connection):
             data: Lines, each a mapping as `EvaluationKind` says; or JSON Lines as text or bytes.
             kind: "choice", "generation", "classification", "code" or "judge".
             blob: Digest of a blob that has the data, in place of `data`.
+            dataset: The dataset whose rows are the lines, in place of both, as "reviews" or "reviews@3".
             class_labels: Of a classification.
             judge: The model that rates, of a judge.
             rubric: By what it rates.
@@ -154,6 +160,7 @@ class Evaluations(Connection):
             data,
             kind,
             blob,
+            dataset,
             class_labels,
             judge,
             rubric,
@@ -245,6 +252,7 @@ class AsyncEvaluations(AsyncConnection):
         *,
         kind: str,
         blob: str = "",
+        dataset: str = "",
         class_labels: Sequence[str] = (),
         judge: str = "",
         rubric: str = "",
@@ -263,6 +271,7 @@ class AsyncEvaluations(AsyncConnection):
             data,
             kind,
             blob,
+            dataset,
             class_labels,
             judge,
             rubric,

@@ -23,6 +23,7 @@ from inferd_api.v1.pipeline_service_pb2 import (
 from inferd_api.v1.pipeline_service_pb2_grpc import PipelineServiceStub
 from inferd_client.channel import AsyncConnection, Connection
 from inferd_client.claims import class_number, span
+from inferd_client.datasets import dataset_version
 from inferd_client.errors import InferdError, TaskCancelledError, TaskExpiredError, from_status
 from inferd_client.options import strict
 from inferd_client.patience import PAUSE_S, Patience
@@ -48,6 +49,7 @@ def create_run_request(  # noqa: PLR0917 - as the methods, of each its keyword
     value: Any,
     blob: str,
     form: str,
+    dataset: str,
     labels: Mapping[str, str] | None,
     priority: Class | None,
     request_id: str,
@@ -74,7 +76,11 @@ def create_run_request(  # noqa: PLR0917 - as the methods, of each its keyword
         labels=labels or {},
         seed=seed,
     )
-    if blob:
+    if blob and dataset:
+        raise ValueError("give one of blob and dataset")
+    if dataset:
+        request.dataset.CopyFrom(dataset_version(dataset))
+    elif blob:
         request.blob.CopyFrom(PipelineBlob(digest=blob, format=PipelineFormat.Value(f"PIPELINE_FORMAT_{form.upper()}")))
     else:
         request.json = json.dumps(value, ensure_ascii=False, allow_nan=False)
@@ -110,6 +116,7 @@ class Pipelines(Connection):
         *,
         blob: str = "",
         form: str = "json_lines",
+        dataset: str = "",
         labels: Mapping[str, str] | None = None,
         priority: Class | None = None,
         lease: LeaseRef | None = None,
@@ -127,6 +134,7 @@ class Pipelines(Connection):
             value,
             blob=blob,
             form=form,
+            dataset=dataset,
             labels=labels,
             priority=priority,
             lease=lease,
@@ -148,6 +156,7 @@ class Pipelines(Connection):
         *,
         blob: str = "",
         form: str = "json_lines",
+        dataset: str = "",
         labels: Mapping[str, str] | None = None,
         priority: Class | None = None,
         lease: LeaseRef | None = None,
@@ -162,6 +171,7 @@ class Pipelines(Connection):
             value: The input, as JSON can have it.
             blob: The digest of a blob that is the input instead.
             form: What that is: "text", "json", "lines" or "json_lines".
+            dataset: The dataset whose rows are the input instead, as "reviews" or "reviews@3"; it stays as long.
             labels: The client's own marks; its tasks have them, too.
             priority: Its class: "low", "normal" or "high".
             lease: Under which its tasks run.
@@ -174,14 +184,14 @@ class Pipelines(Connection):
             TypeError, ValueError: What was declared is no pipeline, or the input no JSON.
             OSError: The file cannot be read.
         """
-        request = create_run_request(pipeline, value, blob, form, labels, priority, request_id, ttl_s, seed)
+        request = create_run_request(pipeline, value, blob, form, dataset, labels, priority, request_id, ttl_s, seed)
         return self._wait(self._pipelines.CreatePipelineRun, request, self._timeout_s, lease).run
 
     def check_pipeline(
-        self, pipeline: Declared, value: Any = None, *, blob: str = "", form: str = "json_lines"
+        self, pipeline: Declared, value: Any = None, *, blob: str = "", form: str = "json_lines", dataset: str = ""
     ) -> PipelineRun:
         """Have a pipeline checked whole, and nothing made. Raises as `create_pipeline_run`."""
-        request = create_run_request(pipeline, value, blob, form, None, None, "", None, None)
+        request = create_run_request(pipeline, value, blob, form, dataset, None, None, "", None, None)
         request.check_only = True
         return self._call(self._pipelines.CreatePipelineRun, request).run
 
@@ -237,6 +247,7 @@ class AsyncPipelines(AsyncConnection):
         *,
         blob: str = "",
         form: str = "json_lines",
+        dataset: str = "",
         labels: Mapping[str, str] | None = None,
         priority: Class | None = None,
         lease: LeaseRef | None = None,
@@ -250,6 +261,7 @@ class AsyncPipelines(AsyncConnection):
             value,
             blob=blob,
             form=form,
+            dataset=dataset,
             labels=labels,
             priority=priority,
             lease=lease,
@@ -271,6 +283,7 @@ class AsyncPipelines(AsyncConnection):
         *,
         blob: str = "",
         form: str = "json_lines",
+        dataset: str = "",
         labels: Mapping[str, str] | None = None,
         priority: Class | None = None,
         lease: LeaseRef | None = None,
@@ -279,14 +292,14 @@ class AsyncPipelines(AsyncConnection):
         seed: int | None = None,
     ) -> PipelineRun:
         """As `Pipelines.create_pipeline_run`."""
-        request = create_run_request(pipeline, value, blob, form, labels, priority, request_id, ttl_s, seed)
+        request = create_run_request(pipeline, value, blob, form, dataset, labels, priority, request_id, ttl_s, seed)
         return (await self._wait(self._pipelines.CreatePipelineRun, request, self._timeout_s, lease)).run
 
     async def check_pipeline(
-        self, pipeline: Declared, value: Any = None, *, blob: str = "", form: str = "json_lines"
+        self, pipeline: Declared, value: Any = None, *, blob: str = "", form: str = "json_lines", dataset: str = ""
     ) -> PipelineRun:
         """As `Pipelines.check_pipeline`."""
-        request = create_run_request(pipeline, value, blob, form, None, None, "", None, None)
+        request = create_run_request(pipeline, value, blob, form, dataset, None, None, "", None, None)
         request.check_only = True
         return (await self._call(self._pipelines.CreatePipelineRun, request)).run
 

@@ -224,7 +224,7 @@ OPTIONS: Final[Mapping[str, Kind | Several | Pairs]] = {
     **{field.name: _kind_of(field) for field in SamplingParams.DESCRIPTOR.fields},
     **dict.fromkeys(("model", "name", "source", "backend", "device", "device_id", "adapter", "tools_json"), TEXT),
     **dict.fromkeys(("task_id", "lease_id", "instance_id", "request_id", "service", "address", "tenant"), TEXT),
-    **dict.fromkeys(("host", "host_id", "function", "run_id", "step", "blob", "form"), TEXT),
+    **dict.fromkeys(("host", "host_id", "function", "run_id", "step", "blob", "dataset", "form"), TEXT),
     **dict.fromkeys(
         ("query", "digest", "principal", "key_id", "rule_id", "quota_id", "flag_id", "note", "reason"), TEXT
     ),

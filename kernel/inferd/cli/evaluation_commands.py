@@ -39,7 +39,12 @@ def _evaluate(
     model: ModelArgument,
     *,
     data: Annotated[
-        str, text_option("--data", help="JSON Lines: a file, - for stdin, or sha256:… for a blob.", metavar="FILE")
+        str,
+        text_option(
+            "--data",
+            help="JSON Lines: a file, - for stdin, sha256:… for a blob; or a dataset, as reviews or reviews@3.",
+            metavar="FILE",
+        ),
     ],
     task: Annotated[Task, typer.Option("--task", help="What is measured.")],
     label: Annotated[

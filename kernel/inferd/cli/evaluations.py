@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +34,7 @@ EMPTY = "no evaluations; inferd evaluate makes one"
 SHOWN = 3  # figures of an evaluation in a list
 ENDED = (ep.EVALUATION_STATE_SUCCEEDED, ep.EVALUATION_STATE_FAILED, ep.EVALUATION_STATE_CANCELLED)
 MOST_LABELS = 256
+DATASET = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}(@[1-9][0-9]{0,8})?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +42,7 @@ class Wanted:
     """What is to be evaluated.
 
     Attributes:
-        data: A file, "-", or the digest of a blob.
+        data: A file, "-", the digest of a blob, or a dataset.
         kind: Of the task.
         labels: Of a classification; none for those of the data.
         against: With which evaluation it is compared; "" for none.
@@ -69,6 +71,9 @@ def evaluate(output: Output, address: str, tenant: str, model: str, wanted: Want
     with connected(address, tenant) as client:
         if wanted.data.startswith("sha256:"):
             options["blob"] = wanted.data
+        elif _is_dataset(wanted.data):
+            options["dataset"] = wanted.data
+            labels = labels or (_labels_of_rows(client, wanted.data) if wanted.kind == "classification" else [])
         else:
             options["data"] = data = _read(wanted.data)
             labels = labels or (_labels_of(data) if wanted.kind == "classification" else [])
@@ -177,9 +182,29 @@ def _read(data: str) -> bytes:
         raise typer.BadParameter(f"{data} cannot be read: {words_of(error)}", param_hint="--data") from None
 
 
+def _is_dataset(data: str) -> bool:
+    """Whether this names a dataset: so do names that no file has, and that may be one's."""
+    return data != "-" and DATASET.fullmatch(data) is not None and not Path(data).expanduser().exists()
+
+
+def _labels_of_rows(client: Client, dataset: str) -> list[str]:
+    """As `_labels_of`, of the rows of a dataset.
+
+    Raises:
+        CommandError: They cannot be read here.
+    """
+    from inferd_client import data  # noqa: PLC0415 - pyarrow is imported with the first table
+
+    try:
+        found = {label for row in data.rows(client, dataset) if isinstance(label := row.get("label"), str)}
+    except ModuleNotFoundError as error:
+        raise CommandError(f"{error}; or name the labels: --label", reason="USAGE") from None
+    return _few(found)
+
+
 def _labels_of(data: bytes) -> list[str]:
     """The labels that lines have, in the order of the alphabet; what is wrong with a line the kernel says."""
-    found = set()
+    found = set[str]()
     for line in data.splitlines():
         try:
             label = json.loads(line)["label"]
@@ -187,6 +212,10 @@ def _labels_of(data: bytes) -> list[str]:
             continue
         if isinstance(label, str):
             found.add(label)
+    return _few(found)
+
+
+def _few(found: set[str]) -> list[str]:
     if len(found) > MOST_LABELS:
         raise CommandError(f"the data has {len(found)} labels; at most {MOST_LABELS} can be told apart", reason="USAGE")
     return sorted(found)

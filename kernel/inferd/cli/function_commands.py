@@ -20,12 +20,18 @@ function_app = typer.Typer(help="Functions, and calls of them.", no_args_is_help
 
 
 @function_app.command("list")
-def _list(*, address: Address = ADDRESS, tenant: Tenant = "", output: Output = Format.TABLE) -> None:
+def _list(
+    *,
+    every: Annotated[bool, typer.Option("--all", help="Those, too, that the kernel itself calls.")] = False,
+    address: Address = ADDRESS,
+    tenant: Tenant = "",
+    output: Output = Format.TABLE,
+) -> None:
     """List functions."""
     with edge(output) as out:
         from inferd.cli.functions import list_functions
 
-        list_functions(out, address, tenant)
+        list_functions(out, address, tenant, every=every)
 
 
 @function_app.command("show")

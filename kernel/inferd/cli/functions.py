@@ -24,10 +24,10 @@ SCHEMAS = ("input_schema", "output_schema")
 EMPTY = "no functions; an installed package offers some with an entry point in inferd.functions"
 
 
-def list_functions(output: Output, address: str, tenant: str) -> None:
-    """List functions."""
+def list_functions(output: Output, address: str, tenant: str, *, every: bool) -> None:
+    """List functions; those that are for the kernel itself only where every one is asked for."""
     with connected(address, tenant) as client:
-        functions = list(client.list_functions())
+        functions = [each for each in client.list_functions() if every or not each.internal]
     if output.json:
         output.document({"functions": [_document(each) for each in functions]})
     else:

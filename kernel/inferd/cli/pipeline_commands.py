@@ -40,6 +40,9 @@ def _run(
         typer.Option("--input-file", help="A file that is its input, given as a blob.", dir_okay=False, exists=True),
     ] = None,
     form: Annotated[Form, typer.Option("--format", help="What --input-file is.")] = Form.TEXT,
+    dataset: Annotated[
+        str, text_option("--data", help="A dataset whose rows are its input.", metavar="NAME[@VERSION]")
+    ] = "",
     priority: Annotated[Class | None, typer.Option(help="Its class: a higher one goes first.")] = None,
     lease: LeaseOption = "",
     ttl_s: Annotated[float | None, typer.Option("--ttl", help="Seconds after which it expires.", min=0.001)] = None,
@@ -68,6 +71,7 @@ def _run(
             given,
             input_file=input_file,
             form=form.value,
+            dataset=dataset,
             detach=detach,
             check=check,
             options=options,

@@ -38,6 +38,7 @@ def run(
     *,
     input_file: Path | None,
     form: str,
+    dataset: str,
     detach: bool,
     check: bool,
     options: Mapping[str, Any],
@@ -51,16 +52,18 @@ def run(
         pipeline = read_declaration(file)
     except (OSError, ValueError) as error:
         raise typer.BadParameter(words_of(error), param_hint="FILE") from None
-    if given and input_file is not None:
-        raise typer.BadParameter("give one of --input and --input-file", param_hint="--input")
+    if bool(given) + (input_file is not None) + bool(dataset) > 1:
+        raise typer.BadParameter("give one of --input, --input-file and --data", param_hint="--input")
     value = _read(given) if given else None
     with connected(address, tenant) as client:
-        blob: dict[str, Any] = {} if input_file is None else {"blob": client.put_blob(input_file).digest, "form": form}
+        source: dict[str, Any] = {"dataset": dataset} if dataset else {}
+        if input_file is not None:
+            source = {"blob": client.put_blob(input_file).digest, "form": form}
         if check:
-            made = client.check_pipeline(pipeline, value, **blob)
+            made = client.check_pipeline(pipeline, value, **source)
             output.document(plain(made)) if output.json else output.text(f"{file} can run")
             return
-        made = client.create_pipeline_run(pipeline, value, **blob, **options)
+        made = client.create_pipeline_run(pipeline, value, **source, **options)
         if detach:
             output.document(plain(made)) if output.json else output.text(made.run_id)
             return

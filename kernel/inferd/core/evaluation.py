@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from inferd.core.priority import Priority
 
 if TYPE_CHECKING:
+    from inferd.core.dataset import Source
     from inferd.core.ids import ModelName, Tenant
     from inferd.core.lifecycle import Table
     from inferd.errors import InferdError
@@ -124,6 +125,7 @@ class Evaluation:
         notes: What there is to say of the figures.
         request_id: Makes its creation idempotent; "" for not.
         fingerprint: Equal for two requests with the same contents, hexadecimal.
+        dataset: From which dataset the data was read; None for none.
     """
 
     evaluation_id: str
@@ -146,6 +148,7 @@ class Evaluation:
     notes: tuple[str, ...] = ()
     request_id: str = ""
     fingerprint: str = ""
+    dataset: Source | None = None
 
     @property
     def ended(self) -> bool:

@@ -34,6 +34,7 @@ class Function:
         memory_bytes: How much memory it may take beyond what its package has.
         package: Name of the package that offers it.
         asks: How often a call may ask a model at most, for each of its inputs.
+        internal: Whether lists leave it out that people read.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Function:
     memory_bytes: int
     package: str
     asks: int = 0
+    internal: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -103,6 +103,8 @@ EXPLANATION_LABEL = "inferd.explanation"
 leave them out as those above."""
 INDEX_LABEL = "inferd.index"
 """Label of the tasks by which documents are added to an index, found and asked, with its name: likewise."""
+DATASET_LABEL = "inferd.dataset"
+"""Label of the tasks by which rows of a dataset are read, with its name and version: likewise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

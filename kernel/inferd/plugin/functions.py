@@ -36,8 +36,9 @@ class Mark:
         description: For people.
         timeout_s: How long a call may take, in seconds; None for the kernel's `functions.timeout_s`.
         memory_bytes: Memory of a call beyond what its package has; None for the kernel's `functions.memory_bytes`.
-        prepare: Called once where its package was imported, before any call; None for nothing.
+        prepare: Called once where its package was imported, before its first call; None for nothing.
         asks: How often a call may ask a model at most, for each of its inputs.
+        internal: Whether it is for what else its package or the kernel does, and lists leave it out.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Mark:
     memory_bytes: int | None = None
     prepare: Callable[[], object] | None = None
     asks: int = 0
+    internal: bool = False
 
 
 def function(
@@ -57,6 +59,7 @@ def function(
     memory_bytes: int | None = None,
     prepare: Callable[[], object] | None = None,
     asks: int = 0,
+    internal: bool = False,
 ) -> Callable[[F], F]:
     """Mark a function as one that is offered; it stays callable as it is.
 
@@ -68,9 +71,10 @@ def function(
         version: Rises with what it does: a call that names none has the highest.
         timeout_s: How long a call may take, in seconds; default and most: settings of the kernel.
         memory_bytes: How much memory a call may take beyond what its package has; likewise.
-        prepare: Called once, before any call: loads what all calls need, such as a dictionary or a small model. Not
-            when the package is only looked at.
+        prepare: Called once, before the first call of a function that names it: loads what all calls need, such as a
+            dictionary or a small model. Not when the package is only looked at.
         asks: How often a call may ask a model at most (`ask`, `ask_all`); for each of its inputs, where it has several.
+        internal: Lists leave it out that people read: it is called by what else its package or the kernel does.
 
     Raises:
         ValueError: One of these is out of its range, or the function cannot be called by names.
@@ -85,6 +89,7 @@ def function(
             memory_bytes=memory_bytes,
             prepare=prepare,
             asks=asks,
+            internal=internal,
         )
         _check(given, marked)
         setattr(marked, _MARK, given)

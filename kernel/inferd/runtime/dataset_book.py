@@ -6,12 +6,13 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from inferd.core.dataset import DatasetState
-from inferd.dataset_errors import DatasetNotFoundError
-from inferd.errors import suggestion
+from inferd.dataset_errors import DatasetHeldError, DatasetNotFoundError
+from inferd.errors import InvalidFieldError, suggestion
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
+    from inferd.core.dataset import Statistics
     from inferd.runtime.kept_datasets import Entry
 
 MOST_SHOWN = 500  # characters of versions that an error names
@@ -100,3 +101,63 @@ class DatasetBook:
         if near:
             facts["suggestion"] = near
         raise DatasetNotFoundError(f"there is no dataset {name[:128]!r}{hint}", metadata=facts, field="name")
+
+    def whole(self, tenant: str, name: str, version: int) -> Entry:
+        """A version that is whole; of 0 the highest.
+
+        Raises:
+            DatasetNotFoundError: There is none.
+        """
+        entry = self.find(tenant, name, version)
+        if entry.dataset.state is not DatasetState.WHOLE:
+            raise DatasetNotFoundError(
+                f"dataset {entry.key} grows, and is read once it is whole", metadata={"dataset": name}, field="dataset"
+            )
+        return entry
+
+
+def check_free(entry: Entry) -> None:
+    """Refuse to forget a version that something reads.
+
+    Raises:
+        DatasetHeldError: Something does.
+    """
+    if entry.readers:
+        holders = ", ".join(sorted(entry.readers))[:MOST_SHOWN]
+        raise DatasetHeldError(
+            f"dataset {entry.key} is read by {holders}; delete it when that has ended, or cancel that",
+            metadata={"dataset": entry.key, "holders": holders},
+        )
+
+
+def known_parts(entry: Entry, first: int, parts: Sequence[tuple[str, int, Sequence[Statistics]]]) -> int:
+    """How many of these parts it has already.
+
+    Raises:
+        InvalidFieldError: It does not grow, has another part in one of these places, or none before them.
+    """
+    have = entry.parts[first : first + len(parts)]
+    if first > len(entry.parts):
+        raise InvalidFieldError(
+            f"first_part is {first} and dataset {entry.key} has {len(entry.parts)} parts; append those before it first",
+            field="first_part",
+        )
+    for number, (known, (digest, rows, _)) in enumerate(zip(have, parts, strict=False)):
+        if (known.digest, known.rows) != (digest, rows):
+            raise InvalidFieldError(
+                f"parts[{number}] is sha256:{digest} with {rows} rows, and part {first + number} of dataset"
+                f" {entry.key} is sha256:{known.digest} with {known.rows}; begin another version",
+                field=f"parts[{number}].digest",
+            )
+    if len(have) < len(parts) and entry.dataset.state is not DatasetState.GROWING:
+        raise InvalidFieldError(
+            f"dataset {entry.key} is whole, and never changes; begin another version", field="version"
+        )
+    for number, (_, _, statistics) in enumerate(parts):
+        if statistics and len(statistics) != len(entry.dataset.columns):
+            raise InvalidFieldError(
+                f"parts[{number}].statistics has {len(statistics)} entries and the dataset has"
+                f" {len(entry.dataset.columns)} columns; give one for each, or none",
+                field=f"parts[{number}].statistics",
+            )
+    return len(have)

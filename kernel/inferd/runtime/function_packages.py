@@ -93,6 +93,7 @@ def _read(said: Any, package: str, limits: CallLimits) -> Function:
         memory_bytes=limits.memory_of(name, said["memory_bytes"]),
         package=package,
         asks=int(said["asks"]),
+        internal=bool(said.get("internal", False)),
     )
 
 

@@ -32,11 +32,12 @@ Conversation = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True, slots=True)
 class Asker:
-    """For whom tasks of an index are made, and how they run."""
+    """For whom tasks of an index are made, and how they run; `label` says of what else, where it is of none."""
 
     caller: Caller
     index: str
     priority: Priority = Priority.LOW
+    label: str = INDEX_LABEL
 
 
 def calling_task(asker: Asker, function: str, given: Mapping[str, Any], data: Sequence[Part]) -> TaskSpec:
@@ -115,6 +116,6 @@ def _task(
         priority=asker.priority,
         lease_id=asker.caller.lease_id if operation == "chat" else NO_LEASE,
         deadline=asker.caller.deadline,
-        labels={INDEX_LABEL: asker.index},
+        labels={asker.label: asker.index},
         operation=operation,
     )

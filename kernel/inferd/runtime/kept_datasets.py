@@ -34,6 +34,7 @@ class Entry:
         pieces: How many pieces its record has: each has the parts of one call.
         written_use: What its record says of when it was used.
         cost_bytes: What it takes of memory, about.
+        readers: What of the kernel reads it, for which it stays.
     """
 
     tenant: str
@@ -42,6 +43,7 @@ class Entry:
     pieces: int = 0
     written_use: float = 0.0
     cost_bytes: int = 0
+    readers: set[str] = field(default_factory=set)
 
     @property
     def key(self) -> str:
@@ -52,6 +54,14 @@ class Entry:
     def holder(self) -> str:
         """As what it holds blobs."""
         return f"dataset {self.dataset.label}"
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A whole version that something reads, and its parts in their order."""
+
+    dataset: Dataset
+    parts: tuple[Part, ...]
 
 
 def write_head(entry: Entry, dataset: Dataset, pieces: int) -> Put:

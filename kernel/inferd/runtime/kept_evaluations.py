@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
+from inferd.core.dataset import Source
 from inferd.core.evaluation import Evaluation, EvaluationKind, EvaluationSpec, EvaluationState, Figure, LabelFigures
 from inferd.core.priority import Priority
 from inferd.errors import LimitExceededError
@@ -74,13 +75,15 @@ def write_evaluation(evaluation: Evaluation) -> bytes:
     labels = [asdict(each) for each in evaluation.labels]
     error = write_error(evaluation.error)
     state = evaluation.state.name
-    return _json({**said, "spec": spec, "figures": figures, "labels": labels, "error": error, "state": state})
+    dataset = None if evaluation.dataset is None else asdict(evaluation.dataset)
+    given = {"spec": spec, "figures": figures, "labels": labels, "error": error, "state": state, "dataset": dataset}
+    return _json({**said, **given})
 
 
 def read_evaluation(value: bytes) -> Evaluation:
     """What was written; raises one of `UNREADABLE` for what is no record of an evaluation."""
     said = json.loads(value)
-    spec = said["spec"]
+    spec, dataset = said["spec"], said.get("dataset")  # which kernels before this one did not write
     read = EvaluationSpec(
         **{
             **spec,
@@ -100,6 +103,7 @@ def read_evaluation(value: bytes) -> Evaluation:
             "labels": tuple(LabelFigures(**each) for each in said["labels"]),
             "error": read_error(said["error"]),
             "notes": tuple(said["notes"]),
+            "dataset": None if dataset is None else Source(**dataset),
         }
     )
 

@@ -8,6 +8,7 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from inferd.core.dataset import Column, Lineage, Source, Statistics
+from inferd.core.policy import Policy, ResourceKind, Verb
 from inferd.errors import InvalidFieldError
 from inferd.services.named import read_digest
 from inferd.services.times import duration, unix_time
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from inferd.core.dataset import Bound, Dataset, Part
 
 NAME_FORM: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+READ_DATASET: Final = Policy(Verb.READ, ResourceKind.DATASET)
 WORD_FORM: Final = re.compile(r"[a-z]{1,32}")
 MOST_COLUMN: Final = 256  # characters of the name of a column
 MOST_TYPE: Final = 64 << 10  # of its type: objects with many members have long ones
@@ -114,6 +116,24 @@ def _json(given: str, field: str) -> object:
     return read
 
 
+def read_version(given: dp.DatasetVersion) -> tuple[str, int]:
+    """The name and the number of a version that something reads.
+
+    Raises:
+        InvalidFieldError: The name is none.
+    """
+    if not NAME_FORM.fullmatch(given.name):
+        raise InvalidFieldError(
+            f"dataset.name is {given.name[:80]!r}; name a dataset: inferd data list", field="dataset.name"
+        )
+    return given.name, given.version
+
+
+def write_source(source: Source) -> dp.DatasetSource:
+    """Which data something was made from, for the wire."""
+    return dp.DatasetSource(name=source.name, version=source.version, digest=f"sha256:{source.digest}")
+
+
 def read_parts(given: Sequence[dp.DatasetPart]) -> list[tuple[str, int, Sequence[Statistics]]]:
     """Parts that are added, each its digest, its rows and what is known of its columns.
 
@@ -199,10 +219,7 @@ def _write_bound(value: Bound) -> str:
 def _write_lineage(lineage: Lineage) -> dp.DatasetLineage:
     return dp.DatasetLineage(
         operation=lineage.operation,
-        sources=[
-            dp.DatasetSource(name=each.name, version=each.version, digest=f"sha256:{each.digest}")
-            for each in lineage.sources
-        ],
+        sources=map(write_source, lineage.sources),
         function=lineage.function,
         function_version=lineage.function_version,
         parameters_json=lineage.parameters,

@@ -8,6 +8,7 @@ from inferd.core.priority import Priority
 from inferd.errors import InvalidFieldError
 from inferd.runtime.front.evaluation_compare import Comparison, Wanted
 from inferd.runtime.front.evaluations import Line
+from inferd.services.dataset_values import write_source
 from inferd.services.status import status_of
 from inferd.services.task_values import read_priority
 from inferd_api.v1 import evaluation_pb2 as ep
@@ -154,6 +155,7 @@ def write_evaluation(evaluation: Evaluation) -> ep.Evaluation:
         output_tokens=evaluation.output_tokens,
         error=None if evaluation.error is None else status_of(evaluation.error, evaluation.spec.model),
         notes=evaluation.notes,
+        dataset=None if evaluation.dataset is None else write_source(evaluation.dataset),
     )
     moments = {"create_time": evaluation.created, "start_time": evaluation.started, "finish_time": evaluation.finished}
     for name, at in moments.items():

@@ -2,12 +2,15 @@
 
 from contextlib import aclosing
 
+from inferd.core.dataset import Source
 from inferd.core.index import Page
 from inferd.errors import InvalidFieldError, LimitExceededError
 from inferd.runtime.front import evaluations as front
 from inferd.runtime.front.blobs import Blobs
 from inferd.runtime.front.caller import Caller
+from inferd.runtime.front.dataset_rows import DatasetRows
 from inferd.services.calls import Call, check_request_id
+from inferd.services.dataset_values import READ_DATASET, read_version
 from inferd.services.evaluation_values import read_spec, read_wanted, write_comparison, write_evaluation, write_line
 from inferd.services.named import read_digest
 from inferd.services.pages import name_of, number_of, size_of, token_of
@@ -19,9 +22,12 @@ MARGIN_BYTES = 64 << 10  # of a message, which no line takes
 class Evaluations:
     """Translates; see the proto for what each call means."""
 
-    def __init__(self, evaluations: front.Evaluations, blobs: Blobs, *, message_limit_bytes: int) -> None:
+    def __init__(
+        self, evaluations: front.Evaluations, blobs: Blobs, rows: DatasetRows, *, message_limit_bytes: int
+    ) -> None:
         self._evaluations = evaluations
         self._blobs = blobs
+        self._rows = rows
         self._page_bytes = message_limit_bytes - MARGIN_BYTES
 
     async def EvaluateModel(self, request: es.EvaluateModelRequest, call: Call) -> es.EvaluateModelResponse:  # noqa: N802 - the wire's name
@@ -30,9 +36,24 @@ class Evaluations:
         spec = read_spec(request.spec)
         if spec.judge:
             call.admission.check_models((spec.judge,))
-        data = await self._read(request, call.caller)
-        made = await self._evaluations.create(spec, data, call.caller, request_id=request.request_id)
+        dataset: Source | None = None
+        if request.WhichOneof("data") == "dataset":
+            call.admission.check(READ_DATASET)
+            data, dataset = await self._read_dataset(request, call.caller)
+        else:
+            data = await self._read(request, call.caller)
+        made = await self._evaluations.create(spec, data, call.caller, request_id=request.request_id, dataset=dataset)
         return es.EvaluateModelResponse(evaluation=write_evaluation(made))
+
+    async def _read_dataset(self, request: es.EvaluateModelRequest, caller: Caller) -> tuple[bytes, Source]:
+        """The rows of the dataset of a request as lines, and which it is."""
+        name, version = read_version(request.dataset)
+        most, holder = self._evaluations.most_bytes, f"an evaluation of {request.spec.model} that is being made"
+        read = await self._rows.all(
+            caller.tenant, name, version, holder=holder, most_bytes=most, bound="evaluate.data_bytes"
+        )
+        dataset = read.dataset
+        return read.data, Source(name=dataset.name, version=dataset.version, digest=dataset.digest)
 
     async def _read(self, request: es.EvaluateModelRequest, caller: Caller) -> bytes:
         """The data of a request."""
@@ -48,7 +69,7 @@ class Evaluations:
                         data += piece
                 return bytes(data)
             case _:
-                raise InvalidFieldError("the request has no data; set inline or blob", field="inline")
+                raise InvalidFieldError("the request has no data; set inline, blob or dataset", field="inline")
 
     async def GetEvaluation(self, request: es.GetEvaluationRequest, call: Call) -> es.GetEvaluationResponse:  # noqa: N802 - the wire's name
         """Read an evaluation."""

@@ -63,6 +63,7 @@ def write_function(function: Function, package: Package) -> fp.Function:
         package=package.model,
         distribution=package.distribution,
         asks=function.asks,
+        internal=function.internal,
     )
 
 

@@ -11,6 +11,7 @@ from inferd.errors import InvalidFieldError
 from inferd.runtime.front.pipelines import WantedRun
 from inferd.runtime.pipelines.journal import Happened
 from inferd.services.calls import check_request_id
+from inferd.services.dataset_values import READ_DATASET, read_version, write_source
 from inferd.services.named import read_digest
 from inferd.services.pages import number_of, size_of, token_of
 from inferd.services.status import status_of
@@ -42,6 +43,8 @@ class Pipelines:
         self, request: ps.CreatePipelineRunRequest, call: Call
     ) -> ps.CreatePipelineRunResponse:
         """Check a pipeline and begin a run of it."""
+        if request.WhichOneof("input") == "dataset":
+            call.admission.check(READ_DATASET)
         known = await self._pipelines.create(_read(request, call.admission.grant), call.caller)
         return ps.CreatePipelineRunResponse(run=_write(known, known.journal))
 
@@ -104,6 +107,7 @@ def _read(request: ps.CreatePipelineRunRequest, may_run: Grant) -> WantedRun:
         fingerprint=sha256(request.SerializeToString(deterministic=True)).hexdigest(),
         check_only=request.check_only,
         may_run=may_run,
+        dataset=read_version(request.dataset) if request.WhichOneof("input") == "dataset" else None,
     )
 
 
@@ -141,6 +145,8 @@ def _write(known: Known, journal: Journal | None, *, brief: bool = False) -> pp.
                 list=ended.listed,
             )
         )
+    if order.dataset is not None:
+        run.dataset.CopyFrom(write_source(order.dataset))
     return run
 
 

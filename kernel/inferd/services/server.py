@@ -115,7 +115,9 @@ def offer_services(
         moderation_service_pb2: Moderation(front.moderation),
         function_service_pb2: Functions(front.functions),
         pipeline_service_pb2: Pipelines(front.pipelines),
-        evaluation_service_pb2: Evaluations(front.evaluations, front.blobs, message_limit_bytes=limits.message_bytes),
+        evaluation_service_pb2: Evaluations(
+            front.evaluations, front.blobs, front.rows, message_limit_bytes=limits.message_bytes
+        ),
         training_service_pb2: Trainings(front.trainings, front.blobs),
         explanation_service_pb2: Explanations(
             front.explaining, limits=settings.explanations, prompt_limit_bytes=prompt_limit_bytes

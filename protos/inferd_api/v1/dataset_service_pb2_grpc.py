@@ -149,7 +149,8 @@ class DatasetServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteDataset(self, request, context):
-        """Forget a version, or all of a name; blobs that nobody else holds go with it. Errors: DATASET_NOT_FOUND.
+        """Forget a version, or all of a name; blobs that nobody else holds go with it. Errors: DATASET_NOT_FOUND. DATASET_HELD,
+        a run of a pipeline that has not ended reads it, or an evaluation that is being made.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -65,7 +65,9 @@ class DatasetServiceStub:
     checked. Errors: DATASET_NOT_FOUND. INVALID_FIELD, it has fewer parts. BLOB_NOT_FOUND, BLOB_DAMAGED.
     """
     DeleteDataset: _grpc.UnaryUnaryMultiCallable[_dataset_service_pb2.DeleteDatasetRequest, _dataset_service_pb2.DeleteDatasetResponse]
-    """Forget a version, or all of a name; blobs that nobody else holds go with it. Errors: DATASET_NOT_FOUND."""
+    """Forget a version, or all of a name; blobs that nobody else holds go with it. Errors: DATASET_NOT_FOUND. DATASET_HELD,
+    a run of a pipeline that has not ended reads it, or an evaluation that is being made.
+    """
 
 @_typing.type_check_only
 class DatasetServiceAsyncStub(DatasetServiceStub):
@@ -104,7 +106,9 @@ class DatasetServiceAsyncStub(DatasetServiceStub):
     checked. Errors: DATASET_NOT_FOUND. INVALID_FIELD, it has fewer parts. BLOB_NOT_FOUND, BLOB_DAMAGED.
     """
     DeleteDataset: _aio.UnaryUnaryMultiCallable[_dataset_service_pb2.DeleteDatasetRequest, _dataset_service_pb2.DeleteDatasetResponse]  # type: ignore[assignment]
-    """Forget a version, or all of a name; blobs that nobody else holds go with it. Errors: DATASET_NOT_FOUND."""
+    """Forget a version, or all of a name; blobs that nobody else holds go with it. Errors: DATASET_NOT_FOUND. DATASET_HELD,
+    a run of a pipeline that has not ended reads it, or an evaluation that is being made.
+    """
 
 class DatasetServiceServicer(metaclass=_abc_1.ABCMeta):
     """Datasets: named, versioned tables of data whose rows are blobs in Arrow's IPC format.
@@ -188,6 +192,8 @@ class DatasetServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _dataset_service_pb2.DeleteDatasetRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_dataset_service_pb2.DeleteDatasetResponse, _abc.Awaitable[_dataset_service_pb2.DeleteDatasetResponse]]:
-        """Forget a version, or all of a name; blobs that nobody else holds go with it. Errors: DATASET_NOT_FOUND."""
+        """Forget a version, or all of a name; blobs that nobody else holds go with it. Errors: DATASET_NOT_FOUND. DATASET_HELD,
+        a run of a pipeline that has not ended reads it, or an evaluation that is being made.
+        """
 
 def add_DatasetServiceServicer_to_server(servicer: DatasetServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

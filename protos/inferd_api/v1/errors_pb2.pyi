@@ -225,6 +225,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """A round was begun as often as it may be, and too few clients were left each time (FAILED_PRECONDITION). Metadata:
     `round`, `attempts`, `limit`.
     """
+    ERROR_REASON_DATASET_HELD: _ErrorReason.ValueType  # 191
+    """The dataset is read by what has not ended (FAILED_PRECONDITION). Metadata: `dataset`, `holders`."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call or a task failed. Every error of the kernel is a `google.rpc.Status` that carries one
@@ -436,4 +438,6 @@ ERROR_REASON_FEDERATION_TOO_FEW_CLIENTS: ErrorReason.ValueType  # 173
 """A round was begun as often as it may be, and too few clients were left each time (FAILED_PRECONDITION). Metadata:
 `round`, `attempts`, `limit`.
 """
+ERROR_REASON_DATASET_HELD: ErrorReason.ValueType  # 191
+"""The dataset is read by what has not ended (FAILED_PRECONDITION). Metadata: `dataset`, `holders`."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -10,6 +10,7 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.rpc import status_pb2 as _status_pb2
+from inferd_api.v1 import dataset_pb2 as _dataset_pb2
 from inferd_api.v1 import priority_pb2 as _priority_pb2
 import builtins as _builtins
 import sys
@@ -282,6 +283,7 @@ class Evaluation(_message.Message):
     FINISH_TIME_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     NOTES_FIELD_NUMBER: _builtins.int
+    DATASET_FIELD_NUMBER: _builtins.int
     evaluation_id: _builtins.str
     """Id given by the kernel."""
     tenant: _builtins.str
@@ -336,6 +338,10 @@ class Evaluation(_message.Message):
     def notes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What there is to say of the figures, for people."""
 
+    @_builtins.property
+    def dataset(self) -> _dataset_pb2.DatasetSource:
+        """Which dataset its data was read from; unset for none."""
+
     def __init__(
         self,
         *,
@@ -357,10 +363,11 @@ class Evaluation(_message.Message):
         finish_time: _timestamp_pb2.Timestamp | None = ...,
         error: _status_pb2.Status | None = ...,
         notes: _abc.Iterable[_builtins.str] | None = ...,
+        dataset: _dataset_pb2.DatasetSource | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "error", b"error", "finish_time", b"finish_time", "spec", b"spec", "start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "dataset", b"dataset", "error", b"error", "finish_time", b"finish_time", "spec", b"spec", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "data_digest", b"data_digest", "done_lines", b"done_lines", "error", b"error", "evaluation_id", b"evaluation_id", "failed_lines", b"failed_lines", "figures", b"figures", "finish_time", b"finish_time", "labels", b"labels", "lines", b"lines", "notes", b"notes", "output_tokens", b"output_tokens", "prompt_tokens", b"prompt_tokens", "spec", b"spec", "start_time", b"start_time", "state", b"state", "tenant", b"tenant", "versions", b"versions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "data_digest", b"data_digest", "dataset", b"dataset", "done_lines", b"done_lines", "error", b"error", "evaluation_id", b"evaluation_id", "failed_lines", b"failed_lines", "figures", b"figures", "finish_time", b"finish_time", "labels", b"labels", "lines", b"lines", "notes", b"notes", "output_tokens", b"output_tokens", "prompt_tokens", b"prompt_tokens", "spec", b"spec", "start_time", b"start_time", "state", b"state", "tenant", b"tenant", "versions", b"versions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

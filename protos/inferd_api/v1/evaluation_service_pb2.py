@@ -23,11 +23,12 @@ _sym_db = _symbol_database.Default()
 
 
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
+from inferd_api.v1 import dataset_pb2 as inferd__api_dot_v1_dot_dataset__pb2
 from inferd_api.v1 import evaluation_pb2 as inferd__api_dot_v1_dot_evaluation__pb2
 from inferd_api.v1 import policy_pb2 as inferd__api_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&inferd_api/v1/evaluation_service.proto\x12\tinferd.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1einferd_api/v1/evaluation.proto\x1a\x1ainferd_api/v1/policy.proto\"\x89\x01\n\x14\x45valuateModelRequest\x12-\n\x04spec\x18\x01 \x01(\x0b\x32\x19.inferd.v1.EvaluationSpecB\x04\xe2\x41\x01\x02\x12\x10\n\x06inline\x18\x02 \x01(\x0cH\x00\x12\x0e\n\x04\x62lob\x18\x03 \x01(\tH\x00\x12\x18\n\nrequest_id\x18\x04 \x01(\tB\x04\xe2\x41\x01\x01\x42\x06\n\x04\x64\x61ta\"B\n\x15\x45valuateModelResponse\x12)\n\nevaluation\x18\x01 \x01(\x0b\x32\x15.inferd.v1.Evaluation\"3\n\x14GetEvaluationRequest\x12\x1b\n\revaluation_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"B\n\x15GetEvaluationResponse\x12)\n\nevaluation\x18\x01 \x01(\x0b\x32\x15.inferd.v1.Evaluation\"K\n\x16ListEvaluationsRequest\x12\x17\n\tpage_size\x18\x01 \x01(\rB\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"^\n\x17ListEvaluationsResponse\x12*\n\x0b\x65valuations\x18\x01 \x03(\x0b\x32\x15.inferd.v1.Evaluation\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"5\n\x16WatchEvaluationRequest\x12\x1b\n\revaluation_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"D\n\x17WatchEvaluationResponse\x12)\n\nevaluation\x18\x01 \x01(\x0b\x32\x15.inferd.v1.Evaluation\"l\n\x1aListEvaluationLinesRequest\x12\x1b\n\revaluation_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x17\n\tpage_size\x18\x02 \x01(\rB\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"`\n\x1bListEvaluationLinesResponse\x12(\n\x05lines\x18\x01 \x03(\x0b\x32\x19.inferd.v1.EvaluationLine\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"6\n\x17\x43\x61ncelEvaluationRequest\x12\x1b\n\revaluation_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"E\n\x18\x43\x61ncelEvaluationResponse\x12)\n\nevaluation\x18\x01 \x01(\x0b\x32\x15.inferd.v1.Evaluation\"6\n\x17\x44\x65leteEvaluationRequest\x12\x1b\n\revaluation_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"\x1a\n\x18\x44\x65leteEvaluationResponse\"\xd0\x01\n\x19\x43ompareEvaluationsRequest\x12\x1c\n\x0e\x65valuation_ids\x18\x01 \x03(\tB\x04\xe2\x41\x01\x02\x12\x17\n\tresamples\x18\x02 \x01(\rB\x04\xe2\x41\x01\x01\x12\x18\n\nconfidence\x18\x03 \x01(\x01\x42\x04\xe2\x41\x01\x01\x12\x17\n\x04seed\x18\x04 \x01(\x04\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12\x12\n\x04page\x18\x05 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12\x1d\n\npage_lines\x18\x06 \x01(\rB\x04\xe2\x41\x01\x01H\x01\x88\x01\x01\x42\x07\n\x05_seedB\r\n\x0b_page_lines\"\x9b\x01\n\x1a\x43ompareEvaluationsResponse\x12*\n\x0b\x65valuations\x18\x01 \x03(\x0b\x32\x15.inferd.v1.Evaluation\x12\x34\n\x0b\x64ifferences\x18\x02 \x03(\x0b\x32\x1f.inferd.v1.EvaluationDifference\x12\x0c\n\x04page\x18\x03 \x01(\t\x12\r\n\x05notes\x18\x04 \x03(\t2\xd0\x06\n\x11\x45valuationService\x12h\n\rEvaluateModel\x12\x1f.inferd.v1.EvaluateModelRequest\x1a .inferd.v1.EvaluateModelResponse\"\x14\x9a\x8d\x19\x10\x08\x05\x10\x01\x1a\nspec.model\x12\\\n\rGetEvaluation\x12\x1f.inferd.v1.GetEvaluationRequest\x1a .inferd.v1.GetEvaluationResponse\"\x08\x9a\x8d\x19\x04\x08\x01\x10\x01\x12\x62\n\x0fListEvaluations\x12!.inferd.v1.ListEvaluationsRequest\x1a\".inferd.v1.ListEvaluationsResponse\"\x08\x9a\x8d\x19\x04\x08\x01\x10\x01\x12\x64\n\x0fWatchEvaluation\x12!.inferd.v1.WatchEvaluationRequest\x1a\".inferd.v1.WatchEvaluationResponse\"\x08\x9a\x8d\x19\x04\x08\x01\x10\x01\x30\x01\x12n\n\x13ListEvaluationLines\x12%.inferd.v1.ListEvaluationLinesRequest\x1a&.inferd.v1.ListEvaluationLinesResponse\"\x08\x9a\x8d\x19\x04\x08\x01\x10\x01\x12\x65\n\x10\x43\x61ncelEvaluation\x12\".inferd.v1.CancelEvaluationRequest\x1a#.inferd.v1.CancelEvaluationResponse\"\x08\x9a\x8d\x19\x04\x08\x03\x10\x01\x12\x65\n\x10\x44\x65leteEvaluation\x12\".inferd.v1.DeleteEvaluationRequest\x1a#.inferd.v1.DeleteEvaluationResponse\"\x08\x9a\x8d\x19\x04\x08\x04\x10\x01\x12k\n\x12\x43ompareEvaluations\x12$.inferd.v1.CompareEvaluationsRequest\x1a%.inferd.v1.CompareEvaluationsResponse\"\x08\x9a\x8d\x19\x04\x08\x05\x10\x01\x42%\n\tinferd.v1P\x01Z\x16inferd_api/v1;inferdv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&inferd_api/v1/evaluation_service.proto\x12\tinferd.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1binferd_api/v1/dataset.proto\x1a\x1einferd_api/v1/evaluation.proto\x1a\x1ainferd_api/v1/policy.proto\"\xb7\x01\n\x14\x45valuateModelRequest\x12-\n\x04spec\x18\x01 \x01(\x0b\x32\x19.inferd.v1.EvaluationSpecB\x04\xe2\x41\x01\x02\x12\x10\n\x06inline\x18\x02 \x01(\x0cH\x00\x12\x0e\n\x04\x62lob\x18\x03 \x01(\tH\x00\x12,\n\x07\x64\x61taset\x18\x05 \x01(\x0b\x32\x19.inferd.v1.DatasetVersionH\x00\x12\x18\n\nrequest_id\x18\x04 \x01(\tB\x04\xe2\x41\x01\x01\x42\x06\n\x04\x64\x61ta\"B\n\x15\x45valuateModelResponse\x12)\n\nevaluation\x18\x01 \x01(\x0b\x32\x15.inferd.v1.Evaluation\"3\n\x14GetEvaluationRequest\x12\x1b\n\revaluation_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"B\n\x15GetEvaluationResponse\x12)\n\nevaluation\x18\x01 \x01(\x0b\x32\x15.inferd.v1.Evaluation\"K\n\x16ListEvaluationsRequest\x12\x17\n\tpage_size\x18\x01 \x01(\rB\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"^\n\x17ListEvaluationsResponse\x12*\n\x0b\x65valuations\x18\x01 \x03(\x0b\x32\x15.inferd.v1.Evaluation\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"5\n\x16WatchEvaluationRequest\x12\x1b\n\revaluation_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"D\n\x17WatchEvaluationResponse\x12)\n\nevaluation\x18\x01 \x01(\x0b\x32\x15.inferd.v1.Evaluation\"l\n\x1aListEvaluationLinesRequest\x12\x1b\n\revaluation_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x17\n\tpage_size\x18\x02 \x01(\rB\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"`\n\x1bListEvaluationLinesResponse\x12(\n\x05lines\x18\x01 \x03(\x0b\x32\x19.inferd.v1.EvaluationLine\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"6\n\x17\x43\x61ncelEvaluationRequest\x12\x1b\n\revaluation_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"E\n\x18\x43\x61ncelEvaluationResponse\x12)\n\nevaluation\x18\x01 \x01(\x0b\x32\x15.inferd.v1.Evaluation\"6\n\x17\x44\x65leteEvaluationRequest\x12\x1b\n\revaluation_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"\x1a\n\x18\x44\x65leteEvaluationResponse\"\xd0\x01\n\x19\x43ompareEvaluationsRequest\x12\x1c\n\x0e\x65valuation_ids\x18\x01 \x03(\tB\x04\xe2\x41\x01\x02\x12\x17\n\tresamples\x18\x02 \x01(\rB\x04\xe2\x41\x01\x01\x12\x18\n\nconfidence\x18\x03 \x01(\x01\x42\x04\xe2\x41\x01\x01\x12\x17\n\x04seed\x18\x04 \x01(\x04\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12\x12\n\x04page\x18\x05 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12\x1d\n\npage_lines\x18\x06 \x01(\rB\x04\xe2\x41\x01\x01H\x01\x88\x01\x01\x42\x07\n\x05_seedB\r\n\x0b_page_lines\"\x9b\x01\n\x1a\x43ompareEvaluationsResponse\x12*\n\x0b\x65valuations\x18\x01 \x03(\x0b\x32\x15.inferd.v1.Evaluation\x12\x34\n\x0b\x64ifferences\x18\x02 \x03(\x0b\x32\x1f.inferd.v1.EvaluationDifference\x12\x0c\n\x04page\x18\x03 \x01(\t\x12\r\n\x05notes\x18\x04 \x03(\t2\xd0\x06\n\x11\x45valuationService\x12h\n\rEvaluateModel\x12\x1f.inferd.v1.EvaluateModelRequest\x1a .inferd.v1.EvaluateModelResponse\"\x14\x9a\x8d\x19\x10\x08\x05\x10\x01\x1a\nspec.model\x12\\\n\rGetEvaluation\x12\x1f.inferd.v1.GetEvaluationRequest\x1a .inferd.v1.GetEvaluationResponse\"\x08\x9a\x8d\x19\x04\x08\x01\x10\x01\x12\x62\n\x0fListEvaluations\x12!.inferd.v1.ListEvaluationsRequest\x1a\".inferd.v1.ListEvaluationsResponse\"\x08\x9a\x8d\x19\x04\x08\x01\x10\x01\x12\x64\n\x0fWatchEvaluation\x12!.inferd.v1.WatchEvaluationRequest\x1a\".inferd.v1.WatchEvaluationResponse\"\x08\x9a\x8d\x19\x04\x08\x01\x10\x01\x30\x01\x12n\n\x13ListEvaluationLines\x12%.inferd.v1.ListEvaluationLinesRequest\x1a&.inferd.v1.ListEvaluationLinesResponse\"\x08\x9a\x8d\x19\x04\x08\x01\x10\x01\x12\x65\n\x10\x43\x61ncelEvaluation\x12\".inferd.v1.CancelEvaluationRequest\x1a#.inferd.v1.CancelEvaluationResponse\"\x08\x9a\x8d\x19\x04\x08\x03\x10\x01\x12\x65\n\x10\x44\x65leteEvaluation\x12\".inferd.v1.DeleteEvaluationRequest\x1a#.inferd.v1.DeleteEvaluationResponse\"\x08\x9a\x8d\x19\x04\x08\x04\x10\x01\x12k\n\x12\x43ompareEvaluations\x12$.inferd.v1.CompareEvaluationsRequest\x1a%.inferd.v1.CompareEvaluationsResponse\"\x08\x9a\x8d\x19\x04\x08\x05\x10\x01\x42%\n\tinferd.v1P\x01Z\x16inferd_api/v1;inferdv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -85,38 +86,38 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EVALUATIONSERVICE'].methods_by_name['DeleteEvaluation']._serialized_options = b'\232\215\031\004\010\004\020\001'
   _globals['_EVALUATIONSERVICE'].methods_by_name['CompareEvaluations']._loaded_options = None
   _globals['_EVALUATIONSERVICE'].methods_by_name['CompareEvaluations']._serialized_options = b'\232\215\031\004\010\005\020\001'
-  _globals['_EVALUATEMODELREQUEST']._serialized_start=147
-  _globals['_EVALUATEMODELREQUEST']._serialized_end=284
-  _globals['_EVALUATEMODELRESPONSE']._serialized_start=286
-  _globals['_EVALUATEMODELRESPONSE']._serialized_end=352
-  _globals['_GETEVALUATIONREQUEST']._serialized_start=354
-  _globals['_GETEVALUATIONREQUEST']._serialized_end=405
-  _globals['_GETEVALUATIONRESPONSE']._serialized_start=407
-  _globals['_GETEVALUATIONRESPONSE']._serialized_end=473
-  _globals['_LISTEVALUATIONSREQUEST']._serialized_start=475
-  _globals['_LISTEVALUATIONSREQUEST']._serialized_end=550
-  _globals['_LISTEVALUATIONSRESPONSE']._serialized_start=552
-  _globals['_LISTEVALUATIONSRESPONSE']._serialized_end=646
-  _globals['_WATCHEVALUATIONREQUEST']._serialized_start=648
-  _globals['_WATCHEVALUATIONREQUEST']._serialized_end=701
-  _globals['_WATCHEVALUATIONRESPONSE']._serialized_start=703
-  _globals['_WATCHEVALUATIONRESPONSE']._serialized_end=771
-  _globals['_LISTEVALUATIONLINESREQUEST']._serialized_start=773
-  _globals['_LISTEVALUATIONLINESREQUEST']._serialized_end=881
-  _globals['_LISTEVALUATIONLINESRESPONSE']._serialized_start=883
-  _globals['_LISTEVALUATIONLINESRESPONSE']._serialized_end=979
-  _globals['_CANCELEVALUATIONREQUEST']._serialized_start=981
-  _globals['_CANCELEVALUATIONREQUEST']._serialized_end=1035
-  _globals['_CANCELEVALUATIONRESPONSE']._serialized_start=1037
-  _globals['_CANCELEVALUATIONRESPONSE']._serialized_end=1106
-  _globals['_DELETEEVALUATIONREQUEST']._serialized_start=1108
-  _globals['_DELETEEVALUATIONREQUEST']._serialized_end=1162
-  _globals['_DELETEEVALUATIONRESPONSE']._serialized_start=1164
-  _globals['_DELETEEVALUATIONRESPONSE']._serialized_end=1190
-  _globals['_COMPAREEVALUATIONSREQUEST']._serialized_start=1193
-  _globals['_COMPAREEVALUATIONSREQUEST']._serialized_end=1401
-  _globals['_COMPAREEVALUATIONSRESPONSE']._serialized_start=1404
-  _globals['_COMPAREEVALUATIONSRESPONSE']._serialized_end=1559
-  _globals['_EVALUATIONSERVICE']._serialized_start=1562
-  _globals['_EVALUATIONSERVICE']._serialized_end=2410
+  _globals['_EVALUATEMODELREQUEST']._serialized_start=176
+  _globals['_EVALUATEMODELREQUEST']._serialized_end=359
+  _globals['_EVALUATEMODELRESPONSE']._serialized_start=361
+  _globals['_EVALUATEMODELRESPONSE']._serialized_end=427
+  _globals['_GETEVALUATIONREQUEST']._serialized_start=429
+  _globals['_GETEVALUATIONREQUEST']._serialized_end=480
+  _globals['_GETEVALUATIONRESPONSE']._serialized_start=482
+  _globals['_GETEVALUATIONRESPONSE']._serialized_end=548
+  _globals['_LISTEVALUATIONSREQUEST']._serialized_start=550
+  _globals['_LISTEVALUATIONSREQUEST']._serialized_end=625
+  _globals['_LISTEVALUATIONSRESPONSE']._serialized_start=627
+  _globals['_LISTEVALUATIONSRESPONSE']._serialized_end=721
+  _globals['_WATCHEVALUATIONREQUEST']._serialized_start=723
+  _globals['_WATCHEVALUATIONREQUEST']._serialized_end=776
+  _globals['_WATCHEVALUATIONRESPONSE']._serialized_start=778
+  _globals['_WATCHEVALUATIONRESPONSE']._serialized_end=846
+  _globals['_LISTEVALUATIONLINESREQUEST']._serialized_start=848
+  _globals['_LISTEVALUATIONLINESREQUEST']._serialized_end=956
+  _globals['_LISTEVALUATIONLINESRESPONSE']._serialized_start=958
+  _globals['_LISTEVALUATIONLINESRESPONSE']._serialized_end=1054
+  _globals['_CANCELEVALUATIONREQUEST']._serialized_start=1056
+  _globals['_CANCELEVALUATIONREQUEST']._serialized_end=1110
+  _globals['_CANCELEVALUATIONRESPONSE']._serialized_start=1112
+  _globals['_CANCELEVALUATIONRESPONSE']._serialized_end=1181
+  _globals['_DELETEEVALUATIONREQUEST']._serialized_start=1183
+  _globals['_DELETEEVALUATIONREQUEST']._serialized_end=1237
+  _globals['_DELETEEVALUATIONRESPONSE']._serialized_start=1239
+  _globals['_DELETEEVALUATIONRESPONSE']._serialized_end=1265
+  _globals['_COMPAREEVALUATIONSREQUEST']._serialized_start=1268
+  _globals['_COMPAREEVALUATIONSREQUEST']._serialized_end=1476
+  _globals['_COMPAREEVALUATIONSRESPONSE']._serialized_start=1479
+  _globals['_COMPAREEVALUATIONSRESPONSE']._serialized_end=1634
+  _globals['_EVALUATIONSERVICE']._serialized_start=1637
+  _globals['_EVALUATIONSERVICE']._serialized_end=2485
 # @@protoc_insertion_point(module_scope)

@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from inferd_api.v1 import dataset_pb2 as _dataset_pb2
 from inferd_api.v1 import evaluation_pb2 as _evaluation_pb2
 import builtins as _builtins
 import sys
@@ -28,6 +29,7 @@ class EvaluateModelRequest(_message.Message):
     SPEC_FIELD_NUMBER: _builtins.int
     INLINE_FIELD_NUMBER: _builtins.int
     BLOB_FIELD_NUMBER: _builtins.int
+    DATASET_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     inline: _builtins.bytes
     """The data itself."""
@@ -41,19 +43,26 @@ class EvaluateModelRequest(_message.Message):
     def spec(self) -> _evaluation_pb2.EvaluationSpec:
         """What is to be evaluated, and how. Required."""
 
+    @_builtins.property
+    def dataset(self) -> _dataset_pb2.DatasetVersion:
+        """The rows of a dataset, each a line. They are read once; it is held while they are, and needs the right to read
+        datasets. Errors: DATASET_NOT_FOUND, PERMISSION_DENIED, LIMIT_EXCEEDED.
+        """
+
     def __init__(
         self,
         *,
         spec: _evaluation_pb2.EvaluationSpec | None = ...,
         inline: _builtins.bytes = ...,
         blob: _builtins.str = ...,
+        dataset: _dataset_pb2.DatasetVersion | None = ...,
         request_id: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["blob", b"blob", "data", b"data", "inline", b"inline", "spec", b"spec"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["blob", b"blob", "data", b"data", "dataset", b"dataset", "inline", b"inline", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["blob", b"blob", "data", b"data", "inline", b"inline", "request_id", b"request_id", "spec", b"spec"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blob", b"blob", "data", b"data", "dataset", b"dataset", "inline", b"inline", "request_id", b"request_id", "spec", b"spec"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_data: _TypeAlias = _typing.Literal["inline", "blob"]  # noqa: Y015
+    _WhichOneofReturnType_data: _TypeAlias = _typing.Literal["inline", "blob", "dataset"]  # noqa: Y015
     _WhichOneofArgType_data: _TypeAlias = _typing.Literal["data", b"data"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_data) -> _WhichOneofReturnType_data | None: ...
 

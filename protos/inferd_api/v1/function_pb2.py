@@ -26,7 +26,7 @@ from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior_
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cinferd_api/v1/function.proto\x12\tinferd.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\"\xf3\x01\n\x08\x46unction\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x14\n\x0cinput_schema\x18\x04 \x01(\t\x12\x15\n\routput_schema\x18\x05 \x01(\t\x12\x0f\n\x07streams\x18\x06 \x01(\x08\x12*\n\x07timeout\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0cmemory_bytes\x18\x08 \x01(\x04\x12\x0f\n\x07package\x18\t \x01(\t\x12\x14\n\x0c\x64istribution\x18\n \x01(\t\x12\x0c\n\x04\x61sks\x18\x0b \x01(\r\"K\n\tCallInput\x12\x15\n\x07version\x18\x01 \x01(\rB\x04\xe2\x41\x01\x01\x12\x13\n\x05input\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x12\n\x04\x65\x61\x63h\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x01\"\x1a\n\nCallOutput\x12\x0c\n\x04json\x18\x65 \x01(\tB%\n\tinferd.v1P\x01Z\x16inferd_api/v1;inferdv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cinferd_api/v1/function.proto\x12\tinferd.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\"\x85\x02\n\x08\x46unction\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x14\n\x0cinput_schema\x18\x04 \x01(\t\x12\x15\n\routput_schema\x18\x05 \x01(\t\x12\x0f\n\x07streams\x18\x06 \x01(\x08\x12*\n\x07timeout\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0cmemory_bytes\x18\x08 \x01(\x04\x12\x0f\n\x07package\x18\t \x01(\t\x12\x14\n\x0c\x64istribution\x18\n \x01(\t\x12\x0c\n\x04\x61sks\x18\x0b \x01(\r\x12\x10\n\x08internal\x18\x0c \x01(\x08\"K\n\tCallInput\x12\x15\n\x07version\x18\x01 \x01(\rB\x04\xe2\x41\x01\x01\x12\x13\n\x05input\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x12\n\x04\x65\x61\x63h\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x01\"\x1a\n\nCallOutput\x12\x0c\n\x04json\x18\x65 \x01(\tB%\n\tinferd.v1P\x01Z\x16inferd_api/v1;inferdv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,9 +41,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CALLINPUT'].fields_by_name['each']._loaded_options = None
   _globals['_CALLINPUT'].fields_by_name['each']._serialized_options = b'\342A\001\001'
   _globals['_FUNCTION']._serialized_start=109
-  _globals['_FUNCTION']._serialized_end=352
-  _globals['_CALLINPUT']._serialized_start=354
-  _globals['_CALLINPUT']._serialized_end=429
-  _globals['_CALLOUTPUT']._serialized_start=431
-  _globals['_CALLOUTPUT']._serialized_end=457
+  _globals['_FUNCTION']._serialized_end=370
+  _globals['_CALLINPUT']._serialized_start=372
+  _globals['_CALLINPUT']._serialized_end=447
+  _globals['_CALLOUTPUT']._serialized_start=449
+  _globals['_CALLOUTPUT']._serialized_end=475
 # @@protoc_insertion_point(module_scope)

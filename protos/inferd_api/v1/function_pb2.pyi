@@ -34,6 +34,7 @@ class Function(_message.Message):
     PACKAGE_FIELD_NUMBER: _builtins.int
     DISTRIBUTION_FIELD_NUMBER: _builtins.int
     ASKS_FIELD_NUMBER: _builtins.int
+    INTERNAL_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """By which it is called."""
     version: _builtins.int
@@ -54,6 +55,8 @@ class Function(_message.Message):
     """The distribution that is of, and its version; empty for a module of the configuration."""
     asks: _builtins.int
     """How often a call may ask a model at most, for each of its inputs; 0 where it asks none."""
+    internal: _builtins.bool
+    """Whether it is for what else its package or the kernel does: lists for people leave it out."""
     @_builtins.property
     def timeout(self) -> _duration_pb2.Duration:
         """How long a call may take."""
@@ -72,10 +75,11 @@ class Function(_message.Message):
         package: _builtins.str = ...,
         distribution: _builtins.str = ...,
         asks: _builtins.int = ...,
+        internal: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["asks", b"asks", "description", b"description", "distribution", b"distribution", "input_schema", b"input_schema", "memory_bytes", b"memory_bytes", "name", b"name", "output_schema", b"output_schema", "package", b"package", "streams", b"streams", "timeout", b"timeout", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asks", b"asks", "description", b"description", "distribution", b"distribution", "input_schema", b"input_schema", "internal", b"internal", "memory_bytes", b"memory_bytes", "name", b"name", "output_schema", b"output_schema", "package", b"package", "streams", b"streams", "timeout", b"timeout", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -26,11 +26,12 @@ from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior_
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
+from inferd_api.v1 import dataset_pb2 as inferd__api_dot_v1_dot_dataset__pb2
 from inferd_api.v1 import priority_pb2 as inferd__api_dot_v1_dot_priority__pb2
 from inferd_api.v1 import task_pb2 as inferd__api_dot_v1_dot_task__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cinferd_api/v1/pipeline.proto\x12\tinferd.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x1cinferd_api/v1/priority.proto\x1a\x18inferd_api/v1/task.proto\"b\n\x08Pipeline\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x01\x12,\n\x05steps\x18\x02 \x03(\x0b\x32\x17.inferd.v1.PipelineStepB\x04\xe2\x41\x01\x02\x12\x14\n\x06output\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"\xb1\x02\n\x0cPipelineStep\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\'\n\x04task\x18\x02 \x01(\x0b\x32\x13.inferd.v1.TaskSpecB\x04\xe2\x41\x01\x01\x12-\n\x06\x62ranch\x18\x03 \x03(\x0b\x32\x17.inferd.v1.PipelineCaseB\x04\xe2\x41\x01\x01\x12)\n\x03map\x18\x04 \x01(\x0b\x32\x16.inferd.v1.PipelineMapB\x04\xe2\x41\x01\x01\x12\x12\n\x04when\x18\x05 \x01(\tB\x04\xe2\x41\x01\x01\x12-\n\x05retry\x18\x06 \x01(\x0b\x32\x18.inferd.v1.PipelineRetryB\x04\xe2\x41\x01\x01\x12\x30\n\x07timeout\x18\x07 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01\x12\x15\n\x07streams\x18\x08 \x01(\x08\x42\x04\xe2\x41\x01\x03\"7\n\x0cPipelineCase\x12\x12\n\x04when\x18\x01 \x01(\tB\x04\xe2\x41\x01\x01\x12\x13\n\x05value\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\"O\n\x0bPipelineMap\x12\x12\n\x04over\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x17\n\tin_flight\x18\x02 \x01(\rB\x04\xe2\x41\x01\x01\x12\x13\n\x05\x62\x61tch\x18\x03 \x01(\rB\x04\xe2\x41\x01\x01\";\n\rPipelineRetry\x12\x13\n\x05\x63ount\x18\x01 \x01(\rB\x04\xe2\x41\x01\x01\x12\x15\n\x07reasons\x18\x02 \x03(\tB\x04\xe2\x41\x01\x01\"U\n\x0cPipelineBlob\x12\x14\n\x06\x64igest\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12/\n\x06\x66ormat\x18\x02 \x01(\x0e\x32\x19.inferd.v1.PipelineFormatB\x04\xe2\x41\x01\x01\"\xe2\x04\n\x0bPipelineRun\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\'\n\x05state\x18\x03 \x01(\x0e\x32\x18.inferd.v1.PipelineState\x12%\n\x08pipeline\x18\x04 \x01(\x0b\x32\x13.inferd.v1.Pipeline\x12&\n\x05steps\x18\x05 \x03(\x0b\x32\x17.inferd.v1.StepProgress\x12\x15\n\rlast_sequence\x18\x06 \x01(\x04\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x66inish_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12!\n\x05\x65rror\x18\n \x01(\x0b\x32\x12.google.rpc.Status\x12)\n\x06output\x18\x0b \x01(\x0b\x32\x19.inferd.v1.PipelineOutput\x12\'\n\x05usage\x18\x0c \x01(\x0b\x32\x18.inferd.v1.PipelineUsage\x12\x32\n\x06labels\x18\r \x03(\x0b\x32\".inferd.v1.PipelineRun.LabelsEntry\x12%\n\x08priority\x18\x0e \x01(\x0e\x32\x13.inferd.v1.Priority\x12\x10\n\x08lease_id\x18\x0f \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"d\n\x0cStepProgress\x12\x0c\n\x04name\x18\x01 \x01(\t\x12#\n\x05state\x18\x02 \x01(\x0e\x32\x14.inferd.v1.StepState\x12\r\n\x05items\x18\x03 \x01(\r\x12\x12\n\ndone_items\x18\x04 \x01(\r\"_\n\x0ePipelineOutput\x12\x0c\n\x04json\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x04\x12\r\n\x05items\x18\x04 \x01(\x04\x12\x0c\n\x04list\x18\x05 \x01(\x08\"L\n\rPipelineUsage\x12\r\n\x05tasks\x18\x01 \x01(\x04\x12\x15\n\rprompt_tokens\x18\x02 \x01(\x04\x12\x15\n\routput_tokens\x18\x03 \x01(\x04\"\xd9\x01\n\rPipelineEvent\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12)\n\x07started\x18\x02 \x01(\x0b\x32\x16.inferd.v1.StepStartedH\x00\x12\'\n\x04item\x18\x03 \x01(\x0b\x32\x17.inferd.v1.ItemFinishedH\x00\x12)\n\x07retried\x18\x04 \x01(\x0b\x32\x16.inferd.v1.ItemRetriedH\x00\x12/\n\x08\x66inished\x18\x05 \x01(\x0b\x32\x1b.inferd.v1.PipelineFinishedH\x00\x42\x06\n\x04kind\"*\n\x0bStepStarted\x12\x0c\n\x04step\x18\x01 \x01(\t\x12\r\n\x05items\x18\x02 \x01(\r\"<\n\x0cItemFinished\x12\x0c\n\x04step\x18\x01 \x01(\t\x12\r\n\x05index\x18\x02 \x01(\r\x12\x0f\n\x07skipped\x18\x03 \x01(\x08\":\n\x0bItemRetried\x12\x0c\n\x04step\x18\x01 \x01(\t\x12\r\n\x05index\x18\x02 \x01(\r\x12\x0e\n\x06reason\x18\x03 \x01(\t\";\n\x10PipelineFinished\x12\'\n\x05state\x18\x01 \x01(\x0e\x32\x18.inferd.v1.PipelineState*\xbe\x01\n\rPipelineState\x12\x1e\n\x1aPIPELINE_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16PIPELINE_STATE_RUNNING\x10\x01\x12\x1c\n\x18PIPELINE_STATE_SUCCEEDED\x10\x02\x12\x19\n\x15PIPELINE_STATE_FAILED\x10\x03\x12\x1c\n\x18PIPELINE_STATE_CANCELLED\x10\x04\x12\x1a\n\x16PIPELINE_STATE_EXPIRED\x10\x05*\x88\x01\n\tStepState\x12\x1a\n\x16STEP_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12STEP_STATE_WAITING\x10\x01\x12\x16\n\x12STEP_STATE_RUNNING\x10\x02\x12\x17\n\x13STEP_STATE_FINISHED\x10\x03\x12\x16\n\x12STEP_STATE_SKIPPED\x10\x04*\xa0\x01\n\x0ePipelineFormat\x12\x1f\n\x1bPIPELINE_FORMAT_UNSPECIFIED\x10\x00\x12\x18\n\x14PIPELINE_FORMAT_TEXT\x10\x01\x12\x18\n\x14PIPELINE_FORMAT_JSON\x10\x02\x12\x19\n\x15PIPELINE_FORMAT_LINES\x10\x03\x12\x1e\n\x1aPIPELINE_FORMAT_JSON_LINES\x10\x04\x42%\n\tinferd.v1P\x01Z\x16inferd_api/v1;inferdv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cinferd_api/v1/pipeline.proto\x12\tinferd.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x1binferd_api/v1/dataset.proto\x1a\x1cinferd_api/v1/priority.proto\x1a\x18inferd_api/v1/task.proto\"b\n\x08Pipeline\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x01\x12,\n\x05steps\x18\x02 \x03(\x0b\x32\x17.inferd.v1.PipelineStepB\x04\xe2\x41\x01\x02\x12\x14\n\x06output\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"\xb1\x02\n\x0cPipelineStep\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\'\n\x04task\x18\x02 \x01(\x0b\x32\x13.inferd.v1.TaskSpecB\x04\xe2\x41\x01\x01\x12-\n\x06\x62ranch\x18\x03 \x03(\x0b\x32\x17.inferd.v1.PipelineCaseB\x04\xe2\x41\x01\x01\x12)\n\x03map\x18\x04 \x01(\x0b\x32\x16.inferd.v1.PipelineMapB\x04\xe2\x41\x01\x01\x12\x12\n\x04when\x18\x05 \x01(\tB\x04\xe2\x41\x01\x01\x12-\n\x05retry\x18\x06 \x01(\x0b\x32\x18.inferd.v1.PipelineRetryB\x04\xe2\x41\x01\x01\x12\x30\n\x07timeout\x18\x07 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01\x12\x15\n\x07streams\x18\x08 \x01(\x08\x42\x04\xe2\x41\x01\x03\"7\n\x0cPipelineCase\x12\x12\n\x04when\x18\x01 \x01(\tB\x04\xe2\x41\x01\x01\x12\x13\n\x05value\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\"O\n\x0bPipelineMap\x12\x12\n\x04over\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x17\n\tin_flight\x18\x02 \x01(\rB\x04\xe2\x41\x01\x01\x12\x13\n\x05\x62\x61tch\x18\x03 \x01(\rB\x04\xe2\x41\x01\x01\";\n\rPipelineRetry\x12\x13\n\x05\x63ount\x18\x01 \x01(\rB\x04\xe2\x41\x01\x01\x12\x15\n\x07reasons\x18\x02 \x03(\tB\x04\xe2\x41\x01\x01\"U\n\x0cPipelineBlob\x12\x14\n\x06\x64igest\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12/\n\x06\x66ormat\x18\x02 \x01(\x0e\x32\x19.inferd.v1.PipelineFormatB\x04\xe2\x41\x01\x01\"\x8d\x05\n\x0bPipelineRun\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\'\n\x05state\x18\x03 \x01(\x0e\x32\x18.inferd.v1.PipelineState\x12%\n\x08pipeline\x18\x04 \x01(\x0b\x32\x13.inferd.v1.Pipeline\x12&\n\x05steps\x18\x05 \x03(\x0b\x32\x17.inferd.v1.StepProgress\x12\x15\n\rlast_sequence\x18\x06 \x01(\x04\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x66inish_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12!\n\x05\x65rror\x18\n \x01(\x0b\x32\x12.google.rpc.Status\x12)\n\x06output\x18\x0b \x01(\x0b\x32\x19.inferd.v1.PipelineOutput\x12\'\n\x05usage\x18\x0c \x01(\x0b\x32\x18.inferd.v1.PipelineUsage\x12\x32\n\x06labels\x18\r \x03(\x0b\x32\".inferd.v1.PipelineRun.LabelsEntry\x12%\n\x08priority\x18\x0e \x01(\x0e\x32\x13.inferd.v1.Priority\x12\x10\n\x08lease_id\x18\x0f \x01(\t\x12)\n\x07\x64\x61taset\x18\x10 \x01(\x0b\x32\x18.inferd.v1.DatasetSource\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"d\n\x0cStepProgress\x12\x0c\n\x04name\x18\x01 \x01(\t\x12#\n\x05state\x18\x02 \x01(\x0e\x32\x14.inferd.v1.StepState\x12\r\n\x05items\x18\x03 \x01(\r\x12\x12\n\ndone_items\x18\x04 \x01(\r\"_\n\x0ePipelineOutput\x12\x0c\n\x04json\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x04\x12\r\n\x05items\x18\x04 \x01(\x04\x12\x0c\n\x04list\x18\x05 \x01(\x08\"L\n\rPipelineUsage\x12\r\n\x05tasks\x18\x01 \x01(\x04\x12\x15\n\rprompt_tokens\x18\x02 \x01(\x04\x12\x15\n\routput_tokens\x18\x03 \x01(\x04\"\xd9\x01\n\rPipelineEvent\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12)\n\x07started\x18\x02 \x01(\x0b\x32\x16.inferd.v1.StepStartedH\x00\x12\'\n\x04item\x18\x03 \x01(\x0b\x32\x17.inferd.v1.ItemFinishedH\x00\x12)\n\x07retried\x18\x04 \x01(\x0b\x32\x16.inferd.v1.ItemRetriedH\x00\x12/\n\x08\x66inished\x18\x05 \x01(\x0b\x32\x1b.inferd.v1.PipelineFinishedH\x00\x42\x06\n\x04kind\"*\n\x0bStepStarted\x12\x0c\n\x04step\x18\x01 \x01(\t\x12\r\n\x05items\x18\x02 \x01(\r\"<\n\x0cItemFinished\x12\x0c\n\x04step\x18\x01 \x01(\t\x12\r\n\x05index\x18\x02 \x01(\r\x12\x0f\n\x07skipped\x18\x03 \x01(\x08\":\n\x0bItemRetried\x12\x0c\n\x04step\x18\x01 \x01(\t\x12\r\n\x05index\x18\x02 \x01(\r\x12\x0e\n\x06reason\x18\x03 \x01(\t\";\n\x10PipelineFinished\x12\'\n\x05state\x18\x01 \x01(\x0e\x32\x18.inferd.v1.PipelineState*\xbe\x01\n\rPipelineState\x12\x1e\n\x1aPIPELINE_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16PIPELINE_STATE_RUNNING\x10\x01\x12\x1c\n\x18PIPELINE_STATE_SUCCEEDED\x10\x02\x12\x19\n\x15PIPELINE_STATE_FAILED\x10\x03\x12\x1c\n\x18PIPELINE_STATE_CANCELLED\x10\x04\x12\x1a\n\x16PIPELINE_STATE_EXPIRED\x10\x05*\x88\x01\n\tStepState\x12\x1a\n\x16STEP_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12STEP_STATE_WAITING\x10\x01\x12\x16\n\x12STEP_STATE_RUNNING\x10\x02\x12\x17\n\x13STEP_STATE_FINISHED\x10\x03\x12\x16\n\x12STEP_STATE_SKIPPED\x10\x04*\xa0\x01\n\x0ePipelineFormat\x12\x1f\n\x1bPIPELINE_FORMAT_UNSPECIFIED\x10\x00\x12\x18\n\x14PIPELINE_FORMAT_TEXT\x10\x01\x12\x18\n\x14PIPELINE_FORMAT_JSON\x10\x02\x12\x19\n\x15PIPELINE_FORMAT_LINES\x10\x03\x12\x1e\n\x1aPIPELINE_FORMAT_JSON_LINES\x10\x04\x42%\n\tinferd.v1P\x01Z\x16inferd_api/v1;inferdv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -80,42 +81,42 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PIPELINEBLOB'].fields_by_name['format']._serialized_options = b'\342A\001\001'
   _globals['_PIPELINERUN_LABELSENTRY']._loaded_options = None
   _globals['_PIPELINERUN_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_PIPELINESTATE']._serialized_start=2254
-  _globals['_PIPELINESTATE']._serialized_end=2444
-  _globals['_STEPSTATE']._serialized_start=2447
-  _globals['_STEPSTATE']._serialized_end=2583
-  _globals['_PIPELINEFORMAT']._serialized_start=2586
-  _globals['_PIPELINEFORMAT']._serialized_end=2746
-  _globals['_PIPELINE']._serialized_start=222
-  _globals['_PIPELINE']._serialized_end=320
-  _globals['_PIPELINESTEP']._serialized_start=323
-  _globals['_PIPELINESTEP']._serialized_end=628
-  _globals['_PIPELINECASE']._serialized_start=630
-  _globals['_PIPELINECASE']._serialized_end=685
-  _globals['_PIPELINEMAP']._serialized_start=687
-  _globals['_PIPELINEMAP']._serialized_end=766
-  _globals['_PIPELINERETRY']._serialized_start=768
-  _globals['_PIPELINERETRY']._serialized_end=827
-  _globals['_PIPELINEBLOB']._serialized_start=829
-  _globals['_PIPELINEBLOB']._serialized_end=914
-  _globals['_PIPELINERUN']._serialized_start=917
-  _globals['_PIPELINERUN']._serialized_end=1527
-  _globals['_PIPELINERUN_LABELSENTRY']._serialized_start=1482
-  _globals['_PIPELINERUN_LABELSENTRY']._serialized_end=1527
-  _globals['_STEPPROGRESS']._serialized_start=1529
-  _globals['_STEPPROGRESS']._serialized_end=1629
-  _globals['_PIPELINEOUTPUT']._serialized_start=1631
-  _globals['_PIPELINEOUTPUT']._serialized_end=1726
-  _globals['_PIPELINEUSAGE']._serialized_start=1728
-  _globals['_PIPELINEUSAGE']._serialized_end=1804
-  _globals['_PIPELINEEVENT']._serialized_start=1807
-  _globals['_PIPELINEEVENT']._serialized_end=2024
-  _globals['_STEPSTARTED']._serialized_start=2026
-  _globals['_STEPSTARTED']._serialized_end=2068
-  _globals['_ITEMFINISHED']._serialized_start=2070
-  _globals['_ITEMFINISHED']._serialized_end=2130
-  _globals['_ITEMRETRIED']._serialized_start=2132
-  _globals['_ITEMRETRIED']._serialized_end=2190
-  _globals['_PIPELINEFINISHED']._serialized_start=2192
-  _globals['_PIPELINEFINISHED']._serialized_end=2251
+  _globals['_PIPELINESTATE']._serialized_start=2326
+  _globals['_PIPELINESTATE']._serialized_end=2516
+  _globals['_STEPSTATE']._serialized_start=2519
+  _globals['_STEPSTATE']._serialized_end=2655
+  _globals['_PIPELINEFORMAT']._serialized_start=2658
+  _globals['_PIPELINEFORMAT']._serialized_end=2818
+  _globals['_PIPELINE']._serialized_start=251
+  _globals['_PIPELINE']._serialized_end=349
+  _globals['_PIPELINESTEP']._serialized_start=352
+  _globals['_PIPELINESTEP']._serialized_end=657
+  _globals['_PIPELINECASE']._serialized_start=659
+  _globals['_PIPELINECASE']._serialized_end=714
+  _globals['_PIPELINEMAP']._serialized_start=716
+  _globals['_PIPELINEMAP']._serialized_end=795
+  _globals['_PIPELINERETRY']._serialized_start=797
+  _globals['_PIPELINERETRY']._serialized_end=856
+  _globals['_PIPELINEBLOB']._serialized_start=858
+  _globals['_PIPELINEBLOB']._serialized_end=943
+  _globals['_PIPELINERUN']._serialized_start=946
+  _globals['_PIPELINERUN']._serialized_end=1599
+  _globals['_PIPELINERUN_LABELSENTRY']._serialized_start=1554
+  _globals['_PIPELINERUN_LABELSENTRY']._serialized_end=1599
+  _globals['_STEPPROGRESS']._serialized_start=1601
+  _globals['_STEPPROGRESS']._serialized_end=1701
+  _globals['_PIPELINEOUTPUT']._serialized_start=1703
+  _globals['_PIPELINEOUTPUT']._serialized_end=1798
+  _globals['_PIPELINEUSAGE']._serialized_start=1800
+  _globals['_PIPELINEUSAGE']._serialized_end=1876
+  _globals['_PIPELINEEVENT']._serialized_start=1879
+  _globals['_PIPELINEEVENT']._serialized_end=2096
+  _globals['_STEPSTARTED']._serialized_start=2098
+  _globals['_STEPSTARTED']._serialized_end=2140
+  _globals['_ITEMFINISHED']._serialized_start=2142
+  _globals['_ITEMFINISHED']._serialized_end=2202
+  _globals['_ITEMRETRIED']._serialized_start=2204
+  _globals['_ITEMRETRIED']._serialized_end=2262
+  _globals['_PIPELINEFINISHED']._serialized_start=2264
+  _globals['_PIPELINEFINISHED']._serialized_end=2323
 # @@protoc_insertion_point(module_scope)

@@ -11,6 +11,7 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.rpc import status_pb2 as _status_pb2
+from inferd_api.v1 import dataset_pb2 as _dataset_pb2
 from inferd_api.v1 import priority_pb2 as _priority_pb2
 from inferd_api.v1 import task_pb2 as _task_pb2
 import builtins as _builtins
@@ -388,6 +389,7 @@ class PipelineRun(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     LEASE_ID_FIELD_NUMBER: _builtins.int
+    DATASET_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """Id given by the kernel."""
     tenant: _builtins.str
@@ -436,6 +438,10 @@ class PipelineRun(_message.Message):
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """The client's own marks; its tasks have them, too."""
 
+    @_builtins.property
+    def dataset(self) -> _dataset_pb2.DatasetSource:
+        """Which dataset is its input; unset for none."""
+
     def __init__(
         self,
         *,
@@ -454,10 +460,11 @@ class PipelineRun(_message.Message):
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         priority: _priority_pb2.Priority.ValueType = ...,
         lease_id: _builtins.str = ...,
+        dataset: _dataset_pb2.DatasetSource | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "error", b"error", "expire_time", b"expire_time", "finish_time", b"finish_time", "output", b"output", "pipeline", b"pipeline", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "dataset", b"dataset", "error", b"error", "expire_time", b"expire_time", "finish_time", b"finish_time", "output", b"output", "pipeline", b"pipeline", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "error", b"error", "expire_time", b"expire_time", "finish_time", b"finish_time", "labels", b"labels", "last_sequence", b"last_sequence", "lease_id", b"lease_id", "output", b"output", "pipeline", b"pipeline", "priority", b"priority", "run_id", b"run_id", "state", b"state", "steps", b"steps", "tenant", b"tenant", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "dataset", b"dataset", "error", b"error", "expire_time", b"expire_time", "finish_time", b"finish_time", "labels", b"labels", "last_sequence", b"last_sequence", "lease_id", b"lease_id", "output", b"output", "pipeline", b"pipeline", "priority", b"priority", "run_id", b"run_id", "state", b"state", "steps", b"steps", "tenant", b"tenant", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

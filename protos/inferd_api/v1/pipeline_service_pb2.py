@@ -24,12 +24,13 @@ _sym_db = _symbol_database.Default()
 
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
+from inferd_api.v1 import dataset_pb2 as inferd__api_dot_v1_dot_dataset__pb2
 from inferd_api.v1 import pipeline_pb2 as inferd__api_dot_v1_dot_pipeline__pb2
 from inferd_api.v1 import policy_pb2 as inferd__api_dot_v1_dot_policy__pb2
 from inferd_api.v1 import priority_pb2 as inferd__api_dot_v1_dot_priority__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$inferd_api/v1/pipeline_service.proto\x12\tinferd.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cinferd_api/v1/pipeline.proto\x1a\x1ainferd_api/v1/policy.proto\x1a\x1cinferd_api/v1/priority.proto\"\xb0\x03\n\x18\x43reatePipelineRunRequest\x12+\n\x08pipeline\x18\x01 \x01(\x0b\x32\x13.inferd.v1.PipelineB\x04\xe2\x41\x01\x02\x12\x0e\n\x04json\x18\x02 \x01(\tH\x00\x12\'\n\x04\x62lob\x18\x03 \x01(\x0b\x32\x17.inferd.v1.PipelineBlobH\x00\x12\x18\n\nrequest_id\x18\x04 \x01(\tB\x04\xe2\x41\x01\x01\x12,\n\x03ttl\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01\x12+\n\x08priority\x18\x06 \x01(\x0e\x32\x13.inferd.v1.PriorityB\x04\xe2\x41\x01\x01\x12\x45\n\x06labels\x18\x07 \x03(\x0b\x32/.inferd.v1.CreatePipelineRunRequest.LabelsEntryB\x04\xe2\x41\x01\x01\x12\x17\n\x04seed\x18\x08 \x01(\x04\x42\x04\xe2\x41\x01\x01H\x01\x88\x01\x01\x12\x18\n\ncheck_only\x18\t \x01(\x08\x42\x04\xe2\x41\x01\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x07\n\x05inputB\x07\n\x05_seed\"@\n\x19\x43reatePipelineRunResponse\x12#\n\x03run\x18\x01 \x01(\x0b\x32\x16.inferd.v1.PipelineRun\"-\n\x15GetPipelineRunRequest\x12\x14\n\x06run_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"=\n\x16GetPipelineRunResponse\x12#\n\x03run\x18\x01 \x01(\x0b\x32\x16.inferd.v1.PipelineRun\"L\n\x17ListPipelineRunsRequest\x12\x17\n\tpage_size\x18\x01 \x01(\rB\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"Y\n\x18ListPipelineRunsResponse\x12$\n\x04runs\x18\x01 \x03(\x0b\x32\x16.inferd.v1.PipelineRun\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"M\n\x17WatchPipelineRunRequest\x12\x14\n\x06run_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x1c\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x04\x42\x04\xe2\x41\x01\x01\"D\n\x18WatchPipelineRunResponse\x12(\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x18.inferd.v1.PipelineEvent\"_\n\x19ReadPipelineOutputRequest\x12\x14\n\x06run_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x12\n\x04step\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x18\n\nfrom_index\x18\x03 \x01(\x04\x42\x04\xe2\x41\x01\x01\"+\n\x1aReadPipelineOutputResponse\x12\r\n\x05items\x18\x01 \x03(\t\"0\n\x18\x43\x61ncelPipelineRunRequest\x12\x14\n\x06run_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"@\n\x19\x43\x61ncelPipelineRunResponse\x12#\n\x03run\x18\x01 \x01(\x0b\x32\x16.inferd.v1.PipelineRun2\xa1\x05\n\x0fPipelineService\x12\x83\x01\n\x11\x43reatePipelineRun\x12#.inferd.v1.CreatePipelineRunRequest\x1a$.inferd.v1.CreatePipelineRunResponse\"#\x9a\x8d\x19\x1f\x08\x05\x10\x01\x1a\x19pipeline.steps.task.model\x12_\n\x0eGetPipelineRun\x12 .inferd.v1.GetPipelineRunRequest\x1a!.inferd.v1.GetPipelineRunResponse\"\x08\x9a\x8d\x19\x04\x08\x01\x10\x01\x12\x65\n\x10ListPipelineRuns\x12\".inferd.v1.ListPipelineRunsRequest\x1a#.inferd.v1.ListPipelineRunsResponse\"\x08\x9a\x8d\x19\x04\x08\x01\x10\x01\x12g\n\x10WatchPipelineRun\x12\".inferd.v1.WatchPipelineRunRequest\x1a#.inferd.v1.WatchPipelineRunResponse\"\x08\x9a\x8d\x19\x04\x08\x01\x10\x01\x30\x01\x12m\n\x12ReadPipelineOutput\x12$.inferd.v1.ReadPipelineOutputRequest\x1a%.inferd.v1.ReadPipelineOutputResponse\"\x08\x9a\x8d\x19\x04\x08\x01\x10\x01\x30\x01\x12h\n\x11\x43\x61ncelPipelineRun\x12#.inferd.v1.CancelPipelineRunRequest\x1a$.inferd.v1.CancelPipelineRunResponse\"\x08\x9a\x8d\x19\x04\x08\x03\x10\x01\x42%\n\tinferd.v1P\x01Z\x16inferd_api/v1;inferdv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$inferd_api/v1/pipeline_service.proto\x12\tinferd.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1binferd_api/v1/dataset.proto\x1a\x1cinferd_api/v1/pipeline.proto\x1a\x1ainferd_api/v1/policy.proto\x1a\x1cinferd_api/v1/priority.proto\"\xde\x03\n\x18\x43reatePipelineRunRequest\x12+\n\x08pipeline\x18\x01 \x01(\x0b\x32\x13.inferd.v1.PipelineB\x04\xe2\x41\x01\x02\x12\x0e\n\x04json\x18\x02 \x01(\tH\x00\x12\'\n\x04\x62lob\x18\x03 \x01(\x0b\x32\x17.inferd.v1.PipelineBlobH\x00\x12,\n\x07\x64\x61taset\x18\n \x01(\x0b\x32\x19.inferd.v1.DatasetVersionH\x00\x12\x18\n\nrequest_id\x18\x04 \x01(\tB\x04\xe2\x41\x01\x01\x12,\n\x03ttl\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01\x12+\n\x08priority\x18\x06 \x01(\x0e\x32\x13.inferd.v1.PriorityB\x04\xe2\x41\x01\x01\x12\x45\n\x06labels\x18\x07 \x03(\x0b\x32/.inferd.v1.CreatePipelineRunRequest.LabelsEntryB\x04\xe2\x41\x01\x01\x12\x17\n\x04seed\x18\x08 \x01(\x04\x42\x04\xe2\x41\x01\x01H\x01\x88\x01\x01\x12\x18\n\ncheck_only\x18\t \x01(\x08\x42\x04\xe2\x41\x01\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x07\n\x05inputB\x07\n\x05_seed\"@\n\x19\x43reatePipelineRunResponse\x12#\n\x03run\x18\x01 \x01(\x0b\x32\x16.inferd.v1.PipelineRun\"-\n\x15GetPipelineRunRequest\x12\x14\n\x06run_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"=\n\x16GetPipelineRunResponse\x12#\n\x03run\x18\x01 \x01(\x0b\x32\x16.inferd.v1.PipelineRun\"L\n\x17ListPipelineRunsRequest\x12\x17\n\tpage_size\x18\x01 \x01(\rB\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"Y\n\x18ListPipelineRunsResponse\x12$\n\x04runs\x18\x01 \x03(\x0b\x32\x16.inferd.v1.PipelineRun\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"M\n\x17WatchPipelineRunRequest\x12\x14\n\x06run_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x1c\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x04\x42\x04\xe2\x41\x01\x01\"D\n\x18WatchPipelineRunResponse\x12(\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x18.inferd.v1.PipelineEvent\"_\n\x19ReadPipelineOutputRequest\x12\x14\n\x06run_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x12\n\x04step\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x18\n\nfrom_index\x18\x03 \x01(\x04\x42\x04\xe2\x41\x01\x01\"+\n\x1aReadPipelineOutputResponse\x12\r\n\x05items\x18\x01 \x03(\t\"0\n\x18\x43\x61ncelPipelineRunRequest\x12\x14\n\x06run_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"@\n\x19\x43\x61ncelPipelineRunResponse\x12#\n\x03run\x18\x01 \x01(\x0b\x32\x16.inferd.v1.PipelineRun2\xa1\x05\n\x0fPipelineService\x12\x83\x01\n\x11\x43reatePipelineRun\x12#.inferd.v1.CreatePipelineRunRequest\x1a$.inferd.v1.CreatePipelineRunResponse\"#\x9a\x8d\x19\x1f\x08\x05\x10\x01\x1a\x19pipeline.steps.task.model\x12_\n\x0eGetPipelineRun\x12 .inferd.v1.GetPipelineRunRequest\x1a!.inferd.v1.GetPipelineRunResponse\"\x08\x9a\x8d\x19\x04\x08\x01\x10\x01\x12\x65\n\x10ListPipelineRuns\x12\".inferd.v1.ListPipelineRunsRequest\x1a#.inferd.v1.ListPipelineRunsResponse\"\x08\x9a\x8d\x19\x04\x08\x01\x10\x01\x12g\n\x10WatchPipelineRun\x12\".inferd.v1.WatchPipelineRunRequest\x1a#.inferd.v1.WatchPipelineRunResponse\"\x08\x9a\x8d\x19\x04\x08\x01\x10\x01\x30\x01\x12m\n\x12ReadPipelineOutput\x12$.inferd.v1.ReadPipelineOutputRequest\x1a%.inferd.v1.ReadPipelineOutputResponse\"\x08\x9a\x8d\x19\x04\x08\x01\x10\x01\x30\x01\x12h\n\x11\x43\x61ncelPipelineRun\x12#.inferd.v1.CancelPipelineRunRequest\x1a$.inferd.v1.CancelPipelineRunResponse\"\x08\x9a\x8d\x19\x04\x08\x03\x10\x01\x42%\n\tinferd.v1P\x01Z\x16inferd_api/v1;inferdv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -83,32 +84,32 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PIPELINESERVICE'].methods_by_name['ReadPipelineOutput']._serialized_options = b'\232\215\031\004\010\001\020\001'
   _globals['_PIPELINESERVICE'].methods_by_name['CancelPipelineRun']._loaded_options = None
   _globals['_PIPELINESERVICE'].methods_by_name['CancelPipelineRun']._serialized_options = b'\232\215\031\004\010\003\020\001'
-  _globals['_CREATEPIPELINERUNREQUEST']._serialized_start=205
-  _globals['_CREATEPIPELINERUNREQUEST']._serialized_end=637
-  _globals['_CREATEPIPELINERUNREQUEST_LABELSENTRY']._serialized_start=574
-  _globals['_CREATEPIPELINERUNREQUEST_LABELSENTRY']._serialized_end=619
-  _globals['_CREATEPIPELINERUNRESPONSE']._serialized_start=639
-  _globals['_CREATEPIPELINERUNRESPONSE']._serialized_end=703
-  _globals['_GETPIPELINERUNREQUEST']._serialized_start=705
-  _globals['_GETPIPELINERUNREQUEST']._serialized_end=750
-  _globals['_GETPIPELINERUNRESPONSE']._serialized_start=752
-  _globals['_GETPIPELINERUNRESPONSE']._serialized_end=813
-  _globals['_LISTPIPELINERUNSREQUEST']._serialized_start=815
-  _globals['_LISTPIPELINERUNSREQUEST']._serialized_end=891
-  _globals['_LISTPIPELINERUNSRESPONSE']._serialized_start=893
-  _globals['_LISTPIPELINERUNSRESPONSE']._serialized_end=982
-  _globals['_WATCHPIPELINERUNREQUEST']._serialized_start=984
-  _globals['_WATCHPIPELINERUNREQUEST']._serialized_end=1061
-  _globals['_WATCHPIPELINERUNRESPONSE']._serialized_start=1063
-  _globals['_WATCHPIPELINERUNRESPONSE']._serialized_end=1131
-  _globals['_READPIPELINEOUTPUTREQUEST']._serialized_start=1133
-  _globals['_READPIPELINEOUTPUTREQUEST']._serialized_end=1228
-  _globals['_READPIPELINEOUTPUTRESPONSE']._serialized_start=1230
-  _globals['_READPIPELINEOUTPUTRESPONSE']._serialized_end=1273
-  _globals['_CANCELPIPELINERUNREQUEST']._serialized_start=1275
-  _globals['_CANCELPIPELINERUNREQUEST']._serialized_end=1323
-  _globals['_CANCELPIPELINERUNRESPONSE']._serialized_start=1325
-  _globals['_CANCELPIPELINERUNRESPONSE']._serialized_end=1389
-  _globals['_PIPELINESERVICE']._serialized_start=1392
-  _globals['_PIPELINESERVICE']._serialized_end=2065
+  _globals['_CREATEPIPELINERUNREQUEST']._serialized_start=234
+  _globals['_CREATEPIPELINERUNREQUEST']._serialized_end=712
+  _globals['_CREATEPIPELINERUNREQUEST_LABELSENTRY']._serialized_start=649
+  _globals['_CREATEPIPELINERUNREQUEST_LABELSENTRY']._serialized_end=694
+  _globals['_CREATEPIPELINERUNRESPONSE']._serialized_start=714
+  _globals['_CREATEPIPELINERUNRESPONSE']._serialized_end=778
+  _globals['_GETPIPELINERUNREQUEST']._serialized_start=780
+  _globals['_GETPIPELINERUNREQUEST']._serialized_end=825
+  _globals['_GETPIPELINERUNRESPONSE']._serialized_start=827
+  _globals['_GETPIPELINERUNRESPONSE']._serialized_end=888
+  _globals['_LISTPIPELINERUNSREQUEST']._serialized_start=890
+  _globals['_LISTPIPELINERUNSREQUEST']._serialized_end=966
+  _globals['_LISTPIPELINERUNSRESPONSE']._serialized_start=968
+  _globals['_LISTPIPELINERUNSRESPONSE']._serialized_end=1057
+  _globals['_WATCHPIPELINERUNREQUEST']._serialized_start=1059
+  _globals['_WATCHPIPELINERUNREQUEST']._serialized_end=1136
+  _globals['_WATCHPIPELINERUNRESPONSE']._serialized_start=1138
+  _globals['_WATCHPIPELINERUNRESPONSE']._serialized_end=1206
+  _globals['_READPIPELINEOUTPUTREQUEST']._serialized_start=1208
+  _globals['_READPIPELINEOUTPUTREQUEST']._serialized_end=1303
+  _globals['_READPIPELINEOUTPUTRESPONSE']._serialized_start=1305
+  _globals['_READPIPELINEOUTPUTRESPONSE']._serialized_end=1348
+  _globals['_CANCELPIPELINERUNREQUEST']._serialized_start=1350
+  _globals['_CANCELPIPELINERUNREQUEST']._serialized_end=1398
+  _globals['_CANCELPIPELINERUNRESPONSE']._serialized_start=1400
+  _globals['_CANCELPIPELINERUNRESPONSE']._serialized_end=1464
+  _globals['_PIPELINESERVICE']._serialized_start=1467
+  _globals['_PIPELINESERVICE']._serialized_end=2140
 # @@protoc_insertion_point(module_scope)

@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from inferd_api.v1 import dataset_pb2 as _dataset_pb2
 from inferd_api.v1 import pipeline_pb2 as _pipeline_pb2
 from inferd_api.v1 import priority_pb2 as _priority_pb2
 import builtins as _builtins
@@ -50,6 +51,7 @@ class CreatePipelineRunRequest(_message.Message):
     PIPELINE_FIELD_NUMBER: _builtins.int
     JSON_FIELD_NUMBER: _builtins.int
     BLOB_FIELD_NUMBER: _builtins.int
+    DATASET_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     TTL_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
@@ -79,6 +81,12 @@ class CreatePipelineRunRequest(_message.Message):
         """A blob."""
 
     @_builtins.property
+    def dataset(self) -> _dataset_pb2.DatasetVersion:
+        """The rows of a dataset, a list of JSON objects. It stays as long as the run reads it, and needs the right to read
+        datasets. Errors: DATASET_NOT_FOUND, PERMISSION_DENIED, LIMIT_EXCEEDED.
+        """
+
+    @_builtins.property
     def ttl(self) -> _duration_pb2.Duration:
         """When it expires unless it has ended, after so long. Above 0. Default: `pipelines.expire_s` of the configuration."""
 
@@ -92,6 +100,7 @@ class CreatePipelineRunRequest(_message.Message):
         pipeline: _pipeline_pb2.Pipeline | None = ...,
         json: _builtins.str = ...,
         blob: _pipeline_pb2.PipelineBlob | None = ...,
+        dataset: _dataset_pb2.DatasetVersion | None = ...,
         request_id: _builtins.str = ...,
         ttl: _duration_pb2.Duration | None = ...,
         priority: _priority_pb2.Priority.ValueType = ...,
@@ -99,13 +108,13 @@ class CreatePipelineRunRequest(_message.Message):
         seed: _builtins.int | None = ...,
         check_only: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "blob", b"blob", "input", b"input", "json", b"json", "pipeline", b"pipeline", "seed", b"seed", "ttl", b"ttl"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "blob", b"blob", "dataset", b"dataset", "input", b"input", "json", b"json", "pipeline", b"pipeline", "seed", b"seed", "ttl", b"ttl"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "blob", b"blob", "check_only", b"check_only", "input", b"input", "json", b"json", "labels", b"labels", "pipeline", b"pipeline", "priority", b"priority", "request_id", b"request_id", "seed", b"seed", "ttl", b"ttl"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "blob", b"blob", "check_only", b"check_only", "dataset", b"dataset", "input", b"input", "json", b"json", "labels", b"labels", "pipeline", b"pipeline", "priority", b"priority", "request_id", b"request_id", "seed", b"seed", "ttl", b"ttl"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
     _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
-    _WhichOneofReturnType_input: _TypeAlias = _typing.Literal["json", "blob"]  # noqa: Y015
+    _WhichOneofReturnType_input: _TypeAlias = _typing.Literal["json", "blob", "dataset"]  # noqa: Y015
     _WhichOneofArgType_input: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__seed) -> _WhichOneofReturnType__seed | None: ...

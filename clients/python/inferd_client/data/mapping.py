@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 BATCH_BYTES: Final = 256 << 10  # of values of one task, as JSON: a fourth of what a call is given at most
 BATCH_ROWS: Final = 1000
+CHUNK_ROWS: Final = 64  # of what a call gives that are held as values of Python: numbers take a fifth as an array
 OF_A_ROW: Final = (FunctionFailedError, InvalidFieldError, LimitExceededError)
 """What may be the fault of one row of a batch."""
 OF_CALLS: Final = frozenset(
@@ -223,27 +224,23 @@ class _Work:
             yield rows
 
     def column(self, rows: Rows) -> Any:
-        """What the function gives for each of them, as an array: numbers take less memory so.
+        """What the function gives for each of them, as an array.
 
         Raises:
-            InferdError: As `call`.
+            InferdError: It fails for one, and that ends the map; its message says which row.
             ValueError: Something of it has no place in such a column.
         """
         pa = library()
         try:
-            return pa.array(self.call(rows), self.given.type)
+            return pa.concat_arrays([pa.array([], self.given.type), *self._arrays(rows)])
         except pa.ArrowException as error:
             name = self.function.name
             raise ValueError(
                 f"what {name!r} gave for rows from {rows[0][0]} on is no {self.given.type}: {error}"
             ) from None
 
-    def call(self, rows: Rows) -> list[Any]:
-        """What the function gives for each of them.
-
-        Raises:
-            InferdError: It fails for one, and that ends the map; its message says which row.
-        """
+    def _arrays(self, rows: Rows) -> list[Any]:
+        """As `column`, in several."""
         try:
             return patiently(lambda: self._call(rows))
         except OF_A_ROW as error:
@@ -251,7 +248,7 @@ class _Work:
                 raise
             if len(rows) > 1:
                 half = len(rows) // 2
-                return self.call(rows[:half]) + self.call(rows[half:])
+                return self._arrays(rows[:half]) + self._arrays(rows[half:])
             error.message = f"row {rows[0][0]}: {error.message}"
             error.args = (error.message,)
             if not self._skips:
@@ -259,14 +256,18 @@ class _Work:
             with self._lock:
                 self.failed += 1
                 self.first_error = self.first_error or error.message
-            return [None]
+            return [library().nulls(1, self.given.type)]
 
     def _call(self, rows: Rows) -> list[Any]:
         inputs = [{**self._others, self._parameter: value} for _, value in rows]
-        gave = list(
-            self._client.call_each(self.function.name, inputs, version=self.function.version, priority=self._priority)
+        gave = map(
+            self.given.value,
+            self._client.call_each(self.function.name, inputs, version=self.function.version, priority=self._priority),
         )
-        return [self.given.value(each) for each in gave]
+        pa, chunks = library(), []
+        while some := list(islice(gave, CHUNK_ROWS)):
+            chunks.append(pa.array(some, self.given.type))
+        return chunks
 
 
 def _parameter(function: Function) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import time
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from inferd_api.v1.dataset_pb2 import DatasetPart, DatasetSource
-from inferd_client.data.arrow import columns_of, read
+from inferd_client.data.arrow import columns_of, library, read
+from inferd_client.datasets import named as named  # noqa: PLC0414 - one of this module, too
 from inferd_client.errors import InferdError
 from inferd_client.patience import PAUSE_S, Patience
 
@@ -24,13 +24,6 @@ if TYPE_CHECKING:
     """Is told how a dataset that is made stands, with each of its parts."""
 
 T = TypeVar("T")
-NUMBERED: Final = re.compile(r"(.+)@([1-9][0-9]{0,8})")
-
-
-def named(name: str) -> tuple[str, int]:
-    """The name and the version of "reviews@3"; version 0, the highest, of "reviews"."""
-    found = NUMBERED.fullmatch(name)
-    return (name, 0) if found is None else (found[1], int(found[2]))
 
 
 def tables(client: Client, name: str, *, first_part: int = 0, count: int | None = None) -> Generator[Any]:
@@ -120,6 +113,7 @@ class Writer:
                 lambda: self._client.append_dataset(name, version, [told], first_part=place)  # noqa: B023 - called at once
             )
             self.place += 1
+            library().default_memory_pool().release_unused()  # what parts before it took is the system's again
             if self._progress is not None:
                 self._progress(self.dataset)
 

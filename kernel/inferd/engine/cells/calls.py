@@ -7,6 +7,7 @@ import mmap
 import os
 import threading
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -29,7 +30,7 @@ TOGETHER_BYTES: Final = 256 << 10  # most of what several calls of one task gave
 
 
 class Caller:
-    """Calls the functions of a package, which is imported and prepared when this is made.
+    """Calls the functions of a package, which is imported when this is made.
 
     Args:
         module: That offers them.
@@ -40,10 +41,19 @@ class Caller:
 
     def __init__(self, module: str) -> None:
         self._offered = collect(module)
-        prepared = dict.fromkeys(each.mark.prepare for each in self._offered.values())
-        for prepare in prepared:
-            if prepare is not None:
-                prepare()
+        self._prepared = set[Callable[[], object]]()
+
+    def prepare(self, name: str, version: int) -> None:
+        """Load what calls of a function need, once, where all of them are forked from.
+
+        Raises:
+            Exception: Whatever its package raises there.
+        """
+        offered = self._offered.get((name, version))
+        if offered is None or (prepare := offered.mark.prepare) is None or prepare in self._prepared:
+            return
+        prepare()
+        self._prepared.add(prepare)
 
     def serve(self, channel: Channel, descriptors: list[int]) -> None:
         """Answer one order: what there is to call ("list"), or a call; its data is in memories of descriptors."""

@@ -96,7 +96,12 @@ class Stem:
 
             return Encoder(self._tokenizer).serve
         if role.startswith("function "):
-            return self._caller(role.removeprefix("function ")).serve
+            module, *function = role.removeprefix("function ").split(" ")
+            caller = self._caller(module)
+            if function:  # it is to be called, and not only looked at
+                name, version = function
+                caller.prepare(name, int(version))
+            return caller.serve
         raise ValueError(f"no such role: {role}")
 
     def _caller(self, module: str) -> Caller:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from inferd.plugin import LoadRequest
     from inferd.plugin.backend import ReportProgress
 
-ROLE: Final = "function "  # what the role of its cells begins with, before the module
+ROLE: Final = "function "  # what the role of its cells begins with, before the module and the function
 PACKAGE_BYTES: Final = 128 << 20
 """Of the process that has imported a package: as a worker without a model, reserved beside what its calls may take."""
 
@@ -95,13 +95,14 @@ class FunctionSession:
         """What the function takes at most that may take most."""
         return max(each.memory_bytes for each in self.functions.values())
 
-    def spawn(self, memory_bytes: int, descriptors: tuple[int, ...] = ()) -> Cell:
-        """A process for one call, which is handed these descriptors.
+    def spawn(self, function: Bounded, memory_bytes: int, descriptors: tuple[int, ...] = ()) -> Cell:
+        """A process for one call of a function, for which that is prepared; it is handed these descriptors.
 
         Raises:
             CellError: There is none.
         """
-        return self._cells.spawn(ROLE + self.limits.module, descriptors, memory_bytes=memory_bytes)
+        role = f"{ROLE}{self.limits.module} {function.name} {function.version}"
+        return self._cells.spawn(role, descriptors, memory_bytes=memory_bytes)
 
     def close(self) -> None:
         """End the process, and all calls with it."""

@@ -185,6 +185,7 @@ class FunctionLoop:
             self._deliver(CallResult(alone=call.handle))  # before the worker can die of it
         try:
             cell = self._session.spawn(
+                function,
                 function.memory_bytes + sum(each.memory.held_bytes for each in call.data),
                 tuple(each.memory.fileno() for each in call.data),
             )

@@ -18,7 +18,7 @@ from inferd.plugin.probe import exception_line, main, traceback_of
 if TYPE_CHECKING:
     from inferd.plugin.probe import Document
 
-TOLD: Final = ("name", "version", "description", "timeout_s", "memory_bytes", "asks")  # of a mark
+TOLD: Final = ("name", "version", "description", "timeout_s", "memory_bytes", "asks", "internal")  # of a mark
 SCHEMAS_BYTES: Final = 512 << 10  # of all functions of a package, so that the document is no larger than it may be
 
 

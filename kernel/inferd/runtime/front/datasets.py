@@ -20,8 +20,8 @@ from inferd.errors import (
     StoreUnavailableError,
 )
 from inferd.runtime.blob_opening import blobs_of
-from inferd.runtime.dataset_book import DatasetBook
-from inferd.runtime.kept_datasets import Entry, cost_bytes, kept_datasets, writes_of
+from inferd.runtime.dataset_book import DatasetBook, check_free, known_parts
+from inferd.runtime.kept_datasets import Entry, Held, cost_bytes, kept_datasets, writes_of
 from inferd.runtime.whole import Whole
 from inferd.store.store import Drop, Kind
 
@@ -204,7 +204,7 @@ class Datasets:
         keeper, blobs = self._kept
         async with self._changing:
             entry = self._book.find(tenant, name, version)
-            new = parts[_known(entry, first, parts) :]
+            new = parts[known_parts(entry, first, parts) :]
             if not new:
                 return entry.dataset
             held: list[Part] = []
@@ -342,6 +342,25 @@ class Datasets:
         """
         return self._driver.closing.cut_short()
 
+    def hold(self, tenant: str, name: str, version: int, holder: str) -> Held:
+        """A whole version, which stays until `let_go`.
+
+        Raises:
+            DatasetNotFoundError: There is none that is whole.
+            StoreUnavailableError: Nothing is kept.
+        """
+        self._check()
+        entry = self._book.whole(tenant, name, version)
+        entry.readers.add(holder)
+        entry.dataset = replace(entry.dataset, used=self._wall())
+        return Held(entry.dataset, tuple(entry.parts))
+
+    def let_go(self, tenant: str, name: str, version: int, holder: str) -> None:
+        """It is not read any more by this holder; nothing where it was not, or is gone with its tenant."""
+        if (entry := self._book.versions(tenant, name).get(version)) is not None:
+            entry.readers.discard(holder)
+            entry.dataset = replace(entry.dataset, used=self._wall())
+
     # Going.
 
     async def delete(self, caller: Caller, name: str, version: int) -> Sequence[int]:
@@ -349,6 +368,7 @@ class Datasets:
 
         Raises:
             DatasetNotFoundError: There is none.
+            DatasetHeldError: Something reads one.
             StoreUnavailableError: They cannot be forgotten now.
         """
         return await self._left.do(self._delete(caller.tenant, name, version))
@@ -360,6 +380,8 @@ class Datasets:
                 gone = [self._book.find(tenant, name, version)]
             else:
                 gone = list(self._book.versions(tenant, name).values()) or [self._book.find(tenant, name, 0)]
+            for entry in gone:
+                check_free(entry)
             await self._drop(gone)
         return sorted(entry.dataset.version for entry in gone)
 
@@ -395,7 +417,7 @@ class Datasets:
         keeper, _ = self._kept
         async with self._changing:
             now, entries = self._wall(), [entry for tenant in self._book.tenants() for entry in self._book.all(tenant)]
-            if old := [entry for entry in entries if self._is_old(entry.dataset, now)]:
+            if old := [entry for entry in entries if not entry.readers and self._is_old(entry.dataset, now)]:
                 await self._drop(old)
             gone = set(map(id, old))
             used = [e for e in entries if id(e) not in gone and e.dataset.used - e.written_use > TOUCH_S]
@@ -407,36 +429,3 @@ class Datasets:
     def _is_old(self, dataset: Dataset, now: float) -> bool:
         most_s = self._chosen.upload_s if dataset.state is DatasetState.GROWING else dataset.retention_s
         return most_s is not None and now - dataset.used > most_s
-
-
-def _known(entry: Entry, first: int, parts: Sequence[tuple[str, int, Sequence[Statistics]]]) -> int:
-    """How many of these parts it has already.
-
-    Raises:
-        InvalidFieldError: It does not grow, has another part in one of these places, or none before them.
-    """
-    have = entry.parts[first : first + len(parts)]
-    if first > len(entry.parts):
-        raise InvalidFieldError(
-            f"first_part is {first} and dataset {entry.key} has {len(entry.parts)} parts; append those before it first",
-            field="first_part",
-        )
-    for number, (known, (digest, rows, _)) in enumerate(zip(have, parts, strict=False)):
-        if (known.digest, known.rows) != (digest, rows):
-            raise InvalidFieldError(
-                f"parts[{number}] is sha256:{digest} with {rows} rows, and part {first + number} of dataset"
-                f" {entry.key} is sha256:{known.digest} with {known.rows}; begin another version",
-                field=f"parts[{number}].digest",
-            )
-    if len(have) < len(parts) and entry.dataset.state is not DatasetState.GROWING:
-        raise InvalidFieldError(
-            f"dataset {entry.key} is whole, and never changes; begin another version", field="version"
-        )
-    for number, (_, _, statistics) in enumerate(parts):
-        if statistics and len(statistics) != len(entry.dataset.columns):
-            raise InvalidFieldError(
-                f"parts[{number}].statistics has {len(statistics)} entries and the dataset has"
-                f" {len(entry.dataset.columns)} columns; give one for each, or none",
-                field=f"parts[{number}].statistics",
-            )
-    return len(have)

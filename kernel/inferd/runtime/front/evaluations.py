@@ -36,6 +36,7 @@ from inferd.runtime.signal import Signal
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
 
+    from inferd.core.dataset import Source
     from inferd.core.evaluation import EvaluationSpec
     from inferd.core.ids import Tenant
     from inferd.evaluation_settings import Evaluate
@@ -80,6 +81,9 @@ class Evaluations:
         tasks: By which models are asked, and functions called.
         settings: Bounds.
         share: A tenant may have so many times what is free of `evaluate.kept` (`scheduler.tenant_share`).
+
+    Attributes:
+        most_bytes: Of the data of one.
     """
 
     def __init__(self, driver: Driver, tasks: Tasks, settings: Evaluate, *, share: float) -> None:
@@ -88,6 +92,7 @@ class Evaluations:
         self._tasks = EvaluationTasks(driver, tasks)
         self._settings = settings
         self._share = share
+        self.most_bytes = settings.data_bytes
         keeper = driver.keeper
         self._parts: EvaluationParts = (
             HeldParts(settings.held_bytes, share=share) if keeper is None else StoredParts(keeper)
@@ -111,7 +116,9 @@ class Evaluations:
 
     # What clients ask.
 
-    async def create(self, spec: EvaluationSpec, data: bytes, caller: Caller, *, request_id: str = "") -> Evaluation:
+    async def create(
+        self, spec: EvaluationSpec, data: bytes, caller: Caller, *, request_id: str = "", dataset: Source | None = None
+    ) -> Evaluation:
         """A new evaluation, which is kept when this returns; or the one that the same `request_id` made.
 
         Raises:
@@ -141,6 +148,7 @@ class Evaluations:
             created=time.time(),
             request_id=request_id,
             fingerprint=fingerprint,
+            dataset=dataset,
         )
         self._making[caller.tenant] += 1
         try:

@@ -10,6 +10,7 @@ from inferd.runtime.front.audit import Audit
 from inferd.runtime.front.auth import Auth
 from inferd.runtime.front.blobs import Blobs
 from inferd.runtime.front.bounds import Calls
+from inferd.runtime.front.dataset_rows import DatasetRows
 from inferd.runtime.front.datasets import Datasets
 from inferd.runtime.front.evaluations import Evaluations
 from inferd.runtime.front.explaining import Explaining
@@ -39,6 +40,7 @@ class Front:
         calls: What is open of them, over all transports.
         access: What of them may be asked by whom.
         clock: The time that callers' deadlines are on.
+        rows: Of datasets, for what reads them as lines.
         repository: What may be done with the model repository; None where there is none.
     """
 
@@ -51,6 +53,7 @@ class Front:
     uploads: Uploads
     blobs: Blobs
     datasets: Datasets
+    rows: DatasetRows
     indexes: Indexes
     answers: Answers
     models: Models

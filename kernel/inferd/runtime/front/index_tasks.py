@@ -59,7 +59,7 @@ class IndexTasks:
             await self.run(make, hear)
         except FunctionNotFoundError as error:
             raise FunctionNotFoundError(
-                f"indexes need the function {function!r}; its package is left out by functions.packages, or cannot be"
+                f"this needs the function {function!r}; its package is left out by functions.packages, or cannot be"
                 f" used: see `inferd functions ls` ({error.message})",
                 metadata={"function": function},
             ) from None

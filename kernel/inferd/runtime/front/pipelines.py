@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from inferd.core.priority import Priority
     from inferd.runtime.driver import Driver
     from inferd.runtime.front.caller import Caller
+    from inferd.runtime.front.dataset_rows import DatasetRows
     from inferd.runtime.front.tasks import Tasks
     from inferd.runtime.pipelines.journal import Entry, Journal
     from inferd.runtime.pipelines.running import Ended
@@ -62,6 +63,7 @@ class WantedRun:
         json: The input; None where a blob is.
         blob: The digest of a blob that is; "" for none.
         format: What that is.
+        dataset: The name and the version of a dataset that is; None for none.
         request_id: Makes it idempotent.
         ttl_s: After how long it expires; None for the default.
         seed: From which those of tasks are made; None for one that is drawn.
@@ -82,6 +84,7 @@ class WantedRun:
     fingerprint: str
     check_only: bool
     may_run: Grant = NOTHING
+    dataset: tuple[str, int] | None = None
 
 
 class Pipelines:
@@ -93,9 +96,12 @@ class Pipelines:
         shelf: Where models and functions are.
         wire: Reads pipelines and makes tasks.
         settings: Of the kernel.
+        rows: Of datasets.
     """
 
-    def __init__(self, driver: Driver, tasks: Tasks, shelf: Shelf, wire: Wire, settings: Settings) -> None:
+    def __init__(  # noqa: PLR0917 - parts of a kernel
+        self, driver: Driver, tasks: Tasks, shelf: Shelf, wire: Wire, settings: Settings, rows: DatasetRows
+    ) -> None:
         limits = self._settings = settings.pipelines
         self._driver, self._tasks = driver, tasks
         self._limits = PipelineLimits(
@@ -103,7 +109,7 @@ class Pipelines:
         )
         self._check = PipelineCheck(driver, shelf, wire)
         self._runner = TaskRunner(tasks, driver.clock, wire, limits.value_bytes)
-        self._book = RunBook(driver, wire, limits)
+        self._book = RunBook(driver, wire, limits, rows)
         self._serves = False
 
     # The life of all.
@@ -239,6 +245,7 @@ class Pipelines:
             read_json(wanted.json, "json")
         if wanted.blob:
             self._book.check_blob(caller.tenant, wanted.blob, wanted.format)
+        dataset = None if wanted.dataset is None else self._book.find_dataset(caller.tenant, *wanted.dataset)
         now = self._driver.clock.wall(self._driver.clock.now())
         order = Order(
             run_id="" if wanted.check_only else f"{int(now * 1000):012x}{secrets.token_hex(ID_BYTES)}",
@@ -257,6 +264,7 @@ class Pipelines:
             format=wanted.format,
             allows=wanted.may_run.allows,
             denies=wanted.may_run.denies,
+            dataset=dataset,
         )
         if wanted.check_only:
             return Known(order, pipeline)

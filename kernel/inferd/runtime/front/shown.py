@@ -6,6 +6,7 @@ from inferd.core.ids import Tenant
 from inferd.core.index import Page
 from inferd.core.task import (
     ASK_LABEL,
+    DATASET_LABEL,
     EVALUATION_LABEL,
     EXPLANATION_LABEL,
     INDEX_LABEL,
@@ -18,7 +19,7 @@ from inferd.runtime.driver import Driver
 from inferd.runtime.stream import TaskStream
 
 MOST = 1 << 63  # more than there are tasks
-INNER = (TRIAL_LABEL, EVALUATION_LABEL, EXPLANATION_LABEL, TRAINING_LABEL, ASK_LABEL, INDEX_LABEL)
+INNER = (TRIAL_LABEL, EVALUATION_LABEL, EXPLANATION_LABEL, TRAINING_LABEL, ASK_LABEL, INDEX_LABEL, DATASET_LABEL)
 """Labels of tasks by which the kernel finds something out for a client: lists leave them out."""
 
 GOING = (TaskState.QUEUED, TaskState.RUNNING)  # between them nothing is promised

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from inferd.core.dataset import Source
 from inferd.core.expressions import Value, write_json
 from inferd.core.pipeline import PipelineFormat
 from inferd.errors import InferdError, InvalidFieldError, LimitExceededError, StoreUnavailableError
@@ -19,14 +20,17 @@ from inferd.runtime.blob_opening import blobs_of
 from inferd.runtime.kept_records import UNREADABLE
 from inferd.runtime.pipelines.journal import INPUT, Journal, first_writes
 from inferd.runtime.pipelines.order import Order
-from inferd.runtime.pipelines.series import Lines, check_size
+from inferd.runtime.pipelines.series import Lines, Rows, check_count, check_size
 from inferd.store.store import Drop, Kind
 
 if TYPE_CHECKING:
+    from inferd.core.ids import Tenant
     from inferd.core.pipeline import Pipeline
     from inferd.pipeline_settings import Pipelines as PipelineSettings
     from inferd.runtime.blobs import Blobs
     from inferd.runtime.driver import Driver
+    from inferd.runtime.front.dataset_rows import DatasetRows
+    from inferd.runtime.pipelines.series import Series
     from inferd.runtime.pipelines.tasking import Wire
     from inferd.store.store import Store
 
@@ -83,13 +87,14 @@ class RunBook:
         driver: Of the kernel.
         wire: Reads pipelines.
         settings: Bounds.
+        rows: Of datasets.
 
     Attributes:
         known: All of them, oldest first.
     """
 
-    def __init__(self, driver: Driver, wire: Wire, settings: PipelineSettings) -> None:
-        self._driver, self._wire, self._settings = driver, wire, settings
+    def __init__(self, driver: Driver, wire: Wire, settings: PipelineSettings, rows: DatasetRows) -> None:
+        self._driver, self._wire, self._settings, self._rows = driver, wire, settings, rows
         self.known: dict[str, Known] = {}
         self._requests: dict[tuple[str, str], str] = {}  # ids of runs, by tenant and the request that made them
         self._read = OrderedDict[str, None]()  # runs that have ended, whose journals are held
@@ -148,9 +153,9 @@ class RunBook:
             self._add(known := Known(order, pipeline))
             self.end(known)
             known.settled.set()
-            if order.blob and not order.over and (blobs := self._blobs) is not None:
+            if not order.over:
                 with suppress(InferdError):  # the run fails when it looks into that
-                    blobs.hold(order.tenant, order.blob, order.holder)
+                    self._hold(order)
 
     def _add(self, known: Known) -> None:
         order = known.order
@@ -164,7 +169,7 @@ class RunBook:
 
         Raises:
             LimitExceededError: There are too many.
-            BlobNotFoundError: Its blob is gone.
+            BlobNotFoundError, DatasetNotFoundError: Its input is gone.
             StoreUnavailableError: It cannot be kept now.
         """
         self._check_places(order.tenant)
@@ -174,9 +179,8 @@ class RunBook:
             await self._make_room()
             if (keeper := self._driver.keeper) is not None:
                 keeper.check()
-                if order.blob and (blobs := self._blobs) is not None:
-                    blobs.hold(order.tenant, order.blob, order.holder)
-                first = None if order.blob else known.given
+                self._hold(order)
+                first = None if order.blob or order.dataset else known.given
                 known.given = "null"
                 await keeper.keep_records(first_writes(order.tenant, order.run_id, order.put(), first))
         except BaseException:
@@ -185,6 +189,30 @@ class RunBook:
         finally:
             known.settled.set()
         return known
+
+    def _hold(self, order: Order) -> None:
+        """Have its input stay as long as it.
+
+        Raises:
+            BlobNotFoundError, DatasetNotFoundError: It is gone.
+        """
+        if order.blob and (blobs := self._blobs) is not None:
+            blobs.hold(order.tenant, order.blob, order.holder)
+        if order.dataset is not None:
+            self._rows.hold(order.tenant, order.dataset.name, order.dataset.version, order.holder)
+
+    def find_dataset(self, tenant: Tenant, name: str, version: int) -> Source:
+        """The dataset that is to be an input.
+
+        Raises:
+            StoreUnavailableError: This kernel has no datasets.
+            DatasetNotFoundError: There is none that is whole.
+            LimitExceededError: It has too many rows.
+        """
+        with self._rows.held(tenant, name, version, "a run that is being made") as held:
+            dataset = held.dataset
+        check_count(dataset.rows, self._settings.items, "dataset")
+        return Source(name=dataset.name, version=dataset.version, digest=dataset.digest)
 
     def check_blob(self, tenant: str, digest: str, form: PipelineFormat) -> None:
         """Refuse a blob that cannot be an input.
@@ -205,13 +233,15 @@ class RunBook:
         if not form.listed:
             check_size(blob.size_bytes, self._settings.value_bytes, "blob")
 
-    async def given(self, known: Known) -> Value | Lines:
+    async def given(self, known: Known) -> Value | Series:
         """The input of a run.
 
         Raises:
             InferdError: It cannot be read, or is too long.
         """
         order, keeper = known.order, self._driver.keeper
+        if order.dataset is not None:
+            return self._rows_of(order, order.dataset)
         if not order.blob:
             if keeper is None:
                 return Value(known.given)
@@ -235,6 +265,16 @@ class RunBook:
             raise InvalidFieldError(why, field="blob") from None
         value = Value(text) if order.format is PipelineFormat.JSON else Value.of(text)
         return Value(write_json(value.data))
+
+    def _rows_of(self, order: Order, source: Source) -> Rows:
+        """The rows of the dataset that is its input.
+
+        Raises:
+            DatasetNotFoundError: It is gone.
+        """
+        with self._rows.held(order.tenant, source.name, source.version, f"reading of {order.holder}") as held:
+            most = self._settings.value_bytes
+            return Rows(self._rows, order.tenant, order.priority, held.dataset, held.parts, most)
 
     def _journal(self, order: Order, steps: int) -> Journal:
         return Journal(
@@ -344,8 +384,12 @@ class RunBook:
 
     def let_go(self, order: Order) -> None:
         """Its input is needed no longer."""
-        if order.blob and not order.over and (blobs := self._blobs) is not None:
+        if order.over:
+            return
+        if order.blob and (blobs := self._blobs) is not None:
             blobs.let_go(order.tenant, order.blob, order.holder)
+        if order.dataset is not None:
+            self._rows.let_go(order.tenant, order.dataset.name, order.dataset.version, order.holder)
 
     def _forget_tenant(self, tenant: str) -> None:
         for known in [each for each in self.known.values() if each.order.tenant == tenant]:

@@ -7,6 +7,7 @@ import json
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
+from inferd.core.dataset import Source
 from inferd.core.lifecycle import terminal
 from inferd.core.pipeline import PIPELINE_TABLE, PipelineFormat, PipelineState
 from inferd.core.priority import Priority
@@ -30,6 +31,7 @@ class Order:
         created, expires, ended: When it was accepted, expires unless it has ended, and ended.
         blob: The digest of the blob that is its input; "" for none.
         format: What that blob is, where there is one.
+        dataset: The dataset that is its input, by name, version and digest; None for none.
         size_bytes: Of all that its items gave, once it has ended.
         usage: Tasks and tokens, once it has ended.
         allows, denies: Patterns of the models that calls of functions may ask, and of those that they may not.
@@ -57,6 +59,7 @@ class Order:
     usage: tuple[int, int, int] = (0, 0, 0)
     allows: tuple[str, ...] = ()
     denies: tuple[str, ...] = ()
+    dataset: Source | None = None
 
     @property
     def over(self) -> bool:
@@ -65,7 +68,7 @@ class Order:
 
     @property
     def holder(self) -> str:
-        """As the holder of its blob."""
+        """As the holder of its blob, and of its dataset."""
         return f"pipeline run {self.run_id}"
 
     def put(self) -> Put:
@@ -78,6 +81,7 @@ class Order:
             "priority": self.priority.value,
             "labels": dict(self.labels),
             "output": None if self.output is None else asdict(self.output),
+            "dataset": None if self.dataset is None else asdict(self.dataset),
         }
         return Put(self.tenant, Kind.PIPELINE, self.run_id, json.dumps(plain, separators=(",", ":")).encode())
 
@@ -89,7 +93,7 @@ class Order:
             ValueError, TypeError, KeyError: It is not.
         """
         plain = json.loads(value)
-        output = plain["output"]
+        output, dataset = plain["output"], plain.get("dataset")
         return cls(
             **{
                 **plain,
@@ -101,6 +105,7 @@ class Order:
                 "usage": tuple(plain["usage"]),
                 "allows": tuple(plain.get("allows", ())),  # kernels before this one did not write it
                 "denies": tuple(plain.get("denies", ())),
+                "dataset": None if dataset is None else Source(**dataset),
             }
         )
 

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from inferd.core.expressions import Step as Way
     from inferd.core.pipeline import Case, Pipeline, Step
     from inferd.runtime.pipelines.order import Order
-    from inferd.runtime.pipelines.series import Lines
 
 MOST_WAIT_S = 5.0  # for a place in a queue that is full, until it is asked again
 HELD_VALUES, HELD_BYTES = 8, 8 << 20  # of steps, that are not read again for each item
@@ -104,7 +103,7 @@ class Run:
         order: What is to be run.
         pipeline: Its graph.
         journal: What has happened of it so far.
-        given: The input: a value, or the lines of a blob; or what reads it, if it is needed.
+        given: The input: a value, the lines of a blob or the rows of a dataset; or what reads it, if it is needed.
         runner: Runs tasks.
         limits: How far it goes.
     """
@@ -114,7 +113,7 @@ class Run:
         order: Order,
         pipeline: Pipeline,
         journal: Journal,
-        given: Value | Lines | Callable[[], Awaitable[Value | Lines]],
+        given: Value | Series | Callable[[], Awaitable[Value | Series]],
         runner: Runner,
         limits: PipelineLimits,
     ) -> None:

@@ -1,18 +1,22 @@
-"""Lists that steps are done for, read as they are needed: of an input, a blob, or what another step has given."""
+"""Lists that steps are done for, read as they are needed: of an input, a blob, a dataset, or what another step gave."""
 
 from __future__ import annotations
 
 import asyncio
 from array import array
-from itertools import pairwise
+from bisect import bisect_right
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Protocol
 
-from inferd.core.expressions import read_json, write_json
+from inferd.core.expressions import bytes_of, read_json, write_json
 from inferd.errors import InvalidFieldError, LimitExceededError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from inferd.core.dataset import Dataset, Part
+    from inferd.core.ids import Tenant
+    from inferd.core.priority import Priority
     from inferd.runtime.blobs import Blobs
     from inferd.runtime.pipelines.journal import Journal
 
@@ -132,6 +136,57 @@ class Lines:
         return write_json(read_json(text, f"line {number} of the blob"))
 
 
+class RowsReader(Protocol):
+    """Reads rows of datasets."""
+
+    async def lines(self, tenant: Tenant, dataset: Dataset, part: Part, priority: Priority = ...) -> list[str]:
+        """The rows of a part, a JSON object each."""
+
+
+class Rows:
+    """The rows of a dataset, of which one part is at hand. One writer: itself."""
+
+    def __init__(  # noqa: PLR0917 - of one dataset
+        self, reader: RowsReader, tenant: Tenant, priority: Priority, dataset: Dataset, parts: Sequence[Part], most: int
+    ) -> None:
+        self._reader, self._tenant, self._priority = reader, tenant, priority
+        self._dataset, self._parts, self._most_bytes = dataset, [part for part in parts if part.rows], most
+        self._starts = [0, *accumulate(part.rows for part in self._parts)]
+        self._lock = asyncio.Lock()
+        self._place, self._lines = -1, list[str]()
+        self.count = self._starts[-1]
+
+    def size_of(self, index: int) -> int:
+        """As `Series.size_of`: what a row of its part has in the middle."""
+        part = self._parts[bisect_right(self._starts, index) - 1]
+        return part.size_bytes // part.rows + 1
+
+    async def some(self, begin: int, end: int) -> list[str]:
+        """As `Series.some`.
+
+        Raises:
+            InferdError: A part cannot be read.
+            LimitExceededError: A row is too large.
+        """
+        found = list[str]()
+        while begin < end:
+            place = bisect_right(self._starts, begin) - 1
+            lines, start = await self._read(place), self._starts[place]
+            some = lines[begin - start : end - start]
+            for at, line in enumerate(some, begin):
+                check_size(bytes_of(line), self._most_bytes, f"row {at} of dataset {self._dataset.label}")
+            found += some
+            begin += len(some)
+        return found
+
+    async def _read(self, place: int) -> list[str]:
+        async with self._lock:
+            if place != self._place:
+                self._lines = await self._reader.lines(self._tenant, self._dataset, self._parts[place], self._priority)
+                self._place = place
+            return self._lines
+
+
 class Batched:
     """A list of lists of so many items of another one."""
 
@@ -154,7 +209,10 @@ class Batched:
         for index in range(begin, end):
             check_size(self.size_of(index), self._most_bytes, f"batch {index}")
         items = await self._series.some(begin * size, min(end * size, all_of))
-        return [f"[{','.join(items[at : at + size])}]" for at in range(0, len(items), size)]
+        made = [f"[{','.join(items[at : at + size])}]" for at in range(0, len(items), size)]
+        for index, batch in enumerate(made, begin):  # sizes of rows are known for certain only now
+            check_size(bytes_of(batch), self._most_bytes, f"batch {index}")
+        return made
 
 
 class Window:
