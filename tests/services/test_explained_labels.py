@@ -103,6 +103,8 @@ async def test_what_is_no_classifier_is_refused(client: AsyncClient) -> None:
     said = await why(InvalidFieldError, "topics", answer="soul")
     assert "spec.answer is 'soul'" in said
     assert "did you mean 'soil'?" in said
+    for both in ({"answer": "soil", "against": "soil"}, {"against": (await client.explain("topics", TEXT)).answer}):
+        assert "name another label" in await why(InvalidFieldError, "topics", **both)
     assert "takes 2 inputs, 0 of them texts" in await why(UnsupportedInputError, "adder")
     assert "tells 1 labels of a text, and not always" in await why(UnsupportedInputError, "few", unit="word")
     messages = [{"role": "user", "content": "salt"}, {"role": "user", "content": "tide"}]

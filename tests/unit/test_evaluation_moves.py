@@ -1,12 +1,17 @@
 """Evaluations as they are made and moved, without a kernel: what was acknowledged is what is kept."""
 
 import asyncio
+import time
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
+
+import pytest
 
 from inferd.core.evaluation import Evaluation, EvaluationKind, EvaluationSpec, EvaluationState
 from inferd.core.ids import ModelName, Tenant
 from inferd.evaluation_settings import Evaluate
+from inferd.runtime.front.evaluation_run import EvaluationRun
 from inferd.runtime.front.evaluations import Evaluations
 from inferd.runtime.kept_evaluations import HeldParts
 
@@ -88,3 +93,34 @@ async def test_what_was_cancelled_is_kept_as_cancelled() -> None:
     await asyncio.gather(running, return_exceptions=True)
     assert ended.state is EvaluationState.CANCELLED
     assert parts.kept[-1] is EvaluationState.CANCELLED
+
+
+async def test_what_it_took_before_counts_with_the_next_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that began longer ago than evaluate.most_s ends at once, however short a time this kernel has had it."""
+    parts = SlowParts()
+    front = evaluations(parts)
+    made = await front.create(SPEC, b'{"prompt": "a"}', CALLER)
+    begun = replace(made, state=EvaluationState.RUNNING, started=time.time() - Evaluate().most_s - 1)
+
+    async def never(_: EvaluationRun) -> Any:
+        return await asyncio.Event().wait()
+
+    monkeypatch.setattr(EvaluationRun, "go", never)
+
+    async def kept() -> list[Evaluation]:
+        return [begun]
+
+    parts.evaluations = kept  # type: ignore[method-assign] # as a store has it
+    after = evaluations(parts)
+    await after.adopt()
+    running = asyncio.create_task(after.run())
+    known = after._known[made.evaluation_id]
+    async with asyncio.timeout(60):
+        while not known.evaluation.ended:
+            await known.changed.wait(known.changed.version)
+    ended = known.evaluation
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert ended.state is EvaluationState.FAILED
+    assert ended.error is not None
+    assert ended.error.metadata["bound"] == "evaluate.most_s"

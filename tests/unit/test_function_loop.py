@@ -306,6 +306,21 @@ def test_a_call_that_asks_too_often_fails_and_one_that_waits_is_cancelled() -> N
         assert told.nothing
 
 
+def test_what_comes_of_questions_has_a_bound() -> None:
+    """Answers that have more than functions.ask_bytes together end the call, and are not given to its process."""
+    with running(calls=1) as (loop, session, told):
+        session.functions[("f", 1)] = Bounded(name="f", version=1, timeout_s=7, memory_bytes=1 << 20, asks=3)
+        loop.submit(call(1))
+        cell = session.next()
+        cell.answers.put(({"ask": 2}, b'[{"do": "a"}, {"do": "b"}]'))
+        assert [each[1] for _ in range(2) for each in told.next().asks] == [0, 1]
+        half = session.limits.ask_bytes // 2 + 1
+        loop.reply(1, 0, bytes(half))
+        loop.reply(1, 1, bytes(half))
+        assert told.end() == (1, "LIMIT_EXCEEDED")
+        assert session.cells.empty()
+
+
 def test_a_call_whose_process_dies_while_a_model_answers_has_failed() -> None:
     """Nobody waits for an answer that nobody will hear: the call fails when its process is gone."""
     with running(calls=1) as (loop, session, told):

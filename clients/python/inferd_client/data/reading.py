@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterable, Mapping
 from contextlib import contextmanager
 from hashlib import file_digest
+from io import RawIOBase
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,6 +24,9 @@ FORMS: Final = {
     ".arrow": "arrow", ".arrows": "arrow", ".ipc": "arrow", ".feather": "arrow",
 }  # fmt: skip
 """What files are, by the ends of their names."""
+LONG: Final = re.compile(rb"[0-9]{19}")
+LEAST, MOST, MOST_DIGITS = -(1 << 63), (1 << 63) - 1, 40
+"""Whole numbers of a column, and how many digits of one are looked at."""
 
 
 def form_of(path: Path, form: str = "") -> str:
@@ -122,15 +128,65 @@ def _open(file: Any, form: str, types: Mapping[str, Any]) -> tuple[Any, Iterable
 
 def _open_jsonl(file: Any, types: Mapping[str, Any]) -> tuple[Any, Iterable[Any]]:
     """JSON Lines: the columns and types are those of the first megabytes; what is of another kind later is refused."""
-    json = library("pyarrow.json")
+    arrow_json = library("pyarrow.json")
     pa = library()
     known = pa.schema([*types.items()]) if types else None
-    reader = json.open_json(
-        file,
-        read_options=json.ReadOptions(block_size=BLOCK_BYTES, use_threads=False),
-        parse_options=json.ParseOptions(explicit_schema=known, unexpected_field_behavior="infer"),
+    reader = arrow_json.open_json(
+        WholeNumbers(file),
+        read_options=arrow_json.ReadOptions(block_size=BLOCK_BYTES, use_threads=False),
+        parse_options=arrow_json.ParseOptions(explicit_schema=known, unexpected_field_behavior="infer"),
     )
     return reader.schema, reader
+
+
+class WholeNumbers(RawIOBase):
+    """JSON Lines as they are read, refused where a whole number is beyond what a column of such has.
+
+    Arrow would make a column of floats of it, and another number. Lines are looked at closely that have digits enough.
+    """
+
+    def __init__(self, file: Any) -> None:
+        self._file, self._line, self._rest = file, 1, b""
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def readinto(self, into: Any) -> int:
+        """The next bytes.
+
+        Raises:
+            ValueError: There is such a number; the message names the line.
+        """
+        data = self._file.read(len(into))
+        into[: len(data)] = data
+        whole, _, rest = (self._rest + data).rpartition(b"\n") if data else (self._rest, b"", b"")
+        self._rest = rest
+        if LONG.search(whole):
+            for number, line in enumerate(whole.split(b"\n"), self._line):
+                if LONG.search(line):
+                    _check_numbers(line, number)
+        self._line += whole.count(b"\n") + bool(whole)
+        return len(data)
+
+
+def _check_numbers(line: bytes, number: int) -> None:
+    wrong: list[str] = []
+
+    def read(digits: str) -> int:
+        if not LEAST <= (value := int(digits[:MOST_DIGITS])) <= MOST:
+            wrong.append(digits[:MOST_DIGITS])
+        return value
+
+    try:
+        json.loads(line, parse_int=read)
+    except ValueError:
+        return  # which Arrow tells of
+    if wrong:
+        raise ValueError(
+            f"line {number} has the whole number {wrong[0]}, and those of a column have 64 bits; write it as a text, in"
+            " quotation marks"
+        )
 
 
 def _texts(file: Any, schema: Any) -> Iterator[Any]:
@@ -156,7 +212,12 @@ def of_program(source: Any, types: Mapping[str, str]) -> tuple[Any, Iterator[Any
     first = list(islice(rest, BATCH_ROWS))
     if not first:
         raise ValueError("there are no rows; a dataset has the columns of its first ones")
-    schema = pa.Table.from_pylist(first).schema
+    try:
+        schema = pa.Table.from_pylist(first).schema
+    except OverflowError as error:
+        raise ValueError(
+            f"one of the first {len(first)} rows has a whole number of more than 64 bits: {error}"
+        ) from None
     for name, written in types.items():
         place = schema.get_field_index(name)
         if place < 0:
@@ -173,6 +234,6 @@ def _of_rows(batches: Iterable[list[dict[str, Any]]], schema: Any) -> Iterator[A
                 raise ValueError(f"row {number} has {min(unknown)!r}, and those before it {', '.join(names)}")
         try:
             yield pa.RecordBatch.from_pylist(some, schema)
-        except (pa.ArrowException, TypeError) as error:
+        except (pa.ArrowException, TypeError, OverflowError) as error:
             raise ValueError(f"rows {count} to {count + len(some) - 1} are not as those before: {error}") from None
         count += len(some)

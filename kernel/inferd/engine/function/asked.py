@@ -57,3 +57,12 @@ def unanswered(function: Bounded, seconds: float) -> LimitExceededError:
         f"function {function.name!r} has asked a model and heard nothing for {seconds:g} s",
         metadata=bound("functions.ask_timeout_s", f"more than {seconds:g}", f"{seconds:g}"),
     )
+
+
+def answered_too_much(function: Bounded, size_bytes: int, most: int) -> LimitExceededError:
+    """That what came of all that a call asked at once is too large."""
+    return LimitExceededError(
+        f"what function {function.name!r} was answered at once has {size_bytes} bytes or more, and functions.ask_bytes"
+        f" is {most}; have it ask less at once, or raise that setting of the kernel",
+        metadata=bound("functions.ask_bytes", str(size_bytes), str(most)),
+    )

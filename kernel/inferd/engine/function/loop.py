@@ -11,7 +11,7 @@ from inferd.core.vigil import Doing
 from inferd.engine.activity import Activity
 from inferd.engine.cause import last_line
 from inferd.engine.cells.cell import CellError
-from inferd.engine.function.asked import read_asked, read_fraction, too_often, unanswered
+from inferd.engine.function.asked import answered_too_much, read_asked, read_fraction, too_often, unanswered
 from inferd.engine.function.call import Call, CallResult
 from inferd.engine.function.ends import bound, ended_error, large, missing
 from inferd.engine.token.holds import Holds
@@ -281,7 +281,7 @@ class FunctionLoop:
         """Have models asked, and give a call what came of that.
 
         Raises:
-            LimitExceededError: It has asked as often as it may, or an answer is late.
+            LimitExceededError: It has asked as often as it may, or an answer is late, or the answers are too large.
             ClosedError: It has ended.
         """
         limits = self._session.limits
@@ -293,11 +293,15 @@ class FunctionLoop:
         numbers = range(before, before + len(asked))
         for number, each in zip(numbers, asked, strict=True):
             self._deliver(CallResult(asks=[(call.handle, number, each)]))
+        answers, size = list[bytes](), 0
         with self._changed:
             for number in numbers:
                 self._await_reply(call, function, number, channel)
-            answers = [call.replies[number] for number in numbers]
-            call.replies.update(dict.fromkeys(numbers, b""))  # they are counted, and held no more
+                answers.append(call.replies[number])
+                call.replies[number] = b""  # it is counted, and held there no more
+                size += len(answers[-1])
+                if size > limits.ask_bytes:
+                    raise answered_too_much(function, size, limits.ask_bytes)
         channel.send({}, b"[%s]" % b",".join(answers), timeout_s=SEND_S)
 
     def _await_reply(self, call: Call, function: Bounded, number: int, channel: Channel) -> None:

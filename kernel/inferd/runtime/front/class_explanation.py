@@ -133,6 +133,11 @@ class LabelRun:
                 )
         first = [self.wanted.answer or ordered[0]]
         if self.wanted.against:
+            if self.wanted.against == first[0]:
+                which = "as spec.answer" if self.wanted.answer else "as the likeliest label, the default of spec.answer"
+                raise InvalidFieldError(
+                    f"spec.against is {first[0][:80]!r}, the same {which}; name another label", field="spec.against"
+                )
             first.append(self.wanted.against)
         return [*first, *[label for label in ordered if label not in first][: TOLD_LABELS - len(first)]]
 

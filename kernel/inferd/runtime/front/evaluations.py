@@ -373,7 +373,7 @@ class Evaluations:
         if known.evaluation.ended:  # meanwhile
             return
         try:
-            async with asyncio.timeout(self._settings.most_s):
+            async with asyncio.timeout(self._left_s(known.evaluation)):
                 changes, rows = await EvaluationRun(
                     evaluation=known.evaluation,
                     parts=self._parts,
@@ -398,6 +398,10 @@ class Evaluations:
             await self._end(known, EvaluationChange.SUCCEED, rows, finished=time.time(), **changes)
             return
         await self._end(known, EvaluationChange.FAIL, finished=time.time(), error=error)
+
+    def _left_s(self, evaluation: Evaluation) -> float:
+        """How long it may still take: what it took before a kernel ended counts, and so does the time between."""
+        return self._settings.most_s + (evaluation.started or time.time()) - time.time()
 
     async def _end(self, known: _Known, change: EvaluationChange, rows: bytes | None = None, **changes: Any) -> None:
         """Move it, when that can be kept."""

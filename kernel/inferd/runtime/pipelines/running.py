@@ -348,7 +348,9 @@ class Run:
                 return held
             size = sum(series.size_of(at) for at in range(series.count))
             check_size(size, self._limits.value_bytes, f"{reference}, as one value,")
-            return self._hold(reference.root, f"[{','.join(await series.some(0, series.count))}]")
+            raw = f"[{','.join(await series.some(0, series.count))}]"
+            check_size(bytes_of(raw), self._limits.value_bytes, f"{reference}, as one value,")  # rows: known only now
+            return self._hold(reference.root, raw)
 
     async def _series(self, over: Reference, step: Step) -> Series:
         """The list that a step is done for."""
