@@ -99,13 +99,18 @@ class TorchSession:
 
     def compute(self, batch: TokenBatch) -> StepResult:
         """Compute a step that was checked."""
+        tower = self._tower
+        before = (tower.computed, tower.kept) if tower is not None else (0, 0)
         with self._guard(), torch.inference_mode():
             logits, likeliest = self._run(batch)
             hidden = None
             if batch.hidden_rows is not None and self._hidden is not None:
                 hidden = _fetch(self._hidden[torch.from_numpy(batch.hidden_rows).to(self._device, torch.int64)])
             self._hidden = None
-            return _result(logits, batch, hidden, likeliest)
+            result = _result(logits, batch, hidden, likeliest)
+        if tower is None or (tower.computed, tower.kept) == before:
+            return result
+        return replace(result, pictures_computed=tower.computed - before[0], pictures_kept=tower.kept - before[1])
 
     def follow(self, batch: TokenBatch) -> None:
         """Compute of a step that was checked what others need of it: neither logits nor tokens."""

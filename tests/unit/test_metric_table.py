@@ -146,3 +146,13 @@ def test_sequences_that_lost_their_blocks_are_counted() -> None:
     for count in (2, 0, 1):
         metrics.count_step(instance, step_frame(StepOutput(preempted=count)).step)
     assert 'inferd_kv_preemptions_total{model="m"} 3\n' in metrics.registry.page().decode()
+
+
+def test_pictures_that_were_computed_and_kept_are_counted() -> None:
+    """How many pictures towers computed, and how many were kept, adds up by model."""
+    metrics, instance = Metrics(KernelMachine(CoreLimits())), Mock(model="m", instance_id="m-1")
+    for pictures in ((2, 0), (0, 0), (1, 4)):
+        metrics.count_step(instance, step_frame(StepOutput(pictured=pictures)).step)
+    page = metrics.registry.page().decode()
+    assert 'inferd_pictures_total{model="m",vectors="computed"} 3\n' in page
+    assert 'inferd_pictures_total{model="m",vectors="kept"} 4\n' in page

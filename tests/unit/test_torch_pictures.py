@@ -149,3 +149,24 @@ def test_another_tenant_computes_a_picture_anew(seen: tuple[Engine, Any]) -> Non
     before = engine.model.session._tower.computed
     assert engine.ask(TALKS[0], salt=b"another") == mine
     assert engine.model.session._tower.computed == before + 1
+
+
+def test_a_step_tells_which_pictures_it_computed_and_which_were_kept(
+    seen: tuple[Engine, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a tower computed and what it had kept is told with the steps, for whoever counts them."""
+    engine, _ = seen
+    told: list[tuple[int, int]] = []
+    step = engine.model.session.step
+
+    def watch(batch: Any) -> Any:
+        result = step(batch)
+        told.append((result.pictures_computed, result.pictures_kept))
+        return result
+
+    monkeypatch.setattr(engine.model.session, "step", watch)
+    engine.ask(TALKS[0], salt=b"first")
+    assert [sum(column) for column in zip(*told, strict=True)] == [1, 0]
+    told.clear()
+    engine.ask(["elsewhere", FIRST, "what?"], salt=b"first")
+    assert [sum(column) for column in zip(*told, strict=True)] == [0, 1]

@@ -166,11 +166,15 @@ class StepResult:
             Valid until the next step.
         token_ids: Shape (R,), the tokens that `TokenBatch.sampling` asked for; -1 for a row whose logits are not
             finite. None when logits were asked for.
+        pictures_computed: Pictures of which the step computed the vectors.
+        pictures_kept: Those whose first vector was in the step and had been kept since it was computed.
     """
 
     logits: Float32Array | None = None
     hidden: Float32Array | None = None
     token_ids: Int32Array | None = None
+    pictures_computed: int = 0
+    pictures_kept: int = 0
 
 
 @runtime_checkable

@@ -78,7 +78,7 @@ class Metrics:
         self._outputs = self._counter(table.OUTPUT_TOKENS)
         self._drafted, self._accepted = self._counter(table.DRAFTED_TOKENS), self._counter(table.ACCEPTED_TOKENS)
         self._steps, self._sequences = self._histogram(table.STEP), self._histogram(table.STEP_SEQUENCES)
-        self._preemptions = self._counter(table.KV_PREEMPTIONS)
+        self._preemptions, self._pictures = self._counter(table.KV_PREEMPTIONS), self._counter(table.PICTURES)
         self._starts, self._deaths = self._counter(table.WORKERS_STARTED), self._counter(table.WORKER_DEATHS)
         self._lease_waits = self.registry.spread(table.LEASE_WAIT).labels()
         self._leases_ended = self.registry.count(table.LEASES_ENDED)
@@ -198,6 +198,9 @@ class Metrics:
             tokens.inc(len(step.token_ids))
         if step.preempted:
             self._of(self._preemptions, instance.model).inc(step.preempted)
+        if step.pictures_computed or step.pictures_kept:
+            self._of(self._pictures, instance.model, "computed").inc(step.pictures_computed)
+            self._of(self._pictures, instance.model, "kept").inc(step.pictures_kept)
         if step.HasField("kv_tokens"):
             self._kv_tokens[instance.instance_id] = step.kv_tokens
 

@@ -344,6 +344,7 @@ def step_frame(output: StepOutput) -> wire.WorkerFrame:
         step.begun_prompts.add(handle=handle, cached_tokens=cached_tokens)
     step.alone = output.alone or 0
     step.seconds, step.sequences, step.preempted = output.seconds, output.batch_size, output.preempted
+    step.pictures_computed, step.pictures_kept = output.pictured
     if output.kv_tokens is not None:
         step.kv_tokens = output.kv_tokens
     for handle, prompt in output.prompts.items():

@@ -33,10 +33,11 @@ class Tower:
 
     Attributes:
         computed: Pictures computed so far.
+        kept: How often the first vector of a picture was asked for that had been kept.
     """
 
     def __init__(self, network: Any, kind: Kind, *, kept_tokens: int) -> None:
-        self.computed = 0
+        self.computed = self.kept = 0
         self._network = network
         self._kind = kind
         self._kept_tokens = kept_tokens
@@ -53,17 +54,18 @@ class Tower:
         Raises:
             ValueError: A picture gives another number of vectors than its outline said.
         """
-        parts = [
-            (rows, self.vectors(placed.picture, batch.advance)[torch.from_numpy(which).to(token_ids.device)])
-            for placed, rows, which in _find(batch)
-        ]
+        parts = []
+        for placed, rows, which in _find(batch):
+            self.kept += placed.picture.key in self._kept and which[0] == 0
+            vectors = self.vectors(placed.picture, batch.advance)
+            parts.append((rows, vectors[torch.from_numpy(which).to(token_ids.device)]))
         if not parts:
             return None
-        rows = torch.from_numpy(np.concatenate([rows for rows, _ in parts])).to(token_ids.device)
+        places = torch.from_numpy(np.concatenate([rows for rows, _ in parts])).to(token_ids.device)
         plain = token_ids.clone()
-        plain[rows] = 0  # there may be no row for the token of pictures
+        plain[places] = 0  # there may be no row for the token of pictures
         embedded: Tensor = self._network.get_input_embeddings()(plain)
-        embedded[rows] = torch.cat([vectors for _, vectors in parts]).to(embedded.dtype)
+        embedded[places] = torch.cat([vectors for _, vectors in parts]).to(embedded.dtype)
         return embedded
 
     def vectors(self, picture: Picture, advance: Callable[[], None]) -> Tensor:

@@ -232,6 +232,7 @@ class Screening:
         shown.prefills, shown.begun_prompts = output.prefills, output.begun_prompts
         shown.alone, shown.seconds = output.alone, output.seconds
         shown.batch_size, shown.kv_tokens, shown.preempted = output.batch_size, output.kv_tokens, output.preempted
+        shown.pictured = output.pictured
         for handle, prompt in output.prompts.items():
             self._take_prompt(handle, prompt, shown)
         several = bool(output.samples)

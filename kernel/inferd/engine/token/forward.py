@@ -100,6 +100,11 @@ class Forward:
         """Whether the session refused the batch of the last step."""
         return self._results.refused
 
+    @property
+    def pictures(self) -> tuple[int, int]:
+        """How many pictures the last step computed, and how many it found kept."""
+        return self._results.pictures
+
     def measure(self, step: Step, ids: Ids, logits: Float32Array) -> dict[Sequence, Logprobs]:
         """How likely the tokens were that `compute` gave, of the sequences that ask for it."""
         owners = step.owners

@@ -240,13 +240,13 @@ class Loop:
         if self._several:
             self._release_followers(step)
         self._suspects.told(step)
-        decode = step.decode_tokens
-        seconds = time.perf_counter() - started
+        seconds, decode = time.perf_counter() - started, step.decode_tokens
         self._pace.measure(seconds, decode=decode, prompt=len(step.batch.token_ids) - decode)
         first = ids.tolist() if verified is None else [tokens[0] for tokens in verified]
         output = self._collect(step, first, told, verified)
         output.seconds, output.batch_size, output.kv_tokens = seconds, len(step.sequences), self._batcher.kv_tokens
         output.preempted, self._preempted = self._places.preempted - self._preempted, self._places.preempted
+        output.pictured = self._forward.pictures
         self._send(output)
 
     def _answer_failure(self, step: Step, error: BaseException) -> None:

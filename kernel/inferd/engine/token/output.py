@@ -62,6 +62,7 @@ class StepOutput:
         batch_size: How many sequences it computed.
         kv_tokens: Tokens of the KV pool that tasks hold behind it, in whole blocks; None where it computed nothing.
         preempted: How often a sequence lost its KV blocks to others since the step before.
+        pictured: How many pictures it computed, and how many it found kept.
     """
 
     handles: list[int] = field(default_factory=list)
@@ -81,6 +82,7 @@ class StepOutput:
     batch_size: int = 0
     kv_tokens: int | None = None
     preempted: int = 0
+    pictured: tuple[int, int] = (0, 0)
 
     def take(self, sequences: list[Sequence], ids: list[int], verified: list[list[int]] | None) -> None:
         """Give each sequence its new token, or as many of `verified` as it takes, and keep what comes of it."""

@@ -31,10 +31,12 @@ class Results:
 
     Attributes:
         refused: The session raised a ValueError for the last batch.
+        pictures: How many pictures the last step computed, and how many it found kept.
     """
 
     def __init__(self) -> None:
         self.refused = False
+        self.pictures = (0, 0)
         self._told: set[str] = set()  # what was converted and logged
 
     def step(self, session: TokenSession, batch: TokenBatch) -> StepResult:
@@ -51,6 +53,7 @@ class Results:
             raise
         if not isinstance(result, StepResult):
             raise TypeError(f"TokenSession.step gave {_kind(result)}; it must give a StepResult")
+        self.pictures = result.pictures_computed, result.pictures_kept
         return result
 
     def floats(self, name: str, values: Any, shape: tuple[int, int]) -> Float32Array:

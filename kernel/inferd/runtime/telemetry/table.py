@@ -126,6 +126,12 @@ KV_PREEMPTIONS = _of_model(
     "preemptions",
     "How often a running sequence lost its KV blocks to others, for want of room, and computes its tokens again",
 )
+PICTURES = _of_model(
+    "inferd_pictures_total",
+    "pictures",
+    "Pictures in prompts: `computed` by the tower of their model, or `kept` from the last time that they were",
+    "vectors",
+)
 KV_CAPACITY = Metric(
     "inferd_kv_capacity_tokens", Kind.GAUGE, "tokens", "Tokens that fit into KV pools of ready instances", ("model",)
 )
@@ -207,7 +213,7 @@ BUILD = Metric("inferd_build_info", Kind.GAUGE, "boolean", "1, by the version of
 METRICS: Final = (
     *(TASKS, TASKS_SENT, SUSPECTS_SENT, TASKS_STOPPED, TASKS_ENDED, QUEUE, FIRST_TOKEN, TOKEN, REQUEST),
     *(INPUT_TOKENS, CACHED_TOKENS, OUTPUT_TOKENS, DRAFTED_TOKENS, ACCEPTED_TOKENS, STREAM_LAG),
-    *(STEP, STEP_SEQUENCES, KV_PREEMPTIONS, KV_CAPACITY, KV_USED),
+    *(STEP, STEP_SEQUENCES, KV_PREEMPTIONS, PICTURES, KV_CAPACITY, KV_USED),
     *(INSTANCES, WORKERS_STARTED, WORKER_DEATHS, DEVICE_BYTES, HOSTS),
     *(LEASES, LEASE_WAIT, LEASES_ENDED),
     *(STORE_WRITES, STORE_FAILURES, STORE_COMMIT, LEADS, EPOCH, OTHER_KERNELS),

@@ -28,7 +28,7 @@ from inferd_api.worker.v1 import memory_pb2 as inferd__api_dot_worker_dot_v1_dot
 from inferd_api.worker.v1 import moderation_pb2 as inferd__api_dot_worker_dot_v1_dot_moderation__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1finferd_api/worker/v1/step.proto\x12\x10inferd.worker.v1\x1a\x1einferd_api/worker/v1/ask.proto\x1a\"inferd_api/worker/v1/failure.proto\x1a!inferd_api/worker/v1/memory.proto\x1a%inferd_api/worker/v1/moderation.proto\"\xc1\x08\n\nStepOutput\x12\x0f\n\x07handles\x18\x01 \x03(\r\x12\x0e\n\x06\x63ounts\x18\x02 \x03(\r\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12\r\n\x05texts\x18\x04 \x03(\t\x12&\n\x05\x65nded\x18\x05 \x03(\x0b\x32\x17.inferd.worker.v1.Ended\x12\x33\n\x08prefills\x18\x06 \x03(\x0b\x32!.inferd.worker.v1.PrefillProgress\x12\x0f\n\x07samples\x18\x07 \x03(\r\x12\x30\n\x0bsample_ends\x18\x08 \x03(\x0b\x32\x1b.inferd.worker.v1.SampleEnd\x12<\n\x08logprobs\x18\t \x03(\x0b\x32*.inferd.worker.v1.StepOutput.LogprobsEntry\x12/\n\x07prompts\x18\n \x03(\x0b\x32\x1e.inferd.worker.v1.PromptOutput\x12/\n\nembeddings\x18\x0b \x03(\x0b\x32\x1b.inferd.worker.v1.Embedding\x12\x34\n\rbegun_prompts\x18\x0c \x03(\x0b\x32\x1d.inferd.worker.v1.BegunPrompt\x12\r\n\x05\x61lone\x18\r \x01(\r\x12\x0f\n\x07seconds\x18\x0e \x01(\x02\x12/\n\x07tensors\x18\x0f \x03(\x0b\x32\x1e.inferd.worker.v1.TensorOutput\x12\x14\n\x0c\x65\x61\x63h_seconds\x18\x10 \x03(\x02\x12\x11\n\tsequences\x18\x11 \x01(\r\x12\x16\n\x0e\x65\x61\x63h_sequences\x18\x12 \x03(\r\x12\x16\n\tkv_tokens\x18\x13 \x01(\x04H\x00\x88\x01\x01\x12\x11\n\tpreempted\x18\x14 \x01(\r\x12.\n\tmoderated\x18K \x03(\x0b\x32\x1b.inferd.worker.v1.Moderated\x12<\n\x08\x63omputed\x18L \x03(\x0b\x32*.inferd.worker.v1.StepOutput.ComputedEntry\x12*\n\x07\x66lagged\x18M \x03(\x0b\x32\x19.inferd.worker.v1.Flagged\x12&\n\x05\x61sked\x18N \x03(\x0b\x32\x17.inferd.worker.v1.Asked\x12#\n\x04\x61sks\x18Z \x03(\x0b\x32\x15.inferd.worker.v1.Ask\x12.\n\x06\x63\x61lled\x18[ \x03(\x0b\x32\x1e.inferd.worker.v1.CallProgress\x1aK\n\rLogprobsEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12)\n\x05value\x18\x02 \x01(\x0b\x32\x1a.inferd.worker.v1.Logprobs:\x02\x38\x01\x1aK\n\rComputedEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12)\n\x05value\x18\x02 \x01(\x0b\x32\x1a.inferd.worker.v1.Computed:\x02\x38\x01\x42\x0c\n\n_kv_tokens\"\x19\n\tCallPiece\x12\x0c\n\x04json\x18\x65 \x01(\t\"a\n\x0cTensorOutput\x12\x0e\n\x06handle\x18\x01 \x01(\r\x12\x0f\n\x07outputs\x18\x02 \x01(\x0c\x12\x30\n\x06shared\x18\x03 \x03(\x0b\x32 .inferd.worker.v1.SharedElements\"4\n\x0b\x42\x65gunPrompt\x12\x0e\n\x06handle\x18\x01 \x01(\r\x12\x15\n\rcached_tokens\x18\x02 \x01(\r\"+\n\tEmbedding\x12\x0e\n\x06handle\x18\x01 \x01(\r\x12\x0e\n\x06values\x18\x02 \x03(\x02\"B\n\tSampleEnd\x12\x0e\n\x06handle\x18\x01 \x01(\r\x12\x0e\n\x06sample\x18\x02 \x01(\r\x12\x15\n\rfinish_reason\x18\x03 \x01(\r\"V\n\x08Logprobs\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x10\n\x08logprobs\x18\x02 \x03(\x02\x12\x0f\n\x07top_ids\x18\x03 \x03(\r\x12\x14\n\x0ctop_logprobs\x18\x04 \x03(\x02\"\x80\x01\n\x0cPromptOutput\x12\x0e\n\x06handle\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12,\n\x08logprobs\x18\x04 \x01(\x0b\x32\x1a.inferd.worker.v1.Logprobs\x12\x11\n\tentropies\x18\x05 \x03(\x02\"3\n\x0fPrefillProgress\x12\x0e\n\x06handle\x18\x01 \x01(\r\x12\x10\n\x08\x66raction\x18\x02 \x01(\x02\"\xd0\x01\n\x05\x45nded\x12\x0e\n\x06handle\x18\x01 \x01(\r\x12\x15\n\rfinish_reason\x18\x02 \x01(\r\x12*\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32\x19.inferd.worker.v1.Failure\x12\x15\n\rprompt_tokens\x18\x04 \x01(\r\x12\x15\n\rcached_tokens\x18\x05 \x01(\r\x12\x15\n\routput_tokens\x18\x06 \x01(\r\x12\x16\n\x0e\x64rafted_tokens\x18\x07 \x01(\r\x12\x17\n\x0f\x61\x63\x63\x65pted_tokens\x18\x08 \x01(\rb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1finferd_api/worker/v1/step.proto\x12\x10inferd.worker.v1\x1a\x1einferd_api/worker/v1/ask.proto\x1a\"inferd_api/worker/v1/failure.proto\x1a!inferd_api/worker/v1/memory.proto\x1a%inferd_api/worker/v1/moderation.proto\"\xf5\x08\n\nStepOutput\x12\x0f\n\x07handles\x18\x01 \x03(\r\x12\x0e\n\x06\x63ounts\x18\x02 \x03(\r\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12\r\n\x05texts\x18\x04 \x03(\t\x12&\n\x05\x65nded\x18\x05 \x03(\x0b\x32\x17.inferd.worker.v1.Ended\x12\x33\n\x08prefills\x18\x06 \x03(\x0b\x32!.inferd.worker.v1.PrefillProgress\x12\x0f\n\x07samples\x18\x07 \x03(\r\x12\x30\n\x0bsample_ends\x18\x08 \x03(\x0b\x32\x1b.inferd.worker.v1.SampleEnd\x12<\n\x08logprobs\x18\t \x03(\x0b\x32*.inferd.worker.v1.StepOutput.LogprobsEntry\x12/\n\x07prompts\x18\n \x03(\x0b\x32\x1e.inferd.worker.v1.PromptOutput\x12/\n\nembeddings\x18\x0b \x03(\x0b\x32\x1b.inferd.worker.v1.Embedding\x12\x34\n\rbegun_prompts\x18\x0c \x03(\x0b\x32\x1d.inferd.worker.v1.BegunPrompt\x12\r\n\x05\x61lone\x18\r \x01(\r\x12\x0f\n\x07seconds\x18\x0e \x01(\x02\x12/\n\x07tensors\x18\x0f \x03(\x0b\x32\x1e.inferd.worker.v1.TensorOutput\x12\x14\n\x0c\x65\x61\x63h_seconds\x18\x10 \x03(\x02\x12\x11\n\tsequences\x18\x11 \x01(\r\x12\x16\n\x0e\x65\x61\x63h_sequences\x18\x12 \x03(\r\x12\x16\n\tkv_tokens\x18\x13 \x01(\x04H\x00\x88\x01\x01\x12\x11\n\tpreempted\x18\x14 \x01(\r\x12\x1a\n\x11pictures_computed\x18\xc8\x01 \x01(\r\x12\x16\n\rpictures_kept\x18\xc9\x01 \x01(\r\x12.\n\tmoderated\x18K \x03(\x0b\x32\x1b.inferd.worker.v1.Moderated\x12<\n\x08\x63omputed\x18L \x03(\x0b\x32*.inferd.worker.v1.StepOutput.ComputedEntry\x12*\n\x07\x66lagged\x18M \x03(\x0b\x32\x19.inferd.worker.v1.Flagged\x12&\n\x05\x61sked\x18N \x03(\x0b\x32\x17.inferd.worker.v1.Asked\x12#\n\x04\x61sks\x18Z \x03(\x0b\x32\x15.inferd.worker.v1.Ask\x12.\n\x06\x63\x61lled\x18[ \x03(\x0b\x32\x1e.inferd.worker.v1.CallProgress\x1aK\n\rLogprobsEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12)\n\x05value\x18\x02 \x01(\x0b\x32\x1a.inferd.worker.v1.Logprobs:\x02\x38\x01\x1aK\n\rComputedEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12)\n\x05value\x18\x02 \x01(\x0b\x32\x1a.inferd.worker.v1.Computed:\x02\x38\x01\x42\x0c\n\n_kv_tokens\"\x19\n\tCallPiece\x12\x0c\n\x04json\x18\x65 \x01(\t\"a\n\x0cTensorOutput\x12\x0e\n\x06handle\x18\x01 \x01(\r\x12\x0f\n\x07outputs\x18\x02 \x01(\x0c\x12\x30\n\x06shared\x18\x03 \x03(\x0b\x32 .inferd.worker.v1.SharedElements\"4\n\x0b\x42\x65gunPrompt\x12\x0e\n\x06handle\x18\x01 \x01(\r\x12\x15\n\rcached_tokens\x18\x02 \x01(\r\"+\n\tEmbedding\x12\x0e\n\x06handle\x18\x01 \x01(\r\x12\x0e\n\x06values\x18\x02 \x03(\x02\"B\n\tSampleEnd\x12\x0e\n\x06handle\x18\x01 \x01(\r\x12\x0e\n\x06sample\x18\x02 \x01(\r\x12\x15\n\rfinish_reason\x18\x03 \x01(\r\"V\n\x08Logprobs\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x10\n\x08logprobs\x18\x02 \x03(\x02\x12\x0f\n\x07top_ids\x18\x03 \x03(\r\x12\x14\n\x0ctop_logprobs\x18\x04 \x03(\x02\"\x80\x01\n\x0cPromptOutput\x12\x0e\n\x06handle\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12,\n\x08logprobs\x18\x04 \x01(\x0b\x32\x1a.inferd.worker.v1.Logprobs\x12\x11\n\tentropies\x18\x05 \x03(\x02\"3\n\x0fPrefillProgress\x12\x0e\n\x06handle\x18\x01 \x01(\r\x12\x10\n\x08\x66raction\x18\x02 \x01(\x02\"\xd0\x01\n\x05\x45nded\x12\x0e\n\x06handle\x18\x01 \x01(\r\x12\x15\n\rfinish_reason\x18\x02 \x01(\r\x12*\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32\x19.inferd.worker.v1.Failure\x12\x15\n\rprompt_tokens\x18\x04 \x01(\r\x12\x15\n\rcached_tokens\x18\x05 \x01(\r\x12\x15\n\routput_tokens\x18\x06 \x01(\r\x12\x16\n\x0e\x64rafted_tokens\x18\x07 \x01(\r\x12\x17\n\x0f\x61\x63\x63\x65pted_tokens\x18\x08 \x01(\rb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,27 +40,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STEPOUTPUT_COMPUTEDENTRY']._loaded_options = None
   _globals['_STEPOUTPUT_COMPUTEDENTRY']._serialized_options = b'8\001'
   _globals['_STEPOUTPUT']._serialized_start=196
-  _globals['_STEPOUTPUT']._serialized_end=1285
-  _globals['_STEPOUTPUT_LOGPROBSENTRY']._serialized_start=1119
-  _globals['_STEPOUTPUT_LOGPROBSENTRY']._serialized_end=1194
-  _globals['_STEPOUTPUT_COMPUTEDENTRY']._serialized_start=1196
-  _globals['_STEPOUTPUT_COMPUTEDENTRY']._serialized_end=1271
-  _globals['_CALLPIECE']._serialized_start=1287
-  _globals['_CALLPIECE']._serialized_end=1312
-  _globals['_TENSOROUTPUT']._serialized_start=1314
-  _globals['_TENSOROUTPUT']._serialized_end=1411
-  _globals['_BEGUNPROMPT']._serialized_start=1413
-  _globals['_BEGUNPROMPT']._serialized_end=1465
-  _globals['_EMBEDDING']._serialized_start=1467
-  _globals['_EMBEDDING']._serialized_end=1510
-  _globals['_SAMPLEEND']._serialized_start=1512
-  _globals['_SAMPLEEND']._serialized_end=1578
-  _globals['_LOGPROBS']._serialized_start=1580
-  _globals['_LOGPROBS']._serialized_end=1666
-  _globals['_PROMPTOUTPUT']._serialized_start=1669
-  _globals['_PROMPTOUTPUT']._serialized_end=1797
-  _globals['_PREFILLPROGRESS']._serialized_start=1799
-  _globals['_PREFILLPROGRESS']._serialized_end=1850
-  _globals['_ENDED']._serialized_start=1853
-  _globals['_ENDED']._serialized_end=2061
+  _globals['_STEPOUTPUT']._serialized_end=1337
+  _globals['_STEPOUTPUT_LOGPROBSENTRY']._serialized_start=1171
+  _globals['_STEPOUTPUT_LOGPROBSENTRY']._serialized_end=1246
+  _globals['_STEPOUTPUT_COMPUTEDENTRY']._serialized_start=1248
+  _globals['_STEPOUTPUT_COMPUTEDENTRY']._serialized_end=1323
+  _globals['_CALLPIECE']._serialized_start=1339
+  _globals['_CALLPIECE']._serialized_end=1364
+  _globals['_TENSOROUTPUT']._serialized_start=1366
+  _globals['_TENSOROUTPUT']._serialized_end=1463
+  _globals['_BEGUNPROMPT']._serialized_start=1465
+  _globals['_BEGUNPROMPT']._serialized_end=1517
+  _globals['_EMBEDDING']._serialized_start=1519
+  _globals['_EMBEDDING']._serialized_end=1562
+  _globals['_SAMPLEEND']._serialized_start=1564
+  _globals['_SAMPLEEND']._serialized_end=1630
+  _globals['_LOGPROBS']._serialized_start=1632
+  _globals['_LOGPROBS']._serialized_end=1718
+  _globals['_PROMPTOUTPUT']._serialized_start=1721
+  _globals['_PROMPTOUTPUT']._serialized_end=1849
+  _globals['_PREFILLPROGRESS']._serialized_start=1851
+  _globals['_PREFILLPROGRESS']._serialized_end=1902
+  _globals['_ENDED']._serialized_start=1905
+  _globals['_ENDED']._serialized_end=2113
 # @@protoc_insertion_point(module_scope)

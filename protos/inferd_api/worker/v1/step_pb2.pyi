@@ -92,6 +92,8 @@ class StepOutput(_message.Message):
     EACH_SEQUENCES_FIELD_NUMBER: _builtins.int
     KV_TOKENS_FIELD_NUMBER: _builtins.int
     PREEMPTED_FIELD_NUMBER: _builtins.int
+    PICTURES_COMPUTED_FIELD_NUMBER: _builtins.int
+    PICTURES_KEPT_FIELD_NUMBER: _builtins.int
     MODERATED_FIELD_NUMBER: _builtins.int
     COMPUTED_FIELD_NUMBER: _builtins.int
     FLAGGED_FIELD_NUMBER: _builtins.int
@@ -110,6 +112,10 @@ class StepOutput(_message.Message):
     """Tokens of the KV pool that tasks hold behind it, in whole blocks; unset where there is no pool."""
     preempted: _builtins.int
     """How often a sequence lost its KV blocks to others since the step before: it computes its tokens again."""
+    pictures_computed: _builtins.int
+    """Pictures of which it computed the vectors."""
+    pictures_kept: _builtins.int
+    """Pictures whose vectors had been kept since they were computed."""
     @_builtins.property
     def handles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Handle of the task of each part."""
@@ -217,6 +223,8 @@ class StepOutput(_message.Message):
         each_sequences: _abc.Iterable[_builtins.int] | None = ...,
         kv_tokens: _builtins.int | None = ...,
         preempted: _builtins.int = ...,
+        pictures_computed: _builtins.int = ...,
+        pictures_kept: _builtins.int = ...,
         moderated: _abc.Iterable[_moderation_pb2.Moderated] | None = ...,
         computed: _abc.Mapping[_builtins.int, _moderation_pb2.Computed] | None = ...,
         flagged: _abc.Iterable[_moderation_pb2.Flagged] | None = ...,
@@ -226,7 +234,7 @@ class StepOutput(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_kv_tokens", b"_kv_tokens", "kv_tokens", b"kv_tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_kv_tokens", b"_kv_tokens", "alone", b"alone", "asked", b"asked", "asks", b"asks", "begun_prompts", b"begun_prompts", "called", b"called", "computed", b"computed", "counts", b"counts", "each_seconds", b"each_seconds", "each_sequences", b"each_sequences", "embeddings", b"embeddings", "ended", b"ended", "flagged", b"flagged", "handles", b"handles", "kv_tokens", b"kv_tokens", "logprobs", b"logprobs", "moderated", b"moderated", "preempted", b"preempted", "prefills", b"prefills", "prompts", b"prompts", "sample_ends", b"sample_ends", "samples", b"samples", "seconds", b"seconds", "sequences", b"sequences", "tensors", b"tensors", "texts", b"texts", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_kv_tokens", b"_kv_tokens", "alone", b"alone", "asked", b"asked", "asks", b"asks", "begun_prompts", b"begun_prompts", "called", b"called", "computed", b"computed", "counts", b"counts", "each_seconds", b"each_seconds", "each_sequences", b"each_sequences", "embeddings", b"embeddings", "ended", b"ended", "flagged", b"flagged", "handles", b"handles", "kv_tokens", b"kv_tokens", "logprobs", b"logprobs", "moderated", b"moderated", "pictures_computed", b"pictures_computed", "pictures_kept", b"pictures_kept", "preempted", b"preempted", "prefills", b"prefills", "prompts", b"prompts", "sample_ends", b"sample_ends", "samples", b"samples", "seconds", b"seconds", "sequences", b"sequences", "tensors", b"tensors", "texts", b"texts", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__kv_tokens: _TypeAlias = _typing.Literal["kv_tokens"]  # noqa: Y015
     _WhichOneofArgType__kv_tokens: _TypeAlias = _typing.Literal["_kv_tokens", b"_kv_tokens"]  # noqa: Y015
