@@ -13,7 +13,7 @@ from inferd.plugin import (
 from inferd.plugin.host import count_cores, read_memory
 from inferd_cpu.capacity import check_need
 from inferd_cpu.host import read_processor
-from inferd_cpu.loads import ExactLoad, NativeLoad, choose_load
+from inferd_cpu.loads import Load, choose_load
 from inferd_cpu.native import Native, NativeMissing, read_lacking
 from inferd_cpu.source import Source, read_source
 
@@ -24,7 +24,7 @@ class CpuBackend:
     """Runs GGUF models on the processor. It works on every host."""
 
     def __init__(self) -> None:
-        self._examined: tuple[Source, ExactLoad | NativeLoad] | None = None  # the load that follows need not read again
+        self._examined: tuple[Source, Load] | None = None  # the load that follows need not read again
 
     def probe(self) -> Probe:
         """One device: all cores and memory that this process may use; and what the native library lacks."""
@@ -79,7 +79,7 @@ class CpuBackend:
         )
 
 
-def _examine(request: LoadRequest) -> tuple[Source, ExactLoad | NativeLoad]:
+def _examine(request: LoadRequest) -> tuple[Source, Load]:
     if request.device != DEVICE:
         raise LoadError(f"{request.path}: device {request.device!r} is not known; this backend has {DEVICE!r}")
     source = read_source(request)

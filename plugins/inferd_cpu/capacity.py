@@ -46,7 +46,7 @@ class KvBytes:
 
     def afford(self, pool_bytes: int, window_tokens: int) -> int:
         """Tokens that so many bytes hold, where windows take at most `window_tokens` of them; 0 for no bound."""
-        affordable = pool_bytes // (self.whole + self.windows)
+        affordable = pool_bytes // max(self.whole + self.windows, 1)  # encoders may keep nothing
         if not window_tokens or affordable <= window_tokens:
             return affordable
         return max(affordable, (pool_bytes - window_tokens * self.windows) // max(self.whole, 1))

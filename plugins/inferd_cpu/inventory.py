@@ -4,12 +4,27 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from math import prod
+from typing import Protocol
 
 from inferd.plugin import LoadError
 from inferd_cpu.finder import Part, Source
 from inferd_cpu.rare_parts import RareParts
 from inferd_cpu.shapes import Architecture, Latent, LayerShape, Routing
 from inferd_weights.model_file import ModelFile
+
+
+class Parts(Protocol):
+    """What is read of weights: all of an inventory, or some."""
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """Every array of the weights."""
+        ...
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights."""
+        ...
 
 
 class Inventory(RareParts):

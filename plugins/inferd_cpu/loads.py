@@ -1,11 +1,20 @@
-"""The two ways to load a model: with the native library, and in fp32 with numpy. Each says first what it will take."""
+"""The ways to load a model: with the native library, and in fp32 with numpy. Each says first what it will take."""
 
 from inferd.plugin import LoadError, MemoryNeed, ReportProgress, TokenSession
 from inferd.plugin.host import count_cores
 from inferd_cpu.adapters import base_of
-from inferd_cpu.capacity import derive_limits, derive_need
+from inferd_cpu.capacity import KvBytes, derive_limits, derive_need
+from inferd_cpu.encoder_session import EncoderSession
 from inferd_cpu.native import Native, NativeMissing
 from inferd_cpu.native_adapters import NativeAdapters
+from inferd_cpu.native_encoder import (
+    EncoderWeights,
+    NativeEncoder,
+    find_encoder_obstacle,
+    make_encoder_shape,
+    measure_encoder,
+    split_inventory,
+)
 from inferd_cpu.native_session import (
     NativeSession,
     choose_kv_format,
@@ -126,7 +135,62 @@ class NativeLoad:
         return session
 
 
-def choose_load(source: Source) -> ExactLoad | NativeLoad:
+class EncoderLoad:
+    """A session of an encoder, whose layers the native library computes; attributes and errors as of `ExactLoad`."""
+
+    def __init__(self, source: Source, native: Native) -> None:
+        a, settings = source.architecture, source.settings
+        self._source, self._native = source, native
+        inside, self._outside = split_inventory(source.inventory)
+        self._weights = EncoderWeights(source.file, a, inside, native, quantization=settings["quantization"])
+        weights_bytes = self._weights.size_bytes + 4 * self._outside.parameters
+        nothing = KvBytes(0, 0)
+        self.limits = derive_limits(
+            source.request.path,
+            a,
+            settings,
+            vocabulary_size=source.vocabulary_size,
+            weights_bytes=weights_bytes,
+            capacity_bytes=source.request.capacity_bytes,
+            kv=nothing,
+        )
+        self._shape = make_encoder_shape(
+            a,
+            max_tokens=self.limits.max_step_tokens,
+            max_length=min(self.limits.context_tokens, self.limits.max_step_tokens),
+            threads=settings["threads"] or source.request.cores or count_cores(),
+        )
+        own_bytes = 4 * self.limits.max_step_tokens * a.width
+        self.need = MemoryNeed(
+            weights_bytes=weights_bytes,
+            kv_bytes=nothing.pool(self.limits),
+            workspace_bytes=own_bytes + measure_encoder(native, self._shape),
+        )
+        self.compute_format = f"{native.description}, {self._weights.describe()} weights"
+
+    def run(self, progress: ReportProgress) -> TokenSession:
+        """Load.
+
+        Raises:
+            LoadError: A weight is not a finite number, or the memory cannot be had.
+        """
+        source, weights = self._source, self._weights
+        outside = load_weights(source.file, source.architecture, self._outside, lambda part: progress(part / 2))
+        encoder = NativeEncoder(
+            self._native, self._shape, formats=weights.encoder_formats(), vector_floats=weights.vector_floats
+        )
+        try:
+            weights.pack(encoder.handle, lambda part: progress((1 + part) / 2))
+        except BaseException:
+            encoder.close()
+            raise
+        return EncoderSession(source.architecture, outside, encoder, limits=self.limits, separator=source.separator)
+
+
+Load = ExactLoad | NativeLoad | EncoderLoad
+
+
+def choose_load(source: Source) -> Load:
     """The native library where it is built and can run the model, unless the settings say otherwise.
 
     Raises:
@@ -138,7 +202,8 @@ def choose_load(source: Source) -> ExactLoad | NativeLoad:
     native, fix = None, "leave the setting out"
     try:
         native = Native(isa)
-        why_not = find_obstacle(source.architecture, source.inventory, native)
+        find = find_encoder_obstacle if source.architecture.family.encodes else find_obstacle
+        why_not = find(source.architecture, source.inventory, native)
     except NativeMissing as missing:
         why_not, fix = str(missing), missing.fix or fix
     if why_not and (compute == "native" or isa != "auto"):
@@ -146,4 +211,4 @@ def choose_load(source: Source) -> ExactLoad | NativeLoad:
         raise LoadError(f"{source.request.path}: setting {named}, but {why_not}: {fix}")
     if native is None or why_not:
         return ExactLoad(source, f"not native: {why_not}")
-    return NativeLoad(source, native)
+    return EncoderLoad(source, native) if source.architecture.family.encodes else NativeLoad(source, native)

@@ -9,7 +9,7 @@ import numpy as np
 
 from inferd_weights.grids import IQ1_S, IQ2_S, IQ2_XS, IQ2_XXS, IQ3_S, IQ3_XXS
 
-INTERFACE: Final = 13  # as in native/api.cpp
+INTERFACE: Final = 14  # as in native/api.cpp
 LIBRARY: Final = Path(__file__).with_name("_native.so")
 LACKING: Final = LIBRARY.with_suffix(".txt")  # written by the build: what is missing, and on the next line the fix
 FIX: Final = "make native"
@@ -105,6 +105,37 @@ class Step(Structure):
     )
 
 
+class EncoderKind(Structure):
+    """What tells one layer of an encoder from another; the fields of `EncoderKind` in native/encoder.h."""
+
+    _fields_ = (("window", c_int32), ("rope", c_int32))
+
+
+class EncoderShape(Structure):
+    """Sizes of an encoder; the fields of `EncoderShape` in native/encoder.h."""
+
+    _fields_ = (
+        ("kinds", POINTER(EncoderKind)),
+        *(
+            (name, c_int32)
+            for name in (
+                *("layers", "width", "feed_width", "heads", "kv_heads", "key_width", "value_width", "rope_width"),
+                *("ropes", "threads", "max_tokens", "max_length", "layer_norm", "sum_norms", "activation", "gated"),
+            )
+        ),
+        *((name, c_float) for name in ("epsilon", "attention_scale", "residual_scale")),
+    )
+
+
+class EncoderStep(Structure):
+    """One step of an encoder; the fields of `EncoderStep` in native/encoder.h."""
+
+    _fields_ = (
+        *((name, c_int32) for name in ("tokens", "sequences")),
+        *((name, c_void_p) for name in ("starts", "residual", "cosines", "sines")),
+    )
+
+
 _FUNCTIONS: Final = {
     "inferd_kernels": (c_void_p, [c_char_p, POINTER(c_char_p)]),
     "inferd_kernels_name": (c_char_p, [c_void_p]),
@@ -127,6 +158,12 @@ _FUNCTIONS: Final = {
     "inferd_block_bytes": (c_size_t, [POINTER(Shape), c_int]),
     "inferd_block": (c_void_p, [c_void_p, c_int]),
     "inferd_copy_blocks": (None, [c_void_p, c_void_p, c_int]),
+    "inferd_encoder_bytes": (c_size_t, [POINTER(EncoderShape), c_void_p]),
+    "inferd_encoder_open": (c_void_p, [POINTER(EncoderShape), c_void_p, c_void_p, c_size_t]),
+    "inferd_encoder_close": (None, [c_void_p]),
+    "inferd_encoder_pack": (c_int, [c_void_p, c_int, c_int, c_int, c_int, c_void_p, c_void_p]),
+    "inferd_encoder_set": (None, [c_void_p, c_int, c_int, c_void_p, c_int]),
+    "inferd_encode": (c_int, [c_void_p, POINTER(EncoderStep)]),
     "inferd_choose_token": (
         c_int,
         [c_void_p, c_void_p, c_int, c_float, c_int64, c_double, c_double, c_double, c_void_p, c_void_p],

@@ -22,7 +22,7 @@ draw 83 % and 73 %. The decoder blocks take 6.2 bits a weight; all of them at 4 
 """
 
 import ctypes
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from math import prod
 from typing import Final
@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from inferd.plugin import LoadError
 from inferd_cpu.finder import Part, Source
-from inferd_cpu.inventory import Inventory
+from inferd_cpu.inventory import Inventory, Parts
 from inferd_cpu.native import (
     EXPERT_PARTS,
     LAYER_PARTS,
@@ -81,8 +81,13 @@ def find_obstacle(architecture: Architecture, inventory: Inventory, native: Nati
     ):
         if size % step:
             return f"the {what} is {size}, which is not a multiple of {step}"
-    for part in inventory.parts:
-        for source in part.sources if part.field in {*PARTS, *_EXPERTS} else ():
+    return find_unpackable([part for part in inventory.parts if part.field in {*PARTS, *_EXPERTS}], native)
+
+
+def find_unpackable(matrices: Iterable[Part], native: Native) -> str:
+    """A tensor of these parts that the library cannot pack, as a clause; "" when it can pack all."""
+    for part in matrices:
+        for source in part.sources:
             if not native.library.inferd_can_pack(TYPES[source.tensor.format.name]):
                 return f"tensor {source.tensor.name!r} is {source.tensor.format.name}, which cannot be packed"
     return ""
@@ -137,7 +142,7 @@ class NativeWeights:
         self,
         file: ModelFile,
         architecture: Architecture,
-        inventory: Inventory,
+        inventory: Parts,
         native: Native,
         *,
         quantization: str,

@@ -96,8 +96,7 @@ def make_plan(
     """
     check_batch(batch, limits)
     if not causal:
-        whole = (np.diff(batch.starts) == batch.lengths).all()
-        _demand(bool(whole), "a part of a sequence, whose tokens see all others")
+        check_whole(batch)
     starts, lengths = batch.starts.astype(np.intp), batch.lengths.astype(np.intp)
     positions = batch.positions.astype(np.intp)
     sequences = np.repeat(np.arange(len(lengths)), np.diff(starts))
@@ -238,6 +237,16 @@ def check_batch(batch: TokenBatch, limits: TokenLimits) -> None:
     _demand_within("logit row", batch.logit_rows, 0, tokens)
     if batch.hidden_rows is not None:
         _demand_within("hidden row", batch.hidden_rows, 0, tokens)
+
+
+def check_whole(batch: TokenBatch) -> None:
+    """Check that all of each sequence is in a batch.
+
+    Raises:
+        ValueError: A part is not.
+    """
+    whole = (np.diff(batch.starts) == batch.lengths).all()
+    _demand(bool(whole), "a part of a sequence, whose tokens see all others")
 
 
 def check_windows(batch: TokenBatch, limits: TokenLimits) -> None:

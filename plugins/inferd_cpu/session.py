@@ -7,11 +7,12 @@ from numpy.typing import NDArray
 
 from inferd.plugin import StepResult, TokenBatch, TokenLimits
 from inferd_cpu.delta import check_states
+from inferd_cpu.embedding import embed
 from inferd_cpu.feeds import add_experts_beside, feed
 from inferd_cpu.layer_inputs import make_layer_inputs
 from inferd_cpu.mixing import Mixer, Place
 from inferd_cpu.norms import multiply, normalize
-from inferd_cpu.plan import Plan, check_pairs, make_plan
+from inferd_cpu.plan import check_pairs, make_plan
 from inferd_cpu.shapes import Architecture
 from inferd_cpu.streams import Streams
 from inferd_cpu.weights import Layer, Weights
@@ -62,14 +63,7 @@ class CpuSession:
         if (state := self._state) is not None:
             check_states(plan, state.keys, apart=state.apart)
         residual = work.residual[: len(plan.token_ids)]
-        np.take(weights.embedding, plan.token_ids, axis=0, out=residual, mode="clip")
-        if a.embedding_scale != 1:
-            residual *= np.float32(a.embedding_scale)
-        if weights.positions is not None:
-            residual += weights.positions[plan.positions]
-        if weights.types is not None:
-            residual += weights.types[self._find_types(plan)]
-        self._normalize(residual, weights.embedding_norm, weights.embedding_norm_bias)
+        embed(a, weights, plan.token_ids, plan.positions, plan.starts, separator=self._separator, out=residual)
         self._mixer.begin(plan, weights)
         with np.errstate(over="ignore"):  # exp of a large number is inf, and a gate divided by that is 0, as it should
             inputs = make_layer_inputs(a, weights, plan.token_ids, residual)
@@ -106,17 +100,6 @@ class CpuSession:
     def close(self) -> None:
         """Give the memory back."""
         del self._weights, self._workspace, self._mixer, self._places, self._state, self._streams
-
-    def _find_types(self, plan: Plan) -> NDArray[np.intp]:
-        """The type of each token, shape (T,): 1 behind the first separator of its sequence, where there are types."""
-        types = np.zeros(len(plan.token_ids), np.intp)
-        if self._weights.types is None or len(self._weights.types) == 1:
-            return types
-        for first, end in zip(plan.starts[:-1], plan.starts[1:], strict=True):
-            found = np.flatnonzero(plan.token_ids[first:end] == self._separator)
-            if len(found):
-                types[first + found[0] + 1 : end] = 1
-        return types
 
     def _make_place(self, index: int) -> Place:
         # Zeros, not leftovers: a row multiplies values that it must not see with 0, and 0 times NaN is not 0.

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from inferd.plugin import LoadError
 from inferd_cpu.finder import Source
-from inferd_cpu.inventory import Inventory
+from inferd_cpu.inventory import Inventory, Parts
 from inferd_cpu.shapes import Architecture
 from inferd_cpu.stored_rows import StoredRows
 from inferd_weights.model_file import ModelFile
@@ -123,7 +123,7 @@ class Weights:
 def load_weights(
     file: ModelFile,
     architecture: Architecture,
-    inventory: Inventory,
+    inventory: Parts,
     report: Callable[[float], None],
 ) -> Weights:
     """Decode all weights but what stays in the file; `report` gets the part that is done, rising to 1.

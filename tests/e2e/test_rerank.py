@@ -35,7 +35,7 @@ def test_documents_come_in_the_order_of_their_scores(tmp_path: Path) -> None:
         kernel_process(tmp_path / "kernel", environment={"INFERD_BACKENDS": "cpu"}) as kernel,
         Client(kernel.address) as client,
     ):
-        client.create_model("ranker", source=str(tmp_path / "bert"))
+        client.create_model("ranker", source=str(tmp_path / "bert"), settings={"compute": "exact"})
         ranked = client.rerank("ranker", "who makes wet", DOCUMENTS)
         assert [each.index for each in ranked] == order
         assert [each.score for each in ranked] == pytest.approx([expected[index] for index in order], abs=1e-3)

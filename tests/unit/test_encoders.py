@@ -25,7 +25,7 @@ LENGTHS = (1, 17, 100, 2, 11, 64)  # of sequences in one step: shorter and longe
 def test_hidden_states_are_those_of_transformers(tmp_path: Path, name: str) -> None:
     """Of sequences of several lengths in one step, in scattered blocks; half a window is behind a token."""
     network = write_encoder(name, tmp_path / "tiny.gguf")
-    settings = read_settings(SPEC, {"kv_tokens": "2048"})
+    settings = read_settings(SPEC, {"kv_tokens": "2048", "compute": "exact"})
     request = LoadRequest(path=tmp_path / "tiny.gguf", device="cpu:0", settings=settings, capacity_bytes=1 << 30)
     model = CpuBackend().load(request, lambda _: None)
     assert model.embedding.add_eos

@@ -48,7 +48,7 @@ def write(kind: str, folder: Path, *, head: bool = False) -> Any:
 
 
 def load(path: Path) -> LoadedModel:
-    settings = read_settings(SPEC, {"kv_tokens": "2048"})
+    settings = read_settings(SPEC, {"kv_tokens": "2048", "compute": "exact"})
     request = LoadRequest(path=path, device="cpu:0", settings=settings, capacity_bytes=1 << 30)
     return CpuBackend().load(request, lambda _: None)
 

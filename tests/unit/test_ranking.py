@@ -29,7 +29,7 @@ PAIRS = [("who makes the grass wet", "the rain makes it wet"), ("what is sun", "
 
 
 def load(path: Path) -> LoadedModel:
-    settings = read_settings(SPEC, {"kv_tokens": "2048"})
+    settings = read_settings(SPEC, {"kv_tokens": "2048", "compute": "exact"})
     request = LoadRequest(path=path, device="cpu:0", settings=settings, capacity_bytes=1 << 30)
     return CpuBackend().load(request, lambda _: None)
 

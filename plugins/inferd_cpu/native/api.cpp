@@ -3,6 +3,7 @@
 #include <cstring>
 #include <new>
 
+#include "encoder.h"
 #include "ggml_small.h"
 #include "model.h"
 #include "sampling.h"
@@ -12,7 +13,7 @@ using namespace inferd;
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
 // Changes with every change of a function or struct below: a library of another build is not used.
-constexpr int kInterface = 13;
+constexpr int kInterface = 14;
 
 EXPORT int inferd_interface() { return kInterface; }
 
@@ -87,4 +88,34 @@ EXPORT int inferd_choose_token(const void* kernels, const float* logits, int siz
   const char* name = static_cast<const Kernels*>(kernels)->name;
   const inferd::Choice choice{temperature, top_k, top_p, min_p, point};
   return inferd::choose_token(choose_norms(name), logits, size, choice, weights, order);
+}
+
+// Encoders, as encoder.h has them.
+EXPORT size_t inferd_encoder_bytes(const EncoderShape* shape, const void* kernels) {
+  return Encoder::workspace_bytes(*shape, *static_cast<const Kernels*>(kernels));
+}
+EXPORT void* inferd_encoder_open(const EncoderShape* shape, const void* kernels, const int32_t* formats,
+                                 size_t vector_floats) {
+  Encoder* encoder = new (std::nothrow) Encoder(*shape, *static_cast<const Kernels*>(kernels));
+  if (encoder && !encoder->take_memory(formats, vector_floats)) {
+    delete encoder;
+    encoder = nullptr;
+  }
+  return encoder;
+}
+EXPORT void inferd_encoder_close(void* encoder) { delete static_cast<Encoder*>(encoder); }
+EXPORT int inferd_encoder_pack(void* encoder, int part, int layer, int source, int type, const void* blocks,
+                               const int32_t* order) {
+  return static_cast<Encoder*>(encoder)->pack(part, layer, source, type, blocks, order);
+}
+EXPORT void inferd_encoder_set(void* encoder, int vector, int layer, const float* numbers, int count) {
+  static_cast<Encoder*>(encoder)->set_vector(vector, layer, numbers, count);
+}
+
+// 0 when done; 1 when the step is not sound: nothing has changed.
+EXPORT int inferd_encode(void* encoder, const EncoderStep* step) {
+  Encoder& e = *static_cast<Encoder*>(encoder);
+  if (!e.is_sound(*step)) return 1;
+  e.compute(*step);
+  return 0;
 }

@@ -1,14 +1,16 @@
 #include <cstring>
 
 #include "attention.h"
+#include "encoder.h"
 #include "norms.h"
 
 namespace inferd {
 
-#define DECLARE(isa)                  \
-  namespace isa {                     \
-  extern const Norms norms;           \
-  extern const Attention attention;   \
+#define DECLARE(isa)                           \
+  namespace isa {                              \
+  extern const Norms norms;                    \
+  extern const Attention attention;            \
+  extern const WholeAttention whole_attention; \
   }
 DECLARE(plain)
 #if defined(HAVE_AVX2)
@@ -63,6 +65,15 @@ const Attention& choose_attention(const char* name) {
   CHOOSE_NEON(attention);
   (void)name;
   return plain::attention;
+}
+
+const WholeAttention& choose_whole_attention(const char* name) {
+  CHOOSE_AVX2(whole_attention);
+  CHOOSE_AVX512(whole_attention);
+  CHOOSE_AMX(whole_attention);
+  CHOOSE_NEON(whole_attention);
+  (void)name;
+  return plain::whole_attention;
 }
 
 }  // namespace inferd
