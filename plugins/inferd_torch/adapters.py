@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from inferd.plugin import LoadError, ReadAdapter, TokenBatch
 from inferd_torch.packed.linear import PackedLinear
+from inferd_torch.packed.rounded import RoundedLinear
 from inferd_weights.adapter_files import Pair, read_gguf_adapter, read_peft
 from inferd_weights.row_orders import PAIRED, SAME
 
@@ -45,7 +46,7 @@ class Adapting:
         self._targets = {
             name: module
             for name, module in network.named_modules()
-            if type(module) in {nn.Linear, PackedLinear} and _LAYER.fullmatch(name) and module in texts
+            if type(module) in {nn.Linear, PackedLinear, RoundedLinear} and _LAYER.fullmatch(name) and module in texts
         }
         self._held: dict[int, Matrices] = {}  # by slot
         self._hooked: set[str] = set()

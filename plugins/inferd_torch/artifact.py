@@ -25,6 +25,7 @@ class Artifact:
         metadata: Of a GGUF file, what nobody has read yet.
         names: Of a folder's weights.
         packing: How its weights of 4 bits are stored; None where it has none.
+        rounded: Whether the weights of its layers are rounded to 8 bits when they are read.
     """
 
     path: Path
@@ -38,3 +39,4 @@ class Artifact:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     names: frozenset[str] = frozenset()
     packing: Packing | None = None
+    rounded: bool = False

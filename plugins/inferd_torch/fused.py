@@ -18,6 +18,7 @@ from torch.nn.functional import linear, silu
 
 from inferd_torch.attention import PagedAttention
 from inferd_torch.packed.linear import PackedLinear, merge_packed
+from inferd_torch.packed.rounded import RoundedLinear, merge_rounded
 from inferd_torch.scoring import Scoring
 
 FAMILIES = {  # whose layers are: norm, attention with rotated halves, sum, norm, gated network, sum
@@ -112,6 +113,7 @@ def _turned(heads: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
 
 
 Product = Callable[[Tensor], Tensor]
+LINEAR = frozenset({nn.Linear, PackedLinear, RoundedLinear})
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,8 +222,8 @@ def _is_plain(network: Any) -> bool:
         and norms == {float(base.norm.variance_epsilon)}
         and cosines.shape[-1] == width  # rotated as a whole
         and width % 2 == 0
-        and all(type(each) in {nn.Linear, PackedLinear} for layer in base.layers for each in _products(layer))
-        and type(network.lm_head) in {nn.Linear, PackedLinear}
+        and all(type(each) in LINEAR for layer in base.layers for each in _products(layer))
+        and type(network.lm_head) in LINEAR
     )
 
 
@@ -252,9 +254,11 @@ def _take(layer: Any, window: int | None) -> _Layer:
 def _merge(*products: Any) -> Product:
     """Their weights as one, of which theirs are parts from now on: nothing is held twice.
 
-    Packed ones that cannot be one are computed one after the other.
+    Packed ones that cannot be one, and those of several kinds, are computed one after the other.
     """
-    if any(type(product) is PackedLinear for product in products):
+    if all(type(product) is RoundedLinear for product in products):
+        return merge_rounded(products)
+    if any(type(product) is not nn.Linear for product in products):
         together = merge_packed(products) if all(type(each) is PackedLinear for each in products) else None
         return together or (lambda rows: torch.cat([product(rows) for product in products], dim=-1))
     merged: list[Tensor | None] = []

@@ -37,6 +37,7 @@ from inferd_torch.capacity import (
 from inferd_torch.folder import read_folder
 from inferd_torch.fused import fuse
 from inferd_torch.packed.linear import PackedLinear, count_bytes
+from inferd_torch.packed.rounded import CAPABILITY, MultiplyRounded, NarrowProduct, RoundedLinear
 from inferd_torch.pool import LayerShape
 from inferd_torch.pulse import Pulse
 from inferd_torch.session import TorchSession
@@ -94,13 +95,15 @@ def examine(request: LoadRequest) -> Examined:
     """
     device = torch.device("cpu" if request.device == devices.CPU else request.device)
     artifact, config = _read(request)
+    artifact = _settle_weights(request, artifact)
     ranks = _count_ranks(request)
     dtype = network.choose_dtype(artifact, config, str(request.settings["dtype"]), device)
     skeleton, share = network.make_skeleton(artifact, config), None
-    if ranks > 1 and artifact.packing is not None:
+    if ranks > 1 and (artifact.packing is not None or artifact.rounded):
+        what = f"4 bits ({artifact.packing.method})" if artifact.packing else "8 bits (setting 'weights')"
         raise UnsupportedModelError(
-            f"{request.path}: weights of 4 bits ({artifact.packing.method}) are not divided among {ranks} ranks: leave"
-            " out 'devices' and 'ranks', or take plain safetensors"
+            f"{request.path}: weights of {what} are not divided among {ranks} ranks: leave out 'devices' and 'ranks',"
+            " or take plain weights"
         )
     if ranks > 1:
         share, whole = divide(artifact, config, ranks), skeleton
@@ -173,6 +176,23 @@ def _count_ranks(request: LoadRequest) -> int:
     return given
 
 
+def _settle_weights(request: LoadRequest, artifact: Artifact) -> Artifact:
+    """What is read of a folder, with its weights as the setting says.
+
+    Raises:
+        LoadError: The setting contradicts what is stored.
+    """
+    if request.settings["weights"] == "stored":
+        return artifact
+    stored = f"4 bits ({artifact.packing.method})" if artifact.packing is not None else "a GGUF file"
+    if artifact.packing is not None or "gguf_file" in artifact.options:
+        raise LoadError(
+            f"{request.path}: setting 'weights' is {request.settings['weights']!r}, which rounds plain weights of"
+            f" folders; these are of {stored}: leave it out"
+        )
+    return replace(artifact, rounded=True)
+
+
 def _read(request: LoadRequest) -> tuple[Artifact, Any]:
     """What is on disk, and its configuration."""
     if request.path.is_dir():
@@ -212,7 +232,9 @@ def load(model: Examined, request: LoadRequest, progress: ReportProgress) -> Loa
         architecture=model.config.model_type,
         parameters=model.artifact.parameters,
         weight_format=model.artifact.weight_format,
-        compute_format=str(model.dtype).removeprefix("torch.").upper() + (f" by {ranks} ranks" if ranks > 1 else ""),
+        compute_format=str(model.dtype).removeprefix("torch.").upper()
+        + (" with weights of fp8" if model.artifact.rounded else "")
+        + (f" by {ranks} ranks" if ranks > 1 else ""),
     )
     artifact = model.artifact
     return LoadedModel(
@@ -318,13 +340,19 @@ def open_session(
     # Triton comes with CUDA builds only.
     from inferd_torch.fused_kernels import TritonSteps  # noqa: PLC0415
     from inferd_torch.packed.kernels import TritonProduct  # noqa: PLC0415
+    from inferd_torch.packed.rounded_kernels import WideProduct, round_rows  # noqa: PLC0415
     from inferd_torch.paged_decode import PagedDecode  # noqa: PLC0415
     from inferd_torch.paged_prefill import PagedPrefill  # noqa: PLC0415
 
     card, decoder = torch.cuda.get_device_properties(device), None
+    narrow: MultiplyRounded = WideProduct(card.multi_processor_count)
+    if card.major >= CAPABILITY:
+        narrow = NarrowProduct(round_rows, narrow)
     for module in net.modules():
         if isinstance(module, PackedLinear):
             module.product = TritonProduct(card.multi_processor_count)
+        elif isinstance(module, RoundedLinear):
+            module.product = narrow
     if graphs and not network.is_recordable(net, dtype, (card.major, card.minor)):
         graphs = False
         _log.warning("decode steps are not recorded: products of experts in %s wait for this device", dtype)

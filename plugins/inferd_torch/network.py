@@ -200,8 +200,8 @@ def load_network(
         LoadError: A weight is missing, or has another shape than the configuration says.
     """
     register()
-    if artifact.packing is not None and weights is None:
-        with packed_weights(artifact) as packed:
+    if (artifact.packing is not None or artifact.rounded) and weights is None:
+        with packed_weights(artifact, make_skeleton(artifact, config)) as packed:
             return load_network(artifact, config, device=device, dtype=dtype, weights=packed, attention=attention)
     logging.disable_progress_bar()
     options = _options(artifact)
@@ -240,8 +240,8 @@ def load_network(
 
 
 def _with_packed(kind: Any, artifact: Artifact) -> Any:
-    """The class of a network that is made with modules for the packed weights of a folder, where that has any."""
-    if artifact.packing is None:
+    """The class of a network that is made with modules for packed or rounded weights, where there are to be any."""
+    if artifact.packing is None and not artifact.rounded:
         return kind
 
     class WithPacked(kind):  # type: ignore[misc] # what it is is found at run time

@@ -62,6 +62,15 @@ SPEC = BackendSpec(
             description="numbers that the model computes with; auto: the model's own on CUDA, float32 on the processor",
         ),
         Setting(
+            name="weights",
+            kind="str",
+            default="stored",
+            choices=("stored", "fp8"),
+            description="fp8: weights of the linear modules of layers are rounded to 8 bits when they are read, with a"
+            " scale for each output; a GPU that multiplies such numbers has the rows rounded, too. For folders of plain"
+            " weights",
+        ),
+        Setting(
             name="cuda_graphs",
             kind="bool",
             default=True,

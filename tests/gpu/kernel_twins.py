@@ -15,7 +15,8 @@ from torch import Tensor
 
 from inferd_torch import fused_kernels, paged_decode, paged_prefill, spans, split
 from inferd_torch.fused import Rotation, TorchSteps
-from inferd_torch.packed import kernels, layouts, linear
+from inferd_torch.packed import kernels, layouts, linear, rounded_kernels
+from inferd_torch.packed import rounded as narrow
 from inferd_torch.scoring import Scoring
 
 SMALL = ((6, 2, 24, 40, 8),)  # heads, shared, width, width of values, block
@@ -131,6 +132,29 @@ def packed(device: str, kind: torch.dtype, shapes: tuple[Any, ...]) -> Iterator[
         yield far(given, linear.multiply(own, words, scales, zeros, bias, group=group))
 
 
+def rounded(device: str, kind: torch.dtype, shapes: tuple[Any, ...]) -> Iterator[float]:
+    """Products with weights of fp8, whole and in parts."""
+    inputs, outputs = (300, 70) if shapes is SMALL else (1100, 200)
+    numbers, scales = (each.to(device) for each in narrow.round_rows(torch.randn(outputs, inputs)))
+    for rows, parts in ((3, 2), (17, 1), (3, 1), (70, 1)):
+        bias = torch.randn(outputs, device=device).to(kind) if rows == 3 else None
+        own = torch.randn(rows, inputs, device=device).to(kind)
+        given = rounded_kernels.multiply(own, numbers, scales[:, 0], bias, parts=parts)
+        yield far(given, narrow.multiply_wide(own, numbers, scales[:, 0], bias))
+
+
+def rounds(device: str, kind: torch.dtype, shapes: tuple[Any, ...]) -> Iterator[float]:
+    """Rows rounded to fp8; none has a number that lies between two of that kind, which may be rounded either way."""
+    del shapes
+    if device != "cpu" and torch.cuda.get_device_capability(device)[0] < narrow.CAPABILITY:
+        yield 0.0
+        return
+    own = (torch.randint(-8, 9, (3, 300), device=device) * 0.25).to(kind)
+    own[:, 0], own[2] = 7.0, 0.0
+    both = [each(own) for each in (rounded_kernels.round_rows, narrow.round_rows)]
+    yield max(far(*pair) for pair in zip(*both, strict=True))
+
+
 def far(given: Tensor, stated: Tensor) -> float:
     """The largest difference, as a part of the largest number; infinite where one is NaN."""
     given, stated = given.float(), stated.float()
@@ -142,7 +166,7 @@ def far(given: Tensor, stated: Tensor) -> float:
 def compare(device: str, kinds: tuple[torch.dtype, ...], shapes: tuple[Any, ...]) -> Iterator[tuple[str, str, float]]:
     """The name of each kernel, the type of its numbers, and the largest difference of all cases."""
     torch.manual_seed(0)
-    for cases in (decode, prefill, norm, rotate, gate, packed):
+    for cases in (decode, prefill, norm, rotate, gate, packed, rounded, rounds):
         for kind in kinds:
             yield cases.__name__, str(kind).removeprefix("torch."), max(cases(device, kind, shapes))
 

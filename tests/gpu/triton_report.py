@@ -20,7 +20,9 @@ from triton.compiler import ASTSource
 
 from inferd_torch import fused_kernels, paged_decode, paged_prefill
 from inferd_torch.packed import kernels as packed
+from inferd_torch.packed import rounded_kernels
 from inferd_torch.packed.layouts import RUN, WIDTH
+from inferd_torch.packed.rounded import LARGEST, LEAST
 from inferd_torch.spans import FIELDS, ROWS
 from inferd_torch.split import TILE
 
@@ -29,6 +31,7 @@ SHARED_BYTES = {"sm_80": 163 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10}
 KINDS = {"bf16": 2, "fp32": 4}  # fp16 is compiled as bf16 is
 SPILLED_BYTES = {"bf16": 16, "fp32": 2048}  # by thread; float32 is for comparing, and slow with or without them
 SHAPES = ((32, 8, 64), (64, 8, 128), (16, 8, 256))  # heads, shared, width
+NARROW = 90  # from here on devices multiply numbers of fp8
 Case = tuple[str, Any, dict[str, str], dict[str, Any], dict[str, int]]
 
 
@@ -131,6 +134,34 @@ def packed_cases(kind: str) -> Iterator[Case]:
     )
 
 
+def rounded_cases(kind: str) -> Iterator[Case]:
+    """Products with weights of fp8 that are widened, and what rounds rows where a device multiplies such numbers."""
+    for rows in (packed.FEW_ROWS, packed.MORE_ROWS):
+        yield (
+            f"widen by {rows} rows",
+            rounded_kernels._widen,
+            {
+                "inputs": f"*{kind}",
+                "numbers": "*u8",
+                "scales": "*fp32",
+                "bias": f"*{kind}",
+                "rows": "i32",
+                "parts": "i32",
+            }
+            | {"sums": "*fp32" if rows == packed.FEW_ROWS else f"*{kind}"},
+            {"INPUTS": 14336, "OUTPUTS": 4096, "BIASED": rows != packed.FEW_ROWS, "ROWS": rows}
+            | {"TILE": rounded_kernels.TILE, "COLUMNS": packed.OUTPUTS, "LIFT": rounded_kernels.LIFT},
+            {"num_stages": rounded_kernels.STAGES[rows]},
+        )
+    yield (
+        "round 14336",
+        rounded_kernels._round,
+        {"rows": f"*{kind}", "numbers": "*fp8e4nv", "scales": "*fp32"},
+        {"WIDTH": 14336, "PADDED": 16384, "LARGEST": LARGEST, "LEAST": LEAST},
+        {"num_warps": 16},
+    )
+
+
 def compile_one(case: Case, kind: str, target: str) -> dict[str, Any]:
     """One kernel for one kind of GPU; pointers are to whole 16 bytes but where no kernel may count on that."""
     name, kernel, arguments, constants, options = case
@@ -188,7 +219,9 @@ def main(targets: list[str]) -> int:
     bad = 0
     for target in targets or TARGETS:
         for kind in KINDS:
-            for case in (*attention_cases(kind), *step_cases(kind), *packed_cases(kind)):
+            for case in (*attention_cases(kind), *step_cases(kind), *packed_cases(kind), *rounded_cases(kind)):
+                if case[0].startswith("round") and int(target[3:]) < NARROW:
+                    continue
                 line = compile_one(case, kind, target)
                 line["fits"] = (
                     line["spilled_bytes"] <= SPILLED_BYTES[kind] and line["shared_bytes"] <= SHARED_BYTES[target]

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from inferd_torch.packed.layouts import PLACES, WIDTH, unpack_runs
+from inferd_torch.packed.rounded import RoundedLinear
 
 MIDDLE = 8  # the zero point where none are stored
 UNPACKED = 1 << 22  # numbers that are unpacked at a time: beside the weights they take 9 bytes each
@@ -153,7 +154,8 @@ def merge_packed(products: Sequence[PackedLinear]) -> PackedLinear | None:
 
 
 def count_bytes(network: nn.Module) -> int:
-    """What the packed weights of a network take, without biases."""
+    """What the packed and rounded weights of a network take, without biases."""
+    kinds = (PackedLinear, RoundedLinear)
     return sum(
-        buffer.nbytes for module in network.modules() if isinstance(module, PackedLinear) for buffer in module.buffers()
+        buffer.nbytes for module in network.modules() if isinstance(module, kinds) for buffer in module.buffers()
     )
