@@ -174,6 +174,7 @@ def make_front(
                 share=scheduler.tenant_share,
                 most_bytes=settings.functions.memo_bytes,
             ),
+            holds=authority.holds,
         ),
         pipelines=pipelines.Pipelines(
             driver, run_tasks, shelf, PipelineWire(settings.pipelines, limits.prompt_bytes), settings, rows

@@ -43,7 +43,15 @@ class Breaking:
 async def test_a_question_that_cannot_be_answered_holds_up_no_other() -> None:
     """However many questions break what answers them, each is answered by an error."""
     kernel, nobody = Kernel(), Any
-    asking = Asking(kernel, nobody, Breaking(), in_flight=IN_FLIGHT, timeout_s=60, memos=nobody)  # type: ignore[arg-type] # what it needs of them
+    asking = Asking(
+        kernel,  # type: ignore[arg-type] # what it needs of it
+        nobody,
+        Breaking(),  # type: ignore[arg-type] # likewise
+        in_flight=IN_FLIGHT,
+        timeout_s=60,
+        memos=nobody,
+        holds=lambda *_: True,
+    )
     for number in range(2 * IN_FLIGHT + 1):
         asking.asked(Question(InstanceId("i"), TaskId("t"), 1, number), b"{}")
     async with asyncio.timeout(60):

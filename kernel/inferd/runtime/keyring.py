@@ -128,6 +128,11 @@ class Keyring:
         ends = [end for end in (key.expires, secret.until) if end is not None]
         return Login(principal=key.principal, expires=min(ends, default=None), key_id=key.key_id, secret=secret.number)
 
+    def has(self, key_id: str) -> bool:
+        """Whether there is a key of this id that holds."""
+        key = self._keys.get(key_id)
+        return key is not None and key.state(self._wall()) is KeyState.ACTIVE
+
     def find(self, key_id: str, permits: Permits) -> Key:
         """The key of this id, if the call that asks for it `permits` that.
 

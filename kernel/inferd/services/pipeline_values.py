@@ -12,7 +12,7 @@ from inferd.core.pipeline import IN_FLIGHT, Case, ForEach, Gives, Pipeline, Retr
 from inferd.core.policy import Grant
 from inferd.core.shapes import Shape, check_few
 from inferd.errors import InvalidFieldError, LimitExceededError
-from inferd.runtime.ask_grants import allow_asks
+from inferd.runtime.ask_grants import MayRun, allow_asks
 from inferd.services.run_requests import new_task_id
 from inferd.services.sampling_values import check_sampling
 from inferd.services.task_values import read_spec, request_bytes
@@ -165,7 +165,8 @@ class PipelineWire:
             raise TypeError(type(template))
         labels = {**order.labels, PIPELINE_LABEL: f"{order.run_id}/{step.name}"}
         spec, size_bytes = self._make(template, texts, labels=labels, deadline=deadline, seed=seed)
-        allow_asks(spec, Grant(order.allows, order.denies))
+        grant = Grant(order.allows, order.denies)
+        allow_asks(spec, MayRun(grant=grant, name=order.who, roles=order.roles, key_id=order.key_id))
         return replace(spec, tenant=order.tenant, lease_id=order.lease_id, priority=order.priority), size_bytes
 
     def _make(

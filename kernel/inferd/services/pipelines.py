@@ -24,7 +24,7 @@ from inferd_api.v1 import priority_pb2
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from inferd.core.policy import Grant
+    from inferd.runtime.ask_grants import MayRun
     from inferd.runtime.front import pipelines as front
     from inferd.runtime.pipelines.book import Known
     from inferd.runtime.pipelines.journal import Entry, Journal, StepBook
@@ -45,7 +45,7 @@ class Pipelines:
         """Check a pipeline and begin a run of it."""
         if request.WhichOneof("input") == "dataset":
             call.admission.check(READ_DATASET)
-        known = await self._pipelines.create(_read(request, call.admission.grant), call.caller)
+        known = await self._pipelines.create(_read(request, call.admission.may_run), call.caller)
         return ps.CreatePipelineRunResponse(run=_write(known, known.journal))
 
     async def GetPipelineRun(self, request: ps.GetPipelineRunRequest, call: Call) -> ps.GetPipelineRunResponse:  # noqa: N802 - the wire's name
@@ -82,7 +82,7 @@ class Pipelines:
         return ps.CancelPipelineRunResponse(run=_write(known, await self._pipelines.journal(known)))
 
 
-def _read(request: ps.CreatePipelineRunRequest, may_run: Grant) -> WantedRun:
+def _read(request: ps.CreatePipelineRunRequest, may_run: MayRun) -> WantedRun:
     check_request_id(request.request_id)
     check_task_labels(request.labels, "labels")
     ttl_s = read_seconds(request.ttl, "ttl") if request.HasField("ttl") else None

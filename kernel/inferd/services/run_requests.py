@@ -6,10 +6,9 @@ from hashlib import sha256
 from secrets import token_bytes
 from time import time_ns
 
-from inferd.core.policy import NOTHING, Grant
 from inferd.core.task import TaskSpec
 from inferd.errors import InvalidFieldError
-from inferd.runtime.ask_grants import allow_asks
+from inferd.runtime.ask_grants import NOBODY, MayRun, allow_asks
 from inferd.runtime.clock import Clock
 from inferd.runtime.front.caller import Caller
 from inferd.services.calls import check_request_id
@@ -33,7 +32,7 @@ def read_run(
     *,
     prompt_limit_bytes: int,
     named: Mapping[int, Named],
-    may_run: Grant = NOTHING,
+    may_run: MayRun = NOBODY,
 ) -> TaskSpec:
     """A new task of a caller; `named` is what its inputs name elsewhere, `may_run` which models it may run.
 
@@ -62,7 +61,7 @@ def read_create(
     *,
     prompt_limit_bytes: int,
     named: Mapping[int, Named],
-    may_run: Grant = NOTHING,
+    may_run: MayRun = NOBODY,
     repeated: bool = False,
 ) -> TaskSpec:
     """A new task that outlives its client; its deadline is not that of the call.

@@ -158,7 +158,7 @@ class TaskOrders:
             caller,
             prompt_limit_bytes=self._prompt_limit_bytes,
             named=named,
-            may_run=self._call.admission.grant,
+            may_run=self._call.admission.may_run,
         )
         del named  # what it holds stays with the core
         await self._open.run(tag, spec, interval_s=interval_s, linger_s=linger_s)

@@ -51,7 +51,7 @@ class Tasks:
             call.caller,
             prompt_limit_bytes=self._prompt_limit_bytes,
             named=named,
-            may_run=call.admission.grant,
+            may_run=call.admission.may_run,
         )
         running = self._tasks.run(spec, size_bytes=request_bytes(request.spec, spec))
         del spec, named  # it stays with the core, for as long as that needs it
@@ -78,7 +78,7 @@ class Tasks:
             self._tasks.clock,
             prompt_limit_bytes=self._prompt_limit_bytes,
             named=named,
-            may_run=call.admission.grant,
+            may_run=call.admission.may_run,
             repeated=self._tasks.knows(call.caller, request.request_id),
         )
         with self._tasks.holding(spec.tenant, request_bytes(request.spec, spec)):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Self
 from inferd.core.policy import Grant, Policy, ResourceKind, Rules, Verb
 from inferd.core.principal import ANY
 from inferd.errors import InferdError, PermissionDeniedError, UnauthenticatedError
+from inferd.runtime.ask_grants import MayRun
 from inferd.runtime.signal import Signal
 
 if TYPE_CHECKING:
@@ -72,6 +73,12 @@ class Admission:
             await self.block.__aexit__(kind, error, traceback)
         except TimeoutError:
             raise (self.error or expired()) from None
+
+    @property
+    def may_run(self) -> MayRun:
+        """What it may run, for calls of functions, which ask models later."""
+        own = self.login.principal
+        return MayRun(grant=self.grant, name=own.name, roles=tuple(sorted(own.roles)), key_id=self.login.key_id)
 
     def check_models(self, models: Iterable[str]) -> None:
         """Refuse models that it may not name.

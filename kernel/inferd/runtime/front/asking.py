@@ -25,18 +25,19 @@ from inferd.errors import (
     present,
 )
 from inferd.moderation.rules import Classifier
-from inferd.runtime.ask_grants import grant_of
+from inferd.runtime.ask_grants import asker_of
 from inferd.runtime.classifying import classifying_task, read_labels, text_input
 from inferd.runtime.evaluation_work import TASK_ID_BYTES, Given, Whose, question, reading_task
 from inferd.runtime.front.room import patiently
 from inferd.runtime.instances import answering
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
-    from inferd.core.ids import InstanceId
+    from inferd.core.ids import InstanceId, Tenant
     from inferd.core.task import TaskSpec
     from inferd.core.task_events import Logprobs
+    from inferd.runtime.ask_grants import MayRun
     from inferd.runtime.driver import Driver
     from inferd.runtime.front.memos import Memos
     from inferd.runtime.front.tasks import Tasks
@@ -142,13 +143,22 @@ class Asking:
         in_flight: Questions of one call at once.
         timeout_s: How long one may take.
         memos: What functions keep.
+        holds: Whether whoever made a call may still run a model for a tenant.
 
     Attributes:
         memos: See there.
     """
 
     def __init__(
-        self, driver: Driver, tasks: Tasks, wire: Wire, *, in_flight: int, timeout_s: float, memos: Memos
+        self,
+        driver: Driver,
+        tasks: Tasks,
+        wire: Wire,
+        *,
+        in_flight: int,
+        timeout_s: float,
+        memos: Memos,
+        holds: Callable[[MayRun, Tenant, ModelName], bool],
     ) -> None:
         self._driver = driver
         self._tasks = tasks
@@ -156,6 +166,7 @@ class Asking:
         self._in_flight = in_flight
         self._timeout_s = timeout_s
         self.memos = memos
+        self._holds = holds
         self._calls: dict[tuple[InstanceId, int], OpenCall] = {}
         driver.asks.run_by(self)
 
@@ -248,7 +259,8 @@ class Asking:
                 field="ask.model",
             )
         own = self._driver.views.aliases.get(ModelName(given), ModelName(given))
-        if not grant_of(call).permits(own):
+        asker = asker_of(call)
+        if not asker.grant.permits(own) or not self._holds(asker, call.tenant, own):  # or not any more
             raise PermissionDeniedError(
                 f"who called the function may not run model {given[:80]!r}",
                 metadata={"model": given[:80], "verb": "run", "kind": "task"},

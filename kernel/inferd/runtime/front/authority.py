@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from inferd import auth_settings as settings
     from inferd.config import Settings
+    from inferd.runtime.ask_grants import MayRun
     from inferd.runtime.certificates import Certificates
     from inferd.runtime.driver import Driver
     from inferd.runtime.keeper import Keeper
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 CONFIGURATION = b"inferd audit 1 configuration"
 """What the key that hashes the configuration for the audit trail is derived for from the pepper."""
-MAKE_KEYS = Policy(Verb.CREATE, ResourceKind.KEY)
+MAKE_KEYS, RUN_TASK = Policy(Verb.CREATE, ResourceKind.KEY), Policy(Verb.RUN, ResourceKind.TASK)
 KEY_BEGINS, UNIX, MUTUAL_TLS = "ik_", "unix:", "mtls:"
 
 
@@ -92,6 +93,14 @@ class Authority:
             keyring.adopt(await keeper.read(kept_keys))
             auth.adopt_rules(await keeper.read(kept_rules))
         return cls(keyring, tokens, certificates, access, auth)
+
+    def holds(self, asker: MayRun, tenant: str, model: str) -> bool:
+        """Whether whoever made a call may still run a model: its key holds, and the rules allow it now."""
+        if not asker.name:  # the call is of a kernel before this one
+            return True
+        principal = Principal(name=asker.name, roles=frozenset(asker.roles), tenants=(tenant,))
+        known = not asker.key_id or self.keyring.has(asker.key_id)
+        return known and self.access.rules.grant(principal, tenant, RUN_TASK).permits(model)
 
     def check_entry(self, chosen: settings.Auth, listen: Collection[str]) -> None:
         """Refuse a kernel that nobody could use, nor make a key for.

@@ -13,7 +13,6 @@ from inferd.core.expressions import read_json
 from inferd.core.index import Page
 from inferd.core.lifecycle import advance
 from inferd.core.pipeline import PIPELINE_TABLE, PipelineChange
-from inferd.core.policy import NOTHING, Grant
 from inferd.core.shapes import check_few
 from inferd.errors import (
     InferdError,
@@ -23,6 +22,7 @@ from inferd.errors import (
     ShuttingDownError,
     StoreUnavailableError,
 )
+from inferd.runtime.ask_grants import NOBODY, MayRun
 from inferd.runtime.front.pipeline_check import PipelineCheck
 from inferd.runtime.pipelines.book import Known, RunBook
 from inferd.runtime.pipelines.journal import RETRY_S, Happened
@@ -83,7 +83,7 @@ class WantedRun:
     seed: int | None
     fingerprint: str
     check_only: bool
-    may_run: Grant = NOTHING
+    may_run: MayRun = NOBODY
     dataset: tuple[str, int] | None = None
 
 
@@ -262,8 +262,11 @@ class Pipelines:
             fingerprint=wanted.fingerprint,
             blob=wanted.blob,
             format=wanted.format,
-            allows=wanted.may_run.allows,
-            denies=wanted.may_run.denies,
+            allows=wanted.may_run.grant.allows,
+            denies=wanted.may_run.grant.denies,
+            who=wanted.may_run.name,
+            roles=wanted.may_run.roles,
+            key_id=wanted.may_run.key_id,
             dataset=dataset,
         )
         if wanted.check_only:

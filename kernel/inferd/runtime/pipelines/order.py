@@ -31,6 +31,7 @@ class Order:
         created, expires, ended: When it was accepted, expires unless it has ended, and ended.
         blob: The digest of the blob that is its input; "" for none.
         format: What that blob is, where there is one.
+        who, roles, key_id: Who made it, and by which key, for what calls of functions ask.
         dataset: The dataset that is its input, by name, version and digest; None for none.
         size_bytes: Of all that its items gave, once it has ended.
         usage: Tasks and tokens, once it has ended.
@@ -60,6 +61,9 @@ class Order:
     allows: tuple[str, ...] = ()
     denies: tuple[str, ...] = ()
     dataset: Source | None = None
+    who: str = ""
+    roles: tuple[str, ...] = ()
+    key_id: str = ""
 
     @property
     def over(self) -> bool:
@@ -106,6 +110,7 @@ class Order:
                 "allows": tuple(plain.get("allows", ())),  # kernels before this one did not write it
                 "denies": tuple(plain.get("denies", ())),
                 "dataset": None if dataset is None else Source(**dataset),
+                "roles": tuple(plain.get("roles", ())),
             }
         )
 

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from inferd_api.worker.v1 import failure_pb2 as inferd__api_dot_worker_dot_v1_dot_failure__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1einferd_api/worker/v1/ask.proto\x12\x10inferd.worker.v1\x1a\"inferd_api/worker/v1/failure.proto\"3\n\x03\x41sk\x12\x0e\n\x06handle\x18\x01 \x01(\r\x12\x0e\n\x06number\x18\x02 \x01(\r\x12\x0c\n\x04json\x18\x03 \x01(\x0c\"a\n\x05Reply\x12\x0e\n\x06handle\x18\x01 \x01(\r\x12\x0e\n\x06number\x18\x02 \x01(\r\x12\x0c\n\x04json\x18\x03 \x01(\x0c\x12*\n\x07\x66\x61ilure\x18\x04 \x01(\x0b\x32\x19.inferd.worker.v1.Failure\"0\n\x0c\x43\x61llProgress\x12\x0e\n\x06handle\x18\x01 \x01(\r\x12\x10\n\x08\x66raction\x18\x02 \x01(\x02\"(\n\x06MayAsk\x12\x0e\n\x06\x61llows\x18\x01 \x03(\t\x12\x0e\n\x06\x64\x65nies\x18\x02 \x03(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1einferd_api/worker/v1/ask.proto\x12\x10inferd.worker.v1\x1a\"inferd_api/worker/v1/failure.proto\"3\n\x03\x41sk\x12\x0e\n\x06handle\x18\x01 \x01(\r\x12\x0e\n\x06number\x18\x02 \x01(\r\x12\x0c\n\x04json\x18\x03 \x01(\x0c\"a\n\x05Reply\x12\x0e\n\x06handle\x18\x01 \x01(\r\x12\x0e\n\x06number\x18\x02 \x01(\r\x12\x0c\n\x04json\x18\x03 \x01(\x0c\x12*\n\x07\x66\x61ilure\x18\x04 \x01(\x0b\x32\x19.inferd.worker.v1.Failure\"0\n\x0c\x43\x61llProgress\x12\x0e\n\x06handle\x18\x01 \x01(\r\x12\x10\n\x08\x66raction\x18\x02 \x01(\x02\"Z\n\x06MayAsk\x12\x0e\n\x06\x61llows\x18\x01 \x03(\t\x12\x0e\n\x06\x64\x65nies\x18\x02 \x03(\t\x12\x11\n\tprincipal\x18\x03 \x01(\t\x12\r\n\x05roles\x18\x04 \x03(\t\x12\x0e\n\x06key_id\x18\x05 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,5 +39,5 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CALLPROGRESS']._serialized_start=240
   _globals['_CALLPROGRESS']._serialized_end=288
   _globals['_MAYASK']._serialized_start=290
-  _globals['_MAYASK']._serialized_end=330
+  _globals['_MAYASK']._serialized_end=380
 # @@protoc_insertion_point(module_scope)

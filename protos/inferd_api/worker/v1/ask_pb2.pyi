@@ -119,6 +119,13 @@ class MayAsk(_message.Message):
 
     ALLOWS_FIELD_NUMBER: _builtins.int
     DENIES_FIELD_NUMBER: _builtins.int
+    PRINCIPAL_FIELD_NUMBER: _builtins.int
+    ROLES_FIELD_NUMBER: _builtins.int
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    principal: _builtins.str
+    """Who made the call, so that rules that were made since are seen. Empty: a kernel before this one does not say it."""
+    key_id: _builtins.str
+    """The key by which it logged in; empty for none."""
     @_builtins.property
     def allows(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Models that it may."""
@@ -127,15 +134,22 @@ class MayAsk(_message.Message):
     def denies(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Of these, those that it may not."""
 
+    @_builtins.property
+    def roles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The roles that it has."""
+
     def __init__(
         self,
         *,
         allows: _abc.Iterable[_builtins.str] | None = ...,
         denies: _abc.Iterable[_builtins.str] | None = ...,
+        principal: _builtins.str = ...,
+        roles: _abc.Iterable[_builtins.str] | None = ...,
+        key_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allows", b"allows", "denies", b"denies"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allows", b"allows", "denies", b"denies", "key_id", b"key_id", "principal", b"principal", "roles", b"roles"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
