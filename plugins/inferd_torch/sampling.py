@@ -8,6 +8,7 @@ from inferd.plugin import DeviceSampling
 from inferd_torch.capacity import DRAWN_LOGITS
 
 NO_TOKEN = -1
+MOST_RANKED = 1024  # tokens of which a row is drawn that are found without all being sorted
 
 
 def choose_likeliest(logits: Tensor) -> Tensor:
@@ -28,8 +29,13 @@ def choose(logits: Tensor, sampling: DeviceSampling, likeliest: Tensor | None = 
     if not drawn.size:
         return choose_likeliest(logits) if likeliest is None else likeliest
     peaks, ids = logits.max(dim=1)
-    cut = (sampling.top_k > 0) | (sampling.top_p < 1)
-    for rows, pick in ((drawn[~cut[drawn]], _draw_by_id), (drawn[cut[drawn]], _draw_by_rank)):
+    few = (sampling.top_k > 0) & (sampling.top_k <= min(MOST_RANKED, logits.shape[1]))
+    cut = ((sampling.top_k > 0) | (sampling.top_p < 1)) & ~few
+    for rows, pick in (
+        (drawn[~(few | cut)[drawn]], _draw_by_id),
+        (drawn[few[drawn]], _draw_of_few),
+        (drawn[cut[drawn]], _draw_by_rank),
+    ):
         most = max(1, DRAWN_LOGITS // logits.shape[1])
         for some in (rows[begin : begin + most] for begin in range(0, len(rows), most)):
             index = torch.from_numpy(some).to(logits.device)
@@ -39,12 +45,13 @@ def choose(logits: Tensor, sampling: DeviceSampling, likeliest: Tensor | None = 
 
 
 class _Columns:
-    """The parameters of some rows, each shape (R, 1), on the device."""
+    """The parameters of some rows, each shape (R, 1), on the device; and the largest `top_k` of them."""
 
     def __init__(self, sampling: DeviceSampling, rows: np.ndarray, device: torch.device) -> None:
         names = ("temperatures", "top_k", "top_p", "min_p", "points")
         # One copy for all: top-k is exact as a float, it is below the size of a vocabulary or keeps all.
         table = torch.from_numpy(np.stack([np.float64(getattr(sampling, name)[rows]) for name in names])).to(device)
+        self.most = int(sampling.top_k[rows].max())
         self.temperatures, self.top_k, self.top_p, self.min_p, self.points = table[:, :, None]
 
 
@@ -65,7 +72,24 @@ def _draw_by_id(weights: Tensor, columns: _Columns) -> Tensor:
 
 
 def _draw_by_rank(weights: Tensor, columns: _Columns) -> Tensor:
-    ranked, order = weights.sort(dim=1, descending=True, stable=True)
+    return _draw_ranked(*weights.sort(dim=1, descending=True, stable=True), columns)
+
+
+def _draw_of_few(weights: Tensor, columns: _Columns) -> Tensor:
+    """As `_draw_by_rank` where each row has a `top_k`: what is beyond the largest of them is not sorted.
+
+    Of equal weights the one of the lower number is before the other, as where all are sorted: what is ranked are whole
+    numbers, whose upper half is the weight, of which no two are equal. Weights are not negative: their bits have their
+    order.
+    """
+    last = weights.shape[1] - 1
+    keys = (weights.view(torch.int32).long() << 32).add_(torch.arange(last, -1, -1, device=weights.device))
+    best = keys.topk(columns.most, dim=1).values
+    order = last - (best & 0xFFFFFFFF)
+    return _draw_ranked(weights.gather(1, order), order, columns)
+
+
+def _draw_ranked(ranked: Tensor, order: Tensor, columns: _Columns) -> Tensor:
     places = torch.arange(ranked.shape[1], device=ranked.device)[None]
     ranked.masked_fill_((columns.top_k > 0) & (places >= columns.top_k), 0.0)
     sums = ranked.cumsum(dim=1, dtype=torch.float64)

@@ -33,13 +33,13 @@ def measure(compute: Callable[[], Any]) -> int:
     return max(accumulate(changes), default=0)
 
 
-@pytest.mark.parametrize("kind", ["top_p", "by_id"])
+@pytest.mark.parametrize("kind", ["top_p", "top_k", "by_id"])
 def test_drawing_takes_what_is_counted(kind: str) -> None:
     """With top-p, and without, drawing takes no more for each logit than the need of a model counts."""
     rows, size = 16, 5000
     ones = np.ones(rows)
     sampling = DeviceSampling(
-        temperatures=ones, top_k=np.zeros(rows, np.int64), top_p=ones * (0.9 if kind == "top_p" else 1.0),
+        temperatures=ones, top_k=np.full(rows, 40 * (kind == "top_k")), top_p=ones * (0.9 if kind == "top_p" else 1.0),
         min_p=ones * 0.01, points=ones * 0.5,
     )  # fmt: skip
     logits = torch.randn(rows, size).bfloat16()

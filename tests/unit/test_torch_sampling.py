@@ -90,6 +90,30 @@ def test_rows_are_drawn_from_in_groups(monkeypatch: pytest.MonkeyPatch) -> None:
         assert chosen.choose(torch.from_numpy(logits), sampling).tolist() == whole
 
 
+def test_few_are_ranked_as_all_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With top-k nothing beyond it is sorted, and the tokens are those of a whole sort, among equal weights as well."""
+    from inferd.plugin import DeviceSampling  # noqa: PLC0415 - beside torch
+    from inferd_torch import sampling as chosen  # noqa: PLC0415 - needs torch
+
+    rng = np.random.default_rng(5)
+    logits = torch.from_numpy(rng.integers(-6, 6, (ROWS, 700)).astype(np.float32)) / 2  # most are equal to others
+    sampling = DeviceSampling(
+        temperatures=rng.uniform(0.5, 1.5, ROWS),
+        top_k=rng.integers(1, 700, ROWS),
+        top_p=rng.uniform(0.3, 1.0, ROWS),
+        min_p=rng.uniform(0, 0.05, ROWS),
+        points=rng.uniform(0, 1, ROWS),
+    )
+    sorts: list[int] = []
+    whole_sort = torch.Tensor.sort
+    monkeypatch.setattr(torch.Tensor, "sort", lambda self, **how: sorts.append(1) or whole_sort(self, **how))
+    few = chosen.choose(logits.clone(), sampling).tolist()
+    assert not sorts
+    monkeypatch.setattr(chosen, "MOST_RANKED", 0)
+    assert chosen.choose(logits.clone(), sampling).tolist() == few
+    assert sorts
+
+
 def test_rows_that_need_their_logits_are_not_left_to_the_device() -> None:
     """A row with rules, or one that tells its probabilities, keeps the whole step's logits with the engine."""
     sampler = Sampler(rows=2, vocabulary_size=8)
