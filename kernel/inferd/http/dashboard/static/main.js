@@ -15,6 +15,7 @@ import { startTheme } from "./theme.js";
 
 const TOLD_MS = 8000;
 const SECTIONS = { quotas: "quotas", flagged: "flagged", evaluations: "evaluations", trainings: "trainings", pipelines: "pipelines", leases: "leases", tasks: "tasks", models: "models", hosts: "hosts", host: "overview" };
+const FOR_FEW = ["flagged"]; // what administrators look at
 const TILES = { "tile-speed": "tokens_per_second", "tile-running": "running", "tile-queued": "queued", "tile-leases": "leases" };
 
 const store = new Store();
@@ -81,12 +82,15 @@ function drawFlags(host) {
   byId("no-flags").hidden = found.length > 0;
 }
 
-/** Sections that may not be read say so, or are left out. */
+/** Sections that may not be read say so, and not that there is nothing; those for few are left out for others. */
 function drawNotes() {
   for (const [name, id] of Object.entries(SECTIONS)) {
     const note = store.row("notes", name);
+    const denied = note?.kind === "denied";
+    if (FOR_FEW.includes(name)) for (const each of [byId(id), document.querySelector(`a[href="#${id}"]`).parentElement]) each.hidden = denied;
     const place = byId(id).querySelector(".section-note");
     if (place) {
+      if (place.nextElementSibling) place.nextElementSibling.hidden = denied;
       say(place, note ? note.why : "");
       place.hidden = !note;
     }
