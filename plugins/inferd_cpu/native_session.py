@@ -25,7 +25,7 @@ UNUSED_WIDTH = 32  # of feed-forward parts in a network that has experts in all 
 _PADDING = 16  # floats between rows of logits: rows a multiple of a page apart would share their cache lines
 SIZES = frozenset({"context_tokens", "kv_tokens", "max_sequences", "max_step_tokens", "threads", "pre_tokenizer"})
 """Settings that change no byte of a KV block."""
-_MULTIPLIES_BYTES = ("avx512", "amx")  # with one instruction
+_MULTIPLIES_BYTES = ("avx512", "amx", "avx2")  # with one instruction, or with few for several rows at once
 _SAMPLING = {
     "temperatures": np.float32,
     "top_k": np.int64,

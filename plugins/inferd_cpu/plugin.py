@@ -82,7 +82,7 @@ SPEC = BackendSpec(
             default="auto",
             choices=("auto", "i8", "bf16", "f32"),
             description="numbers of the native KV pool; i8: 8 bits and a scale for each token and head; auto: i8 where"
-            " the processor multiplies such numbers (AVX-512, AMX), else bf16",
+            " the processor multiplies such numbers in few steps (AVX2, AVX-512, AMX), else bf16",
         ),
         Setting(
             name="adapter",

@@ -60,6 +60,13 @@ def measure(off: np.ndarray[Any, Any]) -> float:
     return float(np.sqrt(np.mean(off.astype(np.float64) ** 2)))
 
 
+def test_keys_and_values_have_eight_bits_where_sets_multiply_bytes(qwen: Path, isa: str) -> None:
+    """With AVX2, AVX-512 and AMX, unless another format is asked for; with the others bf16."""
+    loaded = load(qwen, isa=isa)
+    loaded.session.close()
+    assert loaded.description.compute_format.endswith(", KV i8" if isa in {"avx2", "avx512", "amx"} else ", KV bf16")
+
+
 @pytest.mark.parametrize("name", tiny.MODELS)
 def test_four_bits_are_near_eight(tmp_path: Path, isa: str, name: str) -> None:
     """Logits with 4 bits, 17 times as coarse, are near those with 8, and the same with any number of threads."""
