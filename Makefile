@@ -85,7 +85,8 @@ sim: .venv/.dev
 # store of STORE (sqlite, or the URL of a PostgreSQL database), and appends what came of it to REPORT. `make chaos ROUNDS=200` fills up the disk of a store so often,
 # `make chaos CLOCKS=20` steps the clock of so many leases, `make chaos LEADERS=150` ends the kernel that leads so often, of three
 # with one store in PostgreSQL, by each of three manners in turn, for each of MODELS (fake); FROM=30 LEADERS=30 REPORT=file: in parts.
-# `make chaos HOSTS=250` likewise does five things to three hosts and their kernels, with networks of their own (as root, with `ip` and `tc`).
+# `make chaos HOSTS=250` likewise does five things to three hosts and their kernels, with networks of their own (as root, with `ip` and `tc`);
+# MANNERS="down silent slow host kernel" are those, and KERNELS=1 has no standby: a kernel that is killed is started again.
 chaos: .venv/.dev .venv/.native
 	@$(if $(FROM)$(COUNT)$(ROUNDS)$(CLOCKS)$(LEADERS)$(HOSTS),,$(BIN)/python tests/chaos/ordeal.py --deaths $(or $(DEATHS),500) $(ARGS))
 	@$(if $(ROUNDS),$(BIN)/python tests/chaos/full_disk.py --rounds $(ROUNDS))
@@ -93,7 +94,7 @@ chaos: .venv/.dev .venv/.native
 	@$(if $(LEADERS),PYTHONPATH=tests/reference $(BIN)/python tests/chaos/leader_ordeal.py --rounds $(LEADERS) --from $(or $(FROM),0) \
 		$(if $(MODELS),--models $(MODELS)) $(if $(REPORT),--report $(REPORT)))
 	@$(if $(HOSTS),PYTHONPATH=tests/reference $(BIN)/python tests/chaos/host_ordeal.py --rounds $(HOSTS) --from $(or $(FROM),0) \
-		$(if $(KERNELS),--kernels $(KERNELS)) $(if $(STREAMS),--streams $(STREAMS)) $(if $(MODELS),--models $(MODELS)) $(if $(REPORT),--report $(REPORT)))
+		$(if $(KERNELS),--kernels $(KERNELS)) $(if $(STREAMS),--streams $(STREAMS)) $(if $(MANNERS),--manners $(MANNERS)) $(if $(MODELS),--models $(MODELS)) $(if $(REPORT),--report $(REPORT)))
 	@$(if $(ROUNDS)$(CLOCKS)$(LEADERS)$(HOSTS),:,$(BIN)/python tests/chaos/kernel_ordeal.py --from $(or $(FROM),0) --count $(or $(COUNT),50) \
 		--store $(or $(STORE),sqlite) --report $(or $(REPORT),.venv/chaos.jsonl) $(if $(MODELS),--models $(MODELS)))
 

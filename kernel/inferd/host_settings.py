@@ -47,6 +47,13 @@ class Hosts(BaseModel):
         le=1 << 40,
         description="frames to a worker that wait at most for a slow or broken connection; for more the worker ends",
     )
+    gather_s: Seconds = Field(
+        0.1,
+        ge=0,
+        le=0.5,
+        description="where what workers of other hosts tell takes too much of the kernel's time, their agents gather "
+        "tokens for so long at most, and send those of several steps at once; 0: never",
+    )
     memory_bytes: int = Field(
         1 << 30, ge=1 << 20, le=1 << 40, description="most memory of tensors that goes with one frame to or from a host"
     )

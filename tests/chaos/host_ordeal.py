@@ -291,6 +291,7 @@ def main() -> int:
     parser.add_argument("--streams", type=int, default=64, help="in a round")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--models", nargs="+", choices=("fake", "smollm2"), default=["fake"])
+    parser.add_argument("--manners", nargs="+", choices=MANNERS, default=MANNERS, help="what befalls them, in turn")
     parser.add_argument("--report", type=Path, help="file to append the line of each round to")
     chosen = parser.parse_args()
     server, right = PostgresServer(), True
@@ -304,6 +305,7 @@ def main() -> int:
                     seed=chosen.seed,
                     streams=chosen.streams,
                     kernels=chosen.kernels,
+                    manners=chosen.manners,
                     report=chosen.report,
                 )
                 rounds = asyncio.run(ordeal(server, Path(folder), course))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import structlog
 from google.protobuf.message import DecodeError
 
+from inferd.agent.gathering import Gathering
 from inferd.agent.ledger import Ledger
 from inferd.errors import InferdError, ModelLoadError, words_of
 from inferd.runtime.far.exchange import FRAMES_ACK_S, Exchange
@@ -95,6 +96,7 @@ class HostedWorker:
         self.instance_id = instance_id
         self._identity = identity
         self._ledger = Ledger()
+        self._gathering = Gathering(self._send)
         self._closed = ""  # why it says nothing more
         self._host = host
         self._own = own
@@ -185,6 +187,7 @@ class HostedWorker:
         if self._closed or not self._ledger.is_loaded:
             return False
         self._kernels += 1
+        self._gathering.drop()
         self.exchange.close("its kernel is gone")
         for frame in self._ledger.forget():
             self._pass_on(frame, ())
@@ -201,6 +204,7 @@ class HostedWorker:
         """Be another kernel's; False where it has ended meanwhile."""
         if self._closed or self._ending is not None:
             return False
+        self._gathering.drop()  # what it has said since of tasks of the kernel before
         self.launch_id, self.control, self.exchange = launch_id, control, self._connect(bounds)
         for frame in self._ledger.told_at_load:
             self.exchange.send(frame.SerializeToString())
@@ -217,12 +221,20 @@ class HostedWorker:
             refused = next(memory for memory in memories if not isinstance(memory, Memory))
             self._finish(f"it gave a memory that cannot be read: {refused}")
             return
+        if self._gathering.take(frame, self.control.gather_us):
+            return
         self.exchange.send(frame.SerializeToString(), given)
+        self._look_at_room()
+
+    def _send(self, frame: frames_pb.WorkerFrame) -> None:
+        """Send steps that were gathered."""
+        self.exchange.send(frame.SerializeToString())
         self._look_at_room()
 
     def _finish(self, why: str, /) -> None:
         """No frame follows."""
         self._closed = why or "it has closed its link"
+        self._gathering.flush()
         self.exchange.finish(why)
 
     def _look_at_room(self) -> None:

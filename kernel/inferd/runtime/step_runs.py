@@ -51,6 +51,18 @@ def merged(frames: Iterable[wire.WorkerFrame]) -> Iterator[wire.WorkerFrame]:
         yield _one(alike)
 
 
+def runs(steps: Iterable[wire.WorkerFrame]) -> Iterator[wire.WorkerFrame]:
+    """The same of frames that are all plain steps."""
+    alike: list[wire.WorkerFrame] = []
+    for frame in steps:
+        if alike and not _of_same(frame.step, alike[0].step):
+            yield _one(alike)
+            alike = []
+        alike.append(frame)
+    if alike:
+        yield _one(alike)
+
+
 def _of_same(step: step_pb2.StepOutput, other: step_pb2.StepOutput) -> bool:
     return step.handles == other.handles and step.samples == other.samples
 

@@ -13,6 +13,7 @@ from inferd_api.agent.v1 import agent_pb2 as wire
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
+    from inferd.runtime.far.pace import Pace
     from inferd.runtime.far.parcels import Given, Piece
     from inferd.shared import Memory
 
@@ -48,9 +49,11 @@ class Exchange:
         on_moved: Is told when something has come (True), or was acknowledged alone, be it a part of a frame.
         most_held_bytes: Most that may wait, memories left out, which are others' anyway; 0 for no bound.
         ack_s: When it acknowledges at the latest.
+        pace: What the other end is told of gathering; None where that is nothing.
 
     Attributes:
         bounds: See there.
+        gather_us: What the other end has said of gathering, in microseconds.
         received: The number of the last parcel that has come.
         acknowledged: That of the last one of its own that the other end has.
         heard_at: When anything came last, on the clock of the loop.
@@ -68,8 +71,11 @@ class Exchange:
         on_moved: Callable[[bool], None] = lambda _came: None,
         most_held_bytes: int = 0,
         ack_s: float = ACK_S,
+        pace: Pace | None = None,
     ) -> None:
         self.bounds = bounds
+        self.gather_us = 0
+        self._pace = pace
         self._ack_s = ack_s
         self._on_frames = on_frames
         self._on_closed = on_closed
@@ -207,6 +213,7 @@ class Exchange:
             BrokenExchangeError: It is nothing that may come.
         """
         self.heard_at = asyncio.get_running_loop().time()
+        self.gather_us = parcels.gather_us
         moved = parcels.parcels or parcels.received > self.acknowledged
         self._acknowledge(parcels.received)
         if moved:
@@ -283,6 +290,8 @@ class Exchange:
     def _filled(self, parcels: wire.Parcels) -> wire.Parcels:
         """What is sent, with what was received."""
         parcels.received = self.received
+        if self._pace is not None:
+            parcels.gather_us = self._pace.gather_us
         self._owed_bytes, self._owes = 0, False
         if self._timer is not None:
             self._timer.cancel()

@@ -17,6 +17,7 @@ from inferd.core.resources import DeviceCapacity
 from inferd.errors import InvalidFieldError
 from inferd.runtime.far.adopting import Held
 from inferd.runtime.far.exchange import Exchange
+from inferd.runtime.far.pace import Pace
 from inferd.runtime.far.parcels import plain_words
 from inferd.runtime.far.worker import FarWorker
 from inferd.runtime.launcher import NoLauncher, no_log
@@ -99,6 +100,7 @@ class FarHost:
         holds: The models whose files it has, as the kernel calls these; None where it does not say.
         identities: Says what workers are, for the next kernel; None where nobody does.
         gives: Those of them that it gives to other hosts.
+        pace: How long its agent is to gather tokens.
     """
 
     def __init__(
@@ -112,7 +114,9 @@ class FarHost:
         answer_s: float,
         owner: Owner,
         identities: Identities | None = None,
+        pace: Pace | None = None,
     ) -> None:
+        self.pace = Pace() if pace is None else pace
         self.identities = identities
         self._held: Held | None = None
         self.facts = facts
@@ -133,7 +137,11 @@ class FarHost:
         self._answers: dict[int, asyncio.Future[wire.LogPart]] = {}
         self._ready = False
         self.control = Exchange(
-            bounds, on_frames=self._hear, on_closed=self._control_closed, most_held_bytes=bounds.held_bytes
+            bounds,
+            on_frames=self._hear,
+            on_closed=self._control_closed,
+            most_held_bytes=bounds.held_bytes,
+            pace=self.pace,
         )
 
     @property

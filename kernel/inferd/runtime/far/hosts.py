@@ -15,6 +15,7 @@ from inferd.core.host_events import AdoptWorkers, AwaitHosts, HeldWorker, HostHo
 from inferd.errors import InvalidFieldError, LimitExceededError, PermissionDeniedError
 from inferd.runtime.devices import TOLD_STEP_BYTES
 from inferd.runtime.far.host import Facts, FarHost
+from inferd.runtime.far.pace import Pace
 from inferd.runtime.far.peers import Peers
 from inferd.skew import skew_words, works_with
 from inferd_api.agent.v1 import agent_pb2 as wire
@@ -119,6 +120,7 @@ class FarHosts:
         self._accounts = accounts
         self.kernel_epoch = epoch
         self.peers = Peers(settings.gives)
+        self._pace = Pace(settings.gather_s)
         self._epoch = 0
         self._looked_at = 0.0
         self._returns: asyncio.TimerHandle | None = None
@@ -191,6 +193,7 @@ class FarHosts:
             answer_s=self.answer_s,
             owner=self,
             identities=self._identities,
+            pace=self._pace,
         )
         self._owners = {name: who for name, who in self._owners.items() if name in self._known}
         self._owners[facts.name] = principal

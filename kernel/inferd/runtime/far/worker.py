@@ -148,6 +148,12 @@ class FarWorker:
             self._on_frame(frames_pb.WorkerFrame())
 
     def _take(self, given: Sequence[Given]) -> None:
+        clock = asyncio.get_running_loop().time
+        begun = clock()
+        self._obey(given)
+        self._host.pace.note((now := clock()) - begun, now)
+
+    def _obey(self, given: Sequence[Given]) -> None:
         self._asked = 0
         memories: dict[int, tuple[Memory, ...]] = {}
         frames = []

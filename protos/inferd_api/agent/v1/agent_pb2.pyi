@@ -35,10 +35,15 @@ class Parcels(_message.Message):
     RECEIVED_FIELD_NUMBER: _builtins.int
     FIRST_FIELD_NUMBER: _builtins.int
     PARCELS_FIELD_NUMBER: _builtins.int
+    GATHER_US_FIELD_NUMBER: _builtins.int
     received: _builtins.int
     """The number of the last parcel that was received in order, 0 for none."""
     first: _builtins.int
     """The number of the first one here; they rise by one, from 1."""
+    gather_us: _builtins.int
+    """From the kernel, on the stream of the host: tokens may wait so long for those of later steps of their worker and go as
+    one frame with them, in microseconds. 0: each step goes at once.
+    """
     @_builtins.property
     def parcels(self) -> _containers.RepeatedCompositeFieldContainer[Global___Parcel]:
         """The parcels."""
@@ -49,10 +54,11 @@ class Parcels(_message.Message):
         received: _builtins.int = ...,
         first: _builtins.int = ...,
         parcels: _abc.Iterable[Global___Parcel] | None = ...,
+        gather_us: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["first", b"first", "parcels", b"parcels", "received", b"received"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first", b"first", "gather_us", b"gather_us", "parcels", b"parcels", "received", b"received"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
