@@ -47,6 +47,9 @@ TRY_S, TRY_MOST_S = 0.2, 2.0
 SLOWER = 1.5  # both of them, with each attempt
 LEAVE_S = 1.0  # how long it is waited for that the kernel hears that this agent ends
 SILENT_PART = 3  # a kernel that is silent for this part of the time after which a host is lost is connected to anew
+SILENT_SPREAD = 0.5
+"""And for up to this part of it longer, as each agent draws it: a busy kernel, which was silent to all of them, is not
+connected to by all at once."""
 STOPPED_S = 0.5  # a look that comes so much too late is one of a process that was stopped
 
 log = structlog.get_logger()
@@ -288,7 +291,7 @@ class Agent:
             SilentError: It is one.
         """
         loop, beat_s = asyncio.get_running_loop(), self._bounds.beat_s
-        most_s = max(2 * beat_s, self._bounds.detection_s / SILENT_PART)
+        most_s = silent_most_s(self._bounds)
         looked_at = loop.time()
         while True:
             await asyncio.sleep(beat_s)
@@ -424,6 +427,12 @@ class Agent:
         except InvalidFieldError as error:
             part.why = error.message
         _report(control, wire.ControlReport(log=part))
+
+
+def silent_most_s(bounds: wire.LinkBounds) -> float:
+    """How long a kernel may be silent before it is connected to anew; another time for each that asks."""
+    least_s = max(2 * bounds.beat_s, bounds.detection_s / SILENT_PART)
+    return least_s * random.uniform(1.0, 1.0 + SILENT_SPREAD)  # noqa: S311  # nosec B311 - many ask
 
 
 def _report(control: Exchange, report: wire.ControlReport) -> None:
