@@ -26,6 +26,11 @@ class Pipelines(BaseModel):
         ge=1024,
         description="the same of all runs; then ended ones of the tenant that has most go",
     )
+    held_bytes: int = Field(
+        64 << 20,
+        ge=1024,
+        description="values that all runs hold so that they need not be read again for each item, as JSON",
+    )
     running: int = Field(64, ge=1, description="runs that have not ended")
     tenant_running: int = Field(16, ge=1, description="of these, runs of one tenant")
     runs: int = Field(

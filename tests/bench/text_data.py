@@ -217,7 +217,7 @@ def mib(sizes: dict[str, int]) -> dict[str, int]:
     return {name: round(size / MIB) for name, size in sizes.items()}
 
 
-def ours(folder: Path, file: Path, tokenizer: Path, *, size: int, in_flight: int, calls: int) -> int:
+def ours(folder: Path, file: Path, tokenizer: Path, *, size: int, in_flight: int, calls: int, retained: int) -> int:
     """All stages by a kernel; the most that all processes took at once, in bytes."""
     from inferd.testing.kernel import kernel_process  # noqa: PLC0415 - no part of what a client imports
 
@@ -228,6 +228,7 @@ def ours(folder: Path, file: Path, tokenizer: Path, *, size: int, in_flight: int
         "INFERD_FUNCTIONS__PACKAGES": "[]",
         "INFERD_FUNCTIONS__MODULES": '["inferd_functions.plugin"]',
         "INFERD_FUNCTIONS__CALLS": str(calls),
+        "INFERD_LIMITS__RETAINED_BYTES": str(retained),
         "INFERD_FUNCTIONS__FILES": json.dumps({"words": str(tokenizer)}),
     }
     most, whole_s = 0, 0.0
@@ -271,6 +272,7 @@ def main() -> None:
     options.add_argument("--seed", type=int, default=1)
     options.add_argument("--in-flight", type=int, default=2)
     options.add_argument("--calls", type=int, default=2)
+    options.add_argument("--retained-mib", type=int, default=16, help="limits.retained_bytes of the kernel")
     options.add_argument("--memory-mib", type=int, default=0, help="fail where all processes took more; 0: never")
     options.add_argument("--beside", choices=("pandas",), help="measure this, too")
     asked = options.parse_args()
@@ -281,6 +283,7 @@ def main() -> None:
         write_tokenizer(tokenizer)
         tell(name="text_data.text", lines=lines, bytes=asked.bytes, file_bytes=file.stat().st_size)
         chosen = {"size": asked.bytes, "in_flight": asked.in_flight, "calls": asked.calls}
+        chosen["retained"] = asked.retained_mib * MIB
         most = ours(folder / "k", file, tokenizer, **chosen)
         if asked.beside:
             watch = Watch({})

@@ -1,6 +1,7 @@
 """A run of a pipeline goes on behind what it has kept, whenever it was ended, and gives the same."""
 
 import asyncio
+import gc
 import json
 import random
 from collections.abc import Callable, Sequence
@@ -19,7 +20,7 @@ from inferd.function_errors import FunctionFailedError
 from inferd.pipeline_settings import Pipelines
 from inferd.runtime.pipelines.journal import ENTRY_BYTES, Happened, Journal
 from inferd.runtime.pipelines.order import Order
-from inferd.runtime.pipelines.running import Ended, Made, PipelineLimits, Run, StepFailedError
+from inferd.runtime.pipelines.running import Ended, HeldValues, Made, PipelineLimits, Run, StepFailedError
 from inferd.services.pipeline_values import PipelineWire
 from inferd.store.sqlite import SqliteStore
 from inferd.store.store import Store, Write
@@ -227,3 +228,23 @@ def test_an_order_is_read_as_it_was_put() -> None:
         usage=(1, 2, 3),
     )
     assert Order.read(ended.put().value) == ended
+
+
+async def test_what_all_runs_hold_has_a_bound() -> None:
+    """Values beyond it are read again and held no more, whichever run they are of; what comes of it is the same."""
+    given = [f"text {number}" for number in range(9)]
+    whole, _ = await carry(pipeline(*REDUCE), given, Upper())
+    held = HeldValues(100)
+    runs = []
+    for _ in range(3):
+        graph = pipeline(*REDUCE)
+        journal = Journal(None, "t", "r", steps=len(graph.steps), most_bytes=1 << 20)
+        await journal.replay()
+        runs.append(Run(ORDER, graph, journal, Value.of(given), Upper(), LIMITS, held))
+        assert (await runs[-1].go()).digest == whole.digest
+        assert sum(held._bytes.values()) <= 100
+    assert held._bytes[runs[0]] > 0
+    assert len(held._bytes) == 3
+    del runs, journal
+    gc.collect()
+    assert not held._bytes

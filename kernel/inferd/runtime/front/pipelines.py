@@ -27,7 +27,7 @@ from inferd.runtime.front.pipeline_check import PipelineCheck
 from inferd.runtime.pipelines.book import Known, RunBook
 from inferd.runtime.pipelines.journal import RETRY_S, Happened
 from inferd.runtime.pipelines.order import Order
-from inferd.runtime.pipelines.running import PipelineLimits, Run, StepFailedError
+from inferd.runtime.pipelines.running import HeldValues, PipelineLimits, Run, StepFailedError
 from inferd.runtime.pipelines.series import Series, check_size
 from inferd.runtime.pipelines.tasking import TaskRunner
 
@@ -110,6 +110,7 @@ class Pipelines:
         self._check = PipelineCheck(driver, shelf, wire)
         self._runner = TaskRunner(tasks, driver.clock, wire, limits.value_bytes)
         self._book = RunBook(driver, wire, limits, rows)
+        self._held = HeldValues(limits.held_bytes)
         self._serves = False
 
     # The life of all.
@@ -196,7 +197,8 @@ class Pipelines:
         try:
             journal = await self._book.journal(known)
             given = await self._book.given(known)
-            return await Run(known.order, self._book.pipeline(known), journal, given, self._runner, self._limits).go()
+            pipeline = self._book.pipeline(known)
+            return await Run(known.order, pipeline, journal, given, self._runner, self._limits, self._held).go()
         except (StoreUnavailableError, StepFailedError) as failed:
             error = failed.error if isinstance(failed, StepFailedError) else failed
             lasts = error.metadata.get("cause") in LASTING or not isinstance(error, StoreUnavailableError)
@@ -351,7 +353,9 @@ class Pipelines:
 
     async def _series(self, known: Known, journal: Journal, step: str) -> Series:
         pipeline = self._book.pipeline(known)
-        run = Run(known.order, pipeline, journal, lambda: self._book.given(known), self._runner, self._limits)
+        run = Run(
+            known.order, pipeline, journal, lambda: self._book.given(known), self._runner, self._limits, self._held
+        )
         number = pipeline.numbers.get(step) if step else pipeline.find(pipeline.output)
         if step and number is None:
             raise InvalidFieldError(f"step is {step[:80]!r}; there are {', '.join(pipeline.numbers)}", field="step")

@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Protocol
+from weakref import WeakKeyDictionary
 
 from inferd.core.expressions import (
     INDEX,
@@ -96,6 +97,25 @@ class StepFailedError(Exception):
         self.error, self.step, self.index = error, step, index
 
 
+class HeldValues:
+    """How many bytes of values all runs hold together, as JSON; parsed they take some times as much.
+
+    One writer: the kernel's loop. What is not used any more does not count.
+
+    Args:
+        most_bytes: Of all.
+    """
+
+    def __init__(self, most_bytes: int) -> None:
+        self._most_bytes = most_bytes
+        self._bytes = WeakKeyDictionary[Run, int]()
+
+    def tell(self, run: Run, size_bytes: int) -> bool:
+        """A run holds so many; whether that is within what all may."""
+        self._bytes[run] = size_bytes
+        return sum(self._bytes.values()) <= self._most_bytes
+
+
 class Run:
     """A run under way. One writer: itself.
 
@@ -106,6 +126,7 @@ class Run:
         given: The input: a value, the lines of a blob or the rows of a dataset; or what reads it, if it is needed.
         runner: Runs tasks.
         limits: How far it goes.
+        held: What all runs hold; None for this one alone.
     """
 
     def __init__(  # noqa: PLR0917 - of one run
@@ -116,7 +137,9 @@ class Run:
         given: Value | Series | Callable[[], Awaitable[Value | Series]],
         runner: Runner,
         limits: PipelineLimits,
+        held: HeldValues | None = None,
     ) -> None:
+        self._held = held or HeldValues(HELD_BYTES)
         self._order, self._pipeline, self._journal = order, pipeline, journal
         self._given, self._runner, self._limits = given, runner, limits
         self._doing: dict[int, asyncio.Task[None]] = {}
@@ -338,6 +361,8 @@ class Run:
         value = self._values[name] = Value(raw)
         size = sum(len(each.raw) for each in self._values.values())
         while len(self._values) > HELD_VALUES or (size > HELD_BYTES and len(self._values) > 1):
+            size -= len(self._values.pop(next(iter(self._values))).raw)
+        while not self._held.tell(self, size) and self._values:  # it is used, and read again when it is needed again
             size -= len(self._values.pop(next(iter(self._values))).raw)
         return value
 
