@@ -76,6 +76,7 @@ class CpuBackend:
             description=description,
             sampling=source.sampling,
             embedding=source.embedding,
+            pictures=source.sight if isinstance(source.sight, str) else source.sight.reader,
         )
 
 

@@ -1,5 +1,7 @@
 """The ways to load a model: with the native library, and in fp32 with numpy. Each says first what it will take."""
 
+from dataclasses import replace
+
 from inferd.plugin import LoadError, MemoryNeed, ReportProgress, TokenSession
 from inferd.plugin.host import count_cores
 from inferd_cpu.adapters import base_of
@@ -25,6 +27,7 @@ from inferd_cpu.native_session import (
 from inferd_cpu.native_weights import NativeWeights, find_obstacle
 from inferd_cpu.session import CpuSession
 from inferd_cpu.source import Source
+from inferd_cpu.vision.tower import Tower
 from inferd_cpu.weights import find_border, load_weights
 from inferd_cpu.wide_layers import read_wide_layers
 
@@ -56,7 +59,8 @@ class ExactLoad:
             capacity_bytes=source.request.capacity_bytes,
             border_tokens=find_border(source.architecture, source.inventory),
         )
-        self.need = derive_need(source.architecture, self.limits, weights_bytes=source.inventory.size_bytes)
+        need = derive_need(source.architecture, self.limits, weights_bytes=source.inventory.size_bytes)
+        self.need = _add_sight(need, source, None, threads=1)
         self.compute_format = f"F32; {why_not}" if why_not else "F32"
 
     def run(self, progress: ReportProgress) -> TokenSession:
@@ -68,7 +72,11 @@ class ExactLoad:
         source = self._source
         weights = load_weights(source.file, source.architecture, source.inventory, progress)
         return CpuSession(
-            architecture=source.architecture, weights=weights, limits=self.limits, separator=source.separator
+            architecture=source.architecture,
+            weights=weights,
+            limits=self.limits,
+            separator=source.separator,
+            tower=_raise_tower(source, None, threads=1),
         )
 
 
@@ -94,20 +102,23 @@ class NativeLoad:
             samples=True,
             border_tokens=find_border(a, source.inventory),
         )
+        self._source = source
+        self._threads = settings["threads"] or source.request.cores or count_cores()
         self._shape = make_shape(
             native,
             a,
             self.limits,
             settings,
-            threads=settings["threads"] or source.request.cores or count_cores(),
+            threads=self._threads,
             feed_biased=self._weights.feed_biased,
         )
-        self.need = MemoryNeed(
+        need = MemoryNeed(
             weights_bytes=self._weights.size_bytes,
             kv_bytes=kv.pool(self.limits),
             workspace_bytes=measure_workspace(native, self._shape),
             kv_saved_bytes=kv.saved(self.limits),
         )
+        self.need = _add_sight(need, source, native, threads=self._threads)
         kv_format = choose_kv_format(native, settings)
         self.compute_format = f"{native.description}, {self._weights.describe()} weights, KV {kv_format}"
 
@@ -125,6 +136,7 @@ class NativeLoad:
             formats=weights.formats(),
             vector_floats=weights.vector_floats,
             adapters=NativeAdapters(self._base, weights.targets()),
+            tower=_raise_tower(self._source, self._native, threads=self._threads),
         )
         try:
             weights.pack(session.model, progress)
@@ -133,6 +145,23 @@ class NativeLoad:
             raise
         session.fill_pool()
         return session
+
+
+def _add_sight(need: MemoryNeed, source: Source, native: Native | None, *, threads: int) -> MemoryNeed:
+    """What a model needs with what it sees with."""
+    if isinstance(source.sight, str):
+        return need
+    more = source.sight.measure(native, threads=threads)
+    return replace(
+        need,
+        weights_bytes=need.weights_bytes + more.weights_bytes,
+        workspace_bytes=need.workspace_bytes + more.workspace_bytes,
+    )
+
+
+def _raise_tower(source: Source, native: Native | None, *, threads: int) -> Tower | None:
+    """What sees pictures, if the model sees any."""
+    return None if isinstance(source.sight, str) else source.sight.raise_tower(native, threads=threads)
 
 
 class EncoderLoad:

@@ -9,7 +9,7 @@ import numpy as np
 
 from inferd_weights.grids import IQ1_S, IQ2_S, IQ2_XS, IQ2_XXS, IQ3_S, IQ3_XXS
 
-INTERFACE: Final = 14  # as in native/api.cpp
+INTERFACE: Final = 15  # as in native/api.cpp
 LIBRARY: Final = Path(__file__).with_name("_native.so")
 LACKING: Final = LIBRARY.with_suffix(".txt")  # written by the build: what is missing, and on the next line the fix
 FIX: Final = "make native"
@@ -92,13 +92,16 @@ class Step(Structure):
     _fields_ = (
         *(
             (name, c_int32)
-            for name in ("tokens", "sequences", "table_width", "logit_count", "logits_stride", "hidden_count")
+            for name in (
+                *("tokens", "sequences", "table_width", "logit_count", "logits_stride", "hidden_count"),
+                "embedded_count",
+            )
         ),
         *(
             (name, c_void_p)
             for name in (
                 *("token_ids", "positions", "starts", "lengths", "block_tables", "logit_rows", "hidden_rows"),
-                *("window_tables", "beyond", "adapters"),
+                *("window_tables", "beyond", "adapters", "picked", "embedded"),
                 *("logits", "hidden", "chosen", "temperatures", "top_k", "top_p", "min_p", "points"),
             )
         ),

@@ -15,6 +15,7 @@ from inferd_cpu.native import ACTIVATIONS, GATINGS, HEAD_NORMS, KV_FORMATS, MAX_
 from inferd_cpu.native_adapters import NativeAdapters, Packed
 from inferd_cpu.plan import check_batch, check_beyond, check_pairs
 from inferd_cpu.shapes import Architecture, Routing
+from inferd_cpu.vision.tower import Tower, Watch
 
 _INTEGERS = ("token_ids", "positions", "starts", "lengths", "block_tables", "logit_rows")
 _SCALARS = (
@@ -23,7 +24,12 @@ _SCALARS = (
 )
 UNUSED_WIDTH = 32  # of feed-forward parts in a network that has experts in all layers
 _PADDING = 16  # floats between rows of logits: rows a multiple of a page apart would share their cache lines
-SIZES = frozenset({"context_tokens", "kv_tokens", "max_sequences", "max_step_tokens", "threads", "pre_tokenizer"})
+SIZES = frozenset(
+    {
+        *("context_tokens", "kv_tokens", "max_sequences", "max_step_tokens", "threads", "pre_tokenizer"),
+        *("picture_tokens", "picture_cache_tokens"),
+    }
+)
 """Settings that change no byte of a KV block."""
 _MULTIPLIES_BYTES = ("avx512", "amx", "avx2")  # with one instruction, or with few for several rows at once
 _SAMPLING = {
@@ -127,6 +133,7 @@ class NativeSession:
         formats: Of the matrices, as `NativeWeights.formats` gives them.
         vector_floats: Numbers of all vectors.
         adapters: Reads adapters for it.
+        tower: What sees pictures.
 
     Attributes:
         model: The library's handle.
@@ -144,7 +151,9 @@ class NativeSession:
         formats: NDArray[np.int32],
         vector_floats: int,
         adapters: NativeAdapters,
+        tower: Tower | None = None,
     ) -> None:
+        self._tower = tower
         self._library = native.library
         self._limits = limits
         self._adapters = adapters
@@ -180,7 +189,9 @@ class NativeSession:
             ValueError: The batch is not what `TokenBatch` promises, or exceeds the limits. Nothing has changed.
         """
         step, count, sampling = self._step, len(batch.logit_rows), batch.sampling
-        held = self._fill(batch)  # noqa: F841 - keeps the arrays that the step points to
+        watch = Watch(self._tower)
+        held = self._fill(batch)
+        held += self._place(watch.find(batch), len(batch.token_ids))  # keeps the arrays that the step points to
         step.logits = step.chosen = None
         logits = chosen = hidden = None
         if sampling is None or sampling.temperatures.any():
@@ -197,7 +208,7 @@ class NativeSession:
         if self._library.inferd_step(self.model, step):
             check_batch(batch, self._limits)
             raise ValueError("bad batch: it is not what TokenBatch promises")
-        return StepResult(logits=None if sampling else logits, hidden=hidden, token_ids=chosen)
+        return watch.tell(StepResult(logits=None if sampling else logits, hidden=hidden, token_ids=chosen))
 
     def read_adapter(self, path: Path) -> ReadAdapter:
         """Read an adapter, beside the steps.
@@ -271,7 +282,21 @@ class NativeSession:
         if self.model is not None:
             self._library.inferd_close(self.model)
         self.model = None
+        if self._tower is not None:
+            self._tower.close()
         self._logits = self._logits[:0].copy()
+
+    def _place(self, found: tuple[NDArray[np.intp], NDArray[np.float32]] | None, tokens: int) -> list[NDArray[Any]]:
+        """Point the step to the vectors of pictures, and the rows where they go; returns what it points to."""
+        step: Any = self._step
+        step.picked, step.embedded, step.embedded_count = None, None, 0
+        if found is None:
+            return []
+        rows, vectors = found
+        picked, vectors = np.full(tokens, -1, np.int32), np.ascontiguousarray(vectors, np.float32)
+        picked[rows] = np.arange(len(rows))
+        step.picked, step.embedded, step.embedded_count = picked.ctypes.data, vectors.ctypes.data, len(vectors)
+        return [picked, vectors]
 
     def _fill(self, batch: TokenBatch) -> list[NDArray[Any]]:
         """Point the step to the arrays of a batch; returns those that it points to."""

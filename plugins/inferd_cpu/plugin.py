@@ -101,6 +101,30 @@ SPEC = BackendSpec(
             description="what the adapter's changes are multiplied with",
         ),
         Setting(
+            name="projector",
+            kind="str",
+            names_file=True,
+            description="path of what a GGUF model sees with, absolute for the kernel: its projector (mmproj) as"
+            " llama.cpp has it, of the kind idefics3 (SmolVLM)",
+        ),
+        Setting(
+            name="picture_tokens",
+            kind="int",
+            default=4096,
+            minimum=1,
+            maximum=1 << 20,
+            description="most tokens of one picture, of a model that sees: larger ones are refused",
+        ),
+        Setting(
+            name="picture_cache_tokens",
+            kind="int",
+            default=16384,
+            minimum=0,
+            maximum=1 << 24,
+            description="tokens of pictures whose vectors are kept, so that a picture that comes again is not computed"
+            " again",
+        ),
+        Setting(
             name="pre_tokenizer",
             kind="str",
             description="how a byte-level vocabulary splits text, as `tokenizer.ggml.pre` names it: for GGUF files that"

@@ -15,6 +15,7 @@ from inferd_cpu.norms import multiply, normalize
 from inferd_cpu.plan import check_pairs, make_plan
 from inferd_cpu.shapes import Architecture
 from inferd_cpu.streams import Streams
+from inferd_cpu.vision.tower import Tower, Watch
 from inferd_cpu.weights import Layer, Weights
 from inferd_cpu.workspace import count_blocks, make_workspace
 
@@ -25,12 +26,19 @@ class CpuSession:
     """A loaded model and its pool of KV blocks."""
 
     def __init__(
-        self, *, architecture: Architecture, weights: Weights, limits: TokenLimits, separator: int = -1
+        self,
+        *,
+        architecture: Architecture,
+        weights: Weights,
+        limits: TokenLimits,
+        separator: int = -1,
+        tower: Tower | None = None,
     ) -> None:
         a = self._architecture = architecture
         self._weights = weights
         self._limits = limits
         self._separator = separator
+        self._tower = tower
         self._workspace = make_workspace(a, limits)
         self._mixer = Mixer(a, self._workspace)
         self._windows = sorted({layer.window for layer in a.layers if not layer.recurrent})
@@ -64,6 +72,10 @@ class CpuSession:
             check_states(plan, state.keys, apart=state.apart)
         residual = work.residual[: len(plan.token_ids)]
         embed(a, weights, plan.token_ids, plan.positions, plan.starts, separator=self._separator, out=residual)
+        watch = Watch(self._tower)
+        if (found := watch.find(batch)) is not None:
+            rows, vectors = found
+            residual[rows] = vectors
         self._mixer.begin(plan, weights)
         with np.errstate(over="ignore"):  # exp of a large number is inf, and a gate divided by that is 0, as it should
             inputs = make_layer_inputs(a, weights, plan.token_ids, residual)
@@ -80,7 +92,7 @@ class CpuSession:
         hidden = None
         if batch.hidden_rows is not None:
             hidden = self._normalize(residual[batch.hidden_rows], weights.norm, weights.norm_bias)
-        return StepResult(logits=self._compute_logits(residual[plan.logit_rows]), hidden=hidden)
+        return watch.tell(StepResult(logits=self._compute_logits(residual[plan.logit_rows]), hidden=hidden))
 
     def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
         """Copy KV blocks, each pair from its first to its second; in order.
@@ -99,6 +111,8 @@ class CpuSession:
 
     def close(self) -> None:
         """Give the memory back."""
+        if self._tower is not None:
+            self._tower.close()
         del self._weights, self._workspace, self._mixer, self._places, self._state, self._streams
 
     def _make_place(self, index: int) -> Place:

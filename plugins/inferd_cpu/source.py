@@ -32,6 +32,7 @@ from inferd_cpu.expert_files import stack_experts
 from inferd_cpu.heads import GGUF_TENSORS, is_ranked, read_gguf_head, read_hf_head, read_tensors
 from inferd_cpu.hf_folder import CONFIG, HfFolder
 from inferd_cpu.inventory import Inventory
+from inferd_cpu.vision.sight import Sight, look
 from inferd_cpu.vocabulary import read_vocabulary
 from inferd_weights.gguf import GgufFile
 from inferd_weights.model_file import ModelFile
@@ -51,6 +52,7 @@ class Source:
     inventory: Inventory
     sampling: SamplingDefaults
     embedding: EmbeddingDefaults
+    sight: Sight | str = ""  # what it sees with; where it sees nothing, why
     separator: int = -1  # the token between two texts that are scored, of which the second is of another type
 
     @property
@@ -91,15 +93,17 @@ def _read_folder(request: LoadRequest) -> Source:
         head = read_hf_head(str(path), read_tensors(folder, folder.heads), settings, width=architecture.width)
         embedding = replace(embedding, pooling=Pooling.RANK, head=head)
     file = _adapt(request, folder, architecture)
+    vocabulary = read_hf_vocabulary(path, settings, generation)
     return Source(
         request,
         file,
         architecture,
-        read_hf_vocabulary(path, settings, generation),
+        vocabulary,
         config.vocabulary_size,
         Inventory(file, architecture, vocabulary_size=config.vocabulary_size),
         read_hf_sampling(str(path / GENERATION), generation),
         embedding,
+        look(request, architecture, vocabulary),
         read_hf_separator(path) if embedding.head else -1,
     )
 
@@ -149,6 +153,7 @@ def _read_file(request: LoadRequest) -> Source:
         Inventory(adapted, architecture, vocabulary_size=size),
         read_gguf_sampling(where, read),
         embedding,
+        look(request, architecture, vocabulary),
         file.metadata.integer("tokenizer.ggml.seperator_token_id", size) if ranked else -1,
     )
     refuse_ignored(

@@ -155,8 +155,11 @@ NO_MODELS: Final[Mapping[str, str]] = {
         " {where}), or load that model with --set adapter={where}",
     ),
     "controlvector": "a control vector, which is not supported, and no model",
-    "mmproj": "what a model sees pictures or hears sounds with (mmproj), which is not supported; load the model itself",
-    "clip": "what a model sees pictures or hears sounds with (mmproj), which is not supported; load the model itself",
+    **dict.fromkeys(
+        ("mmproj", "clip"),
+        "what a model sees pictures or hears sounds with (mmproj), and no model; load the model that it was made for"
+        " with --set projector={where}",
+    ),
     "imatrix": "an importance matrix, which quantising a model takes, and no model; load the model that it was made of",
 }
 """Files of GGUF that are no models, by what they say of themselves."""

@@ -76,6 +76,10 @@ void Forward::embed() {
   }
   const Share own = rows();
   for (int row = own.begin; row < own.end; row++) {
+    if (s_.picked && s_.picked[row] >= 0) {
+      memcpy(residual(row), s_.embedded + size_t(s_.picked[row]) * shape_.width, sizeof(float) * shape_.width);
+      continue;
+    }
     m_.kernels_.unpack_row(m_.embedding(), s_.token_ids[row], residual(row));
     if (shape_.embedding_scale != 1.0f) m_.norms_.cap(shape_.embedding_scale, 0.0f, shape_.width, residual(row));
     if (const float* positions = m_.vectors_[vector_positions])

@@ -319,6 +319,8 @@ bool Model::is_sound(const Step& s) const {
     return false;
   if (s.starts[0] != 0 || s.starts[s.sequences] != s.tokens) return false;
   if (!within(s.token_ids, s.tokens, shape_.vocabulary_size)) return false;
+  if (s.picked && !std::all_of(s.picked, s.picked + s.tokens, [&](int i) { return i >= -1 && i < s.embedded_count; }))
+    return false;
   for (int sequence = 0; sequence < s.sequences; sequence++) {
     const int first = s.starts[sequence], end = s.starts[sequence + 1], length = s.lengths[sequence];
     if (first < 0 || end <= first || end > s.tokens || length < end - first) return false;

@@ -70,11 +70,13 @@ struct Shape {
 
 // One step, as `TokenBatch` and `DeviceSampling` of inferd.plugin describe it. Part of the ABI.
 struct Step {
-  int32_t tokens, sequences, table_width, logit_count, logits_stride, hidden_count;
+  int32_t tokens, sequences, table_width, logit_count, logits_stride, hidden_count, embedded_count;
   const int32_t *token_ids, *positions, *starts, *lengths, *block_tables, *logit_rows, *hidden_rows;
   int32_t* window_tables;  // of layers with a window; entries that no row sees become 0
   const int32_t* beyond;   // [sequences]: whether the second frequencies are its; null where there are none
   const int32_t* adapters;  // [sequences]: the slot of its adapter, -1 for none; null where none has one
+  const int32_t* picked;  // [tokens]: which row of `embedded` stands for a token, -1 for its own; null for none
+  const float* embedded;  // [embedded_count][width]: vectors of pictures
   float* logits;    // [logit_count][vocabulary], logits_stride apart; null when only the best tokens are wanted
   float* hidden;    // [hidden_count][width]
   int32_t* chosen;  // [logit_count]; null when logits are wanted

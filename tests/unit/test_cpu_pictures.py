@@ -1,0 +1,204 @@
+"""GGUF models that see by a projector's file: greedy tokens against transformers, and what a wrong file is told."""
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from native_models import find_missing
+from shared_cells import cells_of
+
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
+pytest.importorskip("PIL")
+import tiny_pictures as tiny
+import torch
+from tiny_projectors import write_decoder, write_projector
+
+from inferd.engine.token.limits import EngineLimits
+from inferd.engine.token.loop import Loop
+from inferd.engine.token.output import Ended, StepOutput
+from inferd.engine.token.submission import Submission
+from inferd.engine.work import ChatInput, Message
+from inferd.errors import UnsupportedInputError
+from inferd.plugin import LoadError, LoadRequest
+from inferd.plugin.backend import read_settings
+from inferd.sampling import Sampling
+from inferd_cpu.backend import CpuBackend
+from inferd_cpu.plugin import SPEC
+
+DEADLINE_S = 240
+COUNT = 8
+FIRST, SECOND = tiny.make_picture(40, 25), tiny.make_picture(20, 33, seed=1)
+Content = list[str | bytes]
+TALKS: list[Content] = [
+    ["one, two, 3:", FIRST, "what?"],
+    [FIRST, "and", SECOND, "what is it?"],
+    ["no picture"],
+]
+needs_library = pytest.mark.skipif(bool(find_missing("auto")), reason="the native library is not built: make native")
+
+
+@dataclass(frozen=True)
+class Files:
+    """A decoder, its projector, and the network that both are of."""
+
+    folder: Path
+    network: Any
+
+    @property
+    def decoder(self) -> Path:
+        return self.folder / "tiny.gguf"
+
+    @property
+    def projector(self) -> Path:
+        return self.folder / "mmproj.gguf"
+
+    def answer(self, content: Content) -> Any:
+        """What transformers says."""
+        parts = [
+            {"type": "text", "text": each} if isinstance(each, str) else {"type": "image", "image": each}
+            for each in content
+        ]
+        messages = [{"role": "user", "content": parts}]
+        return tiny.answer("idefics3", self.network, self.folder, messages, count=COUNT)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Files]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("seeing")
+    made = Files(folder, tiny.write_folder("idefics3", folder))
+    write_decoder(made.network, folder, made.decoder)
+    write_projector(made.network, made.projector)
+    yield made
+    torch.set_num_threads(threads)
+
+
+def make_request(files: Files, **settings: str) -> LoadRequest:
+    sizes = {"block_tokens": "4", "max_sequences": "4", "max_step_tokens": "24", "projector": str(files.projector)}
+    given = read_settings(SPEC, {**sizes, **settings})
+    return LoadRequest(path=files.decoder, device="cpu:0", settings=given, capacity_bytes=4 << 30)
+
+
+class Engine:
+    """A loop over a model; steps are so small that a prompt takes several."""
+
+    def __init__(self, request: LoadRequest) -> None:
+        self.model: Any = CpuBackend().load(request, lambda _: None)
+        self.tokens: dict[int, list[int]] = {}
+        self.ended: dict[int, Ended] = {}
+        self._changed = threading.Condition()
+        self._loop = Loop(self.model, EngineLimits(), self._take, cells=cells_of(self.model.vocabulary))
+        self._thread = threading.Thread(target=self._loop.run)
+        self._thread.start()
+
+    def ask(self, content: Content, **more: Any) -> list[int]:
+        handle = len(self.tokens) + 1
+        self.tokens[handle] = []
+        parts = tuple(each for each in content if isinstance(each, str))
+        images = tuple(n for n, each in enumerate(content) if isinstance(each, bytes))
+        given = tuple(each for each in content if isinstance(each, bytes))
+        chat = ChatInput((Message("user", "", parts=parts, images=images),), files=given)
+        sampling = Sampling(temperature=0, max_tokens=COUNT, ignore_eos=True)
+        self._loop.submit(Submission(handle, chat, sampling, **more))
+        with self._changed:
+            assert self._changed.wait_for(lambda: handle in self.ended, DEADLINE_S)
+        if (error := self.ended[handle].error) is not None:
+            raise error
+        return self.tokens[handle]
+
+    def close(self) -> None:
+        self._loop.stop()
+        self._thread.join(DEADLINE_S)
+        self.model.session.close()
+
+    def _take(self, output: StepOutput) -> None:
+        at = 0
+        for handle, count in zip(output.handles, output.counts, strict=True):
+            self.tokens[handle] += output.token_ids[at : at + count]
+            at += count
+        with self._changed:
+            self.ended |= {ended.handle: ended for ended in output.ended}
+            self._changed.notify_all()
+
+
+def test_pictures_are_seen_as_transformers_sees_them(files: Files) -> None:
+    """In fp32 the greedy tokens are transformers', each picture is computed once, and no prefix crosses pictures."""
+    engine = Engine(make_request(files, compute="exact"))
+    tower = engine.model.session._tower
+    expected = [files.answer(talk) for talk in TALKS]
+    assert [engine.ask(talk) for talk in TALKS] == expected
+    assert tower.computed == 2
+    swapped: Content = [SECOND if each is FIRST else each for each in TALKS[0]]
+    assert engine.ask(swapped) == files.answer(swapped) != expected[0]
+    assert tower.computed == 2
+    assert engine.ask(TALKS[0], salt=b"another") == expected[0]
+    assert tower.computed == 3
+    engine.close()
+
+
+@needs_library
+def test_the_library_sees_nearly_the_same(files: Files) -> None:
+    """Vectors of a picture in 8 bits point where those of fp32 do, and a conversation is answered with them."""
+    exact, native = (Engine(make_request(files, compute=compute)) for compute in ("exact", "native"))
+    seen = []
+    for engine in (exact, native):
+        assert len(engine.ask(TALKS[0])) == COUNT
+        (vectors,) = engine.model.session._tower._kept.values()
+        seen.append(vectors)
+        engine.close()
+    ours, theirs = seen
+    cosines = (ours * theirs).sum(axis=-1) / np.linalg.norm(ours, axis=-1) / np.linalg.norm(theirs, axis=-1)
+    assert cosines.min() > 0.99
+
+
+@needs_library
+def test_what_it_sees_with_is_in_the_plan(files: Files) -> None:
+    """Weights of the tower and vectors that are kept count, natively and in fp32; more kept ones more."""
+    for compute in ("exact", "native"):
+        blind = CpuBackend().measure(make_request(files, compute=compute, projector=""))
+        seeing = CpuBackend().measure(make_request(files, compute=compute))
+        keeping = CpuBackend().measure(make_request(files, compute=compute, picture_cache_tokens="20000"))
+        assert seeing.weights_bytes > blind.weights_bytes
+        assert keeping.workspace_bytes - seeing.workspace_bytes == 4 * 64 * (20000 - 16384)
+
+
+def test_a_model_without_its_projector_says_what_it_lacks(files: Files) -> None:
+    """A picture for a model whose projector is not named is refused with the name of the setting."""
+    engine = Engine(make_request(files, compute="exact", projector=""))
+    with pytest.raises(UnsupportedInputError, match="'projector' names no file"):
+        engine.ask(TALKS[0])
+    engine.close()
+
+
+@pytest.mark.parametrize(
+    ("file", "told"),
+    [
+        ({"architecture": "llama"}, "names a file of the type 'mmproj'; it wants what the model sees with"),
+        ({"more": {"clip.projector_type": "resampler"}}, "is 'resampler'; projectors that are known: idefics3"),
+        ({"more": {"clip.vision.window_size": 8}}, "'clip.vision.window_size' is 8, which is not supported"),
+        ({"without": "v.post_ln.bias"}, "tensor 'v.post_ln.bias' of shape [32] is missing"),
+    ],
+    ids=["another file", "another kind", "a key that is not known", "a missing tensor"],
+)
+def test_a_wrong_projector_is_told_what_it_is(tmp_path: Path, files: Files, file: Any, told: str) -> None:
+    """What a file says that is not supported, and what it lacks, is named before anything is loaded."""
+    write_projector(files.network, tmp_path / "wrong.gguf", **file)
+    with pytest.raises(LoadError) as caught:
+        CpuBackend().measure(make_request(files, projector=str(tmp_path / "wrong.gguf")))
+    assert told in str(caught.value)
+
+
+def test_a_projector_is_no_model_and_a_model_no_projector(files: Files) -> None:
+    """Each given as the other is told what it is, and what to do with it."""
+    request = make_request(files, projector="")
+    swapped = LoadRequest(path=files.projector, device="cpu:0", settings=request.settings, capacity_bytes=4 << 30)
+    with pytest.raises(LoadError, match="no model; load the model that it was made for with --set projector="):
+        CpuBackend().measure(swapped)
+    with pytest.raises(LoadError, match="names a file a model of architecture 'llama'"):
+        CpuBackend().measure(make_request(files, projector=str(files.decoder)))
