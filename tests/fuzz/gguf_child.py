@@ -14,6 +14,7 @@ import sys
 import warnings
 from contextlib import suppress
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import psutil
@@ -24,8 +25,9 @@ from other_seeds import Case, Others
 
 from inferd.engine.text.tokenizer import Tokenizer
 from inferd.errors import ModelLoadError
-from inferd.plugin import LoadError, LoadRequest, TokenBatch, TokenSession
+from inferd.plugin import LoadedModel, LoadError, LoadRequest, TokenBatch, TokenSession
 from inferd.plugin.backend import read_settings
+from inferd.plugin.pictures import Picture, PictureReader, PlacedPicture
 from inferd_cpu.backend import CpuBackend
 from inferd_cpu.native import Native, NativeMissing
 from inferd_cpu.plugin import SPEC
@@ -74,9 +76,11 @@ def find_sets() -> list[str]:
     return runs
 
 
-def load(path: Path, adapter: Path | None = None, *, isa: str = "auto") -> bool:
-    """Whether the file loads; a model that does takes a text and computes a step."""
+def load(path: Path, adapter: Path | None = None, projector: Path | None = None, *, isa: str = "auto") -> bool:
+    """Whether the file loads; a model that does takes a text, sees a picture if it can, and computes a step."""
     given = {**SETTINGS, "isa": isa} | ({"adapter": str(adapter)} if adapter else {})
+    if projector:
+        given["projector"] = str(projector)
     settings = read_settings(SPEC, given)
     request = LoadRequest(path=path, device="cpu:0", settings=settings, capacity_bytes=4 << 30)
     try:
@@ -86,13 +90,29 @@ def load(path: Path, adapter: Path | None = None, *, isa: str = "auto") -> bool:
     try:
         with suppress(ModelLoadError):
             Tokenizer(model.vocabulary, size=model.session.limits.vocabulary_size).encode("A text, of 2 parts.")
+        if not isinstance(model.pictures, str):
+            see(model)
         compute(model.session)
     finally:
         model.session.close()
     return True
 
 
-def compute(session: TokenSession) -> None:
+def see(model: LoadedModel) -> None:
+    """The vectors of a small picture, where the model takes one of its size; computed in a step."""
+    reader, session = cast("PictureReader", model.pictures), model.session
+    pixels = np.arange(12 * 20 * 3, dtype=np.uint8).reshape(12, 20, 3)
+    try:
+        outline = reader.outline(*pixels.shape[:2])
+    except ValueError:
+        return
+    values = reader.read(pixels)
+    picture = Picture(key=b"", outline=outline, values=lambda: values)
+    places = np.arange(outline.tokens, dtype=np.int32)
+    compute(session, PlacedPicture(picture=picture, places=places))
+
+
+def compute(session: TokenSession, placed: PlacedPicture | None = None) -> None:
     """A step of one sequence with as many tokens as fit, at most three."""
     limits = session.limits
     tokens = min(3, limits.context_tokens, limits.max_step_tokens, limits.block_tokens * limits.blocks)
@@ -103,6 +123,7 @@ def compute(session: TokenSession) -> None:
         lengths=np.array([tokens], np.int32),
         block_tables=np.arange(-(-tokens // limits.block_tokens), dtype=np.int32)[None],
         logit_rows=np.array([tokens - 1], np.int32),
+        pictures=[(placed,)] if placed else None,
         window_tables=np.zeros((1, -(-tokens // limits.block_tokens)), np.int32) if limits.window_blocks else None,
     )
     logits = session.step(batch).logits

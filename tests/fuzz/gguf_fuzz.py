@@ -1,6 +1,6 @@
 """`make fuzz SECONDS=600`: damaged models through the readers, the packer, the tokenizer and a step.
 
-They are GGUF files and shards, Hugging Face folders with all their documents, and adapters of both sorts.
+They are GGUF files and shards, Hugging Face folders with all their documents, adapters of both sorts, and projectors.
 
 Only a LoadError may come of them: no crash, no hang, no large allocation. What does come is kept in build/fuzz, and the
 exit code is 1. Run again with SEED and CASE to see it: python tests/fuzz/gguf_fuzz.py SECONDS SEED CASE

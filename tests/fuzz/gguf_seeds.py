@@ -1,6 +1,6 @@
 """Sound small GGUF files, one for each stored format and architecture, and where the numbers in their heads stand."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -103,14 +103,14 @@ class _Walk:
             self.number(NUMBER_BYTES[kind])
 
 
-def write_model(path: Path, architecture: str, stored: Format, *, parts: int = 1) -> Path:
+def write_model(path: Path, architecture: str, stored: Format, *, parts: int = 1, named: Sequence[str] = ()) -> Path:
     """A model of one layer; K-quants need rows of 256 numbers, the others go with 64. Gives the first of its parts."""
     path.parent.mkdir(exist_ok=True)
     width = max(64, stored.block_elements)
     head = width // HEADS
     names = [*_matrices(width, head), *_vectors(architecture, width, head)]
     writer = gguf.GGUFWriter(path, architecture, split_max_tensors=-(-len(names) // parts) if parts > 1 else 0)
-    _add_metadata(writer, width, head)
+    _add_metadata(writer, width, head, named)
     rng = np.random.default_rng(stored.block_bytes)
     for name, rows, columns in _matrices(width, head):
         kind = gguf.GGMLQuantizationType[stored.name]
@@ -156,7 +156,7 @@ def _vectors(architecture: str, width: int, head: int) -> Iterator[tuple[str, in
         yield "blk.0.attn_k_norm.weight", head
 
 
-def _add_metadata(writer: gguf.GGUFWriter, width: int, head: int) -> None:
+def _add_metadata(writer: gguf.GGUFWriter, width: int, head: int, named: Sequence[str]) -> None:
     writer.add_context_length(128)
     writer.add_embedding_length(width)
     writer.add_block_count(1)
@@ -170,7 +170,7 @@ def _add_metadata(writer: gguf.GGUFWriter, width: int, head: int) -> None:
     writer.add_rope_freq_base(10000.0)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
-    writer.add_token_list([f"t{i}" for i in range(VOCABULARY_SIZE)])
+    writer.add_token_list([*(f"t{i}" for i in range(VOCABULARY_SIZE - len(named))), *named])
     writer.add_token_types([1] * VOCABULARY_SIZE)
     writer.add_token_merges(["t 1"])
     writer.add_bos_token_id(0)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 RANK, DAMAGED = 4, "damaged"
+SEEN = ("<image>", "<fake_token_around_image>", "<global-img>", "<row_2_col_2>")
 PEFT: dict[str, Any] = {
     "peft_type": "LORA",
     "task_type": "CAUSAL_LM",
@@ -45,10 +46,11 @@ DOCUMENTS: dict[str, Any] = {
 
 
 class Case(NamedTuple):
-    """A model, and the adapter that it is loaded with, if any."""
+    """A model, and the adapter or the projector that it is loaded with, if any."""
 
     path: Path
     adapter: Path | None = None
+    projector: Path | None = None
 
 
 class Others:
@@ -66,6 +68,10 @@ class Others:
             "sharded folder": Case(_write_sharded(folder / "sharded")),
             "adapter": Case(write_model(folder / "adapted" / "tiny.gguf", "llama", form), _write_adapter(folder)),
             "peft": Case(write_folder(folder / "plain"), _write_peft(folder / "peft")),
+            "projector": Case(
+                write_model(folder / "seeing" / "tiny.gguf", "llama", form, named=SEEN),
+                projector=_write_projector(folder),
+            ),
         }
 
     def damage(self, rng: np.random.Generator) -> Case:
@@ -73,12 +79,14 @@ class Others:
         name = str(rng.choice(sorted(self.sound)))
         case, target = self.sound[name], self._folder / DAMAGED
         shutil.rmtree(target, ignore_errors=True)
-        hurt = case.adapter or case.path
+        hurt = case.adapter or case.projector or case.path
         kept = hurt if hurt.is_dir() else hurt.parent
         shutil.copytree(kept, target)
         file = sorted(path for path in target.rglob("*") if path.is_file())
         _damage(file[int(rng.integers(0, len(file)))], rng)
         moved = target if hurt.is_dir() else target / hurt.name
+        if case.projector:
+            return Case(case.path, projector=moved)
         return Case(case.path, moved) if case.adapter else Case(moved)
 
 
@@ -153,6 +161,44 @@ def _write_adapter(folder: Path) -> Path:
         rows = 32 if name == "attn_v" else 64
         for letter, numbers in zip("ab", _pair((rows, 64)), strict=True):
             writer.add_tensor(f"blk.0.{name}.weight.lora_{letter}", numbers.astype(np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def _write_projector(folder: Path) -> Path:
+    """One for the model of `gguf_seeds`, whose width is 64: tiles of 8 x 8 pixels, of which a picture has at most 5."""
+    path = folder / "projector" / "mmproj.gguf"
+    path.parent.mkdir()
+    writer = gguf.GGUFWriter(path, "clip")
+    writer.add_type("mmproj")
+    writer.add_clip_has_vision_encoder(True)
+    writer.add_clip_projector_type("idefics3")
+    sizes = {"image_size": 8, "patch_size": 4, "embedding_length": 32, "feed_forward_length": 40, "block_count": 1}
+    sizes |= {"attention.head_count": 2, "projection_dim": 64, "projector.scale_factor": 2, "preproc_image_size": 16}
+    for name, size in sizes.items():
+        writer.add_uint32(f"clip.vision.{name}", size)
+    writer.add_vision_attention_layernorm_eps(1e-6)
+    writer.add_vision_image_mean([0.5, 0.5, 0.5])
+    writer.add_vision_image_std([0.5, 0.5, 0.5])
+    writer.add_vision_use_gelu(True)
+    shapes: dict[str, tuple[int, ...]] = {
+        "v.patch_embd.weight": (32, 3, 4, 4),
+        "v.patch_embd.bias": (32,),
+        "v.position_embd.weight": (4, 32),
+        "mm.model.fc.weight": (64, 128),
+    }
+    outputs = {"ln1": 32, "ln2": 32, "attn_q": 32, "attn_k": 32, "attn_v": 32, "attn_out": 32, "ffn_up": 40}
+    for name, rows in {**outputs, "ffn_down": 32}.items():
+        inputs = 40 if name == "ffn_down" else 32
+        shapes[f"v.blk.0.{name}.weight"] = (rows,) if name.startswith("ln") else (rows, inputs)
+        shapes[f"v.blk.0.{name}.bias"] = (rows,)
+    shapes |= {"v.post_ln.weight": (32,), "v.post_ln.bias": (32,)}
+    rng = np.random.default_rng(5)
+    for name, shape in shapes.items():
+        writer.add_tensor(name, rng.normal(scale=0.1, size=shape).astype(np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
