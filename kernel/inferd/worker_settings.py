@@ -120,7 +120,7 @@ class Workers(BaseModel):
         le=1 << 40,
         description="most pixels of a picture in a conversation, or of one that a recipe decodes, or makes of it",
     )
-    pictures: int = Field(32, ge=1, le=1 << 16, description="most pictures of a conversation")
+    pictures: int = Field(32, ge=1, le=1 << 16, description="most pictures, or sounds, of a conversation")
     picture_bytes: int = Field(
         512 << 20,
         ge=0,
@@ -128,7 +128,9 @@ class Workers(BaseModel):
         description="what a worker keeps of pictures of conversations that it has read, in bytes; those of one "
         "conversation may not take more. 0 for nothing: each is read again in the step that computes it",
     )
-    audio_s: Seconds = Field(600.0, gt=0, description="most seconds of a sound that a recipe decodes")
+    audio_s: Seconds = Field(
+        600.0, gt=0, description="most seconds of a sound in a conversation, or of one that a recipe decodes"
+    )
     sequence_idle_s: Seconds = Field(
         60.0, gt=0, description="a sequence of tensors without a task for so long is given up"
     )

@@ -46,7 +46,7 @@ from inferd_torch.spanning.parts import folder_parts
 from inferd_torch.spanning.share import Share, check_share, divide
 from inferd_torch.survey import survey
 from inferd_torch.tally import count_step
-from inferd_torch.vision.sight import Sight, look
+from inferd_torch.vision.sight import Hearing, Sight, look
 from inferd_torch.vision.tower import Tower
 from inferd_torch.warming import warm
 
@@ -70,7 +70,7 @@ class Examined:
         limits: Of the session.
         need: What it takes.
         fused: Take the small steps of its layers together, where it is known.
-        sight: What it does with pictures, or why it takes none.
+        sight: What it does with pictures or sounds, or why it takes none.
         share: What of it each of several ranks holds; None for one. All but `artifact` and `need` is that of a rank.
     """
 
@@ -84,7 +84,7 @@ class Examined:
     need: MemoryNeed
     share: Share | None = None
     fused: bool = True
-    sight: Sight | str = ""
+    sight: Sight | Hearing | str = ""
 
 
 def examine(request: LoadRequest) -> Examined:
@@ -126,7 +126,7 @@ def examine(request: LoadRequest) -> Examined:
         width=found.embedding_size,
         heads=found.scored_heads,
         step_bytes=step_bytes and step_bytes * dtype.itemsize // skeleton.dtype.itemsize,
-        seeing_bytes=sight.count_bytes(config, number_bytes=dtype.itemsize) if isinstance(sight, Sight) else 0,
+        seeing_bytes=0 if isinstance(sight, str) else sight.count_bytes(config, number_bytes=dtype.itemsize),
     )
     recordings = len(choose_rows(max_sequences)) if device.type == "cuda" and request.settings["cuda_graphs"] else 0
     limits = derive_limits(
@@ -139,7 +139,7 @@ def examine(request: LoadRequest) -> Examined:
             sizes, room=room, step_tokens=step_tokens, max_sequences=max_sequences, recordings=recordings
         ),
     )
-    if isinstance(sight, Sight):
+    if not isinstance(sight, str):
         limits = replace(limits, whole_pictures=sight.kind.whole)
     return Examined(
         artifact=artifact,
@@ -305,7 +305,7 @@ def make_session(model: Examined, loaded: Any, group: Group | None = None, *, gr
     )
 
 
-def _raise_tower(net: Any, sight: Sight | str) -> Tower | None:
+def _raise_tower(net: Any, sight: Sight | Hearing | str) -> Tower | None:
     return None if isinstance(sight, str) else Tower(net, sight.kind, kept_tokens=sight.kept_tokens)
 
 

@@ -6,14 +6,20 @@ from copy import deepcopy
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, GgufConfig, modeling_utils
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    GgufConfig,
+    modeling_utils,
+)
 from transformers.utils import logging
 
 from inferd.plugin import LoadError, UnsupportedModelError
 from inferd_torch.artifact import Artifact
 from inferd_torch.attention import NAME, register
 from inferd_torch.packed.weights import packed_weights, replace_modules
-from inferd_torch.plugin import SEEING_TYPES
+from inferd_torch.plugin import HEARING_TYPES, SEEING_TYPES
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 STORED = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}  # by the names of safetensors
@@ -61,11 +67,17 @@ def _find_class(config: Any) -> Any:
     kind = AutoModelForCausalLM._model_mapping.get(type(config), None)  # noqa: SLF001 - it has no public name
     if kind is None and config.model_type in SEEING_TYPES:
         kind = AutoModelForImageTextToText._model_mapping.get(type(config), None)  # noqa: SLF001 - as above
+    if kind is None and config.model_type in HEARING_TYPES:
+        from inferd_torch.vision.hearing import NETWORKS  # noqa: PLC0415 - it imports what prepares sounds
+
+        kind = NETWORKS.get(config.model_type)
     return kind
 
 
 def _attention(config: Any) -> str | dict[str, str]:
     """What computes attention: ours for text; what sees pictures keeps no keys and has that of torch."""
+    if config.model_type in HEARING_TYPES:
+        return {"text_config": NAME, "audio_config": "sdpa"}
     return {"text_config": NAME, "vision_config": "sdpa"} if config.model_type in SEEING_TYPES else NAME
 
 

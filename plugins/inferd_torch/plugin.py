@@ -16,6 +16,9 @@ TENSOR_TYPES = ("silero_vad",)
 SEEING_TYPES = ("idefics3", "smolvlm", "qwen2_5_vl", "gemma3")
 """Folders whose pictures are seen, by the `model_type` of their config.json."""
 
+HEARING_TYPES = ("qwen2_audio", "voxtral")
+"""Folders whose sounds are heard, likewise."""
+
 SPEC = BackendSpec(
     name="torch",
     loader="inferd_torch.backend:TorchBackend",
@@ -25,6 +28,7 @@ SPEC = BackendSpec(
         "GGUF architectures": GGUF_ARCHITECTURES,
         "networks of tensors, in folders": TENSOR_TYPES,
         "models that see pictures, in folders": SEEING_TYPES,
+        "models that hear sounds, in folders": HEARING_TYPES,
     },
     settings=(
         Setting(
@@ -105,7 +109,7 @@ SPEC = BackendSpec(
             default=4096,
             minimum=1,
             maximum=1 << 20,
-            description="most tokens of one picture, of a model that sees: larger ones are refused",
+            description="most tokens of one picture or sound, of a model that sees or hears: larger ones are refused",
         ),
         Setting(
             name="picture_cache_tokens",

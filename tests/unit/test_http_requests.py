@@ -59,7 +59,7 @@ def test_what_a_chat_asks_for(given: dict[str, Any], asked: dict[str, Any]) -> N
     [
         ({"model": None}, "model", "is missing"),
         ({"messages": []}, "messages", "at least one message"),
-        ({"messages": [{"role": "user", "content": [{"type": "file"}]}]}, "messages[0].content[0].type", "text and im"),
+        ({"messages": [{"role": "user", "content": [{"type": "file"}]}]}, "messages[0].content[0].type", "text, im"),
         ({"messages": [{"content": "x"}]}, "messages[0].role", "the role"),
         ({"temprature": 1}, "temprature", "did you mean 'temperature'"),
         ({"temperature": "hot"}, "temperature", "must be a number"),

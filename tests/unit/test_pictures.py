@@ -236,7 +236,7 @@ def test_a_step_waits_for_no_room(reader: Reader) -> None:
     """What is not held any more is read in the step at once, though pictures of others fill the room for reading."""
     gallery = Gallery(reader, PictureLimits(pixels=24, kept_bytes=0))
     (placed,) = place(gallery, plain(6, 4))
-    with gallery._room.taken(1 << 30):
+    with gallery._source._room.taken(1 << 30):
         reading = threading.Thread(target=placed.picture.values, daemon=True)
         reading.start()
         reading.join(30)

@@ -1,8 +1,6 @@
 """Conversations with pictures, through engine and torch backend, against processors and `generate` of transformers."""
 
-import threading
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,20 +10,11 @@ pytest.importorskip("PIL", reason="Pillow is not installed: pip install 'inferd[
 
 import tiny_pictures as tiny
 import torch
-from shared_cells import cells_of
+from tiny_engine import TinyEngine
 
 from inferd.core.vigil import Doing
 from inferd.engine.activity import Activity
-from inferd.engine.token.limits import EngineLimits
-from inferd.engine.token.loop import Loop
-from inferd.engine.token.output import Ended, StepOutput
-from inferd.engine.token.submission import Submission
 from inferd.engine.work import ChatInput, Message
-from inferd.plugin import LoadRequest
-from inferd.plugin.backend import read_settings
-from inferd.sampling import Sampling
-from inferd_torch.backend import TorchBackend
-from inferd_torch.plugin import SPEC
 from inferd_torch.vision.kinds import Idefics3
 
 DEADLINE_S = 120
@@ -41,46 +30,10 @@ TALKS: list[Content] = [
 ]
 
 
-class Engine:
-    """A loop over a folder; steps are so small that a prompt takes several."""
-
-    def __init__(self, folder: Path, **settings: str) -> None:
-        given = read_settings(SPEC, {"block_tokens": "4", "max_sequences": "4", "max_step_tokens": "24", **settings})
-        request = LoadRequest(path=folder, device="cpu:0", settings=given, capacity_bytes=4 << 30)
-        self.model: Any = TorchBackend().load(request, lambda _: None)
-        self.tokens: dict[int, list[int]] = {}
-        self.ended: dict[int, Ended] = {}
-        self._changed = threading.Condition()
-        self._loop = Loop(self.model, EngineLimits(), self._take, cells=cells_of(self.model.vocabulary))
-        self._thread = threading.Thread(target=self._loop.run)
-        self._thread.start()
-
+class Engine(TinyEngine):
     def ask(self, content: Content, *, sent: list[Content] | None = None, **more: Any) -> list[int]:
         """The answer to a message, beside others that are `sent` with it."""
-        handles = []
-        for each in (content, *(sent or [])):
-            handles.append(len(self.tokens) + 1)
-            self.tokens[handles[-1]] = []
-            sampling = Sampling(temperature=0, max_tokens=COUNT, ignore_eos=True)
-            self._loop.submit(Submission(handles[-1], chat_of(each), sampling, **more))
-        with self._changed:
-            assert self._changed.wait_for(lambda: all(each in self.ended for each in handles), DEADLINE_S)
-        if (error := self.ended[handles[0]].error) is not None:
-            raise error
-        return self.tokens[handles[0]]
-
-    def close(self) -> None:
-        self._loop.stop()
-        self._thread.join(DEADLINE_S)
-
-    def _take(self, output: StepOutput) -> None:
-        at = 0
-        for handle, count in zip(output.handles, output.counts, strict=True):
-            self.tokens[handle] += output.token_ids[at : at + count]
-            at += count
-        with self._changed:
-            self.ended |= {ended.handle: ended for ended in output.ended}
-            self._changed.notify_all()
+        return self.ask_chat(chat_of(content), sent=[chat_of(each) for each in sent or []], **more)
 
 
 def chat_of(content: Content) -> ChatInput:

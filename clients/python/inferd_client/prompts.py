@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from google.protobuf.json_format import ParseDict
 from google.protobuf.struct_pb2 import Struct
 
-from inferd_api.v1.task_pb2 import ChatMessage, ChatPrompt, ContentPart, ImagePart, TaskSpec, TokenPrompt
+from inferd_api.v1.task_pb2 import AudioPart, ChatMessage, ChatPrompt, ContentPart, ImagePart, TaskSpec, TokenPrompt
 from inferd_client.options import check_names
 from inferd_client.values import TEXT, TOKENS, check_values, is_whole, with_texts
 
@@ -28,7 +28,8 @@ Message: TypeAlias = ChatMessage | Mapping[str, Any]
 
 It may have `name`, `tool_calls` (a list of objects, or `tool_calls_json`), `tool_call_id` and `reasoning_content`. A
 part is `{"type": "text", "text": …}` or a text, or `{"type": "image", "image": …}` with the bytes of a file, its
-`pathlib.Path` or a data URL; `{"type": "image_url", "image_url": {"url": …}}` is taken, too.
+`pathlib.Path` or a data URL; `{"type": "image_url", "image_url": {"url": …}}` is taken, too. A sound is
+`{"type": "audio", "audio": …}`, likewise, or OpenAI's `input_audio`.
 """
 
 Prompt: TypeAlias = str | Sequence[Message] | Sequence[int]
@@ -137,36 +138,44 @@ def _part(part: Any) -> ContentPart:
     if kind in _TEXTS and isinstance(part.get("text"), str):
         return ContentPart(text=part["text"])
     if kind in ("image", "image_url", "input_image"):
-        return ContentPart(image=_image(part))
+        source = part.get("image_url", part.get("url", part.get("image", "")))
+        return ContentPart(image=ImagePart(**_file("an image", source)))
+    if kind in ("audio", "input_audio"):
+        return ContentPart(audio=AudioPart(**_file("a sound", _sound(part))))
     raise ValueError(
-        f'a part of a message is a text, {{"type": "text", "text": …}} or {{"type": "image", "image": …}}, not of type'
-        f" {kind!r}"
+        f'a part of a message is a text, {{"type": "text", "text": …}}, {{"type": "image", "image": …}} or'
+        f' {{"type": "audio", "audio": …}}, not of type {kind!r}'
     )
 
 
-def _image(part: Mapping[str, Any]) -> ImagePart:
-    """The file of an image, or its URL.
+def _sound(part: Mapping[str, Any]) -> Any:
+    """Where a sound is; OpenAI's form has base64 without a head."""
+    given = part.get("input_audio", part.get("url", part.get("audio", "")))
+    if isinstance(given, Mapping) and "data" in given:
+        return f"data:audio/{given.get('format', 'wav')};base64,{given['data']}"
+    return given
+
+
+def _file(what: str, source: Any) -> dict[str, Any]:
+    """The file of an image or a sound as `data`, or its `url`.
 
     Raises:
         TypeError: It is neither.
         OSError: A file cannot be read.
     """
-    source = part.get("image_url", part.get("url", part.get("image", "")))
     source = source.get("url", "") if isinstance(source, Mapping) else source
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return ImagePart(data=bytes(source))
+        return {"data": bytes(source)}
     if isinstance(source, PathLike):
-        return ImagePart(data=Path(source).read_bytes())
+        return {"data": Path(source).read_bytes()}
     if not isinstance(source, str):
         kind = type(source).__name__
-        raise TypeError(
-            f"an image is the bytes of its file, a Path or a data URL, not {reprlib.repr(source)} of {kind}"
-        )
+        raise TypeError(f"{what} is the bytes of its file, a Path or a data URL, not {reprlib.repr(source)} of {kind}")
     head, _, body = source.partition(",")
     if head[:5].lower() == "data:" and head.lower().endswith(";base64"):
         with suppress(ValueError):  # the kernel says what is wrong
-            return ImagePart(data=b64decode(body, validate=True))
-    return ImagePart(url=source)
+            return {"data": b64decode(body, validate=True)}
+    return {"url": source}
 
 
 def _json(value: Any) -> str:

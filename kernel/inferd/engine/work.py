@@ -30,7 +30,8 @@ class Message:
     tool_call_id: str = ""
     parts: tuple[str, ...] = ()
     reasoning_content: str | None = None
-    images: tuple[int, ...] = ()  # places of images, ascending, where they are counted as parts
+    images: tuple[int, ...] = ()  # places of images and sounds, ascending, where they are counted as parts
+    sounds: tuple[int, ...] = ()  # of them, those that are sounds
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -50,7 +51,7 @@ class ChatInput:
         add_generation_prompt: End with what begins an answer.
         continue_final_message: End with the content of the last message.
         parse_control_tokens: Take the texts of control tokens for control tokens, whoever says them.
-        files: Of the images, in the order in which the messages have them.
+        files: Of the images and sounds, in the order in which the messages have them.
     """
 
     messages: tuple[Message, ...]
@@ -69,6 +70,11 @@ class ChatInput:
             for n, message in enumerate(self.messages)
             for place in message.images
         ]
+
+    @property
+    def sound_files(self) -> list[bool]:
+        """Which of them are sounds."""
+        return [place in message.sounds for message in self.messages for place in message.images]
 
     @property
     def texts(self) -> tuple[str, ...]:

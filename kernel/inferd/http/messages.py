@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, Final
 
 from inferd.http.fields import MOST_SHOWN, checked, shown
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 TEXTS: Final = ("text", "input_text", "output_text", "refusal")
+SOUND: Final = re.compile(r"[A-Za-z0-9]{1,16}")
 IMAGES: Final = ("image_url", "input_image", "image")
 KNOWN: Final = frozenset(
     {"role", "content", "name", "tool_calls", "tool_call_id", "reasoning_content", "reasoning", "refusal"}
@@ -87,9 +89,16 @@ def _part(part: Any, path: str) -> dict[str, Any]:
         source = part.get("image_url", part.get("url", part.get("image")))
         url = source.get("url") if isinstance(source, dict) else source
         return {"type": "image_url", "image_url": checked(f"{path}.image_url", url, str, "a URL of https or data")}
+    if kind == "input_audio":
+        given = checked(f"{path}.input_audio", part.get("input_audio"), dict, "an object with data and format")
+        form = checked(f"{path}.input_audio.format", given.get("format"), str, "wav or mp3, or another of sounds")
+        if not SOUND.fullmatch(form):
+            raise Refusal(f"{path}.input_audio.format is {shown(form)}; it must be a word, as wav", param=path)
+        data = checked(f"{path}.input_audio.data", given.get("data"), str, "the file in base64")
+        return {"type": "audio", "audio": f"data:audio/{form};base64,{data}"}
     raise Refusal(
-        f"{path}.type is {shown(kind)}; parts of messages are text and image_url: give sounds to "
-        "/v1/audio/transcriptions, and the text of files as text",
+        f"{path}.type is {shown(kind)}; parts of messages are text, image_url and input_audio: give the text of files"
+        " as text",
         code="UNSUPPORTED_INPUT",
         param=f"{path}.type",
     )

@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol, get_args, runtime_checkable
 from inferd.core.resources import MemoryNeed
 from inferd.core.sampling_defaults import NO_DEFAULTS, SamplingDefaults
 from inferd.errors import suggestion
-from inferd.plugin.pictures import PictureReader
+from inferd.plugin.pictures import PictureReader, SoundReader
 from inferd.plugin.recipe import Recipe
 from inferd.plugin.session import TokenSession
 from inferd.plugin.tensor import TensorSession
@@ -283,8 +283,8 @@ class LoadedModel:
         recipe: Of a decoder that writes what its encoder has read (`SourcedSession`): the sound that it is given, and
             the text that it writes (`WrittenOutput`). Clients then ask of it what they ask of a model of tensors. What
             a recipe beside the model says goes before it. None for models that read text.
-        pictures: What it does with the pictures of a conversation; where it takes none, why, for its clients, as half a
-            sentence; "" where there is nothing to say.
+        pictures: What it does with the pictures or sounds of a conversation; where it takes none, why, for its clients,
+            as half a sentence; "" where there is nothing to say.
     """
 
     session: TokenSession
@@ -293,7 +293,7 @@ class LoadedModel:
     sampling: SamplingDefaults = NO_DEFAULTS
     embedding: EmbeddingDefaults = EMBEDDING_DEFAULTS
     recipe: Recipe | None = None
-    pictures: PictureReader | str = ""
+    pictures: PictureReader | SoundReader | str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,7 @@
-"""Pictures in the prompts of language models: what a backend makes of them, and what a step is told of them."""
+"""Pictures and sounds in the prompts of language models: what a backend makes of them, and what a step is told of them.
+
+What is said of pictures holds for sounds, too, where nothing else is said.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +11,17 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 if TYPE_CHECKING:  # the kernel process reads this module and must not load numpy
     from collections.abc import Callable, Mapping
 
-    from inferd.plugin.session import Int32Array, UInt8Array
+    from inferd.plugin.session import Float32Array, Int32Array, UInt8Array
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outline:
-    """What of a picture follows from its size alone.
+    """What of a picture follows from its size alone, or of a sound from its length.
 
     Attributes:
         text: What stands in a prompt where it is, instead of `PictureReader.placeholder`: control tokens by name.
         tokens: How many of the tokens of that text are `PictureReader.token_id`: a vector of the picture goes to each.
-        pixels: How many are computed with; for the memory that reading it takes.
+        pixels: How many are computed with, of a sound samples; for the memory that reading it takes.
         grid: Rows and columns of its vectors, where their positions go by them; else empty.
     """
 
@@ -81,6 +84,42 @@ class PictureReader(Protocol):
 
     def read(self, pixels: UInt8Array) -> Mapping[str, Any]:
         """What the vectors of a picture are computed from, arrays by name; pixels are red, green, blue: (H, W, 3).
+
+        Raises:
+            ValueError: As above.
+        """
+        ...
+
+
+@runtime_checkable
+class SoundReader(Protocol):
+    """What a model does with sounds before it computes. Called beside the steps, from several threads."""
+
+    @property
+    def placeholder(self) -> str:
+        """As of `PictureReader`."""
+        ...
+
+    @property
+    def token_id(self) -> int:
+        """As of `PictureReader`."""
+        ...
+
+    @property
+    def rate(self) -> int:
+        """Samples a second of the sounds that it is given."""
+        ...
+
+    def hear(self, samples: int) -> Outline:
+        """What becomes of a sound of so many samples.
+
+        Raises:
+            ValueError: It is none that the model takes; its words go to the client behind the name of the sound.
+        """
+        ...
+
+    def read(self, sound: Float32Array) -> Mapping[str, Any]:
+        """What the vectors of a sound are computed from, arrays by name; samples are of one channel, from -1 to 1.
 
         Raises:
             ValueError: As above.

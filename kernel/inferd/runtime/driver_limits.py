@@ -50,7 +50,10 @@ def engine_limits(settings: Settings) -> load_pb2.EngineLimits:
         cell_memory_bytes=workers.cell_memory_bytes,
         tensor=tensor_limits(workers, limits),
         picture=load_pb2.PictureLimits(
-            pixels=workers.image_pixels, kept_bytes=workers.picture_bytes, count=workers.pictures
+            pixels=workers.image_pixels,
+            kept_bytes=workers.picture_bytes,
+            count=workers.pictures,
+            audio_s=workers.audio_s,
         ),
         grammar=grammar_limits(workers),
         look=look_limits(workers),

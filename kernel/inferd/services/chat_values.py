@@ -29,7 +29,7 @@ def read_chat(chat: pb.ChatPrompt, *, at: str) -> work.Chat:
 
     Raises:
         InvalidFieldError: A field is missing, contradicts another, or has a value outside what it allows.
-        UnsupportedInputError: A part is an image that is somewhere else.
+        UnsupportedInputError: A part is an image or a sound that is somewhere else.
     """
     if not chat.messages:
         raise InvalidFieldError(f"{at}.messages is empty; give one at least", field=f"{at}.messages")
@@ -52,7 +52,7 @@ def read_chat(chat: pb.ChatPrompt, *, at: str) -> work.Chat:
 
 
 def _read_message(m: pb.ChatMessage, at: str, files: list[bytes]) -> work.Message:
-    """A message; the files of its images go behind `files`."""
+    """A message; the files of its images and sounds go behind `files`."""
     if not m.role:
         raise InvalidFieldError(f'{at}.role is empty; for example "user"', field=f"{at}.role")
     if not ROLE.fullmatch(m.role):
@@ -66,23 +66,24 @@ def _read_message(m: pb.ChatMessage, at: str, files: list[bytes]) -> work.Messag
         message = f"{at}.content is empty, and there are no parts and no tool calls; a message must say something"
         raise InvalidFieldError(message, field=f"{at}.content")
     kinds = [part.WhichOneof("kind") for part in m.parts]
-    images = [n for n, kind in enumerate(kinds) if kind == "image"]
-    files += [read_image(m.parts[n].image, f"{at}.parts[{n}]") for n in images]
+    seen = [n for n, kind in enumerate(kinds) if kind in ("image", "audio")]
+    files += [read_image(m.parts[n], f"{at}.parts[{n}]") for n in seen]
     return work.Message(
         role=m.role,
         content=m.content,
         name=m.name,
         tool_calls_json=m.tool_calls_json,
         tool_call_id=m.tool_call_id,
-        parts=[_read_text(part, f"{at}.parts[{n}]") for n, part in enumerate(m.parts) if kinds[n] != "image"],
-        images=images,
+        parts=[_read_text(part, f"{at}.parts[{n}]") for n, part in enumerate(m.parts) if n not in seen],
+        images=seen,
+        sounds=[n for n in seen if kinds[n] == "audio"],
         reasoning_content=m.reasoning_content if m.HasField("reasoning_content") else None,
     )
 
 
 def _read_text(part: pb.ContentPart, at: str) -> str:
     if part.WhichOneof("kind") is None:
-        raise InvalidFieldError(f"{at} is empty; set its text or its image", field=at)
+        raise InvalidFieldError(f"{at} is empty; set its text, its image or its audio", field=at)
     return part.text
 
 

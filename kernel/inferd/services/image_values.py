@@ -1,4 +1,4 @@
-"""Images of conversations from the wire: their files; nothing of those is looked into here."""
+"""Images and sounds of conversations from the wire: their files; nothing of those is looked into here."""
 
 import base64
 import binascii
@@ -7,17 +7,19 @@ from inferd.errors import InvalidFieldError, UnsupportedInputError
 from inferd_api.v1 import task_pb2 as pb
 
 
-def read_image(image: pb.ImagePart, at: str) -> bytes:
-    """The file of an image; `at` is its path.
+def read_image(part: pb.ContentPart, at: str) -> bytes:
+    """The file of a part that is an image or a sound; `at` is its path.
 
     Raises:
         InvalidFieldError: It has none, or two, or a data URL that is none.
         UnsupportedInputError: It is somewhere else.
     """
-    if bool(image.url) == bool(image.data):
-        said = "has url and data; set one of them" if image.url else "is empty; set its data"
-        raise InvalidFieldError(f"{at}.image {said}", field=f"{at}.image")
-    return image.data or _read_url(image.url, f"{at}.image.url")
+    kind = part.WhichOneof("kind")
+    given = part.audio if kind == "audio" else part.image
+    if bool(given.url) == bool(given.data):
+        said = "has url and data; set one of them" if given.url else "is empty; set its data"
+        raise InvalidFieldError(f"{at}.{kind} {said}", field=f"{at}.{kind}")
+    return given.data or _read_url(given.url, f"{at}.{kind}.url")
 
 
 def _read_url(url: str, at: str) -> bytes:

@@ -91,7 +91,12 @@ def _read_picture_limits(limits: load_pb2.EngineLimits) -> PictureLimits:
     if not limits.HasField("picture"):
         return own
     told = limits.picture
-    return PictureLimits(pixels=told.pixels, kept_bytes=told.kept_bytes, count=told.count or own.count)
+    return PictureLimits(
+        pixels=told.pixels,
+        kept_bytes=told.kept_bytes,
+        count=told.count or own.count,
+        audio_s=told.audio_s or own.audio_s,
+    )
 
 
 def _read_setting(value: load_pb2.SettingValue) -> SettingValue | None:
@@ -204,6 +209,7 @@ def _read_message(message: task_pb2.Message) -> Message:
         parts=tuple(message.parts),
         reasoning_content=message.reasoning_content if message.HasField("reasoning_content") else None,
         images=tuple(message.images),
+        sounds=tuple(message.sounds),
     )
 
 

@@ -1,4 +1,4 @@
-"""The vectors of pictures: computed once by the tower and the projector of a network, and kept by the picture's key."""
+"""The vectors of pictures and sounds: computed once by the tower and projector of a network, and kept by their keys."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from inferd.plugin import TokenBatch
     from inferd.plugin.pictures import Picture, PlacedPicture
     from inferd.plugin.session import Int64Array
+    from inferd_torch.vision.hearing import Qwen2Audio, Voxtral
     from inferd_torch.vision.kinds import Kind
 
 
@@ -38,6 +39,9 @@ class Tower:
 
     def __init__(self, network: Any, kind: Kind, *, kept_tokens: int) -> None:
         self.computed = self.kept = 0
+
+    def __init__(self, network: Any, kind: Kind | Qwen2Audio | Voxtral, *, kept_tokens: int) -> None:
+        self.computed = 0
         self._network = network
         self._kind = kind
         self._kept_tokens = kept_tokens

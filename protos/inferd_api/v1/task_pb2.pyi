@@ -240,7 +240,8 @@ class ChatMessage(_message.Message):
     @_builtins.property
     def parts(self) -> _containers.RepeatedCompositeFieldContainer[Global___ContentPart]:
         """What is said, in parts, instead of `content`. A template that takes no parts gets their texts, a line feed between
-        two of them. Errors: INVALID_FIELD with both, UNSUPPORTED_INPUT for an image where the model takes none. At most 1024.
+        two of them. Errors: INVALID_FIELD with both, UNSUPPORTED_INPUT for an image or a sound where the model takes none. At
+        most 1024.
         """
 
     def __init__(
@@ -272,27 +273,62 @@ class ContentPart(_message.Message):
 
     TEXT_FIELD_NUMBER: _builtins.int
     IMAGE_FIELD_NUMBER: _builtins.int
+    AUDIO_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """Text. May be empty."""
     @_builtins.property
     def image(self) -> Global___ImagePart:
         """An image, for models that take them."""
 
+    @_builtins.property
+    def audio(self) -> Global___AudioPart:
+        """A sound, for models that take them."""
+
     def __init__(
         self,
         *,
         text: _builtins.str = ...,
         image: Global___ImagePart | None = ...,
+        audio: Global___AudioPart | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "kind", b"kind", "text", b"text"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["audio", b"audio", "image", b"image", "kind", b"kind", "text", b"text"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "kind", b"kind", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio", b"audio", "image", b"image", "kind", b"kind", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["text", "image"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["text", "image", "audio"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
 Global___ContentPart: _TypeAlias = ContentPart  # noqa: Y015
+
+@_typing.final
+class AudioPart(_message.Message):
+    """A sound: WAV, or FLAC, Ogg and MP3 where the kernel has soundfile, of at most `workers.audio_s` seconds, 600 by default,
+    and of no more than the model hears. It is mixed to one channel and sampled again at the model's rate. Errors:
+    INVALID_FIELD for one that cannot be read, is damaged, cut off or too long; it names which.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    URL_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    url: _builtins.str
+    """Its file in base64, as a data URL; or `data`. Errors: UNSUPPORTED_INPUT for other URLs: the kernel fetches nothing."""
+    data: _builtins.bytes
+    """Its file; or `url`."""
+    def __init__(
+        self,
+        *,
+        url: _builtins.str = ...,
+        data: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "url", b"url"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AudioPart: _TypeAlias = AudioPart  # noqa: Y015
 
 @_typing.final
 class ImagePart(_message.Message):

@@ -1,8 +1,7 @@
-"""The pictures of conversations: opened, bounded, decoded, and read as the model wants them."""
+"""The pictures and sounds of conversations: opened, bounded, decoded, and read as the model wants them."""
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from functools import partial
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Final
@@ -10,11 +9,9 @@ from weakref import finalize
 
 import numpy as np
 
-from inferd.engine.pictures.decoding import Decoder
 from inferd.engine.pictures.kept import Kept, count_bytes
 from inferd.engine.pictures.placing import expand, find_places
-from inferd.engine.recipe.limits import PIXEL_BYTES
-from inferd.engine.recipe.room import Room
+from inferd.engine.pictures.sources import READS, open_source
 from inferd.errors import InvalidFieldError, LimitExceededError, PromptTooLongError, UnsupportedInputError
 from inferd.plugin.pictures import Outline, Picture, PlacedPicture
 
@@ -24,7 +21,7 @@ if TYPE_CHECKING:
     from inferd.engine.pictures.limits import PictureLimits
     from inferd.engine.text.control import Prompt
     from inferd.engine.work import ChatInput
-    from inferd.plugin.pictures import PictureReader
+    from inferd.plugin.pictures import PictureReader, SoundReader
     from inferd.plugin.session import Int32Array
 
 _KEY_BYTES: Final = 32
@@ -42,12 +39,12 @@ class Gallery:
         ImportError: Pillow is not installed.
     """
 
-    def __init__(self, reader: PictureReader, limits: PictureLimits, *, step_tokens: int = 0) -> None:
+    def __init__(self, reader: PictureReader | SoundReader, limits: PictureLimits, *, step_tokens: int = 0) -> None:
         self._reader = reader
         self._most = limits.count
         self._step_tokens = step_tokens
-        self._decoder = Decoder(limits.pixels)
-        self._room = Room(limits.pixels * PIXEL_BYTES)
+        self._source = open_source(reader, limits)
+        self._noun = "sounds" if self._source.hears else "pictures"
         self._kept_bytes = limits.kept_bytes
         self._kept = Kept(limits.kept_bytes)
 
@@ -99,17 +96,19 @@ class Gallery:
         given = len(chat.files)
         if given > self._most:
             raise LimitExceededError(
-                f"spec.chat.messages has {given} pictures, and workers.pictures allows {self._most}: send fewer",
+                f"spec.chat.messages has {given} {self._noun}, and workers.pictures allows {self._most}: send fewer",
                 metadata={"bound": "workers.pictures", "value": str(given), "limit": str(self._most)},
             )
         outlines, count = [], 0
-        for file, field in zip(chat.files, chat.fields_of_files, strict=True):
+        for file, field, sound in zip(chat.files, chat.fields_of_files, chat.sound_files, strict=True):
+            if sound is not self._source.hears:
+                raise _refused(field, f"this model takes {self._noun} alone", sound=sound)
             outlines.append(outline := self._outline(file, field))
             count += outline.tokens
             if most_tokens is not None and count > most_tokens:
                 first = "" if len(outlines) == given else f", the first {len(outlines)}"
                 raise PromptTooLongError(
-                    f"the prompt has {given} pictures{first} of {count} tokens in all, and the model's context is"
+                    f"the prompt has {given} {self._noun}{first} of {count} tokens in all, and the model's context is"
                     f" {most_tokens + 1} tokens; send fewer or smaller ones",
                     metadata={"prompt_tokens": str(count), "limit_tokens": str(most_tokens + 1)},
                 )
@@ -117,7 +116,7 @@ class Gallery:
 
     def _outline(self, file: bytes, field: str) -> Outline:
         try:
-            outline = self._reader.outline(*self._decoder.upright(self._decoder.open(file, still=True)))
+            outline = self._source.outline(file)
         except ValueError as error:
             raise InvalidFieldError(f"{field} {error}", field=field) from None
         if self._step_tokens and outline.tokens > self._step_tokens:
@@ -152,7 +151,7 @@ class Gallery:
         size_bytes, most = sum(sizes.values()), self._kept_bytes
         if most and size_bytes > most:
             raise LimitExceededError(
-                f"{field} and the pictures before it take {size_bytes} bytes until they are computed, and"
+                f"{field} and the {self._noun} before it take {size_bytes} bytes until they are computed, and"
                 f" workers.picture_bytes allows {most}: send fewer or smaller ones, or raise it",
                 field=field,
                 metadata={"bound": "workers.picture_bytes", "value": str(size_bytes), "limit": str(most)},
@@ -162,10 +161,7 @@ class Gallery:
         """Of a picture; `waits`: until there is room to read it, as the thread of the steps must not."""
         if (kept := self._kept.find(key)) is not None:
             return kept
-        picture = self._decoder.open(file, still=True)
-        need_bytes = PIXEL_BYTES * max(picture.width * picture.height, outline.pixels)
-        with self._room.taken(need_bytes) if waits else nullcontext():
-            values = self._reader.read(self._decoder.pixels(picture))
+        values = self._source.values(file, outline, waits=waits)
         self._kept.keep(key, values)
         return values
 
@@ -207,12 +203,8 @@ class NoGallery:
             UnsupportedInputError: Always.
         """
         del most_tokens
-        field = chat.fields_of_files[0]
         why = f" ({self._why})" if self._why else ""
-        raise UnsupportedInputError(
-            f"{field} is an image, and this model takes none{why}: leave it out, or ask a model that takes pictures",
-            field=field,
-        )
+        raise _refused(chat.fields_of_files[0], f"this model takes none{why}", sound=chat.sound_files[0])
 
     def place(self, _chat: ChatInput, _token_ids: Sequence[int], *, salt: bytes) -> tuple[PlacedPicture, ...]:
         """None: they were refused before."""
@@ -220,8 +212,16 @@ class NoGallery:
         return ()
 
 
-def open_gallery(pictures: PictureReader | str, limits: PictureLimits, *, step_tokens: int = 0) -> Gallery | NoGallery:
-    """Where the pictures of a model's tasks are read, if it takes any; see `Gallery`."""
+def _refused(field: str, why: str, *, sound: bool) -> UnsupportedInputError:
+    """A file is of a kind that the model does not take."""
+    message = f"{field} is {'a sound' if sound else 'an image'}, and {why}: leave it out, or ask {READS[sound]}"
+    return UnsupportedInputError(message, field=field)
+
+
+def open_gallery(
+    pictures: PictureReader | SoundReader | str, limits: PictureLimits, *, step_tokens: int = 0
+) -> Gallery | NoGallery:
+    """Where the pictures or sounds of a model's tasks are read, if it takes any; see `Gallery`."""
     if isinstance(pictures, str):
         return NoGallery(pictures)
     try:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 PCM, FLOAT, EXTENSIBLE = 1, 3, 0xFFFE
 HEAD_BYTES, FORMAT_BYTES, EXTENDED_BYTES = 12, 16, 26
+STREAMED: Final = 0x7FFF0000  # sizes from here on are what programs write that cannot go back
 RATES, MOST_CHANNELS = range(1000, 768_001), 64
 READERS: Final = {(PCM, 8): "u1", (PCM, 16): "<i2", (PCM, 32): "<i4", (FLOAT, 32): "<f4", (FLOAT, 64): "<f8"}
 SOUNDS: Final = ("FLAC", "Ogg", "MP3")  # that soundfile reads
@@ -67,6 +68,29 @@ class Sounds:
         """The rows of a file, as `measure`."""
         return self.measure(content)[0]
 
+    def count(self, content: bytes) -> int:
+        """How many samples a file becomes at the rate of the recipe, by its head alone.
+
+        Raises:
+            ValueError: It is no sound, cut off, without samples, or too long.
+        """
+        wave = _find_samples(content) if content[:4] == b"RIFF" else None
+        if wave is not None and (wave[0][0] in (PCM, FLOAT) or find_spec("soundfile") is None):
+            (_, channels, rate, bits), data, told = wave
+            frame = channels * (bits // 8)
+            if len(data) < told < STREAMED:
+                raise ValueError(
+                    f"is a WAV file that is cut off: its head tells {told} bytes of samples, and {len(data)} are there"
+                )
+            samples = len(data) // frame if frame else 0
+        else:
+            with self._open_whole(content) as file:
+                rate, samples = int(file.samplerate), len(file)
+        self._check(samples, rate)
+        if not samples:
+            raise ValueError("is a sound without samples")
+        return -(-samples * self._step.rate // rate)
+
     def measure(self, content: bytes) -> tuple[Floats, float]:
         """The rows of a file, in the order of the recipe's layout, and how long its sound is, in seconds.
 
@@ -75,7 +99,7 @@ class Sounds:
         """
         wave = _find_samples(content) if content[:4] == b"RIFF" else None
         if wave is not None and (wave[0][0] in (PCM, FLOAT) or find_spec("soundfile") is None):
-            form, data = wave
+            form, data, _ = wave
             rate, frame = form[2], form[1] * (form[3] // 8)
             most = self._check(len(data) // frame if frame else 0, rate)
             with self._room.taken(SAMPLE_BYTES * max(len(data), most)):
@@ -206,8 +230,8 @@ def _mix(samples: Floats) -> Floats:
     return mixed
 
 
-def _find_samples(content: bytes) -> tuple[tuple[int, int, int, int], memoryview]:
-    """The form of a WAV file (its tag, channels, rate and bits) and its samples as they stand there.
+def _find_samples(content: bytes) -> tuple[tuple[int, int, int, int], memoryview, int]:
+    """The form of a WAV file (tag, channels, rate, bits), its samples as they stand there, and their bytes by its head.
 
     Raises:
         ValueError: It is damaged, or of a form that is not known.
@@ -227,7 +251,7 @@ def _find_samples(content: bytes) -> tuple[tuple[int, int, int, int], memoryview
             told = struct.unpack_from("<I", content, 4)[0]
             if not size and told + 8 < len(content):  # who wrote it came to no end; all that follows are samples
                 size = len(content) - begin
-            return form, memoryview(content)[begin : begin + size]
+            return form, memoryview(content)[begin : begin + size], size
     raise ValueError("is a WAV file without samples, or one that is cut off")
 
 

@@ -305,17 +305,17 @@ def _content(message: Message, field: str, wants: Wants, render: Try) -> str | l
 
 
 def _mixed(message: Message, field: str, *, shows_parts: bool) -> list[dict[str, str]]:
-    """Texts and images, each in its place."""
+    """Texts, images and sounds, each in its place."""
     if not shows_parts:
         where = f"{field}.parts[{message.images[0]}]"
         raise UnsupportedInputError(
-            f"{where} is an image, and the model's chat template shows what {message.role!r} says as a text alone:"
-            " leave it out, or ask a model that takes pictures",
+            f"{where} is {'a sound' if message.images[0] in message.sounds else 'an image'}, and the model's chat"
+            f" template shows what {message.role!r} says as a text alone: leave it out, or ask a model that takes such",
             field=where,
         )
     parts = _parts(list(message.parts))
     for place in message.images:
-        parts.insert(place, {"type": "image"})
+        parts.insert(place, {"type": "audio" if place in message.sounds else "image"})
     return parts
 
 

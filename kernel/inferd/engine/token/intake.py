@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from inferd.engine.token.sequence import Origin
     from inferd.engine.work import Embedding, TaskInput
     from inferd.plugin import LoadedModel, Vocabulary
-    from inferd.plugin.pictures import PictureReader
+    from inferd.plugin.pictures import PictureReader, SoundReader
     from inferd.sampling import Sampling
 
 _QUICK: Final = 4096  # characters
@@ -65,7 +65,7 @@ class Intake:
         cells: Cells,
         limits: EngineLimits,
         embedding: EmbeddingDefaults = EMBEDDING_DEFAULTS,
-        pictures: PictureReader | str = "",
+        pictures: PictureReader | SoundReader | str = "",
     ) -> None:
         self._bounds = bounds
         self._pictures = open_gallery(pictures, limits.picture, step_tokens=bounds.step_tokens * bounds.whole_pictures)

@@ -340,22 +340,26 @@ class PictureLimits(_message.Message):
     PIXELS_FIELD_NUMBER: _builtins.int
     KEPT_BYTES_FIELD_NUMBER: _builtins.int
     COUNT_FIELD_NUMBER: _builtins.int
+    AUDIO_S_FIELD_NUMBER: _builtins.int
     pixels: _builtins.int
     """Most pixels of one."""
     kept_bytes: _builtins.int
     """Most bytes of what was read of them that is kept."""
     count: _builtins.int
     """Most of one conversation; 0 for the engine's default."""
+    audio_s: _builtins.float
+    """Most seconds of a sound; 0 for the engine's default."""
     def __init__(
         self,
         *,
         pixels: _builtins.int = ...,
         kept_bytes: _builtins.int = ...,
         count: _builtins.int = ...,
+        audio_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "kept_bytes", b"kept_bytes", "pixels", b"pixels"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio_s", b"audio_s", "count", b"count", "kept_bytes", b"kept_bytes", "pixels", b"pixels"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -30,7 +30,7 @@ from inferd_api.worker.v1 import failure_pb2 as inferd__api_dot_worker_dot_v1_do
 from inferd_api.worker.v1 import memory_pb2 as inferd__api_dot_worker_dot_v1_dot_memory__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1finferd_api/worker/v1/task.proto\x12\x10inferd.worker.v1\x1a\x1cinferd_api/v1/sampling.proto\x1a\x1ainferd_api/v1/tensor.proto\x1a\"inferd_api/worker/v1/adapter.proto\x1a\x1einferd_api/worker/v1/ask.proto\x1a\"inferd_api/worker/v1/failure.proto\x1a!inferd_api/worker/v1/memory.proto\"\xba\x01\n\x07Message\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x17\n\x0ftool_calls_json\x18\x04 \x01(\t\x12\x14\n\x0ctool_call_id\x18\x05 \x01(\t\x12\r\n\x05parts\x18\x06 \x03(\t\x12\x1e\n\x11reasoning_content\x18\x07 \x01(\tH\x00\x88\x01\x01\x12\x0e\n\x06images\x18\x08 \x03(\rB\x14\n\x12_reasoning_content\"\x17\n\x07Picture\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"\xe8\x01\n\x04\x43hat\x12+\n\x08messages\x18\x01 \x03(\x0b\x32\x19.inferd.worker.v1.Message\x12\x12\n\ntools_json\x18\x02 \x01(\t\x12\x16\n\x0evariables_json\x18\x03 \x01(\t\x12\x1c\n\x14no_generation_prompt\x18\x04 \x01(\x08\x12\x1e\n\x16\x63ontinue_final_message\x18\x05 \x01(\x08\x12\x1c\n\x14parse_control_tokens\x18\x06 \x01(\x08\x12+\n\x08pictures\x18\x07 \x03(\x0b\x32\x19.inferd.worker.v1.Picture\"@\n\x06Tokens\x12\x0b\n\x03ids\x18\x01 \x03(\r\x12\x13\n\x0bwith_pieces\x18\x02 \x01(\x08\x12\x14\n\x0cwith_writing\x18\x03 \x01(\x08\"\x83\x01\n\x05Input\x12\x10\n\x06prompt\x18\x01 \x01(\tH\x00\x12&\n\x04\x63hat\x18\x02 \x01(\x0b\x32\x16.inferd.worker.v1.ChatH\x00\x12*\n\x06tokens\x18\x03 \x01(\x0b\x32\x18.inferd.worker.v1.TokensH\x00\x12\x0c\n\x04\x62\x61re\x18\x04 \x01(\x08\x42\x06\n\x04kind\"7\n\x08Generate\x12+\n\x08sampling\x18\x01 \x01(\x0b\x32\x19.inferd.v1.SamplingParams\":\n\x05\x45mbed\x12\x0f\n\x07pooling\x18\x01 \x01(\r\x12\x11\n\tnormalize\x18\x02 \x01(\x08\x12\r\n\x05query\x18\x03 \x01(\t\"m\n\x04\x43\x61ll\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\r\n\x05input\x18\x03 \x01(\t\x12\x0c\n\x04\x65\x61\x63h\x18\x04 \x01(\x08\x12)\n\x07may_ask\x18\x05 \x01(\x0b\x32\x18.inferd.worker.v1.MayAsk\"\xa7\x01\n\x05Train\x12\x14\n\x0c\x63heckpoint_s\x18\x01 \x01(\x01\x12\x10\n\x08report_s\x18\x02 \x01(\x01\x12\x13\n\x0b\x63urve_steps\x18\x03 \x01(\r\x12\x12\n\ndisk_bytes\x18\x04 \x01(\x04\x12\r\n\x05ranks\x18\x05 \x01(\r\x12\x0c\n\x04rank\x18\x06 \x01(\r\x12\x0f\n\x07\x61\x64\x64ress\x18\x07 \x01(\t\x12\x0f\n\x07meeting\x18\x08 \x01(\t\x12\x0e\n\x06join_s\x18\t \x01(\x01\"\xaf\x03\n\x04Work\x12&\n\x05input\x18\x01 \x01(\x0b\x32\x17.inferd.worker.v1.Input\x12\x14\n\x0cprefix_cache\x18\x02 \x01(\x08\x12.\n\x08generate\x18\x03 \x01(\x0b\x32\x1a.inferd.worker.v1.GenerateH\x00\x12(\n\x05\x65mbed\x18\x04 \x01(\x0b\x32\x17.inferd.worker.v1.EmbedH\x00\x12&\n\x05infer\x18\x05 \x01(\x0b\x32\x15.inferd.v1.InferInputH\x00\x12&\n\x04\x63\x61ll\x18\x64 \x01(\x0b\x32\x16.inferd.worker.v1.CallH\x00\x12(\n\x05train\x18\x65 \x01(\x0b\x32\x17.inferd.worker.v1.TrainH\x00\x12\x30\n\x06shared\x18\x06 \x03(\x0b\x32 .inferd.worker.v1.SharedElements\x12\x16\n\x0e\x61llowed_output\x18\x07 \x01(\r\x12-\n\x07\x61\x64\x61pter\x18\x08 \x01(\x0b\x32\x1c.inferd.worker.v1.AdapterRef\x12\x14\n\x0cprefix_scope\x18\t \x01(\tB\x06\n\x04kind\"\x97\x02\n\x06Submit\x12\x0e\n\x06handle\x18\x01 \x01(\r\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12\x0e\n\x06tenant\x18\x03 \x01(\t\x12$\n\x04work\x18\x04 \x01(\x0b\x32\x16.inferd.worker.v1.Work\x12\x10\n\x08priority\x18\x05 \x01(\r\x12\x10\n\x08lease_id\x18\x06 \x01(\t\x12\x15\n\rfencing_token\x18\x07 \x01(\x04\x12\x17\n\x0f\x65xpected_tokens\x18\x08 \x01(\x01\x12\x0e\n\x06weight\x18\t \x01(\x01\x12\x34\n\x0c\x63ontinuation\x18\n \x01(\x0b\x32\x1e.inferd.worker.v1.Continuation\x12\r\n\x05\x61lone\x18\x0b \x01(\x08\x12\r\n\x05moved\x18\x0c \x01(\x08\"\x92\x01\n\x0c\x43ontinuation\x12.\n\x07samples\x18\x01 \x03(\x0b\x32\x1d.inferd.worker.v1.SampleSoFar\x12\x13\n\x0bprompt_told\x18\x02 \x01(\x08\x12\x1a\n\rcached_tokens\x18\x03 \x01(\rH\x00\x88\x01\x01\x12\x0f\n\x07outputs\x18\x04 \x01(\rB\x10\n\x0e_cached_tokens\"G\n\x0bSampleSoFar\x12\x0e\n\x06sample\x18\x01 \x01(\r\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x15\n\rfinish_reason\x18\x03 \x01(\r\"\'\n\x06\x43\x61ncel\x12\x0e\n\x06handle\x18\x01 \x01(\r\x12\r\n\x05\x61gain\x18\x02 \x01(\x08\"U\n\x04Hold\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x15\n\rfencing_token\x18\x02 \x01(\x04\x12\x11\n\tsequences\x18\x03 \x01(\r\x12\x11\n\tkv_tokens\x18\x04 \x01(\r\"A\n\x05Query\x12\x10\n\x08query_id\x18\x01 \x01(\r\x12&\n\x05input\x18\x02 \x01(\x0b\x32\x17.inferd.worker.v1.Input\"\xa3\x01\n\x06\x41nswer\x12\x10\n\x08query_id\x18\x01 \x01(\r\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x0c\n\x04text\x18\x03 \x01(\t\x12*\n\x07\x66\x61ilure\x18\x04 \x01(\x0b\x32\x19.inferd.worker.v1.Failure\x12\x0e\n\x06pieces\x18\x05 \x03(\x0c\x12*\n\x07writing\x18\x06 \x01(\x0b\x32\x19.inferd.worker.v1.Writing\"\xb7\x01\n\x07Writing\x12\x15\n\rchat_template\x18\x01 \x01(\t\x12\x19\n\x11tool_use_template\x18\x02 \x01(\t\x12\x44\n\x0e\x63ontrol_tokens\x18\x03 \x03(\x0b\x32,.inferd.worker.v1.Writing.ControlTokensEntry\x1a\x34\n\x12\x43ontrolTokensEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1finferd_api/worker/v1/task.proto\x12\x10inferd.worker.v1\x1a\x1cinferd_api/v1/sampling.proto\x1a\x1ainferd_api/v1/tensor.proto\x1a\"inferd_api/worker/v1/adapter.proto\x1a\x1einferd_api/worker/v1/ask.proto\x1a\"inferd_api/worker/v1/failure.proto\x1a!inferd_api/worker/v1/memory.proto\"\xca\x01\n\x07Message\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x17\n\x0ftool_calls_json\x18\x04 \x01(\t\x12\x14\n\x0ctool_call_id\x18\x05 \x01(\t\x12\r\n\x05parts\x18\x06 \x03(\t\x12\x1e\n\x11reasoning_content\x18\x07 \x01(\tH\x00\x88\x01\x01\x12\x0e\n\x06images\x18\x08 \x03(\r\x12\x0e\n\x06sounds\x18\t \x03(\rB\x14\n\x12_reasoning_content\"\x17\n\x07Picture\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"\xe8\x01\n\x04\x43hat\x12+\n\x08messages\x18\x01 \x03(\x0b\x32\x19.inferd.worker.v1.Message\x12\x12\n\ntools_json\x18\x02 \x01(\t\x12\x16\n\x0evariables_json\x18\x03 \x01(\t\x12\x1c\n\x14no_generation_prompt\x18\x04 \x01(\x08\x12\x1e\n\x16\x63ontinue_final_message\x18\x05 \x01(\x08\x12\x1c\n\x14parse_control_tokens\x18\x06 \x01(\x08\x12+\n\x08pictures\x18\x07 \x03(\x0b\x32\x19.inferd.worker.v1.Picture\"@\n\x06Tokens\x12\x0b\n\x03ids\x18\x01 \x03(\r\x12\x13\n\x0bwith_pieces\x18\x02 \x01(\x08\x12\x14\n\x0cwith_writing\x18\x03 \x01(\x08\"\x83\x01\n\x05Input\x12\x10\n\x06prompt\x18\x01 \x01(\tH\x00\x12&\n\x04\x63hat\x18\x02 \x01(\x0b\x32\x16.inferd.worker.v1.ChatH\x00\x12*\n\x06tokens\x18\x03 \x01(\x0b\x32\x18.inferd.worker.v1.TokensH\x00\x12\x0c\n\x04\x62\x61re\x18\x04 \x01(\x08\x42\x06\n\x04kind\"7\n\x08Generate\x12+\n\x08sampling\x18\x01 \x01(\x0b\x32\x19.inferd.v1.SamplingParams\":\n\x05\x45mbed\x12\x0f\n\x07pooling\x18\x01 \x01(\r\x12\x11\n\tnormalize\x18\x02 \x01(\x08\x12\r\n\x05query\x18\x03 \x01(\t\"m\n\x04\x43\x61ll\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\r\n\x05input\x18\x03 \x01(\t\x12\x0c\n\x04\x65\x61\x63h\x18\x04 \x01(\x08\x12)\n\x07may_ask\x18\x05 \x01(\x0b\x32\x18.inferd.worker.v1.MayAsk\"\xa7\x01\n\x05Train\x12\x14\n\x0c\x63heckpoint_s\x18\x01 \x01(\x01\x12\x10\n\x08report_s\x18\x02 \x01(\x01\x12\x13\n\x0b\x63urve_steps\x18\x03 \x01(\r\x12\x12\n\ndisk_bytes\x18\x04 \x01(\x04\x12\r\n\x05ranks\x18\x05 \x01(\r\x12\x0c\n\x04rank\x18\x06 \x01(\r\x12\x0f\n\x07\x61\x64\x64ress\x18\x07 \x01(\t\x12\x0f\n\x07meeting\x18\x08 \x01(\t\x12\x0e\n\x06join_s\x18\t \x01(\x01\"\xaf\x03\n\x04Work\x12&\n\x05input\x18\x01 \x01(\x0b\x32\x17.inferd.worker.v1.Input\x12\x14\n\x0cprefix_cache\x18\x02 \x01(\x08\x12.\n\x08generate\x18\x03 \x01(\x0b\x32\x1a.inferd.worker.v1.GenerateH\x00\x12(\n\x05\x65mbed\x18\x04 \x01(\x0b\x32\x17.inferd.worker.v1.EmbedH\x00\x12&\n\x05infer\x18\x05 \x01(\x0b\x32\x15.inferd.v1.InferInputH\x00\x12&\n\x04\x63\x61ll\x18\x64 \x01(\x0b\x32\x16.inferd.worker.v1.CallH\x00\x12(\n\x05train\x18\x65 \x01(\x0b\x32\x17.inferd.worker.v1.TrainH\x00\x12\x30\n\x06shared\x18\x06 \x03(\x0b\x32 .inferd.worker.v1.SharedElements\x12\x16\n\x0e\x61llowed_output\x18\x07 \x01(\r\x12-\n\x07\x61\x64\x61pter\x18\x08 \x01(\x0b\x32\x1c.inferd.worker.v1.AdapterRef\x12\x14\n\x0cprefix_scope\x18\t \x01(\tB\x06\n\x04kind\"\x97\x02\n\x06Submit\x12\x0e\n\x06handle\x18\x01 \x01(\r\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12\x0e\n\x06tenant\x18\x03 \x01(\t\x12$\n\x04work\x18\x04 \x01(\x0b\x32\x16.inferd.worker.v1.Work\x12\x10\n\x08priority\x18\x05 \x01(\r\x12\x10\n\x08lease_id\x18\x06 \x01(\t\x12\x15\n\rfencing_token\x18\x07 \x01(\x04\x12\x17\n\x0f\x65xpected_tokens\x18\x08 \x01(\x01\x12\x0e\n\x06weight\x18\t \x01(\x01\x12\x34\n\x0c\x63ontinuation\x18\n \x01(\x0b\x32\x1e.inferd.worker.v1.Continuation\x12\r\n\x05\x61lone\x18\x0b \x01(\x08\x12\r\n\x05moved\x18\x0c \x01(\x08\"\x92\x01\n\x0c\x43ontinuation\x12.\n\x07samples\x18\x01 \x03(\x0b\x32\x1d.inferd.worker.v1.SampleSoFar\x12\x13\n\x0bprompt_told\x18\x02 \x01(\x08\x12\x1a\n\rcached_tokens\x18\x03 \x01(\rH\x00\x88\x01\x01\x12\x0f\n\x07outputs\x18\x04 \x01(\rB\x10\n\x0e_cached_tokens\"G\n\x0bSampleSoFar\x12\x0e\n\x06sample\x18\x01 \x01(\r\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x15\n\rfinish_reason\x18\x03 \x01(\r\"\'\n\x06\x43\x61ncel\x12\x0e\n\x06handle\x18\x01 \x01(\r\x12\r\n\x05\x61gain\x18\x02 \x01(\x08\"U\n\x04Hold\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x15\n\rfencing_token\x18\x02 \x01(\x04\x12\x11\n\tsequences\x18\x03 \x01(\r\x12\x11\n\tkv_tokens\x18\x04 \x01(\r\"A\n\x05Query\x12\x10\n\x08query_id\x18\x01 \x01(\r\x12&\n\x05input\x18\x02 \x01(\x0b\x32\x17.inferd.worker.v1.Input\"\xa3\x01\n\x06\x41nswer\x12\x10\n\x08query_id\x18\x01 \x01(\r\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x0c\n\x04text\x18\x03 \x01(\t\x12*\n\x07\x66\x61ilure\x18\x04 \x01(\x0b\x32\x19.inferd.worker.v1.Failure\x12\x0e\n\x06pieces\x18\x05 \x03(\x0c\x12*\n\x07writing\x18\x06 \x01(\x0b\x32\x19.inferd.worker.v1.Writing\"\xb7\x01\n\x07Writing\x12\x15\n\rchat_template\x18\x01 \x01(\t\x12\x19\n\x11tool_use_template\x18\x02 \x01(\t\x12\x44\n\x0e\x63ontrol_tokens\x18\x03 \x03(\x0b\x32,.inferd.worker.v1.Writing.ControlTokensEntry\x1a\x34\n\x12\x43ontrolTokensEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,41 +40,41 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WRITING_CONTROLTOKENSENTRY']._loaded_options = None
   _globals['_WRITING_CONTROLTOKENSENTRY']._serialized_options = b'8\001'
   _globals['_MESSAGE']._serialized_start=251
-  _globals['_MESSAGE']._serialized_end=437
-  _globals['_PICTURE']._serialized_start=439
-  _globals['_PICTURE']._serialized_end=462
-  _globals['_CHAT']._serialized_start=465
-  _globals['_CHAT']._serialized_end=697
-  _globals['_TOKENS']._serialized_start=699
-  _globals['_TOKENS']._serialized_end=763
-  _globals['_INPUT']._serialized_start=766
-  _globals['_INPUT']._serialized_end=897
-  _globals['_GENERATE']._serialized_start=899
-  _globals['_GENERATE']._serialized_end=954
-  _globals['_EMBED']._serialized_start=956
-  _globals['_EMBED']._serialized_end=1014
-  _globals['_CALL']._serialized_start=1016
-  _globals['_CALL']._serialized_end=1125
-  _globals['_TRAIN']._serialized_start=1128
-  _globals['_TRAIN']._serialized_end=1295
-  _globals['_WORK']._serialized_start=1298
-  _globals['_WORK']._serialized_end=1729
-  _globals['_SUBMIT']._serialized_start=1732
-  _globals['_SUBMIT']._serialized_end=2011
-  _globals['_CONTINUATION']._serialized_start=2014
-  _globals['_CONTINUATION']._serialized_end=2160
-  _globals['_SAMPLESOFAR']._serialized_start=2162
-  _globals['_SAMPLESOFAR']._serialized_end=2233
-  _globals['_CANCEL']._serialized_start=2235
-  _globals['_CANCEL']._serialized_end=2274
-  _globals['_HOLD']._serialized_start=2276
-  _globals['_HOLD']._serialized_end=2361
-  _globals['_QUERY']._serialized_start=2363
-  _globals['_QUERY']._serialized_end=2428
-  _globals['_ANSWER']._serialized_start=2431
-  _globals['_ANSWER']._serialized_end=2594
-  _globals['_WRITING']._serialized_start=2597
-  _globals['_WRITING']._serialized_end=2780
-  _globals['_WRITING_CONTROLTOKENSENTRY']._serialized_start=2728
-  _globals['_WRITING_CONTROLTOKENSENTRY']._serialized_end=2780
+  _globals['_MESSAGE']._serialized_end=453
+  _globals['_PICTURE']._serialized_start=455
+  _globals['_PICTURE']._serialized_end=478
+  _globals['_CHAT']._serialized_start=481
+  _globals['_CHAT']._serialized_end=713
+  _globals['_TOKENS']._serialized_start=715
+  _globals['_TOKENS']._serialized_end=779
+  _globals['_INPUT']._serialized_start=782
+  _globals['_INPUT']._serialized_end=913
+  _globals['_GENERATE']._serialized_start=915
+  _globals['_GENERATE']._serialized_end=970
+  _globals['_EMBED']._serialized_start=972
+  _globals['_EMBED']._serialized_end=1030
+  _globals['_CALL']._serialized_start=1032
+  _globals['_CALL']._serialized_end=1141
+  _globals['_TRAIN']._serialized_start=1144
+  _globals['_TRAIN']._serialized_end=1311
+  _globals['_WORK']._serialized_start=1314
+  _globals['_WORK']._serialized_end=1745
+  _globals['_SUBMIT']._serialized_start=1748
+  _globals['_SUBMIT']._serialized_end=2027
+  _globals['_CONTINUATION']._serialized_start=2030
+  _globals['_CONTINUATION']._serialized_end=2176
+  _globals['_SAMPLESOFAR']._serialized_start=2178
+  _globals['_SAMPLESOFAR']._serialized_end=2249
+  _globals['_CANCEL']._serialized_start=2251
+  _globals['_CANCEL']._serialized_end=2290
+  _globals['_HOLD']._serialized_start=2292
+  _globals['_HOLD']._serialized_end=2377
+  _globals['_QUERY']._serialized_start=2379
+  _globals['_QUERY']._serialized_end=2444
+  _globals['_ANSWER']._serialized_start=2447
+  _globals['_ANSWER']._serialized_end=2610
+  _globals['_WRITING']._serialized_start=2613
+  _globals['_WRITING']._serialized_end=2796
+  _globals['_WRITING_CONTROLTOKENSENTRY']._serialized_start=2744
+  _globals['_WRITING_CONTROLTOKENSENTRY']._serialized_end=2796
 # @@protoc_insertion_point(module_scope)

@@ -38,6 +38,7 @@ class Message(_message.Message):
     PARTS_FIELD_NUMBER: _builtins.int
     REASONING_CONTENT_FIELD_NUMBER: _builtins.int
     IMAGES_FIELD_NUMBER: _builtins.int
+    SOUNDS_FIELD_NUMBER: _builtins.int
     role: _builtins.str
     """Who speaks."""
     content: _builtins.str
@@ -56,7 +57,11 @@ class Message(_message.Message):
 
     @_builtins.property
     def images(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Places of images, ascending, where they are counted as parts."""
+        """Places of images and sounds, ascending, where they are counted as parts."""
+
+    @_builtins.property
+    def sounds(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Of them, those that are sounds."""
 
     def __init__(
         self,
@@ -69,10 +74,11 @@ class Message(_message.Message):
         parts: _abc.Iterable[_builtins.str] | None = ...,
         reasoning_content: _builtins.str | None = ...,
         images: _abc.Iterable[_builtins.int] | None = ...,
+        sounds: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_reasoning_content", b"_reasoning_content", "reasoning_content", b"reasoning_content"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_reasoning_content", b"_reasoning_content", "content", b"content", "images", b"images", "name", b"name", "parts", b"parts", "reasoning_content", b"reasoning_content", "role", b"role", "tool_call_id", b"tool_call_id", "tool_calls_json", b"tool_calls_json"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_reasoning_content", b"_reasoning_content", "content", b"content", "images", b"images", "name", b"name", "parts", b"parts", "reasoning_content", b"reasoning_content", "role", b"role", "sounds", b"sounds", "tool_call_id", b"tool_call_id", "tool_calls_json", b"tool_calls_json"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__reasoning_content: _TypeAlias = _typing.Literal["reasoning_content"]  # noqa: Y015
     _WhichOneofArgType__reasoning_content: _TypeAlias = _typing.Literal["_reasoning_content", b"_reasoning_content"]  # noqa: Y015
@@ -82,7 +88,7 @@ Global___Message: _TypeAlias = Message  # noqa: Y015
 
 @_typing.final
 class Picture(_message.Message):
-    """A picture."""
+    """A picture, or a sound."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
