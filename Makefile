@@ -42,11 +42,11 @@ first-answers: .venv/bin/python
 # is skipped and says why, or fails with INFERD_REQUIRE_CLIENTS=1. Where root runs it, Debian's packages are installed first.
 CLIENT_PACKAGES := golang-go golang-google-grpc-dev golang-google-genproto-dev golang-github-golang-protobuf-1-5-dev \
 	protoc-gen-go-1-5 protoc-gen-go-grpc protobuf-compiler libgrpc-java libperfmark-java libprotobuf-java libnetty-java \
-	libnetty-tcnative-java libgeronimo-annotation-1.3-spec-java libguava-java liberror-prone-java default-jdk-headless \
+	libnetty-tcnative-java libgeronimo-annotation-1.3-spec-java libguava-java liberror-prone-java libgoogle-gson-java default-jdk-headless \
 	protobuf-compiler-grpc-java-plugin cmake g++ pkg-config libgrpc++-dev libprotobuf-dev protobuf-compiler-grpc
 BROWSER_PACKAGES := chromium fonts-dejavu-core
 test-clients: .venv/.dev .venv/.native .venv/.client-tools
-	@timeout 1800 $(BIN)/python -m pytest -n 0 --timeout 900 tests/system/test_clients.py $(ARGS)
+	@timeout 7200 $(BIN)/python -m pytest -n 0 --timeout 3600 tests/system/test_clients.py $(ARGS)
 
 # A list that changes is looked at anew; a machine without a network, or without apt-get, goes on with what it has.
 .venv/.client-tools: Makefile

@@ -19,7 +19,7 @@ import (
 	"inferd/inferdv1"
 )
 
-const ttl = 3 * time.Second // a keep-alive has a third of it, on a machine that is busy
+const ttl = 6 * time.Second // a keep-alive has a third of it, on a machine that is busy
 
 var (
 	ctx  = context.Background()
@@ -52,7 +52,7 @@ func ask(t *testing.T, order string) {
 
 func long() *inferdv1.TaskSpec {
 	spec := inferd.Text("slow", "la")
-	spec.Sampling = &inferdv1.SamplingParams{MaxTokens: proto.Uint32(150)}
+	spec.Sampling = &inferdv1.SamplingParams{MaxTokens: proto.Uint32(400)}
 	return spec
 }
 
@@ -170,20 +170,21 @@ func TestReattach(t *testing.T) {
 		if same, err := proxied.CreateTask(ctx, long(), inferd.RunOptions{RequestID: "go " + trouble}); err != nil || same.TaskId != task.TaskId {
 			t.Fatal(same, err)
 		}
-		events, all, seen := proxied.Watch(ctx, task.TaskId, 0, none), "", []uint64{}
+		events, all, seen, first := proxied.Watch(ctx, task.TaskId, 0, none), "", []uint64{}, uint64(0)
 		for events.Next() {
 			if sequence := events.Event().Sequence; len(seen) > 0 && sequence <= seen[len(seen)-1] {
 				t.Fatal(seen, sequence)
 			}
 			all, seen = all+events.Text(), append(seen, events.Event().Sequence)
-			if len(seen) == 8 {
+			if first == 0 && all != "" {
+				first = events.Event().Sequence
 				ask(t, trouble)
 			}
 		}
-		if events.Err() != nil || all != strings.Repeat("la", 75) {
+		if events.Err() != nil || all != strings.Repeat("la", 200) {
 			t.Fatal(trouble, all, events.Err())
 		}
-		again, rest := client.Watch(ctx, task.TaskId, seen[10], none), ""
+		again, rest := client.Watch(ctx, task.TaskId, first, none), ""
 		for again.Next() {
 			rest += again.Text()
 		}

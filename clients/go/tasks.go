@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -35,6 +36,17 @@ func Chat(model, said string) *inferdv1.TaskSpec {
 // ChatOf is a task that answers a conversation.
 func ChatOf(model string, messages ...*inferdv1.ChatMessage) *inferdv1.TaskSpec {
 	return &inferdv1.TaskSpec{Model: model, Input: &inferdv1.TaskSpec_Chat{Chat: &inferdv1.ChatPrompt{Messages: messages}}}
+}
+
+// Call is a call of a function, with values of its parameters by name; Generate gives its Pieces. It panics where they
+// cannot be JSON.
+func Call(name string, input map[string]interface{}) *inferdv1.TaskSpec {
+	written, err := json.Marshal(input)
+	if err != nil {
+		panic(err)
+	}
+	call := &inferdv1.CallInput{Input: string(written)}
+	return &inferdv1.TaskSpec{Model: "functions@" + name, Input: &inferdv1.TaskSpec_Call{Call: call}}
 }
 
 // RunOptions of a task. The deadline of the context is that of the task; of one that is created it is TTL.
@@ -175,6 +187,8 @@ type Generation struct {
 	TaskID string
 	// Texts are its outputs: one, unless N asked for more.
 	Texts []string
+	// Pieces are what a function gave, as JSON; several of one that streams.
+	Pieces []json.RawMessage
 	// Finished says how it ended, and what it cost.
 	Finished *inferdv1.Finished
 }
@@ -197,6 +211,9 @@ func (c *Client) Generate(ctx context.Context, spec *inferdv1.TaskSpec, options 
 			made.Texts = append(made.Texts, "")
 		}
 		made.Texts[sample] += events.Text()
+		if call := events.Event().GetOutput().GetCall(); call != nil {
+			made.Pieces = append(made.Pieces, json.RawMessage(call.Json))
+		}
 	}
 	if events.Err() != nil {
 		return nil, events.Err()
@@ -293,7 +310,8 @@ func (p *patience) again(ctx context.Context, err error) error {
 
 // bounded is the same task, with no more output than the clients of inferd ask for unless they are told.
 func bounded(spec *inferdv1.TaskSpec) *inferdv1.TaskSpec {
-	if spec.GetEmbedding() != nil || spec.GetInfer() != nil || (spec.GetSampling() != nil && spec.Sampling.MaxTokens != nil) {
+	if spec.GetEmbedding() != nil || spec.GetInfer() != nil || spec.GetCall() != nil ||
+		(spec.GetSampling() != nil && spec.Sampling.MaxTokens != nil) {
 		return spec
 	}
 	made := proto.Clone(spec).(*inferdv1.TaskSpec)

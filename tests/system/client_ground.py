@@ -61,6 +61,13 @@ class Ground:
         self._kernel = self._stack.enter_context(process)
         self._listen = self._kernel.addresses
 
+    async def train(self, name: str) -> str:
+        """Begin a training of a small classifier of words; its id."""
+        rows = [{"text": f"{word} {number}", "label": word} for number in range(20) for word in ("oak", "whale")]
+        async with AsyncClient(self.address) as client:
+            made = await client.train(name, rows, recipe={"method": "classify", "epochs": 2}, backend="heads")
+            return made.training_id
+
     def kill(self) -> None:
         """Kill the kernel, and start the next one."""
         if self._kernel is not None:

@@ -25,6 +25,9 @@ class Language:
         test: What runs its tests.
         example: What runs its example, before a model and a prompt.
         sources: The example.
+        answers: What runs its example of a function and an index, before an index, a model, a question and files; none
+            where it has none.
+        watching: What runs its example of a training, before an id; likewise.
     """
 
     name: str
@@ -34,6 +37,8 @@ class Language:
     test: tuple[str, ...]
     example: tuple[str, ...]
     sources: str
+    answers: tuple[str, ...] = ()
+    watching: tuple[str, ...] = ()
 
     @property
     def folder(self) -> Path:
@@ -59,6 +64,8 @@ NODE: Final = Language(
     test=("npm", "test", "--silent"),
     example=("node", "build/example/durable.js"),
     sources="example/durable.ts",
+    answers=("node", "build/example/answers.js"),
+    watching=("node", "build/example/training.js"),
 )
 GO: Final = Language(
     name="go",
@@ -76,17 +83,21 @@ GO: Final = Language(
     test=("make", "test"),
     example=("build/durable",),
     sources="example/durable/main.go",
+    answers=("build/answers",),
+    watching=("build/training",),
 )
 JAVA: Final = Language(
     name="java",
     needs=("javac", "make", "protoc", "grpc_java_plugin", f"{JARS}/grpc-netty.jar", f"{JARS}/perfmark-api.jar"),
     packages="default-jdk-headless libgrpc-java libperfmark-java libprotobuf-java libnetty-java libnetty-tcnative-java "
-    "libgeronimo-annotation-1.3-spec-java libguava-java liberror-prone-java protobuf-compiler "
+    "libgeronimo-annotation-1.3-spec-java libguava-java liberror-prone-java libgoogle-gson-java protobuf-compiler "
     "protobuf-compiler-grpc-java-plugin",
     build=(("make",),),
     test=("make", "test"),
     example=("build/durable",),
     sources="example/Durable.java",
+    answers=("build/answers",),
+    watching=("build/training",),
 )
 CPP: Final = Language(
     name="cpp",

@@ -22,7 +22,7 @@ from inferd_client.errors import (
     UnauthenticatedError,
 )
 
-TTL_S = 3.0  # a keep-alive has a third of it, on a machine that is busy
+TTL_S = 6.0  # a keep-alive has a third of it, on a machine that is busy
 WAIT_S = 120.0  # a kernel is started again meanwhile
 
 
@@ -90,7 +90,7 @@ def cancel() -> None:
 
 
 def _left(client: Client) -> str:
-    events = client.run("slow", "la", max_tokens=150)
+    events = client.run("slow", "la", max_tokens=400)
     task_id = next(event.task_id for event in events if event.HasField("output"))
     events.close()
     return task_id
@@ -100,7 +100,7 @@ async def _cancelled() -> str:
     seen: asyncio.Queue[str] = asyncio.Queue()
 
     async def read() -> None:
-        async for event in client.run("slow", "la", max_tokens=150):
+        async for event in client.run("slow", "la", max_tokens=400):
             if event.HasField("output"):
                 seen.put_nowait(event.task_id)
 
@@ -115,7 +115,7 @@ async def _cancelled() -> str:
 def deadline() -> None:
     """A deadline ends the task."""
     with Client() as client:
-        refusal(TaskExpiredError, lambda: client.generate("slow", "la", max_tokens=150, timeout_s=0.2))
+        refusal(TaskExpiredError, lambda: client.generate("slow", "la", max_tokens=400, timeout_s=0.2))
 
 
 def cut() -> None:
@@ -130,19 +130,20 @@ def kill() -> None:
 
 def _reattach(trouble: str) -> None:
     with Client() as client, Client(told("PROXY"), credential_file=told("KEY")) as proxied:
-        task = proxied.create_task("slow", "la", max_tokens=150, request_id=f"python {trouble}")
-        same = proxied.create_task("slow", "la", max_tokens=150, request_id=f"python {trouble}")
+        task = proxied.create_task("slow", "la", max_tokens=400, request_id=f"python {trouble}")
+        same = proxied.create_task("slow", "la", max_tokens=400, request_id=f"python {trouble}")
         assert task.task_id == same.task_id
-        events = []
+        events, first = [], 0
         for event in proxied.watch(task.task_id):
             events.append(event)
-            if len(events) == 8:
+            if not first and event.output.text:
+                first = event.sequence
                 ask(trouble)
         text = "".join(event.output.text for event in events)
-        assert text == "la" * 75
+        assert text == "la" * 200
         sequences = [event.sequence for event in events]
         assert sequences == sorted(set(sequences))
-        rest = "".join(event.output.text for event in client.watch(task.task_id, sequences[10]))
+        rest = "".join(event.output.text for event in client.watch(task.task_id, first))
         assert rest
         assert text.endswith(rest)
         assert len(rest) < len(text)

@@ -7,23 +7,24 @@ killed, holds a lease beyond its TTL, is told of one that it lost, and gets erro
 
 import asyncio
 import os
+import re
 import signal
 import subprocess
 import sys
 import zipfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 from _pytest.mark import ParameterSet
 from client_ground import Ground, ground
-from client_languages import LANGUAGES, PYTHON, ROOT, Language
+from client_languages import CLIENTS, LANGUAGES, PYTHON, ROOT, Language
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(3600)]
 
 REQUIRED = bool(os.environ.pop("INFERD_REQUIRE_CLIENTS", ""))  # kernels refuse variables that they do not know
-BUILD_S, TEST_S = 1200.0, 180.0  # a compiler of C++ takes its time, on a machine that is busy
+BUILD_S, TEST_S = 2400.0, 600.0  # a compiler of C++ takes its time, on a machine that is busy
 LONGEST_EXAMPLE = 60
 
 
@@ -74,12 +75,13 @@ def test_the_wheel_of_python_is_part_of_the_kernels(tmp_path: Path) -> None:
     assert all(content == (parts[Path(name).parts[0]] / name).read_bytes() for name, content in held.items())
 
 
-def languages() -> list[ParameterSet]:
-    """All of them; those whose tools are lacking are skipped, where they are not required."""
+def languages(wanted: Callable[[Language], bool] = lambda _: True) -> list[ParameterSet]:
+    """Those that are wanted; those whose tools are lacking are skipped, where they are not required."""
     skip = pytest.mark.skipif
     return [
         pytest.param(each, id=each.name, marks=skip(bool(each.lacking) and not REQUIRED, reason=each.lacking or "none"))
         for each in LANGUAGES
+        if wanted(each)
     ]
 
 
@@ -93,4 +95,38 @@ async def test_a_client_does_what_all_do(language: Language, kernel: Ground) -> 
     print(await run(language, language.test, kernel.environment, TEST_S))  # noqa: T201 - shown where it fails, or by -s
     example = (*language.example, "smollm2", "Name the capital of France.")
     assert "Paris" in await run(language, example, kernel.environment, TEST_S)
-    assert len((language.folder / language.sources).read_text().splitlines()) < LONGEST_EXAMPLE
+
+
+NOTE = "The kernel keeps its tasks. A durable task outlives the kernel. Oaks are trees."
+PLACE = re.compile(r"\[(\S+) (\d+)-(\d+)\] (.+)")
+
+
+@pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.parametrize("language", languages(lambda each: bool(each.answers)))
+async def test_a_client_has_the_nouns_that_came_since(language: Language, kernel: Ground, tmp_path: Path) -> None:
+    """Its examples call a function, fill an index, ask it with citations that are real, and watch a training."""
+    assert not language.lacking, language.lacking
+    for command in language.build:
+        await run(language, command, dict(os.environ), BUILD_S)
+    note = tmp_path / "note.txt"
+    note.write_text(f"{NOTE}   \n", encoding="utf-8")
+    asked = (*language.answers, f"notes-{language.name}", "smollm2", "What outlives the kernel?", str(note))
+    said = await run(language, asked, kernel.environment, TEST_S)
+    found = PLACE.findall(said)
+    assert all(name == str(note) and NOTE[int(start) : int(end)] == quote for name, start, end, quote in found), said
+    assert said.strip()
+    watched = await run(language, (*language.watching, await kernel.train(language.name)), kernel.environment, TEST_S)
+    assert "SUCCEEDED" in watched
+    assert "version 1" in watched
+
+
+def test_each_example_is_short() -> None:
+    """No example of a language is longer than a page."""
+    lengths = {
+        str(path.relative_to(CLIENTS)): len(path.read_text().splitlines())
+        for language in LANGUAGES
+        for path in (language.folder / "example").rglob("*.*")
+        if path.suffix in {".py", ".ts", ".go", ".java", ".cc"}
+    }
+    assert len(lengths) > len(LANGUAGES)
+    assert not {name: length for name, length in lengths.items() if length >= LONGEST_EXAMPLE}

@@ -46,6 +46,8 @@ export interface Generation {
   text: string;
   /** All of them: one, unless `n` asked for more. */
   texts: string[];
+  /** What a function gave; several of one that streams. */
+  pieces: unknown[];
   /** Why the task ended: "END_OF_TEXT", "STOP_STRING" or "MAX_TOKENS". */
   finishReason: string;
   /** How it ended, with what it cost. */
@@ -134,17 +136,19 @@ export class Client {
   /** Runs a task and waits for all that it gives. As `run`. */
   async generate(spec: TaskSpec, options: Running = {}): Promise<Generation> {
     const texts = [""];
+    const pieces: unknown[] = [];
     let last: TaskEvent | undefined;
     for await (const event of this.run(spec, { outputIntervalMs: 10_000, ...options })) {
       last = event;
       if (event.kind.case !== "output") continue;
-      const { sample, text } = event.kind.value;
+      const { sample, text, call } = event.kind.value;
+      if (call) pieces.push(JSON.parse(call.json));
       while (texts.length <= sample) texts.push("");
       texts[sample] += text;
     }
     if (last?.kind.case !== "finished") throw this.#endedEarly();
     const finished = last.kind.value;
-    return { taskId: last.taskId, text: texts[0]!, texts, finishReason: FinishReason[finished.reason]!, finished };
+    return { taskId: last.taskId, text: texts[0]!, texts, pieces, finishReason: FinishReason[finished.reason]!, finished };
   }
 
   /**

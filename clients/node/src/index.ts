@@ -10,4 +10,4 @@ export { type Calling, Client, type Generation, type Running } from "./client.js
 export type { Connecting } from "./connecting.js";
 export { type Facts, InferdError, type Reason } from "./errors.js";
 export { HeldLease, type LeaseOptions } from "./leases.js";
-export { type ChatMessage, chat, cores, type LeaseClaim, memory, model, type TaskSpec, text } from "./specs.js";
+export { call, type ChatMessage, chat, cores, type LeaseClaim, memory, model, type TaskSpec, text } from "./specs.js";

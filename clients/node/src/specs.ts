@@ -23,6 +23,11 @@ export function chat(model: string, messages: string | ChatMessage[], more: More
   return { ...more, model, input: { case: "chat", value: { messages: said } } };
 }
 
+/** A call of a function, with values of its parameters by name; `generate` gives its `pieces`. */
+export function call(name: string, input: Record<string, unknown>, more: More = {}): TaskSpec {
+  return { ...more, model: `functions@${name}`, input: { case: "call", value: { input: JSON.stringify(input) } } };
+}
+
 /** Memory of a device (default "cpu:0"), in bytes. */
 export function memory(bytes: bigint | number, deviceId = ""): LeaseClaim {
   return { kind: { case: "memory", value: { bytes: BigInt(bytes), deviceId } } };
@@ -40,7 +45,7 @@ export function cores(count: number, deviceId = ""): LeaseClaim {
 
 /** The same, with no more output than the clients of inferd ask for unless they are told. */
 export function bounded(spec: TaskSpec): TaskSpec {
-  const generates = !spec.embedding && spec.input?.case !== "infer";
+  const generates = !spec.embedding && spec.input?.case !== "infer" && spec.input?.case !== "call";
   if (!generates || spec.sampling?.maxTokens !== undefined) return spec;
   return { ...spec, sampling: { ...spec.sampling, maxTokens: DEFAULT_MAX_TOKENS, fitMaxTokens: true } } as TaskSpec;
 }

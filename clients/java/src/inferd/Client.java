@@ -131,6 +131,7 @@ public final class Client implements AutoCloseable {
     gathered.outputInterval(options.outputInterval == null ? GATHERED : options.outputInterval);
     gathered.detachOnDisconnect = options.detachOnDisconnect;
     List<StringBuilder> texts = new ArrayList<>(List.of(new StringBuilder()));
+    List<String> pieces = new ArrayList<>();
     Finished finished = Finished.getDefaultInstance();
     String taskId = "";
     for (TaskEvent event : run(spec, gathered)) {
@@ -139,9 +140,12 @@ public final class Client implements AutoCloseable {
       while (texts.size() <= event.getOutput().getSample()) {
         texts.add(new StringBuilder());
       }
+      if (event.getOutput().hasCall()) {
+        pieces.add(event.getOutput().getCall().getJson());
+      }
       texts.get(event.getOutput().getSample()).append(event.getOutput().getText());
     }
-    return new Generation(taskId, texts.stream().map(StringBuilder::toString).toList(), finished);
+    return new Generation(taskId, texts.stream().map(StringBuilder::toString).toList(), List.copyOf(pieces), finished);
   }
 
   /**

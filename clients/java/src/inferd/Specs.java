@@ -1,5 +1,6 @@
 package inferd;
 
+import inferd.v1.CallInput;
 import inferd.v1.ChatMessage;
 import inferd.v1.ChatPrompt;
 import inferd.v1.Claim;
@@ -34,6 +35,11 @@ public final class Specs {
     return TaskSpec.newBuilder().setModel(model).setChat(prompt);
   }
 
+  /** A call of a function, with a JSON object of its parameters; {@link Generation#pieces} has what it gives. */
+  public static TaskSpec.Builder call(String name, String json) {
+    return TaskSpec.newBuilder().setModel("functions@" + name).setCall(CallInput.newBuilder().setInput(json));
+  }
+
   /** Memory of a device, "" for "cpu:0", in bytes. */
   public static Claim memory(String deviceId, long bytes) {
     return Claim.newBuilder().setMemory(MemoryClaim.newBuilder().setDeviceId(deviceId).setBytes(bytes)).build();
@@ -52,7 +58,7 @@ public final class Specs {
 
   /** The same task, with no more output than the clients of inferd ask for unless they are told. */
   static TaskSpec bounded(TaskSpec spec) {
-    if (spec.hasEmbedding() || spec.hasInfer() || spec.getSampling().hasMaxTokens()) {
+    if (spec.hasEmbedding() || spec.hasInfer() || spec.hasCall() || spec.getSampling().hasMaxTokens()) {
       return spec;
     }
     var sampling = spec.getSampling().toBuilder().setMaxTokens(DEFAULT_MAX_TOKENS).setFitMaxTokens(true);
