@@ -107,6 +107,8 @@ CPP: Final = Language(
     test=("build/client_test",),
     example=("build/durable",),
     sources="example/durable.cc",
+    answers=("build/answers",),
+    watching=("build/training",),
 )
 # Without what the environment of the tests has beside the packages: `-S` reads no path files, which bring the kernel.
 SITE: Final = str(Path(grpc.__file__).parents[1])

@@ -28,7 +28,7 @@ class StreamOf : public EventStream {
 
 // The same task, with no more output than the clients of inferd ask for unless they are told.
 v1::TaskSpec bounded(v1::TaskSpec spec) {
-  if (spec.has_embedding() || spec.has_infer() || spec.sampling().has_max_tokens()) return spec;
+  if (spec.has_embedding() || spec.has_infer() || spec.has_call() || spec.sampling().has_max_tokens()) return spec;
   spec.mutable_sampling()->set_max_tokens(kDefaultMaxTokens);
   spec.mutable_sampling()->set_fit_max_tokens(true);
   return spec;
@@ -62,6 +62,13 @@ v1::TaskSpec chat(const std::string& model, const std::string& said) {
   auto* message = spec.mutable_chat()->add_messages();
   message->set_role("user");
   message->set_content(said);
+  return spec;
+}
+
+v1::TaskSpec call(const std::string& function, const std::string& json) {
+  v1::TaskSpec spec;
+  spec.set_model("functions@" + function);
+  spec.mutable_call()->set_input(json);
   return spec;
 }
 
@@ -147,6 +154,7 @@ Generation Client::generate(const v1::TaskSpec& spec, RunOptions options) {
   for (const auto& event : run(spec, options)) {
     made.task_id = event.task_id();
     if (event.has_finished()) made.finished = event.finished();
+    if (event.output().has_call()) made.pieces.push_back(event.output().call().json());
     if (made.texts.size() <= event.output().sample()) made.texts.resize(event.output().sample() + 1);
     made.texts[event.output().sample()] += event.output().text();
   }

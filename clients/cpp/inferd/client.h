@@ -27,6 +27,9 @@ v1::TaskSpec text(const std::string& model, const std::string& prompt);
 // What a user says, which the model answers. Add messages to `spec.mutable_chat()` for a longer conversation.
 v1::TaskSpec chat(const std::string& model, const std::string& said);
 
+// A call of a function, with a JSON object of its parameters; `Generation::pieces` has what it gives.
+v1::TaskSpec call(const std::string& function, const std::string& json);
+
 // Memory of a device, "" for "cpu:0", in bytes.
 v1::Claim memory(std::uint64_t bytes, const std::string& device_id = "");
 // A model that stays loaded, with places for so many tasks and room for so many tokens of theirs.
@@ -53,6 +56,8 @@ struct Generation {
   std::string task_id;
   // Its outputs: one, unless `n` asked for more.
   std::vector<std::string> texts;
+  // What a function gave, as JSON; several of one that streams.
+  std::vector<std::string> pieces;
   // How it ended, and what it cost.
   v1::Finished finished;
   const std::string& text() const { return texts.front(); }

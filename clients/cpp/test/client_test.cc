@@ -19,7 +19,7 @@ namespace v1 = inferd::v1;
 
 namespace {
 
-constexpr auto kTtl = 3000ms;  // a keep-alive has a third of it, on a machine that is busy
+constexpr auto kTtl = 6000ms;  // a keep-alive has a third of it, on a machine that is busy
 
 #define EXPECT(what) \
   if (!(what)) throw std::runtime_error("line " + std::to_string(__LINE__) + ": " #what)
@@ -52,7 +52,7 @@ void ask(const std::string& order) {
 
 v1::TaskSpec lengthy() {
   auto spec = inferd::text("slow", "la");
-  spec.mutable_sampling()->set_max_tokens(150);
+  spec.mutable_sampling()->set_max_tokens(400);
   return spec;
 }
 
@@ -146,15 +146,19 @@ void reattach(const std::string& trouble) {
   const auto task = proxied.create_task(lengthy(), options);
   EXPECT(proxied.create_task(lengthy(), options).task_id() == task.task_id());
   std::vector<std::uint64_t> seen;
+  std::uint64_t first = 0;
   std::string all, rest;
   for (const auto& event : proxied.watch(task.task_id())) {
     EXPECT(seen.empty() || event.sequence() > seen.back());
     seen.push_back(event.sequence());
     all += event.output().text();
-    if (seen.size() == 8) ask(trouble);
+    if (first == 0 && !all.empty()) {
+      first = event.sequence();
+      ask(trouble);
+    }
   }
-  EXPECT(all == las(75));
-  for (const auto& event : client.watch(task.task_id(), seen[10])) rest += event.output().text();
+  EXPECT(all == las(200));
+  for (const auto& event : client.watch(task.task_id(), first)) rest += event.output().text();
   EXPECT(!rest.empty() && rest.size() < all.size() && all.substr(all.size() - rest.size()) == rest);
 }
 
