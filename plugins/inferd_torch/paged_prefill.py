@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from inferd_torch.paged_decode import choose_stages
+from inferd_torch.paged_decode import HALF_BYTES, choose_stages
 from inferd_torch.scoring import Scoring
 from inferd_torch.spans import FIELDS, ROWS, Spans
 
@@ -28,7 +28,7 @@ class PagedPrefill:
         block_tokens, shared, value_width = keys.shape[1], keys.shape[2], values.shape[3]
         mixed = torch.empty((*queries.shape[:2], value_width), device=queries.device, dtype=values.dtype)
         padded, padded_value = (max(MIN_DOT, triton.next_power_of_2(n)) for n in (width, value_width))
-        tile, warps = choose_tile(max(padded, padded_value) * queries.element_size())
+        tile, warps = choose_tile(max(padded, padded_value), queries.element_size())
         _attend_tile[(heads, len(spans.tiles))](
             queries,
             keys,
@@ -59,8 +59,14 @@ class PagedPrefill:
         return mixed
 
 
-def choose_tile(row_bytes: int) -> tuple[int, int]:
-    """How many keys are read together, of so many bytes each, and by how many warps: so that all stays in registers."""
+def choose_tile(width: int, number_bytes: int) -> tuple[int, int]:
+    """How many keys are read together, of so many numbers each, and by how many warps: so that all stays in registers.
+
+    Of float32 few are: each product is three, of parts of numbers that are held beside them.
+    """
+    row_bytes = width * number_bytes
+    if number_bytes > HALF_BYTES:
+        return 16, 8
     if row_bytes <= WIDE_BYTES:
         return 64, 4
     return (32, 8) if row_bytes <= WIDER_BYTES else (16, 8)

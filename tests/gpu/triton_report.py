@@ -40,7 +40,7 @@ def attention_cases(kind: str) -> Iterator[Case]:
     for heads, shared, width in SHAPES:
         padded = max(16, triton.next_power_of_2(width))
         stages = [paged_decode.choose_stages(KINDS[kind], most.STAGES) for most in (paged_decode, paged_prefill)]
-        tile, warps = paged_prefill.choose_tile(padded * KINDS[kind])
+        tile, warps = paged_prefill.choose_tile(padded, KINDS[kind])
         for special in (False, True):
             name = f"{heads}x{shared}x{width}{' special' if special else ''}"
             pointers = dict.fromkeys(("queries", "keys", "values"), f"*{kind}")
