@@ -113,3 +113,14 @@ def test_the_composition_is_of_those_images() -> None:
         assert "socket:/run/inferd" in service["volumes"]
         verb, *words = service["command"]
         assert {word for word in words if word.startswith("--")} <= verbs[verb]
+
+
+@pytest.mark.parametrize("unit", sorted((DEPLOY / "systemd").glob("*.service")), ids=lambda path: path.stem)
+def test_units_run_what_every_debian_has(unit: Path) -> None:
+    """Each command of a unit is the program of the wheel, with a verb that there is, or the shell of the system."""
+    verbs = {verb.path[-1] for verb in program().below}
+    lines = [line.partition("=") for line in unit.read_text().splitlines() if line.startswith("Exec")]
+    assert lines
+    for name, _, command in lines:
+        path, verb, *_ = command.split()
+        assert (path, verb in verbs) == ("/opt/inferd/bin/inferd", True) or path == "/bin/sh", f"{name}={command}"
