@@ -109,7 +109,11 @@ def make_front(
             run_tasks,
             plugins,
             known,
-            TrainingFiles(settings.state_dir / "trainings", data_bytes=settings.train.data_bytes),
+            TrainingFiles(
+                settings.state_dir / "trainings",
+                data_bytes=settings.train.data_bytes,
+                all_bytes=settings.train.all_data_bytes,
+            ),
             settings.train,
             share=scheduler.tenant_share,
         ),

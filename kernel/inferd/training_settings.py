@@ -17,6 +17,9 @@ class Train(BaseModel):
     data_bytes: int = Field(
         1 << 30, ge=1024, description="most bytes of the data of one training, and of rows that are held back"
     )
+    all_data_bytes: int = Field(
+        16 << 30, ge=1024, description="most bytes of the data of all trainings that have not ended"
+    )
     disk_bytes: int = Field(
         64 << 30, ge=1 << 20, description="most bytes of the folder of one training, its checkpoints and result too"
     )

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from inferd.errors import LimitExceededError
 from inferd.runtime.training_files import Data, TrainingFiles
 
 
@@ -31,7 +32,7 @@ async def test_what_came_of_a_training_is_a_folder_or_its_only_model(
     result.mkdir(parents=True)
     for name in names:
         (result / name).write_text("{}", encoding="utf-8")
-    files = TrainingFiles(tmp_path, data_bytes=1024)
+    files = TrainingFiles(tmp_path, data_bytes=1024, all_bytes=4096)
     assert await files.source("one") == tmp_path / "one" / source
 
 
@@ -44,7 +45,7 @@ async def test_rows_are_counted_whatever_the_pieces_they_come_in(tmp_path: Path,
         for begin in range(0, len(data), size):
             yield data[begin : begin + size]
 
-    files = TrainingFiles(tmp_path, data_bytes=1024)
+    files = TrainingFiles(tmp_path, data_bytes=1024, all_bytes=4096)
     assert await files.write("one", pieces(), is_held=False, field="inline") == Data(sha256(data).hexdigest(), 3)
     assert (tmp_path / "one" / "rows.jsonl").read_bytes() == data
 
@@ -67,7 +68,8 @@ async def test_a_long_line_costs_no_more_than_its_bytes(tmp_path: Path) -> None:
             yield Piece(b"a" * 1000)
         yield b'"}\n'
 
-    found = await TrainingFiles(tmp_path, data_bytes=1 << 20).write("one", pieces(), is_held=False, field="inline")
+    files = TrainingFiles(tmp_path, data_bytes=1 << 20, all_bytes=1 << 20)
+    found = await files.write("one", pieces(), is_held=False, field="inline")
     assert found.rows == 1
     assert sum(looked) == 100_000
 
@@ -78,5 +80,29 @@ async def test_what_nobody_knows_is_swept_but_for_results(tmp_path: Path) -> Non
         (tmp_path / name / "checkpoints").mkdir(parents=True)
         (tmp_path / name / "rows.jsonl").write_text("{}", encoding="utf-8")
     (tmp_path / "made" / "result").mkdir()
-    await TrainingFiles(tmp_path, data_bytes=1024).sweep({"known"})
+    await TrainingFiles(tmp_path, data_bytes=1024, all_bytes=4096).sweep({"known"})
     assert names_in(tmp_path) == ["known", "known/checkpoints", "known/rows.jsonl", "made", "made/result"]
+
+
+async def test_the_data_of_all_trainings_is_bounded(tmp_path: Path) -> None:
+    """What is too much for all is refused with both numbers; what has ended counts no more, what is found does."""
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b'{"text":"' + b"a" * 600 + b'"}'
+
+    async def write(files: TrainingFiles, name: str) -> Data:
+        return await files.write(name, pieces(), is_held=False, field="inline")
+
+    bounds = {"data_bytes": 1024, "all_bytes": 1300}
+    files = TrainingFiles(tmp_path, **bounds)
+    await write(files, "one")
+    await write(files, "two")
+    with pytest.raises(LimitExceededError, match=r"1833 bytes.*train\.all_data_bytes is 1300"):
+        await write(files, "three")
+    await files.close("three", keeps_result=False)
+    await files.close("one", keeps_result=False)
+    await write(files, "three")
+    other = TrainingFiles(tmp_path, **bounds)
+    await other.sweep(["two", "three"])
+    with pytest.raises(LimitExceededError, match="1833 bytes"):
+        await write(other, "four")

@@ -45,11 +45,15 @@ class TrainingFiles:
     Args:
         root: A folder, in which each training has one.
         data_bytes: Most bytes of the data of one (`train.data_bytes`).
+        all_bytes: Most bytes of the data of all that have not ended (`train.all_data_bytes`).
     """
 
-    def __init__(self, root: Path, *, data_bytes: int) -> None:
+    def __init__(self, root: Path, *, data_bytes: int, all_bytes: int) -> None:
         self._root = root
         self._data_bytes = data_bytes
+        self._all_bytes = all_bytes
+        self._held: dict[str, int] = {}  # bytes of data, by training
+        self._held_bytes = 0  # of all
 
     def folder(self, training_id: str) -> Path:
         """That of a training, whether it is there or not."""
@@ -81,6 +85,7 @@ class TrainingFiles:
                             },
                             field=field,
                         )
+                    self._hold(training_id, len(piece), field)
                     digest.update(piece)
                     await asyncio.to_thread(_add, file, piece, counted, field)
                 await asyncio.to_thread(_finish, file, counted, field)
@@ -89,6 +94,18 @@ class TrainingFiles:
         except OSError as error:
             raise DiskFullError(f"the data of the training cannot be written: {words_of(error)}") from error
         return Data(digest.hexdigest(), counted.rows)
+
+    def _hold(self, training_id: str, size_bytes: int, field: str) -> None:
+        held, most = self._held_bytes + size_bytes, self._all_bytes
+        if held > most:
+            raise LimitExceededError(
+                f"the data of all trainings that have not ended has {held} bytes with that of {field}, and"
+                f" train.all_data_bytes is {most}; let some end, or raise that",
+                metadata={"bound": "train.all_data_bytes", "value": str(held), "limit": str(most)},
+                field=field,
+            )
+        self._held[training_id] = self._held.get(training_id, 0) + size_bytes
+        self._held_bytes = held
 
     async def write_order(self, training_id: str, order: Order) -> None:
         """Write what a worker is to train.
@@ -116,10 +133,17 @@ class TrainingFiles:
     async def close(self, training_id: str, *, keeps_result: bool) -> None:
         """Remove what only a training that goes on needs; of one without a result all."""
         await asyncio.to_thread(_close, self.folder(training_id), keeps_result)
+        self._held_bytes -= self._held.pop(training_id, 0)
 
     async def sweep(self, going: Collection[str]) -> None:
-        """Remove what trainings have left behind that go on no more, but for what came of them."""
+        """Remove what trainings have left behind that go on no more, but for what came of them. Once, at first."""
         await asyncio.to_thread(self._sweep, set(going))
+        self._held = await asyncio.to_thread(self._sizes, going)
+        self._held_bytes = sum(self._held.values())
+
+    def _sizes(self, going: Collection[str]) -> dict[str, int]:
+        files = {name: [self.folder(name) / each for each in (ROWS, HELD)] for name in going}
+        return {name: sum(each.stat().st_size for each in of if each.is_file()) for name, of in files.items()}
 
     async def others(self, known: Collection[str]) -> list[str]:
         """The trainings that are none of these, of which a result is there."""
