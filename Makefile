@@ -87,15 +87,18 @@ sim: .venv/.dev
 # with one store in PostgreSQL, by each of three manners in turn, for each of MODELS (fake); FROM=30 LEADERS=30 REPORT=file: in parts.
 # `make chaos HOSTS=250` likewise does five things to three hosts and their kernels, with networks of their own (as root, with `ip` and `tc`);
 # MANNERS="down silent slow host kernel" are those, and KERNELS=1 has no standby: a kernel that is killed is started again.
+# `make chaos KILLS=20` kills the workers and the kernels of a training so often, `make chaos GANGS=10` the hosts of one by several workers (as root).
 chaos: .venv/.dev .venv/.native
-	@$(if $(FROM)$(COUNT)$(ROUNDS)$(CLOCKS)$(LEADERS)$(HOSTS),,$(BIN)/python tests/chaos/ordeal.py --deaths $(or $(DEATHS),500) $(ARGS))
+	@$(if $(FROM)$(COUNT)$(ROUNDS)$(CLOCKS)$(LEADERS)$(HOSTS)$(KILLS)$(GANGS),,$(BIN)/python tests/chaos/ordeal.py --deaths $(or $(DEATHS),500) $(ARGS))
 	@$(if $(ROUNDS),$(BIN)/python tests/chaos/full_disk.py --rounds $(ROUNDS))
 	@$(if $(CLOCKS),$(BIN)/python tests/chaos/clock_ordeal.py --rounds $(CLOCKS))
 	@$(if $(LEADERS),PYTHONPATH=tests/reference $(BIN)/python tests/chaos/leader_ordeal.py --rounds $(LEADERS) --from $(or $(FROM),0) \
 		$(if $(MODELS),--models $(MODELS)) $(if $(REPORT),--report $(REPORT)))
 	@$(if $(HOSTS),PYTHONPATH=tests/reference $(BIN)/python tests/chaos/host_ordeal.py --rounds $(HOSTS) --from $(or $(FROM),0) \
 		$(if $(KERNELS),--kernels $(KERNELS)) $(if $(STREAMS),--streams $(STREAMS)) $(if $(MANNERS),--manners $(MANNERS)) $(if $(MODELS),--models $(MODELS)) $(if $(REPORT),--report $(REPORT)))
-	@$(if $(ROUNDS)$(CLOCKS)$(LEADERS)$(HOSTS),:,$(BIN)/python tests/chaos/kernel_ordeal.py --from $(or $(FROM),0) --count $(or $(COUNT),50) \
+	@$(if $(KILLS),$(BIN)/python tests/chaos/training_kills.py --kills $(KILLS) $(ARGS))
+	@$(if $(GANGS),PYTHONPATH=tests/reference $(BIN)/python tests/chaos/training_hosts.py --kills $(GANGS) $(if $(MODEL),--model $(MODEL)) $(ARGS))
+	@$(if $(ROUNDS)$(CLOCKS)$(LEADERS)$(HOSTS)$(KILLS)$(GANGS),:,$(BIN)/python tests/chaos/kernel_ordeal.py --from $(or $(FROM),0) --count $(or $(COUNT),50) \
 		--store $(or $(STORE),sqlite) --report $(or $(REPORT),.venv/chaos.jsonl) $(if $(MODELS),--models $(MODELS)))
 
 # Attacks on a kernel, each of SECONDS by a process with a quarter of a core, all or those of ONLY; what other clients notice of it.

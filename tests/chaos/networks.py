@@ -84,6 +84,38 @@ def links(count: int) -> Iterator[list[Link]]:
                 _run("ip", "netns", "delete", link.name)  # and its end of the link, which takes ours along
 
 
+@contextmanager
+def bridged(count: int) -> Iterator[list[Link]]:
+    """So many networks whose hosts reach this machine and each other, by a bridge here.
+
+    Raises:
+        UnavailableError: There are none.
+    """
+    made: list[Link] = []
+    pid = os.getpid()
+    bridge, subnet = f"ob{pid}"[:15], f"10.{200 + pid % 50}.{pid // 50 % 250}"
+    try:
+        _run("ip", "link", "add", bridge, "type", "bridge")
+        _run("ip", "addr", "add", f"{subnet}.1/24", "dev", bridge)
+        _run("ip", "link", "set", bridge, "up")
+        for number in range(count):
+            link = Link(f"gang-{pid}-{number}", f"ob{pid}n{number}"[:15], f"ob{pid}f{number}"[:15], f"{subnet}.1")
+            _run("ip", "netns", "add", link.name)
+            made.append(link)
+            _run("ip", "link", "add", link.near, "type", "veth", "peer", "name", link.far, "netns", link.name)
+            _run("ip", "link", "set", link.near, "master", bridge, "up")
+            _run("ip", "-n", link.name, "addr", "add", f"{subnet}.{number + 2}/24", "dev", link.far)
+            for device in (link.far, "lo"):
+                _run("ip", "-n", link.name, "link", "set", device, "up")
+        yield made
+    finally:
+        for link in made:
+            with suppress(UnavailableError):
+                _run("ip", "netns", "delete", link.name)
+        with suppress(UnavailableError):
+            _run("ip", "link", "delete", bridge)
+
+
 def _tool(name: str) -> str:
     found = shutil.which(name)
     if os.geteuid() or found is None:

@@ -37,11 +37,8 @@ class Tower:
         kept: How often the first vector of a picture was asked for that had been kept.
     """
 
-    def __init__(self, network: Any, kind: Kind, *, kept_tokens: int) -> None:
-        self.computed = self.kept = 0
-
     def __init__(self, network: Any, kind: Kind | Qwen2Audio | Voxtral, *, kept_tokens: int) -> None:
-        self.computed = 0
+        self.computed = self.kept = 0
         self._network = network
         self._kind = kind
         self._kept_tokens = kept_tokens
