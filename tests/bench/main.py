@@ -41,6 +41,7 @@ import served
 import sockets
 import starts
 import tensors
+import training
 from limits import Figure
 from real_model import smollm2
 
@@ -59,6 +60,7 @@ REAL = (
         "onnx.",
         "optimize.",
         "lora.",
+        "training.",
         "http.",
         "host.",
     ),
@@ -103,6 +105,7 @@ def figures(only: str) -> Iterator[Figure]:
         yield from host_workers.figures(weights, only=only)
         yield from large.figures(weights, only=only)
         yield from lora.figures(weights, only=only)
+        yield from training.figures(weights, only=only)
         yield from perplexity.figures(weights, only=only)
         yield from optimize.figures(weights, only=only)
 
