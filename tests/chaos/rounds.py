@@ -21,7 +21,7 @@ from postgres_server import PostgresServer
 
 from inferd.testing.kernel import KernelProcess, kernel_process
 from inferd_api.v1.task_pb2 import TaskEvent
-from inferd_client import AsyncClient
+from inferd_client import AsyncClient, KernelUnreachableError
 
 ROUND_S = 240.0  # most that one takes
 TRIES = 3  # of starting a kernel
@@ -157,18 +157,29 @@ def leader_of(server: PostgresServer, database: str, *, but: int = 0) -> int:
     raise TimeoutError("no kernel leads")
 
 
-async def follow_stream(events: Any, told: list[TaskEvent], flowing: asyncio.Event) -> float:
-    """Read a stream to its end; the longest pause behind its first output."""
+async def follow_stream(client: AsyncClient, events: Any, told: list[TaskEvent], flowing: asyncio.Event) -> float:
+    """Read a stream to its end; the longest pause behind its first output.
+
+    A client gives up after some time in which no kernel answers, and on a busy machine one takes longer to be started:
+    then the task is watched on from where it was.
+    """
     last, pause_s = 0.0, 0.0
-    async for event in events:
-        told.append(event)
-        now = time.monotonic()
-        if last:
-            pause_s = max(pause_s, now - last)
-        if event.HasField("output"):
-            last = now
-            flowing.set()
-    return pause_s
+    while True:
+        try:
+            async for event in events:
+                told.append(event)
+                now = time.monotonic()
+                if last:
+                    pause_s = max(pause_s, now - last)
+                if event.HasField("output"):
+                    last = now
+                    flowing.set()
+        except KernelUnreachableError:
+            if not told:
+                raise
+            events = client.watch(told[-1].task_id, told[-1].sequence)
+        else:
+            return pause_s
 
 
 async def stream(
@@ -177,9 +188,9 @@ async def stream(
     """Have a task run, odd ones as detached ones, and read its stream."""
     if int(key.rpartition(".")[2]) % 2:
         run = client.run(model, request.prompt, request_id=key, detach_on_disconnect=True, **request.options)
-        return await follow_stream(run, told, flowing)
+        return await follow_stream(client, run, told, flowing)
     task = await client.create_task(model, request.prompt, request_id=key, **request.options)
-    return await follow_stream(client.watch(task.task_id), told, flowing)
+    return await follow_stream(client, client.watch(task.task_id), told, flowing)
 
 
 def judge(
