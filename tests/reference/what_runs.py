@@ -72,7 +72,7 @@ Made by `make models-table`, which asks each backend about a tiny network of eve
 
 Of the backend `cpu`, "compiled" is the native library and "numpy" the reference in fp32, which is several times slower.
 The backend `torch` computes folders of more types than these: of every decoder in transformers whose attention can be
-replaced by ours. The backend `onnx` also runs [graphs](../README.md#use-it) of any kind. What llama.cpp takes and this
+replaced by ours. The backend `onnx` also runs [graphs](model-settings.md) of any kind. What llama.cpp takes and this
 does not, and which tensors are lacking, prints
 [`compare_with_llama_cpp.py`](../tests/reference/compare_with_llama_cpp.py).
 How an architecture is added, tells [architectures.md](architectures.md).
