@@ -115,6 +115,7 @@ def test_the_same_seed_gives_the_same_answer(served: KernelProcess) -> None:
     assert alone != other
 
 
+@pytest.mark.filterwarnings("ignore::inferd_client.DefaultLimitWarning")  # of an answer that is as long as it may be
 def test_the_example_of_the_readme(served: KernelProcess) -> None:
     """The catalogue knows the file and how to sample it, so that the README's program answers without any option."""
     with Client(served.address) as client:
