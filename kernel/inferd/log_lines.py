@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from inferd import logs
+from inferd.telemetry_settings import Logs
 
 if TYPE_CHECKING:
     import asyncio
 
     from structlog.typing import EventDict, Processor
-
-    from inferd.telemetry_settings import Logs
 
 OWN = "inferd"
 LIBRARIES = logging.WARNING
@@ -97,3 +96,8 @@ def _tell_places(_: Any, __: str, event: EventDict) -> EventDict:
         event["exception"] = logs.describe(error)
     event.pop("stack_info", None)
     return event
+
+
+def set_up_logs() -> None:
+    """Have logs of this process written to stderr, for people."""
+    LogLines(Logs())

@@ -21,7 +21,6 @@ from inferd.runtime.driver import Driver
 from inferd.server import Kernel, running_kernel
 from inferd.standing import StandbyEndedError, Watch
 from inferd.store.kernels import KernelEntry
-from inferd.telemetry_settings import Logs
 
 log = structlog.get_logger()
 
@@ -180,8 +179,3 @@ async def _drain(driver: Driver, drain_s: float, at_once: asyncio.Event) -> None
         await asyncio.gather(*waits, return_exceptions=True)
     if running := driver.views.running:
         log.warning("tasks still run: kept ones go on with the next kernel, others end now", running=running)
-
-
-def set_up_logs() -> None:
-    """Have logs of this process written to stderr, for people."""
-    LogLines(Logs())

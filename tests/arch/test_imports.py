@@ -13,6 +13,7 @@ import inferd.plugin
 ROOT = Path(__file__).parents[2]
 FRAMEWORKS = ("torch", "onnxruntime", "transformers")
 MODEL_LIBRARIES = ("numpy", "tokenizers", "jinja2")
+SERVING = ("inferd.server", "inferd.serving", "inferd.core.machine", "inferd.runtime.driver", "prometheus_client")
 OF_KERNELS = ("inferd.server", "inferd.config", "pydantic", "structlog", "prometheus_client")
 PLUGINS = sorted(p.value for p in metadata.distribution("inferd").entry_points.select(group="inferd.backends"))
 
@@ -31,6 +32,7 @@ def test_contracts() -> None:
         ("inferd_client", (*FRAMEWORKS, *MODEL_LIBRARIES, "inferd")),
         ("inferd.cli.main, inferd.cli.run", (*FRAMEWORKS, *MODEL_LIBRARIES, *OF_KERNELS)),
         ("inferd.cli.serve", (*FRAMEWORKS, *MODEL_LIBRARIES, "inferd.cli.http", "inferd.cli.ray_beside", "inferd.ray")),
+        *((f"inferd.cli.{each}", (*FRAMEWORKS, *MODEL_LIBRARIES, *SERVING)) for each in ("host", "http", "ray")),
         ("inferd.testing.plugin", (*FRAMEWORKS, *MODEL_LIBRARIES)),
         ("inferd.engine.cells.render", (*FRAMEWORKS, "numpy", "tokenizers", "inferd.plugin.backend", "pluggy")),
         *((plugin, (*FRAMEWORKS, *MODEL_LIBRARIES)) for plugin in PLUGINS),
@@ -39,7 +41,8 @@ def test_contracts() -> None:
 def test_import_is_light(module: str, unwanted: tuple[str, ...]) -> None:
     """The wire, the client, the kernel and plugins load no framework and no library that computes; nor do cells.
 
-    What `inferd run` waits for has nothing of a kernel, and a kernel nothing of what it is not asked for.
+    What `inferd run` waits for has nothing of a kernel, and a kernel nothing of what it is not asked for. Agents and
+    gateways, which streams wait for when they are started again, do not load what serves.
     """
     code = f"import sys, {module}; print(*(set(sys.modules) & set({unwanted})))"
     result = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False)

@@ -186,8 +186,10 @@ def _strike(ground: Ground, done: Round, chance: random.Random) -> None:
     host = chance.choice(ground.hosts)
     match done.manner:
         case "host":
+            struck = time.monotonic()
             host.end(signal.SIGKILL)
             host.start()
+            done.away_s = time.monotonic() - struck
         case "kernel":
             before, struck = leader_of(ground.server, ground.database), time.monotonic()
             killed = ground.kernels.number_of(before)

@@ -51,6 +51,7 @@ class Round:
         stale: What was taken from who had lost: an older epoch, or attempt.
         pause_s: The longest time between two events of a stream, behind its first output.
         leads_s: From the end of a leader to when another one has begun its epoch; 0 where none was ended.
+        away_s: From the end of a host to when it was attached again, for which its models have no other place.
         followed: Whether another kernel leads now.
     """
 
@@ -62,6 +63,7 @@ class Round:
     stale: list[str] = field(default_factory=list)
     pause_s: float = 0.0
     leads_s: float = 0.0
+    away_s: float = 0.0
     followed: bool = False
 
     @property
@@ -237,6 +239,7 @@ def line_of(number: int, done: Round, took_s: float) -> dict[str, Any]:
         "wrong": len(done.wrong),
         "stale": len(done.stale),
         "leads_s": round(done.leads_s, 2),
+        "away_s": round(done.away_s, 2),
         "pause_s": round(done.pause_s, 2),
         "took_s": round(took_s, 1),
     }
@@ -265,8 +268,8 @@ def summary(lines: Sequence[str], begins: str) -> str:
         sums = ", ".join(f"{sum(each[key] for each in rounds)} {key}" for key in COUNTED)
         times = ", ".join(
             f"{key} {quantile(found, 0.5):.1f} (at most {max(found):.1f})"
-            for key in ("leads_s", "pause_s")
-            for found in [[each[key] for each in rounds]]
+            for key in ("leads_s", "away_s", "pause_s")
+            for found in [[each.get(key, 0.0) for each in rounds]]
         )
         told.append(f"{name} {manner}: {len({each['round'] for each in rounds})} rounds, {sums}, {times}")
     return "\n".join(told)

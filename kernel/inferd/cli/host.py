@@ -23,11 +23,10 @@ from inferd.cli.output import CommandError, command_error
 from inferd.config import config_path
 from inferd.core.host import check_host_id
 from inferd.errors import InvalidFieldError
-from inferd.log_lines import LogLines
+from inferd.log_lines import LogLines, set_up_logs
 from inferd.notifying import Notices
 from inferd.plugin.cores import forbid_cores
 from inferd.plugin.registry import BackendState
-from inferd.serving import set_up_logs
 from inferd_client import CredentialError, InferdError
 from inferd_client.channel import target
 from inferd_client.credentials import MOST_BYTES, credential_of

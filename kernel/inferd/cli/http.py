@@ -15,7 +15,7 @@ from inferd import __version__
 from inferd.cli.kernel import connected
 from inferd.cli.output import CommandError
 from inferd.errors import words_of
-from inferd.serving import set_up_logs
+from inferd.log_lines import set_up_logs
 from inferd_api.v1.auth_pb2 import KeyState
 from inferd_client.credentials import CredentialError, credential_of, write_credential
 from inferd_client.errors import InferdError, PermissionDeniedError, UnauthenticatedError

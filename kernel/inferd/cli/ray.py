@@ -14,10 +14,10 @@ from inferd.cli.kernel import connected
 from inferd.cli.output import CommandError
 from inferd.cli.ray_state import State, write_state
 from inferd.errors import words_of
+from inferd.log_lines import set_up_logs
 from inferd.ray.cluster import ClusterError, connect
 from inferd.ray.fleet import Fleet
 from inferd.ray.kernel_side import KernelSide
-from inferd.serving import set_up_logs
 
 if TYPE_CHECKING:
     from inferd.cli.output import Output
