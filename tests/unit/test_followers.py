@@ -14,10 +14,11 @@ from google.rpc.status_pb2 import Status
 
 from inferd_api.v1 import task_pb2 as pb
 from inferd_api.v1 import task_service_pb2 as ts
-from inferd_client.errors import ShuttingDownError, TaskExpiredError
+from inferd_client.errors import KernelUnreachableError, ShuttingDownError, StatusError, TaskExpiredError
 from inferd_client.followers import AsyncFollower, Follower
 from inferd_client.kernels import MOVED, MovedError
-from inferd_client.orders import EMPTY, FULL
+from inferd_client.orders import EMPTY, FULL, Orders
+from inferd_client.rpc_errors import LOCAL, from_rpc
 from inferd_client.tasks import run_order
 
 OUTPUTS = 2 * FULL
@@ -255,3 +256,73 @@ async def test_an_asynchronous_task_whose_kernel_leads_no_more_is_run_by_the_nex
     follower = asynchronous(AsyncMovedWire())
     async with asyncio.timeout(60):
         assert [event.sequence async for event in follower.events(run=run_order("m", "x", {}))] == [1, 2]
+
+
+CUT = grpc.StatusCode.CANCELLED, "CANCELLED"
+
+
+class CutOff(grpc.RpcError):
+    """A call that its kernel ended without a word."""
+
+    def code(self) -> grpc.StatusCode:
+        return CUT[0]
+
+    def details(self) -> str:
+        return CUT[1]
+
+    def trailing_metadata(self) -> tuple[()]:
+        return ()
+
+
+class CutWire(Wire):
+    """A call that is cut off behind its first event; then one that goes on behind that."""
+
+    def __iter__(self) -> Iterator[ts.RunTasksResponse]:
+        if self.order().HasField("run"):
+            yield response(output(1))
+            raise CutOff
+        yield response(finished(2))
+
+
+class AsyncCutWire(AsyncWire):
+    """The same without threads."""
+
+    async def __aiter__(self) -> AsyncIterator[ts.RunTasksResponse]:
+        if (await self.order()).HasField("run"):
+            yield response(output(1))
+            nothing = grpc.aio.Metadata()
+            raise grpc.aio.AioRpcError(CUT[0], nothing, nothing, details=CUT[1])
+        yield response(finished(2))
+
+
+def test_a_call_that_is_cut_off_without_a_word_is_taken_up_again() -> None:
+    """CANCELLED that nobody here asked for is a connection that broke: the task is followed on by the next call."""
+    follower = threaded(CutWire())
+    assert [event.sequence for event in follower.events(run=run_order("m", "x", {}))] == [1, 2]
+    follower.close()
+
+
+async def test_an_asynchronous_call_that_is_cut_off_is_taken_up_again() -> None:
+    """The same without threads."""
+    follower = asynchronous(AsyncCutWire())
+    async with asyncio.timeout(60):
+        assert [event.sequence async for event in follower.events(run=run_order("m", "x", {}))] == [1, 2]
+    await follower.close()
+
+
+def test_a_kernel_that_cuts_off_one_call_after_the_other_is_waited_for_no_longer_than_one_that_is_away() -> None:
+    """The first cut shows that somebody is there, as one who starts or ends; the next ones in a row do not."""
+    orders = Orders()
+    assert orders.hears(CutOff(), spoke=False)
+    assert not orders.hears(CutOff(), spoke=False)
+    assert orders.hears(CutOff(), spoke=True)
+    assert orders.hears(CutOff(), spoke=False)
+
+
+def test_what_this_client_has_ended_is_no_connection_that_broke() -> None:
+    """The words of gRPC for calls that were cancelled here are told as they are."""
+    nothing = grpc.aio.Metadata()
+    for words in LOCAL:
+        error = grpc.aio.AioRpcError(CUT[0], nothing, nothing, details=words)
+        assert isinstance(from_rpc(error, "here"), StatusError)
+    assert isinstance(from_rpc(CutOff(), "here"), KernelUnreachableError)

@@ -27,7 +27,6 @@ from inferd_client.errors import (
     StatusError,
     from_status,
 )
-from inferd_client.kernels import was_moved
 from inferd_client.mailboxes import AsyncInbox, AsyncOutbox, Inbox, patience_s, requests
 from inferd_client.orders import FULL, Orders
 from inferd_client.patience import PASSING, PAUSE_S
@@ -193,7 +192,7 @@ class AsyncFollower:
         except grpc.RpcError as broken:
             error = await ending.of(broken)
             self._lacking = is_lacking(error)
-            return spoke or was_moved(error) or await self._is_back(error), self._failure(error)
+            return self._orders.hears(error, spoke=spoke) or await self._is_back(error), self._failure(error)
         finally:
             outbox.end()
             call.cancel()
@@ -352,7 +351,7 @@ class Follower:
                 self._receive(response)
         except grpc.RpcError as error:
             self._lacking = is_lacking(error)
-            return spoke or was_moved(error) or self._is_back(error), self._failure(error)
+            return self._orders.hears(error, spoke=spoke) or self._is_back(error), self._failure(error)
         finally:
             outbox.put(None)
             call.cancel()

@@ -17,10 +17,14 @@ from inferd_api.v1.task_service_pb2 import (
     WatchTaskRequest,
 )
 from inferd_client.errors import InferdError, NotLeaderError, ShuttingDownError, from_status
+from inferd_client.kernels import was_moved
 from inferd_client.parts import Parts
 from inferd_client.patience import PATIENCE_S
+from inferd_client.rpc_errors import was_cut
 
 if TYPE_CHECKING:
+    import grpc
+
     from inferd_api.v1.task_pb2 import TaskEvent
 
 LINGER: Final = Duration(seconds=10)
@@ -118,6 +122,7 @@ class Orders:
 
     followed: dict[int, Followed] = field(default_factory=dict)
     _last: int = 0
+    _cut: bool = False  # the call before was cut off, and had said nothing
 
     def begin(self, run: RunOrder | None = None, watch: WatchTaskRequest | None = None) -> Followed:
         """One more."""
@@ -128,6 +133,12 @@ class Orders:
     def again(self) -> list[TaskOrder]:
         """What takes up, on a new call, all that has not ended."""
         return [followed.order() for followed in self.followed.values() if not followed.over]
+
+    def hears(self, error: grpc.RpcError, *, spoke: bool) -> bool:
+        """Whether a kernel is there, as a call shows that failed so; one that cuts off call after call is none."""
+        cut = was_cut(error)
+        again, self._cut = self._cut, cut and not spoke
+        return spoke or was_moved(error) or (cut and not again)
 
     def lost(self, failed: InferdError, silent_s: float) -> list[int]:
         """Tags of those that are followed no longer when a call failed and no kernel has answered for so long."""
