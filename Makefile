@@ -144,9 +144,10 @@ compat-openai: .venv/.dev .venv/.native
 models-table: .venv/.dev .venv/.native
 	@$(BIN)/python tests/reference/what_runs.py
 
-# Damaged model files, for as long as SECONDS says, as many of ONNX as FILES says, LOADS of them by a kernel, and as many damaged tensors as REQUESTS says and config.pbtxt as CONFIGS, and streams that break as STREAMS; make sanitize: the native library under sanitizers, for SANITIZERS.
+# Damaged model files, and pictures and sounds, for as long as SECONDS says each, as many of ONNX as FILES says, LOADS of them by a kernel, and as many damaged tensors as REQUESTS says and config.pbtxt as CONFIGS, and streams that break as STREAMS; make sanitize: the native library under sanitizers, for SANITIZERS.
 fuzz: .venv/.dev .venv/.native
 	@$(BIN)/python tests/fuzz/gguf_fuzz.py $(or $(SECONDS),60)
+	@$(BIN)/python tests/fuzz/media_fuzz.py $(or $(SECONDS),60)
 	@$(BIN)/python tests/fuzz/onnx_fuzz.py $(or $(FILES),10000) $(or $(LOADS),300)
 	@$(BIN)/python tests/fuzz/infer_fuzz.py $(or $(REQUESTS),5000)
 	@$(BIN)/python tests/fuzz/oip_fuzz.py $(or $(REQUESTS),5000)
