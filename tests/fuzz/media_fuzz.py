@@ -2,7 +2,7 @@
 
     python tests/fuzz/media_fuzz.py SECONDS [FIRST]
 
-Each is read, or refused in a moment with a ValueError of one line that is no longer than what people read; what was read has
+Each is read, or refused in a moment with a ValueError of one line, no longer than what people read; what was read has
 the size that its head told. Prints how many ended how; the number of one that did not ends the run, and makes it again.
 """
 
