@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -131,4 +131,43 @@ def test_who_cannot_be_reached_is_told(model: Path, rows: Path) -> None:
     with pytest.raises(TrainError, match="nobody is awaited"):
         session.gather()
     with pytest.raises(RankLostError, match="rank 0 is not at"):
-        follower(model, rows, RECIPE).follow(1, 2, f"{HERE} 1", 0.2)
+        follower(model, rows, RECIPE).follow(1, 2, f"{HERE} 1 word", 0.2)
+
+
+def raised(doing: Callable[[], object]) -> str:
+    """What a rank that is lost is told by, where that comes before a deadline: else it would be waited for a week."""
+    found: list[str] = []
+
+    def run() -> None:
+        try:
+            doing()
+        except RankLostError as lost:
+            found.append(str(lost))
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    assert ended([thread])
+    return found[0]
+
+
+def test_who_does_not_come_is_awaited_as_long_as_is_set(model: Path, rows: Path) -> None:
+    """The one that leads waits `join_s` for the others, and says that it was so long."""
+    session = train(model, rows, RECIPE)
+    session.listen(2, HERE, 0.5)
+    assert "one did not come within 0.5 s (train.join_s)" in raised(session.gather)
+
+
+def test_a_stranger_takes_nobodys_place(model: Path, rows: Path) -> None:
+    """Who reaches the port and does not know the word of the training is told no rows, and has the others end."""
+    session = train(model, rows, RECIPE)
+    address, port, word = session.listen(2, HERE, WAIT_S).split(" ")
+    stranger = follower(model, rows, RECIPE)
+    told: list[str] = []
+    meeting = f"{address} {port} {word[::-1]}"
+    thread = threading.Thread(
+        target=lambda: told.append(raised(lambda: stranger.follow(1, 2, meeting, WAIT_S))), daemon=True
+    )
+    thread.start()
+    assert "rank 1 does not know the word of this training" in raised(session.gather)
+    assert ended([thread])
+    assert "rank 0 does not know the word of this training" in told[0]

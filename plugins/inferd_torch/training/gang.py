@@ -5,12 +5,14 @@ compute with the very same weights, whatever processors they have, and one that 
 which goes through the memory of the host also for devices.
 """
 
+import hmac
 import json
 import os
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from secrets import token_bytes, token_hex
 from typing import Any, Final
 
 import torch
@@ -23,7 +25,10 @@ from inferd.plugin.ranks import RankLostError
 STEP: Final = 1
 BUCKET: Final = 1 << 23  # numbers that are summed at a time
 WORDS_BYTES: Final = 1 << 31  # most of what is told of one step: its rows
-_PATIENCE: Final = timedelta(days=7)  # the kernel sees who is lost, and ends those that wait for it
+WORD_BYTES: Final = 16  # of what the kernel tells its workers alone
+_PATIENCE: Final = timedelta(days=7)  # in steps; the kernel sees who is lost, and ends those that wait for it
+_ASKED_BYTES: Final = 32  # that each has the others prove themselves with
+_DIGEST: Final = "sha256"
 
 
 class Gang:
@@ -34,19 +39,40 @@ class Gang:
         rank: Which this one is; 0 leads.
         ranks: How many there are.
         address: Of this machine, at which the others reach it.
+        join_s: In which all find each other.
+        word: That all know, and nobody else who reaches the ports.
 
     Raises:
-        RankLostError: One did not come.
+        RankLostError: One did not come, or is a stranger.
     """
 
-    def __init__(self, store: Any, *, rank: int, ranks: int, address: str) -> None:
+    def __init__(self, store: Any, *, rank: int, ranks: int, address: str, join_s: float, word: str) -> None:
         self.rank, self.ranks = rank, ranks
         library: Any = dist  # whose types do not name all that it has
         options = library.ProcessGroupGloo._Options()  # noqa: SLF001 - it has no public name
         options._devices = [library.ProcessGroupGloo.create_device(hostname=address)]  # noqa: SLF001 - likewise
-        options._timeout = _PATIENCE  # noqa: SLF001 - likewise
-        with losing("one did not come"):
+        options._timeout = timedelta(seconds=join_s)  # noqa: SLF001 - likewise
+        with losing(f"one did not come within {join_s:g} s (train.join_s)"):
             self._group = library.ProcessGroupGloo(store, rank, ranks, options)
+            self._prove(word.encode())
+
+    def _prove(self, word: bytes) -> None:
+        """Have each prove to all others that it knows the word, before anything is told.
+
+        Raises:
+            RankLostError: One does not.
+        """
+        asked = b"".join(self._gather(token_bytes(_ASKED_BYTES)))
+        proofs = [hmac.digest(word, rank.to_bytes(4, "big") + asked, _DIGEST) for rank in range(self.ranks)]
+        for rank, given in enumerate(self._gather(proofs[self.rank])):
+            if not hmac.compare_digest(given, proofs[rank]):
+                raise RankLostError(f"who came as rank {rank} does not know the word of this training: a stranger")
+
+    def _gather(self, own: bytes) -> list[bytes]:
+        """What each has, by rank; of one length."""
+        each = [torch.zeros(len(own), dtype=torch.uint8) for _ in range(self.ranks)]
+        self._group.allgather([each], [torch.frombuffer(bytearray(own), dtype=torch.uint8)]).wait()
+        return [one.numpy().tobytes() for one in each]
 
     def share(self, tensors: Sequence[Tensor]) -> None:
         """Have all have what the one that leads has in some tensors, in place.
@@ -70,6 +96,7 @@ class Gang:
             flat = torch.cat([each.detach().flatten().float().cpu() for each in some])
             options: Any = dist.ReduceOptions()
             options.reduceOp, options.rootRank, options.rootTensor = dist.ReduceOp.SUM, 0, 0
+            options.timeout = _PATIENCE
             with losing("one is lost"):
                 self._group.reduce([flat], options).wait()
             if not self.rank:
@@ -100,13 +127,13 @@ class Gang:
 
     def _broadcast(self, tensor: Tensor) -> None:
         options: Any = dist.BroadcastOptions()
-        options.rootRank, options.rootTensor = 0, 0
+        options.rootRank, options.rootTensor, options.timeout = 0, 0, _PATIENCE
         with losing("one is lost"):
             self._group.broadcast([tensor], options).wait()
 
 
 def listen(ranks: int, address: str, join_s: float) -> tuple[Any, str]:
-    """A store at a port that is free at this address, and where that is.
+    """A store at a port that is free at this address, and what others need to come: where that is, and a word.
 
     Raises:
         TrainError: This machine has no such address.
@@ -121,7 +148,7 @@ def listen(ranks: int, address: str, join_s: float) -> tuple[Any, str]:
         )
     except (OSError, RuntimeError) as error:
         raise TrainError(f"other workers cannot be awaited at {address!r} (train.address): {_line(error)}") from error
-    return store, f"{address} {port}"
+    return store, f"{address} {port} {token_hex(WORD_BYTES)}"
 
 
 def attend(meeting: str, *, rank: int, ranks: int, join_s: float) -> Gang:
@@ -131,10 +158,11 @@ def attend(meeting: str, *, rank: int, ranks: int, join_s: float) -> Gang:
         RankLostError: It is not there, or another one did not come.
     """
     library: Any = dist
-    address, _, port = meeting.rpartition(" ")
-    with losing(f"rank 0 is not at {meeting!r}"):
+    address, port, word = meeting.rsplit(" ", 2)
+    with losing(f"rank 0 is not at {address!r}, port {port}"):
         store = library.TCPStore(address, int(port), ranks, False, timedelta(seconds=join_s), False)
-    return Gang(store, rank=rank, ranks=ranks, address=_own_address(address, int(port)))
+        own = _own_address(address, int(port))
+    return Gang(store, rank=rank, ranks=ranks, address=own, join_s=join_s, word=word)
 
 
 @contextmanager

@@ -80,7 +80,7 @@ class TorchTrainSession:
         self._course, self._recipe, self._device = course, recipe, device
         self._threads, self._precision = threads, precision
         self._done = 0
-        self._awaits: tuple[Any, int, str] | None = None
+        self._awaits: tuple[Any, dict[str, Any]] | None = None
         self._gang: Gang | None = None
         self._trained = trained_of(objective.network)
         self._optimizer = make_optimizer(list(self._trained.values()), recipe)
@@ -143,21 +143,22 @@ class TorchTrainSession:
         Raises:
             TrainError: This machine has no such address.
         """
-        store, where = listen(ranks, address, join_s)
-        self._awaits = (store, ranks, address)
-        return where
+        store, meeting = listen(ranks, address, join_s)
+        word = meeting.rpartition(" ")[2]
+        self._awaits = (store, {"ranks": ranks, "address": address, "join_s": join_s, "word": word})
+        return meeting
 
     def gather(self) -> None:
         """Wait until all have come.
 
         Raises:
-            RankLostError: One did not come.
+            RankLostError: One did not come in time, or is a stranger.
             TrainError: `listen` was not called before.
         """
         if self._awaits is None:
             raise TrainError("nobody is awaited")
-        (store, ranks, address), self._awaits = self._awaits, None
-        self._gang = Gang(store, rank=0, ranks=ranks, address=address)
+        (store, how), self._awaits = self._awaits, None
+        self._gang = Gang(store, rank=0, **how)
 
     def evaluate(self) -> Judgement:
         """Judge what is trained so far by the rows that are held back.
