@@ -130,6 +130,18 @@ def check_free(entry: Entry) -> None:
         )
 
 
+def check_stays(entry: Entry) -> None:
+    """Refuse to read a version that is being forgotten.
+
+    Raises:
+        DatasetNotFoundError: It is.
+    """
+    if entry.going:
+        raise DatasetNotFoundError(
+            f"dataset {entry.key} is being deleted", metadata={"dataset": entry.dataset.name[:128]}, field="dataset"
+        )
+
+
 def known_parts(entry: Entry, first: int, parts: Sequence[tuple[str, int, Sequence[Statistics]]]) -> int:
     """How many of these parts it has already.
 

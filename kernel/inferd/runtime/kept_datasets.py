@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -34,7 +35,8 @@ class Entry:
         pieces: How many pieces its record has: each has the parts of one call.
         written_use: What its record says of when it was used.
         cost_bytes: What it takes of memory, about.
-        readers: What of the kernel reads it, for which it stays.
+        readers: What of the kernel reads it, for which it stays, and how often each.
+        going: Whether it is being forgotten: nothing begins to read it.
     """
 
     tenant: str
@@ -43,7 +45,8 @@ class Entry:
     pieces: int = 0
     written_use: float = 0.0
     cost_bytes: int = 0
-    readers: set[str] = field(default_factory=set)
+    readers: Counter[str] = field(default_factory=Counter)
+    going: bool = False
 
     @property
     def key(self) -> str:

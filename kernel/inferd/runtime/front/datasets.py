@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from contextlib import aclosing, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -20,7 +21,7 @@ from inferd.errors import (
     StoreUnavailableError,
 )
 from inferd.runtime.blob_opening import blobs_of
-from inferd.runtime.dataset_book import DatasetBook, check_free, known_parts
+from inferd.runtime.dataset_book import DatasetBook, check_free, check_stays, known_parts
 from inferd.runtime.kept_datasets import Entry, Held, cost_bytes, kept_datasets, writes_of
 from inferd.runtime.whole import Whole
 from inferd.store.store import Drop, Kind
@@ -343,22 +344,24 @@ class Datasets:
         return self._driver.closing.cut_short()
 
     def hold(self, tenant: str, name: str, version: int, holder: str) -> Held:
-        """A whole version, which stays until `let_go`.
+        """A whole version, which stays until `let_go`, once for each `hold`.
 
         Raises:
-            DatasetNotFoundError: There is none that is whole.
+            DatasetNotFoundError: There is none that is whole, or it is being deleted.
             StoreUnavailableError: Nothing is kept.
         """
         self._check()
         entry = self._book.whole(tenant, name, version)
-        entry.readers.add(holder)
+        check_stays(entry)
+        entry.readers[holder] += 1
         entry.dataset = replace(entry.dataset, used=self._wall())
         return Held(entry.dataset, tuple(entry.parts))
 
     def let_go(self, tenant: str, name: str, version: int, holder: str) -> None:
-        """It is not read any more by this holder; nothing where it was not, or is gone with its tenant."""
+        """It is read by this holder once less; nothing where it was not, or is gone with its tenant."""
         if (entry := self._book.versions(tenant, name).get(version)) is not None:
-            entry.readers.discard(holder)
+            entry.readers[holder] -= 1
+            entry.readers += Counter()  # which leaves out those that read it no more
             entry.dataset = replace(entry.dataset, used=self._wall())
 
     # Going.
@@ -388,7 +391,14 @@ class Datasets:
     async def _drop(self, entries: Sequence[Entry]) -> None:
         """Records first, then the blobs that nobody else holds: what is left of those is forgotten as blobs are."""
         keeper, blobs = self._kept
-        await keeper.keep_records([Drop(entry.tenant, Kind.DATASET, entry.key) for entry in entries])
+        for entry in entries:  # while the store is waited for, nothing begins to read them
+            entry.going = True
+        try:
+            await keeper.keep_records([Drop(entry.tenant, Kind.DATASET, entry.key) for entry in entries])
+        except BaseException:
+            for entry in entries:
+                entry.going = False
+            raise
         free: dict[tuple[str, str], None] = {}
         for entry in entries:
             self._book.forget(entry)
