@@ -34,6 +34,23 @@ def ending() -> frames_pb.WorkerFrame:
     return frame
 
 
+def hosted(bounds: wire.LinkBounds) -> HostedWorker:
+    """A worker of an agent whose kernel asks to gather."""
+    ignored: Any = lambda *_: None  # noqa: E731 - several callbacks
+    control: Any = SimpleNamespace(gather_us=LONG_US)
+    return HostedWorker(
+        1,
+        InstanceId("i"),
+        host="h",
+        bounds=bounds,
+        control=control,
+        own=(),
+        fetch=ignored,
+        leave=ignored,
+        see=ignored,
+    )
+
+
 def test_plain_steps_wait_and_go_as_one_before_whatever_comes_next() -> None:
     """Three steps that wait are one frame with three tokens of each task, sent before what took them along."""
 
@@ -93,6 +110,31 @@ def test_steps_go_after_the_time_and_no_more_wait_than_may() -> None:
     asyncio.run(run())
 
 
+def test_gathered_steps_are_no_larger_frame_than_the_kernel_takes() -> None:
+    """Steps of many tasks go in several frames, in order, each within the bound; a large one goes at once."""
+
+    async def run() -> None:
+        sent: list[frames_pb.WorkerFrame] = []
+        gathering, handles = Gathering(sent.append), tuple(range(1, 201))
+        size_bytes = plain(1, handles).ByteSize()
+        frame_bytes = 10 * size_bytes
+        for token in range(MOST_STEPS - 1):
+            assert gathering.take(plain(token, handles), LONG_US, frame_bytes=frame_bytes)
+        assert not gathering.take(plain(0, handles), LONG_US, frame_bytes=size_bytes)
+        assert max(frame.ByteSize() for frame in sent) <= frame_bytes
+        firsts = [token for frame in sent for token in frame.step.token_ids[: frame.step.counts[0]]]
+        assert firsts == [10 + token for token in range(MOST_STEPS - 1)]
+        narrow = wire.LinkBounds()
+        narrow.CopyFrom(BOUNDS)
+        narrow.frame_bytes = frame_bytes
+        worker = hosted(narrow)
+        for token in range(6):
+            worker._tell(plain(token, handles))
+        assert worker.exchange.queued_bytes
+
+    asyncio.run(run())
+
+
 def test_a_kernel_that_spends_too_much_on_far_workers_asks_for_more_gathering_up_to_its_bound() -> None:
     """The time doubles with each look while the share is too large, up to the setting, and falls to none later."""
     pace, now = Pace(0.05), 0.0
@@ -139,19 +181,8 @@ def test_a_worker_of_an_agent_gathers_as_its_kernel_asks_and_the_kernel_counts_w
     async def run() -> None:
         noted: list[float] = []
         told: list[frames_pb.WorkerFrame] = []
-        ignored: Any = lambda *_: None  # noqa: E731 - several callbacks
-        control: Any = SimpleNamespace(gather_us=LONG_US)
-        worker = HostedWorker(
-            1,
-            InstanceId("i"),
-            host="h",
-            bounds=BOUNDS,
-            control=control,
-            own=(),
-            fetch=ignored,
-            leave=ignored,
-            see=ignored,
-        )
+        ignored: Any = lambda *_: None  # noqa: E731 - a callback
+        worker = hosted(BOUNDS)
         host: Any = SimpleNamespace(
             name="h", bounds=BOUNDS, pace=SimpleNamespace(note=lambda spent_s, _: noted.append(spent_s))
         )

@@ -221,7 +221,7 @@ class HostedWorker:
             refused = next(memory for memory in memories if not isinstance(memory, Memory))
             self._finish(f"it gave a memory that cannot be read: {refused}")
             return
-        if self._gathering.take(frame, self.control.gather_us):
+        if self._gathering.take(frame, self.control.gather_us, frame_bytes=self.exchange.bounds.frame_bytes):
             return
         self.exchange.send(frame.SerializeToString(), given)
         self._look_at_room()
