@@ -1,6 +1,7 @@
 """GGUF models that see by a projector's file: greedy tokens against transformers, and what a wrong file is told."""
 
 import threading
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ from inferd.plugin.backend import read_settings
 from inferd.sampling import Sampling
 from inferd_cpu.backend import CpuBackend
 from inferd_cpu.plugin import SPEC
+from inferd_cpu.vision.projector import Projector
 
 DEADLINE_S = 240
 COUNT = 8
@@ -166,6 +168,27 @@ def test_what_it_sees_with_is_in_the_plan(files: Files) -> None:
         keeping = CpuBackend().measure(make_request(files, compute=compute, picture_cache_tokens="20000"))
         assert seeing.weights_bytes > blind.weights_bytes
         assert keeping.workspace_bytes - seeing.workspace_bytes == 4 * 64 * (20000 - 16384)
+
+
+@needs_library
+def test_of_a_tower_one_matrix_is_read_at_a_time(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside what is packed there is never more than one matrix of a block in fp32, which the plan does not count."""
+    seen: list[weakref.ref[Any]] = []
+    most = 0
+    read = Projector.read
+
+    def watch(projector: Projector, name: str) -> Any:
+        nonlocal most
+        numbers = read(projector, name).copy()
+        if name.startswith("v.blk.") and numbers.ndim > 1:
+            seen.append(weakref.ref(numbers))
+            most = max(most, sum(each() is not None for each in seen))
+        return numbers
+
+    monkeypatch.setattr(Projector, "read", watch)
+    model = CpuBackend().load(make_request(files, compute="native"), lambda _: None)
+    model.session.close()
+    assert most == 1
 
 
 def test_a_model_without_its_projector_says_what_it_lacks(files: Files) -> None:

@@ -1,6 +1,6 @@
 """Files of projectors as llama.cpp has them (mmproj): a tower that sees, and what a decoder is given of that."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from math import isfinite, prod
 from pathlib import Path
@@ -80,7 +80,7 @@ class TowerShape:
 
 
 class Projector:
-    """A file of a projector, checked; its weights are read by `read`.
+    """A file of a projector, checked; `weights` reads its weights.
 
     Args:
         path: The file.
@@ -126,15 +126,17 @@ class Projector:
                 f" {KINDS[0]!r}: without them the results would be wrong"
             )
 
-    def read(self) -> Mapping[str, Floats]:
-        """All weights in fp32, by their names in the file.
+    @property
+    def weights(self) -> "ProjectorWeights":
+        """All weights, by their names in the file; each is read when it is asked for."""
+        return ProjectorWeights(self, self._shapes)
+
+    def read(self, name: str) -> Floats:
+        """A weight in fp32.
 
         Raises:
-            LoadError: One is not a finite number.
+            LoadError: It is not a finite number.
         """
-        return {name: self._read(name) for name in self._shapes}
-
-    def _read(self, name: str) -> Floats:
         tensor = self._file.tensors[name]
         with np.errstate(invalid="ignore", over="ignore"):  # told below
             numbers = tensor.format.decode(self._file.blocks(tensor)).reshape(tensor.shape)
@@ -145,6 +147,35 @@ class Projector:
                 " finite: the file is corrupt; fetch it again"
             )
         return np.ascontiguousarray(numbers, np.float32)
+
+
+class ProjectorWeights(Mapping[str, Floats]):
+    """The weights of a projector; each is read anew whenever it is asked for, so that not all are held at once.
+
+    Args:
+        projector: The file.
+        names: Of its weights.
+    """
+
+    def __init__(self, projector: Projector, names: Collection[str]) -> None:
+        self._projector = projector
+        self._names = names
+
+    def __getitem__(self, name: str) -> Floats:
+        """See `Projector.read`.
+
+        Raises:
+            LoadError: As it does.
+        """
+        return self._projector.read(name)
+
+    def __iter__(self) -> Iterator[str]:
+        """Names of weights."""
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self._names)
 
 
 def _check_kind(path: Path, metadata: Metadata) -> None:

@@ -13,9 +13,11 @@ from inferd_cpu.vision.idefics3 import PLACEHOLDER, TileReader, find_tokens
 from inferd_cpu.vision.projector import Projector
 from inferd_cpu.vision.tower import (
     ExactLayers,
+    Layers,
     NativeLayers,
     Tower,
     find_tower_obstacle,
+    is_of_layer,
     make_tower_shape,
     measure_tower,
 )
@@ -56,11 +58,13 @@ class Sight:
         Raises:
             LoadError: One is not a finite number, or the memory cannot be had.
         """
-        shape, weights, library = self.projector.shape, self.projector.read(), self._choose(native)
-        layers = (
-            ExactLayers(shape, weights) if library is None else NativeLayers(library, shape, weights, threads=threads)
-        )
-        return Tower(shape, weights, layers, kept_tokens=self.kept_tokens)
+        shape, weights, library = self.projector.shape, self.projector.weights, self._choose(native)
+        around = {name: weights[name] for name in weights if not is_of_layer(name)}
+        if library is None:
+            layers: Layers = ExactLayers(shape, {name: weights[name] for name in weights if is_of_layer(name)})
+        else:
+            layers = NativeLayers(library, shape, weights, threads=threads)
+        return Tower(shape, around, layers, kept_tokens=self.kept_tokens)
 
     def _choose(self, native: Native | None) -> Native | None:
         """The library, where it can compute the tower."""

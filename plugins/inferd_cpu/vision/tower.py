@@ -8,7 +8,7 @@ from typing import Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from inferd.plugin import StepResult, TokenBatch
+from inferd.plugin import LoadError, StepResult, TokenBatch
 from inferd.plugin.pictures import Picture
 from inferd_cpu.feeds import activate
 from inferd_cpu.native import ACTIVATIONS, PARTS, VECTORS, W8, EncoderKind, EncoderShape, Native
@@ -145,11 +145,11 @@ class NativeLayers:
     Args:
         native: The library.
         shape: Of the tower.
-        weights: By their names in the file; those of layers are not needed any more then.
+        weights: By their names in the file; each is asked for once, and let go before the next matrix.
         threads: That compute.
 
     Raises:
-        LoadError: The memory cannot be had.
+        LoadError: The memory cannot be had, or a weight cannot be read or packed.
     """
 
     def __init__(self, native: Native, shape: TowerShape, weights: Mapping[str, Floats], *, threads: int) -> None:
@@ -158,8 +158,12 @@ class NativeLayers:
         vector_floats = shape.layers * (10 * shape.width + made.feed_width)
         self._encoder = NativeEncoder(native, made, formats=formats, vector_floats=vector_floats)
         self._library = native.library
-        for layer in range(shape.layers):
-            self._pack(layer, weights, made.feed_width)
+        try:
+            for layer in range(shape.layers):
+                self._pack(layer, weights, made.feed_width)
+        except BaseException:
+            self._encoder.close()
+            raise
 
     def encode(self, hidden: Floats, advance: Advance) -> None:
         """See `Layers`; all blocks at once."""
@@ -174,9 +178,10 @@ class NativeLayers:
     def _pack(self, layer: int, weights: Mapping[str, Floats], feed_width: int) -> None:
         name = f"v.blk.{layer}.{{}}".format
         handle = self._encoder.handle
-        sources = [("qkv", index, weights[name(f"{each}.weight")]) for index, each in enumerate(_HEAD_SOURCES)]
-        sources += [(part, 0, weights[name(f"{each}.weight")]) for part, each in _PARTS.items()]
-        for part, index, matrix in sources:
+        sources = [("qkv", index, name(f"{each}.weight")) for index, each in enumerate(_HEAD_SOURCES)]
+        sources += [(part, 0, name(f"{each}.weight")) for part, each in _PARTS.items()]
+        for part, index, tensor in sources:
+            matrix = weights[tensor]
             outputs = feed_width if part == "gate_up" else matrix.shape[0]
             inputs = feed_width if part == "down" else matrix.shape[1]
             filled = np.zeros((outputs, inputs), np.float32)
@@ -185,13 +190,19 @@ class NativeLayers:
                 handle, PARTS.index(part), layer, index, TYPES["F32"], filled.ctypes.data, None
             )
             if error:
-                raise ValueError(f"{name(part)}: {self._library.inferd_pack_message(error).decode()}")
+                raise LoadError(f"tensor {tensor!r}: {self._library.inferd_pack_message(error).decode()}")
+            del matrix, filled
         vectors = {field: weights[name(each)] for field, each in _VECTORS.items()}
         vectors["qkv_bias"] = np.concatenate([weights[name(f"{each}.bias")] for each in _HEAD_SOURCES])
         for field, vector in vectors.items():
             longer = np.zeros(feed_width if field == "gate_up_bias" else vector.size, np.float32)
             longer[: vector.size] = vector.reshape(-1)
             self._library.inferd_encoder_set(handle, VECTORS.index(field), layer, longer.ctypes.data, longer.size)
+
+
+def is_of_layer(name: str) -> bool:
+    """Whether a weight is of one of the blocks, by its name in the file."""
+    return name.startswith("v.blk.")
 
 
 def _fill_up(width: int) -> int:
@@ -216,7 +227,7 @@ class Tower:
     def __init__(self, shape: TowerShape, weights: Mapping[str, Floats], layers: Layers, *, kept_tokens: int) -> None:
         self.computed = self.kept = 0
         self._shape = shape
-        self._weights = {name: each for name, each in weights.items() if not name.startswith("v.blk.")}
+        self._weights = dict(weights)
         self._layers = layers
         self._kept_tokens = kept_tokens
         self._kept: OrderedDict[bytes, Floats] = OrderedDict()
