@@ -432,7 +432,9 @@ class Agent:
 def silent_most_s(bounds: wire.LinkBounds) -> float:
     """How long a kernel may be silent before it is connected to anew; another time for each that asks."""
     least_s = max(2 * bounds.beat_s, bounds.detection_s / SILENT_PART)
-    return least_s * random.uniform(1.0, 1.0 + SILENT_SPREAD)  # noqa: S311  # nosec B311 - many ask
+    in_time_s = bounds.detection_s - bounds.beat_s  # it is looked at once in a beat
+    most_s = max(least_s, min(least_s * (1.0 + SILENT_SPREAD), in_time_s))
+    return random.uniform(least_s, most_s)  # noqa: S311  # nosec B311 - many ask
 
 
 def _report(control: Exchange, report: wire.ControlReport) -> None:
