@@ -17,10 +17,10 @@ from inferd.core.audit import HEAD as HEAD_MEMBERS
 from inferd.core.audit import LINE_CHARACTERS, Decision, Said, read_line
 from inferd.core.audit_check import FaultKind, Verdict, check
 from inferd.errors import InvalidFieldError, StoreUnavailableError
-from inferd.runtime.audit_key import public_halves, read_audit_key
+from inferd.runtime.audit_key import keep_half, public_halves, read_audit_key
 from inferd.runtime.kept_trail import HEAD, TrailBounds, TrailWriter, all_lines, read_parts
 from inferd.runtime.trail import Trail
-from inferd.signatures import holds, public_of
+from inferd.signatures import RAW, holds, public_of
 from inferd.store.sqlite import SqliteStore
 from inferd.store.store import NO_TENANT, Drop, Kind
 
@@ -121,6 +121,44 @@ def test_a_trail_that_goes_on_with_another_key_says_so(store: SqliteStore) -> No
     assert told == {"event": "key changed", "before": PUBLIC, "key": public_of(key)}
     store.write(later.write([told], seal=True))
     assert (verdict(store).fault, verdict(store).keys) == (None, [PUBLIC, public_of(key)])
+
+
+def other_kernel(kin: bytes, anchor: Path) -> TrailWriter:
+    key = Ed25519PrivateKey.generate()
+    bounds = TrailBounds(every=5, checkpoint_s=60.0, retention_s=1e9, size_bytes=1 << 30)
+    return TrailWriter(
+        bounds, public=public_of(key), sign=key.sign, wall=Times(), steady=Times(), anchor=anchor, kin=kin
+    )
+
+
+def test_a_kernel_that_takes_over_from_another_one_finds_nothing_wrong(store: SqliteStore, tmp_path: Path) -> None:
+    """Kernels of one store sign with keys of their own, and know each other by a secret which the store has not."""
+    one, other = other_kernel(b"shared", tmp_path / "one"), other_kernel(b"shared", tmp_path / "other")
+    store.write(one.write(entries(8), seal=True))
+    one.keep_apart()
+    (told,) = other.adopt(store)
+    assert (told["event"], told["before"]) == ("followed", read_line(one.checkpoint).said["key"])
+    store.write(other.write([{"type": "kernel", **told}], seal=True))
+    assert (verdict(store).fault, verdict(store).told) == (None, [])
+    assert len(verdict(store).keys) == 2
+
+
+@pytest.mark.parametrize("kin", [b"", b"another one"])
+def test_a_key_of_nobody_who_shares_the_secret_is_told(store: SqliteStore, tmp_path: Path, kin: bytes) -> None:
+    """Whoever can write to the store alone, and makes the trail anew with a key of their own, is found as before."""
+    store.write(other_kernel(kin, tmp_path / "one").write(entries(8), seal=True))
+    told = other_kernel(b"shared", tmp_path / "other").adopt(store)
+    assert [each["event"] for each in told] == ["no checkpoint apart", "key changed"]
+
+
+def test_the_key_of_a_kernel_that_was_followed_is_known_here(tmp_path: Path) -> None:
+    """Its public half stands beside the own one, once, so that checks on this host need not be told."""
+    path, other = tmp_path / "audit.key", public_of(Ed25519PrivateKey.generate())
+    read_audit_key(path)
+    for _ in range(2):
+        keep_half(path, other)
+    halves = [load_pem_public_key(each.read_bytes()) for each in public_halves(path)]
+    assert [each.public_bytes(*RAW).hex() for each in halves][1:] == [other]
 
 
 def test_a_line_that_nobody_has_signed_for_long_is_signed(store: SqliteStore) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import structlog
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from inferd.errors import InvalidFieldError, StoreUnavailableError
 
@@ -64,6 +64,23 @@ def public_halves(path: Path) -> list[Path]:
     return [each for each in (public, *before) if each.exists()][:MOST_HALVES]
 
 
+def keep_half(path: Path, half: str) -> None:
+    """Have the public half of another kernel's key, in hexadecimal, stand beside a key; what is there stays."""
+    data = Ed25519PublicKey.from_public_bytes(bytes.fromhex(half)).public_bytes(PEM, _PUBLIC_FORMAT)
+    kept = _named(path.with_suffix(".pub"), data)
+    if kept.exists() or len(public_halves(path)) >= MOST_HALVES:
+        return
+    try:
+        put_file(kept, data, mode=PUBLIC_MODE)
+    except OSError as error:  # as that of this kernel's own key
+        log.warning("the public half of another kernel's key cannot be written", why=error.strerror)
+
+
+def _named(public: Path, data: bytes) -> Path:
+    """Where the public half of another key stands beside one."""
+    return public.with_name(f"{public.stem}-{sha256(data).hexdigest()[:16]}.pub")
+
+
 def _keep_public(public: Path, data: bytes) -> None:
     """Have the public half stand beside the key; that of another key is kept, as what it signed is still there."""
     if public.exists():
@@ -71,7 +88,7 @@ def _keep_public(public: Path, data: bytes) -> None:
             before = file.read(KEY_BYTES)
         if before == data:
             return
-        kept = public.with_name(f"{public.stem}-{sha256(before).hexdigest()[:16]}.pub")
+        kept = _named(public, before)
         public.replace(kept)
         log.warning("the audit trail has another key now; the public half of the one before is kept", kept=kept.name)
     put_file(public, data, mode=PUBLIC_MODE)

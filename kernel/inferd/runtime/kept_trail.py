@@ -5,6 +5,7 @@ A segment begins with a checkpoint, so that the oldest can go. Another record sa
 
 from __future__ import annotations
 
+import hmac
 import json
 from bisect import bisect_right
 from contextlib import suppress
@@ -29,6 +30,8 @@ DIGITS = 20  # of the number of a segment's first line, which is its key
 PARTS = 64  # at least, the oldest of which goes at once
 PART_BYTES = 4 << 20
 HEAD_MODE = 0o600
+FOLLOWED = "followed"
+"""What a kernel says of a trail that another one has signed, which shares its secrets: all is as it should be."""
 
 log = structlog.get_logger()
 
@@ -106,6 +109,8 @@ class TrailWriter:
         wall: Unix time.
         steady: Seconds that only rise.
         anchor: A file, apart from the store, that has the last checkpoint; None for none.
+        kin: A secret that kernels of one store share, and who has the store alone does not know; b"" for none. By it a
+            kernel knows the last checkpoint of another one, which signs by a key of its own, and vouches for its own.
 
     Attributes:
         chain: Where the trail stands.
@@ -122,7 +127,9 @@ class TrailWriter:
         wall: Callable[[], float],
         steady: Callable[[], float],
         anchor: Path | None = None,
+        kin: bytes = b"",
     ) -> None:
+        self._kin = kin
         self._bounds = bounds
         self._public = public
         self._sign = sign
@@ -227,8 +234,13 @@ class TrailWriter:
             "bytes": self.segments[-1].size_bytes,
             "behind": self._behind,
             "checkpoint": self.checkpoint,
+            "vouched": self._vouch(),
         }
         return Put(NO_TENANT, Kind.AUDIT, HEAD, json.dumps(said).encode())
+
+    def _vouch(self) -> str:
+        """What shows who shares `kin` that the last checkpoint is of one of them; "" without it."""
+        return hmac.digest(self._kin, self.checkpoint.encode(), "sha256").hex() if self._kin else ""
 
     @property
     def is_apart(self) -> bool:
@@ -248,7 +260,10 @@ class TrailWriter:
     # What was kept.
 
     def adopt(self, shelf: Shelf) -> list[Said]:
-        """Go on with the trail of a kernel before this one. What is to be said of it, should it not be as it was."""
+        """Go on with the trail of a kernel before this one. What is to be said of it, should it not be as it was.
+
+        Or should that have been another kernel of this store, with a key of its own: "followed".
+        """
         wrong: list[Said] = []
         head, self.segments, damaged = read_parts(shelf)
         if damaged:
@@ -263,24 +278,28 @@ class TrailWriter:
             wrong.append({"event": "damaged", "what": ["where the trail stood is not kept"]})
         if self._behind:
             self._behind = self._bounds.every  # what a kernel that was killed has left is signed first
-        wrong += self._look_apart()
+        vouched = "" if head is None else str(head.get("vouched", ""))
+        wrong += self._look_apart(
+            is_kin=bool(vouched) and hmac.compare_digest(vouched.encode(), self._vouch().encode())
+        )
         if head is None and wrong and self.segments:
             self.segments[-1].ended = self._wall()
             self.segments[-1].size_bytes = max(self.segments[-1].size_bytes, self._part_bytes)
         return wrong
 
-    def _look_apart(self) -> Iterator[Said]:
-        """What the file apart from the store, and the key, say of the trail."""
+    def _look_apart(self, *, is_kin: bool) -> Iterator[Said]:
+        """What the file apart from the store, and the key, say of the trail; `is_kin`: of whom it is is known."""
         last = None
         with suppress(NoLineError):
             last = read_line(self.checkpoint)
-        seen = self._read_anchor()
+        seen, before = self._read_anchor(), "" if last is None else text(last.said, "key")
+        follows = is_kin and before != self._public
         if seen is not None and seen.sequence > self.chain.count:
             yield {"event": "put back", "lines": seen.sequence, "last": seen.hash.hex()}
-        elif seen is None and self._anchor is not None and last is not None and last.sequence > 1:
+        elif seen is None and not follows and self._anchor is not None and last is not None and last.sequence > 1:
             yield {"event": "no checkpoint apart", "what": [self._anchor.name], "last": last.sequence}
-        if last is not None and (before := text(last.said, "key")) != self._public:
-            yield {"event": "key changed", "before": before, "key": self._public}
+        if last is not None and before != self._public:
+            yield {"event": FOLLOWED if follows else "key changed", "before": before, "key": self._public}
 
     def _find_end(self, shelf: Shelf) -> None:
         """Where the last segment ends, as far as it can be read."""

@@ -18,7 +18,7 @@ from inferd.core.audit import Decision, EntryType, Said, time_of
 from inferd.core.changes import TaskAccepted, TaskChanged
 from inferd.errors import InferdError, ShuttingDownError, StoreUnavailableError
 from inferd.runtime.kept import RETRY_AFTER_S, refuse, typed
-from inferd.runtime.kept_trail import MemoryShelf, Place, TrailWriter, place_behind, some_lines
+from inferd.runtime.kept_trail import FOLLOWED, MemoryShelf, Place, TrailWriter, place_behind, some_lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -300,7 +300,10 @@ class Trail:
         """The kernel begins: that is told, with more of it, and what was found of the trail before it."""
         self.tell("started", version=__version__, **started)
         for said in found:
-            log.error("the audit trail is not as it was left", found=said)
+            if said["event"] == FOLLOWED:
+                log.info("the audit trail goes on behind another kernel of this store, by another key", found=said)
+            else:
+                log.error("the audit trail is not as it was left", found=said)
             self.add({"type": EntryType.KERNEL, **said})
 
     def end(self, store: Shelf) -> None:

@@ -7,9 +7,9 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from inferd.core.audit import EntryType, time_of
-from inferd.runtime.audit_key import read_audit_key
-from inferd.runtime.kept_trail import TrailBounds, TrailWriter
+from inferd.core.audit import EntryType, text, time_of
+from inferd.runtime.audit_key import keep_half, read_audit_key
+from inferd.runtime.kept_trail import FOLLOWED, TrailBounds, TrailWriter
 from inferd.runtime.trail import Trail
 from inferd.signatures import public_of
 
@@ -25,9 +25,11 @@ if TYPE_CHECKING:
     from inferd.runtime.kept_trail import Shelf
 
 KEY, ANCHOR = "audit.key", "audit.head"
+KIN = b"inferd audit 1 kin"
+"""What the secret is derived for from the pepper by which kernels of one store know each other's checkpoints."""
 
 
-async def opened_trail(settings: Audit, driver: Driver, folder: Path, *, started: Said) -> Trail:
+async def opened_trail(settings: Audit, driver: Driver, folder: Path, *, started: Said, kin: bytes = b"") -> Trail:
     """The trail of a kernel, which is the driver's from now on.
 
     Args:
@@ -35,16 +37,21 @@ async def opened_trail(settings: Audit, driver: Driver, folder: Path, *, started
         driver: Of the kernel.
         folder: Where its key lies if the configuration names no other place, and its last checkpoint.
         started: What is told of the kernel's start.
+        kin: As of `TrailWriter`.
 
     Raises:
         InvalidFieldError: The key is none, or others may read it.
         StoreUnavailableError: The key cannot be made, or the trail not be read.
     """
     keeper = driver.keeper
-    key = await asyncio.to_thread(read_audit_key, settings.key_file or folder / KEY)
+    path = settings.key_file or folder / KEY
+    key = await asyncio.to_thread(read_audit_key, path)
     anchor, size_bytes = (None, settings.memory_bytes) if keeper is None else (folder / ANCHOR, settings.bytes)
-    writer, public = _writer(settings, key, anchor, size_bytes=size_bytes), public_of(key)
+    writer, public = _writer(settings, key, anchor, size_bytes=size_bytes, kin=kin), public_of(key)
     found = [] if keeper is None else await keeper.read(writer.adopt)
+    for said in found:
+        if said["event"] == FOLLOWED:  # checks on this host know it from now on
+            await asyncio.to_thread(keep_half, path, text(said, "before"))
 
     def goes_on(task_id: TaskId) -> bool:
         task = driver.views.find_task(task_id)
@@ -85,7 +92,9 @@ def tell_of_store(settings: Audit, store: Shelf, folder: Path, said: Said, *, is
         os.chown(anchor, folder.stat().st_uid, folder.stat().st_gid, follow_symlinks=False)
 
 
-def _writer(settings: Audit, key: Ed25519PrivateKey, anchor: Path | None, *, size_bytes: int) -> TrailWriter:
+def _writer(
+    settings: Audit, key: Ed25519PrivateKey, anchor: Path | None, *, size_bytes: int, kin: bytes = b""
+) -> TrailWriter:
     return TrailWriter(
         TrailBounds(
             every=settings.checkpoint_entries,
@@ -98,4 +107,5 @@ def _writer(settings: Audit, key: Ed25519PrivateKey, anchor: Path | None, *, siz
         wall=time.time,
         steady=time.monotonic,
         anchor=anchor,
+        kin=kin,
     )

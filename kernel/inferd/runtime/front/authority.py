@@ -19,7 +19,7 @@ from inferd.runtime.kept_keys import kept_keys, kept_rules
 from inferd.runtime.keyring import Keyring
 from inferd.runtime.pepper import read_pepper
 from inferd.runtime.tokens import Tokens
-from inferd.runtime.trail_opening import opened_trail
+from inferd.runtime.trail_opening import KIN, opened_trail
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection
@@ -63,7 +63,8 @@ class Authority:
         folder = settings.state_dir
         authority = await cls.made(settings.auth, driver.keeper, certificates, pepper_path=folder / "pepper")
         started = told_settings(settings, authority.keyring.derive(CONFIGURATION))
-        await opened_trail(settings.audit, driver, folder, started=started)
+        kin = authority.keyring.derive(KIN)
+        await opened_trail(settings.audit, driver, folder, started=started, kin=kin)
         return authority
 
     @classmethod
