@@ -18,7 +18,7 @@ from inferd_client.errors import InferdError
 from inferd_client.holding import lease_id_of
 from inferd_client.kernels import Kernels, limit_of, may_repeat
 from inferd_client.options import strict
-from inferd_client.patience import PAUSE_S, Patience, left_of
+from inferd_client.patience import PAUSE_S, Patience, left_of, read_patience_s
 from inferd_client.patience import bounded_s as bounded_s  # noqa: PLC0414 - as above
 from inferd_client.places import find_address, path_of
 from inferd_client.returning import is_back, is_back_async
@@ -92,6 +92,7 @@ class _Settings:
         self._of_tenant = (("inferd-tenant", tenant),) if tenant else ()
         self._timeout_s = bounded_s(timeout_s)
         self._closed = False
+        read_patience_s()  # one that is none is told here, and not when a kernel is away
 
     @property
     def _options(self) -> tuple[tuple[str, int], ...]:

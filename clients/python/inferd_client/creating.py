@@ -44,8 +44,8 @@ class _Patience(Patience):
             self._waits = True
         try:
             super().check(error)
-        except InferdError:
-            error.metadata["request_id"] = self._request_id
+        except InferdError as given_up:
+            given_up.metadata["request_id"] = self._request_id
             raise
 
 

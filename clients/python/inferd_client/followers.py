@@ -165,7 +165,8 @@ class AsyncFollower:
                 if not isinstance(failed, PASSING) or self._closed:
                     error = failed
                     return
-                self._tell(failed, self._orders.lost(failed, now - heard))
+                for tag, lost in self._orders.lost(failed, now - heard):
+                    self._tell(lost, [tag])
                 if not self._orders.followed:
                     return
                 await asyncio.sleep(PAUSE_S)
@@ -321,7 +322,8 @@ class Follower:
                     error = failed
                     return
                 with self._lock:
-                    self._tell(failed, self._orders.lost(failed, now - heard))
+                    for tag, lost in self._orders.lost(failed, now - heard):
+                        self._tell(lost, [tag])
                     if not self._orders.followed:
                         self._thread = None  # from here on another one may begin
                         return

@@ -19,7 +19,7 @@ from inferd_api.v1.task_service_pb2 import (
 from inferd_client.errors import InferdError, NotLeaderError, ShuttingDownError, from_status
 from inferd_client.kernels import was_moved
 from inferd_client.parts import Parts
-from inferd_client.patience import PATIENCE_S
+from inferd_client.patience import read_patience_s, waited
 from inferd_client.rpc_errors import was_cut
 
 if TYPE_CHECKING:
@@ -101,6 +101,15 @@ class Followed:
         self.over = event.HasField("finished")
         return event
 
+    def lost(self, failed: InferdError, patience_s: float) -> InferdError:
+        """What its reader is told when no kernel came back in time; of one that is kept, how it is followed on."""
+        task_id = self.task_id or (self.watch.task_id if self.watch is not None else "")
+        if not self.kept:
+            return failed
+        after = max(self.sequence, 0 if self.watch is None else self.watch.after_sequence)
+        how = f". Task {task_id} goes on with the next kernel, if it is kept: watch it from behind event {after}"
+        return waited(failed, patience_s, how if task_id else "")
+
     def flow(self, waiting: int) -> TaskOrder | None:
         """What the kernel is to be told as so many events wait for their reader; None for nothing."""
         if not self.over and not self.stopped and waiting >= FULL:
@@ -121,6 +130,7 @@ class Orders:
     """
 
     followed: dict[int, Followed] = field(default_factory=dict)
+    _patience_s: float = field(default_factory=read_patience_s)
     _last: int = 0
     _cut: bool = False  # the call before was cut off, and had said nothing
 
@@ -140,10 +150,14 @@ class Orders:
         again, self._cut = self._cut, cut and not spoke
         return spoke or was_moved(error) or (cut and not again)
 
-    def lost(self, failed: InferdError, silent_s: float) -> list[int]:
-        """Tags of those that are followed no longer when a call failed and no kernel has answered for so long."""
+    def lost(self, failed: InferdError, silent_s: float) -> list[tuple[int, InferdError]]:
+        """Those that are followed no longer when a call failed and no kernel has answered for so long, with why."""
         linger_s = 0.0 if isinstance(failed, ShuttingDownError) else LINGER.seconds
-        return [tag for tag, each in self.followed.items() if silent_s >= (PATIENCE_S if each.kept else linger_s)]
+        return [
+            (tag, each.lost(failed, self._patience_s))
+            for tag, each in self.followed.items()
+            if silent_s >= (self._patience_s if each.kept else linger_s)
+        ]
 
     def leave(self, followed: Followed) -> TaskOrder | None:
         """End following; what the kernel is to be told, if anything."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -16,7 +18,37 @@ PASSING: Final = (KernelUnreachableError, NotLeaderError, ShuttingDownError)
 """Ends of a call, behind which there may be another kernel."""
 PAUSE_S: Final = 0.1  # between two tries
 LONGEST_TIMEOUT_S: Final = 1e8  # three years; not long beyond it gRPC's own count of time overflows
-PATIENCE_S: Final = 30.0  # from when it was found away
+PATIENCE_S: Final = 30.0  # from when it was found away, where the environment says nothing else
+VARIABLE: Final = "INFERD_PATIENCE_S"
+
+
+def read_patience_s() -> float:
+    """How long a kernel that is away is waited for, in seconds; "inf" for as long as it takes.
+
+    Raises:
+        ValueError: The variable of the environment holds no such time.
+    """
+    said = os.environ.get(VARIABLE, "")
+    try:
+        patience_s = float(said or PATIENCE_S)
+    except ValueError:
+        patience_s = math.nan
+    if not patience_s >= 0:
+        raise ValueError(f"{VARIABLE} is {said[:40]!r}; it must be a number of seconds from 0 on, like 120, or inf")
+    return patience_s
+
+
+def waited(error: InferdError, patience_s: float, more: str = "") -> InferdError:
+    """The same error of a kernel that was waited for in vain, with how to wait for longer."""
+    if not isinstance(error, KernelUnreachableError):
+        return error
+    told = KernelUnreachableError(
+        f"{error.message}; it was waited for {patience_s:g} s ({VARIABLE}){more}",
+        metadata=error.metadata,
+        retry_after_s=error.retry_after_s,
+    )
+    told.unsent = error.unsent
+    return told
 
 
 class Patience:
@@ -28,6 +60,7 @@ class Patience:
 
     def __init__(self, *, heard: bool = True) -> None:
         self._waits = heard
+        self._patience_s = read_patience_s()
         self._lost_at: float | None = None
 
     def heard(self) -> None:
@@ -42,8 +75,10 @@ class Patience:
         """
         now = time.monotonic()
         self._lost_at = now if self._lost_at is None else self._lost_at
-        if not self._waits or not isinstance(error, PASSING) or now - self._lost_at > PATIENCE_S:
+        if not self._waits or not isinstance(error, PASSING):
             raise error
+        if now - self._lost_at > self._patience_s:
+            raise waited(error, self._patience_s)
 
 
 def bounded_s(timeout_s: float | None) -> float | None:

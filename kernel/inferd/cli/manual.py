@@ -29,6 +29,7 @@ VARIABLES: Final = (
     ("INFERD_TENANT", "Whose tasks are meant, as --tenant."),
     ("INFERD_CREDENTIAL_FILE", "A file of mode 0600 with a key or a token, as --credential-file."),
     ("INFERD_CA_FILE, INFERD_CERT_FILE, INFERD_KEY_FILE", "Files of TLS, as the options of these names."),
+    ("INFERD_PATIENCE_S", "How long a kernel that is away is waited for, in seconds; 30 by default, or inf."),
     ("INFERD_CONFIG", "The configuration, a TOML file."),
     ("INFERD_GROUP__NAME", "Any setting of a kernel: `inferd config show` lists them."),
 )
