@@ -16,6 +16,7 @@ In int8 by the compiled library (in bf16 with AMX), the default where it can:
 
     native.py          the library, found and described to ctypes; native/ holds its sources
     native_weights.py  parts -> packed weights
+    expert_pages.py    a file for experts that are larger than memory
     native_session.py  one call for each step
     native_encoder.py  the layers of encoders, packed; encoder_session.py: steps of those that read texts
 

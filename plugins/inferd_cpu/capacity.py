@@ -169,7 +169,9 @@ def check_need(path: Path, need: MemoryNeed, limits: TokenLimits, *, capacity_by
     """
     if need.total_bytes <= capacity_bytes:
         return
-    if need.weights_bytes >= capacity_bytes:
+    if 0 < need.offloaded_bytes < need.total_bytes:
+        fix = f"with expert_offload=true it needs {need.offloaded_bytes}; set that, give more, or take a smaller model"
+    elif need.weights_bytes >= capacity_bytes:
         fix = "give more, or take a smaller model"
     else:
         fix = (

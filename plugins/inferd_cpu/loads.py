@@ -2,12 +2,13 @@
 
 from dataclasses import replace
 
-from inferd.plugin import LoadError, MemoryNeed, ReportProgress, TokenSession
+from inferd.plugin import LoadError, MemoryNeed, ReportProgress, TokenLimits, TokenSession
 from inferd.plugin.host import count_cores
 from inferd_cpu.adapters import base_of
 from inferd_cpu.capacity import KvBytes, derive_limits, derive_need
 from inferd_cpu.encoder_session import EncoderSession
-from inferd_cpu.native import Native, NativeMissing
+from inferd_cpu.expert_pages import ExpertPages
+from inferd_cpu.native import Native, NativeMissing, Shape
 from inferd_cpu.native_adapters import NativeAdapters
 from inferd_cpu.native_encoder import (
     EncoderWeights,
@@ -90,54 +91,70 @@ class NativeLoad:
         quantization = settings["quantization"]
         wide = read_wide_layers(settings["wide_layers"], layers=len(a.layers), quantization=quantization)
         self._weights = NativeWeights(source.file, a, source.inventory, native, quantization=quantization, wide=wide)
+        self._source = source
+        self._threads = settings["threads"] or source.request.cores or count_cores()
+        self._pages_bytes = self._weights.experts_bytes if settings["expert_offload"] else 0
+        if settings["expert_offload"] and not self._pages_bytes:
+            raise LoadError(_unpaged(source, "the model has no experts"))
+        self.limits, self._shape, self.need = self._measure(paged=self._pages_bytes > 0)
+        if self._weights.experts_bytes and not self._pages_bytes:
+            other = self._measure(paged=True)[-1]
+            self.need = replace(self.need, offloaded_bytes=other.total_bytes)
+        kv_format = choose_kv_format(native, settings)
+        self.compute_format = f"{native.description}, {self._weights.describe()} weights, KV {kv_format}"
+
+    def _measure(self, *, paged: bool) -> tuple[TokenLimits, Shape, MemoryNeed]:
+        """What a session can do, its sizes and what it takes; where experts are `paged`, those of one token of them."""
+        source, native, weights = self._source, self._native, self._weights
+        a, settings, weights_bytes = source.architecture, source.settings, weights.size_bytes
+        if paged and a.routing is not None:
+            used_bytes = -(-weights.experts_bytes * a.routing.used // a.routing.count)
+            weights_bytes -= weights.experts_bytes - used_bytes
         kv = measure_token(native, a, settings)
-        self.limits = derive_limits(
+        limits = derive_limits(
             source.request.path,
             a,
             settings,
             vocabulary_size=source.vocabulary_size,
-            weights_bytes=self._weights.size_bytes,
+            weights_bytes=weights_bytes,
             capacity_bytes=source.request.capacity_bytes,
             kv=kv,
             samples=True,
             border_tokens=find_border(a, source.inventory),
         )
-        self._source = source
-        self._threads = settings["threads"] or source.request.cores or count_cores()
-        self._shape = make_shape(
-            native,
-            a,
-            self.limits,
-            settings,
-            threads=self._threads,
-            feed_biased=self._weights.feed_biased,
-        )
+        shape = make_shape(native, a, limits, settings, threads=self._threads, feed_biased=weights.feed_biased)
         need = MemoryNeed(
-            weights_bytes=self._weights.size_bytes,
-            kv_bytes=kv.pool(self.limits),
-            workspace_bytes=measure_workspace(native, self._shape),
-            kv_saved_bytes=kv.saved(self.limits),
+            weights_bytes=weights_bytes,
+            kv_bytes=kv.pool(limits),
+            workspace_bytes=measure_workspace(native, shape),
+            kv_saved_bytes=kv.saved(limits),
+            paged_bytes=weights.experts_bytes if paged else 0,
         )
-        self.need = _add_sight(need, source, native, threads=self._threads)
-        kv_format = choose_kv_format(native, settings)
-        self.compute_format = f"{native.description}, {self._weights.describe()} weights, KV {kv_format}"
+        return limits, shape, _add_sight(need, source, native, threads=self._threads)
 
     def run(self, progress: ReportProgress) -> TokenSession:
         """Load.
 
         Raises:
-            LoadError: A weight is not a finite number, or the memory cannot be had.
+            LoadError: A weight is not a finite number, or memory cannot be had, or the disk has no room for experts.
         """
         weights = self._weights
-        session = NativeSession(
-            self._native,
-            self._shape,
-            self.limits,
-            formats=weights.formats(),
-            vector_floats=weights.vector_floats,
-            adapters=NativeAdapters(self._base, weights.targets()),
-            tower=_raise_tower(self._source, self._native, threads=self._threads),
-        )
+        pages = ExpertPages(self._source.request.path, self._pages_bytes) if self._pages_bytes else None
+        try:
+            session = NativeSession(
+                self._native,
+                self._shape,
+                self.limits,
+                formats=weights.formats(),
+                vector_floats=weights.vector_floats,
+                adapters=NativeAdapters(self._base, weights.targets()),
+                tower=_raise_tower(self._source, self._native, threads=self._threads),
+                pages=pages,
+            )
+        except BaseException:
+            if pages is not None:
+                pages.close()
+            raise
         try:
             weights.pack(session.model, progress)
         except BaseException:
@@ -145,6 +162,11 @@ class NativeLoad:
             raise
         session.fill_pool()
         return session
+
+
+def _unpaged(source: Source, why: str) -> str:
+    """What is told where experts are to be paged and cannot be."""
+    return f"{source.request.path}: setting 'expert_offload' is true, but {why}: leave the setting out"
 
 
 def _add_sight(need: MemoryNeed, source: Source, native: Native | None, *, threads: int) -> MemoryNeed:
@@ -226,6 +248,8 @@ def choose_load(source: Source) -> Load:
         LoadError: The settings demand the library, and it cannot be used; or one contradicts the model or another.
     """
     compute, isa = source.settings["compute"], source.settings["isa"]
+    if source.settings["expert_offload"] and compute == "exact":
+        raise LoadError(_unpaged(source, "'compute' is 'exact', and only the compiled library pages experts"))
     if compute == "exact":
         return ExactLoad(source, "")
     native, fix = None, "leave the setting out"
@@ -238,6 +262,8 @@ def choose_load(source: Source) -> Load:
     if why_not and (compute == "native" or isa != "auto"):
         named = f"'compute' is {compute!r}" if compute == "native" else f"'isa' is {isa!r}"
         raise LoadError(f"{source.request.path}: setting {named}, but {why_not}: {fix}")
+    if source.settings["expert_offload"] and (native is None or why_not or source.architecture.family.encodes):
+        raise LoadError(_unpaged(source, why_not or "the model is an encoder"))
     if native is None or why_not:
         return ExactLoad(source, f"not native: {why_not}")
     return EncoderLoad(source, native) if source.architecture.family.encodes else NativeLoad(source, native)

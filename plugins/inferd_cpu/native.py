@@ -9,7 +9,7 @@ import numpy as np
 
 from inferd_weights.grids import IQ1_S, IQ2_S, IQ2_XS, IQ2_XXS, IQ3_S, IQ3_XXS
 
-INTERFACE: Final = 15  # as in native/api.cpp
+INTERFACE: Final = 16  # as in native/api.cpp
 LIBRARY: Final = Path(__file__).with_name("_native.so")
 LACKING: Final = LIBRARY.with_suffix(".txt")  # written by the build: what is missing, and on the next line the fix
 FIX: Final = "make native"
@@ -150,7 +150,7 @@ _FUNCTIONS: Final = {
     "inferd_packed_bytes": (c_size_t, [c_void_p, c_int, c_int, c_int]),
     "inferd_pool_bytes": (c_size_t, [POINTER(Shape)]),
     "inferd_workspace_bytes": (c_size_t, [POINTER(Shape), c_void_p]),
-    "inferd_open": (c_void_p, [POINTER(Shape), c_void_p, c_void_p, c_size_t]),
+    "inferd_open": (c_void_p, [POINTER(Shape), c_void_p, c_void_p, c_size_t, c_int]),
     "inferd_close": (None, [c_void_p]),
     "inferd_weigh_inputs": (c_int, [c_void_p, c_int, c_void_p, c_int, c_int, c_void_p]),
     "inferd_pack": (c_int, [c_void_p, c_int, c_int, c_int, c_int, c_int, c_void_p, c_void_p, c_void_p]),

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from inferd.plugin import DeviceSampling, KvLayout, LoadError, ReadAdapter, StepResult, TokenBatch, TokenLimits
 from inferd_cpu.capacity import KvBytes
+from inferd_cpu.expert_pages import ExpertPages
 from inferd_cpu.native import ACTIVATIONS, GATINGS, HEAD_NORMS, KV_FORMATS, MAX_ROPES, LayerKind, Native, Shape, Step
 from inferd_cpu.native_adapters import NativeAdapters, Packed
 from inferd_cpu.plan import check_batch, check_beyond, check_pairs
@@ -28,6 +29,7 @@ SIZES = frozenset(
     {
         *("context_tokens", "kv_tokens", "max_sequences", "max_step_tokens", "threads", "pre_tokenizer"),
         *("picture_tokens", "picture_cache_tokens"),
+        "expert_offload",
     }
 )
 """Settings that change no byte of a KV block."""
@@ -134,6 +136,7 @@ class NativeSession:
         vector_floats: Numbers of all vectors.
         adapters: Reads adapters for it.
         tower: What sees pictures.
+        pages: Where packed experts are; None for memory like that of other weights.
 
     Attributes:
         model: The library's handle.
@@ -152,14 +155,16 @@ class NativeSession:
         vector_floats: int,
         adapters: NativeAdapters,
         tower: Tower | None = None,
+        pages: ExpertPages | None = None,
     ) -> None:
         self._tower = tower
+        self._pages = pages
         self._library = native.library
         self._limits = limits
         self._adapters = adapters
         self._packed: dict[int, Packed] = {}  # by slot: what the library reads
         self.model: int | None = self._library.inferd_open(
-            ctypes.byref(shape), native.kernels, formats.ctypes.data, vector_floats
+            ctypes.byref(shape), native.kernels, formats.ctypes.data, vector_floats, pages.descriptor if pages else -1
         )
         if self.model is None:
             raise LoadError("the operating system gives no memory for weights, KV pool and workspace")
@@ -282,6 +287,8 @@ class NativeSession:
         if self.model is not None:
             self._library.inferd_close(self.model)
         self.model = None
+        if self._pages is not None:
+            self._pages.close()
         if self._tower is not None:
             self._tower.close()
         self._logits = self._logits[:0].copy()

@@ -136,6 +136,7 @@ class NativeWeights:
 
     Attributes:
         size_bytes: What the weights take.
+        experts_bytes: What experts take of that.
     """
 
     def __init__(
@@ -162,8 +163,9 @@ class NativeWeights:
             if quantization == "auto" and (formats := self._divide(part)) is not None
         }
         self._vectors = [part for part in parts if part.field not in matrices]
-        packed = (self._measure(place, part) for place, part in self._matrices.items())
-        self.size_bytes: int = sum(packed) + 4 * self.vector_floats
+        packed = {place: self._measure(place, part) for place, part in self._matrices.items()}
+        self.size_bytes: int = sum(packed.values()) + 4 * self.vector_floats
+        self.experts_bytes: int = sum(size for (part, _), size in packed.items() if part in EXPERT_PARTS)
 
     def _measure(self, place: tuple[str, int], part: Part) -> int:
         """Bytes of a matrix, or of as many as there are experts."""

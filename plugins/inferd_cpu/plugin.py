@@ -85,6 +85,13 @@ SPEC = BackendSpec(
             " the processor multiplies such numbers in few steps (AVX2, AVX-512, AMX), else bf16",
         ),
         Setting(
+            name="expert_offload",
+            kind="bool",
+            default=False,
+            description="keep the experts of a mixture, packed, in a file in the worker's scratch, from which the"
+            " operating system pages them: for models that are larger than memory; native products only",
+        ),
+        Setting(
             name="adapter",
             kind="str",
             names_file=True,

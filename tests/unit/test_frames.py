@@ -54,9 +54,12 @@ def test_load() -> None:
 
 def test_needs() -> None:
     """A need comes back as it was told; on the host with what the process itself takes."""
-    need = MemoryNeed(weights_bytes=1 << 40, kv_bytes=2, workspace_bytes=3, kv_saved_bytes=5)
+    need = MemoryNeed(weights_bytes=1 << 40, kv_bytes=2, workspace_bytes=3, kv_saved_bytes=5, paged_bytes=6)
     assert read_needs(needs_frame(need, "cuda:0").needs) == need
     assert read_needs(needs_frame(need, "cpu:0").needs) == replace(need, workspace_bytes=3 + PROCESS_BYTES)
+    other = replace(need, offloaded_bytes=7)
+    told = read_needs(needs_frame(other, "cpu:0").needs)
+    assert told == replace(other, workspace_bytes=3 + PROCESS_BYTES, offloaded_bytes=7 + PROCESS_BYTES)
 
 
 def test_facts() -> None:

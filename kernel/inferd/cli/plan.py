@@ -55,6 +55,11 @@ def explain(found: LoadPlan, *, file_bytes: int = 0) -> list[str]:
             f"KV pool: layers that need the last tokens only save {size(need.kv_saved_bytes)} of {size(whole)}"
             " that all tokens would take"
         )
+    if need.paged_bytes:
+        lines.append(
+            f"experts: {size(need.paged_bytes)} are paged by the operating system from a file in the worker's scratch,"
+            " of which workers.scratch_bytes must leave so much"
+        )
     if found.device_reason:
         where = " and ".join((found.device_id, *found.devices_beside))
         lines.append(f"why {where}: {found.device_reason}")

@@ -56,15 +56,23 @@ class LoadPlan:
         if self.fits:
             going = [*self.evicted, *others]
             when = f" when {', '.join(going)} are evicted" if going else ""
-            return f"fits {where}{when}: {self.figures}"
+            paged = (
+                f"; {size_text(self.need.paged_bytes)} of experts are paged from a file"
+                if self.need.paged_bytes
+                else ""
+            )
+            return f"fits {where}{when}: {self.figures}{paged}"
+        less = ""
+        if 0 < self.need.offloaded_bytes < self.need.total_bytes:
+            less = f"; with expert_offload=true it needs {size_text(self.need.offloaded_bytes)}"
         if self.need.total_bytes > self.capacity_bytes:
             needed, capacity = size_text(self.need.total_bytes), size_text(self.capacity_bytes)
             larger = f"it is larger than the device: it needs {needed}, and {capacity} is all that may be given of it"
-            return f"does not fit {where}: {larger}"
+            return f"does not fit {where}: {larger}{less}"
         held = [f"instance {name}" for name in self.busy[:3]] + [f"lease {name}" for name in self.leases[:3]]
         holders = ", ".join([*held, *others]) or "other programs"
         why = f"it is held by {holders}" if self.open else "its host takes nothing new"
-        return f"does not fit {where}: {self.figures}; {why}"
+        return f"does not fit {where}: {self.figures}; {why}{less}"
 
     def shown(self, *, sees: Callable[[InstanceId], bool], has: Callable[[LeaseId], bool]) -> LoadPlan:
         """It for one who may be told of some instances and leases only; of the others it says how many there are."""

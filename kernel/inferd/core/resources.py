@@ -32,12 +32,17 @@ class MemoryNeed:
         workspace_bytes: Everything else that its backend takes there: buffers of a step, libraries that it loads.
         kv_saved_bytes: What the pool would take besides if layers that need the last tokens only kept all, as the
             others do. It is told, not taken.
+        paged_bytes: The weights in a file that the operating system pages. They are told, not taken, but for those in
+            `weights_bytes` that one step needs.
+        offloaded_bytes: What all would be with the setting `expert_offload`; 0 where that changes nothing. It is told.
     """
 
     weights_bytes: int
     kv_bytes: int = 0
     workspace_bytes: int = 0
     kv_saved_bytes: int = 0
+    paged_bytes: int = 0
+    offloaded_bytes: int = 0
 
     @property
     def total_bytes(self) -> int:

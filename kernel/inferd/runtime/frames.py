@@ -183,6 +183,8 @@ def read_needs(needs: load_pb2.Needs) -> MemoryNeed:
         kv_bytes=needs.kv_bytes,
         workspace_bytes=needs.workspace_bytes,
         kv_saved_bytes=needs.kv_saved_bytes,
+        paged_bytes=needs.paged_bytes,
+        offloaded_bytes=needs.offloaded_bytes,
     )
 
 

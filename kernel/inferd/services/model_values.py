@@ -339,4 +339,6 @@ def _write_need(need: MemoryNeed) -> pb.MemoryNeed:
         kv_bytes=need.kv_bytes,
         workspace_bytes=need.workspace_bytes,
         kv_saved_bytes=need.kv_saved_bytes,
+        paged_bytes=need.paged_bytes,
+        offloaded_bytes=need.offloaded_bytes,
     )

@@ -113,6 +113,8 @@ def needs_frame(need: MemoryNeed, device: str, *, processes: int = 1) -> wire.Wo
         kv_bytes=min(need.kv_bytes, _MOST_BYTES),
         workspace_bytes=min(need.workspace_bytes + process_bytes, _MOST_BYTES),
         kv_saved_bytes=min(need.kv_saved_bytes, _MOST_BYTES),
+        paged_bytes=min(need.paged_bytes, _MOST_BYTES),
+        offloaded_bytes=min(need.offloaded_bytes and need.offloaded_bytes + process_bytes, _MOST_BYTES),
     )
     return wire.WorkerFrame(needs=needs)
 

@@ -78,6 +78,7 @@ class Worker:
         self._activity = Activity()
         self._reported_at = 0.0
         self._reported = -1.0  # the largest fraction
+        self._paged_bytes = 0  # weights in a file that the system pages
 
     def run(self) -> None:
         """Serve the kernel; returns when it said so or when the model cannot be loaded."""
@@ -117,6 +118,7 @@ class Worker:
             self._activity.begin(Doing.MEASURE)
             with bounded_look(load):
                 need = check_need(backend.measure(request))
+            self._paged_bytes = need.paged_bytes
             self._activity.begin(Doing.WAITING)
             self._link.send(needs_frame(need, request.device, processes=len(request.ranks) or 1))
             self._reserved.wait()
@@ -140,7 +142,7 @@ class Worker:
         loaded = self._desk.loaded()
         loaded.description = loaded.description or _describe(model.description)
         loaded.parameters = getattr(model.description, "parameters", 0)
-        loaded.memory_bytes = _resident_bytes()
+        loaded.memory_bytes = resident_bytes(self._paged_bytes)
         loaded.peak_bytes = _peak_bytes()
         self._activity.begin(Doing.IDLE)
         self._link.send(wire.WorkerFrame(loaded=loaded))
@@ -205,7 +207,7 @@ class Worker:
                 self._reserved.set()
             case "ping":
                 pulse = self._activity.pulse(0) if self._desk is None else self._desk.engine.pulse()
-                self._link.send(pong_frame(frame.ping.nonce, _resident_bytes(), pulse))
+                self._link.send(pong_frame(frame.ping.nonce, resident_bytes(self._paged_bytes), pulse))
             case "stop" if self._desk is not None:
                 self._stop = frame.stop
                 self._desk.engine.stop()
@@ -285,9 +287,14 @@ def _peak_bytes() -> int:
     return sum(_status_bytes(pid, "VmHWM:") for pid in (os.getpid(), *Ranks.beside()))
 
 
-def _resident_bytes() -> int:
-    """Resident memory of this process, and of its ranks, in bytes; see proc(5)."""
+def resident_bytes(paged_bytes: int = 0) -> int:
+    """Resident memory of this process, and of its ranks, in bytes; see proc(5).
+
+    Without pages of files, up to `paged_bytes`: the system takes those back where memory is short.
+    """
     own = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    if paged_bytes:
+        own -= min(_status_bytes(os.getpid(), "RssFile:"), paged_bytes)
     return own + sum(_status_bytes(pid, "VmRSS:") for pid in Ranks.beside())
 
 

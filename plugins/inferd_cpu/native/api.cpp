@@ -13,7 +13,7 @@ using namespace inferd;
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
 // Changes with every change of a function or struct below: a library of another build is not used.
-constexpr int kInterface = 15;
+constexpr int kInterface = 16;
 
 EXPORT int inferd_interface() { return kInterface; }
 
@@ -39,9 +39,10 @@ EXPORT size_t inferd_workspace_bytes(const Shape* shape, const void* kernels) {
 }
 
 // A model without weights; null when its memory cannot be had. `formats` as Model::take_memory.
-EXPORT void* inferd_open(const Shape* shape, const void* kernels, const int32_t* formats, size_t vector_floats) {
+EXPORT void* inferd_open(const Shape* shape, const void* kernels, const int32_t* formats, size_t vector_floats,
+                         int experts_file) {
   Model* model = new (std::nothrow) Model(*shape, *static_cast<const Kernels*>(kernels));
-  if (model && !model->take_memory(formats, vector_floats)) {
+  if (model && !model->take_memory(formats, vector_floats, experts_file)) {
     delete model;
     model = nullptr;
   }

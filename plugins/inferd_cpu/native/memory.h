@@ -3,6 +3,7 @@
 
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 
 #include <atomic>
 #include <cstddef>
@@ -31,6 +32,18 @@ class Memory {
 #else
     (void)huge;
 #endif
+    return data_ != nullptr;
+  }
+
+  // Maps so much of a file that has it, for reading and writing: its pages come and go as memory is short. False when
+  // the file is smaller or cannot be mapped; with 0 bytes there is nothing to map.
+  bool map(int file, size_t bytes) {
+    if (!bytes) return true;
+    struct stat found;
+    if (fstat(file, &found) || found.st_size < 0 || static_cast<size_t>(found.st_size) < bytes) return false;
+    size_ = bytes;
+    void* data = mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+    data_ = data == MAP_FAILED ? nullptr : static_cast<uint8_t*>(data);
     return data_ != nullptr;
   }
 

@@ -185,17 +185,17 @@ size_t Model::divide(const Shape& s, const Kernels& k, uint8_t* memory, Workspac
   return from.used_bytes();
 }
 
-bool Model::take_memory(const int32_t* formats, size_t vector_floats) {
+bool Model::take_memory(const int32_t* formats, size_t vector_floats, int experts_file) {
   std::vector<std::pair<int, int>> places;
   for (int part = 0; part < part_head; part++)
     for (int layer = 0; layer < shape_.layers; layer++) places.emplace_back(part, layer);
   places.emplace_back(part_head, 0);
   places.emplace_back(part_embedding, 0);
-  size_t total = 0;
+  size_t total = 0, of_experts = 0;
   auto shape = [&](Matrix& m, int format, int outputs, int part) {
     m = {static_cast<Weight>(format), outputs, inputs_of(part), 0, nullptr, nullptr};
     m.size_bytes = kernels_.packed_bytes(m.format, m.n, m.k);
-    total += m.size_bytes * experts_of(part);
+    (experts_file >= 0 && is_of_experts(part) ? of_experts : total) += m.size_bytes * experts_of(part);
   };
   for (size_t i = 0; i < places.size(); i++) {
     auto [part, layer] = places[i];
@@ -215,12 +215,15 @@ bool Model::take_memory(const int32_t* formats, size_t vector_floats) {
                         : layer.fine_values ? panels_of(shape_.qkv_width())
                                              : before / kPanelOutputs;
   }
-  if (!weights_memory_.take(total, true)) return false;
+  if (!weights_memory_.take(total, true) || !experts_memory_.map(experts_file, of_experts)) return false;
   Division from(weights_memory_.data());  // in the order of a step: what follows is fetched ahead
+  Division from_file(experts_memory_.data());
   for (Layer& layer : layers_) {
     for (Matrix& m : layer.apart_qkv) m.data = from.take<uint8_t>(m.size_bytes);
-    for (int part = 0; part < part_head; part++)
-      layer.matrices[part].data = from.take<uint8_t>(layer.matrices[part].size_bytes * experts_of(part));
+    for (int part = 0; part < part_head; part++) {
+      Division& place = experts_file >= 0 && is_of_experts(part) ? from_file : from;
+      layer.matrices[part].data = place.take<uint8_t>(layer.matrices[part].size_bytes * experts_of(part));
+    }
   }
   if (head_.n) head_.data = from.take<uint8_t>(head_.size_bytes);
   if (embedding_.n) embedding_.data = from.take<uint8_t>(embedding_.size_bytes);

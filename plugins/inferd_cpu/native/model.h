@@ -220,8 +220,9 @@ class Model {
   static size_t workspace_bytes(const Shape& shape, const Kernels& kernels);
 
   // Says which format each matrix has: formats[part][layer] for the parts of layers, then head and embedding, -1 for
-  // no embedding of its own; of part_qkv also as kThreeFormats says. Takes all memory; false when there is none.
-  bool take_memory(const int32_t* formats, size_t vector_floats);
+  // no embedding of its own; of part_qkv also as kThreeFormats says. Takes all memory; false when there is none. Experts
+  // are in `experts_file`, a descriptor of a file that is large enough for them, unless it is negative.
+  bool take_memory(const int32_t* formats, size_t vector_floats, int experts_file);
 
   // Sets counts[k] to how much each input of a tensor of n rows counts, as inputs.h says. Returns a PackError.
   int weigh_inputs(int ggml_type, const void* blocks, int n, int k, float* counts);
@@ -257,7 +258,8 @@ class Model {
   int outputs_of_qkv(int source) const;
   bool divides_qkv(int part, int layer) const { return part == part_qkv && layers_[layer].apart_qkv[0].n > 0; }
   int inputs_of(int part) const;
-  int experts_of(int part) const { return part == part_expert_gate_up || part == part_expert_down ? shape_.experts : 1; }
+  static bool is_of_experts(int part) { return part == part_expert_gate_up || part == part_expert_down; }
+  int experts_of(int part) const { return is_of_experts(part) ? shape_.experts : 1; }
   static void divide_experts(const Shape& shape, const Kernels& kernels, Division& from, Workspace* out);
   static size_t divide(const Shape& shape, const Kernels& kernels, uint8_t* memory, Workspace* out);
   void plan(const Step& step);
@@ -273,7 +275,7 @@ class Model {
   const bool fine_;          // queries and keys are made of two rows each
 
   const size_t block_bytes_, window_block_bytes_;  // of a block of the pool of all layers, and of that of windows
-  Memory weights_memory_, vectors_memory_, pool_memory_, workspace_memory_;
+  Memory weights_memory_, experts_memory_, vectors_memory_, pool_memory_, workspace_memory_;
   Filling filling_;  // of the pool
   size_t vectors_used_ = 0;
   std::vector<Layer> layers_;

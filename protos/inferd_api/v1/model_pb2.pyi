@@ -837,6 +837,8 @@ class MemoryNeed(_message.Message):
     KV_BYTES_FIELD_NUMBER: _builtins.int
     WORKSPACE_BYTES_FIELD_NUMBER: _builtins.int
     KV_SAVED_BYTES_FIELD_NUMBER: _builtins.int
+    PAGED_BYTES_FIELD_NUMBER: _builtins.int
+    OFFLOADED_BYTES_FIELD_NUMBER: _builtins.int
     weights_bytes: _builtins.int
     """Of the weights, in bytes."""
     kv_bytes: _builtins.int
@@ -847,6 +849,12 @@ class MemoryNeed(_message.Message):
     """What the pool of KV blocks would take besides if layers that need the last tokens only (with a window or a state)
     kept all, in bytes. It is not needed, and no part of the other figures. Default: 0, where nothing is saved.
     """
+    paged_bytes: _builtins.int
+    """Of experts of a model in a file in its worker's scratch, from which the operating system pages them, in bytes; see
+    setting `expert_offload`. It is no part of the other figures, but for what one token needs. Default: 0, for none.
+    """
+    offloaded_bytes: _builtins.int
+    """What all would be with `expert_offload=true`, in bytes. Default: 0, where the setting is on or changes nothing."""
     def __init__(
         self,
         *,
@@ -854,10 +862,12 @@ class MemoryNeed(_message.Message):
         kv_bytes: _builtins.int = ...,
         workspace_bytes: _builtins.int = ...,
         kv_saved_bytes: _builtins.int = ...,
+        paged_bytes: _builtins.int = ...,
+        offloaded_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kv_bytes", b"kv_bytes", "kv_saved_bytes", b"kv_saved_bytes", "weights_bytes", b"weights_bytes", "workspace_bytes", b"workspace_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kv_bytes", b"kv_bytes", "kv_saved_bytes", b"kv_saved_bytes", "offloaded_bytes", b"offloaded_bytes", "paged_bytes", b"paged_bytes", "weights_bytes", b"weights_bytes", "workspace_bytes", b"workspace_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

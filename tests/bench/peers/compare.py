@@ -93,7 +93,13 @@ def miss(sitting: Sitting, entry: Entry, why: str) -> None:
 def take_limits(sitting: Sitting, weights: Path) -> None:
     """What the machine allows for each case, with weights as stored and of eight bits."""
     machine = Machine()
-    numbers = "BF16 activations, KV i8" if sitting.isa == "amx" else "KV i8" if sitting.isa in ("avx512", "avx2") else "KV bf16"
+    numbers = (
+        "BF16 activations, KV i8"
+        if sitting.isa == "amx"
+        else "KV i8"
+        if sitting.isa in ("avx512", "avx2")
+        else "KV bf16"
+    )
     for bits in {entry.bits for entry in sitting.entries if entry.ours}:
         roofline = Roofline(weights, machine=machine, bits=bits)
         for case in sitting.cases:

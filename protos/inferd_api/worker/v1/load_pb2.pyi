@@ -501,6 +501,8 @@ class Needs(_message.Message):
     KV_BYTES_FIELD_NUMBER: _builtins.int
     WORKSPACE_BYTES_FIELD_NUMBER: _builtins.int
     KV_SAVED_BYTES_FIELD_NUMBER: _builtins.int
+    PAGED_BYTES_FIELD_NUMBER: _builtins.int
+    OFFLOADED_BYTES_FIELD_NUMBER: _builtins.int
     weights_bytes: _builtins.int
     """Of the weights, in bytes."""
     kv_bytes: _builtins.int
@@ -509,6 +511,10 @@ class Needs(_message.Message):
     """Of everything else, in bytes."""
     kv_saved_bytes: _builtins.int
     """What the pool would take besides if layers that need the last tokens only kept all, in bytes: told, not needed."""
+    paged_bytes: _builtins.int
+    """Of weights in a file that the operating system pages, in bytes: told, not needed but for what one step needs."""
+    offloaded_bytes: _builtins.int
+    """What all would be with the setting `expert_offload`, in bytes: told. 0 where that changes nothing."""
     def __init__(
         self,
         *,
@@ -516,10 +522,12 @@ class Needs(_message.Message):
         kv_bytes: _builtins.int = ...,
         workspace_bytes: _builtins.int = ...,
         kv_saved_bytes: _builtins.int = ...,
+        paged_bytes: _builtins.int = ...,
+        offloaded_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kv_bytes", b"kv_bytes", "kv_saved_bytes", b"kv_saved_bytes", "weights_bytes", b"weights_bytes", "workspace_bytes", b"workspace_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kv_bytes", b"kv_bytes", "kv_saved_bytes", b"kv_saved_bytes", "offloaded_bytes", b"offloaded_bytes", "paged_bytes", b"paged_bytes", "weights_bytes", b"weights_bytes", "workspace_bytes", b"workspace_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
