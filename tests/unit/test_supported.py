@@ -79,7 +79,7 @@ def test_files_that_the_torch_backend_names_are_read_by_transformers() -> None:
 
 @pytest.mark.skipif(not LIBRARY.exists(), reason="the native library is not built")
 def test_how_many_bits_weights_have_in_memory() -> None:
-    """The formats that docs/model-settings.md says to have 4 bits in memory, with one scale or two, do so in the library."""
+    """The formats that the document says to have 4 bits in memory, with one scale or two, do so in the library."""
     library = Native("auto").library
     packed = {name: library.inferd_natural_weight(number) for name, number in TYPES.items()}
     four = [name for name, weight in packed.items() if weight != W8]
