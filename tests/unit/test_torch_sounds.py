@@ -1,9 +1,13 @@
 """Conversations with sounds, through engine and torch backend, against what transformers answers."""
 
+import json
+import struct
 from base64 import b64encode
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 pytest.importorskip("torch", reason="torch is not installed: pip install 'inferd[torch]'")
@@ -11,16 +15,21 @@ pytest.importorskip("PIL", reason="Pillow is not installed: pip install 'inferd[
 
 import tiny_sounds as tiny
 import torch
+from safetensors.torch import save_file
 from tiny_engine import TinyEngine as Engine
 from tiny_pictures import make_picture
 
+from inferd.core.training import TrainingMethod
 from inferd.engine.work import ChatInput, Message
 from inferd.errors import InvalidFieldError, UnsupportedInputError
 from inferd.http.messages import read_messages
 from inferd.http.problems import Refusal
+from inferd.plugin import TrainError, TrainingRecipe, TrainRequest
 from inferd.services.chat_values import read_chat
 from inferd_api.v1.task_pb2 import AudioPart, ChatMessage, ChatPrompt, ContentPart, TaskSpec
 from inferd_client.prompts import write_prompt
+from inferd_torch.backend import TorchBackend
+from inferd_torch.vision.hearing import HEARING
 
 COUNT = 8
 FIRST, SECOND, LONG = tiny.make_sound(1.3), tiny.make_sound(0.41, seed=1), tiny.make_sound(3.1, seed=2)
@@ -110,6 +119,59 @@ def test_what_is_no_sound_is_told(heard: tuple[str, Engine, Any], file: bytes, w
     with pytest.raises(InvalidFieldError, match=rf"spec.chat.messages\[0\].parts\[0\] .*({words})") as told:
         engine.ask_chat(chat_of([file, "what?"]))
     assert told.value.field == "spec.chat.messages[0].parts[0]"
+
+
+def test_a_sound_that_is_too_loud_is_told(heard: tuple[str, Engine, Any]) -> None:
+    """Samples whose spectrum is no finite number are an error of who sent them, and nothing is computed of them."""
+    _, engine, _ = heard
+    tower = engine.model.session._tower
+    before = tower.computed
+    samples = np.full(16_000, 1e30, "<f4")
+    samples[::2] *= -1
+    head = struct.pack("<4sI4s4sIHHIIHH4sI", b"RIFF", 36 + samples.nbytes, b"WAVE", b"fmt ", 16, 3, 1, tiny.RATE,
+                       4 * tiny.RATE, 4, 32, b"data", samples.nbytes)  # fmt: skip
+    with pytest.raises(InvalidFieldError, match=r"parts\[0\] has samples of up to 1e\+30, too large"):
+        engine.ask_chat(chat_of([head + samples.tobytes(), "what?"]))
+    assert tower.computed == before
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"sampling_rate": 0}, "sampling_rate is 0"),
+        ({"sampling_rate": -16_000}, "sampling_rate is -16000"),
+        ({"feature_size": 40}, "feature_size is 40, and config.json has 20 num_mel_bins"),
+        ({"chunk_length": 100_000}, r"chunk_length \(100000\) has 1600000000 samples"),
+        ({"chunk_length": 0}, r"chunk_length \(0\) has 0 samples"),
+        ({"hop_length": 7}, r"two hop_lengths \(7\) each"),
+    ],
+)
+@pytest.mark.parametrize("kind", list(tiny.CLASSES))
+@pytest.mark.filterwarnings("ignore:At least one mel filter")
+def test_a_folder_that_prepares_other_sounds_is_refused(
+    kind: str, change: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    """Numbers with which its tower would fail, and the tasks of others with it, are told when it is loaded."""
+    tiny.make_extractor().save_pretrained(tmp_path)
+    path = tmp_path / "preprocessor_config.json"
+    HEARING[kind].open(tmp_path, tiny.make_config(kind))
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ValueError, match=words):
+        HEARING[kind].open(tmp_path, tiny.make_config(kind))
+
+
+def test_what_hears_is_not_trained(heard: tuple[str, Engine, Any], tmp_path: Path) -> None:
+    """A model that takes sounds is refused before any of its weights is read."""
+    kind, _, _ = heard
+    tiny.make_config(kind).save_pretrained(tmp_path)
+    tiny.write_tokenizer(tmp_path)
+    recipe = TrainingRecipe(method=TrainingMethod.LORA, most_tokens=16)
+    request = TrainRequest(
+        path=tmp_path, rows=tmp_path, held=None, recipe=recipe, device="cpu:0", capacity_bytes=1 << 30, cores=1
+    )
+    save_file({"x": torch.zeros(1)}, tmp_path / "model.safetensors")
+    with pytest.raises(TrainError, match=f"{kind} hears sounds; only models of texts alone are trained"):
+        TorchBackend().measure_training(request)
 
 
 def test_pictures_are_refused_by_who_hears(heard: tuple[str, Engine, Any]) -> None:

@@ -25,7 +25,7 @@ from inferd_torch import devices, network
 from inferd_torch.artifact import Artifact
 from inferd_torch.folder import read_folder
 from inferd_torch.loading import meter
-from inferd_torch.plugin import SEEING_TYPES
+from inferd_torch.plugin import HEARING_TYPES, SEEING_TYPES
 from inferd_torch.pulse import Pulse
 from inferd_torch.training import memory
 from inferd_torch.training.decoder import LanguageModel
@@ -103,8 +103,9 @@ def examine(request: TrainRequest) -> Plan:
         context = network.read_context(artifact, config)
     except LoadError as error:
         raise TrainError(str(error)) from error
-    if config.model_type in SEEING_TYPES:
-        raise TrainError(f"{request.path}: {config.model_type} sees pictures; only models of texts alone are trained")
+    if config.model_type in (*SEEING_TYPES, *HEARING_TYPES):
+        what = "hears sounds" if config.model_type in HEARING_TYPES else "sees pictures"
+        raise TrainError(f"{request.path}: {config.model_type} {what}; only models of texts alone are trained")
     if recipe.most_tokens > context:
         raise TrainError(f"'most_tokens' is {recipe.most_tokens}, but the model serves {context}: lower it")
     device = torch.device("cpu" if request.device == devices.CPU else request.device)

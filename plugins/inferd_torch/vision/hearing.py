@@ -61,6 +61,9 @@ NETWORKS: Final[Mapping[str, Any]] = {
 """Classes of networks, by the `model_type` of a folder's config.json."""
 
 
+RATES: Final = range(1000, 768_001)  # samples of a second, as sounds may have
+
+
 class _Kind:
     """What both have."""
 
@@ -73,6 +76,17 @@ class _Kind:
         self.rate = int(processor.sampling_rate)
         self._processor = processor
         self._window = int(processor.n_samples)  # samples that the tower hears at a time, of a short sound with silence
+        audio = config.audio_config
+        bands, hop, frames = int(audio.num_mel_bins), int(processor.hop_length), 2 * int(audio.max_source_positions)
+        if self.rate not in RATES:
+            raise ValueError(f"sampling_rate is {self.rate}; it must be from {RATES[0]} to {RATES[-1]}")
+        if int(processor.feature_size) != bands:
+            raise ValueError(f"feature_size is {processor.feature_size}, and config.json has {bands} num_mel_bins")
+        if hop < 1 or self._window != frames * hop:
+            raise ValueError(
+                f"chunk_length ({processor.chunk_length}) has {self._window} samples at {self.rate} a second, and"
+                f" config.json has {frames // 2} max_source_positions, of two hop_lengths ({hop}) each"
+            )
 
 
 class Qwen2Audio(_Kind):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+import numpy as np
+
 from inferd.engine.pictures.decoding import Decoder
 from inferd.engine.recipe.limits import COUNTED_RATE, PIXEL_BYTES, SAMPLE_BYTES
 from inferd.engine.recipe.room import Room
@@ -107,7 +109,13 @@ class Hearing:
         rows = (self._waiting if waits else self._hasty).read(file)
         if rows.size != outline.pixels:
             raise ValueError(f"is a damaged sound: it has {rows.size} samples, and its head told {outline.pixels}")
-        return self._reader.read(rows.reshape(-1))
+        read = self._reader.read(rows.reshape(-1))
+        if not all(np.isfinite(each).all() for each in read.values()):
+            raise ValueError(
+                f"has samples of up to {np.abs(rows).max():g}, too large for what this model hears by: save it with"
+                " samples from -1 to 1"
+            )
+        return read
 
 
 READS: Final = {False: "a model that takes pictures", True: "a model that takes sounds"}
