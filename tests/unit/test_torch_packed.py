@@ -171,6 +171,20 @@ REFUSED: dict[str, tuple[str, Callable[[Path], None], str]] = {
         change_weights(lambda w: w.update({f"{PLACE}.scales": w[f"{PLACE}.scales"][:1].clone()})),
         rf"{PLACE}.scales has the shape \(1, 96\); it must be \(2, 96\)",
     ),
+    "other zeros": (
+        "gptq",
+        change_weights(lambda w: w.update({f"{PLACE}.qzeros": w[f"{PLACE}.qzeros"].reshape(-1, 2).contiguous()})),
+        rf"{PLACE}.qzeros has the shape \(12, 2\); it must be \(2, 12\)",
+    ),
+    "no words": ("compressed", say_of_weights(strategy=["group"]), r"strategy is \['group'\]; supported: 'group'"),
+    "no name": ("gptq", say(quant_method=["gptq"]), r"quantization_config \['gptq'\] is not supported"),
+    "no object": ("compressed", say(config_groups={"g": 5}), r"quantization_config: g is 5; it must be an object"),
+    "no weights": (
+        "compressed",
+        say(config_groups={"g": {"weights": "int4"}}),
+        r"g: weights is 'int4'; it must be an object",
+    ),
+    "no sparsity": ("compressed", say(sparsity_config="x"), r"sparsity_config is 'x'; it must be an object"),
     "in secret": (
         "gptq",
         change_weights(lambda w: w.update({f"{PLACE}.g_idx": w[f"{PLACE}.g_idx"].flip(0)})),
@@ -202,6 +216,27 @@ REFUSED: dict[str, tuple[str, Callable[[Path], None], str]] = {
         r"1 weights are scales or zero points that the network does not have, for example model.layers.0.self_attn.k_s",
     ),
 }
+
+
+@pytest.mark.parametrize("size", [256, 1 << 30, 1 << 70])
+def test_groups_beyond_a_row_take_no_memory(size: int, tmp_path: Path) -> None:
+    """A folder whose groups are larger than any row computes what whole rows do, and needs what they need."""
+    packed.write_packed("gptq", tmp_path)
+
+    def merge(weights: dict[str, torch.Tensor]) -> None:
+        for name, each in weights.items():
+            if name.endswith((".scales", ".qzeros")):
+                weights[name] = each[:1].clone()
+            elif name.endswith(".g_idx"):
+                weights[name] = torch.zeros_like(each)
+
+    change_weights(merge)(tmp_path)
+    found = []
+    for told in (-1, size):
+        say(group_size=told)(tmp_path)
+        (given,) = compute(load(tmp_path).session, Part(token_ids=IDS, blocks=range(3)))
+        found.append((TorchBackend().measure(ask(tmp_path)), given.tolist()))
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize("name", sorted(REFUSED))

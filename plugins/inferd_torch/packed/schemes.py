@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +97,7 @@ def read_packing(path: Path, given: Any, stored: Stored) -> Packing:
     """
     method = given.get("quant_method") if isinstance(given, dict) else None
     where = f"{path}/config.json: quantization_config"
-    if method not in WORDS:
+    if not isinstance(method, str) or method not in WORDS:
         raise UnsupportedModelError(
             f"{where} {method!r} is not supported; take plain safetensors, or 4 bits by {', '.join(map(repr, WORDS))}"
         )
@@ -111,6 +110,8 @@ def read_packing(path: Path, given: Any, stored: Stored) -> Packing:
             f" multiples of {WIDE} and whole rows"
         )
     modules = _find_modules(path, method, stored, group=group, zeros=zeros, ordered=ordered)
+    if group >= max(each.inputs for each in modules.values()):
+        group = 0  # none has more than one: nothing is counted by a number that stands for all of a row
     return Packing(method=method, group=group, zeros=zeros, ordered=ordered, offset=offset, modules=modules)
 
 
@@ -138,20 +139,20 @@ def _read_awq(where: str, told: dict[str, Any]) -> tuple[int, bool, bool, int]:
 def _read_compressed(where: str, told: dict[str, Any]) -> tuple[int, bool, bool, int]:
     _demand(where, "format", told.pop("format", None), ("pack-quantized",))
     sparsity = told.pop("sparsity_config", None)
-    if sparsity and sparsity.get("format") != "dense":
+    if sparsity and _object(where, "sparsity_config", sparsity).get("format") != "dense":
         _demand(where, "sparsity_config", sparsity, (None,))
     groups = told.pop("config_groups", None)
     _refuse_others(where, told, HARMLESS[COMPRESSED])
     if not isinstance(groups, dict) or not groups:
         raise LoadError(f"{where}: config_groups is {groups!r}; it must say how weights are packed")
-    found = {_read_group(f"{where}: {name}", dict(group)) for name, group in groups.items()}
+    found = {_read_group(f"{where}: {name}", _object(where, name, group)) for name, group in groups.items()}
     if len(found) > 1:
         raise UnsupportedModelError(f"{where}: config_groups has groups that differ; supported is one kind of weights")
     return found.pop()
 
 
 def _read_group(where: str, told: dict[str, Any]) -> tuple[int, bool, bool, int]:
-    weights = dict(told.pop("weights", None) or {})
+    weights = _object(where, "weights", told.pop("weights", None) or {})
     _demand(where, "format", told.pop("format", None), (None, "pack-quantized"))
     told.pop("targets", None)  # which they are, the files say
     _refuse_others(where, told, frozenset())
@@ -166,6 +167,12 @@ def _read_group(where: str, told: dict[str, Any]) -> tuple[int, bool, bool, int]
     zeros = not weights.pop("symmetric", True)
     _refuse_others(where, weights, WEIGHT_ARGUMENTS)
     return group, zeros, order in {"group", "dynamic", True}, 0
+
+
+def _object(where: str, name: str, given: Any) -> dict[str, Any]:
+    if not isinstance(given, dict):
+        raise LoadError(f"{where}: {name} is {given!r}; it must be an object")
+    return dict(given)
 
 
 def _demand(where: str, name: str, given: Any, supported: tuple[Any, ...]) -> None:
@@ -205,8 +212,11 @@ def _find_modules(
             raise LoadError(f"{path}: {module}.{SCALES[method]} has the shape {scales}; it must be {wanted}")
         if zeros:
             points = f"{module}.{ZEROS[method]}"
-            if prod(_shape(path, stored, points, "I32")) * 8 != groups * outputs:
-                raise LoadError(f"{path}: {points} must hold {groups * outputs} numbers of 4 bits")
+            held = (outputs // 8, groups) if method == COMPRESSED else (groups, outputs // 8)
+            if (given := _shape(path, stored, points, "I32")) != held or outputs % 8:
+                raise LoadError(
+                    f"{path}: {points} has the shape {given}; it must be {held}, {groups * outputs} numbers of 4 bits"
+                )
         if (ordered or method == GPTQ) and method in GROUPS:
             order = f"{module}.{GROUPS[method]}"
             if order in stored and _shape(path, stored, order, "I32") != (inputs,):
