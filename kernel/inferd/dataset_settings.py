@@ -22,6 +22,12 @@ class Datasets(BaseModel):
     )
     tenant_record_bytes: int = Field(64 << 20, ge=1 << 16, description="that of one tenant")
     parts: int = Field(10_000, ge=1, le=1_000_000, description="parts of one version")
+    lines_bytes: int = Field(
+        32 << 20,
+        ge=1 << 10,
+        le=1 << 30,
+        description="rows of a part as JSON, where pipelines and evaluations read them",
+    )
     columns: int = Field(1000, ge=1, le=10_000, description="columns of one version")
     upload_s: Days = Field(
         86_400.0, gt=0, description="a growing version to which no part came for so long is forgotten"

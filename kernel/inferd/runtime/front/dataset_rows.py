@@ -64,10 +64,22 @@ class DatasetRows:
         finally:
             self.let_go(tenant, name, held.dataset.version, holder)
 
-    async def lines(self, tenant: Tenant, dataset: Dataset, part: Part, priority: Priority = Priority.LOW) -> list[str]:
+    async def lines(
+        self,
+        tenant: Tenant,
+        dataset: Dataset,
+        part: Part,
+        priority: Priority = Priority.LOW,
+        *,
+        left_bytes: int | None = None,
+        error: LimitExceededError | None = None,
+    ) -> list[str]:
         """The rows of a part, a JSON object each; the call that opens it is a task of the tenant.
 
+        A part may be packed, and its rows much larger: the call ends when they are more than may be.
+
         Raises:
+            LimitExceededError: They have more bytes than `datasets.lines_bytes`; or `error`, more than `left_bytes`.
             InvalidFieldError: It is no table, or has another number of rows than its maker has said.
             InferdError: It is not there or damaged, or the function cannot be called.
         """
@@ -76,7 +88,19 @@ class DatasetRows:
             return []
         memory = await blobs.memories.read(tenant, BlobPart(part.digest, 0, part.size_bytes))
         asker = Asker(Caller(tenant=tenant), dataset.label, priority, DATASET_LABEL)
-        found = "".join(await self._tasks.call(asker, FUNCTION, [memory])).split("\n")[:-1]
+        most = self._datasets.lines_bytes
+        refusal = _too_large(f"of a part of dataset {dataset.label}", "datasets.lines_bytes", most)
+        if left_bytes is not None and error is not None and left_bytes < most:
+            most, refusal = left_bytes, error
+        size = 0
+
+        def takes(piece: str) -> None:
+            nonlocal size
+            size += len(piece.encode())
+            if size > most:
+                raise refusal
+
+        found = "".join(await self._tasks.call(asker, FUNCTION, [memory], takes=takes)).split("\n")[:-1]
         if len(found) != part.rows:
             raise InvalidFieldError(
                 f"a part of dataset {dataset.label} has {len(found)} rows, and its maker said {part.rows}; begin anew",
@@ -95,13 +119,16 @@ class DatasetRows:
         data = bytearray()
         with self.held(tenant, name, version, holder) as held:
             for part in held.parts:
-                for line in await self.lines(tenant, held.dataset, part):
-                    data += line.encode() + b"\n"
-                    if len(data) > most_bytes:
-                        raise LimitExceededError(
-                            f"the rows of dataset {held.dataset.label} have more than {most_bytes} bytes as JSON, which"
-                            f" is {bound}; take fewer, as by inferd data split, or raise that",
-                            metadata={"bound": bound, "value": f"more than {most_bytes}", "limit": str(most_bytes)},
-                            field="dataset",
-                        )
+                error, left = _too_large(f"of dataset {held.dataset.label}", bound, most_bytes), most_bytes - len(data)
+                lines = await self.lines(tenant, held.dataset, part, left_bytes=left, error=error)
+                data += b"".join(line.encode() + b"\n" for line in lines)
             return Read(dataset=held.dataset, data=bytes(data))
+
+
+def _too_large(rows: str, bound: str, most_bytes: int) -> LimitExceededError:
+    return LimitExceededError(
+        f"the rows {rows} have more than {most_bytes} bytes as JSON, which is {bound}; take fewer, as by inferd data"
+        " split, or raise that",
+        metadata={"bound": bound, "value": f"more than {most_bytes}", "limit": str(most_bytes)},
+        field="dataset",
+    )

@@ -54,6 +54,9 @@ class Datasets:
         chosen: The settings.
         streams: Bounds the calls of a tenant that read.
         wall: The time.
+
+    Attributes:
+        lines_bytes: Of the rows of a part as JSON.
     """
 
     def __init__(
@@ -63,6 +66,7 @@ class Datasets:
         self._chosen = chosen
         self._streams = streams
         self._wall = wall
+        self.lines_bytes = chosen.lines_bytes
         self._book = DatasetBook()
         self._changing = asyncio.Lock()
         self._left = Whole()

@@ -38,8 +38,18 @@ class IndexTasks:
     def __init__(self, tasks: Tasks) -> None:
         self._tasks = tasks
 
-    async def call(self, asker: Asker, function: str, data: Sequence[Part] = (), **given: Any) -> list[Any]:
+    async def call(
+        self,
+        asker: Asker,
+        function: str,
+        data: Sequence[Part] = (),
+        *,
+        takes: Callable[[Any], None] = lambda _: None,
+        **given: Any,
+    ) -> list[Any]:
         """The pieces that a function gives, which is given data in memories beside its input.
+
+        `takes` is given each as it comes; what it raises ends the call.
 
         Raises:
             InvalidFieldError: It refuses what it is given, in its words.
@@ -53,7 +63,9 @@ class IndexTasks:
 
         async def hear(event: TaskEvent) -> None:
             if isinstance(event, TensorOutput):
-                pieces.append(_piece(event))
+                piece = _piece(event)
+                takes(piece)
+                pieces.append(piece)
 
         try:
             await self.run(make, hear)
