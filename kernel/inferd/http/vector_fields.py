@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final
 
 from inferd.http.fields import Refused, checked, need, shown, take
@@ -23,6 +24,7 @@ SAID: Final = "inferd.http"
 CHARACTERS: Final = 4  # of a token, about: chunks are of so many characters
 MOST_DESCRIPTION: Final = 1000  # as the kernel has it
 MOST_ATTRIBUTES, MOST_NAME, MOST_VALUE = 16, 64, 512
+LONG_VALUE: Final = 72  # characters of one of which filters know the digest, which is no JSON and equals no other
 MOST_SIZE, MOST_TOKENS, LEAST_TOKENS = 100_000, 4096, 100
 MOST_DEPTH: Final = 8
 MOST_CONDITIONS: Final = 32
@@ -90,6 +92,8 @@ def read_attributes(body: Mapping[str, Any]) -> dict[str, Any]:
     if len(said) > MOST_ATTRIBUTES:
         raise Refusal(f"attributes has {len(said)} names; at most {MOST_ATTRIBUTES}", param="attributes")
     for name, value in said.items():
+        if name in (SAID, PAIRS):
+            raise Refusal(f"attributes.{name} is the gateway's own; take another name", param="attributes")
         if len(name) > MOST_NAME or not isinstance(value, str | int | float):
             raise Refusal(
                 f"attributes.{name[:MOST_NAME]} is {shown(value)}; it must be a text, a number, true or false, with a"
@@ -104,7 +108,7 @@ def read_attributes(body: Mapping[str, Any]) -> dict[str, Any]:
 
 def metadata_of(attributes: Mapping[str, Any], created_at: int) -> str:
     """The metadata of a document: its attributes, for filters, and what the gateway says of it."""
-    told = {**attributes, SAID: {"attributes": attributes, "created_at": created_at}}
+    told = {**attributes, SAID: {"created_at": created_at}}
     return dumps(told | {PAIRS: [_pair(*each) for each in attributes.items()]})
 
 
@@ -120,14 +124,11 @@ def said_in(text: str) -> dict[str, Any]:
 
 def attributes_in(metadata_json: str) -> dict[str, Any]:
     """The attributes of a document; of one that others added its plain metadata."""
-    said = said_in(metadata_json)
-    if "attributes" in said and isinstance(said["attributes"], dict):
-        return said["attributes"]
     try:
         plain = json.loads(metadata_json or "{}")
     except (ValueError, RecursionError):
         return {}
-    return {name: value for name, value in plain.items() if isinstance(value, str | int | float)}
+    return {name: value for name, value in plain.items() if isinstance(value, str | int | float) and name != SAID}
 
 
 def read_filters(body: Mapping[str, Any], index: Index) -> list[Condition]:
@@ -197,6 +198,9 @@ def _either(parts: Sequence[Sequence[Condition]]) -> Condition:
 
 
 def _pair(name: str, value: Any) -> str:
-    """An attribute as a text; 1 and 1.0 are the same."""
+    """An attribute as a text; 1 and 1.0 are the same. Of a long one its digest: it stands in the metadata once."""
     whole = int(value) if isinstance(value, float) and value.is_integer() else value
-    return f"{name}={dumps(whole)}"
+    written = dumps(whole)
+    if len(written) > LONG_VALUE:
+        written = f"sha256:{sha256(written.encode()).hexdigest()}"
+    return f"{name}={written}"

@@ -8,13 +8,13 @@ index and in the metadata of its documents.
 from __future__ import annotations
 
 import time
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
 from inferd.http.calls import answer
-from inferd.http.fields import Refused, check_fields, check_option, need, take
+from inferd.http.fields import Refused, check_fields, check_option, need, shown, take
 from inferd.http.files import Files, lacking, page
 from inferd.http.problems import Refusal
 from inferd.http.vector_fields import (
@@ -29,7 +29,7 @@ from inferd.http.vector_fields import (
     said_in,
 )
 from inferd_api.v1.index_pb2 import DocumentFile, IndexDocument
-from inferd_client.errors import DocumentNotFoundError
+from inferd_client.errors import DocumentNotFoundError, InferdError
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -46,6 +46,7 @@ MOST_PAGE, USUAL_PAGE = 100, 20
 MOST_FILES: Final = 10_000  # of a store that are listed
 MOST_RESULTS, USUAL_RESULTS = 50, 10
 MOST_QUERIES: Final = 16
+STATUSES: Final = ("in_progress", "completed", "failed", "cancelled")
 MOST_AT_ONCE: Final = 500  # files that a store is made with
 
 
@@ -72,11 +73,13 @@ class VectorStores:
         if len(given) > MOST_AT_ONCE:
             raise Refusal(f"file_ids has {len(given)} ids; at most {MOST_AT_ONCE}", param="file_ids")
         fields = take(body, "fields", dict, 'an object, as {"year": "number"}', {})
-        if not all(kind in ("text", "number", "bool") for kind in fields.values()):
-            raise Refusal("fields must be text, number or bool by name", param="fields")
+        if PAIRS in fields or not all(kind in ("text", "number", "bool") for kind in fields.values()):
+            raise Refusal(f"fields must be text, number or bool by name, and none is {PAIRS}", param="fields")
         name = take(body, "name", str, "a text", "")
         chunking = read_chunking(body)
-        documents = [await self._document(call, each, {}, "file_ids") for each in given]
+        if not all(isinstance(each, str) for each in given):
+            raise Refusal("file_ids must have ids of files", param="file_ids")
+        documents = [await self._document(call, each, {}, "file_ids") for each in dict.fromkeys(given)]
         index = await call.client.create_index(
             uuid4().hex[:24],
             embedding_model=take(body, "embedding_model", str, "the name of a model", self._model),
@@ -85,14 +88,20 @@ class VectorStores:
             **chunking,
         )
         if documents:
-            index = (await call.client.add_documents(index.spec.name, documents)).index
+            try:
+                index = (await call.client.add_documents(index.spec.name, documents)).index
+            except BaseException:  # nobody has been told its id; who asked may have gone
+                with suppress(InferdError):
+                    await call.client.delete_index(index.spec.name)
+                raise
         return answer(described(index))
 
     async def list(self, call: Call) -> ASGIApp:
         """Those of the tenant, the newest first."""
+        falls = _falls(call)
         async with aclosing(call.client.list_indexes()) as indexes:
             found = [each async for each in indexes]
-        found.sort(key=lambda each: each.create_time.ToNanoseconds(), reverse=call.query.get("order") != "asc")
+        found.sort(key=lambda each: each.create_time.ToNanoseconds(), reverse=falls)
         return answer(page([described(each) for each in found], call.query, most=MOST_PAGE, usual=USUAL_PAGE))
 
     async def get(self, call: Call) -> ASGIApp:
@@ -148,21 +157,24 @@ class VectorStores:
         check_fields(body, {"file_id", "attributes", "chunking_strategy"}, REFUSED)
         if read_chunking(body):
             raise Refusal("chunking_strategy is of the store; make one with it", param="chunking_strategy")
-        given = call.path.get("file_id") or need(body, "file_id", str, "the id of a file")
-        document = await self._document(call, given, read_attributes(body), "file_id")
+        given, created = call.path.get("file_id"), None
+        if given is None:
+            given = need(body, "file_id", str, "the id of a file")
+        else:
+            created = (await self._told(call, given))["created_at"]
+        document = await self._document(call, given, read_attributes(body), "file_id", created)
         await call.client.add_documents(_name(call), [document])
         return answer(await self._told(call, given))
 
     async def list_files(self, call: Call) -> ASGIApp:
         """The files of one, the newest first."""
-        found = []
+        wanted, falls, found = _chosen(call, "filter", "completed", STATUSES), _falls(call), []
         async with aclosing(call.client.list_documents(_name(call))) as documents:
             async for each in documents:
                 found.append(_file(call.path["id"], each.id, each.metadata_json, each.size_bytes))
                 if len(found) == MOST_FILES:
                     break
-        found.sort(key=lambda each: (each["created_at"], each["id"]), reverse=call.query.get("order") != "asc")
-        wanted = call.query.get("filter", "completed")
+        found.sort(key=lambda each: (each["created_at"], each["id"]), reverse=falls)
         told = found if wanted == "completed" else []
         return answer(page(told, call.query, most=MOST_PAGE, usual=USUAL_PAGE))
 
@@ -190,7 +202,9 @@ class VectorStores:
             raise lacking("file", given, "file_id")
         return answer({"id": given, "object": "vector_store.file.deleted", "deleted": True})
 
-    async def _document(self, call: Call, file_id: Any, attributes: dict[str, Any], param: str) -> IndexDocument:
+    async def _document(
+        self, call: Call, file_id: Any, attributes: dict[str, Any], param: str, created_at: int | None = None
+    ) -> IndexDocument:
         if not isinstance(file_id, str):
             raise Refusal(f"{param} must have ids of files", param=param)
         facts = (await self._files.find(call.client, file_id, param)).facts
@@ -199,7 +213,7 @@ class VectorStores:
             id=file_id,
             title=facts["filename"],
             file=DocumentFile(format=kind, blob=facts["content"]),
-            metadata_json=metadata_of(attributes, int(time.time())),
+            metadata_json=metadata_of(attributes, int(time.time()) if created_at is None else created_at),
         )
 
     async def _told(self, call: Call, file_id: str) -> dict[str, Any]:
@@ -208,6 +222,29 @@ class VectorStores:
         except DocumentNotFoundError:
             raise lacking("file", file_id, "file_id") from None
         return _file(call.path["id"], file_id, told.metadata_json, told.size_bytes)
+
+
+def _chosen(call: Call, name: str, usual: str, known: tuple[str, ...]) -> str:
+    """A word of the query.
+
+    Raises:
+        Refusal: It is none of those that are known.
+    """
+    said = call.query.get(name, usual)
+    if said not in known:
+        raise Refusal(f"{name} is {shown(said)}; it must be one of {', '.join(known)}", param=name)
+    return said
+
+
+def _falls(call: Call) -> bool:
+    """Whether a list begins with the newest.
+
+    Raises:
+        Refusal: `order` is none; or what is before a thing is asked for, and not behind one.
+    """
+    if call.query.get("before"):
+        raise Refusal("before is not supported: ask with the other order, and after", param="before")
+    return _chosen(call, "order", "desc", ("asc", "desc")) == "desc"
 
 
 def _name(call: Call) -> str:
