@@ -5,6 +5,7 @@ import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from inferd.engine.work import ChatInput, Message
 from inferd.errors import UnsupportedInputError
 from inferd.plugin import LoadError, LoadRequest
 from inferd.plugin.backend import read_settings
+from inferd.plugin.pictures import Picture, PlacedPicture
 from inferd.sampling import Sampling
 from inferd_cpu.backend import CpuBackend
 from inferd_cpu.plugin import SPEC
@@ -151,8 +153,9 @@ def test_the_library_sees_nearly_the_same(files: Files) -> None:
     seen = []
     for engine in (exact, native):
         assert len(engine.ask(TALKS[0])) == COUNT
-        (vectors,) = engine.model.session._tower._kept.values()
-        seen.append(vectors)
+        (kept,) = engine.model.session._tower._kept.values()
+        assert kept.known.all()
+        seen.append(kept.vectors)
         engine.close()
     ours, theirs = seen
     cosines = (ours * theirs).sum(axis=-1) / np.linalg.norm(ours, axis=-1) / np.linalg.norm(theirs, axis=-1)
@@ -168,6 +171,37 @@ def test_what_it_sees_with_is_in_the_plan(files: Files) -> None:
         keeping = CpuBackend().measure(make_request(files, compute=compute, picture_cache_tokens="20000"))
         assert seeing.weights_bytes > blind.weights_bytes
         assert keeping.workspace_bytes - seeing.workspace_bytes == 4 * 64 * (20000 - 16384)
+
+
+def test_a_step_computes_the_tiles_of_its_own_rows(files: Files) -> None:
+    """A picture whose tokens take several steps keeps each of them for few tiles, and each tile is computed once."""
+    model: Any = CpuBackend().load(make_request(files, compute="exact"), lambda _: None)
+    tower, reader = model.session._tower, model.pictures
+    pixels = np.random.default_rng(3).integers(256, size=(40, 60, 3), dtype=np.uint8)
+    outline, read = reader.outline(40, 60), reader.read(pixels)
+    each, tokens = tower._shape.tile_tokens, outline.tokens
+    encoded: list[int] = []
+    encode = tower._layers.encode
+    tower._layers.encode = lambda hidden, advance: (encoded.append(1), encode(hidden, advance))[1]
+    picture = Picture(key=b"one", outline=outline, values=lambda: read)
+    placed = PlacedPicture(picture=picture, places=np.arange(2, 2 + tokens, dtype=np.int32))
+    counts, pieces, size = [], [], each + 1
+    for begin in range(0, tokens + 2, size):
+        count = min(size, tokens + 2 - begin)
+        rows = np.arange(begin, begin + count, dtype=np.int32)
+        batch: Any = SimpleNamespace(
+            pictures=[(placed,)], starts=np.array([0, count]), positions=rows, advance=lambda: None
+        )
+        before = len(encoded)
+        pieces.append(tower.find(batch)[1])
+        counts.append(len(encoded) - before)
+    assert tokens // each > 3
+    assert max(counts) <= 2
+    assert sum(counts) == tokens // each
+    assert tower.computed == 1
+    again = Picture(key=b"two", outline=outline, values=lambda: read)
+    np.testing.assert_array_equal(np.concatenate(pieces), tower.vectors(again, 0, tokens, lambda: None))
+    model.session.close()
 
 
 @needs_library

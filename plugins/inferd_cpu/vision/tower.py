@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 import numpy as np
@@ -210,6 +210,14 @@ def _fill_up(width: int) -> int:
     return -(-width // BLOCK) * BLOCK
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Seen:
+    """Vectors of a picture, shape (tokens, width), and of which tiles they are known, shape (tiles,)."""
+
+    vectors: Floats
+    known: NDArray[np.bool_]
+
+
 class Tower:
     """Of one model. One writer: the thread of the steps.
 
@@ -220,7 +228,7 @@ class Tower:
         kept_tokens: Vectors that are kept, over all pictures; those of one picture at least.
 
     Attributes:
-        computed: Pictures computed so far.
+        computed: Pictures of which something was computed so far.
         kept: How often the first vector of a picture was asked for that had been kept.
     """
 
@@ -230,7 +238,7 @@ class Tower:
         self._weights = dict(weights)
         self._layers = layers
         self._kept_tokens = kept_tokens
-        self._kept: OrderedDict[bytes, Floats] = OrderedDict()
+        self._kept: OrderedDict[bytes, _Seen] = OrderedDict()
         self._held = 0
 
     def find(self, batch: TokenBatch) -> tuple[NDArray[np.intp], Floats] | None:
@@ -249,29 +257,43 @@ class Tower:
                     continue
                 self.kept += placed.picture.key in self._kept and low == 0
                 rows.append(placed.places[low:high].astype(np.intp) - first + begin)
-                vectors.append(self.vectors(placed.picture, batch.advance)[low:high])
+                vectors.append(self.vectors(placed.picture, int(low), int(high), batch.advance))
         return (np.concatenate(rows), np.concatenate(vectors)) if rows else None
 
-    def vectors(self, picture: Picture, advance: Advance) -> Floats:
-        """Of a picture, shape (tokens, width); `advance` is called now and then.
+    def vectors(self, picture: Picture, low: int, high: int, advance: Advance) -> Floats:
+        """Of a picture those from `low` to `high`, shape (high - low, width); `advance` is called now and then.
+
+        Only the tiles that these are of are computed: where a prompt takes several steps, the others come with later
+        ones, and what else is in the steps waits for few tiles at a time.
 
         Raises:
             ValueError: As `find`.
         """
-        if (kept := self._kept.get(picture.key)) is not None:
-            self._kept.move_to_end(picture.key)
-            return kept
-        tiles = picture.values()["tiles"]
-        given = np.concatenate([self._see(tile, advance) for tile in tiles])
+        each = self._shape.tile_tokens
+        if (seen := self._kept.get(picture.key)) is None:
+            seen = self._keep(picture)
+        self._kept.move_to_end(picture.key)
+        missing = [tile for tile in range(low // each, -(-high // each)) if not seen.known[tile]]
+        tiles = picture.values()["tiles"] if missing else ()
+        for tile in missing:
+            seen.vectors[tile * each : (tile + 1) * each] = self._see(tiles[tile], advance)
+            seen.known[tile] = True
+        return seen.vectors[low:high]
+
+    def _keep(self, picture: Picture) -> _Seen:
+        """Have room for the vectors of a picture, perhaps in place of others."""
+        tokens, count = picture.outline.tokens, len(picture.values()["tiles"])
+        if count * self._shape.tile_tokens != tokens:
+            given = count * self._shape.tile_tokens
+            raise ValueError(f"a picture gives {given} vectors, and {tokens} were expected")
+        seen = _Seen(np.empty((tokens, self._shape.out_width), np.float32), np.zeros(count, np.bool_))
         self.computed += 1
-        if len(given) != picture.outline.tokens:
-            raise ValueError(f"a picture gives {len(given)} vectors, and {picture.outline.tokens} were expected")
-        self._kept[picture.key] = given
-        self._held += len(given)
+        self._kept[picture.key] = seen
+        self._held += tokens
         while self._held > self._kept_tokens and len(self._kept) > 1:
             _, gone = self._kept.popitem(last=False)
-            self._held -= len(gone)
-        return given
+            self._held -= len(gone.vectors)
+        return seen
 
     def close(self) -> None:
         """Give the memory back."""
