@@ -3,7 +3,9 @@
 import mmap
 import os
 import tempfile
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from inferd.core.plan import LoadPlan
 from inferd.core.resources import MemoryNeed
 from inferd.plugin import LoadError, LoadRequest
 from inferd.plugin.backend import read_settings
+from inferd.sandbox.walls import bound_memory
 from inferd.testing.batches import Part, compute
 from inferd.worker.process import resident_bytes
 from inferd_cpu.backend import CpuBackend
@@ -25,6 +28,7 @@ native = pytest.mark.skipif(bool(find_missing("auto")), reason="the native libra
 EXPERTS = Sizes(experts=8)
 IDS = list(range(3, 40))
 MIB = 1 << 20
+OF_A_SESSION = 16 * MIB  # beside its need: what reading takes for a moment
 
 
 @pytest.fixture
@@ -54,6 +58,13 @@ def generate(path: Path, scratch: Path, **settings: str) -> tuple[list[int], lis
         return ids, [file.stat().st_size for file in scratch.iterdir()]
     finally:
         session.close()
+
+
+def generate_bounded(path: Path, scratch: Path, most_bytes: int, **settings: str) -> tuple[list[int], list[int]]:
+    """As `generate`, in a process that from now on takes so much memory of its own at most."""
+    tempfile.tempdir = str(scratch)
+    bound_memory(most_bytes)
+    return generate(path, scratch, **settings)
 
 
 @native
@@ -95,6 +106,21 @@ def test_what_does_not_fit_names_the_setting(tmp_path: Path, scratch: Path) -> N
         CpuBackend().load(request(path, capacity_bytes=few), lambda _: None)
     CpuBackend().load(request(path, capacity_bytes=few, expert_offload="true"), lambda _: None).session.close()
     assert list(scratch.iterdir()) == []
+
+
+@native
+def test_experts_larger_than_memory(tmp_path: Path, scratch: Path) -> None:
+    """A process that may have less memory of its own than experts take runs them with the setting, not without."""
+    path = write_stored(tmp_path / "m.gguf", "Q4_0", Sizes(width=1024, experts=32))
+    need = CpuBackend().measure(request(path, expert_offload="true"))
+    most = need.total_bytes + OF_A_SESSION
+    assert 2 * most < need.paged_bytes
+
+    with ProcessPoolExecutor(1, mp_context=get_context("fork")) as processes:
+        scratched = processes.submit(generate_bounded, path, scratch, most, expert_offload="true").result()
+        with pytest.raises(LoadError, match="the operating system gives no memory for weights"):
+            processes.submit(generate_bounded, path, scratch, most).result()
+    assert scratched == (generate(path, scratch)[0], [need.paged_bytes])
 
 
 @native
