@@ -18,7 +18,10 @@ class Train(BaseModel):
         1 << 30, ge=1024, description="most bytes of the data of one training, and of rows that are held back"
     )
     all_data_bytes: int = Field(
-        16 << 30, ge=1024, description="most bytes of the data of all trainings that have not ended"
+        16 << 30,
+        ge=1024,
+        description="most bytes of the data of all trainings that have not ended; a tenant may have"
+        " `scheduler.tenant_share` times what is free",
     )
     disk_bytes: int = Field(
         64 << 30, ge=1 << 20, description="most bytes of the folder of one training, its checkpoints and result too"

@@ -32,7 +32,7 @@ async def test_what_came_of_a_training_is_a_folder_or_its_only_model(
     result.mkdir(parents=True)
     for name in names:
         (result / name).write_text("{}", encoding="utf-8")
-    files = TrainingFiles(tmp_path, data_bytes=1024, all_bytes=4096)
+    files = TrainingFiles(tmp_path, data_bytes=1024, all_bytes=4096, share=1)
     assert await files.source("one") == tmp_path / "one" / source
 
 
@@ -45,8 +45,10 @@ async def test_rows_are_counted_whatever_the_pieces_they_come_in(tmp_path: Path,
         for begin in range(0, len(data), size):
             yield data[begin : begin + size]
 
-    files = TrainingFiles(tmp_path, data_bytes=1024, all_bytes=4096)
-    assert await files.write("one", pieces(), is_held=False, field="inline") == Data(sha256(data).hexdigest(), 3)
+    files = TrainingFiles(tmp_path, data_bytes=1024, all_bytes=4096, share=1)
+    assert await files.write("one", pieces(), tenant="one", is_held=False, field="inline") == Data(
+        sha256(data).hexdigest(), 3
+    )
     assert (tmp_path / "one" / "rows.jsonl").read_bytes() == data
 
 
@@ -68,8 +70,8 @@ async def test_a_long_line_costs_no_more_than_its_bytes(tmp_path: Path) -> None:
             yield Piece(b"a" * 1000)
         yield b'"}\n'
 
-    files = TrainingFiles(tmp_path, data_bytes=1 << 20, all_bytes=1 << 20)
-    found = await files.write("one", pieces(), is_held=False, field="inline")
+    files = TrainingFiles(tmp_path, data_bytes=1 << 20, all_bytes=1 << 20, share=1)
+    found = await files.write("one", pieces(), tenant="one", is_held=False, field="inline")
     assert found.rows == 1
     assert sum(looked) == 100_000
 
@@ -80,29 +82,33 @@ async def test_what_nobody_knows_is_swept_but_for_results(tmp_path: Path) -> Non
         (tmp_path / name / "checkpoints").mkdir(parents=True)
         (tmp_path / name / "rows.jsonl").write_text("{}", encoding="utf-8")
     (tmp_path / "made" / "result").mkdir()
-    await TrainingFiles(tmp_path, data_bytes=1024, all_bytes=4096).sweep({"known"})
+    await TrainingFiles(tmp_path, data_bytes=1024, all_bytes=4096, share=1).sweep({"known": "one"})
     assert names_in(tmp_path) == ["known", "known/checkpoints", "known/rows.jsonl", "made", "made/result"]
 
 
 async def test_the_data_of_all_trainings_is_bounded(tmp_path: Path) -> None:
-    """What is too much for all is refused with both numbers; what has ended counts no more, what is found does."""
+    """What is too much for all, or for its tenant, is refused; what has ended counts no more, what is found does."""
 
     async def pieces() -> AsyncIterator[bytes]:
         yield b'{"text":"' + b"a" * 600 + b'"}'
 
-    async def write(files: TrainingFiles, name: str) -> Data:
-        return await files.write(name, pieces(), is_held=False, field="inline")
+    async def write(files: TrainingFiles, name: str, tenant: str) -> Data:
+        return await files.write(name, pieces(), tenant=tenant, is_held=False, field="inline")
 
-    bounds = {"data_bytes": 1024, "all_bytes": 1300}
+    bounds = {"data_bytes": 1024, "all_bytes": 1830, "share": 1}
     files = TrainingFiles(tmp_path, **bounds)
-    await write(files, "one")
-    await write(files, "two")
-    with pytest.raises(LimitExceededError, match=r"1833 bytes.*train\.all_data_bytes is 1300"):
-        await write(files, "three")
+    await write(files, "one", "red")
+    with pytest.raises(
+        LimitExceededError, match=r"1222 bytes.*1222 of them of tenant 'red', and train\.all_data_bytes is 1830"
+    ):
+        await write(files, "two", "red")
+    await write(files, "two", "blue")  # there is room for others
+    with pytest.raises(LimitExceededError, match=r"1833 bytes.*611 of them of tenant 'green'"):
+        await write(files, "three", "green")
     await files.close("three", keeps_result=False)
     await files.close("one", keeps_result=False)
-    await write(files, "three")
+    await write(files, "three", "red")
     other = TrainingFiles(tmp_path, **bounds)
-    await other.sweep(["two", "three"])
+    await other.sweep({"two": "blue", "three": "red"})
     with pytest.raises(LimitExceededError, match="1833 bytes"):
-        await write(other, "four")
+        await write(other, "four", "green")

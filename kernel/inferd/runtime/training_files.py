@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+from collections import Counter
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import IO, TYPE_CHECKING, Final
@@ -14,7 +15,7 @@ from inferd.errors import DiskFullError, InvalidFieldError, LimitExceededError, 
 from inferd.runtime.formats import PEFT_MARK, folder_format
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, Collection
+    from collections.abc import AsyncIterable, Collection, Mapping
     from pathlib import Path
 
     from inferd.core.training import Order
@@ -46,21 +47,25 @@ class TrainingFiles:
         root: A folder, in which each training has one.
         data_bytes: Most bytes of the data of one (`train.data_bytes`).
         all_bytes: Most bytes of the data of all that have not ended (`train.all_data_bytes`).
+        share: A tenant may have so many times what of those is free (`scheduler.tenant_share`).
     """
 
-    def __init__(self, root: Path, *, data_bytes: int, all_bytes: int) -> None:
+    def __init__(self, root: Path, *, data_bytes: int, all_bytes: int, share: float) -> None:
         self._root = root
         self._data_bytes = data_bytes
         self._all_bytes = all_bytes
-        self._held: dict[str, int] = {}  # bytes of data, by training
-        self._held_bytes = 0  # of all
+        self._share = share
+        self._held: dict[str, tuple[str, int]] = {}  # tenant and bytes of data, by training
+        self._by_tenant: Counter[str] = Counter()  # the bytes of all that it has
 
     def folder(self, training_id: str) -> Path:
         """That of a training, whether it is there or not."""
         return self._root / training_id
 
-    async def write(self, training_id: str, pieces: AsyncIterable[bytes], *, is_held: bool, field: str) -> Data:
-        """Write the rows of a training, or those that it holds back.
+    async def write(
+        self, training_id: str, pieces: AsyncIterable[bytes], *, tenant: str, is_held: bool, field: str
+    ) -> Data:
+        """Write the rows of a training of a tenant, or those that it holds back.
 
         Raises:
             InvalidFieldError: They are no lines of UTF-8, or there are none; `field` is that of the call.
@@ -85,7 +90,7 @@ class TrainingFiles:
                             },
                             field=field,
                         )
-                    self._hold(training_id, len(piece), field)
+                    self._hold(training_id, tenant, len(piece), field)
                     digest.update(piece)
                     await asyncio.to_thread(_add, file, piece, counted, field)
                 await asyncio.to_thread(_finish, file, counted, field)
@@ -95,17 +100,18 @@ class TrainingFiles:
             raise DiskFullError(f"the data of the training cannot be written: {words_of(error)}") from error
         return Data(digest.hexdigest(), counted.rows)
 
-    def _hold(self, training_id: str, size_bytes: int, field: str) -> None:
-        held, most = self._held_bytes + size_bytes, self._all_bytes
-        if held > most:
+    def _hold(self, training_id: str, tenant: str, size_bytes: int, field: str) -> None:
+        have, held, most = self._by_tenant[tenant], self._by_tenant.total(), self._all_bytes
+        if held + size_bytes > most or have + size_bytes > self._share * (most - held):
             raise LimitExceededError(
-                f"the data of all trainings that have not ended has {held} bytes with that of {field}, and"
-                f" train.all_data_bytes is {most}; let some end, or raise that",
-                metadata={"bound": "train.all_data_bytes", "value": str(held), "limit": str(most)},
+                f"the data of all trainings that have not ended has {held + size_bytes} bytes with that of {field},"
+                f" {have + size_bytes} of them of tenant {tenant!r}, and train.all_data_bytes is {most}, of which a"
+                f" tenant may have {self._share:g} times what is free; let some end, or raise that",
+                metadata={"bound": "train.all_data_bytes", "value": str(held + size_bytes), "limit": str(most)},
                 field=field,
             )
-        self._held[training_id] = self._held.get(training_id, 0) + size_bytes
-        self._held_bytes = held
+        self._held[training_id] = tenant, self._held.get(training_id, (tenant, 0))[1] + size_bytes
+        self._by_tenant[tenant] += size_bytes
 
     async def write_order(self, training_id: str, order: Order) -> None:
         """Write what a worker is to train.
@@ -133,13 +139,21 @@ class TrainingFiles:
     async def close(self, training_id: str, *, keeps_result: bool) -> None:
         """Remove what only a training that goes on needs; of one without a result all."""
         await asyncio.to_thread(_close, self.folder(training_id), keeps_result)
-        self._held_bytes -= self._held.pop(training_id, 0)
+        tenant, size_bytes = self._held.pop(training_id, ("", 0))
+        self._by_tenant[tenant] -= size_bytes
+        self._by_tenant += Counter()  # without those that have nothing
 
-    async def sweep(self, going: Collection[str]) -> None:
-        """Remove what trainings have left behind that go on no more, but for what came of them. Once, at first."""
+    async def sweep(self, going: Mapping[str, str]) -> None:
+        """Remove what trainings have left behind that go on no more, but for what came of them. Once, at first.
+
+        Args:
+            going: The tenant of each that goes on.
+        """
         await asyncio.to_thread(self._sweep, set(going))
-        self._held = await asyncio.to_thread(self._sizes, going)
-        self._held_bytes = sum(self._held.values())
+        sizes = await asyncio.to_thread(self._sizes, going)
+        for training_id, size_bytes in sizes.items():
+            self._held[training_id] = going[training_id], size_bytes
+            self._by_tenant[going[training_id]] += size_bytes
 
     def _sizes(self, going: Collection[str]) -> dict[str, int]:
         files = {name: [self.folder(name) / each for each in (ROWS, HELD)] for name in going}

@@ -97,7 +97,8 @@ class Trainings:
                 state = advance(TRAINING_TABLE, each.state, TrainingChange.WAIT)
                 waits = replace(each, state=state, tokens_per_s=0.0, waits_for="the kernel has begun anew")
             self._known[each.training_id] = Known(waits)
-        await self._files.sweep([name for name, known in self._known.items() if not known.training.ended])
+        going = {name: known.training.tenant for name, known in self._known.items() if not known.training.ended}
+        await self._files.sweep(going)
 
     # What clients ask.
 
@@ -141,10 +142,11 @@ class Trainings:
         self._making[caller.tenant] += 1
         making: asyncio.Task[Training] | None = None
         try:
-            data = await self._files.write(training_id, rows, is_held=False, field=fields[0])
+            tenant = caller.tenant
+            data = await self._files.write(training_id, rows, tenant=tenant, is_held=False, field=fields[0])
             kept = None
             if held is not None:
-                kept = await self._files.write(training_id, held, is_held=True, field=fields[1])
+                kept = await self._files.write(training_id, held, tenant=tenant, is_held=True, field=fields[1])
             training = Training(
                 training_id=training_id,
                 tenant=caller.tenant,
