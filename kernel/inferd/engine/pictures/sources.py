@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from inferd.plugin.pictures import Outline, SoundReader
 
 
+READ_BYTES: Final = 32  # of each sample while a sound is read as a model wants it: as it came, padded, and its spectrum
+
+
 class Source(Protocol):
     """Reads files of one kind. Called from any thread.
 
@@ -97,6 +100,7 @@ class Hearing:
         self._reader = reader
         step = AudioInput(name="audio", gives="samples", rate=reader.rate)
         size_bytes = int(limits.audio_s * COUNTED_RATE * SAMPLE_BYTES)
+        self._reads = Room(int(limits.audio_s * COUNTED_RATE * READ_BYTES))
         self._waiting = Sounds(step, most_s=limits.audio_s, room=Room(size_bytes))
         self._hasty = Sounds(step, most_s=limits.audio_s, room=_Free(size_bytes))
 
@@ -109,7 +113,8 @@ class Hearing:
         rows = (self._waiting if waits else self._hasty).read(file)
         if rows.size != outline.pixels:
             raise ValueError(f"is a damaged sound: it has {rows.size} samples, and its head told {outline.pixels}")
-        read = self._reader.read(rows.reshape(-1))
+        with self._reads.taken(READ_BYTES * rows.size) if waits else nullcontext():
+            read = self._reader.read(rows.reshape(-1))
         if not all(np.isfinite(each).all() for each in read.values()):
             raise ValueError(
                 f"has samples of up to {np.abs(rows).max():g}, too large for what this model hears by: save it with"
