@@ -3,11 +3,13 @@
 from collections.abc import AsyncIterator
 from hashlib import sha256
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from inferd.errors import LimitExceededError
+from inferd.runtime.front.training_outcome import TrainingOutcome
 from inferd.runtime.training_files import Data, TrainingFiles
 
 
@@ -112,3 +114,19 @@ async def test_the_data_of_all_trainings_is_bounded(tmp_path: Path) -> None:
     await other.sweep({"two": "blue", "three": "red"})
     with pytest.raises(LimitExceededError, match="1833 bytes"):
         await write(other, "four", "green")
+
+
+@pytest.mark.parametrize("way", ["state", "disk"])
+def test_a_model_has_its_files_whichever_way_it_names_them(tmp_path: Path, way: str) -> None:
+    """Where the kernel's folder is reached by a link, a model named by where that leads keeps the result it has."""
+    (tmp_path / "disk" / "1" / "result").mkdir(parents=True)
+    (tmp_path / "state").symlink_to(tmp_path / "disk")
+    files = TrainingFiles(tmp_path / "state", data_bytes=1024, all_bytes=4096, share=1)
+    spec = SimpleNamespace(path=str(tmp_path / way / "1" / "result"))
+    model = SimpleNamespace(versions={1: SimpleNamespace(spec=spec)}, traits=SimpleNamespace(adapters=()))
+    views = SimpleNamespace(model_names=lambda: ["mine"], find_model=lambda _: model)
+    driver: Any = SimpleNamespace(views=views)
+    models: Any = None
+    outcome = TrainingOutcome(driver, models, files)
+    assert outcome.users("1") == ["mine"]
+    assert not outcome.users("11")

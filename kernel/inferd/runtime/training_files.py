@@ -52,6 +52,7 @@ class TrainingFiles:
 
     def __init__(self, root: Path, *, data_bytes: int, all_bytes: int, share: float) -> None:
         self._root = root
+        self._roots = {str(root), os.path.realpath(root)}  # by a link as well as where that leads
         self._data_bytes = data_bytes
         self._all_bytes = all_bytes
         self._share = share
@@ -61,6 +62,10 @@ class TrainingFiles:
     def folder(self, training_id: str) -> Path:
         """That of a training, whether it is there or not."""
         return self._root / training_id
+
+    def has(self, training_id: str, path: str) -> bool:
+        """Whether a path leads into the folder of a training, whichever way it names that."""
+        return any(path.startswith(f"{root}/{training_id}/") for root in self._roots)
 
     async def write(
         self, training_id: str, pieces: AsyncIterable[bytes], *, tenant: str, is_held: bool, field: str

@@ -93,15 +93,14 @@ class TrainingOutcome:
 
     def users(self, training_id: str) -> list[ModelName]:
         """The models that have files from there, their own or of an adapter, whoever made them known."""
-        views, folder = self._driver.views, str(self._files.folder(training_id))
-        found = []
+        views, found = self._driver.views, []
         for name in views.model_names():
             model = views.find_model(name)
             if model is None:
                 continue
             paths = [version.spec.path for version in model.versions.values()]
             paths += [each.path for each in model.traits.adapters]
-            if any(path.startswith(folder + "/") for path in paths):
+            if any(self._files.has(training_id, path) for path in paths):
                 found.append(ModelName(name))
         return found
 
