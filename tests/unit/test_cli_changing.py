@@ -11,13 +11,14 @@ from inferd.cli import changing, main
 from inferd.cli.changing import Listing
 from inferd.cli.output import Format, Output
 from inferd_client import Client, KernelUnreachableError
+from inferd_client.errors import NotLeaderError
 
 Thing = tuple[str, str, str]
 LOOKS: list[Any] = [
     [("a", "waiting", "1 s"), ("b", "running", "2 s")],
     [("a", "waiting", "3 s"), ("b", "running", "4 s")],
     KernelUnreachableError("no kernel answers at x"),
-    KernelUnreachableError("no kernel answers at x"),
+    NotLeaderError("no kernel leads"),
     [("a", "running", "5 s"), ("c", "waiting", "1 s")],
 ]
 

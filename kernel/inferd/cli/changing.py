@@ -6,8 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
-from inferd_client import KernelUnreachableError
-from inferd_client.errors import ShuttingDownError
+from inferd_client.patience import PASSING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -80,7 +79,7 @@ class Listing(Generic[T]):
             pause(LOOK_S)
             try:
                 things = list(read())
-            except (KernelUnreachableError, ShuttingDownError) as error:
+            except PASSING as error:
                 if not away:
                     output.note(f"{error.message}; this goes on once a kernel answers")
                 away = True
