@@ -21,6 +21,7 @@ from inferd_client.errors import (
     InvalidFieldError,
     LimitExceededError,
     PermissionDeniedError,
+    RequestConflictError,
 )
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -125,6 +126,19 @@ async def test_a_model_is_evaluated_by_the_rows_of_a_dataset(client: AsyncClient
     assert (told.dataset.name, told.dataset.version, told.dataset.digest) == ("choices", 1, source.digest)
     lines = [each async for each in client.evaluation_lines(made.evaluation_id)]
     assert [json.loads(each.data) for each in lines] == LINES
+
+
+async def test_the_same_request_is_one_evaluation_whatever_became_of_its_dataset(client: AsyncClient) -> None:
+    """A call that is repeated finds what it made: where a newer version has come, and where the dataset is gone."""
+    asked: dict[str, Any] = {"kind": "choice", "separator": "", "dataset": "repeated", "request_id": "repeated-1"}
+    await beside(client, lambda made: data.add(made, "repeated", LINES, origin="test"))
+    first = await client.evaluate_model("fake", **asked)
+    await beside(client, lambda made: data.add(made, "repeated", LINES[:2], origin="newer"))
+    assert (await client.evaluate_model("fake", **asked)).evaluation_id == first.evaluation_id
+    await client.delete_dataset("repeated")
+    assert (await client.evaluate_model("fake", **asked)).evaluation_id == first.evaluation_id
+    with pytest.raises(RequestConflictError):
+        await client.evaluate_model("fake", **{**asked, "dataset": "repeated@1"})
 
 
 async def test_what_cannot_be_an_input_is_refused(client: AsyncClient, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from inferd.runtime.front import evaluations as front
 from inferd.runtime.front.blobs import Blobs
 from inferd.runtime.front.caller import Caller
 from inferd.runtime.front.dataset_rows import DatasetRows
+from inferd.runtime.front.evaluation_run import fingerprint_of
 from inferd.services.calls import Call, check_request_id
 from inferd.services.dataset_values import READ_DATASET, read_version
 from inferd.services.evaluation_values import read_spec, read_wanted, write_comparison, write_evaluation, write_line
@@ -37,12 +38,19 @@ class Evaluations:
         if spec.judge:
             call.admission.check_models((spec.judge,))
         dataset: Source | None = None
+        fingerprint = ""
         if request.WhichOneof("data") == "dataset":
             call.admission.check(READ_DATASET)
+            name, version = read_version(request.dataset)
+            fingerprint = fingerprint_of(spec, f"\0{name}@{version}".encode())  # the same where others have come since
+            if known := self._evaluations.find_made(call.caller.tenant, request.request_id, fingerprint):
+                return es.EvaluateModelResponse(evaluation=write_evaluation(known))
             data, dataset = await self._read_dataset(request, call.caller)
         else:
             data = await self._read(request, call.caller)
-        made = await self._evaluations.create(spec, data, call.caller, request_id=request.request_id, dataset=dataset)
+        made = await self._evaluations.create(
+            spec, data, call.caller, request_id=request.request_id, dataset=dataset, fingerprint=fingerprint
+        )
         return es.EvaluateModelResponse(evaluation=write_evaluation(made))
 
     async def _read_dataset(self, request: es.EvaluateModelRequest, caller: Caller) -> tuple[bytes, Source]:

@@ -7,6 +7,7 @@ import json
 from collections import deque
 from dataclasses import dataclass, field
 from functools import partial
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final
 
 from inferd.core.evaluation import FAILED_AT_FIRST, Evaluation, EvaluationKind, Figure, LabelFigures
@@ -19,6 +20,7 @@ from inferd.runtime.kept_evaluations import Answer, lines_of, numbered_lines, pl
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 
+    from inferd.core.evaluation import EvaluationSpec
     from inferd.runtime.front.evaluation_tasks import EvaluationTasks, Gave
     from inferd.runtime.kept_evaluations import EvaluationParts
 
@@ -370,3 +372,17 @@ def scores_of(columns: Mapping[str, Any]) -> Iterator[tuple[int, dict[str, float
     names = list(columns["scores"])
     for number, *values in zip(columns["lines"], *columns["scores"].values(), strict=True):
         yield number, dict(zip(names, values, strict=True))
+
+
+def fingerprint_of(spec: EvaluationSpec, data: bytes) -> str:
+    """Equal for two calls with the same contents; `data` are the lines, or what says where they are."""
+    return sha256(repr(spec).encode() + spec.rubric.encode() + sha256(data).digest()).hexdigest()
+
+
+def over(bound: str, value: int, limit: int, what: str) -> LimitExceededError:
+    """That there is more data than may be."""
+    return LimitExceededError(
+        f"data has {value} {what} and {bound} is {limit}",
+        metadata={"bound": bound, "value": str(value), "limit": str(limit)},
+        field="data",
+    )

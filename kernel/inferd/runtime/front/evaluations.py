@@ -28,7 +28,7 @@ from inferd.errors import (
 from inferd.evaluation_errors import EvaluationNotFoundError
 from inferd.runtime.evaluation_work import Whose
 from inferd.runtime.front.evaluation_compare import Compared, Comparison, Wanted, compare
-from inferd.runtime.front.evaluation_run import EvaluationRun, check_lines, scores_of
+from inferd.runtime.front.evaluation_run import EvaluationRun, check_lines, fingerprint_of, over, scores_of
 from inferd.runtime.front.evaluation_tasks import EvaluationTasks
 from inferd.runtime.kept_evaluations import Answer, HeldParts, StoredParts, lines_of
 from inferd.runtime.signal import Signal
@@ -117,9 +117,16 @@ class Evaluations:
     # What clients ask.
 
     async def create(
-        self, spec: EvaluationSpec, data: bytes, caller: Caller, *, request_id: str = "", dataset: Source | None = None
+        self,
+        spec: EvaluationSpec,
+        data: bytes,
+        caller: Caller,
+        *,
+        request_id: str = "",
+        dataset: Source | None = None,
+        fingerprint: str = "",
     ) -> Evaluation:
-        """A new evaluation, which is kept when this returns; or the one that the same `request_id` made.
+        """A new evaluation, kept when this returns; or the one of this `request_id`, which had the same `fingerprint`.
 
         Raises:
             InvalidFieldError: A line of the data is wrong.
@@ -127,8 +134,8 @@ class Evaluations:
             LimitExceededError: There are too many, or the data is too large.
             InferdError: Its data cannot be read or kept now.
         """
-        fingerprint = sha256(repr(spec).encode() + spec.rubric.encode() + sha256(data).digest()).hexdigest()
-        if (made := self._find_made(caller.tenant, request_id, fingerprint)) is not None:
+        fingerprint = fingerprint or fingerprint_of(spec, data)
+        if (made := self.find_made(caller.tenant, request_id, fingerprint)) is not None:
             return made
         self._driver.views.model(spec.model)
         lines = self._read(data)
@@ -160,7 +167,7 @@ class Evaluations:
     async def _make(self, evaluation: Evaluation, data: bytes) -> Evaluation:
         """Keep a new one and have it run; or find the one that the same call has made meanwhile."""
         async with self._making_one:
-            made = self._find_made(evaluation.tenant, evaluation.request_id, evaluation.fingerprint)
+            made = self.find_made(evaluation.tenant, evaluation.request_id, evaluation.fingerprint)
             if made is None:
                 await self._parts.make(evaluation, data)
                 self._known[evaluation.evaluation_id] = _Known(evaluation)
@@ -174,7 +181,8 @@ class Evaluations:
         except InvalidFieldError as error:
             raise InvalidFieldError(f"data: {error.message}", field="data") from None
 
-    def _find_made(self, tenant: Tenant, request_id: str, fingerprint: str) -> Evaluation | None:
+    def find_made(self, tenant: Tenant, request_id: str, fingerprint: str) -> Evaluation | None:
+        """The evaluation that the same `request_id` made; None for none. Raises RequestConflictError."""
         for known in reversed(self._known.values()) if request_id else ():
             made = known.evaluation
             if made.tenant == tenant and made.request_id == request_id:
@@ -198,7 +206,7 @@ class Evaluations:
         if not lines:
             raise InvalidFieldError("data has no lines; give JSON Lines, one object each", field="data")
         if len(lines) > most:
-            raise _over("evaluate.lines", len(lines), most, "lines")
+            raise over("evaluate.lines", len(lines), most, "lines")
         return lines
 
     def check_size(self, size_bytes: int) -> None:
@@ -208,7 +216,7 @@ class Evaluations:
             LimitExceededError: It is.
         """
         if size_bytes > self._settings.data_bytes:
-            raise _over("evaluate.data_bytes", size_bytes, self._settings.data_bytes, "bytes")
+            raise over("evaluate.data_bytes", size_bytes, self._settings.data_bytes, "bytes")
 
     def _check_room(self, tenant: Tenant) -> None:
         have = sum(known.evaluation.tenant == tenant for known in self._known.values()) + self._making[tenant]
@@ -440,11 +448,3 @@ class Evaluations:
 def new_id() -> str:
     """An id: later ones are above."""
     return (time.time_ns() // 1_000_000).to_bytes(TIME_BYTES).hex() + token_hex(RANDOM_BYTES)
-
-
-def _over(bound: str, value: int, limit: int, what: str) -> LimitExceededError:
-    return LimitExceededError(
-        f"data has {value} {what} and {bound} is {limit}",
-        metadata={"bound": bound, "value": str(value), "limit": str(limit)},
-        field="data",
-    )
