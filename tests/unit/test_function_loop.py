@@ -321,6 +321,21 @@ def test_what_comes_of_questions_has_a_bound() -> None:
         assert session.cells.empty()
 
 
+def test_answers_that_wait_for_another_one_count() -> None:
+    """What comes behind an answer that takes long is bounded as it comes, and not held until that is there."""
+    with running(calls=1) as (loop, session, told):
+        session.functions[("f", 1)] = Bounded(name="f", version=1, timeout_s=7, memory_bytes=1 << 20, asks=3)
+        asking = call(1)
+        loop.submit(asking)
+        session.next().answers.put(({"ask": 3}, b'[{"do": "a"}, {"do": "b"}, {"do": "c"}]'))
+        assert [each[1] for _ in range(3) for each in told.next().asks] == [0, 1, 2]
+        most = session.limits.ask_bytes
+        loop.reply(1, 2, bytes(most))
+        loop.reply(1, 1, bytes(most))
+        assert told.end() == (1, "LIMIT_EXCEEDED")
+        assert sum(map(len, asking.replies.values())) <= most
+
+
 def test_a_call_whose_process_dies_while_a_model_answers_has_failed() -> None:
     """Nobody waits for an answer that nobody will hear: the call fails when its process is gone."""
     with running(calls=1) as (loop, session, told):

@@ -70,6 +70,7 @@ class FunctionLoop:
         self._holds = Holds(rows=self.places, blocks=0)
         self._waiting: dict[int, Call] = {}  # by handle, in the order in which they came
         self._running: dict[int, Call] = {}
+        self._answered: dict[int, int] = {}  # bytes of answers to what each of these asked last, by handle
         self._stopping = False
         self._changed = threading.Condition()
 
@@ -95,7 +96,8 @@ class FunctionLoop:
         """A call hears what came of what it asked a model; nothing where it has ended."""
         with self._changed:
             if (call := self._running.get(handle)) is not None:
-                call.replies[number] = answer
+                size = self._answered[handle] = self._answered.get(handle, 0) + len(answer)
+                call.replies[number] = answer if size <= self._session.limits.ask_bytes else b""  # the call fails
                 self._changed.notify_all()
 
     def hold(self, lease_id: str, fencing_token: int, *, sequences: int, kv_tokens: int) -> None:
@@ -151,6 +153,7 @@ class FunctionLoop:
                 error = InternalError(f"the call could not be run: {last_line(defect)}")
             with self._changed:
                 del self._running[call.handle]
+                self._answered.pop(call.handle, None)
                 self.calls += 1
                 self._changed.notify_all()
             if not call.leash.cut:
@@ -291,35 +294,40 @@ class FunctionLoop:
         if before + len(asked) > most:
             raise too_often(function, before + len(asked), most, each=call.each)
         numbers = range(before, before + len(asked))
+        with self._changed:
+            self._answered[call.handle] = 0
         for number, each in zip(numbers, asked, strict=True):
             self._deliver(CallResult(asks=[(call.handle, number, each)]))
-        answers, size = list[bytes](), 0
+        answers = list[bytes]()
         with self._changed:
             for number in numbers:
                 self._await_reply(call, function, number, channel)
                 answers.append(call.replies[number])
                 call.replies[number] = b""  # it is counted, and held there no more
-                size += len(answers[-1])
-                if size > limits.ask_bytes:
-                    raise answered_too_much(function, size, limits.ask_bytes)
         channel.send({}, b"[%s]" % b",".join(answers), timeout_s=SEND_S)
 
     def _await_reply(self, call: Call, function: Bounded, number: int, channel: Channel) -> None:
         """Wait for an answer, under the lock, as long as the process is there that asked.
 
         Raises:
-            LimitExceededError: There is none in time.
+            LimitExceededError: There is none in time, or those that came, in whatever order, are too large.
             ClosedError: The call has ended.
         """
         most_s = self._session.limits.ask_timeout_s + ASK_GRACE_S
-        until = time.monotonic() + most_s
-        while not self._changed.wait_for(lambda: number in call.replies or call.leash.cut, GONE_S):
+        until, most = time.monotonic() + most_s, self._session.limits.ask_bytes
+
+        def too_large() -> bool:
+            return self._answered[call.handle] > most
+
+        while not self._changed.wait_for(lambda: number in call.replies or call.leash.cut or too_large(), GONE_S):
             if channel.gone:
                 raise ClosedError
             if time.monotonic() >= until:
                 raise unanswered(function, most_s)
         if call.leash.cut:
             raise ClosedError
+        if too_large():
+            raise answered_too_much(function, self._answered[call.handle], most)
 
 
 def _most_bytes(call: Call, limits: CallLimits) -> int:
