@@ -41,3 +41,17 @@ def test_digits_that_are_no_whole_number_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "c.jsonl").write_text('{"n": 12345678901234567890\n')
     with pytest.raises(ValueError, match="is not jsonl"), opened(tmp_path / "c.jsonl", "jsonl", {}) as (_, batches):
         list(batches)
+
+
+def test_a_column_that_takes_such_numbers_has_them(tmp_path: Path) -> None:
+    """One that was said to be of floats, or of 64 bits without a sign, has what fits; other columns have as before."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"a": 18446744073709551615, "b": 1e0}\n{"a": 3, "b": 18446744073709551616}\n', encoding="utf-8")
+    with opened(path, "jsonl", {"a": "uint64", "b": "double"}) as (_, batches):
+        rows = [row for batch in batches for row in batch.to_pylist()]
+    assert rows == [{"a": (1 << 64) - 1, "b": 1.0}, {"a": 3, "b": 2.0**64}]
+    with (
+        pytest.raises(ValueError, match="line 1 has the whole number 18446744073709551615"),
+        opened(path, "jsonl", {"b": "double"}),
+    ):
+        pass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from contextlib import contextmanager
 from hashlib import file_digest
 from io import RawIOBase
@@ -132,21 +132,31 @@ def _open_jsonl(file: Any, types: Mapping[str, Any]) -> tuple[Any, Iterable[Any]
     pa = library()
     known = pa.schema([*types.items()]) if types else None
     reader = arrow_json.open_json(
-        WholeNumbers(file),
+        WholeNumbers(file, {name: kind for name, kind in types.items() if _takes_long(kind)}),
         read_options=arrow_json.ReadOptions(block_size=BLOCK_BYTES, use_threads=False),
         parse_options=arrow_json.ParseOptions(explicit_schema=known, unexpected_field_behavior="infer"),
     )
     return reader.schema, reader
 
 
+def _takes_long(kind: Any) -> bool:
+    """Whether a column of this type has whole numbers of more than 63 bits, or floats as was asked for."""
+    pa = library()
+    return bool(pa.types.is_floating(kind) or pa.types.is_uint64(kind))
+
+
 class WholeNumbers(RawIOBase):
     """JSON Lines as they are read, refused where a whole number is beyond what a column of such has.
 
     Arrow would make a column of floats of it, and another number. Lines are looked at closely that have digits enough.
+
+    Args:
+        file: Their bytes.
+        others: Columns whose types take such numbers, or are Arrow's to refuse.
     """
 
-    def __init__(self, file: Any) -> None:
-        self._file, self._line, self._rest = file, 1, b""
+    def __init__(self, file: Any, others: Container[str] = ()) -> None:
+        self._file, self._others, self._line, self._rest = file, others, 1, b""
 
     def readable(self) -> bool:
         """It is."""
@@ -165,23 +175,23 @@ class WholeNumbers(RawIOBase):
         if LONG.search(whole):
             for number, line in enumerate(whole.split(b"\n"), self._line):
                 if LONG.search(line):
-                    _check_numbers(line, number)
+                    _check_numbers(line, number, self._others)
         self._line += whole.count(b"\n") + bool(whole)
         return len(data)
 
 
-def _check_numbers(line: bytes, number: int) -> None:
-    wrong: list[str] = []
-
-    def read(digits: str) -> int:
-        if not LEAST <= (value := int(digits[:MOST_DIGITS])) <= MOST:
-            wrong.append(digits[:MOST_DIGITS])
-        return value
-
+def _check_numbers(line: bytes, number: int, others: Container[str]) -> None:
     try:
-        json.loads(line, parse_int=read)
-    except ValueError:
+        row = json.loads(line, parse_int=lambda digits: int(digits[:MOST_DIGITS]))
+    except (ValueError, RecursionError):
         return  # which Arrow tells of
+    left = [value for name, value in row.items() if name not in others] if isinstance(row, dict) else []
+    wrong: list[int] = []
+    while left:
+        value = left.pop()
+        if isinstance(value, int) and not LEAST <= value <= MOST:
+            wrong.append(value)
+        left += value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     if wrong:
         raise ValueError(
             f"line {number} has the whole number {wrong[0]}, and those of a column have 64 bits; write it as a text, in"
