@@ -270,23 +270,26 @@ class Tower:
             ValueError: As `find`.
         """
         each = self._shape.tile_tokens
-        if (seen := self._kept.get(picture.key)) is None:
-            seen = self._keep(picture)
+        seen, tiles = self._kept.get(picture.key), None
+        if seen is None:
+            tiles = picture.values()["tiles"]
+            seen = self._keep(picture, len(tiles))
         self._kept.move_to_end(picture.key)
-        missing = [tile for tile in range(low // each, -(-high // each)) if not seen.known[tile]]
-        tiles = picture.values()["tiles"] if missing else ()
-        for tile in missing:
+        for tile in range(low // each, -(-high // each)):
+            if seen.known[tile]:
+                continue
+            if tiles is None:
+                tiles = picture.values()["tiles"]
             seen.vectors[tile * each : (tile + 1) * each] = self._see(tiles[tile], advance)
             seen.known[tile] = True
         return seen.vectors[low:high]
 
-    def _keep(self, picture: Picture) -> _Seen:
-        """Have room for the vectors of a picture, perhaps in place of others."""
-        tokens, count = picture.outline.tokens, len(picture.values()["tiles"])
-        if count * self._shape.tile_tokens != tokens:
-            given = count * self._shape.tile_tokens
+    def _keep(self, picture: Picture, tiles: int) -> _Seen:
+        """Have room for the vectors of a picture of so many tiles, perhaps in place of others."""
+        tokens, given = picture.outline.tokens, tiles * self._shape.tile_tokens
+        if given != tokens:
             raise ValueError(f"a picture gives {given} vectors, and {tokens} were expected")
-        seen = _Seen(np.empty((tokens, self._shape.out_width), np.float32), np.zeros(count, np.bool_))
+        seen = _Seen(np.empty((tokens, self._shape.out_width), np.float32), np.zeros(tiles, np.bool_))
         self.computed += 1
         self._kept[picture.key] = seen
         self._held += tokens
