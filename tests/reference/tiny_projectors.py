@@ -1,7 +1,7 @@
 """Files of GGUF that the usual converter would make of a tiny network that sees: the decoder, and its projector."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,13 @@ def _add_vocabulary(writer: gguf.GGUFWriter, folder: Path, config: Any) -> None:
 
 
 def write_projector(
-    network: Any, path: Path, *, more: Mapping[str, Any] | None = None, without: str = "", architecture: str = "clip"
+    network: Any,
+    path: Path,
+    *,
+    more: Mapping[str, Any] | None = None,
+    without: str = "",
+    architecture: str = "clip",
+    deviation: Sequence[float] = (),
 ) -> None:
     """Write its tower and projector.
 
@@ -89,6 +95,7 @@ def write_projector(
         more: Metadata besides, or instead: texts and whole numbers.
         without: A tensor that is left out.
         architecture: As which the file describes itself.
+        deviation: Of the colours, instead of what the network was made with.
     """
     config, processor = network.config.vision_config, make_processor("idefics3")
     writer = gguf.GGUFWriter(path, architecture)
@@ -108,7 +115,7 @@ def write_projector(
     writer.add_vision_projector_scale_factor(network.config.scale_factor)
     writer.add_vision_preproc_image_size(int(processor.size["longest_edge"]))
     writer.add_vision_image_mean(list(processor.image_mean))
-    writer.add_vision_image_std(list(processor.image_std))
+    writer.add_vision_image_std(list(deviation or processor.image_std))
     writer.add_vision_use_gelu(True)
     for key, weight in network.state_dict().items():
         name = _rename(key)

@@ -242,8 +242,9 @@ def test_a_model_without_its_projector_says_what_it_lacks(files: Files) -> None:
         ({"more": {"clip.projector_type": "resampler"}}, "is 'resampler'; projectors that are known: idefics3"),
         ({"more": {"clip.vision.window_size": 8}}, "'clip.vision.window_size' is 8, which is not supported"),
         ({"without": "v.post_ln.bias"}, "tensor 'v.post_ln.bias' of shape [32] is missing"),
+        ({"deviation": [0.5, 1e-40, 0.5]}, "they must be three numbers each, these at least 0.001"),
     ],
-    ids=["another file", "another kind", "a key that is not known", "a missing tensor"],
+    ids=["another file", "another kind", "a key that is not known", "a missing tensor", "a colour beyond all numbers"],
 )
 def test_a_wrong_projector_is_told_what_it_is(tmp_path: Path, files: Files, file: Any, told: str) -> None:
     """What a file says that is not supported, and what it lacks, is named before anything is loaded."""

@@ -22,6 +22,7 @@ MOST_SIDE: Final = 1 << 14  # pixels
 MOST_LAYERS: Final = 1 << 10
 MOST_WIDTH: Final = 1 << 16
 COLOURS: Final = 3
+MOST_COLOUR: Final = 1000.0  # colours are from 0 to 1; with far larger ones vectors would be no numbers
 _IGNORED: Final = frozenset({"clip.has_vision_encoder", "clip.vision.projection_dim", "clip.has_text_encoder"})
 _LAYER: Final = (
     *(("ln1", "attention_norm"), ("attn_q", "q"), ("attn_k", "k"), ("attn_v", "v"), ("attn_out", "mix")),
@@ -205,9 +206,13 @@ def _read_shape(path: Path, metadata: Metadata, out_width: int) -> TowerShape:
 
     colours = {name: tuple(metadata.numbers(vision(name))) for name in ("image_mean", "image_std")}
     sound = all(len(each) == COLOURS and all(map(isfinite, each)) for each in colours.values())
-    if not sound or min(colours["image_std"]) <= 0:
+    if sound:
+        sound = max(map(abs, colours["image_mean"])) <= MOST_COLOUR and min(colours["image_std"]) >= 1 / MOST_COLOUR
+    if not sound:
         raise LoadError(
-            f"{path}: metadata 'clip.vision.image_mean' and 'image_std' must be three numbers, above 0 these"
+            f"{path}: metadata 'clip.vision.image_mean' is {list(colours['image_mean'])[:COLOURS]} and 'image_std'"
+            f" {list(colours['image_std'])[:COLOURS]}; they must be three numbers each, these at least"
+            f" {1 / MOST_COLOUR:g} and those at most {MOST_COLOUR:g} either way: fetch the file again"
         )
     shape = TowerShape(
         image_size=count("image_size", MOST_SIDE),
