@@ -146,6 +146,13 @@ def test_a_kernel_that_spends_too_much_on_far_workers_asks_for_more_gathering_up
     least = round(LEAST_S * 1e6)
     assert asked[:7] == [0, least, 2 * least, 4 * least, 8 * least, 50_000, 50_000]
     assert asked[7:] == [25_000, 12_500, 6250, 3125, 0]
+    for _ in range(5):
+        now += LOOK_S
+        pace.note(LOOK_S, now)
+    assert pace.gather_us == 50_000
+    now += 3600.0  # in which nothing came
+    pace.note(0.001, now)
+    assert pace.gather_us == 0
     never = Pace(0.0)
     never.note(10.0, 1.0)
     assert not never.gather_us

@@ -9,6 +9,7 @@ taken, and what clients are sent of it another time."""
 LEAST_SHARE = 0.04  # below it less is gathered
 LEAST_S = 0.004  # the first step of gathering
 FASTER = 2.0  # from one look to the next
+MOST_LOOKS = 16  # that are made up for: enough for the longest time to become none
 
 
 class Pace:
@@ -49,5 +50,6 @@ class Pace:
         if share > MOST_SHARE:
             self._gather_s = min(self._most_s, max(LEAST_S, self._gather_s * FASTER))
         elif share < LEAST_SHARE:
-            self._gather_s = self._gather_s / FASTER if self._gather_s > LEAST_S else 0.0
+            for _ in range(min(MOST_LOOKS, int(past_s / LOOK_S))):  # where nothing came, nobody has looked
+                self._gather_s = self._gather_s / FASTER if self._gather_s > LEAST_S else 0.0
         self.gather_us = round(self._gather_s * 1e6)
