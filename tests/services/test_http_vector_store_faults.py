@@ -1,4 +1,4 @@
-"""What goes wrong with `/v1/vector_stores`, before a kernel in this process: nothing is left, and nothing added unasked."""
+"""What goes wrong with `/v1/vector_stores`: nothing is left of it, and nothing is added that was not asked for."""
 
 from pathlib import Path
 from typing import Any
