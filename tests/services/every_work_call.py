@@ -41,7 +41,7 @@ WORK_CALLS: dict[str, Callable[[Any], Awaitable[object]]] = {
         xs.DeleteDocumentsRequest(index="i", document_ids=["a"])
     ),
     "inferd.v1.IndexService/ListDocuments": lambda c: missing(
-        c.indexes.ListDocuments(xs.ListDocumentsRequest(index="i"))
+        c.indexes.ListDocuments(xs.ListDocumentsRequest(index="none"))
     ),
     "inferd.v1.IndexService/GetDocument": lambda c: missing(
         c.indexes.GetDocument(xs.GetDocumentRequest(index="i", document_id="a"))

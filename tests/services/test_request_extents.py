@@ -36,11 +36,11 @@ REFUSED = {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.RESOURCE_EXHAUSTED,
 MAKER = Maker({"inferd.v1.ChatMessage.role": "user", "inferd.v1.LeaseSpec.wait": True})
 GIVEN = [way for way in WAYS if not any(marks.OUTPUT_ONLY in marks_of(field) for field in way.fields)]
 LISTS = [way for way in GIVEN if way.last.is_repeated]
-PICTURE = "image.data"  # may be as large as a message
+FILES = ("image.data", "audio.data")  # may be as large as a message
 TEXTS = [
     way
     for way in GIVEN
-    if way.last.type in {FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES} and not way.path.endswith(PICTURE)
+    if way.last.type in {FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES} and not way.path.endswith(FILES)
 ]
 
 
