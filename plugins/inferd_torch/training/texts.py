@@ -1,6 +1,8 @@
 """From a row to tokens, and which of them are learnt: the same tokens that a served model is given."""
 
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from tokenizers import Tokenizer
@@ -45,15 +47,25 @@ def read_tokenizer(artifact: Artifact) -> Tokenizer:
         if artifact.vocabulary.algorithm == "json":
             made = Tokenizer.from_buffer(artifact.vocabulary.definition)
         else:
-            whole: Any = AutoTokenizer.from_pretrained(
-                artifact.folder, **artifact.options, local_files_only=True, trust_remote_code=False
-            )
-            made = whole.backend_tokenizer
+            made = _read_whole(artifact).backend_tokenizer
     except Exception as error:  # the edge to libraries that raise what they like
         raise TrainError(f"{artifact.path}: its tokenizer: {type(error).__name__}: {error}") from error
     made.no_truncation()
     made.no_padding()
     return made
+
+
+def _read_whole(artifact: Artifact) -> Any:
+    """The tokenizer as transformers reads it.
+
+    A GGUF file lies in a folder of its own for that: transformers lists the folder, and a sandbox opens the file alone.
+    """
+    told: dict[str, Any] = {**artifact.options, "local_files_only": True, "trust_remote_code": False}
+    if "gguf_file" not in artifact.options:
+        return AutoTokenizer.from_pretrained(artifact.folder, **told)
+    with TemporaryDirectory() as folder:
+        (Path(folder) / artifact.path.name).symlink_to(artifact.path.absolute())
+        return AutoTokenizer.from_pretrained(folder, **told)
 
 
 class Texts:
