@@ -38,7 +38,7 @@ def test_each_part_that_fits_is_tried_and_the_best_mix_is_measured_at_the_end() 
     assert [each.rounds for each in trials] == [1, 0, 0, 0, 3, 3]
     assert [each.final for each in trials] == [False] * 4 + [True] * 2
     assert dict(mix) == {"quantization": "4bit", "wide_layers": "0/3,1/3"}
-    assert (search.best, search.has_finals, search.trials) == (mix, True, 7)
+    assert (search.best, search.has_finals, search.trials, search.shortfall) == (mix, True, 7, "")
 
 
 def test_a_mix_that_costs_too_much_leaves_the_model_as_it_is() -> None:
@@ -46,6 +46,8 @@ def test_a_mix_that_costs_too_much_leaves_the_model_as_it_is() -> None:
     search = MixedWidths(SIZES)
     follow(search, {**LOSSES, narrow_settings((0, 1), 3): 0.2}, 0.05)
     assert (search.best, search.has_finals) == (ORIGINAL, True)
+    assert "within 125 bytes of weights costs as little as is allowed" in search.shortfall
+    assert "quantization=4bit wide_layers=0/3,1/3, costs 20.00%" in search.shortfall
 
 
 def test_a_narrow_model_that_could_not_be_loaded_ends_the_search() -> None:
@@ -56,6 +58,7 @@ def test_a_narrow_model_that_could_not_be_loaded_ends_the_search() -> None:
     assert second is not None
     assert (first.settings, second.settings, search.next()) == (ORIGINAL, narrow_settings((), 3), None)
     assert search.best == ORIGINAL
+    assert "was measured to its end" in search.shortfall
 
 
 def test_one_that_is_hurried_measures_the_mix_of_what_it_knows() -> None:

@@ -60,7 +60,7 @@ def choose(sizes: Sizes, worth: Sequence[float]) -> tuple[int, ...]:
 
     Args:
         sizes: Of the weights.
-        worth: Of each part, in nats a token; what is worth nothing is left narrow.
+        worth: Of each part, by how much the loss falls where it is wide; what is worth nothing is left narrow.
     """
     best: tuple[float, int, tuple[int, ...]] = (0.0, 0, ())
     for taken in product((0, 1), repeat=len(worth)):
@@ -131,6 +131,18 @@ class MixedWidths:
     def best(self) -> Settings:
         """The mix that was found, where it costs no more quality than it may; else the original."""
         return self._chosen if self._chosen in self._allowed and self._has_finals else ORIGINAL
+
+    @property
+    def shortfall(self) -> str:
+        """Why there is no mix within the budget, for people; "" where there is one."""
+        if self.best != ORIGINAL:
+            return ""
+        within = f"no mix of widths within {self.sizes.budget} bytes of weights"
+        loss = self._losses.get(self._chosen) if self._chosen != ORIGINAL else None
+        if loss is None or not self._has_finals:
+            return f"{within} was measured to its end"
+        told = " ".join(f"{name}={value}" for name, value in self._chosen)
+        return f"{within} costs as little as is allowed: the best, {told}, costs {loss:.2%}"
 
     def _steps(self) -> Generator[tuple[Settings, bool]]:
         count = len(self.sizes.parts)

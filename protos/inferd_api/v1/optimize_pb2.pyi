@@ -487,7 +487,7 @@ class OptimizationReport(_message.Message):
     text_tokens: _builtins.int
     """Tokens of the text on which quality was measured."""
     ended_early: _builtins.str
-    """Why it ended before all was tried, for people; else empty."""
+    """Why it ended before all was tried, or why no weights within `most_weights_bytes` were found, for people; else empty."""
     target: Global___OptimizationTarget.ValueType
     """What it was for."""
     @_builtins.property

@@ -221,7 +221,7 @@ class Run:
             original=self._measured(ORIGINAL, final=search.has_finals),
             tried=self.tried,
             text_tokens=present(self.workload).text_tokens,
-            ended_early=early,
+            ended_early=early or (search.shortfall if isinstance(search, MixedWidths) else ""),
         )
 
     def _measured(self, settings: Settings, *, final: bool) -> Tried:
