@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from inferd.http.adapters import find_model
 from inferd.http.calls import answer
+from inferd.model_names import AT, TAKEN
 from inferd_api.v1.model_pb2 import InstanceState, Model, ModelState
 
 if TYPE_CHECKING:
@@ -16,10 +17,16 @@ if TYPE_CHECKING:
 
 async def list_models(call: Call) -> ASGIApp:
     """Each name that a request may have as its model: models, and their aliases and adapters behind them."""
-    models = [model async for model in call.client.list_models()]
+    models = await offered(call)
     data = [described(model, name) for model in models for name in (model.name, *model.aliases)]
     data += [described(model, f"{model.name}:{name}", adapter=name) for model in models for name in model.adapters]
     return answer({"object": "list", "data": data})
+
+
+async def offered(call: Call) -> list[Model]:
+    """What a request may name as its model: not the packages of functions, which are loaded as models are."""
+    packages = tuple(f"{name}{AT}" for name in TAKEN)
+    return [model async for model in call.client.list_models() if not model.name.startswith(packages)]
 
 
 async def get_model(call: Call) -> ASGIApp:

@@ -11,6 +11,7 @@ from starlette.responses import PlainTextResponse, Response
 from inferd import __version__
 from inferd.http.calls import answer
 from inferd.http.fields import check_fields, take
+from inferd.http.models import offered
 from inferd.http.ollama import encoded, now, write_error
 from inferd.http.ollama_fields import read_model
 from inferd.http.problems import Refusal
@@ -50,13 +51,13 @@ async def running(_: Request) -> Response:
 
 async def tags(call: Call) -> ASGIApp:
     """All models."""
-    return answer({"models": [_listed(model) async for model in call.client.list_models()]})
+    return answer({"models": [_listed(model) for model in await offered(call)]})
 
 
 async def ps(call: Call) -> ASGIApp:
     """Those that are loaded."""
     found = []
-    async for model in call.client.list_models():
+    for model in await offered(call):
         loaded = [each for each in model.instances if each.state == InstanceState.INSTANCE_STATE_READY]
         if loaded:
             beside = sum(each.reserved_bytes for each in loaded if not each.device.startswith("cpu"))
