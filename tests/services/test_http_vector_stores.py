@@ -59,6 +59,15 @@ async def test_files_are_found_by_what_they_say(tmp_path: Path) -> None:
         (index,) = [each async for each in web.kernel.list_indexes()]
         assert store == f"vs_{index.spec.name}"
         assert [each["id"] for each in (await web.http.get("/v1/vector_stores")).json()["data"]] == [store]
+        loaded = {
+            each.name async for each in web.kernel.list_models()
+        }  # the functions that searched are loaded as models
+        models = {each["id"] for each in (await web.http.get("/v1/models")).json()["data"]}
+        models |= {
+            each["name"] for kind in ("ps", "tags") for each in (await web.http.get(f"/api/{kind}")).json()["models"]
+        }
+        assert {name for name in loaded - models if not name.startswith("package@")} == set()
+        assert "package@retrieval" in loaded - models
         assert (await web.http.delete(path)).json()["deleted"]
         assert (await web.http.get(path)).status_code == 404
 
