@@ -136,6 +136,20 @@ def test_as_many_are_kept_as_may_be_and_the_busiest_first() -> None:
     assert "as many as may be" in refusal(ready.adopt(held("m-1")))
 
 
+def test_one_that_has_loaded_goes_before_one_that_loads() -> None:
+    """Where only one may be; alone, one that loads goes on, holds its memory, and takes tasks once it has loaded."""
+    adopted, refused = Bench().adopt(held("m-1", loading=True, tasks=9), held("m-2", held_id=2))
+    assert (adopted.held_id, refused.instance_id) == (2, "m-1")
+    bench = Bench()
+    bench.adopt(held("m-1", loading=True))
+    bench.join()
+    assert bench.instances == {"m-1": "LOADING"}
+    assert bench.machine.views.devices[ON_A].instance_bytes == 300
+    failed = ModelLoadError("no", metadata={"cause": "no"})
+    bench.tell(events.InstanceRefused(InstanceId("m-1"), failed))
+    assert bench.machine.views.model(MODEL).failed_loads == 1
+
+
 @pytest.mark.parametrize("name", ["m-0", "m-x", "other-3", "m", f"m-{1 << 31}", "m-" + "9" * 40, "m-²"])
 def test_a_name_that_no_kernel_gives_is_not_taken(name: str) -> None:
     """The worker is adopted under the next name of its model."""

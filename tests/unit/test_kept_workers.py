@@ -93,6 +93,31 @@ def test_a_worker_that_was_told_to_end_is_not_kept() -> None:
     assert not Ledger().is_loaded
 
 
+def test_a_worker_that_loads_is_kept_from_when_it_was_let_load() -> None:
+    """Not before, when it holds nothing; and not once its load has failed, or it is to end. It tells how far it is."""
+    ledger = Ledger()
+    ledger.hear(frames_pb.WorkerFrame(sealed=sandbox_pb2.SandboxState(level=2)))
+    ledger.hear(frames_pb.WorkerFrame(needs=load_pb2.Needs(weights_bytes=7)))
+    assert not ledger.is_loading
+    ledger.note(frames_pb.KernelFrame(proceed=load_pb2.Proceed()))
+    ledger.hear(frames_pb.WorkerFrame(load_progress=load_pb2.LoadProgress(fraction=0.5)))
+    assert ledger.is_loading
+    assert ledger.describe(1, "m-1", None).loading
+    assert [frame.WhichOneof("kind") for frame in ledger.told_at_load] == ["begun", "sealed", "load_progress"]
+    ledger.hear(frames_pb.WorkerFrame(loaded=load_pb2.Loaded(max_tasks=4)))
+    assert (ledger.is_loading, ledger.is_loaded) == (False, True)
+    assert not ledger.describe(1, "m-1", None).loading
+    assert [frame.WhichOneof("kind") for frame in ledger.told_at_load] == ["sealed", "loaded"]
+    for ends in (
+        lambda each: each.hear(frames_pb.WorkerFrame(load_failed=load_pb2.LoadFailed())),
+        lambda each: each.note(frames_pb.KernelFrame(stop=frames_pb.Stop())),
+    ):
+        other = Ledger()
+        other.note(frames_pb.KernelFrame(proceed=load_pb2.Proceed()))
+        ends(other)
+        assert not other.is_loading
+
+
 def test_late_words_of_tasks_before_are_of_no_task() -> None:
     """What an adopted worker still says under handles of the kernel before reaches no stream of this one."""
     relay, streams = Relay(Clock(), output_bytes=1), Streams(stream_bytes=1000, retained_bytes=1000, events_bytes=1000)

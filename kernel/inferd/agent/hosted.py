@@ -179,12 +179,12 @@ class HostedWorker:
     def hold(self) -> bool:
         """Outlive its kernel, of which it forgets all; False where there is nothing to outlive it.
 
-        Nothing of what it still says reaches the next kernel before `adopt`.
+        One that loads goes on with that. Nothing of what it still says reaches the next kernel before `adopt`.
         """
         link = None if self._worker is None else self._worker.link
         if link is None or self._ending is not None or self._identity is None:
             return False
-        if self._closed or not self._ledger.is_loaded:
+        if self._closed or not (self._ledger.is_loaded or self._ledger.is_loading):
             return False
         self._kernels += 1
         self._gathering.drop()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from inferd_api.agent.v1 import agent_pb2 as wire
-from inferd_api.worker.v1 import load_pb2, moderation_pb2, task_pb2
+from inferd_api.worker.v1 import load_pb2, moderation_pb2, sandbox_pb2, task_pb2
 from inferd_api.worker.v1 import worker_pb2 as frames_pb
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ class Ledger:
         self._needs = load_pb2.Needs()
         self._sealed: frames_pb.WorkerFrame | None = None
         self._loaded: frames_pb.WorkerFrame | None = None
+        self._progress: frames_pb.WorkerFrame | None = None
+        self._proceeds = self._failed = False
         self._stops = False
         self._tasks: set[int] = set()  # handles
         self._last_handle = 0
@@ -41,9 +43,16 @@ class Ledger:
         return self._loaded is not None and not self._stops
 
     @property
+    def is_loading(self) -> bool:
+        """Whether it was let load, as what it needs was reserved, and that goes on."""
+        return self._proceeds and not (self._stops or self._failed or self._loaded is not None)
+
+    @property
     def told_at_load(self) -> tuple[frames_pb.WorkerFrame, ...]:
-        """What it said of its sandbox and of what it had loaded."""
-        return tuple(frame for frame in (self._sealed, self._loaded) if frame is not None)
+        """What it said of its sandbox and of what it had loaded; while it loads that it does, and how far it is."""
+        begun = frames_pb.WorkerFrame(begun=sandbox_pb2.Begun()) if self.is_loading else None
+        last = self._progress if self.is_loading else self._loaded
+        return tuple(frame for frame in (begun, self._sealed, last) if frame is not None)
 
     def note(self, frame: frames_pb.KernelFrame) -> None:
         """This goes to the worker; a question under another number."""
@@ -63,6 +72,8 @@ class Ledger:
                 self._moderated = bool(frame.moderate.rules)
             case "load":
                 self._device_ids = tuple(dict.fromkeys(frame.load.ranks)) or (frame.load.device,)
+            case "proceed":
+                self._proceeds = True
             case "stop":
                 self._stops = True
 
@@ -87,8 +98,12 @@ class Ledger:
                 self._sealed = frame if self._sealed is None else self._sealed
             case "needs":
                 self._needs = frame.needs
+            case "load_progress":
+                self._progress = frame
             case "loaded":
                 self._loaded = frame
+            case "load_failed":
+                self._failed = True
         return True
 
     def forget(self) -> Iterator[frames_pb.KernelFrame]:
@@ -113,4 +128,5 @@ class Ledger:
             version=self._version,
             tasks=self._ran,
             first_handle=self._last_handle + 1,
+            loading=self.is_loading,
         )

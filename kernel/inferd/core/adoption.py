@@ -2,8 +2,9 @@
 
 A host that joins tells of those that it has kept, before anything is given of its devices. One is adopted that is just
 what would be loaded there: the version that serves, on devices that the model may use, and no more instances than may
-be; one that has not begun to take tasks elsewhere makes way for it. What it holds is reserved with that. Whatever else
-is there ends, and the host gives of its devices when that is gone. So nothing is held twice.
+be; one that has not begun to take tasks elsewhere makes way for it. One that still loads goes on with that. What it
+holds is reserved with that. Whatever else is there ends, and the host gives of its devices when that is gone. So
+nothing is held twice.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 MOST_NUMBER = 1 << 31  # of an instance: a larger one is none that a kernel has given
 MOST_TOLD = 3  # devices
+LOADED = "it was loaded there already, and its host has kept it"
+LOADS = "it was being loaded there, and its host has kept it"
 
 
 class Adoption:
@@ -43,8 +46,11 @@ class Adoption:
         self._out = out
 
     def take(self, host: Host, workers: Iterable[HeldWorker], now: float) -> None:
-        """A host that joins has kept these: those that ran most tasks first, which go on there with what it has."""
-        for worker in sorted(workers, key=lambda each: -each.tasks):
+        """A host that joins has kept these: those that ran most tasks first, which go on there with what it has.
+
+        Those that still load come last.
+        """
+        for worker in sorted(workers, key=lambda each: (each.loading, -each.tasks)):
             if why := self._hinders(host, worker) or self._adopt(host, worker, now):
                 self._out.append(RefuseWorker(host.host_id, worker.instance_id, why))
 
@@ -91,7 +97,7 @@ class Adoption:
             version=model.serving.number,
             device_id=device_id,
             beside=tuple(beside),
-            device_reason="it was loaded there already, and its host has kept it",
+            device_reason=LOADS if worker.loading else LOADED,
             adopted=True,
             created=now,
         )

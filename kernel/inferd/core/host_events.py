@@ -39,7 +39,7 @@ class AwaitHosts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeldWorker:
-    """A worker with its model loaded that a host has kept since before this kernel, or since it was lost.
+    """A worker, its model loaded or about to be, that a host has kept since before this kernel, or since it was lost.
 
     Attributes:
         held_id: As its host calls it.
@@ -49,6 +49,7 @@ class HeldWorker:
         device_ids: Where it computes, as its host calls them, the first one first.
         need: What it holds of each.
         tasks: So many it ran when its kernel was gone.
+        loading: Whether it loads still; what it holds was given to it.
     """
 
     held_id: int
@@ -58,6 +59,7 @@ class HeldWorker:
     device_ids: tuple[DeviceId, ...]
     need: MemoryNeed
     tasks: int = 0
+    loading: bool = False
 
 
 @dataclass(frozen=True, slots=True)

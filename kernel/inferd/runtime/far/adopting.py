@@ -67,6 +67,7 @@ class Held:
                 device_ids=device_ids,
                 need=read_needs(told.needs),
                 tasks=told.tasks,
+                loading=told.loading,
             )
 
     def adopter(self, held_id: int) -> Adopter:

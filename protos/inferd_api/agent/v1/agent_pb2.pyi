@@ -554,6 +554,8 @@ class WorkerIdentity(_message.Message):
     FILES_FIELD_NUMBER: _builtins.int
     SETTINGS_FIELD_NUMBER: _builtins.int
     PACKAGE_FIELD_NUMBER: _builtins.int
+    LEASE_ID_FIELD_NUMBER: _builtins.int
+    FENCING_TOKEN_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model."""
     files: _builtins.bytes
@@ -562,6 +564,10 @@ class WorkerIdentity(_message.Message):
     """Digest of the order to load it: settings, defaults, bounds, sandbox."""
     package: _builtins.str
     """The distribution of its backend on the host, with its version."""
+    lease_id: _builtins.str
+    """The lease under which it is loaded, and with which it ends; empty for none."""
+    fencing_token: _builtins.int
+    """The fencing token of that."""
     def __init__(
         self,
         *,
@@ -569,10 +575,12 @@ class WorkerIdentity(_message.Message):
         files: _builtins.bytes = ...,
         settings: _builtins.bytes = ...,
         package: _builtins.str = ...,
+        lease_id: _builtins.str = ...,
+        fencing_token: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["files", b"files", "model", b"model", "package", b"package", "settings", b"settings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fencing_token", b"fencing_token", "files", b"files", "lease_id", b"lease_id", "model", b"model", "package", b"package", "settings", b"settings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -581,7 +589,8 @@ Global___WorkerIdentity: _TypeAlias = WorkerIdentity  # noqa: Y015
 @_typing.final
 class AdoptWorker(_message.Message):
     """Carry the frames of a worker that was held, on a stream of its own: first `SandboxState` and `Loaded` as it said them
-    when it had loaded. Answered with `WorkerStarted` or `WorkerNotStarted`.
+    when it had loaded; of one that still loads `Begun`, `SandboxState` and how far it is, and `Loaded` when it says so.
+    Answered with `WorkerStarted` or `WorkerNotStarted`.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -860,7 +869,7 @@ Global___HostHolds: _TypeAlias = HostHolds  # noqa: Y015
 
 @_typing.final
 class WorkersHeld(_message.Message):
-    """Workers that have loaded their models, and have outlived their kernel or the time of their host."""
+    """Workers that have loaded their models, or are about to, and have outlived their kernel or the time of their host."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -902,6 +911,7 @@ class HeldWorker(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     TASKS_FIELD_NUMBER: _builtins.int
     FIRST_HANDLE_FIELD_NUMBER: _builtins.int
+    LOADING_FIELD_NUMBER: _builtins.int
     held_id: _builtins.int
     """Names it on its host."""
     instance_id: _builtins.str
@@ -912,6 +922,8 @@ class HeldWorker(_message.Message):
     """Tasks that it ran when it was last heard; it has been told to forget them."""
     first_handle: _builtins.int
     """The first handle of tasks that it was not given."""
+    loading: _builtins.bool
+    """It was let load, and has not said yet that it has loaded."""
     @_builtins.property
     def identity(self) -> Global___WorkerIdentity:
         """What it is, as the kernel said that had it started."""
@@ -935,10 +947,11 @@ class HeldWorker(_message.Message):
         version: _builtins.str = ...,
         tasks: _builtins.int = ...,
         first_handle: _builtins.int = ...,
+        loading: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["identity", b"identity", "needs", b"needs"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_ids", b"device_ids", "first_handle", b"first_handle", "held_id", b"held_id", "identity", b"identity", "instance_id", b"instance_id", "needs", b"needs", "tasks", b"tasks", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_ids", b"device_ids", "first_handle", b"first_handle", "held_id", b"held_id", "identity", b"identity", "instance_id", b"instance_id", "loading", b"loading", "needs", b"needs", "tasks", b"tasks", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
