@@ -129,6 +129,30 @@ async def test_what_fails_says_where(client: AsyncClient) -> None:
     assert events[-1].finished.state == pp.PIPELINE_STATE_CANCELLED
 
 
+async def test_only_a_run_that_has_ended_is_deleted(tmp_path: Path) -> None:
+    """One that goes on is refused; one that has ended is gone, for the next kernel too; its tasks are not."""
+    async with kernel_here(tmp_path, **settings(tmp_path)) as kernel, AsyncClient(kernel.addresses[0]) as client:
+        run = await client.create_pipeline_run(NAP, 600, request_id="once")
+        with pytest.raises(InvalidFieldError, match=f"pipeline run {run.run_id} is RUNNING; cancel it first"):
+            await client.delete_pipeline_run(run.run_id)
+        await client.cancel_pipeline_run(run.run_id)
+        done = await client.create_pipeline_run(LOUD, ["a"])
+        async for _ in client.watch_pipeline_run(done.run_id):
+            pass
+        for each in (run, done):
+            await client.delete_pipeline_run(each.run_id)
+            with pytest.raises(PipelineRunNotFoundError):
+                await client.delete_pipeline_run(each.run_id)
+        with pytest.raises(PipelineRunNotFoundError):
+            await anext(client.read_pipeline_output(done.run_id))
+        assert f"{done.run_id}/all" in [each.labels["inferd.pipeline"] async for each in client.list_tasks()]
+        again = await client.create_pipeline_run(NAP, 0, request_id="once")
+        assert again.run_id != run.run_id
+        kept = [each.run_id async for each in client.list_pipeline_runs()]
+    async with kernel_here(tmp_path, **settings(tmp_path)) as kernel, AsyncClient(kernel.addresses[0]) as client:
+        assert [each.run_id async for each in client.list_pipeline_runs()] == kept == [again.run_id]
+
+
 async def test_a_run_goes_on_with_the_next_kernel(tmp_path: Path) -> None:
     """What a kernel has kept of a run when it ends is not done again by the next one, which brings it to its end."""
     naps = {"name": "naps", "map": "{each}", "call": {"function": "nap", "input": {"seconds": "{index}"}}}
@@ -168,3 +192,6 @@ async def test_the_command_line(client: AsyncClient, tmp_path: Path) -> None:
     assert (await inferd("show", run_id))["state"] == "PIPELINE_STATE_SUCCEEDED"
     assert (await inferd("watch", run_id))[-1]["finished"]["state"] == "PIPELINE_STATE_SUCCEEDED"
     assert (await inferd("cancel", run_id))["state"] == "PIPELINE_STATE_SUCCEEDED"
+    assert await inferd("rm", run_id) == {"run_id": run_id}
+    with pytest.raises(PipelineRunNotFoundError):
+        await client.get_pipeline_run(run_id)

@@ -14,6 +14,7 @@ from inferd.core.ids import NO_LEASE, Tenant
 from inferd.core.pipeline import PipelineFormat, PipelineState
 from inferd.core.priority import Priority
 from inferd.errors import LimitExceededError, StoreUnavailableError
+from inferd.pipeline_errors import PipelineRunNotFoundError
 from inferd.pipeline_settings import Pipelines as Settings
 from inferd.runtime.front.pipelines import Pipelines, WantedRun
 from inferd.runtime.pipelines.book import READ_JOURNALS
@@ -169,6 +170,25 @@ async def test_a_tenant_that_makes_many_runs_loses_its_own(tmp_path: Path) -> No
         for _ in range(6):
             await ended(pipelines, (await pipelines.create(wanted(), CALLER)).order.run_id)
         assert pipelines.get(kept, OTHER).order.state is PipelineState.SUCCEEDED
+
+
+@pytest.mark.parametrize("told", [False, True], ids=["its journal is to be read", "its journal is at hand"])
+async def test_a_run_that_is_deleted_while_it_is_read_is_not_there(tmp_path: Path, *, told: bool) -> None:
+    """Who reads what a run, or a step of it, gave, or how it stands, while it is deleted is told that there is none."""
+    async with front(tmp_path / "s.db") as (pipelines, _):
+        run_id = (await pipelines.create(wanted(), CALLER)).order.run_id
+        await ended(pipelines, run_id)
+    async with front(tmp_path / "s.db") as (pipelines, _):
+        known = pipelines.get(run_id, CALLER)
+        if told:
+            await pipelines.journal(known)
+        deleting = asyncio.create_task(pipelines.delete(run_id, CALLER))
+        reads = [pipelines.read(run_id, CALLER, step=step, begin=0) for step in ("", "p")]
+        for each in await asyncio.gather(*map(anext, reads), pipelines.journal(known), return_exceptions=True):
+            assert isinstance(each, PipelineRunNotFoundError) or (told and each is known.journal), each
+        await deleting
+        with pytest.raises(PipelineRunNotFoundError):
+            await pipelines.delete(run_id, CALLER)
 
 
 async def test_a_store_that_is_away_holds_a_run_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

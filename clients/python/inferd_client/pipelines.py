@@ -15,6 +15,7 @@ from inferd_api.v1.pipeline_pb2 import Pipeline, PipelineBlob, PipelineFormat, P
 from inferd_api.v1.pipeline_service_pb2 import (
     CancelPipelineRunRequest,
     CreatePipelineRunRequest,
+    DeletePipelineRunRequest,
     GetPipelineRunRequest,
     ListPipelineRunsRequest,
     ReadPipelineOutputRequest,
@@ -231,6 +232,10 @@ class Pipelines(Connection):
         """End a run with its tasks; one that has ended stays as it is."""
         return self._call(self._pipelines.CancelPipelineRun, CancelPipelineRunRequest(run_id=run_id)).run
 
+    def delete_pipeline_run(self, run_id: str) -> None:
+        """Forget a run that has ended, and what it gave. Raises InvalidFieldError while it goes on."""
+        self._call(self._pipelines.DeletePipelineRun, DeletePipelineRunRequest(run_id=run_id))
+
 
 @strict
 class AsyncPipelines(AsyncConnection):
@@ -347,3 +352,7 @@ class AsyncPipelines(AsyncConnection):
     async def cancel_pipeline_run(self, run_id: str) -> PipelineRun:
         """As `Pipelines.cancel_pipeline_run`."""
         return (await self._call(self._pipelines.CancelPipelineRun, CancelPipelineRunRequest(run_id=run_id))).run
+
+    async def delete_pipeline_run(self, run_id: str) -> None:
+        """As `Pipelines.delete_pipeline_run`."""
+        await self._call(self._pipelines.DeletePipelineRun, DeletePipelineRunRequest(run_id=run_id))

@@ -35,7 +35,7 @@ SINCE: Final[Mapping[str, str]] = {
     **dict.fromkeys(("CreateDataset", "AppendDataset", "FinishDataset", "GetDataset", "ListDatasets"), "0.4.0"),
     **dict.fromkeys(("ListDatasetParts", "ReadDataset", "DeleteDataset"), "0.4.0"),
     **dict.fromkeys(("CreatePipelineRun", "GetPipelineRun", "ListPipelineRuns"), "0.4.0"),
-    **dict.fromkeys(("WatchPipelineRun", "ReadPipelineOutput", "CancelPipelineRun"), "0.4.0"),
+    **dict.fromkeys(("WatchPipelineRun", "ReadPipelineOutput", "CancelPipelineRun", "DeletePipelineRun"), "0.4.0"),
     **dict.fromkeys(("EvaluateModel", "GetEvaluation", "ListEvaluations", "WatchEvaluation"), "0.4.0"),
     **dict.fromkeys(("CancelEvaluation", "DeleteEvaluation", "ListEvaluationLines", "CompareEvaluations"), "0.4.0"),
     **dict.fromkeys(("PlanExplanation", "Explain"), "0.4.0"),

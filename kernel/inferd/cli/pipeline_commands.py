@@ -136,3 +136,14 @@ def _cancel(
         from inferd.cli.pipelines import cancel
 
         cancel(out, address, tenant, run_id)
+
+
+@pipeline_app.command("rm")
+def _remove(
+    run_id: RunArgument, *, address: Address = ADDRESS, tenant: Tenant = "", output: Output = Format.TABLE
+) -> None:
+    """Delete a run that has ended, and what it gave."""
+    with edge(output) as out:
+        from inferd.cli.pipelines import remove
+
+        remove(out, address, tenant, run_id)

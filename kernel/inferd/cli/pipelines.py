@@ -1,4 +1,4 @@
-"""`inferd pipelines run`, `list`, `show`, `watch` and `cancel`."""
+"""`inferd pipelines run`, `list`, `show`, `watch`, `cancel` and `rm`."""
 
 from __future__ import annotations
 
@@ -150,6 +150,16 @@ def cancel(output: Output, address: str, tenant: str, run_id: str) -> None:
         output.document(plain(ended))
     else:
         output.text(f"{ended.run_id} {_state(ended)}")
+
+
+def remove(output: Output, address: str, tenant: str, run_id: str) -> None:
+    """Delete a run that has ended."""
+    with connected(address, tenant) as client:
+        client.delete_pipeline_run(run_id)
+    if output.json:
+        output.document({"run_id": run_id})
+    else:
+        output.note(f"run {run_id} is deleted")
 
 
 def _read(given: str) -> Any:

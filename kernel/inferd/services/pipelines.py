@@ -81,6 +81,11 @@ class Pipelines:
         known = await self._pipelines.cancel(request.run_id, call.caller)
         return ps.CancelPipelineRunResponse(run=_write(known, await self._pipelines.journal(known)))
 
+    async def DeletePipelineRun(self, request: ps.DeletePipelineRunRequest, call: Call) -> ps.DeletePipelineRunResponse:  # noqa: N802 - the wire's name
+        """Forget a run."""
+        await self._pipelines.delete(request.run_id, call.caller)
+        return ps.DeletePipelineRunResponse()
+
 
 def _read(request: ps.CreatePipelineRunRequest, may_run: MayRun) -> WantedRun:
     check_request_id(request.request_id)

@@ -67,6 +67,11 @@ class PipelineServiceStub:
                 request_serializer=inferd__api_dot_v1_dot_pipeline__service__pb2.CancelPipelineRunRequest.SerializeToString,
                 response_deserializer=inferd__api_dot_v1_dot_pipeline__service__pb2.CancelPipelineRunResponse.FromString,
                 _registered_method=True)
+        self.DeletePipelineRun = channel.unary_unary(
+                '/inferd.v1.PipelineService/DeletePipelineRun',
+                request_serializer=inferd__api_dot_v1_dot_pipeline__service__pb2.DeletePipelineRunRequest.SerializeToString,
+                response_deserializer=inferd__api_dot_v1_dot_pipeline__service__pb2.DeletePipelineRunResponse.FromString,
+                _registered_method=True)
 
 
 class PipelineServiceServicer:
@@ -124,6 +129,15 @@ class PipelineServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DeletePipelineRun(self, request, context):
+        """Delete a run that has ended, with its events and all that its steps gave; its tasks stay as long as tasks do. Who
+        reads it meanwhile is told that it is gone. Errors: PIPELINE_RUN_NOT_FOUND, INVALID_FIELD while it goes on,
+        STORE_UNAVAILABLE: it stays.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PipelineServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -156,6 +170,11 @@ def add_PipelineServiceServicer_to_server(servicer, server):
                     servicer.CancelPipelineRun,
                     request_deserializer=inferd__api_dot_v1_dot_pipeline__service__pb2.CancelPipelineRunRequest.FromString,
                     response_serializer=inferd__api_dot_v1_dot_pipeline__service__pb2.CancelPipelineRunResponse.SerializeToString,
+            ),
+            'DeletePipelineRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeletePipelineRun,
+                    request_deserializer=inferd__api_dot_v1_dot_pipeline__service__pb2.DeletePipelineRunRequest.FromString,
+                    response_serializer=inferd__api_dot_v1_dot_pipeline__service__pb2.DeletePipelineRunResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -323,6 +342,33 @@ class PipelineService:
             '/inferd.v1.PipelineService/CancelPipelineRun',
             inferd__api_dot_v1_dot_pipeline__service__pb2.CancelPipelineRunRequest.SerializeToString,
             inferd__api_dot_v1_dot_pipeline__service__pb2.CancelPipelineRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeletePipelineRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/inferd.v1.PipelineService/DeletePipelineRun',
+            inferd__api_dot_v1_dot_pipeline__service__pb2.DeletePipelineRunRequest.SerializeToString,
+            inferd__api_dot_v1_dot_pipeline__service__pb2.DeletePipelineRunResponse.FromString,
             options,
             channel_credentials,
             insecure,

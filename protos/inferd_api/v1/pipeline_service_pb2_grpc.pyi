@@ -59,6 +59,11 @@ class PipelineServiceStub:
     """End a run now, with its tasks; one that has ended is returned as it is. Errors: PIPELINE_RUN_NOT_FOUND,
     STORE_UNAVAILABLE: it goes on.
     """
+    DeletePipelineRun: _grpc.UnaryUnaryMultiCallable[_pipeline_service_pb2.DeletePipelineRunRequest, _pipeline_service_pb2.DeletePipelineRunResponse]
+    """Delete a run that has ended, with its events and all that its steps gave; its tasks stay as long as tasks do. Who
+    reads it meanwhile is told that it is gone. Errors: PIPELINE_RUN_NOT_FOUND, INVALID_FIELD while it goes on,
+    STORE_UNAVAILABLE: it stays.
+    """
 
 @_typing.type_check_only
 class PipelineServiceAsyncStub(PipelineServiceStub):
@@ -90,6 +95,11 @@ class PipelineServiceAsyncStub(PipelineServiceStub):
     CancelPipelineRun: _aio.UnaryUnaryMultiCallable[_pipeline_service_pb2.CancelPipelineRunRequest, _pipeline_service_pb2.CancelPipelineRunResponse]  # type: ignore[assignment]
     """End a run now, with its tasks; one that has ended is returned as it is. Errors: PIPELINE_RUN_NOT_FOUND,
     STORE_UNAVAILABLE: it goes on.
+    """
+    DeletePipelineRun: _aio.UnaryUnaryMultiCallable[_pipeline_service_pb2.DeletePipelineRunRequest, _pipeline_service_pb2.DeletePipelineRunResponse]  # type: ignore[assignment]
+    """Delete a run that has ended, with its events and all that its steps gave; its tasks stay as long as tasks do. Who
+    reads it meanwhile is told that it is gone. Errors: PIPELINE_RUN_NOT_FOUND, INVALID_FIELD while it goes on,
+    STORE_UNAVAILABLE: it stays.
     """
 
 class PipelineServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -155,6 +165,17 @@ class PipelineServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_pipeline_service_pb2.CancelPipelineRunResponse, _abc.Awaitable[_pipeline_service_pb2.CancelPipelineRunResponse]]:
         """End a run now, with its tasks; one that has ended is returned as it is. Errors: PIPELINE_RUN_NOT_FOUND,
         STORE_UNAVAILABLE: it goes on.
+        """
+
+    @_abc_1.abstractmethod
+    def DeletePipelineRun(
+        self,
+        request: _pipeline_service_pb2.DeletePipelineRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_pipeline_service_pb2.DeletePipelineRunResponse, _abc.Awaitable[_pipeline_service_pb2.DeletePipelineRunResponse]]:
+        """Delete a run that has ended, with its events and all that its steps gave; its tasks stay as long as tasks do. Who
+        reads it meanwhile is told that it is gone. Errors: PIPELINE_RUN_NOT_FOUND, INVALID_FIELD while it goes on,
+        STORE_UNAVAILABLE: it stays.
         """
 
 def add_PipelineServiceServicer_to_server(servicer: PipelineServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

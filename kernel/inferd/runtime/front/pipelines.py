@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -32,7 +33,7 @@ from inferd.runtime.pipelines.series import Series, check_size
 from inferd.runtime.pipelines.tasking import TaskRunner
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Mapping
+    from collections.abc import AsyncGenerator, Iterator, Mapping
 
     from inferd.config import Settings
     from inferd.core.pipeline import PipelineFormat
@@ -296,7 +297,19 @@ class Pipelines:
         Raises:
             StoreUnavailableError: It cannot be read.
         """
-        return await self._book.journal(known)
+        with self._still_there(known):
+            journal = await self._book.journal(known)
+        self._book.find(known.order.run_id, known.order.tenant)  # else what was read may be half of it
+        return journal
+
+    @contextmanager
+    def _still_there(self, known: Known) -> Iterator[None]:
+        """A run that is deleted while it is read is told as one that there is not, whatever fails of that."""
+        try:
+            yield
+        except InferdError:
+            self._book.find(known.order.run_id, known.order.tenant)
+            raise
 
     def page(self, caller: Caller, *, before: int | None, size: int) -> Page[Known]:
         """Runs of the tenant, newest first, behind the one of number `before`."""
@@ -340,9 +353,8 @@ class Pipelines:
             StoreUnavailableError: It cannot be read now.
         """
         known = self._book.find(run_id, caller.tenant)
-        journal = await self._book.journal(known)
-        series = await self._series(known, journal, step)
-        with self._tasks.streams.place(caller.tenant):
+        with self._tasks.streams.place(caller.tenant), self._still_there(known):
+            series = await self._series(known, await self._book.journal(known), step)
             while begin < series.count:
                 end, size = begin + 1, series.size_of(begin)
                 while end < min(series.count, begin + ANSWER_ITEMS) and size + series.size_of(end) <= ANSWER_BYTES:
@@ -384,6 +396,20 @@ class Pipelines:
                 self._driver.check_open()
                 raise StoreUnavailableError(f"the end of pipeline run {run_id} could not be kept: see the kernel's log")
         return known
+
+    async def delete(self, run_id: str, caller: Caller) -> None:
+        """Forget a run that has ended, and all that it gave.
+
+        Raises:
+            InvalidFieldError: It goes on.
+            StoreUnavailableError: It cannot be forgotten now.
+        """
+        known = self._book.find(run_id, caller.tenant)
+        if not known.order.over:
+            raise InvalidFieldError(
+                f"pipeline run {run_id} is {known.order.state.name}; cancel it first", field="run_id"
+            )
+        await self._book.remove(known)
 
     async def _stop(self, known: Known) -> None:
         """Have a run ended by whatever carries it out; it is begun once more where that stood still, to end it."""

@@ -247,9 +247,12 @@ class RunBook:
                 return Value(known.given)
 
             def read(store: Store) -> bytes:
-                return next(store.pieces(order.tenant, Kind.PIPELINE, order.run_id, after=INPUT - 1))
+                return next(store.pieces(order.tenant, Kind.PIPELINE, order.run_id, after=INPUT - 1), b"")
 
-            return Value((await keeper.read(read)).decode())
+            if not (given := await keeper.read(read)):
+                message = f"the input of pipeline run {order.run_id} is not in the store any more"
+                raise StoreUnavailableError(message, metadata={"cause": "damaged"})
+            return Value(given.decode())
         if (blobs := self._blobs) is None:
             raise StoreUnavailableError("this kernel keeps nothing, and has no blobs", metadata={"cause": "memory:"})
         if order.format.listed:

@@ -317,11 +317,14 @@ class Journal:
                 if place - at > NEAR:
                     pieces, at = store.pieces(tenant, Kind.PIPELINE, run_id, after=place - 1), place - 1
                 for _ in range(place - at - 1):
-                    next(pieces)
+                    next(pieces, None)
                 at = place
-                yield next(pieces)
+                yield next(pieces, b"")
 
         pieces = await rows.read(lambda store: list(read(store)))
+        if not all(pieces):  # each has a head
+            message = f"entries of pipeline run {run_id} are not in the store any more"
+            raise StoreUnavailableError(message, metadata={"cause": "damaged"})
         return {
             place: piece.partition(HEAD_END)[2].decode() or "null" for place, piece in zip(places, pieces, strict=True)
         }
