@@ -22,7 +22,7 @@ from inferd.runtime.kept_trainings import HeldTrainings
 from inferd.testing.kernel import front_here, kernel_here, write_fake_model
 from inferd.training_errors import TrainingNotFoundError
 from inferd_api.v1 import training_pb2 as tp
-from inferd_client import AsyncClient
+from inferd_client import AsyncClient, claims
 
 ROWS = [{"text": f"text {number}", "label": ("red", "blue")[number % 3 == 0]} for number in range(40)]
 CLASSIFY: dict[str, Any] = {"method": "classify", "batch": 4, "epochs": 3}
@@ -190,3 +190,24 @@ async def test_one_whose_canceller_goes_leaves_nothing(tmp_path: Path, monkeypat
         front.trainings._forget(caller.tenant)
         with pytest.raises(TrainingNotFoundError):
             _ = [each async for each in watching]
+
+
+async def test_one_under_a_lease_goes_while_that_is_held(tmp_path: Path) -> None:
+    """Cancelled or done under a lease, a training gives its memory back to that at once, for the next one."""
+    slow = write_fake_model(tmp_path, "slow", step_s=0.05)
+    async with (
+        asyncio.timeout(DEADLINE_S),
+        kernel_here(tmp_path / "kernel", train={**QUICK, "at_once": 1}) as kernel,
+        AsyncClient(kernel.addresses[0]) as client,
+    ):
+        await client.create_model("slow", str(slow))
+        async with client.lease(claims.memory(64 << 20, device_id="fake:0"), ttl_s=600) as lease:
+            full: dict[str, Any] = {"method": "full", "batch": 4, "epochs": 10_000}
+            made = await client.train("cut", ROWS, recipe=full, model="slow", lease=lease)
+            async for told in client.watch_training(made.training_id):
+                if told.step:
+                    break
+            assert (await client.cancel_training(made.training_id)).state == tp.TRAINING_STATE_CANCELLED
+            for name in ("first", "second"):  # the second has the room of the first, of the lease and of `at_once`
+                done = await client.train(name, ROWS, recipe=CLASSIFY, lease=lease)
+                assert (await ended(client, done.training_id)).state == tp.TRAINING_STATE_SUCCEEDED

@@ -97,11 +97,13 @@ class DeleteModel:
     Attributes:
         drain: It takes nothing new, and what it has comes to its end first.
         force: Likewise, but its tasks are cancelled.
+        leased: With force: what is loaded with the memory of a lease goes, too, and the lease has that again.
     """
 
     name: ModelName
     drain: bool = False
     force: bool = False
+    leased: bool = False
 
 
 @dataclass(frozen=True, slots=True)

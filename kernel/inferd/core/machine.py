@@ -424,7 +424,7 @@ class KernelMachine:
         self.ending.check_open()
         model = self.views.model(event.name)
         if event.drain or event.force:
-            self._unloading.remove(model, self._now, force=event.force)
+            self._unloading.remove(model, self._now, force=event.force, leased=event.leased)
             return
         self._unloading.forget(model)
         self._elastic.forget(event.name)

@@ -24,14 +24,16 @@ class Unloading:
         self._capacity = capacity
         self._going: dict[ModelName, None] = {}
 
-    def unload(self, model: Model, now: float, *, force: bool) -> None:
+    def unload(self, model: Model, now: float, *, force: bool, leased: bool = False) -> None:
         """Stop all instances of a model; with force, its tasks are cancelled.
+
+        With `leased`, what is loaded with the memory of a lease goes, too: by who loaded it so.
 
         Raises:
             ModelBusyError: Leases hold it; or without force, tasks wait or run.
         """
         name = model.spec.name
-        held = [*model.leases, *(i.lease_id for i in model.instances.values() if i.lease_id)]
+        held = [*model.leases, *(i.lease_id for i in model.instances.values() if i.lease_id and not leased)]
         if held:
             raise _held_by(f"model {name!r}", held)
         running = [task_id for i in model.instances.values() for task_id in i.running]
@@ -77,15 +79,17 @@ class Unloading:
         self._fleet.stop(instance)
         self._tasks.interrupt(running, SuspendReason.UNLOADED, now)
 
-    def remove(self, model: Model, now: float, *, force: bool) -> None:
+    def remove(self, model: Model, now: float, *, force: bool, leased: bool = False) -> None:
         """Have a model take nothing new, and forget it once nothing is left of it; with force, its tasks are cancelled.
+
+        `leased` is as of `unload`.
 
         Raises:
             ModelBusyError: With force: leases hold it.
         """
         name = model.spec.name
         if force:
-            self.unload(model, now, force=True)
+            self.unload(model, now, force=True, leased=leased)
             living = [t for t, task in self._tasks.known.items() if task.spec.model == name and task.finished is None]
             self._tasks.finish_all(living, cancelled(f"model {name!r} was deleted with force"), now)
         model.going = True

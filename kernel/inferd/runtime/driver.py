@@ -309,14 +309,14 @@ class Driver:
         self._apply(events.CreateModel(spec, **how))
         return self.views.model(spec.name)
 
-    def delete_model(self, name: ModelName, *, drain: bool = False, force: bool = False) -> None:
-        """Forget a model, at once or once nothing is left of it.
+    def delete_model(self, name: ModelName, *, drain: bool = False, force: bool = False, leased: bool = False) -> None:
+        """Forget a model, at once or once nothing is left of it; the words are those of `DeleteModel`.
 
         Raises:
             ModelNotFoundError: There is none.
             ModelBusyError: Something is left of it.
         """
-        self._apply(events.DeleteModel(name, drain, force))
+        self._apply(events.DeleteModel(name, drain, force, leased))
 
     async def _asked(self, name: ModelName, lease_id: LeaseId) -> Instance:
         """An instance that answers questions about a model, which is loaded for that if need be."""

@@ -87,7 +87,7 @@ class Trials:
         """Take a trial away: its tasks end, its worker is stopped, and then its name is free."""
         with suppress(ModelNotFoundError, ShuttingDownError):  # all models go with their kernel
             try:
-                self._driver.delete_model(name, force=True)
+                self._driver.delete_model(name, force=True, leased=True)
             except ModelBusyError:  # somebody has a lease on it, which ends by itself
                 self._driver.delete_model(name, drain=True)
 
