@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from playwright.async_api import Browser, Page
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-LONG_MS = LONG_S * 1000
+PAGE_S = 3 * LONG_S
+"""How long a browser is waited for: it is a dozen processes, which take turns with all others."""
+PAGE_MS = PAGE_S * 1000
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed: apt-get install chromium")
 
 
@@ -69,7 +71,7 @@ class Ground:
         opened = await self.browser.new_context(viewport={"width": width, "height": height}, **context)
         try:
             page = await opened.new_page()
-            page.set_default_timeout(LONG_MS)
+            page.set_default_timeout(PAGE_MS)
             page.on(
                 "console", lambda said: self.faults.append(said.text) if said.type in ("error", "warning") else None
             )
@@ -87,7 +89,7 @@ class Ground:
 async def ground(folder: Path, *, environment: dict[str, str] | None = None, **settings: Any) -> AsyncIterator[Ground]:
     """All of it; `environment` has settings of the kernel, `settings` are those of the gateway."""
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"], timeout=PAGE_MS)
         try:
             with TemporaryDirectory(prefix="inferd-") as sockets, ExitStack() as kernels:
 
@@ -120,7 +122,7 @@ async def until(page: Page, expression: str) -> None:
     Playwright's own `wait_for_function` has the page make a script of a text, which its policy forbids.
     """
     look = f"new Promise((done) => requestAnimationFrame(() => {{ done(Boolean({expression})) }}))"
-    async with asyncio.timeout(LONG_S):
+    async with asyncio.timeout(PAGE_S):
         while not await page.evaluate(look):
             pass
 

@@ -9,7 +9,7 @@ import pytest
 from dashboard_browser import Ground, ground, needs_chromium, until, violations
 from time_limits import LONG_S
 
-pytestmark = [pytest.mark.e2e, needs_chromium]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900), needs_chromium]  # a fifth of that where 30 others are busy
 WIDTHS = (380, 1280, 2560)
 EVIL = "<img src=x onerror=alert(1)><script>alert(2)</script> "
 
