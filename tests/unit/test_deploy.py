@@ -4,6 +4,7 @@ import ast
 import json
 import tomllib
 from collections.abc import Iterator
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,27 @@ def test_images_run_as_no_root_and_tell_their_health(name: str) -> None:
     assert json.loads(told["ENTRYPOINT"]) == ["inferd"]
     assert json.loads(told["CMD"])[0] in {verb.path[-1] for verb in program().below}
     assert "unix:/run/inferd/inferd.sock" in told["CMD"]
+
+
+def test_the_composition_is_one() -> None:
+    """By the schema of its specification, with no field that it does not know, with the block for GPUs, too."""
+    jsonschema = pytest.importorskip("jsonschema", reason="jsonschema is not installed: nothing checks by schemas")
+    pytest.importorskip("check_jsonschema", reason="check-jsonschema is not installed: it has the schema")
+    vendored = resources.files("check_jsonschema") / "builtin_schemas/vendor/compose-spec.json"
+    schema = json.loads(vendored.read_text())
+    check = jsonschema.validators.validator_for(schema)(schema)
+    text = (DEPLOY / "compose.yaml").read_text()
+    assert text.count("# deploy: {") == 1
+    for each in (text, text.replace("# deploy: {", "deploy: {")):
+        check.validate(composed := yaml.safe_load(each))
+    assert composed["services"]["kernel"]["deploy"]
+    assert not check.is_valid(composed | {"services": {"kernel": {"read-only": True}}})
+
+
+def test_images_are_made_of_sources_alone() -> None:
+    """What was built here is no part of them: the native library would be for this machine."""
+    left_out = (DEPLOY.parent / ".dockerignore").read_text().splitlines()
+    assert {".git", ".venv", "**/*.so", "build"} <= set(left_out)
 
 
 def test_the_composition_is_of_those_images() -> None:
