@@ -9,12 +9,20 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from inferd.plugin import ExportKind, Judgement, MemoryNeed, TrainError, TrainingRecipe, TrainRequest, TrainStep
+from inferd.plugin import (
+    ExportKind,
+    Judgement,
+    MemoryNeed,
+    TrainError,
+    TrainingRecipe,
+    TrainRequest,
+    TrainStep,
+    judge_labels,
+)
 from inferd_heads.checkpoints import identify, restore_state, save_state
 from inferd_heads.columns import Columns, most_columns
 from inferd_heads.hashing import BITS, MOST_CHARACTERS
 from inferd_heads.head import SCHEDULES, Head, judge_rows, learning_rate
-from inferd_heads.judging import judge
 from inferd_heads.model_folder import About, Classifier, write_model
 from inferd_heads.source import Source, kept_bytes
 from inferd_heads.sparse import MOST_PRODUCTS, Row
@@ -71,6 +79,11 @@ def _check(request: TrainRequest) -> None:
         raise TrainError(
             f"a classifier of the backend heads begins with no model, but {request.path.name!r} is given: leave it out;"
             " to train on its embeddings, have it make them first and give rows of vectors"
+        )
+    if recipe.tune:
+        raise TrainError(
+            f"tune is {recipe.tune!r}, which says what of a network is trained; the backend heads has none: leave it"
+            " out, or name a model that the backend torch trains"
         )
     if recipe.precision not in {"", "float32"}:
         raise TrainError(f"precision is {recipe.precision!r}; the backend heads computes in float32")
@@ -209,7 +222,7 @@ class ClassifierTraining:
             found.append(chances.argmax(1))
         if not math.isfinite(loss):
             raise TrainError(f"the loss of the rows that are held back is {loss:g} after step {self._step}")
-        return judge(self._names, labels, np.concatenate(found), loss / len(labels))
+        return judge_labels(self._names, labels.tolist(), np.concatenate(found).tolist(), loss / len(labels))
 
     def _judged(self, source: Source, labels: NDArray[np.int32]) -> Iterator[tuple[Sequence[Row], NDArray[np.int32]]]:
         places = self._parts.judged.tolist()

@@ -19,7 +19,7 @@ from inferd.plugin import (
     read_hf_type,
 )
 from inferd_torch.devices import check_device, find_devices
-from inferd_torch.plugin import TENSOR_TYPES
+from inferd_torch.plugin import CLASSIFIER_MARK, TENSOR_TYPES
 
 if TYPE_CHECKING:
     from inferd.plugin.ranks import Seat
@@ -55,6 +55,10 @@ class TorchBackend:
 
             check_device(request.device)
             return tensor_session.measure(request)
+        if _has_labels(request):
+            from inferd_torch.classifying import serving  # noqa: PLC0415 - it imports torch and transformers
+
+            return serving.measure(request)
         model = _examine(request)
         self._measured = (request, model)
         return model.need
@@ -70,6 +74,10 @@ class TorchBackend:
 
             check_device(request.device)
             return tensor_session.load(request, progress)
+        if _has_labels(request):
+            from inferd_torch.classifying import serving  # noqa: PLC0415 - as above
+
+            return serving.load(request, progress)
         from inferd_torch.loading import load  # noqa: PLC0415 - it imports torch and transformers
 
         measured, self._measured = self._measured, None
@@ -123,6 +131,11 @@ class TorchBackend:
 def _has_tensors(request: LoadRequest) -> bool:
     """Whether a folder is of a network from tensors to tensors."""
     return request.path.is_dir() and read_hf_type(request.path) in TENSOR_TYPES
+
+
+def _has_labels(request: LoadRequest) -> bool:
+    """Whether a folder is of a classifier of texts."""
+    return (request.path / CLASSIFIER_MARK).is_file()
 
 
 def _examine(request: LoadRequest) -> "Examined":

@@ -19,16 +19,20 @@ SEEING_TYPES = ("idefics3", "smolvlm", "qwen2_5_vl", "gemma3")
 HEARING_TYPES = ("qwen2_audio", "voxtral")
 """Folders whose sounds are heard, likewise."""
 
+CLASSIFIER_MARK = "classifier.json"
+"""What makes a folder one of a classifier of texts."""
+
 SPEC = BackendSpec(
     name="torch",
     loader="inferd_torch.backend:TorchBackend",
-    formats=("hf", "gguf"),
+    formats=("hf", "gguf", "classifier"),
     description="Hugging Face folders (safetensors) and GGUF files through transformers, on CUDA or the processor",
     supported={
         "GGUF architectures": GGUF_ARCHITECTURES,
         "networks of tensors, in folders": TENSOR_TYPES,
         "models that see pictures, in folders": SEEING_TYPES,
         "models that hear sounds, in folders": HEARING_TYPES,
+        "classifiers that it trains, in folders": ("of texts, of encoders and of models that write text",),
     },
     settings=(
         Setting(
@@ -121,6 +125,30 @@ SPEC = BackendSpec(
             " again",
         ),
         Setting(
+            name="max_batch",
+            kind="int",
+            default=64,
+            minimum=1,
+            maximum=4096,
+            description="of a classifier: most texts of several requests that are computed as one",
+        ),
+        Setting(
+            name="longer",
+            kind="str",
+            default="cut",
+            choices=("cut", "refuse"),
+            description="of a classifier: what becomes of a text with more tokens than it was trained with: its end is"
+            " not read, and the output `cut` says how many tokens that are; or it is refused",
+        ),
+        Setting(
+            name="top",
+            kind="int",
+            minimum=1,
+            maximum=1000,
+            description="of a classifier: how many labels are told of each text, likeliest first; default: 20, or all"
+            " where there are fewer",
+        ),
+        Setting(
             name="pre_tokenizer",
             kind="str",
             description="how a byte-level vocabulary splits text, as `tokenizer.ggml.pre` names it: for GGUF files that"
@@ -132,7 +160,7 @@ SPEC = BackendSpec(
     extra="torch",
     access=Access(devices=NVIDIA.devices, compilers=True),  # triton compiles what a GPU computes when it is first used
     spans=True,
-    trains=("lora", "full", "embed"),
+    trains=("classify", "lora", "full", "embed"),
     trains_together=("lora", "full"),
 )
 

@@ -33,6 +33,7 @@ CAUSAL, POOLED = {"architectures": ["LlamaForCausalLM"]}, {"architectures": ["Be
         ({"config.json": json.dumps(POOLED)}, "", "inferd embed m TEXT"),
         ({"config.json": json.dumps(CAUSAL), "modules.json": "[]"}, "", "inferd embed m TEXT"),
         ({"config.json": "[1"}, "", "inferd run m"),
+        ({"config.json": "{}", "classifier.json": "{}", "m.safetensors": ""}, "", "inferd infer m text=TEXT"),
     ],
 )
 def test_by_what_its_files_say(tmp_path: Path, files: dict[str, str], name: str, command: str) -> None:

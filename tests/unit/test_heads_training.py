@@ -11,10 +11,9 @@ import pytest
 from classifier_rows import ask, make_rows, write_rows
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-from inferd.plugin import ExportKind, LoadRequest, TrainError, TrainRequest, TrainSession, TrainStep
+from inferd.plugin import ExportKind, LoadRequest, TrainError, TrainRequest, TrainSession, TrainStep, judge_labels
 from inferd_heads.backend import HeadsBackend
 from inferd_heads.head import Head, judge_rows, learning_rate
-from inferd_heads.judging import judge
 from inferd_heads.plugin import SPEC
 from inferd_heads.sparse import Row
 from inferd_heads.tensor_files import write_tensors
@@ -189,7 +188,7 @@ def test_figures_are_those_of_scikit_learn(seed: int) -> None:
     random = np.random.default_rng(seed)
     names = ("a", "b", "c", "d")
     labels, found = random.integers(0, 3, 50), random.integers(0, 2 + seed, 50)
-    told = judge(names, labels, found, 0.5)
+    told = judge_labels(names, labels.tolist(), found.tolist(), 0.5)
     numbers = range(len(names))
     for average in ("macro", "micro", "weighted"):
         expected = precision_recall_fscore_support(labels, found, labels=numbers, average=average, zero_division=0)

@@ -25,6 +25,7 @@ GIVEN: Final = {
     "rerank": " QUERY DOCUMENT",
 }
 INFER: Final = "infer"
+CLASSIFIER: Final = "classifier"  # the format of folders that inferd trained to give texts labels
 
 
 def command_of(path: Path) -> str:
@@ -37,7 +38,8 @@ def command_of(path: Path) -> str:
         return INFER
     if (path / POOLED).is_file():
         return "embed"
-    if folder_format(path) == "onnx" and not any((path / name).is_file() for name in TEXTS):
+    kind = folder_format(path)
+    if kind == CLASSIFIER or (kind == "onnx" and not any((path / name).is_file() for name in TEXTS)):
         return INFER
     saved_from = _class(path)
     return next((command for ending, command in ENDINGS.items() if saved_from.endswith(ending)), "run")
@@ -56,6 +58,8 @@ def _inputs(path: Path) -> str:
         recipe = read_recipe(path)
     except LoadError:  # told where it is loaded
         recipe = None
+    if path.is_dir() and folder_format(path) == CLASSIFIER and recipe is None:
+        return "text=TEXT"
     steps = recipe.inputs if recipe is not None else ()
     return (
         " ".join(f"{step.name}={'TEXT' if isinstance(step, TextInput) else '@FILE'}" for step in steps) or "INPUT=VALUE"

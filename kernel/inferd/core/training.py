@@ -96,6 +96,7 @@ class TrainingRecipe:
         precision: "float32" or "bfloat16" of what is computed; "" for what the device does best.
         ranks: Workers among which the rows of each step are divided.
         least_ranks: Fewest of them with which it goes on; with fewer it waits.
+        tune: What of a network CLASSIFY trains: "full", "lora" or "head"; "" for what the backend does.
     """
 
     method: TrainingMethod
@@ -123,6 +124,7 @@ class TrainingRecipe:
     precision: str = ""
     ranks: int = 1
     least_ranks: int = 1
+    tune: str = ""
 
 
 MOST_RANKS: Final = 64

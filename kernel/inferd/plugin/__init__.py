@@ -51,6 +51,7 @@ if TYPE_CHECKING:
         read_hf_vocabulary,
     )
     from inferd.plugin.hookspecs import hookimpl, hookspec
+    from inferd.plugin.judging import judge_labels
     from inferd.plugin.memos import Memo, forget, memo_names, recall, remember
     from inferd.plugin.pictures import Outline, Picture, PictureReader, PlacedPicture
     from inferd.plugin.recipe import (
@@ -193,6 +194,7 @@ __all__ = [
     "function_file",
     "hookimpl",
     "hookspec",
+    "judge_labels",
     "least_window_blocks",
     "list_hf_weights",
     "memo_names",
@@ -262,6 +264,7 @@ _PLACES: Final = {
         "read_hf_vocabulary",
     ),
     "inferd.plugin.hookspecs": ("hookimpl", "hookspec"),
+    "inferd.plugin.judging": ("judge_labels",),
     "inferd.plugin.memos": ("Memo", "forget", "memo_names", "recall", "remember"),
     "inferd.plugin.pictures": ("Outline", "Picture", "PictureReader", "PlacedPicture"),
     "inferd.plugin.recipe": (

@@ -112,7 +112,8 @@ class BackendSpec:
         loader: Dotted path of its `Backend` class, "package.module:Class"; imported in a worker or in a probing child.
         formats: Formats that it loads: the endings of the files, without the dot, for example ("gguf",); "hf" is a
             folder with a config.json; one with a model.onnx (or onnx/model.onnx) and no *.safetensors is of the format
-            "onnx"; one with a heads.json of the format "heads".
+            "onnx"; one with a heads.json of the format "heads"; one with a classifier.json and *.safetensors of the
+            format "classifier", whatever else it has.
         description: What it is, for people.
         settings: Settings that it understands.
         rank: Among backends that can load a format, the lowest rank is chosen; ties by name.

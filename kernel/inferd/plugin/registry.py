@@ -36,6 +36,7 @@ class BackendState(Enum):
 
 
 WORDS: Final[Mapping[str, str]] = {
+    "classifier": "folders with a classifier.json (networks that inferd trained to classify texts)",
     "gguf": "GGUF files",
     "heads": "folders with a heads.json (classifiers that inferd trained)",
     "hf": "folders with a config.json (Hugging Face)",

@@ -6,7 +6,8 @@ from pathlib import Path
 from inferd.content import PART
 
 MAGICS = {b"GGUF": "gguf"}  # formats that say so in their first bytes, whatever the file is called
-FOLDER_MARKS = {  # the format of a folder, by the file that makes it one
+FOLDER_MARKS = {  # the format of a folder, by the file that makes it one; of several the first one
+    "classifier.json": "classifier",  # beside a config.json
     "config.json": "hf",
     "model.onnx": "onnx",
     "heads.json": "heads",

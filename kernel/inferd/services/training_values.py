@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 ADAPTER_FORM: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 SCHEDULES: Final = ("cosine", "linear", "constant")
 PRECISIONS: Final = ("", "float32", "bfloat16")
+TUNES: Final = ("", "full", "lora", "head")
 MOST_FIELD, MOST_TARGETS, MOST_TARGET = 128, 64, 256
 RANGES: Final[Mapping[str, tuple[float, float]]] = {
     "epochs": (1e-6, 10_000),
@@ -53,14 +54,14 @@ RANGES: Final[Mapping[str, tuple[float, float]]] = {
     "ranks": (1, MOST_RANKS),
     "least_ranks": (1, MOST_RANKS),
 }
-CHOICES: Final[Mapping[str, tuple[str, ...]]] = {"schedule": SCHEDULES, "precision": PRECISIONS}
+CHOICES: Final[Mapping[str, tuple[str, ...]]] = {"schedule": SCHEDULES, "precision": PRECISIONS, "tune": TUNES}
 OF_METHOD: Final[Mapping[str, TrainingMethod]] = {
     "label": TrainingMethod.CLASSIFY,
     "pair": TrainingMethod.EMBED,
-    "rank": TrainingMethod.LORA,
-    "alpha": TrainingMethod.LORA,
-    "dropout": TrainingMethod.LORA,
+    "tune": TrainingMethod.CLASSIFY,
 }
+OF_LORA: Final = ("rank", "alpha", "dropout", "targets")
+"""Of LORA, and of what is tuned so."""
 
 
 def read_spec(spec: tp.TrainingSpec) -> TrainingSpec:
@@ -108,6 +109,9 @@ def read_recipe(recipe: tp.TrainingRecipe) -> TrainingRecipe:
             continue
         if (owner := OF_METHOD.get(name, method)) is not method:
             raise _wrong(name, f"is given, and method is {method.name}; it is of {owner.name}: leave it out")
+        if name in OF_LORA and method is not TrainingMethod.LORA and recipe.tune != "lora":
+            also = ", or 'lora' as tune" if method is TrainingMethod.CLASSIFY else ""
+            raise _wrong(name, f"is given, and method is {method.name}; it is of LORA: leave it out{also}")
         given[name] = tuple(value) if name == "targets" else value
         _check(name, value)
     read = TrainingRecipe(method=method, **given)
@@ -117,8 +121,6 @@ def read_recipe(recipe: tp.TrainingRecipe) -> TrainingRecipe:
         raise _wrong("least_ranks", f"is {read.least_ranks}, and ranks is {read.ranks}; it must be at most that")
     if read.ranks > read.batch:
         raise _wrong("ranks", f"is {read.ranks}, and batch is {read.batch}; each needs a row of a step")
-    if recipe.targets and method is not TrainingMethod.LORA:
-        raise _wrong("targets", f"is given, and method is {method.name}; it is of LORA: leave it out")
     return read
 
 

@@ -6,6 +6,7 @@ How a training comes to run, file by file:
     rows.py         the rows of a file, in the order of a seed; texts.py makes tokens of them
     decoder.py      the loss of a language model; lora.py puts adapters beside its layers and writes them
     encoder.py      the loss of a model of embeddings; encoder_loading.py loads and writes one
+    classifier.py   the loss of a classifier; classifier_loading.py loads and writes one; labels.py finds labels of rows
     objective.py    what a session knows of these
     schedule.py     the learning rate of each step
     session.py      steps, evaluations, checkpoints; computing.py the gradients of some rows

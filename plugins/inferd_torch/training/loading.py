@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -23,15 +23,17 @@ from inferd.plugin import (
 )
 from inferd_torch import devices, network
 from inferd_torch.artifact import Artifact
+from inferd_torch.classifying.networks import make_network
 from inferd_torch.folder import read_folder
 from inferd_torch.loading import meter
 from inferd_torch.plugin import HEARING_TYPES, SEEING_TYPES
 from inferd_torch.pulse import Pulse
-from inferd_torch.training import memory
+from inferd_torch.training import classifier_loading, memory
 from inferd_torch.training.decoder import LanguageModel
 from inferd_torch.training.encoder import PairExample, PairModel
 from inferd_torch.training.encoder_loading import load_encoder, make_encoder, read_encoder, write_pooling
 from inferd_torch.training.following import TorchFollower
+from inferd_torch.training.labels import Labelled, read_labelled
 from inferd_torch.training.lora import LoraLinear, add_lora, write_adapter
 from inferd_torch.training.objective import Objective
 from inferd_torch.training.rows import Order, Rows, divide
@@ -39,8 +41,8 @@ from inferd_torch.training.schedule import check_recipe
 from inferd_torch.training.session import Course, TorchTrainSession
 from inferd_torch.training.texts import Texts, read_tokenizer
 
-LORA, FULL, EMBED = "lora", "full", "embed"
-METHODS = (LORA, FULL, EMBED)
+LORA, FULL, EMBED, CLASSIFY = "lora", "full", "embed", "classify"
+METHODS = (LORA, FULL, EMBED, CLASSIFY)
 _PLAIN: Final = "sdpa"  # attention as torch has it, which has gradients
 _HEAD_BYTES: Final = 1 << 20  # of each file of weights, which tell of which model it is
 NO_MATTER: Final = ("ranks", "least_ranks")
@@ -67,6 +69,7 @@ class Plan:
         spares: Compute layers again for the gradients.
         need: What it takes.
         pooling: How embeddings are made, where they are what is trained.
+        labelled: The rows and their labels, where these are what is trained.
     """
 
     request: TrainRequest
@@ -78,6 +81,7 @@ class Plan:
     spares: bool
     need: MemoryNeed
     pooling: Pooling | None = None
+    labelled: Labelled | None = None
 
 
 def examine(request: TrainRequest) -> Plan:
@@ -94,13 +98,17 @@ def examine(request: TrainRequest) -> Plan:
     if request.path is None:
         raise TrainError("the torch backend trains a model that is there; none is named")
     pooling: Pooling | None = None
+    labelled = read_labelled(request) if method == CLASSIFY else None
     try:
         devices.check_device(request.device)
-        if method == EMBED:
-            artifact, config, pooling = read_encoder(request.path)
+        if labelled is not None:
+            artifact, config, context = classifier_loading.read_classifier(request.path, labelled.names)
         else:
-            artifact, config = _read(request.path)
-        context = network.read_context(artifact, config)
+            if method == EMBED:
+                artifact, config, pooling = read_encoder(request.path)
+            else:
+                artifact, config = _read(request.path)
+            context = network.read_context(artifact, config)
     except LoadError as error:
         raise TrainError(str(error)) from error
     if config.model_type in (*SEEING_TYPES, *HEARING_TYPES):
@@ -113,7 +121,15 @@ def examine(request: TrainRequest) -> Plan:
     precision = network.DTYPES[recipe.precision or best]
     dtype = precision if method == LORA else torch.float32
     counted = partial(
-        _count, artifact, config, recipe, device=device, precision=precision, dtype=dtype, pooling=pooling
+        _count,
+        artifact,
+        config,
+        recipe,
+        device=device,
+        precision=precision,
+        dtype=dtype,
+        pooling=pooling,
+        labels=() if labelled is None else labelled.names,
     )
     spares, size = memory.choose(
         counted(spares=False),
@@ -131,6 +147,7 @@ def examine(request: TrainRequest) -> Plan:
         spares=spares,
         need=size.need,
         pooling=pooling,
+        labelled=labelled,
     )
 
 
@@ -161,12 +178,18 @@ def _count(
     precision: torch.dtype,
     dtype: torch.dtype,
     pooling: Pooling | None,
+    labels: tuple[str, ...],
     spares: bool,
 ) -> memory.Size:
     """What the largest part of a step takes."""
     rows, most = -(-recipe.batch // recipe.accumulate), recipe.most_tokens
 
     def make() -> tuple[Any, Callable[[], Any]]:
+        if labels:
+            classifier = make_network(config).train()
+            prepare(classifier, recipe, spares=spares)
+            part = classifier_loading.largest_part(classifier, recipe, labels, rows=rows, device=torch.device("cpu"))
+            return classifier, part
         if pooling is not None:
             encoder = make_encoder(config).train()
             prepare(encoder, recipe, spares=spares)
@@ -193,6 +216,8 @@ def prepare(whole: Any, recipe: TrainingRecipe, *, spares: bool) -> dict[str, Lo
         adapters = add_lora(whole, recipe)
     elif method == FULL:
         whole.requires_grad_(True)
+    elif method == CLASSIFY:
+        adapters = classifier_loading.choose(whole, recipe)
     if spares:
         memory.spare(whole)
     return adapters
@@ -206,7 +231,7 @@ def make(plan: Plan, progress: Callable[[float], None]) -> TorchTrainSession:
     """
     progress(0.0)
     request, recipe = plan.request, plan.request.recipe
-    course = read_course(request)
+    course = read_course(request, plan.labelled)
     model = _make_objective(plan, course, progress)
     made = TorchTrainSession(
         model,
@@ -244,6 +269,18 @@ def _make_objective(plan: Plan, course: Course | None, progress: Callable[[float
     recipe, tokenizer = plan.request.recipe, read_tokenizer(plan.artifact)
     first = [] if course is None else course.order.rows(1)[:1]
     given = [] if course is None else [(course.rows[place], course.rows.name(place)) for place in first]
+    if plan.labelled is not None:
+        names = plan.labelled.names
+        return classifier_loading.make_classifier(
+            plan.artifact,
+            plan.config,
+            recipe,
+            names,
+            plan.device,
+            partial(_load, plan, progress),
+            partial(prepare, recipe=recipe, spares=plan.spares),
+            classifier_loading.first_rows(given, plan.artifact, recipe, names),
+        )
     if plan.pooling is not None:
         for row, name in given:
             _make_pairs(None, tokenizer, recipe, plan.pooling, plan.device, _export_nothing).read(row, name)
@@ -301,15 +338,19 @@ def _make_pairs(  # noqa: PLR0917 - all that it is made of
     )
 
 
-def read_course(request: TrainRequest) -> Course:
-    """The rows of a request, their order and what is held back.
+def read_course(request: TrainRequest, labelled: Labelled | None = None) -> Course:
+    """The rows of a request, their order and what is held back; of a classifier by labels.
 
     Raises:
         TrainError: A file is wrong, or there are too few rows.
     """
     recipe = request.recipe
-    rows = Rows(request.rows)
-    if request.held is not None:
+    rows = Rows(request.rows) if labelled is None else labelled.rows
+    learnt: Sequence[int]
+    kept: Sequence[int]
+    if labelled is not None:
+        learnt, (held, kept) = labelled.learnt, labelled.held
+    elif request.held is not None:
         held = Rows(request.held)
         learnt, kept = range(len(rows)), range(len(held))
     else:

@@ -6,6 +6,8 @@ Small enough to be our own: so all that decides their numbers is drawn from the 
 import json
 import math
 import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,7 +18,7 @@ from torch.nn.functional import dropout
 
 from inferd.plugin import TrainError, TrainingRecipe
 
-_LAYER: Final = re.compile(r".*\.(?:layers|h|blocks)\.\d+\..+")
+_LAYER: Final = re.compile(r".*\.(?:layers?|h|blocks)\.\d+\..+")
 
 
 class LoraLinear(nn.Module):
@@ -95,6 +97,36 @@ def add_lora(network: Any, recipe: TrainingRecipe) -> dict[str, LoraLinear]:
 def _is_fake(tensor: Tensor) -> bool:
     """Whether it has no numbers, see `memory`."""
     return isinstance(tensor, torch._subclasses.FakeTensor)  # noqa: SLF001 - it has no public name
+
+
+def merged(network: Any, adapters: Mapping[str, LoraLinear]) -> dict[str, Tensor]:
+    """The weights of a network with adapters added to the layers that they are beside, by the names that it had."""
+    made: dict[str, Tensor] = {}
+    for name, weight in network.state_dict().items():
+        holder, _, last = name.rpartition(".")
+        layer = adapters.get(holder.removesuffix(".inner"))
+        if layer is None:
+            made[name] = weight.detach()
+        elif holder.endswith(".inner"):
+            kept = weight.detach()
+            if last == "weight":
+                product = layer.lora_B.detach() @ layer.lora_A.detach() * layer.factor
+                kept = kept + product.to(kept.dtype)
+            made[f"{holder.removesuffix('.inner')}.{last}"] = kept
+    return made
+
+
+@contextmanager
+def unwrapped(network: Any, adapters: Mapping[str, LoraLinear]) -> Iterator[None]:
+    """In this, a network has its own layers, without the adapters beside them."""
+    places = [(network.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]) for name in adapters]
+    for (holder, last), layer in zip(places, adapters.values(), strict=True):
+        setattr(holder, last, layer.inner)
+    try:
+        yield
+    finally:
+        for (holder, last), layer in zip(places, adapters.values(), strict=True):
+            setattr(holder, last, layer)
 
 
 def write_adapter(adapters: dict[str, LoraLinear], recipe: TrainingRecipe, folder: Path) -> None:

@@ -12,13 +12,21 @@ FALLS: Final[Mapping[str, Callable[[float], float]]] = {
     "constant": lambda _: 1.0,
 }
 """What is left of the highest rate, by the share of the steps behind the warm-up that is done."""
-RATES: Final[Mapping[str, float]] = {"lora": 5e-4, "full": 3e-5, "classify": 5e-5, "embed": 2e-5}
-"""The highest rates where a recipe names none, by method."""
+RATES: Final[Mapping[str, float]] = {
+    "lora": 5e-4,
+    "full": 3e-5,
+    "embed": 2e-5,
+    "classify": 5e-5,
+    "classify full": 5e-5,
+    "classify lora": 5e-4,
+    "classify head": 1e-3,
+}
+"""The highest rates where a recipe names none, by method, and by what of it is trained."""
 
 
 def rate_at(recipe: TrainingRecipe, step: int, steps: int) -> float:
     """The learning rate of a step; the first one is 1."""
-    highest = recipe.learning_rate or RATES[recipe.method.name.lower()]
+    highest = recipe.learning_rate or RATES[recipe.method.name.lower() + (f" {recipe.tune}" if recipe.tune else "")]
     warm = math.ceil(recipe.warmup * steps)
     if step <= warm:
         return highest * step / warm

@@ -31,7 +31,9 @@ class _TrainingMethodEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Traini
     TRAINING_METHOD_UNSPECIFIED: _TrainingMethod.ValueType  # 0
     """Never sent."""
     TRAINING_METHOD_CLASSIFY: _TrainingMethod.ValueType  # 1
-    """A classifier of texts. Figures: accuracy, precision, recall, F1."""
+    """A classifier of texts: of words that it counts, or a network of `TrainingSpec.model` with a new last layer. Figures:
+    accuracy, precision, recall, F1.
+    """
     TRAINING_METHOD_LORA: _TrainingMethod.ValueType  # 2
     """An adapter beside the weights of a language model."""
     TRAINING_METHOD_FULL: _TrainingMethod.ValueType  # 3
@@ -45,7 +47,9 @@ class TrainingMethod(_TrainingMethod, metaclass=_TrainingMethodEnumTypeWrapper):
 TRAINING_METHOD_UNSPECIFIED: TrainingMethod.ValueType  # 0
 """Never sent."""
 TRAINING_METHOD_CLASSIFY: TrainingMethod.ValueType  # 1
-"""A classifier of texts. Figures: accuracy, precision, recall, F1."""
+"""A classifier of texts: of words that it counts, or a network of `TrainingSpec.model` with a new last layer. Figures:
+accuracy, precision, recall, F1.
+"""
 TRAINING_METHOD_LORA: TrainingMethod.ValueType  # 2
 """An adapter beside the weights of a language model."""
 TRAINING_METHOD_FULL: TrainingMethod.ValueType  # 3
@@ -121,6 +125,7 @@ class TrainingRecipe(_message.Message):
     PRECISION_FIELD_NUMBER: _builtins.int
     RANKS_FIELD_NUMBER: _builtins.int
     LEAST_RANKS_FIELD_NUMBER: _builtins.int
+    TUNE_FIELD_NUMBER: _builtins.int
     method: Global___TrainingMethod.ValueType
     """What is trained. Required."""
     epochs: _builtins.float
@@ -158,7 +163,7 @@ class TrainingRecipe(_message.Message):
     checkpoint_every: _builtins.int
     """Steps between checkpoints; 0 for one every `train.checkpoint_s` of the kernel. Default: 0."""
     rank: _builtins.int
-    """Rank of LoRA, 1 to 1024. Default: 8."""
+    """Rank of LoRA, 1 to 1024; of LORA, and of CLASSIFY whose `tune` is "lora", as all that is LoRA's. Default: 8."""
     alpha: _builtins.float
     """Scale of LoRA, of which a `rank`th counts, above 0 to 10000. Default: 16."""
     dropout: _builtins.float
@@ -172,6 +177,11 @@ class TrainingRecipe(_message.Message):
     least_ranks: _builtins.int
     """Fewest of `ranks` with which it goes on where hosts are lost or have no room, 1 to `ranks`; with fewer it waits.
     Default: 1.
+    """
+    tune: _builtins.str
+    """What of a network is trained, of CLASSIFY that begins with a model: "full", all of it; "lora", matrices beside its
+    layers, which are added to them in the end; "head", its new last layer alone, which is trained in any case.
+    Default: "full".
     """
     @_builtins.property
     def targets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -205,10 +215,11 @@ class TrainingRecipe(_message.Message):
         precision: _builtins.str | None = ...,
         ranks: _builtins.int | None = ...,
         least_ranks: _builtins.int | None = ...,
+        tune: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_accumulate", b"_accumulate", "_alpha", b"_alpha", "_batch", b"_batch", "_checkpoint_every", b"_checkpoint_every", "_clip", b"_clip", "_dropout", b"_dropout", "_epochs", b"_epochs", "_evaluate_every", b"_evaluate_every", "_held", b"_held", "_label", b"_label", "_learning_rate", b"_learning_rate", "_least_ranks", b"_least_ranks", "_most_tokens", b"_most_tokens", "_pair", b"_pair", "_patience", b"_patience", "_precision", b"_precision", "_rank", b"_rank", "_ranks", b"_ranks", "_schedule", b"_schedule", "_seed", b"_seed", "_text", b"_text", "_warmup", b"_warmup", "_weight_decay", b"_weight_decay", "accumulate", b"accumulate", "alpha", b"alpha", "batch", b"batch", "checkpoint_every", b"checkpoint_every", "clip", b"clip", "dropout", b"dropout", "epochs", b"epochs", "evaluate_every", b"evaluate_every", "held", b"held", "label", b"label", "learning_rate", b"learning_rate", "least_ranks", b"least_ranks", "most_tokens", b"most_tokens", "pair", b"pair", "patience", b"patience", "precision", b"precision", "rank", b"rank", "ranks", b"ranks", "schedule", b"schedule", "seed", b"seed", "text", b"text", "warmup", b"warmup", "weight_decay", b"weight_decay"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_accumulate", b"_accumulate", "_alpha", b"_alpha", "_batch", b"_batch", "_checkpoint_every", b"_checkpoint_every", "_clip", b"_clip", "_dropout", b"_dropout", "_epochs", b"_epochs", "_evaluate_every", b"_evaluate_every", "_held", b"_held", "_label", b"_label", "_learning_rate", b"_learning_rate", "_least_ranks", b"_least_ranks", "_most_tokens", b"_most_tokens", "_pair", b"_pair", "_patience", b"_patience", "_precision", b"_precision", "_rank", b"_rank", "_ranks", b"_ranks", "_schedule", b"_schedule", "_seed", b"_seed", "_text", b"_text", "_tune", b"_tune", "_warmup", b"_warmup", "_weight_decay", b"_weight_decay", "accumulate", b"accumulate", "alpha", b"alpha", "batch", b"batch", "checkpoint_every", b"checkpoint_every", "clip", b"clip", "dropout", b"dropout", "epochs", b"epochs", "evaluate_every", b"evaluate_every", "held", b"held", "label", b"label", "learning_rate", b"learning_rate", "least_ranks", b"least_ranks", "most_tokens", b"most_tokens", "pair", b"pair", "patience", b"patience", "precision", b"precision", "rank", b"rank", "ranks", b"ranks", "schedule", b"schedule", "seed", b"seed", "text", b"text", "tune", b"tune", "warmup", b"warmup", "weight_decay", b"weight_decay"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_accumulate", b"_accumulate", "_alpha", b"_alpha", "_batch", b"_batch", "_checkpoint_every", b"_checkpoint_every", "_clip", b"_clip", "_dropout", b"_dropout", "_epochs", b"_epochs", "_evaluate_every", b"_evaluate_every", "_held", b"_held", "_label", b"_label", "_learning_rate", b"_learning_rate", "_least_ranks", b"_least_ranks", "_most_tokens", b"_most_tokens", "_pair", b"_pair", "_patience", b"_patience", "_precision", b"_precision", "_rank", b"_rank", "_ranks", b"_ranks", "_schedule", b"_schedule", "_seed", b"_seed", "_text", b"_text", "_warmup", b"_warmup", "_weight_decay", b"_weight_decay", "accumulate", b"accumulate", "alpha", b"alpha", "batch", b"batch", "checkpoint_every", b"checkpoint_every", "clip", b"clip", "dropout", b"dropout", "epochs", b"epochs", "evaluate_every", b"evaluate_every", "held", b"held", "label", b"label", "learning_rate", b"learning_rate", "least_ranks", b"least_ranks", "method", b"method", "most_tokens", b"most_tokens", "pair", b"pair", "patience", b"patience", "precision", b"precision", "rank", b"rank", "ranks", b"ranks", "schedule", b"schedule", "seed", b"seed", "targets", b"targets", "text", b"text", "warmup", b"warmup", "weight_decay", b"weight_decay"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_accumulate", b"_accumulate", "_alpha", b"_alpha", "_batch", b"_batch", "_checkpoint_every", b"_checkpoint_every", "_clip", b"_clip", "_dropout", b"_dropout", "_epochs", b"_epochs", "_evaluate_every", b"_evaluate_every", "_held", b"_held", "_label", b"_label", "_learning_rate", b"_learning_rate", "_least_ranks", b"_least_ranks", "_most_tokens", b"_most_tokens", "_pair", b"_pair", "_patience", b"_patience", "_precision", b"_precision", "_rank", b"_rank", "_ranks", b"_ranks", "_schedule", b"_schedule", "_seed", b"_seed", "_text", b"_text", "_tune", b"_tune", "_warmup", b"_warmup", "_weight_decay", b"_weight_decay", "accumulate", b"accumulate", "alpha", b"alpha", "batch", b"batch", "checkpoint_every", b"checkpoint_every", "clip", b"clip", "dropout", b"dropout", "epochs", b"epochs", "evaluate_every", b"evaluate_every", "held", b"held", "label", b"label", "learning_rate", b"learning_rate", "least_ranks", b"least_ranks", "method", b"method", "most_tokens", b"most_tokens", "pair", b"pair", "patience", b"patience", "precision", b"precision", "rank", b"rank", "ranks", b"ranks", "schedule", b"schedule", "seed", b"seed", "targets", b"targets", "text", b"text", "tune", b"tune", "warmup", b"warmup", "weight_decay", b"weight_decay"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__accumulate: _TypeAlias = _typing.Literal["accumulate"]  # noqa: Y015
     _WhichOneofArgType__accumulate: _TypeAlias = _typing.Literal["_accumulate", b"_accumulate"]  # noqa: Y015
@@ -252,6 +263,8 @@ class TrainingRecipe(_message.Message):
     _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
     _WhichOneofReturnType__text: _TypeAlias = _typing.Literal["text"]  # noqa: Y015
     _WhichOneofArgType__text: _TypeAlias = _typing.Literal["_text", b"_text"]  # noqa: Y015
+    _WhichOneofReturnType__tune: _TypeAlias = _typing.Literal["tune"]  # noqa: Y015
+    _WhichOneofArgType__tune: _TypeAlias = _typing.Literal["_tune", b"_tune"]  # noqa: Y015
     _WhichOneofReturnType__warmup: _TypeAlias = _typing.Literal["warmup"]  # noqa: Y015
     _WhichOneofArgType__warmup: _TypeAlias = _typing.Literal["_warmup", b"_warmup"]  # noqa: Y015
     _WhichOneofReturnType__weight_decay: _TypeAlias = _typing.Literal["weight_decay"]  # noqa: Y015
@@ -298,6 +311,8 @@ class TrainingRecipe(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__seed) -> _WhichOneofReturnType__seed | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__text) -> _WhichOneofReturnType__text | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tune) -> _WhichOneofReturnType__tune | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__warmup) -> _WhichOneofReturnType__warmup | None: ...
     @_typing.overload
