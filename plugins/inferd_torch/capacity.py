@@ -10,7 +10,7 @@ from inferd.plugin import LoadError, MemoryNeed, TokenLimits
 DEFAULT_CONTEXT_TOKENS = 8192
 GATHERED_TOKENS = 32768  # most keys that the single rows of one group gather together
 DRAWN_LOGITS = 1 << 22  # most that are drawn from at a time, but for a row that has more
-DRAWN_BYTES = 56  # that a logit takes while it is drawn from: tests/unit/test_torch_memory.py counts them
+DRAWN_BYTES = 44  # that a logit takes while it is sorted and drawn from: tests/unit/test_torch_memory.py counts them
 SCORED_NUMBERS = 1 << 24  # scores of a group that are held at a time where caps or sinks are asked for
 SCORED_BYTES = 14  # of each: as they are, as shares, and once more for a product
 CELL_BYTES = 8  # of a row and a key in the mask of a group: whether it is seen, and what is added to its score
@@ -29,6 +29,7 @@ class Room:
         library_bytes: What the libraries take when they are loaded and used: measured, with a margin.
         step_tokens: In a step, by default.
         gathers: Whether rows gather their keys and values, instead of reading them by block tables.
+        drawn_bytes: That a logit takes while it is drawn from.
     """
 
     sequence_tokens: int
@@ -37,13 +38,26 @@ class Room:
     library_bytes: int
     step_tokens: int
     gathers: bool
+    drawn_bytes: int
 
 
 PROCESSOR = Room(
-    sequence_tokens=512, pool_bytes=1 << 30, pool_share=0.25, library_bytes=512 << 20, step_tokens=512, gathers=True
+    sequence_tokens=512,
+    pool_bytes=1 << 30,
+    pool_share=0.25,
+    library_bytes=512 << 20,
+    step_tokens=512,
+    gathers=True,
+    drawn_bytes=DRAWN_BYTES,
 )
 CUDA = Room(
-    sequence_tokens=2048, pool_bytes=1 << 62, pool_share=0.8, library_bytes=768 << 20, step_tokens=2048, gathers=False
+    sequence_tokens=2048,
+    pool_bytes=1 << 62,
+    pool_share=0.8,
+    library_bytes=768 << 20,
+    step_tokens=2048,
+    gathers=False,
+    drawn_bytes=0,  # one kernel, which reads the logits as they are
 )
 
 
@@ -149,7 +163,7 @@ def derive_workspace(sizes: Sizes, *, room: Room, step_tokens: int, max_sequence
     recorded_bytes = 0
     if recordings:
         recorded_bytes = step_bytes * max_sequences // step_tokens + 3 * rows_bytes + recordings * RECORDING_BYTES
-    return room.library_bytes + step_bytes + 4 * logits + DRAWN_BYTES * drawn + recorded_bytes + sizes.seeing_bytes
+    return room.library_bytes + step_bytes + 4 * logits + room.drawn_bytes * drawn + recorded_bytes + sizes.seeing_bytes
 
 
 def derive_need(sizes: Sizes, limits: TokenLimits, *, room: Room, recordings: int = 0) -> MemoryNeed:

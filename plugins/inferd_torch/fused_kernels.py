@@ -70,7 +70,7 @@ class TritonSteps:
 
 
 @triton.jit
-def _norm(  # type: ignore[no-untyped-def]  # noqa: PLR0917 - a launch names them
+def _norm(  # type: ignore[no-untyped-def]
     hidden,
     added,
     weight,
@@ -96,7 +96,7 @@ def _norm(  # type: ignore[no-untyped-def]  # noqa: PLR0917 - a launch names the
 
 
 @triton.jit(do_not_specialize_on_alignment=["slots", "positions"])
-def _rotate(  # type: ignore[no-untyped-def]  # noqa: PLR0917 - as above
+def _rotate(  # type: ignore[no-untyped-def]
     projected,
     queries,
     keys,

@@ -338,6 +338,7 @@ def open_session(
     if device.type != "cuda":
         return make()
     # Triton comes with CUDA builds only.
+    from inferd_torch.draw_kernels import draw  # noqa: PLC0415
     from inferd_torch.fused_kernels import TritonSteps  # noqa: PLC0415
     from inferd_torch.packed.kernels import TritonProduct  # noqa: PLC0415
     from inferd_torch.packed.rounded_kernels import WideProduct, round_rows  # noqa: PLC0415
@@ -359,7 +360,8 @@ def open_session(
     if fused and tower is None:  # what takes small steps together knows of no pictures
         free = torch.cuda.empty_cache
         decoder = fuse(net, windows=windows, context_tokens=limits.context_tokens, steps=TritonSteps, freed=free)
-    session = make(attend=(PagedDecode(card.multi_processor_count), PagedPrefill()), fused=decoder, graphs=graphs)
+    attend = (PagedDecode(card.multi_processor_count), PagedPrefill())
+    session = make(attend=attend, draw=draw, fused=decoder, graphs=graphs)
     warm(session)
     return session
 

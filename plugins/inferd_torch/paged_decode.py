@@ -109,7 +109,7 @@ def combine(means: Tensor, weights: Tensor, sinks: Tensor | None, *, dtype: torc
 
 
 @triton.jit(do_not_specialize=["table_stride", "parts", "window"], do_not_specialize_on_alignment=["tables", "lengths"])
-def _attend_part(  # type: ignore[no-untyped-def]  # noqa: PLR0917 - a launch names them
+def _attend_part(  # type: ignore[no-untyped-def]
     queries,
     keys,
     values,
@@ -191,7 +191,7 @@ def _attend_part(  # type: ignore[no-untyped-def]  # noqa: PLR0917 - a launch na
 
 
 @triton.jit(do_not_specialize=["parts"])
-def _combine(  # type: ignore[no-untyped-def]  # noqa: PLR0917 - as above
+def _combine(  # type: ignore[no-untyped-def]
     means,
     weights,
     sinks,

@@ -73,7 +73,7 @@ def choose_tile(width: int, number_bytes: int) -> tuple[int, int]:
 
 
 @triton.jit(do_not_specialize=["table_stride", "window"], do_not_specialize_on_alignment=["tables", "tiles"])
-def _attend_tile(  # type: ignore[no-untyped-def]  # noqa: PLR0917 - a launch names them
+def _attend_tile(  # type: ignore[no-untyped-def]
     queries,
     keys,
     values,

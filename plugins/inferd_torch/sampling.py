@@ -1,7 +1,14 @@
-"""Choosing tokens on the device, so that a step returns a number for each row and not a row of logits."""
+"""Choosing tokens on the device, so that a step returns a number for each row and not a row of logits.
+
+What all rows are chosen by is one table, so that one copy takes it to the device. `draw` states in torch what
+`draw_kernels.py` computes on CUDA; the two are compared by tests.
+"""
+
+from collections.abc import Callable
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from inferd.plugin import DeviceSampling
@@ -9,49 +16,55 @@ from inferd_torch.capacity import DRAWN_LOGITS
 
 NO_TOKEN = -1
 MOST_RANKED = 1024  # tokens of which a row is drawn that are found without all being sorted
+COLUMNS = ("temperatures", "top_k", "top_p", "min_p", "points")
+"""Of the table, all float64: top-k is exact as such a number, it is below the size of a vocabulary or keeps all."""
+
+Draw = Callable[[Tensor, Tensor, Tensor], None]
+"""Chooses the token of each row of logits (R, V) by a table (5, R), see `COLUMNS`, into `tokens` (R,), int64."""
 
 
-def choose_likeliest(logits: Tensor) -> Tensor:
-    """The likeliest token of each row, shape (R,), int32; `NO_TOKEN` where a row is not finite."""
-    peaks, ids = logits.max(dim=1)
-    return torch.where(torch.isfinite(peaks), ids, NO_TOKEN).int()
+def write_table(sampling: DeviceSampling, into: NDArray[np.float64]) -> None:
+    """Write a table (5, R) on the host."""
+    for column, name in zip(into, COLUMNS, strict=True):
+        column[:] = getattr(sampling, name)
 
 
-def choose(logits: Tensor, sampling: DeviceSampling, likeliest: Tensor | None = None) -> Tensor:
-    """The token of each row, shape (R,), as `DeviceSampling` describes it.
+def choose(logits: Tensor, sampling: DeviceSampling, draw: Draw | None = None) -> Tensor:
+    """The token of each row, shape (R,), int64, as `DeviceSampling` describes it.
 
     Args:
         logits: Shape (R, V), on the device.
         sampling: On the host.
-        likeliest: What `choose_likeliest` gave for them, if it was asked already.
+        draw: What chooses; None for what is stated here.
     """
-    drawn = np.flatnonzero(sampling.temperatures > 0)
-    if not drawn.size:
-        return choose_likeliest(logits) if likeliest is None else likeliest
+    table = np.empty((len(COLUMNS), len(logits)))
+    write_table(sampling, table)
+    tokens = torch.empty(len(logits), dtype=torch.int64, device=logits.device)
+    (draw or draw_sorted)(logits, torch.from_numpy(table).to(logits.device), tokens)
+    return tokens
+
+
+def draw_sorted(logits: Tensor, table: Tensor, tokens: Tensor) -> None:
+    """See `Draw`: in torch, for the processor; on other devices each kind of rows would be asked for by the host."""
     peaks, ids = logits.max(dim=1)
-    few = (sampling.top_k > 0) & (sampling.top_k <= min(MOST_RANKED, logits.shape[1]))
-    cut = ((sampling.top_k > 0) | (sampling.top_p < 1)) & ~few
-    for rows, pick in (
-        (drawn[~(few | cut)[drawn]], _draw_by_id),
-        (drawn[few[drawn]], _draw_of_few),
-        (drawn[cut[drawn]], _draw_by_rank),
-    ):
-        most = max(1, DRAWN_LOGITS // logits.shape[1])
-        for some in (rows[begin : begin + most] for begin in range(0, len(rows), most)):
-            index = torch.from_numpy(some).to(logits.device)
-            columns = _Columns(sampling, some, logits.device)
-            ids[index] = pick(_weigh(logits[index].float(), peaks[index].float(), columns.temperatures), columns)
-    return torch.where(torch.isfinite(peaks), ids, NO_TOKEN).int()
+    temperatures, top_k, top_p, *_ = table
+    few = (top_k > 0) & (top_k <= min(MOST_RANKED, logits.shape[1]))
+    cut = ((top_k > 0) | (top_p < 1)) & ~few
+    drawn = temperatures > 0
+    most = max(1, DRAWN_LOGITS // logits.shape[1])
+    for rows, pick in ((drawn & ~few & ~cut, _draw_by_id), (drawn & few, _draw_of_few), (drawn & cut, _draw_by_rank)):
+        for some in rows.nonzero()[:, 0].split(most):
+            if len(some):
+                columns = _Columns(table[:, some])
+                ids[some] = pick(_weigh(logits[some].float(), peaks[some].float(), columns.temperatures), columns)
+    tokens.copy_(torch.where(torch.isfinite(peaks), ids, NO_TOKEN))
 
 
 class _Columns:
     """The parameters of some rows, each shape (R, 1), on the device; and the largest `top_k` of them."""
 
-    def __init__(self, sampling: DeviceSampling, rows: np.ndarray, device: torch.device) -> None:
-        names = ("temperatures", "top_k", "top_p", "min_p", "points")
-        # One copy for all: top-k is exact as a float, it is below the size of a vocabulary or keeps all.
-        table = torch.from_numpy(np.stack([np.float64(getattr(sampling, name)[rows]) for name in names])).to(device)
-        self.most = int(sampling.top_k[rows].max())
+    def __init__(self, table: Tensor) -> None:
+        self.most = int(table[1].max())
         self.temperatures, self.top_k, self.top_p, self.min_p, self.points = table[:, :, None]
 
 

@@ -16,7 +16,7 @@ from inferd_torch.faults import guard
 from inferd_torch.fused import FusedDecoder
 from inferd_torch.plan import Plan, check_batch, make_plan
 from inferd_torch.pool import LayerShape, Pool
-from inferd_torch.sampling import choose
+from inferd_torch.sampling import Draw, choose, draw_sorted
 from inferd_torch.spans import attend_spans
 from inferd_torch.split import attend_split
 from inferd_torch.survey import watch_hidden
@@ -46,6 +46,7 @@ class TorchSession:
         device: Where it is.
         dtype: Of keys and values.
         attend: How rows attend by block tables, single ones and spans; None to gather their keys.
+        draw: How tokens are chosen.
         fused: The network with its small steps taken together; None to let the network itself compute.
         graphs: Record decode steps as CUDA graphs.
         tower: What sees pictures; None where nothing does.
@@ -60,6 +61,7 @@ class TorchSession:
         device: torch.device,
         dtype: torch.dtype,
         attend: tuple[AttendRows, AttendSpans] | None = None,
+        draw: Draw = draw_sorted,
         fused: FusedDecoder | None = None,
         graphs: bool = False,
         tower: Tower | None = None,
@@ -69,6 +71,7 @@ class TorchSession:
         self._device = device
         self._dtype = dtype
         self._by_tables = attend is not None
+        self._draw = draw
         self._fused = fused
         self._tower = tower
         self._guard = guard(device)
@@ -102,12 +105,12 @@ class TorchSession:
         tower = self._tower
         before = (tower.computed, tower.kept) if tower is not None else (0, 0)
         with self._guard(), torch.inference_mode():
-            logits, likeliest = self._run(batch)
+            logits, tokens = self._run(batch)
             hidden = None
             if batch.hidden_rows is not None and self._hidden is not None:
                 hidden = _fetch(self._hidden[torch.from_numpy(batch.hidden_rows).to(self._device, torch.int64)])
             self._hidden = None
-            result = _result(logits, batch, hidden, likeliest)
+            result = self._result(logits, batch, hidden, tokens)
         if tower is None or (tower.computed, tower.kept) == before:
             return result
         return replace(result, pictures_computed=tower.computed - before[0], pictures_kept=tower.kept - before[1])
@@ -181,7 +184,7 @@ class TorchSession:
             torch.cuda.set_per_process_memory_fraction(1.0, self._device)
 
     def _run(self, batch: TokenBatch, *, follows: bool = False) -> tuple[Tensor, Tensor | None]:
-        """The logits that a batch wants, and the likeliest if they are known; none where it `follows`.
+        """The logits that a batch wants, and what is chosen where that is known; none where it `follows`.
 
         What is recorded is played for others as well.
         """
@@ -239,17 +242,18 @@ class TorchSession:
         from inferd_torch.cuda_graphs import CudaGraphs  # noqa: PLC0415 - on CUDA only
 
         with torch.inference_mode():
-            graphs = CudaGraphs(self._forward, limits=self._limits, pool=self._pool, device=self._device)
+            tokens = torch.zeros(self._limits.max_sequences, dtype=torch.int64, device=self._device)
+            given: Any = {"limits": self._limits, "pool": self._pool, "device": self._device}
+            graphs = CudaGraphs(self._forward, self._draw, tokens, **given)
         self._hidden = None
         return graphs
 
-
-def _result(logits: Tensor, batch: TokenBatch, hidden: Any, likeliest: Tensor | None) -> StepResult:
-    """Logits, or the tokens that the batch asks for instead: only these leave the device then."""
-    if batch.sampling is None:
-        return StepResult(logits=_fetch(logits), hidden=hidden)
-    token_ids = choose(logits, batch.sampling, likeliest).cpu().numpy()
-    return StepResult(token_ids=token_ids, hidden=hidden)
+    def _result(self, logits: Tensor, batch: TokenBatch, hidden: Any, tokens: Tensor | None) -> StepResult:
+        """Logits, or the tokens that the batch asks for instead: only these leave the device then."""
+        if batch.sampling is None:
+            return StepResult(logits=_fetch(logits), hidden=hidden)
+        chosen = choose(logits, batch.sampling, self._draw) if tokens is None else tokens
+        return StepResult(token_ids=chosen.cpu().numpy(), hidden=hidden)
 
 
 def _fetch(tensor: Tensor) -> Any:

@@ -52,6 +52,7 @@ PHASES = (
     Phase("greedy", 40),
     Phase("packed", 50),
     Phase("replay", 30),
+    Phase("draws", 20),
     Phase("bad_rows", 20),
     Phase("lost_device", 60),
     Phase("shape_1b", 90, least_s=30),

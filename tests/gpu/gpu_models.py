@@ -21,11 +21,12 @@ from inferd.testing.batches import Part, compute
 from inferd_torch import attention, loading
 from inferd_torch.backend import TorchBackend
 from inferd_torch.capacity import CUDA, Sizes, choose_rows, derive_need
+from inferd_torch.cuda_graphs import compute_recorded
 from inferd_torch.decode_inputs import DecodeInputs
 from inferd_torch.fused import TorchSteps, fuse
 from inferd_torch.plugin import SPEC
 from inferd_torch.pool import LayerShape
-from inferd_torch.sampling import choose
+from inferd_torch.sampling import Draw, choose, draw_sorted
 from inferd_torch.session import TorchSession
 from inferd_torch.spans import attend_spans
 from inferd_torch.split import attend_split
@@ -288,21 +289,46 @@ def _tiny_session(device: str) -> TorchSession:
     return session
 
 
-def compare_replay(count: int, run: Any) -> float:
-    """The largest difference between logits of a recorded step and of the same step that is computed."""
+def compare_replay(count: int, run: Any) -> tuple[float, float]:
+    """How far logits of a recorded step are from those of the same step computed, and the part of tokens that agree."""
     session = _tiny_session(run.device)
-    batch = replace(decode_batch(session.limits, count=count, context=40), sampling=None)
-    logits = session.step(batch).logits
-    if logits is None:
-        raise TypeError("a step gave no logits")
-    recorded = np.array(logits)
+    drawn = decode_batch(session.limits, count=count, context=40, top_p=0.9)
+    logits = session.step(replace(drawn, sampling=None)).logits
+    tokens = session.step(drawn).token_ids
+    if logits is None or tokens is None:
+        raise TypeError("a step gave no logits, or no tokens")
+    recorded, own = np.array(logits), torch.zeros(count, dtype=torch.int64, device=run.device)
     limits = session.limits
     width = -(-limits.context_tokens // limits.block_tokens)
     with torch.inference_mode():
         inputs = DecodeInputs(rows=count, width=width, pool=session._pool, device=torch.device(run.device))
-        inputs.fill(batch)
-        computed = session._forward(inputs.plan).float().cpu().numpy()
-    return float(np.abs(recorded - computed).max())
+        inputs.fill(drawn)
+        computed = compute_recorded(session._forward, session._draw, inputs, count, own).float().cpu().numpy()
+    return float(np.abs(recorded - computed).max()), float(np.mean(own.cpu().numpy() == tokens))
+
+
+def find_draw(run: Any) -> Draw:
+    """What chooses tokens there."""
+    if run.dry:
+        return draw_sorted
+    from inferd_torch.draw_kernels import draw
+
+    return draw
+
+
+def measure_draws(run: Any) -> Iterator[tuple[str, float, str]]:
+    """Milliseconds of choosing the tokens of so many rows, by kinds, and of torch's whole sort of them."""
+    size = 500 if run.dry else 128256
+    kinds = {"greedy": (0.0, 0, 1.0), "by_id": (1.0, 0, 1.0), "top_k": (1.0, 40, 1.0), "top_p": (1.0, 0, 0.9)}
+    for rows in (1, 4) if run.dry else (1, 8, 64, 256):
+        logits = torch.randn(rows, size, device=run.device, dtype=torch.float32 if run.dry else torch.bfloat16).mul_(3)
+        tokens = torch.empty(rows, dtype=torch.int64, device=run.device)
+        for name, (temperature, top_k, top_p) in kinds.items():
+            columns = [np.full(rows, each) for each in (temperature, top_k, top_p, 0.0)]
+            table = torch.from_numpy(np.stack([*columns, np.linspace(0, 0.99, rows)])).to(run.device)
+            call = partial(find_draw(run), logits, table, tokens)
+            yield f"b{rows}.{name}", median(timed_ms(run, call)), "ms"
+        yield f"b{rows}.sort", median(timed_ms(run, partial(logits.sort, descending=True))), "ms"
 
 
 def draw_bad_rows(run: Any) -> int:
@@ -316,7 +342,7 @@ def draw_bad_rows(run: Any) -> int:
         min_p=np.full(4, 0.01),
         points=np.full(4, 0.7),
     )
-    ids = choose(logits, sampling).tolist()
+    ids = choose(logits, sampling, find_draw(run)).tolist()
     return sum(number == -1 for number in ids[:3]) if 0 <= ids[3] < 1000 else -1
 
 

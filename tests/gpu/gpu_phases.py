@@ -123,7 +123,18 @@ def replay(run: Run) -> Iterator[Figure]:
     from gpu_models import compare_replay
 
     for count in (1, 3) if run.dry else (1, 2, 3, 7, 17, 64):
-        yield figure(f"replay.b{count}", compare_replay(count, run), "largest difference of logits")
+        difference, same = compare_replay(count, run)
+        yield figure(f"replay.b{count}", difference, "largest difference of logits", f"{same:.0%} of drawn tokens")
+        if same < 1 and difference == 0:
+            yield {"event": "failed", "detail": f"a replay of {count} rows draws other tokens from the same logits"}
+
+
+def draws(run: Run) -> Iterator[Figure]:
+    """Choosing tokens from the logits of a large vocabulary."""
+    from gpu_models import measure_draws
+
+    for name, value, unit in measure_draws(run):
+        yield figure(f"draws.{name}", value, unit)
 
 
 def bad_rows(run: Run) -> Iterator[Figure]:
@@ -227,7 +238,7 @@ def baselines_8b(run: Run) -> Iterator[Figure]:
 PHASES: dict[str, Callable[[Run], Iterator[Figure]]] = {
     each.__name__: each
     for each in (
-        *(versions, limits, twins, greedy, packed, replay, bad_rows, lost_device, contract),
+        *(versions, limits, twins, greedy, packed, replay, draws, bad_rows, lost_device, contract),
         *(shape_1b, shape_8b, baselines_1b, baselines_8b),
     )
 }

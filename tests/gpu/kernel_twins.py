@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from inferd_torch import fused_kernels, paged_decode, paged_prefill, spans, split
+from inferd_torch import draw_kernels, fused_kernels, paged_decode, paged_prefill, sampling, spans, split
 from inferd_torch.fused import Rotation, TorchSteps
 from inferd_torch.packed import kernels, layouts, linear, rounded_kernels
 from inferd_torch.packed import rounded as narrow
@@ -143,6 +143,28 @@ def rounded(device: str, kind: torch.dtype, shapes: tuple[Any, ...]) -> Iterator
         yield far(given, narrow.multiply_wide(own, numbers, scales[:, 0], bias))
 
 
+def draw(device: str, kind: torch.dtype, shapes: tuple[Any, ...]) -> Iterator[float]:
+    """Tokens of rows that ask for everything, among equal logits and rows that are not finite: part of other ones."""
+    draws, size = (2, 700) if shapes is SMALL else (20, 128256)
+    block, draw_kernels.BLOCK = draw_kernels.BLOCK, 256 if shapes is SMALL else draw_kernels.BLOCK
+    generator = np.random.default_rng(11)
+    others = 0.0
+    for number in range(draws):
+        logits = torch.from_numpy(generator.normal(0, 3, (12, size)).astype(np.float32)).to(device)
+        logits = ((2 * logits).round() / 2 if number % 2 else logits).to(kind)
+        logits[0, 3], logits[1, 5], logits[2], logits[3, 8:] = float("nan"), float("inf"), float("-inf"), float("-inf")
+        choices = ([0, 0.7, 1, 1.5], [0, 0, 5, 40, size - 1], [1, 1, 0.9, 0.5, 0.01], [0, 0, 0.05, 0.3])
+        columns = [*(generator.choice(some, 12) for some in choices), generator.uniform(0, 1, 12)]
+        table = torch.from_numpy(np.stack(columns).astype(np.float64)).to(device)
+        both = []
+        for how in (draw_kernels.draw, sampling.draw_sorted):
+            both.append(torch.empty(12, dtype=torch.int64, device=device))
+            how(logits, table, both[-1])
+        others += float((both[0] != both[1]).double().mean()) / draws
+    draw_kernels.BLOCK = block
+    yield others
+
+
 def rounds(device: str, kind: torch.dtype, shapes: tuple[Any, ...]) -> Iterator[float]:
     """Rows rounded to fp8; none has a number that lies between two of that kind, which may be rounded either way."""
     del shapes
@@ -166,7 +188,7 @@ def far(given: Tensor, stated: Tensor) -> float:
 def compare(device: str, kinds: tuple[torch.dtype, ...], shapes: tuple[Any, ...]) -> Iterator[tuple[str, str, float]]:
     """The name of each kernel, the type of its numbers, and the largest difference of all cases."""
     torch.manual_seed(0)
-    for cases in (decode, prefill, norm, rotate, gate, packed, rounded, rounds):
+    for cases in (decode, prefill, norm, rotate, gate, packed, rounded, rounds, draw):
         for kind in kinds:
             yield cases.__name__, str(kind).removeprefix("torch."), max(cases(device, kind, shapes))
 

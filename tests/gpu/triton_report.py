@@ -18,7 +18,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from inferd_torch import fused_kernels, paged_decode, paged_prefill
+from inferd_torch import draw_kernels, fused_kernels, paged_decode, paged_prefill
 from inferd_torch.packed import kernels as packed
 from inferd_torch.packed import rounded_kernels
 from inferd_torch.packed.layouts import RUN, WIDTH
@@ -162,6 +162,18 @@ def rounded_cases(kind: str) -> Iterator[Case]:
     )
 
 
+def draw_cases(kind: str) -> Iterator[Case]:
+    """What chooses tokens."""
+    for size in (32000, 128256):
+        yield (
+            f"draw {size}",
+            draw_kernels._draw,
+            {"logits": f"*{kind}", "table": "*fp64", "tokens": "*i64", "stride": "i32"},
+            {"VOCABULARY": size, "BLOCK": draw_kernels.BLOCK},
+            {"num_warps": draw_kernels.WARPS},
+        )
+
+
 def compile_one(case: Case, kind: str, target: str) -> dict[str, Any]:
     """One kernel for one kind of GPU; pointers are to whole 16 bytes but where no kernel may count on that."""
     name, kernel, arguments, constants, options = case
@@ -219,7 +231,8 @@ def main(targets: list[str]) -> int:
     bad = 0
     for target in targets or TARGETS:
         for kind in KINDS:
-            for case in (*attention_cases(kind), *step_cases(kind), *packed_cases(kind), *rounded_cases(kind)):
+            makers = (attention_cases, step_cases, draw_cases, packed_cases, rounded_cases)
+            for case in (case for make in makers for case in make(kind)):
                 if case[0].startswith("round") and int(target[3:]) < NARROW:
                     continue
                 line = compile_one(case, kind, target)

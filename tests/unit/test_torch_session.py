@@ -12,13 +12,15 @@ pytest.importorskip("torch", reason="torch is not installed: pip install 'inferd
 import tiny_networks as tiny
 import torch
 
-from inferd.plugin import TokenBatch, TokenLimits
+from inferd.plugin import DeviceSampling, TokenBatch, TokenLimits
 from inferd.testing.batches import Part, compute, make_batch
 from inferd_torch import attention
 from inferd_torch.capacity import choose_rows
-from inferd_torch.decode_inputs import DecodeInputs
+from inferd_torch.cuda_graphs import compute_recorded
+from inferd_torch.decode_inputs import CHANGES, DecodeInputs
 from inferd_torch.plan import make_plan
 from inferd_torch.pool import LayerShape
+from inferd_torch.sampling import draw_sorted
 from inferd_torch.session import TorchSession
 from inferd_torch.spans import attend_spans
 from inferd_torch.split import attend_split
@@ -124,18 +126,78 @@ def test_recorded_inputs_compute_what_a_plain_step_does(session: TorchSession) -
             clean.copy_(keys[: LIMITS.blocks])
         inputs.fill(batch)
         with torch.inference_mode():
-            given = session._forward(inputs.plan)
+            inputs.settle()
+            given = session._forward(inputs.plan(8))
         np.testing.assert_allclose(given[:count], expected, atol=1e-4)
         assert torch.isfinite(given).all()
         for (keys, _), clean in zip(session._pool.layers, spare, strict=True):
             torch.testing.assert_close(keys[: LIMITS.blocks], clean, rtol=0, atol=1e-4)
 
 
+def single_rows(counts: dict[int, int], *, blocks: int = 4) -> TokenBatch:
+    """A token behind so many of each sequence, in blocks from the number that it is named by, to be drawn."""
+    parts = [
+        Part(token_ids=[7], begin=begin, blocks=range(first, first + max(blocks, begin // 8 + 1)))
+        for first, begin in counts.items()
+    ]
+    batch = make_batch(parts)
+    rows = len(parts)
+    drawn = DeviceSampling(
+        temperatures=np.full(rows, 0.9),
+        top_k=np.array([first // 8 % 2 * 40 for first in counts]),
+        top_p=np.full(rows, 0.95),
+        min_p=np.full(rows, 0.01),
+        points=np.array([(first + 5) / 64 for first in counts]),
+    )
+    return replace(batch, sampling=drawn)
+
+
+def test_a_recorded_step_draws_as_a_plain_one_does_in_any_batch(session: TorchSession) -> None:
+    """What tokens are chosen by is staged with the step: a replay gives those of plain steps, whoever is beside."""
+    inputs = DecodeInputs(rows=8, width=16, pool=session._pool, device=CPU)
+    counts = {0: 9, 8: 17, 16: 3, 24: 30, 32: 12}
+    for first, begin in counts.items():
+        compute(session, Part(token_ids=IDS[:begin] or IDS, blocks=range(first, first + 4)))
+    plain = {}
+    for first, begin in counts.items():
+        plain[first] = int(session.step(single_rows({first: begin})).token_ids[0])
+    assert len(set(plain.values())) > 1
+    tokens = torch.zeros(8, dtype=torch.int64)
+    for some in ([0, 8, 16, 24, 32], [32, 0], [24], [8, 16, 32, 0]):
+        inputs.fill(single_rows({first: counts[first] for first in some}))
+        with torch.inference_mode():
+            compute_recorded(session._forward, draw_sorted, inputs, 8, tokens)
+        assert tokens[: len(some)].tolist() == [plain[first] for first in some]
+
+
+def test_only_what_changed_of_block_tables_crosses(session: TorchSession) -> None:
+    """The tables on the device are those of the batch, though all of them cross only where much has changed."""
+    inputs = DecodeInputs(rows=8, width=16, pool=session._pool, device=CPU)
+
+    def settle(counts: dict[int, int], **more: int) -> int:
+        batch = single_rows(counts, **more)
+        inputs.fill(batch)
+        inputs.settle()
+        tables = inputs.plan(8).rows.tables[: len(counts)]
+        known = batch.block_tables
+        assert (tables[:, : known.shape[1]].numpy() == known)[known >= 0].all()
+        return inputs.whole
+
+    assert settle({0: 9, 8: 17, 16: 3}) == 0
+    assert settle({0: 9, 8: 17, 16: 3}) == 0
+    assert settle({16: 3, 8: 17}) == 0  # a row goes, and another takes its place
+    assert settle(dict.fromkeys(range(0, 56, 7), 20), blocks=CHANGES + 1) == 1
+    assert settle({0: 9}) == 1
+    inputs.doubt()
+    assert settle({0: 9, 8: 17}) == 1
+    assert settle({20: 60}) == 1
+
+
 def test_recorded_steps_and_others_have_indices_of_one_type(session: TorchSession) -> None:
     """A kernel is compiled for tables and lengths of one type, however a step came to be."""
     inputs = DecodeInputs(rows=1, width=16, pool=session._pool, device=CPU)
     some = make_plan(make_batch([Part(token_ids=[5], blocks=range(1))]), LIMITS, CPU, by_tables=True)
-    for plan in (inputs.plan, some):
+    for plan in (inputs.plan(1), some):
         assert plan.rows is not None
         assert plan.rows.tables.dtype == plan.rows.lengths.dtype == torch.int32
         assert plan.slots.dtype == plan.positions.dtype == torch.int64

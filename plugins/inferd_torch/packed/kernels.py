@@ -99,7 +99,7 @@ def multiply(
 
 
 @triton.jit(do_not_specialize=["rows", "parts"])
-def _multiply(  # type: ignore[no-untyped-def]  # noqa: PLR0917 - a launch names them
+def _multiply(  # type: ignore[no-untyped-def]
     inputs,
     words,
     scales,
@@ -157,7 +157,7 @@ def _multiply(  # type: ignore[no-untyped-def]  # noqa: PLR0917 - a launch names
 
 
 @triton.jit(do_not_specialize=["rows", "parts"])
-def _sum(  # type: ignore[no-untyped-def]  # noqa: PLR0917 - as above
+def _sum(  # type: ignore[no-untyped-def]
     sums,
     bias,
     given,

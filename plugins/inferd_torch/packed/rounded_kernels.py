@@ -92,7 +92,7 @@ def round_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @triton.jit(do_not_specialize=["rows", "parts"])
-def _widen(  # type: ignore[no-untyped-def]  # noqa: PLR0917 - a launch names them
+def _widen(  # type: ignore[no-untyped-def]
     inputs,
     numbers,
     scales,
@@ -135,7 +135,7 @@ def _widen(  # type: ignore[no-untyped-def]  # noqa: PLR0917 - a launch names th
 
 
 @triton.jit
-def _round(  # type: ignore[no-untyped-def]  # noqa: PLR0917 - as above
+def _round(  # type: ignore[no-untyped-def]
     rows,
     numbers,
     scales,
