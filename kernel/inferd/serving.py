@@ -15,7 +15,7 @@ from inferd.log_lines import LogLines
 from inferd.notifying import Notices
 from inferd.plugin.cores import forbid_cores
 from inferd.runtime.allocator import give_large_back
-from inferd.runtime.collector import collect_imports, spare_collector
+from inferd.runtime.collector import spare_collector
 from inferd.runtime.declaring import Declaring
 from inferd.runtime.driver import Driver
 from inferd.server import Kernel, running_kernel
@@ -39,7 +39,6 @@ async def serve(
         InvalidFieldError, OSError: As `running_kernel`.
     """
     lines, notices = LogLines(settings.logs), Notices()
-    collect_imports()
     if not settings.core_dumps:
         forbid_cores()
     loop = asyncio.get_running_loop()

@@ -4,6 +4,8 @@ import os
 import signal
 from typing import Any
 
+from inferd.starts import begin_start
+
 INTERRUPTED = 130  # the exit code of a program that Ctrl-C ended
 NO_CIPHERS = "ECDHE-PSK-CHACHA20-POLY1305"
 """The ciphers before TLS 1.3: one that needs a secret known beforehand, of which there is none. So no connection comes
@@ -16,6 +18,7 @@ def run() -> None:
     waits = begun is signal.default_int_handler  # else whoever started it wants Ctrl-C to be ignored
     if waits:
         signal.signal(signal.SIGINT, _end)  # an exception inside of an import would be told with its traceback
+    begin_start()
     os.environ["GRPC_SSL_CIPHER_SUITES"] = NO_CIPHERS
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # else each handshake that fails is a line on stderr
     from inferd.cli.main import run as run_command  # noqa: PLC0415 - this takes the time

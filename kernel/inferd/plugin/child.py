@@ -36,6 +36,8 @@ WORKER_FAMILIES: Final = frozenset(
     | {"JAX", "ZE"}
 )
 """What names of variables of processors, threads and libraries begin with, before their first underscore."""
+ONE_THREAD: Final = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+"""For a process that looks at a plugin and computes nothing: threads that wait for work take time from all others."""
 FATAL = "Fatal Python error: "  # how faulthandler begins; see docs.python.org/3/library/faulthandler.html
 FRAME = re.compile(r"^Current thread [^\n]*\n +(File \"[^\n]*)", re.MULTILINE)
 
@@ -138,7 +140,7 @@ async def run_program(program: str, module: str, *, limit_s: float) -> Ending:
             stdout=asyncio.subprocess.DEVNULL,
             stderr=stderr.write_end,
             pass_fds=(answer.write_end,),
-            env=environment(),
+            env={**environment(), **ONE_THREAD},
             start_new_session=True,
         )
         try:

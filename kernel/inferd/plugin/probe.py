@@ -29,6 +29,7 @@ from inferd.plugin import hookspecs
 from inferd.plugin.backend import BackendSpec, BackendUnavailable, DeviceInfo, Probe, read_settings
 from inferd.plugin.checks import check_backend, check_probe, import_loader
 from inferd.sandbox.state import Access
+from inferd.starts import begin_start
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
 LOADER = re.compile(r"(\w+\.)*\w+:\w+")
@@ -44,6 +45,7 @@ def main(find: Callable[[str], Document]) -> None:
     """Answer with what is found of a module, and end at once: exit handlers and threads of a framework do not run."""
     module, descriptor, parent = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     _die_with_parent(parent)
+    begin_start()
     faulthandler.enable()  # to standard error, which the kernel keeps
     os.set_inheritable(descriptor, False)
     document = json.dumps(find(module))

@@ -4,12 +4,9 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from inferd.starts import end_start
+
 FULL_COLLECTIONS = 50  # one for so many of its smaller ones
-
-
-def collect_imports() -> None:
-    """Collect what importing has left, while there is little else to look through."""
-    gc.collect()
 
 
 def spare_collector() -> None:
@@ -19,8 +16,7 @@ def spare_collector() -> None:
     restored tasks 300 ms. Looking through 1000 retained tasks takes 15 ms, and is done a fifth as often as by default,
     for some MiB of garbage more.
     """
-    gc.freeze()
-    gc.set_threshold(*gc.get_threshold()[:2], FULL_COLLECTIONS)
+    end_start(full_collections=FULL_COLLECTIONS)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import socket
 from typing import Final
 
 from inferd import descriptors
+from inferd.starts import begin_start
 from inferd.worker.beginning import THREAD_VARIABLES, begin
 from inferd.worker.link import Link
 
@@ -23,6 +24,7 @@ def main() -> None:
     parser.add_argument("--frame-bytes", type=int, default=16 << 20, help="largest frame that the kernel may send")
     options = parser.parse_args()
     _die_with(options.parent)
+    begin_start()
     descriptors.raise_limit()
     faulthandler.enable()  # into the log: where each thread is when a signal ends this process
     for name in THREAD_VARIABLES:

@@ -6,26 +6,24 @@ import gc
 import logging
 import os
 import signal
+import sys
 import threading
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from inferd import logs
 from inferd.content import PIN, content_digest
 from inferd.core.vigil import Doing
 from inferd.engine.activity import Activity
 from inferd.engine.cause import last_line, placed_line
-from inferd.engine.function.backend import LoadedFunctions
-from inferd.engine.program.threads import spares
-from inferd.engine.training.backend import LoadedTraining, TrainingLoader
-from inferd.engine.training.following import FollowerLoader, LoadedFollower
 from inferd.errors import ModelLoadError, SandboxIncompleteError, is_failure, words_of
 from inferd.plugin import LoadError, UnsupportedModelError
 from inferd.plugin.checks import check_model, check_need, import_loader
 from inferd.plugin.ranks import Ranks
-from inferd.worker.desk import make_desk
+from inferd.starts import end_start
+from inferd.worker.desk import OWN, TRAININGS, fetch_desk, make_desk
 from inferd.worker.frames import failure, needs_frame, pong_frame, read_load, sealed_frame
 from inferd.worker.identity import Identity
 from inferd.worker.looking import bounded_look
@@ -36,14 +34,20 @@ from inferd_api.worker.v1 import worker_pb2 as wire
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from inferd.engine.function.backend import LoadedFunctions
+    from inferd.engine.training.backend import LoadedTraining
+    from inferd.engine.training.following import LoadedFollower
     from inferd.errors import InferdError
     from inferd.plugin import Backend, LoadedModel, LoadedTensorModel, LoadRequest, ModelDescription
     from inferd.shared import Memory
     from inferd.worker.beginning import Start
     from inferd.worker.desk import Desk
     from inferd.worker.link import Link
+
+    _Model = LoadedModel | LoadedTensorModel | LoadedFunctions | LoadedTraining | LoadedFollower
 from inferd.worker.links import check_links
 
+PROGRAMS: Final = "inferd.engine.program.threads"
 _PROGRESS_S: Final = 0.05  # least time between two reports of load progress
 
 _FAILED: Final = {
@@ -99,17 +103,16 @@ class Worker:
                 self._activity.begin(Doing.CLOSE)
                 model.session.close()
 
-    def _load(
-        self, load: load_pb2.Load
-    ) -> LoadedModel | LoadedTensorModel | LoadedFunctions | LoadedTraining | LoadedFollower | None:
+    def _load(self, load: load_pb2.Load) -> _Model | None:
         backend: Backend | None = None
         try:
             request, _ = read_load(load)
             self._start.check()
             self._activity.begin(Doing.IMPORT)
-            backend = import_loader(load.loader)()
-            if isinstance(backend, TrainingLoader | FollowerLoader):
-                backend.prepare(request)
+            loader: Any = import_loader(load.loader)()
+            backend = loader
+            if load.loader in TRAININGS:
+                loader.prepare(request)
             self._activity.begin(Doing.STARTING)
             self._link.send(sealed_frame(self._start.seal()))
             check_links(load)
@@ -117,16 +120,15 @@ class Worker:
             identity = _identify(request, load.loader)
             self._activity.begin(Doing.MEASURE)
             with bounded_look(load):
-                need = check_need(backend.measure(request))
+                need = check_need(loader.measure(request))
             self._paged_bytes = need.paged_bytes
             self._activity.begin(Doing.WAITING)
             self._link.send(needs_frame(need, request.device, processes=len(request.ranks) or 1))
             self._reserved.wait()
             self._activity.begin(Doing.LOAD)
-            given = backend.load(request, self._report)
-            model = (
-                given if isinstance(given, LoadedFunctions | LoadedTraining | LoadedFollower) else check_model(given)
-            )
+            fetch_desk(load.loader)
+            given = loader.load(request, self._report)
+            model: _Model = given if load.loader in OWN else check_model(given)
             self._activity.begin(Doing.PREPARE)
             self._desk = make_desk(model, load, self._link, self._activity, identity=identity)
         except BaseException as error:
@@ -138,7 +140,7 @@ class Worker:
             )
             return None
         gc.collect()
-        gc.freeze()  # what a model brings never becomes garbage: do not look through it again
+        end_start()  # what a model brings never becomes garbage: do not look through it again
         loaded = self._desk.loaded()
         loaded.description = loaded.description or _describe(model.description)
         loaded.parameters = getattr(model.description, "parameters", 0)
@@ -250,7 +252,8 @@ class Worker:
 
 def _die(args: threading.ExceptHookArgs) -> None:
     """A thread that fails takes the process with it: the kernel sees a dead worker, not one that never answers."""
-    if args.exc_type is not SystemExit and not spares(args):
+    programs = sys.modules.get(PROGRAMS)  # it is there where a program is the model
+    if args.exc_type is not SystemExit and not (programs is not None and programs.spares(args)):
         _log.critical("thread %s failed", args.thread and args.thread.name, exc_info=args.exc_value)
         os._exit(1)
 

@@ -5,9 +5,11 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 
-#include <atomic>
+#include <chrono>
+#include <condition_variable>
 #include <cstddef>
 #include <cstdint>
+#include <mutex>
 #include <system_error>
 #include <thread>
 
@@ -63,11 +65,16 @@ class Filling {
   Filling(const Filling&) = delete;
   Filling& operator=(const Filling&) = delete;
   ~Filling() {
-    ending_ = true;
+    {
+      std::lock_guard<std::mutex> hold(mutex_);
+      ending_ = true;
+    }
+    ends_.notify_one();
     if (thread_.joinable()) thread_.join();
   }
 
-  // Fills a little at once and the rest in the background. The memory outlives this object.
+  // Fills a little at once and the rest in the background, where the first task has its first tokens by then: hundreds
+  // of milliseconds of a core. The memory outlives this object.
   void start(const Memory& memory) {
     const size_t first = fill(memory, 0, 16 << 20);
     if (first == memory.size_bytes()) return;
@@ -76,7 +83,14 @@ class Filling {
     pthread_sigmask(SIG_SETMASK, &all, &before);
     try {
       thread_ = std::thread([this, &memory, first] {
-        for (size_t at = first; at < memory.size_bytes() && !ending_;) at = fill(memory, at, 2 << 20);
+        std::unique_lock<std::mutex> hold(mutex_);
+        bool ends = ends_.wait_for(hold, std::chrono::seconds(1), [this] { return ending_; });
+        for (size_t at = first; at < memory.size_bytes() && !ends;) {
+          hold.unlock();
+          at = fill(memory, at, 2 << 20);
+          hold.lock();
+          ends = ending_;
+        }
       });
     } catch (const std::system_error&) {  // no thread: steps wait as they need pages
     }
@@ -93,7 +107,9 @@ class Filling {
     return memory.size_bytes();
   }
 
-  std::atomic<bool> ending_{false};
+  std::mutex mutex_;
+  std::condition_variable ends_;
+  bool ending_ = false;  // by mutex_
   std::thread thread_;
 };
 
