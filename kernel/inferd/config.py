@@ -4,7 +4,6 @@ A nested name is joined by two underscores: `INFERD_LIMITS__QUEUED_TASKS=50`. Un
 `INFERD_BACKENDS=cpu,torch`, or JSON.
 """
 
-import os
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -27,6 +26,7 @@ from inferd.environment import Environment
 from inferd.evaluation_settings import Evaluate
 from inferd.explanation_settings import Explanations
 from inferd.federation_settings import Federate
+from inferd.folders import config_path, usual_data_dir
 from inferd.function_settings import Functions
 from inferd.host_settings import Hosts
 from inferd.http_settings import Http
@@ -50,12 +50,6 @@ from inferd.worker_settings import Workers
 DEFAULT_ADDRESS = "127.0.0.1:7411"
 LEAST_FRAME_BYTES = 16 << 20
 FRAME_MARGIN_BYTES = 64 << 10  # by which a frame can be larger than the message that it is made from
-
-
-def config_path() -> Path:
-    """Where the configuration is read from: `$INFERD_CONFIG`, else `inferd/config.toml` in the user's config folder."""
-    named = os.environ.get("INFERD_CONFIG")
-    return Path(named) if named else platformdirs.user_config_path("inferd") / "config.toml"
 
 
 class Limits(BaseModel):
@@ -312,7 +306,7 @@ class Settings(BaseSettings):
     socket_group: str = Field(
         "", description="a group of this host that may use unix sockets, too; default place: /run/inferd/inferd.sock"
     )
-    data_dir: Path = Field(default_factory=lambda: platformdirs.user_data_path("inferd"), description="models")
+    data_dir: Path = Field(default_factory=usual_data_dir, description="models")
     state_dir: Path = Field(
         default_factory=lambda: platformdirs.user_state_path("inferd"), description="logs of workers"
     )

@@ -5,19 +5,9 @@ from typing import Any
 from pydantic.fields import FieldInfo
 from pydantic_settings import EnvSettingsSource
 
+from inferd.folders import NOT_SETTINGS
+
 LISTS = ("listen", "backends", "plugin_modules", "failpoints")
-NOT_SETTINGS = frozenset(
-    {
-        "inferd_address",
-        "inferd_tenant",
-        "inferd_lease",
-        "inferd_credential",
-        "inferd_credential_file",
-        "inferd_patience_s",
-    }
-    | {"inferd_ca_file", "inferd_cert_file", "inferd_key_file", "inferd_config", "inferd_examples"}
-)
-"""Variables of the command line, of clients and of the tests; in lower case, as variables are compared."""
 
 
 class Environment(EnvSettingsSource):

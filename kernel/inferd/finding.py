@@ -6,13 +6,14 @@ from hashlib import sha256
 from typing import Any
 
 from inferd import __version__
-from inferd.config import Settings, config_path
+from inferd.config import Settings
 from inferd.core.events import HostJoined
 from inferd.core.function import CallLimits
 from inferd.core.host import HostBackend, HostFacts
 from inferd.core.ids import DeviceId
 from inferd.core.program import BACKEND as MODEL_PY
 from inferd.core.resources import HOST_DEVICE
+from inferd.folders import config_path
 from inferd.model_settings import Watching
 from inferd.plugin.host import count_cores
 from inferd.plugin.registry import BackendReport, BackendState

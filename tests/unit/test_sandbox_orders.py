@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from inferd.config import Settings, config_path
+from inferd.config import Settings
 from inferd.core.ids import DeviceId, ModelName
 from inferd.core.model import ModelSpec
 from inferd.errors import ModelLoadError
+from inferd.folders import config_path
 from inferd.runtime import scratch
 from inferd.runtime.driver_limits import sandbox_limits
 from inferd.runtime.kept_records import read_spec, write_spec

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from inferd.cli.amounts import size, span
 from inferd.cli.asking import how_to_ask
 from inferd.cli.kernel import connected
+from inferd.cli.named import no_file
 from inferd.cli.output import CommandError
 from inferd.cli.plain import plain
-from inferd.cli.wanted import no_file
 from inferd.runtime.formats import model_name
 from inferd_api.v1.blob_pb2 import BlobState
 

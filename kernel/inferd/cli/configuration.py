@@ -14,9 +14,10 @@ from pydantic_settings import TomlConfigSettingsSource
 
 from inferd.cli.output import CommandError
 from inferd.cli.settings import name_of, read_settings, variable_of
-from inferd.config import Settings, config_path
+from inferd.config import Settings
 from inferd.environment import Environment
 from inferd.errors import suggestion
+from inferd.folders import config_path
 from inferd.store.passwords import HIDDEN, hide_passwords
 
 if TYPE_CHECKING:

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
+    from inferd.cli.named import Wanted
     from inferd.cli.output import Output
-    from inferd.cli.wanted import Wanted
     from inferd_api.v1.explanation_pb2 import ExplainedToken, Explanation, ExplanationPlan, Faithfulness
     from inferd_client import Client, Prompt
 

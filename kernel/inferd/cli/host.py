@@ -20,9 +20,9 @@ from inferd.agent.facts import Found
 from inferd.agent.folders import own_folder
 from inferd.agent.giving import Giving, check_reached
 from inferd.cli.output import CommandError, command_error
-from inferd.config import config_path
 from inferd.core.host import check_host_id
 from inferd.errors import InvalidFieldError
+from inferd.folders import config_path
 from inferd.log_lines import LogLines, set_up_logs
 from inferd.notifying import Notices
 from inferd.plugin.cores import forbid_cores

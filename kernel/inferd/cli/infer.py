@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
+    from inferd.cli.named import Wanted
     from inferd.cli.output import Output
-    from inferd.cli.wanted import Wanted
     from inferd_api.v1.tensor_pb2 import ModelSignature
     from inferd_client import InferOptions, InferSequence
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from inferd.cli.output import Output
+    from inferd.cli.private import StartingKernel
 
 
 @contextmanager
@@ -61,7 +62,9 @@ def alias_owner(name: str) -> str:
 
 
 @contextmanager
-def connected_or_private(output: Output, address: str, tenant: str, *, before: Callable[[], None]) -> Iterator[Client]:
+def connected_or_private(
+    output: Output, address: str, tenant: str, *, before: Callable[[], None], ahead: StartingKernel | None = None
+) -> Iterator[Client]:
     """A client of the kernel at `address`; where none answers, of one that lives as long as the block.
 
     Args:
@@ -69,17 +72,19 @@ def connected_or_private(output: Output, address: str, tenant: str, *, before: C
         address: Of the kernel.
         tenant: Whose tasks are meant.
         before: Is called before one is started, and raises where it would be of no use.
+        ahead: One that was started before, for nobody listens at the address.
 
     Raises:
         CommandError: As `connected`, `private_kernel` and `before`.
     """
     with ExitStack() as stack:
         client = stack.enter_context(connected(address, tenant))
-        if not reachable(client):
-            before()
+        if ahead is not None or not reachable(client):
+            if ahead is None:
+                before()
             away = client.address
             with output.status(f"no kernel at {away}; starting a private one"):
-                started_address, pid = stack.enter_context(private_kernel())
+                started_address, pid = stack.enter_context(private_kernel()) if ahead is None else ahead.ready()
             output.note(f"no kernel at {away}; started a private one (pid {pid})")
             client = stack.enter_context(connected(started_address, tenant, credential=""))
         yield client

@@ -1,6 +1,9 @@
 """The commands of `inferd` and their options. Each loads what it needs when it is called, so that `--help` is quick."""
 
 import os
+import sys
+from contextlib import ExitStack
+from copy import copy
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -63,6 +66,8 @@ from inferd.cli.usage import Commands
 from inferd.cli.version_commands import version_app
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from inferd_client import RunOptions
 
 app = typer.Typer(
@@ -101,7 +106,15 @@ app.add_typer(pipeline_app, name="pipelines")
 def run() -> None:
     """Entry of the program."""
     open_streams()
-    app(prog_name=named())
+    narrowed(sys.argv[1:])(prog_name=named())
+
+
+def narrowed(words: "Sequence[str]") -> typer.Typer:
+    """The program with the one command, or noun, that is named first, if one is: making all 170 takes 50 ms."""
+    only = copy(app)
+    for kind in ("registered_commands", "registered_groups"):
+        setattr(only, kind, [each for each in getattr(app, kind) if each.name in words[:1]])
+    return only if only.registered_commands or only.registered_groups else app
 
 
 def _tell_version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it by position
@@ -247,7 +260,11 @@ def _run(
     **sampling: Any,
 ) -> None:
     """Ask a model. Without a kernel at the address, a private one runs for as long as the command."""
-    with edge(output) as out:
+    with edge(output) as out, ExitStack() as stack:
+        from inferd.cli.private import kernel_ahead
+
+        wanted = read_wanted(model, backend=backend, device=device, settings=setting)
+        ahead = None if detach else stack.enter_context(kernel_ahead(wanted, address, data_dir))
         from inferd.cli.grammar import read_grammar
         from inferd.cli.run import run as run_model
 
@@ -261,7 +278,7 @@ def _run(
         }
         run_model(
             out,
-            read_wanted(model, backend=backend, device=device, settings=setting),
+            wanted,
             prompt,
             address=address,
             tenant=tenant,
@@ -273,6 +290,7 @@ def _run(
             verbose=verbose,
             options=cast("RunOptions", options),
             detach=detach,
+            ahead=ahead,
         )
 
 

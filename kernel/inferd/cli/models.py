@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from inferd.cli.catalogue import CatalogueEntry
+    from inferd.cli.named import Wanted
     from inferd.cli.output import Output
-    from inferd.cli.wanted import Wanted
     from inferd.runtime.library import Manifest
     from inferd_api.v1.model_pb2 import Instance
     from inferd_client import Client

@@ -10,9 +10,10 @@ import typer
 
 from inferd.cli.amounts import read_size
 from inferd.cli.output import Format
+from inferd.folders import is_configured, usual_data_dir
 
 if TYPE_CHECKING:
-    from inferd.cli.wanted import Wanted
+    from inferd.cli.named import Wanted
 
 ADDRESS = ""  # found by the client
 MOST_NUMBER = 2**32
@@ -89,7 +90,7 @@ def read_wanted(
     name: str, *, backend: str = "", device: str = "", settings: list[str] | None = None, option: str = "--set"
 ) -> "Wanted":
     """What a command names, and how it is to be loaded."""
-    from inferd.cli.wanted import Wanted  # noqa: PLC0415 - `--help` takes no gRPC
+    from inferd.cli.named import Wanted  # noqa: PLC0415 - `--help` takes no gRPC
 
     values = read_pairs(settings, option)
     for setting in values.keys() & PATH_SETTINGS:  # the worker, which reads them, runs in another folder
@@ -99,6 +100,8 @@ def read_wanted(
 
 def data_dir() -> "Path":
     """The user's data folder, as a kernel would take it."""
+    if not is_configured():
+        return usual_data_dir()
     from inferd.cli.settings import read_settings  # noqa: PLC0415 - as above
 
     return read_settings().data_dir

@@ -8,8 +8,9 @@ import typer
 
 from inferd.cli.amounts import size
 from inferd.cli.kernel import connected_or_private
+from inferd.cli.named import Wanted
 from inferd.cli.plain import plain
-from inferd.cli.wanted import Wanted, check, resolved
+from inferd.cli.wanted import check, resolved
 
 if TYPE_CHECKING:
     from collections.abc import Callable

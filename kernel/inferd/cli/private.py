@@ -5,23 +5,29 @@ from __future__ import annotations
 import json
 import os
 import select
+import socket
 import subprocess
 import sys
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from inferd.cli.named import is_known
 from inferd.cli.output import CommandError
 from inferd.errors import present
+from inferd.places import SHARED, own_socket, system_socket
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+    from inferd.cli.named import Wanted
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 10.0
 LINE_BYTES = 1 << 20
+UNIX = "unix:"
 ALONE = {"INFERD_STORE__URL": "memory:", "INFERD_DRAIN_S": "0", "INFERD_METRICS_LISTEN": ""}
 
 
@@ -32,18 +38,32 @@ class PrivateKernel(NamedTuple):
     pid: int
 
 
+class StartingKernel(NamedTuple):
+    """A private kernel that may not serve yet: where it is to listen, its process, and what it says."""
+
+    address: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def ready(self) -> PrivateKernel:
+        """Wait until it serves.
+
+        Raises:
+            CommandError: It did not start; the message ends with what it said last.
+        """
+        _wait_until_ready(self.process, self.log)
+        return PrivateKernel(self.address, self.process.pid)
+
+
 @contextmanager
-def private_kernel() -> Iterator[PrivateKernel]:
+def starting_kernel() -> Iterator[StartingKernel]:
     """A kernel that listens on a socket in a folder of its own; no process is left when the block ends.
 
     It runs in a session of its own, so that Ctrl-C reaches this process only, which then ends it in order. Should
     this process be killed, the kernel ends with it.
-
-    Raises:
-        CommandError: It did not start; the message ends with what it said last.
     """
     with tempfile.TemporaryDirectory(prefix="inferd-") as folder:
-        address, log = f"unix:{folder}/kernel.sock", Path(folder) / "kernel.log"
+        address, log = f"{UNIX}{folder}/kernel.sock", Path(folder) / "kernel.log"
         command = [sys.executable, "-m", "inferd", "serve", "--listen", address, "--output", "json"]
         command += ["--exit-with-parent", "--parent", str(os.getpid())]
         with log.open("wb") as errors:
@@ -57,10 +77,57 @@ def private_kernel() -> Iterator[PrivateKernel]:
                 start_new_session=True,
             )
         try:
-            _wait_until_ready(process, log)
-            yield PrivateKernel(address, process.pid)
+            yield StartingKernel(address, process, log)
         finally:
             _end(process)
+
+
+@contextmanager
+def kernel_ahead(wanted: Wanted, address: str, data_dir: Callable[[], Path]) -> Iterator[StartingKernel | None]:
+    """A private kernel that starts while the command imports its client; None where it may not be needed.
+
+    It is where nobody listens at the address, or at the usual places, and where the model is known. Whatever is not
+    as it should be is left to be found, and told, on the ordinary way.
+    """
+    needed = False
+    with suppress(CommandError):
+        needed = _nobody_listens(address) and is_known(wanted, data_dir)
+    if not needed:
+        yield None
+        return
+    with starting_kernel() as kernel:
+        yield kernel
+
+
+def _nobody_listens(address: str) -> bool:
+    """Whether there is surely no kernel at an address, "" for the usual places; of those of networks nobody knows."""
+    if address:
+        return "," not in address and address.startswith(UNIX) and _is_silent(Path(address.removeprefix(UNIX)))
+    places = (own_socket(), SHARED / f"inferd-{os.geteuid()}" / "inferd.sock", system_socket())
+    return all(place is None or _is_silent(place) for place in places)
+
+
+def _is_silent(path: Path) -> bool:
+    try:
+        with socket.socket(socket.AF_UNIX) as asked:
+            asked.setblocking(False)
+            asked.connect(str(path))
+    except (FileNotFoundError, ConnectionRefusedError):
+        return True
+    except OSError:
+        return False
+    return False
+
+
+@contextmanager
+def private_kernel() -> Iterator[PrivateKernel]:
+    """As `starting_kernel`, once it serves.
+
+    Raises:
+        CommandError: It did not start; the message ends with what it said last.
+    """
+    with starting_kernel() as kernel:
+        yield kernel.ready()
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], log: Path) -> None:

@@ -13,13 +13,15 @@ from inferd.cli.inputs import compose, read_image, read_stdin, read_text
 from inferd.cli.kernel import connected, connected_or_private
 from inferd.cli.output import CLOSED, CommandError
 from inferd.cli.plain import plain
-from inferd.cli.wanted import Wanted, check, resolved
+from inferd.cli.wanted import check, resolved
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from inferd.cli.named import Wanted
     from inferd.cli.output import Output
+    from inferd.cli.private import StartingKernel
     from inferd_client import Prompt, RunOptions
 
 
@@ -38,10 +40,11 @@ def run(
     options: RunOptions,
     images: Sequence[Path] = (),
     detach: bool = False,
+    ahead: StartingKernel | None = None,
 ) -> None:
     """Run a model on `prompt`, images, files and what stdin gives; without a prompt, on a terminal, in a conversation.
 
-    Where it is to `detach`, the task is created, and its id told.
+    Where it is to `detach`, the task is created, and its id told. A private kernel may have been started `ahead`.
     """
     if raw and system:
         raise typer.BadParameter(
@@ -64,7 +67,7 @@ def run(
         _create(output, wanted, prompt_given, address=address, tenant=tenant, data_dir=data_dir, options=options)
         return
     with ExitStack() as stack:
-        kernel = connected_or_private(output, address, tenant, before=lambda: check(wanted, data_dir))
+        kernel = connected_or_private(output, address, tenant, before=lambda: check(wanted, data_dir), ahead=ahead)
         client = stack.enter_context(kernel)
         name = stack.enter_context(resolved(client, wanted, data_dir))
         conversation = Conversation(

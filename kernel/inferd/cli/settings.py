@@ -10,9 +10,10 @@ from pydantic import BaseModel, ValidationError
 from pydantic_settings import SettingsError
 
 from inferd.cli.output import CommandError
-from inferd.config import Settings, config_path
-from inferd.environment import LISTS, NOT_SETTINGS
+from inferd.config import Settings
+from inferd.environment import LISTS
 from inferd.errors import suggestion
+from inferd.folders import NOT_SETTINGS, config_path
 from inferd.store.passwords import hide_passwords
 
 if TYPE_CHECKING:

@@ -33,8 +33,8 @@ from inferd_client.errors import KernelTooOldError, ModelNotFoundError, Unsuppor
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from inferd.cli.named import Wanted
     from inferd.cli.output import Output
-    from inferd.cli.wanted import Wanted
     from inferd_api.v1.model_pb2 import Model
     from inferd_client import Client
 

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from inferd.cli.named import Wanted
     from inferd.cli.output import Output
-    from inferd.cli.wanted import Wanted
     from inferd_client import Prompt
 
 

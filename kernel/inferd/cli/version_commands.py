@@ -166,10 +166,10 @@ def _set(
 ) -> None:
     """Give a model another version while it runs: the new one loads, takes the new tasks, and the old one goes."""
     with edge(output) as out:
+        from inferd.cli.named import Wanted
         from inferd.cli.placing import rules_of
         from inferd.cli.rollout import read_canary, read_probe
         from inferd.cli.versions import set_model
-        from inferd.cli.wanted import Wanted
 
         set_model(
             out,

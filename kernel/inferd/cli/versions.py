@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
+    from inferd.cli.named import Wanted
     from inferd.cli.output import Output
-    from inferd.cli.wanted import Wanted
     from inferd_api.v1.model_pb2 import Model, PlacementRules
     from inferd_api.v1.rollout_pb2 import Probe
     from inferd_client import Client

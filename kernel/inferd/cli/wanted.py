@@ -4,87 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit
 
 from inferd.cli.catalogue import CATALOGUE
+from inferd.cli.named import Wanted, is_known, no_folder
 from inferd.cli.output import CommandError
 from inferd.errors import suggestion
-from inferd.runtime.formats import PEFT_MARK, folder_format, lacks, model_name
+from inferd.runtime.formats import model_name
 from inferd.runtime.library import Library
 from inferd_client.errors import InferdError, ModelExistsError, ModelLoadError, ModelNotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
 
     from inferd_client import Client
 
 TAG_CHARACTERS = 8
 NAME_CHARACTERS = 128
-FETCHED = ("hf:", "hub:", "pypi:", "package:")  # as https: a source that `inferd pull` takes
-PATH_STARTS = ("/", "./", "../", "~")
-PATH_ENDS = (".gguf", ".safetensors", ".onnx", ".ort")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
-    """What a command names, and how it is to be loaded in place of how the model would be.
-
-    Attributes:
-        name: A name, or the path of a file or folder.
-        backend: The backend that must load it; "" for the model's own, or any.
-        device: The device that it must be loaded on; "" for the model's own, or the backend's first.
-        settings: Settings of the backend by name.
-    """
-
-    name: str
-    backend: str = ""
-    device: str = ""
-    settings: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def changed(self) -> bool:
-        """Whether it is to be loaded in another way than the model would be."""
-        return bool(self.backend or self.device or self.settings)
-
-    def path(self) -> Path | None:
-        """The file or folder that is named; None for a name.
-
-        Raises:
-            CommandError: It is a path where no model is.
-        """
-        if self.name.startswith(FETCHED) or ("://" in self.name and not self.name.startswith("file:")):
-            message = f"{self.name} is not a file of this host; fetch it first: inferd pull {quote(self.name)}"
-            raise CommandError(message, reason="MODEL_NOT_FOUND")
-        path = Path(_named_path(self.name)).expanduser()
-        if path.is_file() or folder_format(path):
-            if not os.access(path, os.R_OK):
-                raise CommandError(f"{path} cannot be read: you have no permission", reason="MODEL_NOT_FOUND")
-            return path.absolute()
-        if path.is_dir() and self.name.startswith(PATH_STARTS):
-            raise CommandError(_no_folder(path), reason="MODEL_NOT_FOUND")
-        if self.name.startswith(PATH_STARTS) or self.name.endswith(PATH_ENDS):
-            raise CommandError(no_file(path), reason="MODEL_NOT_FOUND")
-        return None
-
-    def host_path(self) -> Path | None:
-        """As `path`, for the kernel's host: one from the root goes to it as it is where this command cannot read it.
-
-        Raises:
-            CommandError: As `path`, for one that is not from the root.
-        """
-        path = Path(self.name)
-        return path if path.is_absolute() and not os.access(path, os.R_OK) else self.path()
-
-
-def _named_path(name: str) -> str:
-    """A path as it is, or the one of a URL of a file."""
-    return unquote(urlsplit(name).path) if name.startswith("file:") else name
 
 
 def check(wanted: Wanted, data_dir: Callable[[], Path]) -> None:
@@ -93,8 +32,8 @@ def check(wanted: Wanted, data_dir: Callable[[], Path]) -> None:
     Raises:
         CommandError: It would not; the message says how to get it.
     """
-    if wanted.path() is None and (library := Library(data_dir())).find(wanted.name) is None:
-        raise not_known(library, wanted.name, no_model(wanted.name))
+    if not is_known(wanted, data_dir):
+        raise not_known(Library(data_dir()), wanted.name, no_model(wanted.name))
 
 
 @contextmanager
@@ -204,19 +143,9 @@ def not_known(library: Library, name: str, error: InferdError) -> CommandError:
         message = f"{name} is not pulled; get it with: inferd pull {name}"
         return CommandError(message, reason="MODEL_NOT_PULLED")
     if (path := Path(name).expanduser()).is_dir():
-        message = f"{error.message}, and the folder of that name is none: {_no_folder(path)}"
+        message = f"{error.message}, and the folder of that name is none: {no_folder(path)}"
         return CommandError(message, reason=error.reason, code=error.code, metadata=error.metadata)
     pulled = [manifest.name for manifest in library.manifests()]
     near = "" if "suggestion" in error.metadata else suggestion(name, [*pulled, *CATALOGUE])
     hint = f"; did you mean {near!r}?" if near else ""
     return CommandError(error.message + hint, reason=error.reason, code=error.code, metadata=error.metadata)
-
-
-def _no_folder(path: Path) -> str:
-    """Why a folder is no model, and what to name instead."""
-    return lacks(path) + ("" if (path / PEFT_MARK).is_file() else "; name a file of it, or a folder that has one")
-
-
-def no_file(path: Path) -> str:
-    """What is said of a path that is no file."""
-    return f"{path} is no regular file" if path.exists() else f"there is no file {path}"

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import structlog
 
-from inferd.config import Limits, Settings, config_path
+from inferd.config import Limits, Settings
 from inferd.core.vigil import WorkerTimes
+from inferd.folders import config_path
 from inferd.runtime.keeper_times import KeeperTimes
 from inferd.runtime.metrics import MOST_NAMES
 from inferd.runtime.prefix_files import PrefixFiles

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from inferd.cli.bundles.sealing import MAGIC, SealedReader, SealedWriter
+from inferd.cli.named import no_file
 from inferd.cli.output import CommandError
-from inferd.cli.wanted import no_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
