@@ -22,8 +22,10 @@ if TYPE_CHECKING:
 
     from inferd.core.atlas import Atlas
     from inferd.core.ids import ModelName
+    from inferd.core.lease import Lease
     from inferd.core.leases import Leases
     from inferd.core.model import Model, ModelSpec
+    from inferd.core.siting import Siting
     from inferd.core.task import TaskSpec
     from inferd.core.traits import Aliases
 
@@ -145,6 +147,24 @@ def check_bound(name: str, value: int, limit: int, what: str) -> None:
         )
 
 
+def is_loaded_under(lease: Lease, model: Model) -> bool:
+    """Whether a lease has an instance of a model, or will have that of before once its host is back."""
+    own = (i for i in model.instances.values() if i.lease_id == lease.spec.lease_id)
+    return model.spec.name in lease.models or any(i.living for i in own)
+
+
+def check_room(lease: Lease, model: Model, siting: Siting) -> None:
+    """Refuse to load a model under a lease that holds no memory where it may be.
+
+    Raises:
+        InvalidFieldError: That is so.
+    """
+    lease_id, name = lease.spec.lease_id, model.spec.name
+    if name not in lease.models and not siting.devices_under(model, lease_id):
+        where = places_of(model.spec)
+        raise InvalidFieldError(f"lease {lease_id} holds no memory of {where} for {name!r}", field="inferd-lease")
+
+
 def check_covered(spec: TaskSpec, model: Model, leases: Leases) -> None:
     """Refuse a task under a lease that holds nothing of its model.
 
@@ -154,7 +174,7 @@ def check_covered(spec: TaskSpec, model: Model, leases: Leases) -> None:
     """
     lease = leases.active(spec.lease_id, spec.tenant)
     claimed = any(isinstance(c, ModelClaim) and c.model == spec.model for c in lease.spec.claims)
-    if not claimed and not any(i.lease_id == spec.lease_id and i.living for i in model.instances.values()):
+    if not claimed and not is_loaded_under(lease, model):
         raise InvalidFieldError(
             f"lease {spec.lease_id} holds nothing of model {spec.model!r}: claim a part of it, or load it under the"
             " lease first",

@@ -2,8 +2,9 @@
 
 A host that joins tells of those that it has kept, before anything is given of its devices. One is adopted that is just
 what would be loaded there: the version that serves, on devices that the model may use, and no more instances than may
-be; one that has not begun to take tasks elsewhere makes way for it. One that still loads goes on with that. What it
-holds is reserved with that. Whatever else is there ends, and the host gives of its devices when that is gone. So
+be; one that has not begun to take tasks elsewhere makes way for it. One that still loads goes on with that. One that
+was loaded under a lease is adopted where that lease holds, under the same fencing token, and is to have the model. What
+it holds is reserved with that. Whatever else is there ends, and the host gives of its devices when that is gone. So
 nothing is held twice.
 """
 
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 from inferd.core.commands import AdoptWorker, RefuseWorker, Reply
 from inferd.core.host import HostChange, HostState, device_on, host_of
 from inferd.core.ids import InstanceId
+from inferd.core.lease import LeaseState
 from inferd.core.model import Instance, InstanceChange, InstanceState
 from inferd.core.resources import size_text
 
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from inferd.core.host_events import HeldWorker
     from inferd.core.hosts import Hosts
     from inferd.core.ids import DeviceId
+    from inferd.core.leases import Leases
     from inferd.core.model import Model
 
 MOST_NUMBER = 1 << 31  # of an instance: a larger one is none that a kernel has given
@@ -38,9 +41,12 @@ LOADS = "it was being loaded there, and its host has kept it"
 class Adoption:
     """Decides on workers that a host has kept. One writer: `Hosting`."""
 
-    def __init__(self, hosts: Hosts, fleet: Fleet, capacity: Capacity, *, broker: Broker, out: list[Reply]) -> None:
+    def __init__(
+        self, hosts: Hosts, fleet: Fleet, leases: Leases, capacity: Capacity, *, broker: Broker, out: list[Reply]
+    ) -> None:
         self._hosts = hosts
         self._fleet = fleet
+        self._leases = leases
         self._capacity = capacity
         self._broker = broker
         self._out = out
@@ -61,13 +67,25 @@ class Adoption:
             return f"model {worker.model!r} is not known"
         if worker.differs:
             return worker.differs
-        if host.state is not HostState.JOINING or self._hosts.orders.get(host.host_id) is HostChange.DRAIN:
+        drains = self._hosts.orders.get(host.host_id) is HostChange.DRAIN and not worker.lease_id
+        if host.state is not HostState.JOINING or drains:
             return "its host takes no instances now"
+        if worker.lease_id and (why := self._hinders_under(worker)):
+            return why
         if model.gives_way:
             return "another version of its model is loaded in its place"
-        return self._hinders_on(model, _devices(host, worker))
+        return self._hinders_on(model, _devices(host, worker), is_shared=not worker.lease_id)
 
-    def _hinders_on(self, model: Model, device_ids: tuple[DeviceId, ...]) -> str:
+    def _hinders_under(self, worker: HeldWorker) -> str:
+        """Why a worker would not be started under its lease; "" where it would be."""
+        lease = self._leases.known.get(worker.lease_id)
+        if lease is None or lease.state is not LeaseState.ACTIVE:
+            return "its lease has ended"
+        if lease.fencing_token != worker.fencing_token:
+            return f"its lease was granted anew: its fencing token is {lease.fencing_token}, not {worker.fencing_token}"
+        return "" if worker.model in lease.models else "its model is not loaded under its lease"
+
+    def _hinders_on(self, model: Model, device_ids: tuple[DeviceId, ...], *, is_shared: bool) -> str:
         """Why no instance of a model would be on some devices; "" where one might be."""
         atlas, spec = self._broker.atlas, model.spec
         bits = atlas.bits_of(device_ids)
@@ -76,7 +94,7 @@ class Adoption:
         if len(device_ids) != spec.span:
             return f"it computes on {len(device_ids)} devices, and its model on {spec.span}"
         beside = (i for i in model.instances.values() if i.living and not i.leaving)
-        if spec.placement.apart and any(host_of(i.device_id) == host_of(device_ids[0]) for i in beside):
+        if is_shared and spec.placement.apart and any(host_of(i.device_id) == host_of(device_ids[0]) for i in beside):
             return "another instance of its model is on its host, and they are to be apart"
         return ""
 
@@ -84,7 +102,7 @@ class Adoption:
         """Make a worker an instance; why that cannot be, "" where it is one."""
         model = self._fleet.models[worker.model]
         most = max(1, model.spec.max_instances)
-        shared = model.shared
+        shared = () if worker.lease_id else model.shared  # those under leases do not count
         fresh = [instance for instance in shared if instance.state is not InstanceState.READY and not instance.adopted]
         if len(shared) >= most and not fresh:
             return f"its model has {len(shared)} instances, which are as many as may be"
@@ -99,10 +117,12 @@ class Adoption:
             beside=tuple(beside),
             device_reason=LOADS if worker.loading else LOADED,
             adopted=True,
+            lease_id=worker.lease_id,
             created=now,
         )
         if not self._capacity.take_over(instance, worker.need):
-            return f"it holds {size_text(worker.need.total_bytes)}, more than others leave of its device"
+            left = "its lease has" if worker.lease_id else "others leave of its device"
+            return f"it holds {size_text(worker.need.total_bytes)}, more than {left}"
         model.instance_count = number
         self._begin(model, instance, worker)
         self._fleet.reserved(instance, now)
@@ -113,8 +133,13 @@ class Adoption:
     def _begin(self, model: Model, instance: Instance, worker: HeldWorker) -> None:
         """It is as one whose memory is to be reserved; it is READY when it has said again what it has loaded."""
         register = self._fleet.register
-        model.error = None
-        self._fleet.retries.cancel(model.spec.name)
+        if worker.lease_id:
+            lease = self._leases.known[worker.lease_id]
+            del lease.models[model.spec.name]
+            self._leases.begin_instance(lease, instance.instance_id)
+        else:
+            model.error = None
+            self._fleet.retries.cancel(model.spec.name)
         command = AdoptWorker(
             instance.instance_id, model.spec, instance.device_id, worker.held_id, beside=instance.beside
         )

@@ -37,6 +37,9 @@ class Broker:
         self.atlas = Atlas()
         self._moved: dict[DeviceId, None] = {}
         self._shares: dict[LeaseId, dict[DeviceId, Part]] = {}
+        self._awaited: dict[
+            DeviceId, list[tuple[LeaseId, int, int]]
+        ] = {}  # shares of devices whose hosts are to return
 
     def add(self, device: DeviceCapacity, *, is_open: bool) -> None:
         """Make a device known, or change its capacity."""
@@ -50,6 +53,8 @@ class Broker:
             known.capacity_bytes, known.cores = device.memory_bytes, device.cores
         self.atlas.add(device.device_id)
         self.open(device.device_id, is_open=self.devices[device.device_id].open)
+        for lease_id, size_bytes, cores in self._awaited.pop(device.device_id, ()):
+            self.take_up(lease_id, device.device_id, size_bytes=size_bytes, cores=cores)
 
     def open(self, device_id: DeviceId, *, is_open: bool) -> None:
         """Give of a device from now on, or do not."""
@@ -151,11 +156,18 @@ class Broker:
                 raise InternalError(f"a defect of inferd: {size_bytes} bytes of {device_id} reserved without room")
         self._hold(instance_id, device_ids, need, lease_id)
 
-    def take_over(self, instance_id: InstanceId, device_ids: tuple[DeviceId, ...], need: MemoryNeed) -> bool:
-        """An instance holds what it needs already, of devices that give nothing yet; False where others hold that."""
-        if any(need.total_bytes > self.devices[device_id].spare_bytes for device_id in device_ids):
-            return False
-        self._hold(instance_id, device_ids, need, NO_LEASE)
+    def take_over(
+        self, instance_id: InstanceId, device_ids: tuple[DeviceId, ...], need: MemoryNeed, lease_id: LeaseId = NO_LEASE
+    ) -> bool:
+        """An instance holds what it needs already, of devices that give nothing yet; False where others hold that.
+
+        Under a lease it is of what that has.
+        """
+        for device_id in device_ids:
+            room_bytes = self.room_bytes(device_id, lease_id) if lease_id else self.devices[device_id].spare_bytes
+            if need.total_bytes > room_bytes:
+                return False
+        self._hold(instance_id, device_ids, need, lease_id)
         return True
 
     def _hold(
@@ -276,7 +288,13 @@ class Broker:
         self.take_up(lease_id, device_id, size_bytes=size_bytes, cores=cores)
 
     def take_up(self, lease_id: LeaseId, device_id: DeviceId, *, size_bytes: int = 0, cores: int = 0) -> None:
-        """A lease has a share of a device since before this kernel, even if that has less to give by now."""
+        """A lease has a share of a device since before this kernel, even if that has less to give by now.
+
+        Of a device that is not known it has it from when that is.
+        """
+        if device_id not in self.devices:
+            self._awaited.setdefault(device_id, []).append((lease_id, size_bytes, cores))
+            return
         account = self.devices[device_id]
         share = self._shares.setdefault(lease_id, {}).setdefault(device_id, Part())
         share.size_bytes += size_bytes
@@ -288,6 +306,11 @@ class Broker:
     def end_lease(self, lease_id: LeaseId, instances: Iterable[InstanceId]) -> tuple[DeviceId, ...]:
         """Take back what a lease holds; what its instances draw is theirs until their workers are gone."""
         shares = self._shares.pop(lease_id, {})
+        for device_id, awaited in tuple(self._awaited.items()):
+            if not (left := [each for each in awaited if each[0] != lease_id]):
+                del self._awaited[device_id]
+            else:
+                self._awaited[device_id] = left
         for device_id, share in shares.items():
             account = self.devices[device_id]
             account.lease_bytes -= share.size_bytes
@@ -313,6 +336,10 @@ class Broker:
     def lessees(self, device_ids: Collection[DeviceId]) -> tuple[LeaseId, ...]:
         """The leases that hold something of one of these devices."""
         return tuple(lease_id for lease_id, shares in self._shares.items() if not shares.keys().isdisjoint(device_ids))
+
+    def awaited(self) -> list[tuple[LeaseId, DeviceId]]:
+        """The leases that have a share of a device whose host is to return, and that device."""
+        return [(lease_id, device_id) for device_id, awaited in self._awaited.items() for lease_id, *_ in awaited]
 
     # Plans.
 

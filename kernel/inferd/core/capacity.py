@@ -138,7 +138,7 @@ class Capacity:
 
     def take_over(self, instance: Instance, need: MemoryNeed) -> bool:
         """An instance that no kernel has to load holds what it needs already; False where that is not free."""
-        return self._broker.take_over(instance.instance_id, instance.device_ids, need)
+        return self._broker.take_over(instance.instance_id, instance.device_ids, need, instance.lease_id)
 
     def instance_ready(self, instance: Instance, now: float) -> None:
         """An instance takes tasks: leases whose part of the model was lost get it again, then those that wait."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from inferd.core.host import HostChange, HostFacts
-from inferd.core.ids import DeviceId, HostId, InstanceId, ModelName
+from inferd.core.ids import NO_LEASE, DeviceId, HostId, InstanceId, LeaseId, ModelName
 from inferd.core.resources import DeviceCapacity, MemoryNeed
 
 
@@ -50,6 +50,8 @@ class HeldWorker:
         need: What it holds of each.
         tasks: So many it ran when its kernel was gone.
         loading: Whether it loads still; what it holds was given to it.
+        lease_id: The lease under which it was loaded; "" for none.
+        fencing_token: Of that.
     """
 
     held_id: int
@@ -60,6 +62,8 @@ class HeldWorker:
     need: MemoryNeed
     tasks: int = 0
     loading: bool = False
+    lease_id: LeaseId = NO_LEASE
+    fencing_token: int = 0
 
 
 @dataclass(frozen=True, slots=True)

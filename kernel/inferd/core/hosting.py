@@ -19,6 +19,7 @@ from inferd.core.lease import Lease, LeaseChange
 from inferd.core.leases import Leases
 from inferd.core.model import Instance, InstanceState, Model
 from inferd.core.relocation import Relocation
+from inferd.core.restoration import Restoration
 from inferd.core.vain import claimants, too_large_leases, too_large_loads
 from inferd.errors import InferdError, InvalidFieldError, LeaseUnavailableError, WorkerDiedError
 
@@ -59,6 +60,7 @@ class Hosting:
         capacity: Capacity,
         *,
         broker: Broker,
+        restoration: Restoration,
         owner: Owner,
         out: list[Reply],
     ) -> None:
@@ -67,10 +69,11 @@ class Hosting:
         self._fleet = fleet
         self._leases = leases
         self._capacity = capacity
+        self._restoration = restoration
         self._owner = owner
         self._out = out
         self._relocation = Relocation(fleet, broker)
-        self._adoption = Adoption(hosts, fleet, capacity, broker=broker, out=out)
+        self._adoption = Adoption(hosts, fleet, leases, capacity, broker=broker, out=out)
         self._missed: dict[ModelName, dict[HostId, None]] = {}  # that lack something, and hosts that served them
         self._bereft: dict[ModelName, None] = {}  # of which a host has left that may join at any moment
 
@@ -151,6 +154,7 @@ class Hosting:
         atlas.awaits = waits
         if not waits:
             self._fleet.doubtful |= dict.fromkeys(awaited)
+            self._restoration.waited()
             bereft, self._bereft = self._bereft, {}
             for model in filter(None, map(self._fleet.models.get, bereft)):
                 self._end(model)
@@ -184,6 +188,7 @@ class Hosting:
         if host.state is HostState.JOINING:
             self._forget_devices(host, self._hosts.missing(host, told.devices))
         self._hosts.equip(host, told.devices, told.facts)
+        self._restoration.returned(host)
 
     def _cordon(self, host: Host, now: float) -> None:
         """No new instance, and no load goes on there that has not begun; what is READY stays."""

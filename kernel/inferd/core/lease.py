@@ -126,6 +126,7 @@ class Lease:
         waits_for: What it waits for, in words; "" when it does not wait.
         instances: Those that were loaded under it and end with it.
         tasks: Those under it that have not ended.
+        models: Those that were loaded under it before this kernel, and are not there again yet.
     """
 
     spec: LeaseSpec
@@ -141,3 +142,4 @@ class Lease:
     error: InferdError | None = None
     instances: dict[InstanceId, None] = field(default_factory=dict)
     tasks: dict[TaskId, None] = field(default_factory=dict)
+    models: dict[ModelName, None] = field(default_factory=dict)

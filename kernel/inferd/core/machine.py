@@ -35,7 +35,7 @@ from inferd.core.tasks import Tasks
 from inferd.core.traits import SetTraits
 from inferd.core.unloading import Unloading
 from inferd.core.views import Views
-from inferd.errors import InferdError, InvalidFieldError, LeaseUnavailableError, ModelBusyError
+from inferd.errors import InferdError, LeaseUnavailableError, ModelBusyError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,11 +95,15 @@ class KernelMachine:
             deaths=limits.tasks.suspect_deaths,
             owner=self,
         )
+        self._restoration = Restoration(self.tasks, self.leases, fleet=self.fleet, broker=self.broker, owner=self)
         self._hosting = Hosting(
-            self.hosts, self.fleet, self.leases, self._capacity, broker=self.broker, owner=self, out=out
+            *(self.hosts, self.fleet, self.leases, self._capacity),
+            broker=self.broker,
+            restoration=self._restoration,
+            owner=self,
+            out=out,
         )
         self.ending = Ending(self.tasks, self.leases, self.fleet, self)
-        self._restoration = Restoration(self.tasks, self.leases, fleet=self.fleet, broker=self.broker, owner=self)
         self.views = Views(self.tasks, self.fleet, self.leases, self.broker, self.quotas, self.hosts)
         self._freed: dict[ModelName, None] = {}  # models that may have places to give
         self._now = 0.0
@@ -332,14 +336,9 @@ class KernelMachine:
             self.fleet.load(model, self._now)
             return
         lease = self.leases.active(event.lease_id, event.tenant)
-        if not self.fleet.siting.devices_under(model, event.lease_id):
-            raise InvalidFieldError(
-                f"lease {event.lease_id} holds no memory of {admission.places_of(model.spec)} for {event.name!r}",
-                field="inferd-lease",
-            )
-        if not any(i.lease_id == event.lease_id and i.living for i in model.instances.values()):
-            instance = self.fleet.start(model, self._now, event.lease_id)
-            self.leases.begin_instance(lease, instance.instance_id)
+        admission.check_room(lease, model, self.fleet.siting)
+        if not admission.is_loaded_under(lease, model):
+            self._restoration.load_under(lease, model, self._now)
 
     def _ask(self, event: events.AskModel) -> None:
         self.ending.check_taking(self._now)
@@ -359,6 +358,7 @@ class KernelMachine:
         """Have workers brought up where somebody waits for them."""
         if self.ending.draining or model.gives_way:
             return
+        self._restoration.load_again(model, self._now)
         name, least = model.spec.name, 0 if model.going else model.spec.min_instances
         if not model.shared and (
             self.tasks.wait_for(name) or model.lacks_hold or self._capacity.wanted(name) or model.asked

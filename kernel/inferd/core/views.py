@@ -156,6 +156,11 @@ class Views:
         claims = () if lease is None else lease.spec.claims
         return tuple(claim.model if isinstance(claim, ModelClaim) else None for claim in claims)
 
+    def fencing_token_of(self, lease_id: LeaseId) -> int:
+        """That of a lease; 0 where none of this id was granted."""
+        lease = self._leases.known.get(lease_id)
+        return 0 if lease is None else lease.fencing_token
+
     def active_lease(self, lease_id: LeaseId, tenant: Tenant) -> Lease:
         """The tenant's lease of this id, which holds.
 

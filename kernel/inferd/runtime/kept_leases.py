@@ -104,7 +104,7 @@ class KeptLeases:
                 writes.append(Drop(due.tenant, Kind.LEASE, lease_id))
                 continue
             found = [self._views.find_instance(instance_id) for instance_id in lease.instances]
-            models = dict.fromkeys(instance.model for instance in found if instance is not None)
+            models = dict.fromkeys(instance.model for instance in found if instance is not None) | lease.models
             writes.append(Put(due.tenant, Kind.LEASE, lease_id, write_lease(lease, models, self._clock)))
         if (token := self._views.fencing_token) > self._token:
             writes.append(write_token(token))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from inferd.core.host import MOST_DEVICES
 from inferd.core.host_events import HeldWorker
-from inferd.core.ids import DeviceId, InstanceId, ModelName
+from inferd.core.ids import DeviceId, InstanceId, LeaseId, ModelName
 from inferd.runtime.far.parcels import plain_words
 from inferd.runtime.frames import read_needs
 from inferd.runtime.launcher import NoLauncher
@@ -68,6 +68,8 @@ class Held:
                 need=read_needs(told.needs),
                 tasks=told.tasks,
                 loading=told.loading,
+                lease_id=LeaseId(plain_words(told.identity.lease_id)[:MOST_NAME]),
+                fencing_token=told.identity.fencing_token,
             )
 
     def adopter(self, held_id: int) -> Adopter:

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from inferd.core.ids import ModelName
+from inferd.core.ids import LeaseId, ModelName
 from inferd.errors import InvalidFieldError
 from inferd.runtime.far.parcels import plain_words
 from inferd.runtime.frames import load_frame
@@ -38,17 +38,19 @@ class Identities:
         self._limits = limits
 
     def of(self, instance_id: InstanceId, packages: Mapping[str, str]) -> wire.WorkerIdentity | None:
-        """What the worker of an instance is to be; None where it is none that outlives its kernel.
+        """What the worker of an instance is to be; None where it is no instance's.
 
         Args:
             instance_id: The instance.
             packages: Of the backends of its host.
         """
         instance = self._views.find_instance(instance_id)
-        if instance is None or instance.lease_id:
+        if instance is None:
             return None
         spec = self._views.model(instance.model).versions[instance.version].spec
-        return self._identity(spec, instance.device_ids, packages)
+        identity = self._identity(spec, instance.device_ids, packages, instance.lease_id)
+        identity.fencing_token = self._views.fencing_token_of(instance.lease_id)
+        return identity
 
     def changed(self, names: Iterable[str]) -> set[str]:
         """Models whose files are not what they were when the models were made of them. Blocking.
@@ -70,7 +72,7 @@ class Identities:
         if model is None:
             return ""
         try:
-            found = self._identity(model.spec, device_ids, packages)
+            found = self._identity(model.spec, device_ids, packages, LeaseId(told.lease_id))
         except ValueError as error:
             return f"its model cannot be loaded: {error}"
         if told.files != found.files:
@@ -82,7 +84,7 @@ class Identities:
         return ""
 
     def _identity(
-        self, spec: ModelSpec, device_ids: Sequence[DeviceId], packages: Mapping[str, str]
+        self, spec: ModelSpec, device_ids: Sequence[DeviceId], packages: Mapping[str, str], lease_id: LeaseId
     ) -> wire.WorkerIdentity:
         device_id, *beside = device_ids
         load = load_frame("", spec, self._limits, device_id=device_id, capacity_bytes=0, beside=beside).load
@@ -94,8 +96,9 @@ class Identities:
         return wire.WorkerIdentity(
             model=spec.name,
             files=_digest("\n".join(files).encode("utf-8", "surrogateescape")),
-            settings=_digest(load.SerializeToString(deterministic=True)),
+            settings=_digest(load.SerializeToString(deterministic=True) + lease_id.encode("utf-8", "surrogateescape")),
             package=packages.get(spec.backend, ""),
+            lease_id=lease_id,
         )
 
 
