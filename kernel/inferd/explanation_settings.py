@@ -21,4 +21,12 @@ class Explanations(BaseModel):
     held_tokens: int = Field(
         16_000_000, ge=1, description="most tokens of all sequences of one explanation, 4 bytes each while it runs"
     )
+    steps: int = Field(256, ge=1, le=4096, description="most points of the way of one by gradients")
+    attributed_tokens: int = Field(
+        1024, ge=2, description="most tokens of a sequence that is looked into by gradients or attention, all at once"
+    )
+    example_rows: int = Field(2000, ge=1, description="most rows of a dataset that examples are looked for in")
+    example_bytes: int = Field(
+        16 << 20, ge=1, description="most bytes of all rows of a dataset that examples are looked for in, as JSON"
+    )
     tokens: int = Field(2_000_000, ge=1, description="most tokens that are computed for one explanation")

@@ -29,6 +29,7 @@ from inferd.runtime.front.asking import Asking
 from inferd.runtime.front.authority import Authority
 from inferd.runtime.front.bounds import Bound, ByteBound, Calls, SharedBound
 from inferd.runtime.front.dataset_rows import DatasetRows
+from inferd.runtime.front.examples import Sources as ExampleSources
 from inferd.runtime.front.front import Front
 from inferd.runtime.front.index_answering import Answers
 from inferd.runtime.front.index_tasks import IndexTasks
@@ -118,7 +119,9 @@ def make_front(
             settings.train,
             share=scheduler.tenant_share,
         ),
-        explaining=explaining.Explaining(driver, shelf, run_tasks, settings),
+        explaining=explaining.Explaining(
+            driver, shelf, run_tasks, settings, ExampleSources(searched, rows, IndexTasks(run_tasks))
+        ),
         federations=federations.Federations(
             driver,
             settings.federate,

@@ -9,9 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from inferd.plugin import KvLayout, ReadAdapter, StepResult, TokenBatch, TokenLimits
+from inferd.plugin import (
+    Attribution,
+    AttributionPass,
+    KvLayout,
+    ReadAdapter,
+    StepResult,
+    TokenBatch,
+    TokenLimits,
+)
 from inferd_torch.adapters import Adapting
 from inferd_torch.attention import AttendRows, AttendSpans, PagedAttention, install
+from inferd_torch.attributing import DenseAttention, attributions_of, by_attention, by_gradients, layers_computed_again
 from inferd_torch.faults import guard
 from inferd_torch.fused import FusedDecoder
 from inferd_torch.plan import Plan, check_batch, make_plan
@@ -140,6 +149,27 @@ class TorchSession:
     def remove_adapter(self, slot: int) -> None:
         """No sequence has it any more."""
         self._adapting.remove(slot)
+
+    @property
+    def attributions(self) -> frozenset[Attribution]:
+        """By what it tells what tokens are worth."""
+        return attributions_of(self._network)
+
+    def attribute(self, asked: AttributionPass) -> Any:
+        """What each token of a prompt is worth for the tokens behind it, shape (T - told,), float32."""
+        network, attention = self._network, DenseAttention(asked.advance)
+        self._adapting.rows = []  # of a step before
+        install(network, attention)
+        try:
+            with self._guard():
+                if asked.method is Attribution.ATTENTION:
+                    return by_attention(network, asked, attention, device=self._device)
+                network.requires_grad_(False)
+                with layers_computed_again(network, len(self._pool.layers)):
+                    return by_gradients(network, asked, device=self._device)
+        finally:
+            install(network, self._attention)
+            self._hidden = None
 
     def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
         """Copy KV blocks, each pair from its first to its second; in order.

@@ -7,12 +7,18 @@ from html import escape
 from itertools import groupby
 from typing import TYPE_CHECKING, Final
 
-from inferd_api.v1.explanation_pb2 import EXPLANATION_METHOD_SHAPLEY
+from inferd_api.v1.explanation_pb2 import (
+    EXPLANATION_METHOD_ATTENTION,
+    EXPLANATION_METHOD_EXAMPLES,
+    EXPLANATION_METHOD_GRADIENTS,
+    EXPLANATION_METHOD_SHAPLEY,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from inferd_api.v1.explanation_pb2 import (
+        ExplainedExample,
         ExplainedSpan,
         ExplainedText,
         ExplainedToken,
@@ -42,15 +48,11 @@ def explanation_page(explanation: Explanation, *, title: str = "") -> str:
         title: Of the page; by default the name of the model.
     """
     title = title or f"Why {explanation.model} answered so"
-    target = explanation.targets[0]
     parts = [
         f"<h1>{escape(title)}</h1>",
         f'<p class="note">{escape(_method(explanation))}</p>',
         *_texts(explanation),
-        f"<p><b>{escape(explanation.answer)}</b>"
-        + (f" and not <b>{escape(explanation.against)}</b>" if explanation.against else "")
-        + f": {escape(target.name)} is {target.value:.3f} nats with all of the input, {target.baseline:.3f} without "
-        "any of its parts.</p>",
+        *_answer(explanation),
     ]
     if explanation.tokens:
         parts += ["<h2>Tokens of the answer</h2>", _tokens(explanation.tokens)]
@@ -60,6 +62,8 @@ def explanation_page(explanation: Explanation, *, title: str = "") -> str:
         parts += ["<h2>Tokens of the other answer</h2>", _tokens(explanation.against_tokens)]
     if explanation.HasField("faithfulness"):
         parts += ["<h2>Do the scores say what matters?</h2>", *_curves(explanation.faithfulness)]
+    if explanation.examples:
+        parts += ["<h2>Examples near to it</h2>", _examples(explanation.examples)]
     cost = explanation.cost
     parts.append(
         f'<p class="note">{cost.sequences} sequences, {cost.computed_tokens} of their {cost.tokens} tokens computed '
@@ -70,9 +74,33 @@ def explanation_page(explanation: Explanation, *, title: str = "") -> str:
     return f"<!doctype html><html><head>{policy}{head}</head><body>{''.join(parts)}</body></html>\n"
 
 
+def _answer(explanation: Explanation) -> Iterator[str]:
+    """What is explained, and how likely it is; nothing where examples alone were asked for."""
+    for target in explanation.targets[:1]:
+        told = (
+            f"<p><b>{escape(explanation.answer)}</b>"
+            + (f" and not <b>{escape(explanation.against)}</b>" if explanation.against else "")
+            + f": {escape(target.name)} is {target.value:.3f} nats with all of the input, {target.baseline:.3f} "
+            "without any of its parts"
+        )
+        if target.HasField("replaced"):
+            total = sum(span.scores[0].score for span in explanation.spans)
+            told += (
+                f", {target.replaced:.3f} with line feeds in their place: the scores add up to {total:.3f} of"
+                f" {target.value - target.replaced:.3f}"
+            )
+        yield told + ".</p>"
+
+
 def _method(explanation: Explanation) -> str:
     if explanation.method == EXPLANATION_METHOD_SHAPLEY:
         return f"Shapley values of {explanation.samples} random orders, seed {explanation.seed}; in nats."
+    if explanation.method == EXPLANATION_METHOD_GRADIENTS:
+        return f"Integrated gradients of {explanation.steps} steps, from line feeds to the input; in nats."
+    if explanation.method == EXPLANATION_METHOD_ATTENTION:
+        return "How much of the attention with which the answer is chosen comes from each part, through all layers."
+    if explanation.method == EXPLANATION_METHOD_EXAMPLES:
+        return "Examples whose vectors are near to that of the input."
     return "How much less likely the answer is without each part alone (leave-one-out); in nats."
 
 
@@ -86,33 +114,47 @@ def _labels(explanation: Explanation) -> Iterator[str]:
 
 def _texts(explanation: Explanation, target: int = 0) -> Iterator[str]:
     largest = max((abs(span.scores[target].score) for span in explanation.spans), default=0.0) or 1.0
+    shares = explanation.method == EXPLANATION_METHOD_ATTENTION
     of = {
         place: list(spans)
         for place, spans in groupby(explanation.spans, key=lambda each: (each.span.message, each.span.part))
     }
     for text in explanation.texts:
         role = f'<div class="role">{escape(text.role)}</div>' if text.role else ""
-        marked = _marked(text, of.get((text.message, text.part), []), largest, target)
+        marked = _marked(text, of.get((text.message, text.part), []), largest, target, shares=shares)
         yield f'{role}<div class="text">{marked}</div>'
 
 
-def _marked(text: ExplainedText, spans: Sequence[ExplainedSpan], largest: float, target: int) -> str:
+def _marked(text: ExplainedText, spans: Sequence[ExplainedSpan], largest: float, target: int, *, shares: bool) -> str:
     data, at, written = text.text.encode(), 0, []
     for each in spans:
         begin, end = each.span.begin, each.span.end
-        written += [escape(data[at:begin].decode()), _mark(data[begin:end].decode(), each.scores[target], largest)]
+        written += [
+            escape(data[at:begin].decode()),
+            _mark(data[begin:end].decode(), each.scores[target], largest, shares=shares),
+        ]
         at = end
     return "".join([*written, escape(data[at:].decode())])
 
 
-def _mark(text: str, score: SpanScore, largest: float) -> str:
+def _mark(text: str, score: SpanScore, largest: float, *, shares: bool) -> str:
     color = "34,139,80" if score.score >= 0 else "200,60,50"
     strength = min(1.0, abs(score.score) / largest) * 0.75
     error = f" ± {score.standard_error:.3f}" if score.HasField("standard_error") else ""
-    says = f"{score.score:+.3f} nats{error}"
+    says = f"{score.score:.1%} of attention" if shares else f"{score.score:+.3f} nats{error}"
     lead = text[: len(text) - len(text.lstrip())]  # white space has no colour
     style = f"background:rgba({color},{strength:.3f})"
     return f'{escape(lead)}<span style="{style}" title="{says}">{escape(text[len(lead) :])}</span>'
+
+
+def _examples(examples: Sequence[ExplainedExample]) -> str:
+    rows = "".join(
+        f"<tr><td>{each.distance:.3f}</td><td>{escape(each.title or each.id)}</td><td>{escape(each.text)}</td>"
+        f"<td>{escape(each.metadata_json)}</td></tr>"
+        for each in examples
+    )
+    head = "<tr><th>distance</th><th>example</th><th>text</th><th>also known</th></tr>"
+    return f'<table class="tokens">{head}{rows}</table>'
 
 
 def _tokens(tokens: Sequence[ExplainedToken]) -> str:

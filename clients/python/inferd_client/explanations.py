@@ -125,6 +125,8 @@ def explanation_spec(model: str, prompt: Prompt, options: ExplainOptions) -> Exp
         seed=options.get("seed") or 0,
         random_orders=options.get("random_orders"),
         alternatives=options.get("alternatives"),
+        steps=options.get("steps"),
+        examples=options.get("examples"),
         adapter=options.get("adapter") or "",
         priority=class_number(options.get("priority")),
     )

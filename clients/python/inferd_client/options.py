@@ -13,7 +13,7 @@ from inferd_client.values import OPTIONS, check_values
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
-    from inferd_api.v1.explanation_pb2 import TextSpan
+    from inferd_api.v1.explanation_pb2 import ExampleSource, TextSpan
     from inferd_api.v1.sampling_pb2 import Grammar
     from inferd_api.v1.task_pb2 import EmbeddingParams
     from inferd_client.claims import Class
@@ -123,9 +123,11 @@ class RunOptions(TaskOptions, total=False):
 class ExplainOptions(TypedDict, total=False):
     """Keywords of explanations; None is the same as leaving it out.
 
-    `method` is "leave-one-out" or "shapley", `unit` "word", "sentence" or "message". `spans` are the parts of a prompt
-    to explain by, as pairs of its first byte and the one behind its last; of a conversation `TextSpan` messages.
-    `timeout_s` is the deadline of all. The others are as in `inferd.v1.ExplanationSpec`, which states their defaults.
+    `method` is "leave-one-out", "shapley", "gradients", "attention" or "examples", `unit` "word", "sentence" or
+    "message". `spans` are the parts of a prompt to explain by, as pairs of its first byte and the one behind its last;
+    of a conversation `TextSpan` messages. `examples` says in which index or dataset the nearest ones are looked for, a
+    message `ExampleSource` of `inferd_api.v1.explanation_pb2`. `timeout_s` is the deadline of all. The others are as in
+    `inferd.v1.ExplanationSpec`, which states their defaults.
     """
 
     answer: str | None
@@ -138,6 +140,8 @@ class ExplainOptions(TypedDict, total=False):
     seed: int | None
     random_orders: int | None
     alternatives: int | None
+    steps: int | None
+    examples: ExampleSource | None
     adapter: str
     priority: Class | None
     lease: LeaseRef | None

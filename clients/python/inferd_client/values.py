@@ -15,7 +15,7 @@ from google.protobuf.descriptor import FieldDescriptor
 
 from inferd_api.v1.auth_pb2 import Rule
 from inferd_api.v1.dataset_pb2 import DatasetColumn, DatasetLineage, DatasetPart
-from inferd_api.v1.explanation_pb2 import TextSpan
+from inferd_api.v1.explanation_pb2 import ExampleSource, TextSpan
 from inferd_api.v1.federation_pb2 import FederationPlan
 from inferd_api.v1.federation_service_pb2 import (
     ClientKeys,
@@ -40,7 +40,7 @@ MOST_64: Final = (1 << 64) - 1
 LAST_MOMENT: Final = 253_402_300_800  # year 10000, from which on no timestamp is
 TARGETS: Final = ("throughput", "latency", "memory")
 CLASSES: Final = ("low", "normal", "high")
-METHODS: Final = ("leave-one-out", "shapley")
+METHODS: Final = ("leave-one-out", "shapley", "gradients", "attention", "examples")
 UNITS: Final = ("word", "sentence", "message")
 SHOWN_TEXT: Final = 40  # characters of one that cannot be sent
 
@@ -271,9 +271,12 @@ OPTIONS: Final[Mapping[str, Kind | Several | Pairs]] = {
     **dict.fromkeys(("most_tokens", "resamples", "page_lines"), WHOLE),
     "confidence": NUMBER,
     **dict.fromkeys(("answer", "against"), TEXT),
-    **dict.fromkeys(("max_answer_tokens", "samples", "random_orders", "alternatives"), WHOLE),
+    **dict.fromkeys(("max_answer_tokens", "samples", "random_orders", "alternatives", "steps"), WHOLE),
+    "examples": _message(ExampleSource, 'write ExampleSource(index="…", count=5)'),
     "method": Kind(
-        '"leave-one-out" or "shapley"', lambda value: isinstance(value, str), lambda value: value in METHODS
+        '"leave-one-out", "shapley", "gradients", "attention" or "examples"',
+        lambda value: isinstance(value, str),
+        lambda value: value in METHODS,
     ),
     "unit": Kind('"word", "sentence" or "message"', lambda value: isinstance(value, str), lambda value: value in UNITS),
     "spans": Several(

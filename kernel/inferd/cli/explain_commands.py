@@ -28,6 +28,9 @@ class Method(StrEnum):
 
     LEAVE_ONE_OUT = "leave-one-out"
     SHAPLEY = "shapley"
+    GRADIENTS = "gradients"
+    ATTENTION = "attention"
+    EXAMPLES = "examples"
 
 
 class Unit(StrEnum):
@@ -77,6 +80,24 @@ def _explain(
     max_answer_tokens: Annotated[
         int | None, typer.Option(help="Most tokens of the model's own answer. Default 32.", min=1, metavar="N")
     ] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Points that gradients are taken at. Default 16.", min=1, metavar="N")
+    ] = None,
+    near: Annotated[
+        str,
+        text_option(
+            "--near", help="Tell the nearest examples of an index too, or with --embed of a dataset.", metavar="NAME"
+        ),
+    ] = "",
+    embed: Annotated[
+        str, text_option("--embed", help="A model that makes vectors of the texts of a dataset.", metavar="MODEL")
+    ] = "",
+    column: Annotated[
+        str, text_option("--column", help="The column of a dataset with its texts. Default: text.", metavar="NAME")
+    ] = "",
+    count: Annotated[
+        int | None, typer.Option(help="How many examples are told. Default 5.", min=1, max=100, metavar="N")
+    ] = None,
     adapter: Annotated[
         str, text_option("--adapter", help="An adapter of the model to compute with.", metavar="NAME")
     ] = "",
@@ -90,9 +111,12 @@ def _explain(
     tenant: Tenant = "",
     output: Output = Format.TABLE,
 ) -> None:
-    """Tell which parts of a prompt matter for an answer: how likely it is without them."""
+    """Tell which parts of a prompt matter for an answer: how likely it is without them.
+
+    Gradients and attention are told by backends that have them (torch); which examples are near, with --near.
+    """
     with edge(output) as out:
-        from inferd.cli.explaining import explain, read_span
+        from inferd.cli.explaining import explain, read_examples, read_span
 
         options = {
             "answer": answer or None,
@@ -104,6 +128,8 @@ def _explain(
             "seed": seed,
             "random_orders": random_orders,
             "alternatives": alternatives,
+            "steps": steps,
+            "examples": read_examples(near, embed, column, count, wanted=method is Method.EXAMPLES),
             "max_answer_tokens": max_answer_tokens,
             "adapter": adapter,
             "priority": None if priority is None else priority.value,

@@ -13,7 +13,8 @@ from inferd.cli.kernel import connected_or_private
 from inferd.cli.output import CommandError
 from inferd.cli.plain import plain
 from inferd.cli.wanted import check, resolved
-from inferd_api.v1.explanation_pb2 import TextSpan
+from inferd_api.v1.dataset_pb2 import DatasetVersion
+from inferd_api.v1.explanation_pb2 import EXPLANATION_METHOD_ATTENTION, ExampleSource, TextSpan
 from inferd_client.explanation_pages import explanation_page
 
 if TYPE_CHECKING:
@@ -41,6 +42,30 @@ def read_span(text: str) -> TextSpan:
         message = f"{text!r} is no part; write its first byte and the one behind its last, as 4:11"
         raise typer.BadParameter(message, param_hint="--span")
     return TextSpan(begin=int(begin), end=int(end))
+
+
+def read_examples(near: str, model: str, column: str, count: int | None, *, wanted: bool) -> ExampleSource | None:
+    """Where examples are looked for: an index, or with a model a dataset as NAME or NAME@VERSION; None for none.
+
+    Raises:
+        typer.BadParameter: It is not said, or not whole.
+    """
+    if not near:
+        if wanted or model or column or count:
+            message = "name an index with --near, or a dataset with --near and --embed, where examples are"
+            raise typer.BadParameter(message, param_hint="--near")
+        return None
+    if not model:
+        if column:
+            message = "it is of a dataset, whose texts need a model: --embed"
+            raise typer.BadParameter(message, param_hint="--column")
+        return ExampleSource(index=near, count=count)
+    name, at, version = near.partition("@")
+    if at and not version.isdecimal():
+        message = f"{near!r} is no version of a dataset; write NAME, or NAME@VERSION with a number"
+        raise typer.BadParameter(message, param_hint="--near")
+    dataset = DatasetVersion(name=name, version=int(version or 0))
+    return ExampleSource(dataset=dataset, embedding_model=model, column=column, count=count)
 
 
 def explain(
@@ -121,6 +146,8 @@ def _tell_plan(output: Output, plan: ExplanationPlan) -> None:
 
 def _cost(plan: ExplanationPlan) -> str:
     cost = plan.cost
+    if not plan.spans:  # examples alone
+        return f"{cost.sequences} texts become vectors, of {cost.tokens} tokens"
     if not plan.answer_tokens:  # of a classifier
         return f"{plan.spans} spans: {cost.sequences} texts to look at"
     return (
@@ -131,24 +158,37 @@ def _cost(plan: ExplanationPlan) -> str:
 
 def _tell(output: Output, found: Explanation) -> None:
     largest = max((abs(span.scores[0].score) for span in found.spans), default=0.0) or 1.0
+    shares = found.method == EXPLANATION_METHOD_ATTENTION
     drawn = any(span.scores[0].HasField("standard_error") for span in found.spans)
     rows = []
     for span in found.spans:
         score = span.scores[0]
         bar = ("+" if score.score >= 0 else "-") * round(BAR * abs(score.score) / largest)
         error = f"{score.standard_error:.3f}" if score.HasField("standard_error") else ""
-        rows.append((f"{score.score:+.3f}", *((error,) if drawn else ()), bar, _shorten(span.text)))
-    output.table(("NATS", *(("ERROR",) if drawn else ()), "", "SPAN"), rows, gives_way="SPAN", empty="no spans")
-    output.text("")
+        worth = f"{score.score:.1%}" if shares else f"{score.score:+.3f}"
+        rows.append((worth, *((error,) if drawn else ()), bar, _shorten(span.text)))
+    if found.spans:
+        what = "SHARE" if shares else "NATS"
+        output.table((what, *(("ERROR",) if drawn else ()), "", "SPAN"), rows, gives_way="SPAN", empty="no spans")
+        output.text("")
     if found.tokens:
         rows = [_token_row(token) for token in found.tokens]
         output.table(("TOKEN", "PROBABILITY", "ENTROPY", "INSTEAD"), rows, gives_way="INSTEAD", empty="no tokens")
         output.text("")
     for target in found.targets:
         output.text(f"{target.name}: {target.value:.3f} nats with all spans, {target.baseline:.3f} without any of them")
+        if target.HasField("replaced"):
+            output.text(f"{target.name}: {target.replaced:.3f} nats with line feeds in their place")
     if found.HasField("faithfulness"):
         output.text(_judged(found.faithfulness))
+    if found.examples:
+        rows = [(f"{each.distance:.3f}", each.title or each.id, _shorten(each.text)) for each in found.examples]
+        output.table(("DISTANCE", "EXAMPLE", "TEXT"), rows, gives_way="TEXT", empty="no examples")
+        output.text("")
     cost = found.cost
+    if not found.spans:
+        output.text(f"{cost.sequences} texts became vectors; {found.planned.sequences} were stated")
+        return
     if not found.tokens:
         output.text(f"looked at {cost.sequences} texts; {found.planned.sequences} were stated")
         return

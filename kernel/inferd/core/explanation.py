@@ -38,6 +38,13 @@ class ExplanationMethod(Enum):
 
     LEAVE_ONE_OUT = 1
     SHAPLEY = 2
+    GRADIENTS = 3
+    ATTENTION = 4
+    EXAMPLES = 5
+
+
+INSIDE: Final = frozenset({ExplanationMethod.GRADIENTS, ExplanationMethod.ATTENTION})
+"""Methods that look into the network: their scores are no differences of what coalitions are worth."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +111,7 @@ class Design:
     def most(self) -> int:
         """How many coalitions there are at most, found without drawing any."""
         alone = self.method is ExplanationMethod.LEAVE_ONE_OUT
-        scored = 2 + (self.spans if alone else self.samples * (self.spans - 1))
+        scored = 2 + (self.spans if alone else self.samples * max(0, self.spans - 1))
         drawn = (self.random_orders + 2) * len(self.sizes) if self.random_orders else 0
         return min(1 << self.spans, scored + drawn)
 

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
     from inferd.plugin.backend import Pooling
     from inferd.plugin.pictures import PlacedPicture
+    from inferd.plugin.session import Attribution
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,3 +101,14 @@ class Embedding:
     pooling: Pooling | None = None  # as the model's file says
     normalize: bool = True
     query: str = ""  # the first text of a pair, whose second one is the input
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attributed:
+    """It is wanted what tokens are worth for the last ones, instead of a text; as `AttributionPass` says it."""
+
+    method: Attribution
+    told: int
+    places: Sequence[int] = ()
+    baseline_id: int = 0
+    at: float = 1.0

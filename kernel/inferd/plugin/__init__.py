@@ -72,6 +72,9 @@ if TYPE_CHECKING:
     from inferd.plugin.sampling import read_gguf_sampling, read_hf_sampling
     from inferd.plugin.session import (
         AdaptingSession,
+        AttributingSession,
+        Attribution,
+        AttributionPass,
         DeviceSampling,
         KeepingSession,
         KvLayout,
@@ -117,6 +120,9 @@ __all__ = [
     "Answer",
     "Ask",
     "AskError",
+    "AttributingSession",
+    "Attribution",
+    "AttributionPass",
     "AudioInput",
     "Backend",
     "BackendSpec",
@@ -285,6 +291,9 @@ _PLACES: Final = {
     "inferd.plugin.sampling": ("read_gguf_sampling", "read_hf_sampling"),
     "inferd.plugin.session": (
         "AdaptingSession",
+        "AttributingSession",
+        "Attribution",
+        "AttributionPass",
         "DeviceSampling",
         "KeepingSession",
         "KvLayout",

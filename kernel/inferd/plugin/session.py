@@ -7,6 +7,7 @@ tokens to compute, where their keys and values go, and which blocks hold what ca
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 if TYPE_CHECKING:  # the kernel process reads this module and must not load numpy
@@ -318,4 +319,58 @@ class KeepingSession(TokenSession, Protocol):
 
     def import_block(self, block: int, data: bytes) -> None:
         """Have a block hold what `export_block` gave for one of the same pool."""
+        ...
+
+
+class Attribution(Enum):
+    """How a session tells what tokens are worth; the values are those of `inferd.v1.ExplanationMethod`."""
+
+    GRADIENTS = 3
+    ATTENTION = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttributionPass:
+    """A sequence of T tokens, of which it is asked what those before its last `told` ones are worth for these.
+
+    Attributes:
+        method: How.
+        token_ids: Shape (T,).
+        told: How many of the last ones are explained; at least 1, and less than T.
+        places: Of GRADIENTS: the tokens that are worth something, ascending; the others are as they are all the way.
+        baseline_id: Of GRADIENTS: the token that the way begins with, in each of these places.
+        at: Of GRADIENTS: how far on the way, 0 to 1.
+        advance: As `TokenBatch.advance`.
+    """
+
+    method: Attribution
+    token_ids: Int32Array
+    told: int
+    places: Int64Array
+    baseline_id: int = 0
+    at: float = 1.0
+    advance: Callable[[], None] = _tell_nobody
+
+
+@runtime_checkable
+class AttributingSession(TokenSession, Protocol):
+    """A session that looks into its network: what the tokens of a prompt are worth for those behind it.
+
+    GRADIENTS: with embeddings `b + at * (x - b)` in `places`, the gradient of the logarithm of the probability of the
+    last tokens, times `x - b`, summed over each token's numbers; 0 elsewhere. The mean over `at` is their part in what
+    the last tokens are likelier by than with `baseline_id` in all of these places. ATTENTION: shares of attention, 0 or
+    more.
+    """
+
+    @property
+    def attributions(self) -> frozenset[Attribution]:
+        """By what it can; does not change."""
+        ...
+
+    def attribute(self, asked: AttributionPass) -> Float32Array:
+        """Compute it, shape (T - told,). Called between steps; the pool stays as it is.
+
+        Raises:
+            Exception: Whatever; the task that it is for fails, and no other.
+        """
         ...

@@ -100,6 +100,11 @@ def bare_text(text: str) -> wp.Input:
     return wp.Input(prompt=text, bare=True)
 
 
+def whole_text(text: str) -> wp.Input:
+    """A text that is to become tokens with those that a model wants around one."""
+    return wp.Input(prompt=text)
+
+
 def pieces_of(token_ids: Sequence[int]) -> wp.Input:
     """Tokens of which each is to be told by itself."""
     return wp.Input(tokens=wp.Tokens(ids=token_ids, with_pieces=True))
@@ -131,6 +136,28 @@ def score_task(asker: Asker, token_ids: array[int], *, told: int, alternatives: 
     work = wp.Work(prefix_cache=True, prefix_scope=asker.name)
     work.input.tokens.ids.extend(token_ids)
     _sample(work, score_sampling(told, alternatives=alternatives))
+    return _task(asker, work, prompt_tokens=len(token_ids), output_tokens=1)
+
+
+def methods_of() -> wp.Input:
+    """What is asked to learn by what a model tells what tokens are worth."""
+    return wp.Input(tokens=wp.Tokens(with_attributions=True))
+
+
+def attribute_task(
+    asker: Asker,
+    token_ids: array[int],
+    *,
+    method: int,
+    told: int,
+    places: Sequence[int] = (),
+    baseline_id: int = 0,
+    at: float = 1.0,
+) -> TaskSpec:
+    """What the tokens of a sequence are worth for its last ones; see `inferd.plugin.AttributionPass`."""
+    asked = wp.Attribute(method=method, told=told, places=places, baseline_id=baseline_id, at=at)
+    work = wp.Work(attribute=asked)
+    work.input.tokens.ids.extend(token_ids)
     return _task(asker, work, prompt_tokens=len(token_ids), output_tokens=1)
 
 

@@ -8,7 +8,18 @@ from inferd.core.priority import Priority
 from inferd.errors import InvalidFieldError
 from inferd.explanation_settings import Explanations
 from inferd.runtime.explanation_work import Text
-from inferd.runtime.front.explained import Cost, Explained, Plan, Progress, Target, Token, Told, Wanted
+from inferd.runtime.front.explained import (
+    Cost,
+    Explained,
+    Plan,
+    Progress,
+    Target,
+    Token,
+    Told,
+    Wanted,
+    WantedExamples,
+)
+from inferd.services.dataset_values import read_version
 from inferd.services.task_values import read_priority
 from inferd.services.times import duration
 from inferd.services.work_values import check_size, read_input
@@ -18,7 +29,8 @@ from inferd_api.worker.v1 import task_pb2 as wp
 
 MOST_ORDERS = 64
 MOST_ALTERNATIVES = 20
-DEFAULTS = {"max_answer_tokens": 32, "samples": 16, "random_orders": 4, "alternatives": 5}
+MOST_EXAMPLES = 100
+DEFAULTS = {"max_answer_tokens": 32, "samples": 16, "random_orders": 4, "alternatives": 5, "steps": 16}
 
 
 def read_wanted(spec: pb.ExplanationSpec, limits: Explanations, *, prompt_limit_bytes: int) -> Wanted:
@@ -39,6 +51,7 @@ def read_wanted(spec: pb.ExplanationSpec, limits: Explanations, *, prompt_limit_
         "samples": (2, limits.samples),
         "random_orders": (0, MOST_ORDERS),
         "alternatives": (0, MOST_ALTERNATIVES),
+        "steps": (1, limits.steps),
     }
     numbers = {name: _read_number(spec, name, *ranges[name]) for name in ranges}
     if numbers["samples"] % 2:
@@ -49,19 +62,58 @@ def read_wanted(spec: pb.ExplanationSpec, limits: Explanations, *, prompt_limit_
         raise InvalidFieldError(
             f"spans has {len(spec.spans)} and explanations.spans is {limits.spans}; name fewer", field="spec.spans"
         )
+    method = ExplanationMethod(_read_enum(spec.method, pb.ExplanationMethod, "method") or 1)
+    if method is ExplanationMethod.EXAMPLES and not spec.HasField("examples"):
+        raise InvalidFieldError(
+            "method is EXAMPLES, and spec has no examples; say in which index or dataset they are",
+            field="spec.examples",
+        )
     return Wanted(
         model=spec.model,
         given=given,
         priority=read_priority(spec.priority) if spec.priority else Priority.LOW,
         answer=spec.answer,
         against=spec.against,
-        method=ExplanationMethod(_read_enum(spec.method, pb.ExplanationMethod, "method") or 1),
+        method=method,
+        examples=_read_examples(spec.examples) if spec.HasField("examples") else None,
         unit=SpanUnit(_read_enum(spec.unit, pb.SpanUnit, "unit") or 1),
         spans=[(each.message, each.part, each.begin, each.end) for each in spec.spans],
         seed=spec.seed,
         adapter=spec.adapter,
         **numbers,
     )
+
+
+def _read_examples(source: pb.ExampleSource) -> WantedExamples:
+    """Where examples are looked for."""
+    count = source.count if source.HasField("count") else 5
+    if not 1 <= count <= MOST_EXAMPLES:
+        raise InvalidFieldError(
+            f"examples.count is {count}; it must be from 1 to {MOST_EXAMPLES}", field="spec.examples.count"
+        )
+    match source.WhichOneof("source"):
+        case "index":
+            if not source.index:
+                raise InvalidFieldError("examples.index is empty; name an index", field="spec.examples.index")
+            return WantedExamples(index=source.index, count=count)
+        case "dataset":
+            name, version = read_version(source.dataset)
+            if not source.embedding_model:
+                raise InvalidFieldError(
+                    "examples.embedding_model is empty; name the model that makes vectors of the dataset's texts",
+                    field="spec.examples.embedding_model",
+                )
+            return WantedExamples(
+                dataset=name,
+                version=version,
+                model=source.embedding_model,
+                column=source.column or "text",
+                count=count,
+            )
+        case _:
+            raise InvalidFieldError(
+                "examples has no source; set index, or dataset and embedding_model", field="spec.examples"
+            )
 
 
 def _read_number(spec: pb.ExplanationSpec, name: str, least: int, most: int) -> int:
@@ -108,7 +160,8 @@ def _write_explained(found: Explained) -> pb.Explanation:
         answer=found.answer,
         against=wanted.against,
         targets=[
-            pb.ExplanationTarget(name=each.name, value=each.value, baseline=each.baseline) for each in found.targets
+            pb.ExplanationTarget(name=each.name, value=each.value, baseline=each.baseline, replaced=each.replaced)
+            for each in found.targets
         ],
         spans=[_write_span(n, span, found.texts, found.targets) for n, span in enumerate(found.spans)],
         tokens=tokens[0],
@@ -117,6 +170,13 @@ def _write_explained(found: Explained) -> pb.Explanation:
         planned=_write_cost(found.planned),
         cost=_write_cost(found.cost),
         device_duration=duration(found.cost.device_s),
+        steps=wanted.steps if wanted.method is ExplanationMethod.GRADIENTS else 0,
+        examples=[
+            pb.ExplainedExample(
+                id=each.id, title=each.title, text=each.text, distance=each.distance, metadata_json=each.metadata
+            )
+            for each in found.examples
+        ],
     )
 
 

@@ -1,10 +1,13 @@
 """`inferd.v1.ExplanationService`."""
 
 from inferd.explanation_settings import Explanations as Limits
-from inferd.runtime.front.explained import Told
+from inferd.runtime.front.explained import Told, Wanted
 from inferd.runtime.front.explaining import Explaining
 from inferd.services.calls import Call
+from inferd.services.dataset_values import READ_DATASET
 from inferd.services.explanation_values import read_wanted, write_plan, write_told
+from inferd.services.indexes import READ_INDEX
+from inferd_api.v1 import explanation_pb2 as ep
 from inferd_api.v1 import explanation_service_pb2 as es
 
 
@@ -18,7 +21,7 @@ class Explanations:
 
     async def PlanExplanation(self, request: es.PlanExplanationRequest, call: Call) -> es.PlanExplanationResponse:  # noqa: N802 - the wire's name
         """What an explanation would cost."""
-        wanted = read_wanted(request.spec, self._limits, prompt_limit_bytes=self._prompt_limit_bytes)
+        wanted = self._read(request.spec, call)
         return es.PlanExplanationResponse(plan=write_plan(await self._explaining.plan(wanted, call.caller)))
 
     async def Explain(self, request: es.ExplainRequest, call: Call) -> None:  # noqa: N802 - the wire's name
@@ -27,5 +30,14 @@ class Explanations:
         async def tell(told: Told) -> None:
             await call.write(write_told(told))
 
-        wanted = read_wanted(request.spec, self._limits, prompt_limit_bytes=self._prompt_limit_bytes)
+        wanted = self._read(request.spec, call)
         await self._explaining.explain(wanted, call.caller, tell)
+
+    def _read(self, spec: ep.ExplanationSpec, call: Call) -> Wanted:
+        """What is asked for, by one who may read what examples are looked for in."""
+        wanted = read_wanted(spec, self._limits, prompt_limit_bytes=self._prompt_limit_bytes)
+        if wanted.examples is not None:
+            call.admission.check(READ_INDEX if wanted.examples.index else READ_DATASET)
+            if wanted.examples.model:
+                call.admission.check_models((wanted.examples.model,))
+        return wanted

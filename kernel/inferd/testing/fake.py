@@ -70,6 +70,9 @@ class FakeModel(Faults):
         max_sequences: See there.
         max_step_tokens: See there.
         embedding_size: See there. A hidden state is the token, its position and 1, cut to this size.
+        attributed: It tells what tokens are worth: by gradients what each has as a number of a hundredth, by attention
+            the same for all.
+        attribute_error: Telling that ends with this error.
         window_tokens: See there; whether cells of a window hold what they must is checked in every step.
         window_blocks: See there.
         weights_bytes: What it says that it needs, as the next two. It takes next to nothing.
@@ -97,6 +100,8 @@ class FakeModel(Faults):
     max_sequences: int = 64
     max_step_tokens: int = 1024
     embedding_size: int = 3
+    attributed: bool = False
+    attribute_error: str = ""
     window_tokens: int = 0
     window_blocks: int = 0
     weights_bytes: int = 1 << 20
@@ -177,7 +182,9 @@ class FakeBackend:
             window_blocks=model.window_blocks,
         )
         return LoadedModel(
-            session=fake_session.FakeSession(limits, model),
+            session=fake_session.FakeSession(
+                limits, model, attributed=model.attributed, attribute_error=model.attribute_error
+            ),
             vocabulary=VOCABULARY,
             description=description,
             sampling=defaults_of(model.sampling),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from inferd.plugin import KvLayout, StepResult
+from inferd.plugin import Attribution, KvLayout, StepResult
 from inferd.testing.fake_faults import BYTES, END, NOTHING, USER
 from inferd.testing.hangs import hang
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from inferd.plugin import TokenBatch, TokenLimits
+    from inferd.plugin import AttributionPass, TokenBatch, TokenLimits
     from inferd.plugin.session import Float32Array
     from inferd.testing.fake_faults import Faults
 
@@ -47,9 +47,13 @@ class FakeSession:
     Cells of the pool of layers with a window hold tokens and positions, which are looked at when a token sees them.
     """
 
-    def __init__(self, limits: TokenLimits, faults: Faults) -> None:
+    def __init__(
+        self, limits: TokenLimits, faults: Faults, *, attributed: bool = False, attribute_error: str = ""
+    ) -> None:
         self.limits = limits
+        self.attributions = frozenset(Attribution if attributed else ())
         self._faults = faults
+        self._attribute_error = attribute_error
         self._acting = {faults.fail_on_token, faults.refuse_token, faults.die_on_token, faults.hang_on_token} - {
             NOTHING
         }
@@ -84,6 +88,21 @@ class FakeSession:
             states = np.stack(columns, axis=1)[batch.hidden_rows]
             hidden = states[:, : self.limits.embedding_size].astype(np.float32)
         return StepResult(logits=self._logits(batch, owners, cells), hidden=hidden)
+
+    def attribute(self, asked: AttributionPass) -> Float32Array:
+        """As the model's file says; the mean over the way of a token is a hundredth of its number.
+
+        Raises:
+            RuntimeError: The model's file asks for it.
+        """
+        ids = asked.token_ids[: -asked.told]
+        if self._attribute_error:
+            raise RuntimeError(self._attribute_error)
+        if asked.method is Attribution.ATTENTION:
+            return np.full(len(ids), 1 / len(ids), np.float32)
+        found = np.zeros(len(ids), np.float32)
+        found[asked.places] = ids[asked.places] / 50 * asked.at
+        return found
 
     def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
         """Copy cells."""

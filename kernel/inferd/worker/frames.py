@@ -15,9 +15,9 @@ from inferd.engine.moderation.output import ScreenedOutput
 from inferd.engine.pictures.limits import PictureLimits
 from inferd.engine.token.limits import CELL_MEMORY_BYTES, TEXT_TIMEOUT_S, EngineLimits, GrammarLimits
 from inferd.engine.token.submission import Continuation, SampleSoFar, Share, Submission
-from inferd.engine.work import ChatInput, Embedding, Message, TaskInput, TextInput, TokenInput
+from inferd.engine.work import Attributed, ChatInput, Embedding, Message, TaskInput, TextInput, TokenInput
 from inferd.errors import InferdError, InternalError, LimitExceededError, UnsupportedInputError, is_failure
-from inferd.plugin import LoadRequest, Pooling
+from inferd.plugin import Attribution, LoadRequest, Pooling
 from inferd.sampling import (
     ENGINE_DEFAULTS,
     ONE_TOKEN,
@@ -164,6 +164,7 @@ def read_submission(submit: task_pb2.Submit, defaults: SamplingDefaults) -> Subm
         task_input=read_input(work.input),
         sampling=_read_sampling(work.generate.sampling, defaults, submit.task_id) if kind == "generate" else ONE_TOKEN,
         embedding=_read_embedding(work.embed) if kind == "embed" else None,
+        attributed=_read_attributed(work.attribute) if kind == "attribute" else None,
         salt=f"{len(tenant)} {tenant}{adapter}{work.prefix_scope and ' '}{work.prefix_scope}".encode(),
         adapter=adapter,
         adapter_name=work.adapter.name,
@@ -257,6 +258,16 @@ def _read_embedding(embed: task_pb2.Embed) -> Embedding:
     )
 
 
+def _read_attributed(asked: task_pb2.Attribute) -> Attributed:
+    return Attributed(
+        method=Attribution(asked.method),
+        told=asked.told,
+        places=tuple(asked.places),
+        baseline_id=asked.baseline_id,
+        at=asked.at,
+    )
+
+
 def read_continuation(submit: task_pb2.Submit) -> Continuation | None:
     """What a task has told before; None for nothing."""
     if not submit.HasField("continuation"):
@@ -315,6 +326,8 @@ def answer_frame(intake: Intake, query: task_pb2.Query) -> wire.WorkerFrame:
                     answer.pieces.extend(intake.pieces_of(token_ids))
                 if query.input.tokens.with_writing:
                     _write(answer.writing, intake.writing)
+                if query.input.tokens.with_attributions:
+                    answer.attributions.extend(sorted(each.value for each in intake.attributions))
             case TextInput(text) if query.input.bare:
                 answer.token_ids.extend(intake.words(text))
             case given:

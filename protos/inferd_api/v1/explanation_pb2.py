@@ -24,11 +24,12 @@ _sym_db = _symbol_database.Default()
 
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
+from inferd_api.v1 import dataset_pb2 as inferd__api_dot_v1_dot_dataset__pb2
 from inferd_api.v1 import priority_pb2 as inferd__api_dot_v1_dot_priority__pb2
 from inferd_api.v1 import task_pb2 as inferd__api_dot_v1_dot_task__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1finferd_api/v1/explanation.proto\x12\tinferd.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cinferd_api/v1/priority.proto\x1a\x18inferd_api/v1/task.proto\"]\n\x08TextSpan\x12\x15\n\x07message\x18\x01 \x01(\rB\x04\xe2\x41\x01\x01\x12\x12\n\x04part\x18\x02 \x01(\rB\x04\xe2\x41\x01\x01\x12\x13\n\x05\x62\x65gin\x18\x03 \x01(\rB\x04\xe2\x41\x01\x01\x12\x11\n\x03\x65nd\x18\x04 \x01(\rB\x04\xe2\x41\x01\x01\"\xbe\x04\n\x0f\x45xplanationSpec\x12\x13\n\x05model\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x10\n\x06prompt\x18\x02 \x01(\tH\x00\x12%\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x15.inferd.v1.ChatPromptH\x00\x12\x14\n\x06\x61nswer\x18\x04 \x01(\tB\x04\xe2\x41\x01\x01\x12$\n\x11max_answer_tokens\x18\x05 \x01(\rB\x04\xe2\x41\x01\x01H\x01\x88\x01\x01\x12\x15\n\x07\x61gainst\x18\x06 \x01(\tB\x04\xe2\x41\x01\x01\x12\x32\n\x06method\x18\x07 \x01(\x0e\x32\x1c.inferd.v1.ExplanationMethodB\x04\xe2\x41\x01\x01\x12\'\n\x04unit\x18\x08 \x01(\x0e\x32\x13.inferd.v1.SpanUnitB\x04\xe2\x41\x01\x01\x12(\n\x05spans\x18\t \x03(\x0b\x32\x13.inferd.v1.TextSpanB\x04\xe2\x41\x01\x01\x12\x1a\n\x07samples\x18\n \x01(\rB\x04\xe2\x41\x01\x01H\x02\x88\x01\x01\x12\x12\n\x04seed\x18\x0b \x01(\x04\x42\x04\xe2\x41\x01\x01\x12 \n\rrandom_orders\x18\x0c \x01(\rB\x04\xe2\x41\x01\x01H\x03\x88\x01\x01\x12\x1f\n\x0c\x61lternatives\x18\r \x01(\rB\x04\xe2\x41\x01\x01H\x04\x88\x01\x01\x12\x15\n\x07\x61\x64\x61pter\x18\x0e \x01(\tB\x04\xe2\x41\x01\x01\x12+\n\x08priority\x18\x0f \x01(\x0e\x32\x13.inferd.v1.PriorityB\x04\xe2\x41\x01\x01\x42\x07\n\x05inputB\x14\n\x12_max_answer_tokensB\n\n\x08_samplesB\x10\n\x0e_random_ordersB\x0f\n\r_alternatives\"M\n\x0f\x45xplanationCost\x12\x11\n\tsequences\x18\x01 \x01(\r\x12\x0e\n\x06tokens\x18\x02 \x01(\x04\x12\x17\n\x0f\x63omputed_tokens\x18\x03 \x01(\x04\"a\n\x0f\x45xplanationPlan\x12\r\n\x05spans\x18\x01 \x01(\r\x12\x15\n\ranswer_tokens\x18\x02 \x01(\r\x12(\n\x04\x63ost\x18\x03 \x01(\x0b\x32\x1a.inferd.v1.ExplanationCost\"@\n\x13\x45xplanationProgress\x12\x16\n\x0esequences_done\x18\x01 \x01(\r\x12\x11\n\tsequences\x18\x02 \x01(\r\"J\n\rExplainedText\x12\x0f\n\x07message\x18\x01 \x01(\r\x12\x0c\n\x04part\x18\x02 \x01(\r\x12\x0c\n\x04role\x18\x03 \x01(\t\x12\x0c\n\x04text\x18\x04 \x01(\t\"B\n\x11\x45xplanationTarget\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01\x12\x10\n\x08\x62\x61seline\x18\x03 \x01(\x01\"J\n\tSpanScore\x12\r\n\x05score\x18\x01 \x01(\x01\x12\x1b\n\x0estandard_error\x18\x02 \x01(\x01H\x00\x88\x01\x01\x42\x11\n\x0f_standard_error\"f\n\rExplainedSpan\x12!\n\x04span\x18\x01 \x01(\x0b\x32\x13.inferd.v1.TextSpan\x12\x0c\n\x04text\x18\x02 \x01(\t\x12$\n\x06scores\x18\x03 \x03(\x0b\x32\x14.inferd.v1.SpanScore\"\x86\x01\n\x0e\x45xplainedToken\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\r\n\x05piece\x18\x02 \x01(\x0c\x12\x0f\n\x07logprob\x18\x03 \x01(\x01\x12\x0f\n\x07\x65ntropy\x18\x04 \x01(\x01\x12\x31\n\x0c\x61lternatives\x18\x05 \x03(\x0b\x32\x1b.inferd.v1.TokenAlternative\"D\n\x10TokenAlternative\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\r\n\x05piece\x18\x02 \x01(\x0c\x12\x0f\n\x07logprob\x18\x03 \x01(\x01\"g\n\x11\x45xplanationCurves\x12\x10\n\x08\x64\x65letion\x18\x01 \x03(\x01\x12\x11\n\tinsertion\x18\x02 \x03(\x01\x12\x15\n\rdeletion_area\x18\x03 \x01(\x01\x12\x16\n\x0einsertion_area\x18\x04 \x01(\x01\"y\n\x0c\x46\x61ithfulness\x12\r\n\x05spans\x18\x01 \x03(\r\x12,\n\x06ranked\x18\x02 \x01(\x0b\x32\x1c.inferd.v1.ExplanationCurves\x12,\n\x06random\x18\x03 \x03(\x0b\x32\x1c.inferd.v1.ExplanationCurves\"\xa3\x04\n\x0b\x45xplanation\x12\r\n\x05model\x18\x01 \x01(\t\x12,\n\x06method\x18\x02 \x01(\x0e\x32\x1c.inferd.v1.ExplanationMethod\x12\x0c\n\x04seed\x18\x03 \x01(\x04\x12\x0f\n\x07samples\x18\x04 \x01(\r\x12\'\n\x05texts\x18\x05 \x03(\x0b\x32\x18.inferd.v1.ExplainedText\x12\x0e\n\x06\x61nswer\x18\x06 \x01(\t\x12\x0f\n\x07\x61gainst\x18\x07 \x01(\t\x12-\n\x07targets\x18\x08 \x03(\x0b\x32\x1c.inferd.v1.ExplanationTarget\x12\'\n\x05spans\x18\t \x03(\x0b\x32\x18.inferd.v1.ExplainedSpan\x12)\n\x06tokens\x18\n \x03(\x0b\x32\x19.inferd.v1.ExplainedToken\x12\x31\n\x0e\x61gainst_tokens\x18\x0b \x03(\x0b\x32\x19.inferd.v1.ExplainedToken\x12-\n\x0c\x66\x61ithfulness\x18\x0c \x01(\x0b\x32\x17.inferd.v1.Faithfulness\x12+\n\x07planned\x18\r \x01(\x0b\x32\x1a.inferd.v1.ExplanationCost\x12(\n\x04\x63ost\x18\x0e \x01(\x0b\x32\x1a.inferd.v1.ExplanationCost\x12\x32\n\x0f\x64\x65vice_duration\x18\x0f \x01(\x0b\x32\x19.google.protobuf.Duration*}\n\x11\x45xplanationMethod\x12\"\n\x1e\x45XPLANATION_METHOD_UNSPECIFIED\x10\x00\x12$\n EXPLANATION_METHOD_LEAVE_ONE_OUT\x10\x01\x12\x1e\n\x1a\x45XPLANATION_METHOD_SHAPLEY\x10\x02*h\n\x08SpanUnit\x12\x19\n\x15SPAN_UNIT_UNSPECIFIED\x10\x00\x12\x12\n\x0eSPAN_UNIT_WORD\x10\x01\x12\x16\n\x12SPAN_UNIT_SENTENCE\x10\x02\x12\x15\n\x11SPAN_UNIT_MESSAGE\x10\x03\x42%\n\tinferd.v1P\x01Z\x16inferd_api/v1;inferdv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1finferd_api/v1/explanation.proto\x12\tinferd.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1binferd_api/v1/dataset.proto\x1a\x1cinferd_api/v1/priority.proto\x1a\x18inferd_api/v1/task.proto\"]\n\x08TextSpan\x12\x15\n\x07message\x18\x01 \x01(\rB\x04\xe2\x41\x01\x01\x12\x12\n\x04part\x18\x02 \x01(\rB\x04\xe2\x41\x01\x01\x12\x13\n\x05\x62\x65gin\x18\x03 \x01(\rB\x04\xe2\x41\x01\x01\x12\x11\n\x03\x65nd\x18\x04 \x01(\rB\x04\xe2\x41\x01\x01\"\xb1\x01\n\rExampleSource\x12\x0f\n\x05index\x18\x01 \x01(\tH\x00\x12,\n\x07\x64\x61taset\x18\x02 \x01(\x0b\x32\x19.inferd.v1.DatasetVersionH\x00\x12\x1d\n\x0f\x65mbedding_model\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12\x14\n\x06\x63olumn\x18\x04 \x01(\tB\x04\xe2\x41\x01\x01\x12\x18\n\x05\x63ount\x18\x05 \x01(\rB\x04\xe2\x41\x01\x01H\x01\x88\x01\x01\x42\x08\n\x06sourceB\x08\n\x06_count\"\x94\x05\n\x0f\x45xplanationSpec\x12\x13\n\x05model\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x10\n\x06prompt\x18\x02 \x01(\tH\x00\x12%\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x15.inferd.v1.ChatPromptH\x00\x12\x14\n\x06\x61nswer\x18\x04 \x01(\tB\x04\xe2\x41\x01\x01\x12$\n\x11max_answer_tokens\x18\x05 \x01(\rB\x04\xe2\x41\x01\x01H\x01\x88\x01\x01\x12\x15\n\x07\x61gainst\x18\x06 \x01(\tB\x04\xe2\x41\x01\x01\x12\x32\n\x06method\x18\x07 \x01(\x0e\x32\x1c.inferd.v1.ExplanationMethodB\x04\xe2\x41\x01\x01\x12\'\n\x04unit\x18\x08 \x01(\x0e\x32\x13.inferd.v1.SpanUnitB\x04\xe2\x41\x01\x01\x12(\n\x05spans\x18\t \x03(\x0b\x32\x13.inferd.v1.TextSpanB\x04\xe2\x41\x01\x01\x12\x1a\n\x07samples\x18\n \x01(\rB\x04\xe2\x41\x01\x01H\x02\x88\x01\x01\x12\x12\n\x04seed\x18\x0b \x01(\x04\x42\x04\xe2\x41\x01\x01\x12 \n\rrandom_orders\x18\x0c \x01(\rB\x04\xe2\x41\x01\x01H\x03\x88\x01\x01\x12\x1f\n\x0c\x61lternatives\x18\r \x01(\rB\x04\xe2\x41\x01\x01H\x04\x88\x01\x01\x12\x15\n\x07\x61\x64\x61pter\x18\x0e \x01(\tB\x04\xe2\x41\x01\x01\x12+\n\x08priority\x18\x0f \x01(\x0e\x32\x13.inferd.v1.PriorityB\x04\xe2\x41\x01\x01\x12\x18\n\x05steps\x18\x10 \x01(\rB\x04\xe2\x41\x01\x01H\x05\x88\x01\x01\x12\x30\n\x08\x65xamples\x18\x11 \x01(\x0b\x32\x18.inferd.v1.ExampleSourceB\x04\xe2\x41\x01\x01\x42\x07\n\x05inputB\x14\n\x12_max_answer_tokensB\n\n\x08_samplesB\x10\n\x0e_random_ordersB\x0f\n\r_alternativesB\x08\n\x06_steps\"M\n\x0f\x45xplanationCost\x12\x11\n\tsequences\x18\x01 \x01(\r\x12\x0e\n\x06tokens\x18\x02 \x01(\x04\x12\x17\n\x0f\x63omputed_tokens\x18\x03 \x01(\x04\"a\n\x0f\x45xplanationPlan\x12\r\n\x05spans\x18\x01 \x01(\r\x12\x15\n\ranswer_tokens\x18\x02 \x01(\r\x12(\n\x04\x63ost\x18\x03 \x01(\x0b\x32\x1a.inferd.v1.ExplanationCost\"@\n\x13\x45xplanationProgress\x12\x16\n\x0esequences_done\x18\x01 \x01(\r\x12\x11\n\tsequences\x18\x02 \x01(\r\"J\n\rExplainedText\x12\x0f\n\x07message\x18\x01 \x01(\r\x12\x0c\n\x04part\x18\x02 \x01(\r\x12\x0c\n\x04role\x18\x03 \x01(\t\x12\x0c\n\x04text\x18\x04 \x01(\t\"f\n\x11\x45xplanationTarget\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01\x12\x10\n\x08\x62\x61seline\x18\x03 \x01(\x01\x12\x15\n\x08replaced\x18\x04 \x01(\x01H\x00\x88\x01\x01\x42\x0b\n\t_replaced\"J\n\tSpanScore\x12\r\n\x05score\x18\x01 \x01(\x01\x12\x1b\n\x0estandard_error\x18\x02 \x01(\x01H\x00\x88\x01\x01\x42\x11\n\x0f_standard_error\"f\n\rExplainedSpan\x12!\n\x04span\x18\x01 \x01(\x0b\x32\x13.inferd.v1.TextSpan\x12\x0c\n\x04text\x18\x02 \x01(\t\x12$\n\x06scores\x18\x03 \x03(\x0b\x32\x14.inferd.v1.SpanScore\"\x86\x01\n\x0e\x45xplainedToken\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\r\n\x05piece\x18\x02 \x01(\x0c\x12\x0f\n\x07logprob\x18\x03 \x01(\x01\x12\x0f\n\x07\x65ntropy\x18\x04 \x01(\x01\x12\x31\n\x0c\x61lternatives\x18\x05 \x03(\x0b\x32\x1b.inferd.v1.TokenAlternative\"D\n\x10TokenAlternative\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\r\n\x05piece\x18\x02 \x01(\x0c\x12\x0f\n\x07logprob\x18\x03 \x01(\x01\"g\n\x11\x45xplanationCurves\x12\x10\n\x08\x64\x65letion\x18\x01 \x03(\x01\x12\x11\n\tinsertion\x18\x02 \x03(\x01\x12\x15\n\rdeletion_area\x18\x03 \x01(\x01\x12\x16\n\x0einsertion_area\x18\x04 \x01(\x01\"y\n\x0c\x46\x61ithfulness\x12\r\n\x05spans\x18\x01 \x03(\r\x12,\n\x06ranked\x18\x02 \x01(\x0b\x32\x1c.inferd.v1.ExplanationCurves\x12,\n\x06random\x18\x03 \x03(\x0b\x32\x1c.inferd.v1.ExplanationCurves\"d\n\x10\x45xplainedExample\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x10\n\x08\x64istance\x18\x04 \x01(\x01\x12\x15\n\rmetadata_json\x18\x05 \x01(\t\"\xe1\x04\n\x0b\x45xplanation\x12\r\n\x05model\x18\x01 \x01(\t\x12,\n\x06method\x18\x02 \x01(\x0e\x32\x1c.inferd.v1.ExplanationMethod\x12\x0c\n\x04seed\x18\x03 \x01(\x04\x12\x0f\n\x07samples\x18\x04 \x01(\r\x12\'\n\x05texts\x18\x05 \x03(\x0b\x32\x18.inferd.v1.ExplainedText\x12\x0e\n\x06\x61nswer\x18\x06 \x01(\t\x12\x0f\n\x07\x61gainst\x18\x07 \x01(\t\x12-\n\x07targets\x18\x08 \x03(\x0b\x32\x1c.inferd.v1.ExplanationTarget\x12\'\n\x05spans\x18\t \x03(\x0b\x32\x18.inferd.v1.ExplainedSpan\x12)\n\x06tokens\x18\n \x03(\x0b\x32\x19.inferd.v1.ExplainedToken\x12\x31\n\x0e\x61gainst_tokens\x18\x0b \x03(\x0b\x32\x19.inferd.v1.ExplainedToken\x12-\n\x0c\x66\x61ithfulness\x18\x0c \x01(\x0b\x32\x17.inferd.v1.Faithfulness\x12+\n\x07planned\x18\r \x01(\x0b\x32\x1a.inferd.v1.ExplanationCost\x12(\n\x04\x63ost\x18\x0e \x01(\x0b\x32\x1a.inferd.v1.ExplanationCost\x12\x32\n\x0f\x64\x65vice_duration\x18\x0f \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05steps\x18\x10 \x01(\r\x12-\n\x08\x65xamples\x18\x11 \x03(\x0b\x32\x1b.inferd.v1.ExplainedExample*\xe2\x01\n\x11\x45xplanationMethod\x12\"\n\x1e\x45XPLANATION_METHOD_UNSPECIFIED\x10\x00\x12$\n EXPLANATION_METHOD_LEAVE_ONE_OUT\x10\x01\x12\x1e\n\x1a\x45XPLANATION_METHOD_SHAPLEY\x10\x02\x12 \n\x1c\x45XPLANATION_METHOD_GRADIENTS\x10\x03\x12 \n\x1c\x45XPLANATION_METHOD_ATTENTION\x10\x04\x12\x1f\n\x1b\x45XPLANATION_METHOD_EXAMPLES\x10\x05*h\n\x08SpanUnit\x12\x19\n\x15SPAN_UNIT_UNSPECIFIED\x10\x00\x12\x12\n\x0eSPAN_UNIT_WORD\x10\x01\x12\x16\n\x12SPAN_UNIT_SENTENCE\x10\x02\x12\x15\n\x11SPAN_UNIT_MESSAGE\x10\x03\x42%\n\tinferd.v1P\x01Z\x16inferd_api/v1;inferdv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -44,6 +45,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TEXTSPAN'].fields_by_name['begin']._serialized_options = b'\342A\001\001'
   _globals['_TEXTSPAN'].fields_by_name['end']._loaded_options = None
   _globals['_TEXTSPAN'].fields_by_name['end']._serialized_options = b'\342A\001\001'
+  _globals['_EXAMPLESOURCE'].fields_by_name['embedding_model']._loaded_options = None
+  _globals['_EXAMPLESOURCE'].fields_by_name['embedding_model']._serialized_options = b'\342A\001\001'
+  _globals['_EXAMPLESOURCE'].fields_by_name['column']._loaded_options = None
+  _globals['_EXAMPLESOURCE'].fields_by_name['column']._serialized_options = b'\342A\001\001'
+  _globals['_EXAMPLESOURCE'].fields_by_name['count']._loaded_options = None
+  _globals['_EXAMPLESOURCE'].fields_by_name['count']._serialized_options = b'\342A\001\001'
   _globals['_EXPLANATIONSPEC'].fields_by_name['model']._loaded_options = None
   _globals['_EXPLANATIONSPEC'].fields_by_name['model']._serialized_options = b'\342A\001\002'
   _globals['_EXPLANATIONSPEC'].fields_by_name['answer']._loaded_options = None
@@ -70,36 +77,44 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EXPLANATIONSPEC'].fields_by_name['adapter']._serialized_options = b'\342A\001\001'
   _globals['_EXPLANATIONSPEC'].fields_by_name['priority']._loaded_options = None
   _globals['_EXPLANATIONSPEC'].fields_by_name['priority']._serialized_options = b'\342A\001\001'
-  _globals['_EXPLANATIONMETHOD']._serialized_start=2392
-  _globals['_EXPLANATIONMETHOD']._serialized_end=2517
-  _globals['_SPANUNIT']._serialized_start=2519
-  _globals['_SPANUNIT']._serialized_end=2623
-  _globals['_TEXTSPAN']._serialized_start=167
-  _globals['_TEXTSPAN']._serialized_end=260
-  _globals['_EXPLANATIONSPEC']._serialized_start=263
-  _globals['_EXPLANATIONSPEC']._serialized_end=837
-  _globals['_EXPLANATIONCOST']._serialized_start=839
-  _globals['_EXPLANATIONCOST']._serialized_end=916
-  _globals['_EXPLANATIONPLAN']._serialized_start=918
-  _globals['_EXPLANATIONPLAN']._serialized_end=1015
-  _globals['_EXPLANATIONPROGRESS']._serialized_start=1017
-  _globals['_EXPLANATIONPROGRESS']._serialized_end=1081
-  _globals['_EXPLAINEDTEXT']._serialized_start=1083
-  _globals['_EXPLAINEDTEXT']._serialized_end=1157
-  _globals['_EXPLANATIONTARGET']._serialized_start=1159
-  _globals['_EXPLANATIONTARGET']._serialized_end=1225
-  _globals['_SPANSCORE']._serialized_start=1227
-  _globals['_SPANSCORE']._serialized_end=1301
-  _globals['_EXPLAINEDSPAN']._serialized_start=1303
-  _globals['_EXPLAINEDSPAN']._serialized_end=1405
-  _globals['_EXPLAINEDTOKEN']._serialized_start=1408
-  _globals['_EXPLAINEDTOKEN']._serialized_end=1542
-  _globals['_TOKENALTERNATIVE']._serialized_start=1544
-  _globals['_TOKENALTERNATIVE']._serialized_end=1612
-  _globals['_EXPLANATIONCURVES']._serialized_start=1614
-  _globals['_EXPLANATIONCURVES']._serialized_end=1717
-  _globals['_FAITHFULNESS']._serialized_start=1719
-  _globals['_FAITHFULNESS']._serialized_end=1840
-  _globals['_EXPLANATION']._serialized_start=1843
-  _globals['_EXPLANATION']._serialized_end=2390
+  _globals['_EXPLANATIONSPEC'].fields_by_name['steps']._loaded_options = None
+  _globals['_EXPLANATIONSPEC'].fields_by_name['steps']._serialized_options = b'\342A\001\001'
+  _globals['_EXPLANATIONSPEC'].fields_by_name['examples']._loaded_options = None
+  _globals['_EXPLANATIONSPEC'].fields_by_name['examples']._serialized_options = b'\342A\001\001'
+  _globals['_EXPLANATIONMETHOD']._serialized_start=2888
+  _globals['_EXPLANATIONMETHOD']._serialized_end=3114
+  _globals['_SPANUNIT']._serialized_start=3116
+  _globals['_SPANUNIT']._serialized_end=3220
+  _globals['_TEXTSPAN']._serialized_start=196
+  _globals['_TEXTSPAN']._serialized_end=289
+  _globals['_EXAMPLESOURCE']._serialized_start=292
+  _globals['_EXAMPLESOURCE']._serialized_end=469
+  _globals['_EXPLANATIONSPEC']._serialized_start=472
+  _globals['_EXPLANATIONSPEC']._serialized_end=1132
+  _globals['_EXPLANATIONCOST']._serialized_start=1134
+  _globals['_EXPLANATIONCOST']._serialized_end=1211
+  _globals['_EXPLANATIONPLAN']._serialized_start=1213
+  _globals['_EXPLANATIONPLAN']._serialized_end=1310
+  _globals['_EXPLANATIONPROGRESS']._serialized_start=1312
+  _globals['_EXPLANATIONPROGRESS']._serialized_end=1376
+  _globals['_EXPLAINEDTEXT']._serialized_start=1378
+  _globals['_EXPLAINEDTEXT']._serialized_end=1452
+  _globals['_EXPLANATIONTARGET']._serialized_start=1454
+  _globals['_EXPLANATIONTARGET']._serialized_end=1556
+  _globals['_SPANSCORE']._serialized_start=1558
+  _globals['_SPANSCORE']._serialized_end=1632
+  _globals['_EXPLAINEDSPAN']._serialized_start=1634
+  _globals['_EXPLAINEDSPAN']._serialized_end=1736
+  _globals['_EXPLAINEDTOKEN']._serialized_start=1739
+  _globals['_EXPLAINEDTOKEN']._serialized_end=1873
+  _globals['_TOKENALTERNATIVE']._serialized_start=1875
+  _globals['_TOKENALTERNATIVE']._serialized_end=1943
+  _globals['_EXPLANATIONCURVES']._serialized_start=1945
+  _globals['_EXPLANATIONCURVES']._serialized_end=2048
+  _globals['_FAITHFULNESS']._serialized_start=2050
+  _globals['_FAITHFULNESS']._serialized_end=2171
+  _globals['_EXPLAINEDEXAMPLE']._serialized_start=2173
+  _globals['_EXPLAINEDEXAMPLE']._serialized_end=2273
+  _globals['_EXPLANATION']._serialized_start=2276
+  _globals['_EXPLANATION']._serialized_end=2885
 # @@protoc_insertion_point(module_scope)

@@ -9,6 +9,7 @@ from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from inferd_api.v1 import dataset_pb2 as _dataset_pb2
 from inferd_api.v1 import priority_pb2 as _priority_pb2
 from inferd_api.v1 import task_pb2 as _task_pb2
 import builtins as _builtins
@@ -37,6 +38,19 @@ class _ExplanationMethodEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Exp
     sampled): spans that do the same share what they do, where each alone could be left out. About `samples` sequences for
     each span.
     """
+    EXPLANATION_METHOD_GRADIENTS: _ExplanationMethod.ValueType  # 3
+    """Integrated gradients (Sundararajan et al., 2017): the mean of the gradients of the answer's likelihood, over `steps`
+    points of the straight way from line feeds in place of the spans' tokens to these, times the way, as embeddings; a
+    span's score is the sum of its tokens'. For models whose backend gives gradients. A sequence and its way back for
+    each step. Errors: UNSUPPORTED_INPUT, with the methods that the model has.
+    """
+    EXPLANATION_METHOD_ATTENTION: _ExplanationMethod.ValueType  # 4
+    """Attention rollout (Abnar and Zuidema, 2020): how much of the attention with which the answer is chosen comes from a
+    span, through all layers: a share from 0 to 1 and no nats, the same whatever the answer's likelihood. For models
+    whose backend shows attention. One sequence. Errors: as GRADIENTS.
+    """
+    EXPLANATION_METHOD_EXAMPLES: _ExplanationMethod.ValueType  # 5
+    """No scores: the nearest of `examples` alone. For any model."""
 
 class ExplanationMethod(_ExplanationMethod, metaclass=_ExplanationMethodEnumTypeWrapper):
     """How the score of a span is found."""
@@ -50,6 +64,19 @@ EXPLANATION_METHOD_SHAPLEY: ExplanationMethod.ValueType  # 2
 sampled): spans that do the same share what they do, where each alone could be left out. About `samples` sequences for
 each span.
 """
+EXPLANATION_METHOD_GRADIENTS: ExplanationMethod.ValueType  # 3
+"""Integrated gradients (Sundararajan et al., 2017): the mean of the gradients of the answer's likelihood, over `steps`
+points of the straight way from line feeds in place of the spans' tokens to these, times the way, as embeddings; a
+span's score is the sum of its tokens'. For models whose backend gives gradients. A sequence and its way back for
+each step. Errors: UNSUPPORTED_INPUT, with the methods that the model has.
+"""
+EXPLANATION_METHOD_ATTENTION: ExplanationMethod.ValueType  # 4
+"""Attention rollout (Abnar and Zuidema, 2020): how much of the attention with which the answer is chosen comes from a
+span, through all layers: a share from 0 to 1 and no nats, the same whatever the answer's likelihood. For models
+whose backend shows attention. One sequence. Errors: as GRADIENTS.
+"""
+EXPLANATION_METHOD_EXAMPLES: ExplanationMethod.ValueType  # 5
+"""No scores: the nearest of `examples` alone. For any model."""
 Global___ExplanationMethod: _TypeAlias = ExplanationMethod  # noqa: Y015
 
 class _SpanUnit:
@@ -115,6 +142,55 @@ class TextSpan(_message.Message):
 Global___TextSpan: _TypeAlias = TextSpan  # noqa: Y015
 
 @_typing.final
+class ExampleSource(_message.Message):
+    """Where examples are looked for that are near to what a model was given, by the angle of their vectors."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    DATASET_FIELD_NUMBER: _builtins.int
+    EMBEDDING_MODEL_FIELD_NUMBER: _builtins.int
+    COLUMN_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    index: _builtins.str
+    """Name of an index with an embedding model. Errors: INDEX_NOT_FOUND, INVALID_FIELD."""
+    embedding_model: _builtins.str
+    """Of a dataset: name of the model that makes vectors of texts. Required with `dataset`; an index has its own."""
+    column: _builtins.str
+    """Of a dataset: the column with the texts. Default: `text`."""
+    count: _builtins.int
+    """How many are told. Range 1 to 100. Default: 5."""
+    @_builtins.property
+    def dataset(self) -> _dataset_pb2.DatasetVersion:
+        """A version of a dataset, of 0 the highest that is whole; each of its rows gets a vector, at most
+        `explanations.example_rows` of the configuration. Errors: DATASET_NOT_FOUND, LIMIT_EXCEEDED.
+        """
+
+    def __init__(
+        self,
+        *,
+        index: _builtins.str = ...,
+        dataset: _dataset_pb2.DatasetVersion | None = ...,
+        embedding_model: _builtins.str = ...,
+        column: _builtins.str = ...,
+        count: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_count", b"_count", "count", b"count", "dataset", b"dataset", "index", b"index", "source", b"source"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_count", b"_count", "column", b"column", "count", b"count", "dataset", b"dataset", "embedding_model", b"embedding_model", "index", b"index", "source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__count: _TypeAlias = _typing.Literal["count"]  # noqa: Y015
+    _WhichOneofArgType__count: _TypeAlias = _typing.Literal["_count", b"_count"]  # noqa: Y015
+    _WhichOneofReturnType_source: _TypeAlias = _typing.Literal["index", "dataset"]  # noqa: Y015
+    _WhichOneofArgType_source: _TypeAlias = _typing.Literal["source", b"source"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__count) -> _WhichOneofReturnType__count | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_source) -> _WhichOneofReturnType_source | None: ...
+
+Global___ExampleSource: _TypeAlias = ExampleSource  # noqa: Y015
+
+@_typing.final
 class ExplanationSpec(_message.Message):
     """What is to be explained, and how."""
 
@@ -135,6 +211,8 @@ class ExplanationSpec(_message.Message):
     ALTERNATIVES_FIELD_NUMBER: _builtins.int
     ADAPTER_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    EXAMPLES_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model: a language model that can tell how likely the tokens of a prompt are; or a classifier, a model of
     tensors that takes one text and tells labels with their probabilities, each sequence being a text then. Required.
@@ -170,6 +248,8 @@ class ExplanationSpec(_message.Message):
     """Name of the LoRA adapter of the model that it is computed with. Default: none."""
     priority: _priority_pb2.Priority.ValueType
     """The class of the tasks that compute it. Default: low."""
+    steps: _builtins.int
+    """Points of the way that GRADIENTS takes the mean of. 1 to `explanations.steps` of the configuration. Default: 16."""
     @_builtins.property
     def chat(self) -> _task_pb2.ChatPrompt:
         """A conversation. A span that is taken out leaves its message with what else that says: what the chat template
@@ -181,6 +261,10 @@ class ExplanationSpec(_message.Message):
         """The spans to explain by, none over another; what lies in none of them is always there. At most `explanations.spans`
         of the configuration. Default: all that `unit` makes of the input.
         """
+
+    @_builtins.property
+    def examples(self) -> Global___ExampleSource:
+        """Tell the examples that are nearest to the last text of the input, too. Required with EXAMPLES. Default: none."""
 
     def __init__(
         self,
@@ -200,10 +284,12 @@ class ExplanationSpec(_message.Message):
         alternatives: _builtins.int | None = ...,
         adapter: _builtins.str = ...,
         priority: _priority_pb2.Priority.ValueType = ...,
+        steps: _builtins.int | None = ...,
+        examples: Global___ExampleSource | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_alternatives", b"_alternatives", "_max_answer_tokens", b"_max_answer_tokens", "_random_orders", b"_random_orders", "_samples", b"_samples", "alternatives", b"alternatives", "chat", b"chat", "input", b"input", "max_answer_tokens", b"max_answer_tokens", "prompt", b"prompt", "random_orders", b"random_orders", "samples", b"samples"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_alternatives", b"_alternatives", "_max_answer_tokens", b"_max_answer_tokens", "_random_orders", b"_random_orders", "_samples", b"_samples", "_steps", b"_steps", "alternatives", b"alternatives", "chat", b"chat", "examples", b"examples", "input", b"input", "max_answer_tokens", b"max_answer_tokens", "prompt", b"prompt", "random_orders", b"random_orders", "samples", b"samples", "steps", b"steps"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_alternatives", b"_alternatives", "_max_answer_tokens", b"_max_answer_tokens", "_random_orders", b"_random_orders", "_samples", b"_samples", "adapter", b"adapter", "against", b"against", "alternatives", b"alternatives", "answer", b"answer", "chat", b"chat", "input", b"input", "max_answer_tokens", b"max_answer_tokens", "method", b"method", "model", b"model", "priority", b"priority", "prompt", b"prompt", "random_orders", b"random_orders", "samples", b"samples", "seed", b"seed", "spans", b"spans", "unit", b"unit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_alternatives", b"_alternatives", "_max_answer_tokens", b"_max_answer_tokens", "_random_orders", b"_random_orders", "_samples", b"_samples", "_steps", b"_steps", "adapter", b"adapter", "against", b"against", "alternatives", b"alternatives", "answer", b"answer", "chat", b"chat", "examples", b"examples", "input", b"input", "max_answer_tokens", b"max_answer_tokens", "method", b"method", "model", b"model", "priority", b"priority", "prompt", b"prompt", "random_orders", b"random_orders", "samples", b"samples", "seed", b"seed", "spans", b"spans", "steps", b"steps", "unit", b"unit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__alternatives: _TypeAlias = _typing.Literal["alternatives"]  # noqa: Y015
     _WhichOneofArgType__alternatives: _TypeAlias = _typing.Literal["_alternatives", b"_alternatives"]  # noqa: Y015
@@ -213,6 +299,8 @@ class ExplanationSpec(_message.Message):
     _WhichOneofArgType__random_orders: _TypeAlias = _typing.Literal["_random_orders", b"_random_orders"]  # noqa: Y015
     _WhichOneofReturnType__samples: _TypeAlias = _typing.Literal["samples"]  # noqa: Y015
     _WhichOneofArgType__samples: _TypeAlias = _typing.Literal["_samples", b"_samples"]  # noqa: Y015
+    _WhichOneofReturnType__steps: _TypeAlias = _typing.Literal["steps"]  # noqa: Y015
+    _WhichOneofArgType__steps: _TypeAlias = _typing.Literal["_steps", b"_steps"]  # noqa: Y015
     _WhichOneofReturnType_input: _TypeAlias = _typing.Literal["prompt", "chat"]  # noqa: Y015
     _WhichOneofArgType_input: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
     @_typing.overload
@@ -223,6 +311,8 @@ class ExplanationSpec(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__random_orders) -> _WhichOneofReturnType__random_orders | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__samples) -> _WhichOneofReturnType__samples | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__steps) -> _WhichOneofReturnType__steps | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_input) -> _WhichOneofReturnType_input | None: ...
 
@@ -238,7 +328,9 @@ class ExplanationCost(_message.Message):
     TOKENS_FIELD_NUMBER: _builtins.int
     COMPUTED_TOKENS_FIELD_NUMBER: _builtins.int
     sequences: _builtins.int
-    """Sequences: the input with some of its spans, and an answer behind it. Each is a task."""
+    """Sequences: the input with some of its spans, and an answer behind it; a point of the way of GRADIENTS, whose way back
+    costs about two such besides; a text that becomes a vector. Each is a task.
+    """
     tokens: _builtins.int
     """Tokens of all of them."""
     computed_tokens: _builtins.int
@@ -359,6 +451,7 @@ class ExplanationTarget(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     VALUE_FIELD_NUMBER: _builtins.int
     BASELINE_FIELD_NUMBER: _builtins.int
+    REPLACED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """"answer"; "answer - against", "answer" and "against" where there is another answer. Of a classifier labels: the one that
     is explained, then the one that it is held against, with the difference of both before them, and then the others,
@@ -368,18 +461,25 @@ class ExplanationTarget(_message.Message):
     """The logarithm of its probability behind the whole input, in nats; the difference of two."""
     baseline: _builtins.float
     """The same behind the input without any of the spans."""
+    replaced: _builtins.float
+    """Of GRADIENTS: the same with a line feed in place of each token of the spans. The scores add up to `value` less this, but
+    for what too few `steps` leave out.
+    """
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         value: _builtins.float = ...,
         baseline: _builtins.float = ...,
+        replaced: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_replaced", b"_replaced", "replaced", b"replaced"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["baseline", b"baseline", "name", b"name", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_replaced", b"_replaced", "baseline", b"baseline", "name", b"name", "replaced", b"replaced", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__replaced: _TypeAlias = _typing.Literal["replaced"]  # noqa: Y015
+    _WhichOneofArgType__replaced: _TypeAlias = _typing.Literal["_replaced", b"_replaced"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__replaced) -> _WhichOneofReturnType__replaced | None: ...
 
 Global___ExplanationTarget: _TypeAlias = ExplanationTarget  # noqa: Y015
 
@@ -392,7 +492,7 @@ class SpanScore(_message.Message):
     SCORE_FIELD_NUMBER: _builtins.int
     STANDARD_ERROR_FIELD_NUMBER: _builtins.int
     score: _builtins.float
-    """In nats: above 0 it speaks for the target, below 0 against it."""
+    """In nats: above 0 it speaks for the target, below 0 against it. Of ATTENTION a share of attention, 0 to 1."""
     standard_error: _builtins.float
     """Standard error of it, over pairs of orders; unset where nothing was drawn, or one pair alone."""
     def __init__(
@@ -590,6 +690,48 @@ class Faithfulness(_message.Message):
 Global___Faithfulness: _TypeAlias = Faithfulness  # noqa: Y015
 
 @_typing.final
+class ExplainedExample(_message.Message):
+    """An example that is near to the input."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    TITLE_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    DISTANCE_FIELD_NUMBER: _builtins.int
+    METADATA_JSON_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Of an index the id of its document; of a dataset the number of its row, from 0."""
+    title: _builtins.str
+    """Of an index its document's title."""
+    text: _builtins.str
+    """What it says; of an index the chunk of its document. At most 2,000 characters of it."""
+    distance: _builtins.float
+    """How far its vector is from that of the input: 1 less the cosine of the angle; 0 for the same direction, 2 for the
+    opposite one.
+    """
+    metadata_json: _builtins.str
+    """What else is known of it, a JSON object: metadata of a document; the other columns of a row, where they are at most
+    16 KiB.
+    """
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        title: _builtins.str = ...,
+        text: _builtins.str = ...,
+        distance: _builtins.float = ...,
+        metadata_json: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["distance", b"distance", "id", b"id", "metadata_json", b"metadata_json", "text", b"text", "title", b"title"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainedExample: _TypeAlias = ExplainedExample  # noqa: Y015
+
+@_typing.final
 class Explanation(_message.Message):
     """An explanation."""
 
@@ -610,6 +752,8 @@ class Explanation(_message.Message):
     PLANNED_FIELD_NUMBER: _builtins.int
     COST_FIELD_NUMBER: _builtins.int
     DEVICE_DURATION_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    EXAMPLES_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model."""
     method: Global___ExplanationMethod.ValueType
@@ -622,6 +766,8 @@ class Explanation(_message.Message):
     """The answer that is explained."""
     against: _builtins.str
     """The other one; empty for none."""
+    steps: _builtins.int
+    """Points of the way that GRADIENTS took the mean of; 0 of other methods."""
     @_builtins.property
     def texts(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExplainedText]:
         """The texts of the input."""
@@ -658,6 +804,10 @@ class Explanation(_message.Message):
     def device_duration(self) -> _duration_pb2.Duration:
         """What that took of the time of devices."""
 
+    @_builtins.property
+    def examples(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExplainedExample]:
+        """The examples that are nearest, the nearest first."""
+
     def __init__(
         self,
         *,
@@ -676,10 +826,12 @@ class Explanation(_message.Message):
         planned: Global___ExplanationCost | None = ...,
         cost: Global___ExplanationCost | None = ...,
         device_duration: _duration_pb2.Duration | None = ...,
+        steps: _builtins.int = ...,
+        examples: _abc.Iterable[Global___ExplainedExample] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "device_duration", b"device_duration", "faithfulness", b"faithfulness", "planned", b"planned"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["against", b"against", "against_tokens", b"against_tokens", "answer", b"answer", "cost", b"cost", "device_duration", b"device_duration", "faithfulness", b"faithfulness", "method", b"method", "model", b"model", "planned", b"planned", "samples", b"samples", "seed", b"seed", "spans", b"spans", "targets", b"targets", "texts", b"texts", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["against", b"against", "against_tokens", b"against_tokens", "answer", b"answer", "cost", b"cost", "device_duration", b"device_duration", "examples", b"examples", "faithfulness", b"faithfulness", "method", b"method", "model", b"model", "planned", b"planned", "samples", b"samples", "seed", b"seed", "spans", b"spans", "steps", b"steps", "targets", b"targets", "texts", b"texts", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -56,7 +56,8 @@ class ExplanationServiceServicer:
     def PlanExplanation(self, request, context):
         """What an explanation would cost; the model is loaded for that if need be, and computes nothing.
         Errors: MODEL_NOT_FOUND, INVALID_FIELD, UNSUPPORTED_INPUT, LIMIT_EXCEEDED (`explanations.spans`,
-        `explanations.sequences`, `explanations.tokens`), PROMPT_TOO_LONG, CHAT_TEMPLATE_FAILED, and those of loading.
+        `explanations.sequences`, `explanations.tokens`, `explanations.attributed_tokens`, `explanations.example_rows`),
+        PROMPT_TOO_LONG, CHAT_TEMPLATE_FAILED, INDEX_NOT_FOUND, DATASET_NOT_FOUND, and those of loading.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -38,7 +38,8 @@ class ExplanationServiceStub:
     PlanExplanation: _grpc.UnaryUnaryMultiCallable[_explanation_service_pb2.PlanExplanationRequest, _explanation_service_pb2.PlanExplanationResponse]
     """What an explanation would cost; the model is loaded for that if need be, and computes nothing.
     Errors: MODEL_NOT_FOUND, INVALID_FIELD, UNSUPPORTED_INPUT, LIMIT_EXCEEDED (`explanations.spans`,
-    `explanations.sequences`, `explanations.tokens`), PROMPT_TOO_LONG, CHAT_TEMPLATE_FAILED, and those of loading.
+    `explanations.sequences`, `explanations.tokens`, `explanations.attributed_tokens`, `explanations.example_rows`),
+    PROMPT_TOO_LONG, CHAT_TEMPLATE_FAILED, INDEX_NOT_FOUND, DATASET_NOT_FOUND, and those of loading.
     """
     Explain: _grpc.UnaryStreamMultiCallable[_explanation_service_pb2.ExplainRequest, _explanation_service_pb2.ExplainResponse]
     """Explain an answer: the plan first, then how far it is, and last the explanation. Closing the stream ends its tasks,
@@ -57,7 +58,8 @@ class ExplanationServiceAsyncStub(ExplanationServiceStub):
     PlanExplanation: _aio.UnaryUnaryMultiCallable[_explanation_service_pb2.PlanExplanationRequest, _explanation_service_pb2.PlanExplanationResponse]  # type: ignore[assignment]
     """What an explanation would cost; the model is loaded for that if need be, and computes nothing.
     Errors: MODEL_NOT_FOUND, INVALID_FIELD, UNSUPPORTED_INPUT, LIMIT_EXCEEDED (`explanations.spans`,
-    `explanations.sequences`, `explanations.tokens`), PROMPT_TOO_LONG, CHAT_TEMPLATE_FAILED, and those of loading.
+    `explanations.sequences`, `explanations.tokens`, `explanations.attributed_tokens`, `explanations.example_rows`),
+    PROMPT_TOO_LONG, CHAT_TEMPLATE_FAILED, INDEX_NOT_FOUND, DATASET_NOT_FOUND, and those of loading.
     """
     Explain: _aio.UnaryStreamMultiCallable[_explanation_service_pb2.ExplainRequest, _explanation_service_pb2.ExplainResponse]  # type: ignore[assignment]
     """Explain an answer: the plan first, then how far it is, and last the explanation. Closing the stream ends its tasks,
@@ -79,7 +81,8 @@ class ExplanationServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_explanation_service_pb2.PlanExplanationResponse, _abc.Awaitable[_explanation_service_pb2.PlanExplanationResponse]]:
         """What an explanation would cost; the model is loaded for that if need be, and computes nothing.
         Errors: MODEL_NOT_FOUND, INVALID_FIELD, UNSUPPORTED_INPUT, LIMIT_EXCEEDED (`explanations.spans`,
-        `explanations.sequences`, `explanations.tokens`), PROMPT_TOO_LONG, CHAT_TEMPLATE_FAILED, and those of loading.
+        `explanations.sequences`, `explanations.tokens`, `explanations.attributed_tokens`, `explanations.example_rows`),
+        PROMPT_TOO_LONG, CHAT_TEMPLATE_FAILED, INDEX_NOT_FOUND, DATASET_NOT_FOUND, and those of loading.
         """
 
     @_abc_1.abstractmethod

@@ -102,7 +102,7 @@ class Screening:
         about = [rule for rule in self._rules if matches(rule.tenants, tenant)]
         cleared = submission.continuation is not None and bool(submission.continuation.samples)
         inputs = () if cleared else tuple(rule for rule in about if On.INPUT in rule.on)
-        outputs = () if submission.embedding is not None else tuple(rule for rule in about if On.OUTPUT in rule.on)
+        outputs = tuple(rule for rule in about if On.OUTPUT in rule.on) if submission.writes else ()
         if not inputs and not outputs:
             return None
         screened = self._screened[submission.handle] = Screened(submission, inputs, outputs)
@@ -308,7 +308,7 @@ class Screening:
             found = isinstance(refused, ModeratedError)
             rule = refused.metadata.get("rule", "")
             shown.moderated.append(Moderated(ended.handle, 0, rule, Action.STOP.name.lower(), int(found)))
-        if ended.error is None and screened.error is None and screened.submission.embedding is None:
+        if ended.error is None and screened.error is None and screened.submission.writes:
             for sample in range(screened.samples):
                 if sample in screened.outlets and sample not in screened.closed:
                     self._show(shown, screened, sample, self._outlet(screened, sample).push((), "", final=True))

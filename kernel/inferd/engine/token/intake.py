@@ -15,6 +15,7 @@ from inferd.engine.text.detokenizer import Detokenizer, decode
 from inferd.engine.text.texts import Texts
 from inferd.engine.text.tokenizer import Tokenizer
 from inferd.engine.text.writing import Writing
+from inferd.engine.token.attributing import attributions_of, check_attributed, check_tokens
 from inferd.engine.token.drafts import Drafter
 from inferd.engine.token.dry import Dry
 from inferd.engine.token.embedding import PromptPool
@@ -34,8 +35,8 @@ if TYPE_CHECKING:
     from inferd.engine.token.limits import Bounds, EngineLimits
     from inferd.engine.token.script import Script
     from inferd.engine.token.sequence import Origin
-    from inferd.engine.work import Embedding, TaskInput
-    from inferd.plugin import LoadedModel, Vocabulary
+    from inferd.engine.work import Attributed, Embedding, TaskInput
+    from inferd.plugin import Attribution, LoadedModel, Vocabulary
     from inferd.plugin.pictures import PictureReader, SoundReader
     from inferd.sampling import Sampling
 
@@ -52,6 +53,7 @@ class Intake:
         limits: How long that may take.
         embedding: How the model wants embeddings to be made.
         pictures: What it does with pictures, or why it takes none.
+        attributions: By what the session tells what tokens are worth.
 
     Raises:
         ModelLoadError: No tokenizer can be built from the vocabulary.
@@ -66,8 +68,10 @@ class Intake:
         limits: EngineLimits,
         embedding: EmbeddingDefaults = EMBEDDING_DEFAULTS,
         pictures: PictureReader | SoundReader | str = "",
+        attributions: frozenset[Attribution] = frozenset(),
     ) -> None:
         self._bounds = bounds
+        self.attributions = attributions
         self._pictures = open_gallery(pictures, limits.picture, step_tokens=bounds.step_tokens * bounds.whole_pictures)
         self._pooling = embedding.pooling
         self._head = embedding.head
@@ -94,6 +98,7 @@ class Intake:
             limits=limits,
             embedding=model.embedding,
             pictures=model.pictures,
+            attributions=attributions_of(model.session),
         )
 
     @property
@@ -176,6 +181,17 @@ class Intake:
             for text in (replace(task_input, prompt=query), task_input)
         )
         return [*frame.before, *first, *frame.between, *second, *frame.after]
+
+    def attribute(self, origin: Origin, task_input: TaskInput, asked: Attributed) -> Sequence:
+        """The sequence of a task that asks what its tokens are worth: it has no place in steps.
+
+        Raises:
+            UnsupportedInputError: The session does not tell it; else as `accept`.
+        """
+        check_attributed(asked, self.attributions)
+        sequence = self._make(origin, task_input, ONE_TOKEN, None)
+        check_tokens(asked, len(sequence.prompt), self._bounds.vocabulary_size)
+        return sequence
 
     def accept(
         self,

@@ -103,6 +103,18 @@ class Bounds:
         """Tokens that fit into the pool."""
         return self.blocks * self.block_tokens
 
+    def check_hold(self, lease_id: str, *, sequences: int, kv_tokens: int) -> None:
+        """Hold a lease to what there is.
+
+        Raises:
+            ValueError: It is more.
+        """
+        if sequences > self.rows or kv_tokens > self.kv_tokens:
+            raise ValueError(
+                f"lease {lease_id} is to hold {sequences} sequences and {kv_tokens} KV tokens; "
+                f"the model has {self.rows} and {self.kv_tokens}"
+            )
+
     @classmethod
     def of(cls, session: TokenLimits, engine: EngineLimits) -> Bounds:
         """Join both.

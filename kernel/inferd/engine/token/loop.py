@@ -16,6 +16,7 @@ from inferd.engine.cause import placed_line
 from inferd.engine.cells.cell import Cells
 from inferd.engine.token.adapters import Adapters
 from inferd.engine.token.aside import Aside
+from inferd.engine.token.attributing import Attributing
 from inferd.engine.token.batcher import Batcher
 from inferd.engine.token.forward import Forward
 from inferd.engine.token.grammar import Following, Grammars, why_stuck
@@ -26,6 +27,7 @@ from inferd.engine.token.output import Ended, PrefillProgress, SampleEnd, StepOu
 from inferd.engine.token.pace import Pace
 from inferd.engine.token.reception import Reception
 from inferd.engine.token.sampler import BAD_ROW, NOTHING_LEFT, Sampler
+from inferd.engine.token.samples import Samples, release
 from inferd.engine.token.sources import Sources
 from inferd.engine.token.suspects import Suspects
 from inferd.errors import BackendFailedError, InferdError, is_failure, present
@@ -36,7 +38,6 @@ if TYPE_CHECKING:
     from inferd.core.task import FinishReason
     from inferd.core.task_events import Logprobs
     from inferd.engine.token.room import Constraint
-    from inferd.engine.token.samples import Samples
     from inferd.engine.token.sequence import Sequence
     from inferd.engine.token.step import Step
     from inferd.engine.token.submission import Submission
@@ -94,6 +95,7 @@ class Loop:
         following = Following(rows=self.bounds.rows, vocabulary_size=size, wait_s=limits.grammar.wait_s)
         self._aside = Aside(self._grammars, following, self._places, command=self._command, go_on=self._go_on)
         self._sources = sources = Sources(model.session, self._activity)
+        self._attributing = Attributing(model.session, self._activity)
         self._adapters = Adapters(model.session, self._fail_task)
         given: Any = {"sources": sources, "adapters": self._adapters, "activity": self._activity}
         self._forward = Forward(model.session, self.bounds, sampler=sampler, following=following, **given)
@@ -132,12 +134,7 @@ class Loop:
         Raises:
             ValueError: It is more than there is: a defect of the caller, who was told the bounds.
         """
-        rows, room = self.bounds.rows, self.bounds.kv_tokens
-        if sequences > rows or kv_tokens > room:
-            raise ValueError(
-                f"lease {lease_id} is to hold {sequences} sequences and {kv_tokens} KV tokens; "
-                f"the model has {rows} and {room}"
-            )
+        self.bounds.check_hold(lease_id, sequences=sequences, kv_tokens=kv_tokens)
         blocks = self._places.pool.blocks_for(kv_tokens)
         self._command(partial(self._places.holds.change, lease_id, fencing_token, rows=sequences, blocks=blocks))
 
@@ -188,8 +185,9 @@ class Loop:
         if self._stopping:
             return
         self.keeping.read()
-        if self._sources.waiting:
-            self._read_source()
+        for apart in (self._sources, self._attributing):
+            if apart.waiting:
+                self._see_to(apart)
         most = self._pace.prompt_tokens if self._places.decoding else None
         schedule = partial(self._batcher.schedule, prompt_tokens=most, alone_tokens=self._pace.alone_tokens)
         step = self._suspects.schedule(schedule)
@@ -197,23 +195,28 @@ class Loop:
             self._step(step)
         elif self._refused:
             self._send(StepOutput())
-        elif not self._sources.waiting and not self.keeping.pending:
+        elif not (self._sources.waiting or self._attributing.waiting or self.keeping.pending):
             self._activity.begin(Doing.IDLE)
             self._wake.wait()
 
-    def _read_source(self) -> None:
-        """Have read what a task is written of; then it may have a place."""
-        task, alone = self._sources.next()
+    def _see_to(self, apart: Sources | Attributing) -> None:
+        """Have read what a task is written of; then it may have a place. Or have found what its tokens are worth."""
+        task, alone = apart.next()
         if alone:
             self._alone = task.leader.handle
             self._deliver(StepOutput(alone=self._alone))
         try:
-            self._sources.read(task)
+            vector = apart.read(task)
         except BaseException as error:
             if not is_failure(error):
                 raise
-            _log.exception("the backend could not read what a task is written of")
+            _log.exception("the backend could not read what a task is of")
             self._fail([task.leader], placed_line(error, self._session))
+            return
+        if vector is not None:
+            self._forget(task)
+            self._refused.append(Ended(handle=task.leader.handle, usage=task.usage))
+            self._send(StepOutput(embeddings={task.leader.handle: vector}))
             return
         if alone:
             self._suspects.add(task)
@@ -238,7 +241,7 @@ class Loop:
         told = self._forward.measure(step, ids, logits) if self._measured and logits is not None else {}
         verified = self._batcher.commit(step, ids)
         if self._several:
-            self._release_followers(step)
+            release(step.sampled, self._tasks, self._places.follow)
         self._suspects.told(step)
         seconds, decode = time.perf_counter() - started, step.decode_tokens
         self._pace.measure(seconds, decode=decode, prompt=len(step.batch.token_ids) - decode)
@@ -259,13 +262,6 @@ class Loop:
         else:
             self._fail(list(step.sequences) if refused else self._places.rows, placed_line(error, self._session))
         self._send(StepOutput())
-
-    def _release_followers(self, step: Step) -> None:
-        """Let samples have places whose prompt was read."""
-        for leader in step.sampled:
-            if leader.sample == 0:
-                for follower in self._tasks[leader.handle].release():
-                    self._places.follow(follower, leader)
 
     def _constraints(self, step: Step) -> list[tuple[int, Constraint]]:
         """What the outputs of those that are sampled must be, where it is not anything, by place."""
@@ -391,6 +387,7 @@ class Loop:
         del self._tasks[task.leader.handle]
         self._owed.discard(task.leader)
         self._sources.drop(task.leader.handle)
+        self._attributing.drop(task.leader.handle)
         self._adapters.drop(task.leader.handle)
         self._suspects.drop(task.leader.handle)
         self._several -= task.several
@@ -439,6 +436,9 @@ class Loop:
     def _start(self, submission: Submission, task: Samples) -> None:
         if submission.source is not None:
             self._sources.put(task, submission.source, alone=submission.alone)
+            return
+        if submission.attributed is not None:
+            self._attributing.put(task, submission.attributed, alone=submission.alone)
             return
         if submission.alone:
             self._suspects.add(task)

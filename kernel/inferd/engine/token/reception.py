@@ -270,7 +270,9 @@ class Reception:
         if submission.check is not None:
             submission.check(self._intake)
         origin = self._origin(submission)
-        if submission.embedding is not None:
+        if submission.attributed is not None:
+            sequences = [self._intake.attribute(origin, submission.task_input, submission.attributed)]
+        elif submission.embedding is not None:
             sequences = [self._intake.embed(origin, submission.task_input, submission.embedding, leash)]
         else:
             first, *others = submission.sampling.samples

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from inferd.engine.token.submission import NO_SHARE
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
     from collections.abc import Sequence as Items
 
     from inferd.core.task import FinishReason, Usage
@@ -90,3 +91,11 @@ class Samples:
             drafted_tokens=sum(usage.drafted_tokens for usage in each),
             accepted_tokens=sum(usage.accepted_tokens for usage in each),
         )
+
+
+def release(read: Items[Sequence], tasks: Mapping[int, Samples], follow: Callable[[Sequence, Sequence], None]) -> None:
+    """Let samples have places whose prompt was read; `follow` is given each with the first one of its task."""
+    for leader in read:
+        if leader.sample == 0:
+            for follower in tasks[leader.handle].release():
+                follow(follower, leader)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from inferd.engine.token.intake import Intake
     from inferd.engine.token.script import Script
-    from inferd.engine.work import Embedding, TaskInput
+    from inferd.engine.work import Attributed, Embedding, TaskInput
     from inferd.plugin.session import Float32Array
     from inferd.sampling import Sampling
 
@@ -74,6 +74,7 @@ class Submission:
         share: Of a class prompts are begun in the order of `VirtualTime`, by tenant and weight, and who is last in it
             gives way first; of equals the older one comes first.
         embedding: What its prompt becomes, instead of being gone on with.
+        attributed: What it is asked of the tokens of its prompt, instead of it being gone on with.
         lease_id: The lease that it runs under; "" for none. It draws on what `Loop.hold` holds for that.
         fencing_token: Of the lease's grant; another one than that of the hold ends the task with LeaseEndedError.
         continuation: What it has told before, in an engine that lost it: it goes on behind that. None for nothing.
@@ -95,6 +96,7 @@ class Submission:
     priority: int = 0
     share: Share = NO_SHARE
     embedding: Embedding | None = None
+    attributed: Attributed | None = None
     lease_id: str = ""
     fencing_token: int = 0
     continuation: Continuation | None = None
@@ -105,3 +107,8 @@ class Submission:
     adapter: str = ""
     adapter_name: str = ""
     check: Callable[[Intake], None] | None = None
+
+    @property
+    def writes(self) -> bool:
+        """Whether text comes of it, and no vector."""
+        return self.embedding is None and self.attributed is None

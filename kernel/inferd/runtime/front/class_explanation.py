@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from inferd.core.explained_spans import without
-from inferd.core.explanation import attribute, judge, rank
+from inferd.core.explanation import INSIDE, attribute, judge, rank
 from inferd.core.task_events import Finished, TensorOutput
 from inferd.errors import InvalidFieldError, UnsupportedInputError, present, suggestion
 from inferd.runtime.classifying import read_labels
 from inferd.runtime.explanation_work import label_task, texts_of
 from inferd.runtime.front.explained import Cost, Explained, Plan, Progress, Target
 from inferd.runtime.front.explanation import check_bound, design_of, find_spans
+from inferd.runtime.front.inside import ALWAYS, refuse_method
 from inferd.runtime.front.rescoring import TRIES, do_all, run_task
 from inferd.runtime.front.room import patiently
 
@@ -70,6 +71,8 @@ class LabelRun:
         Raises:
             InferdError: It cannot be, or costs more than may be.
         """
+        if self.wanted.method in INSIDE:
+            raise refuse_method(self.wanted, ALWAYS, "a classifier")
         self._texts = texts_of(self.wanted.given)
         if len(self._texts) != 1:
             raise UnsupportedInputError(

@@ -15,6 +15,38 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WantedExamples:
+    """Where examples are looked for.
+
+    Attributes:
+        index: Name of an index; "" for a dataset.
+        dataset: Name of a dataset, and its version, 0 for the highest.
+        version: See `dataset`.
+        model: That makes vectors of the dataset's texts.
+        column: With these texts.
+        count: How many are told.
+    """
+
+    index: str = ""
+    dataset: str = ""
+    version: int = 0
+    model: str = ""
+    column: str = "text"
+    count: int = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    """One that is near: 1 less the cosine of the angle of both vectors is its distance."""
+
+    id: str
+    title: str
+    text: str = field(repr=False)
+    distance: float
+    metadata: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
     """What is asked for.
 
@@ -33,6 +65,8 @@ class Wanted:
         random_orders: That curves are held against.
         alternatives: Told in the place of each token of the answers.
         adapter: Name of the adapter; "" for none.
+        steps: Points of the way of gradients.
+        examples: Where examples are looked for; None for none.
     """
 
     model: str
@@ -49,6 +83,8 @@ class Wanted:
     random_orders: int = 4
     alternatives: int = 5
     adapter: str = ""
+    steps: int = 16
+    examples: WantedExamples | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,17 +136,24 @@ class Token:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """What is explained, its worth with all spans and with none, and the scores of the spans for it."""
+    """What is explained, its worth with all spans and with none, and the scores of the spans for it.
+
+    Of gradients `replaced` is its worth with line feeds in place of their tokens.
+    """
 
     name: str
     value: float
     baseline: float
     scores: Sequence[Score]
+    replaced: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explained:
-    """What was found; `tokens` of each answer, `planned` what it was said to cost and `cost` what it did."""
+    """What was found; `tokens` of each answer, `planned` what it was said to cost and `cost` what it did.
+
+    `examples` are the nearest ones, the nearest first.
+    """
 
     wanted: Wanted
     texts: Sequence[Text]
@@ -121,6 +164,7 @@ class Explained:
     faithfulness: Faithfulness | None
     planned: Cost
     cost: Cost
+    examples: Sequence[Example] = ()
 
 
 Told = Plan | Progress | Explained

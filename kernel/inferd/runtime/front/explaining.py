@@ -1,17 +1,20 @@
 """What may be asked of explanations; all that they compute are tasks of who asks."""
 
+from dataclasses import dataclass, replace
 from secrets import token_hex
 from typing import Any
 
 from inferd.config import Settings
+from inferd.core.explanation import ExplanationMethod
 from inferd.core.ids import ModelName
 from inferd.runtime.classifying import text_input
 from inferd.runtime.driver import Driver
-from inferd.runtime.explanation_work import Asker
+from inferd.runtime.explanation_work import Asker, texts_of
 from inferd.runtime.front.bounds import SharedBound
 from inferd.runtime.front.caller import Caller
 from inferd.runtime.front.class_explanation import LabelRun, refuse
-from inferd.runtime.front.explained import Plan, Tell, Told, Wanted
+from inferd.runtime.front.examples import Examples, Sources
+from inferd.runtime.front.explained import Cost, Explained, Plan, Progress, Tell, Told, Wanted
 from inferd.runtime.front.explanation import Run
 from inferd.runtime.front.rescoring import TRIES
 from inferd.runtime.front.room import patiently
@@ -19,6 +22,35 @@ from inferd.runtime.front.tasks import Tasks
 from inferd.runtime.shelf import Shelf
 
 NAME_BYTES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class BareRun:
+    """An explanation by examples alone."""
+
+    wanted: Wanted
+    tell: Tell
+
+    async def plan(self) -> Plan:
+        """It costs nothing itself."""
+        return Plan(spans=0, answer_tokens=0, cost=Cost())
+
+    async def go(self) -> None:
+        """Tell the texts of the input."""
+        await self.tell(await self.plan())
+        await self.tell(
+            Explained(
+                wanted=self.wanted,
+                texts=texts_of(self.wanted.given),
+                spans=(),
+                answer=self.wanted.answer,
+                targets=(),
+                tokens=((), ()),
+                faithfulness=None,
+                planned=Cost(),
+                cost=Cost(),
+            )
+        )
 
 
 class Explaining:
@@ -29,10 +61,12 @@ class Explaining:
         shelf: Where models are that were pulled.
         tasks: By which they are computed.
         settings: Of the kernel.
+        sources: Where examples are.
     """
 
-    def __init__(self, driver: Driver, shelf: Shelf, tasks: Tasks, settings: Settings) -> None:
+    def __init__(self, driver: Driver, shelf: Shelf, tasks: Tasks, settings: Settings, sources: Sources) -> None:
         self._driver = driver
+        self._sources = sources
         self._shelf = shelf
         self._tasks = tasks
         self._limits = settings.explanations
@@ -51,7 +85,10 @@ class Explaining:
 
         with self._open.place(caller.tenant):
             async with self._driver.closing.cut_short():
-                return await (await self._run(wanted, caller, tell)).plan()
+                examples = self._examples(wanted, caller)
+                more = Cost() if examples is None else await examples.plan()
+                plan = await (await self._run(wanted, caller, tell)).plan()
+                return replace(plan, cost=plan.cost + more)
 
     async def explain(self, wanted: Wanted, caller: Caller, tell: Tell) -> None:
         """Explain an answer, and `tell` of it: the plan, how far it is, and what was found.
@@ -61,11 +98,28 @@ class Explaining:
         """
         with self._open.place(caller.tenant):
             async with self._driver.closing.cut_short():
+                examples = self._examples(wanted, caller)
+                if examples is not None:
+                    tell = beside(examples, await examples.plan(), tell)
                 await (await self._run(wanted, caller, tell)).go()
 
-    async def _run(self, wanted: Wanted, caller: Caller, tell: Tell) -> Run | LabelRun:
+    def _examples(self, wanted: Wanted, caller: Caller) -> Examples | None:
+        if wanted.examples is None:
+            return None
+        return Examples(
+            driver=self._driver,
+            sources=self._sources,
+            limits=self._limits,
+            wanted=wanted,
+            source=wanted.examples,
+            caller=caller,
+        )
+
+    async def _run(self, wanted: Wanted, caller: Caller, tell: Tell) -> Run | LabelRun | BareRun:
         await self._shelf.look_for(wanted.model)
         model = self._driver.views.model(ModelName(wanted.model)).spec.name
+        if wanted.method is ExplanationMethod.EXAMPLES:
+            return BareRun(wanted, tell)
         asker = Asker(
             name=token_hex(NAME_BYTES),
             tenant=caller.tenant,
@@ -86,3 +140,21 @@ class Explaining:
             return LabelRun(**of, input_name=text_input(signature))
         except ValueError as error:
             raise refuse(model, str(error)) from None
+
+
+def beside(examples: Examples, more: Cost, tell: Tell) -> Tell:
+    """Tells what an explanation tells, with its examples and what these cost: `more`, as was planned."""
+
+    async def told(what: Told) -> None:
+        match what:
+            case Plan():
+                what = replace(what, cost=what.cost + more)
+            case Progress():
+                what = replace(what, sequences=what.sequences + more.sequences)
+            case Explained():
+                found = await examples.find()
+                planned, cost = what.planned + more, what.cost + examples.cost
+                what = replace(what, examples=found, planned=planned, cost=cost)
+        await tell(what)
+
+    return told

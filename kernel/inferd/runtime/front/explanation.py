@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from inferd.core.explained_spans import Span, check_spans, split
-from inferd.core.explanation import Design, ExplanationMethod, attribute, judge, rank
+from inferd.core.explanation import INSIDE, Design, ExplanationMethod, attribute, judge, rank
 from inferd.core.prefix_plan import PrefixPlan
 from inferd.core.task import FinishReason
 from inferd.core.task_events import Finished, Output
 from inferd.errors import InvalidFieldError, LimitExceededError, PromptTooLongError, present
 from inferd.runtime.explanation_work import Asker, Text, answer_task, bare_text, pieces_of, reduced, texts_of
 from inferd.runtime.front.explained import Cost, Explained, Plan, Progress, Target, Tell, Token, Wanted
+from inferd.runtime.front.inside import REPLACED, Inside, check_method, look_inside, scores_of
 from inferd.runtime.front.rescoring import TRIES, Rescoring, Variant, do_all
 from inferd.runtime.front.room import patiently
 from inferd.runtime.instances import answering
@@ -60,6 +61,7 @@ class Run:
     _answers: list[array[int]] = field(default_factory=list)
     _answer: str = ""
     _longest: int = 0  # tokens of a sequence
+    _inside: Inside | None = None
     _told_parts: int = 0
     _telling: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -84,18 +86,25 @@ class Run:
         await self.tell(plan)
 
         async def tell(done: int) -> None:
-            await self._tell_progress(done, len(scoring) if computes_all else plan.cost.sequences)
+            await self._tell_progress(done, len(scoring) + looks if computes_all else plan.cost.sequences)
 
+        inside = self._inside
+        looks = 0 if inside is None else inside.cost(self._answers).sequences
         computes_all = not design.random_orders
         await scoring.compute(tell)
         worths = self._worths(scoring, design.coalitions())
-        scores = [attribute(design, worths, target=target) for target in range(len(self._names))]
+        if inside is not None:
+            found = await inside.compute(scoring, self._answers, tell)
+            scores = scores_of(found, against=bool(self.wanted.against))
+        else:
+            scores = [attribute(design, worths, target=target) for target in range(len(self._names))]
         order = rank(scores[0])
         ranked = [each for each in design.ranked(order) if each not in worths]
         await scoring.add(await self._variants(ranked))
         computes_all = True
         await scoring.compute(tell)
         worths |= self._worths(scoring, ranked)
+        replaced = self._replaced(scoring)
         await self.tell(
             Explained(
                 wanted=self.wanted,
@@ -103,7 +112,13 @@ class Run:
                 spans=self._spans,
                 answer=self._answer,
                 targets=[
-                    Target(name=name, value=worths[design.all][n], baseline=worths[0][n], scores=scores[n])
+                    Target(
+                        name=name,
+                        value=worths[design.all][n],
+                        baseline=worths[0][n],
+                        scores=scores[n],
+                        replaced=replaced[n] if replaced else None,
+                    )
                     for n, name in enumerate(self._names)
                 ],
                 tokens=[await self._tokens(scoring, design.all, which) for which in range(len(self._answers))],
@@ -127,6 +142,7 @@ class Run:
         self._spans = find_spans(wanted, self._texts)
         check_bound("spans", len(self._spans), self.limits.spans)
         given = await self._tokenize(wanted.given)  # has the model loaded
+        await check_method(self._ask, wanted)
         facts = self._facts()
         scoring = Rescoring(
             driver=self.driver,
@@ -146,6 +162,16 @@ class Run:
         if wanted.against:
             self._answers.append(await self._bare(wanted.against, "spec.against"))
         self._check_length(given)
+        if wanted.method in INSIDE:
+            self._inside = await look_inside(
+                self._ask,
+                wanted,
+                given,
+                self._texts,
+                self._spans,
+                longest_answer=max(map(len, self._answers)),
+                most_tokens=self.limits.attributed_tokens,
+            )
         return scoring
 
     async def _plan(self, scoring: Rescoring, design: Design) -> Plan:
@@ -154,6 +180,9 @@ class Run:
         check_bound("sequences", sequences, self.limits.sequences)
         check_bound("held_tokens", sequences * self._longest, self.limits.held_tokens)
         cost = await scoring.add(await self._variants(design.coalitions()))
+        if self._inside is not None:
+            cost += await scoring.add(self._inside.replaced(self._answers))
+            cost += self._inside.cost(self._answers)
         check_bound("tokens", cost.computed_tokens, self.limits.tokens)
         for which in range(len(self._answers)):
             scoring.show(design.all, which)
@@ -204,6 +233,12 @@ class Run:
             each = [scoring.nats(coalition, which) for which in range(len(self._answers))]
             worths[coalition] = (each[ANSWER] - each[AGAINST], *each) if self.wanted.against else tuple(each)
         return worths
+
+    def _replaced(self, scoring: Rescoring) -> tuple[float, ...]:
+        """The worth of line feeds for each target; nothing where it was not asked."""
+        if not scoring.knows(REPLACED):
+            return ()
+        return self._worths(scoring, [REPLACED])[REPLACED]
 
     async def _tokens(self, scoring: Rescoring, coalition: int, which: int) -> list[Token]:
         """What is told of each token of an answer."""

@@ -108,8 +108,12 @@ class IndexTasks:
                 ) from None
         return {name: bytes(data) for name, data in found.items()}
 
-    async def embed(self, asker: Asker, model: str, text: str) -> array[float]:
+    async def embed(
+        self, asker: Asker, model: str, text: str, *, heard: Callable[[TaskEvent], None] = lambda _: None
+    ) -> array[float]:
         """The vector of a text, of length 1. One that is too long for the model is cut, and has its parts' mean.
+
+        `heard` is given each event of its tasks.
 
         Raises:
             InferdError: The model cannot be loaded, or makes no vectors, or the task failed.
@@ -117,6 +121,7 @@ class IndexTasks:
         vector: array[float] = array("f")
 
         async def hear(event: TaskEvent) -> None:
+            heard(event)
             if isinstance(event, EmbeddingOutput):
                 vector.extend(event.values)
 
@@ -126,8 +131,8 @@ class IndexTasks:
             if len(text) < 2 * LEAST_CHARACTERS:
                 raise
             middle = len(text) // 2
-            one = await self.embed(asker, model, text[:middle])
-            other = await self.embed(asker, model, text[middle:])
+            one = await self.embed(asker, model, text[:middle], heard=heard)
+            other = await self.embed(asker, model, text[middle:], heard=heard)
             return _unit(array("f", (a + b for a, b in zip(one, other, strict=True))))
         if not vector:
             raise InvalidFieldError(f"model {model!r} gave no vector; name one that makes embeddings", field="model")

@@ -167,10 +167,13 @@ class Tokens(_message.Message):
     IDS_FIELD_NUMBER: _builtins.int
     WITH_PIECES_FIELD_NUMBER: _builtins.int
     WITH_WRITING_FIELD_NUMBER: _builtins.int
+    WITH_ATTRIBUTIONS_FIELD_NUMBER: _builtins.int
     with_pieces: _builtins.bool
     """Of a question: whether each token is told by itself, too."""
     with_writing: _builtins.bool
     """Of a question: whether it is told how the model's texts are written, too."""
+    with_attributions: _builtins.bool
+    """Of a question: whether it is told by what the model tells what tokens are worth, too."""
     @_builtins.property
     def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The ids."""
@@ -181,10 +184,11 @@ class Tokens(_message.Message):
         ids: _abc.Iterable[_builtins.int] | None = ...,
         with_pieces: _builtins.bool = ...,
         with_writing: _builtins.bool = ...,
+        with_attributions: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ids", b"ids", "with_pieces", b"with_pieces", "with_writing", b"with_writing"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ids", b"ids", "with_attributions", b"with_attributions", "with_pieces", b"with_pieces", "with_writing", b"with_writing"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -283,6 +287,48 @@ class Embed(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Embed: _TypeAlias = Embed  # noqa: Y015
+
+@_typing.final
+class Attribute(_message.Message):
+    """Tell what the tokens of an input are worth for its last ones, as `inferd.plugin.AttributionPass` says it. What comes of it
+    is told as an embedding: a number for each token before the last ones.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    METHOD_FIELD_NUMBER: _builtins.int
+    TOLD_FIELD_NUMBER: _builtins.int
+    PLACES_FIELD_NUMBER: _builtins.int
+    BASELINE_ID_FIELD_NUMBER: _builtins.int
+    AT_FIELD_NUMBER: _builtins.int
+    method: _builtins.int
+    """A value of `inferd.plugin.Attribution`."""
+    told: _builtins.int
+    """How many of the last tokens are explained."""
+    baseline_id: _builtins.int
+    """Of gradients: the token that the way begins with in these places."""
+    at: _builtins.float
+    """Of gradients: how far on the way, 0 to 1."""
+    @_builtins.property
+    def places(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Of gradients: the tokens that are worth something, ascending."""
+
+    def __init__(
+        self,
+        *,
+        method: _builtins.int = ...,
+        told: _builtins.int = ...,
+        places: _abc.Iterable[_builtins.int] | None = ...,
+        baseline_id: _builtins.int = ...,
+        at: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "baseline_id", b"baseline_id", "method", b"method", "places", b"places", "told", b"told"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Attribute: _TypeAlias = Attribute  # noqa: Y015
 
 @_typing.final
 class Call(_message.Message):
@@ -391,6 +437,7 @@ class Work(_message.Message):
     INFER_FIELD_NUMBER: _builtins.int
     CALL_FIELD_NUMBER: _builtins.int
     TRAIN_FIELD_NUMBER: _builtins.int
+    ATTRIBUTE_FIELD_NUMBER: _builtins.int
     SHARED_FIELD_NUMBER: _builtins.int
     ALLOWED_OUTPUT_FIELD_NUMBER: _builtins.int
     ADAPTER_FIELD_NUMBER: _builtins.int
@@ -428,6 +475,10 @@ class Work(_message.Message):
         """A model; what it tells are pieces of JSON, as of a call."""
 
     @_builtins.property
+    def attribute(self) -> Global___Attribute:
+        """What tokens are worth."""
+
+    @_builtins.property
     def shared(self) -> _containers.RepeatedCompositeFieldContainer[_memory_pb2.SharedElements]:
         """Elements of inputs of `infer`, or what a `call` is given beside its input, that are in memories of the frame."""
 
@@ -445,16 +496,17 @@ class Work(_message.Message):
         infer: _tensor_pb2.InferInput | None = ...,
         call: Global___Call | None = ...,
         train: Global___Train | None = ...,
+        attribute: Global___Attribute | None = ...,
         shared: _abc.Iterable[_memory_pb2.SharedElements] | None = ...,
         allowed_output: _builtins.int = ...,
         adapter: _adapter_pb2.AdapterRef | None = ...,
         prefix_scope: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "call", b"call", "embed", b"embed", "generate", b"generate", "infer", b"infer", "input", b"input", "kind", b"kind", "train", b"train"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "attribute", b"attribute", "call", b"call", "embed", b"embed", "generate", b"generate", "infer", b"infer", "input", b"input", "kind", b"kind", "train", b"train"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "allowed_output", b"allowed_output", "call", b"call", "embed", b"embed", "generate", b"generate", "infer", b"infer", "input", b"input", "kind", b"kind", "prefix_cache", b"prefix_cache", "prefix_scope", b"prefix_scope", "shared", b"shared", "train", b"train"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "allowed_output", b"allowed_output", "attribute", b"attribute", "call", b"call", "embed", b"embed", "generate", b"generate", "infer", b"infer", "input", b"input", "kind", b"kind", "prefix_cache", b"prefix_cache", "prefix_scope", b"prefix_scope", "shared", b"shared", "train", b"train"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["generate", "embed", "infer", "call", "train"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["generate", "embed", "infer", "call", "train", "attribute"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -700,6 +752,7 @@ class Answer(_message.Message):
     FAILURE_FIELD_NUMBER: _builtins.int
     PIECES_FIELD_NUMBER: _builtins.int
     WRITING_FIELD_NUMBER: _builtins.int
+    ATTRIBUTIONS_FIELD_NUMBER: _builtins.int
     query_id: _builtins.int
     """From the `Query`."""
     text: _builtins.str
@@ -720,6 +773,10 @@ class Answer(_message.Message):
     def writing(self) -> Global___Writing:
         """How the model's texts are written, where that was asked."""
 
+    @_builtins.property
+    def attributions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """By what the model tells what tokens are worth, where that was asked: values of `inferd.plugin.Attribution`."""
+
     def __init__(
         self,
         *,
@@ -729,10 +786,11 @@ class Answer(_message.Message):
         failure: _failure_pb2.Failure | None = ...,
         pieces: _abc.Iterable[_builtins.bytes] | None = ...,
         writing: Global___Writing | None = ...,
+        attributions: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "writing", b"writing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "pieces", b"pieces", "query_id", b"query_id", "text", b"text", "token_ids", b"token_ids", "writing", b"writing"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributions", b"attributions", "failure", b"failure", "pieces", b"pieces", "query_id", b"query_id", "text", b"text", "token_ids", b"token_ids", "writing", b"writing"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
