@@ -12,7 +12,6 @@ import json
 import os
 import random
 import signal
-import sys
 import tempfile
 import time
 from contextlib import ExitStack
@@ -21,7 +20,7 @@ from pathlib import Path
 from host_ordeal import Host
 from networks import Link, bridged
 from ordeal import smollm2
-from trained import BATCH, GOES_ON, MODEL, delay, ended, recipe, rows, until_step
+from trained import BATCH, GOES_ON, MODEL, delay, ended, recipe, rows, say, until_step, write_folder
 
 from inferd.cli.cert_authority import CertAuthority
 from inferd.testing.kernel import FAKE_PLUGIN, kernel_process, write_fake_model
@@ -93,13 +92,13 @@ async def ordeal(folder: Path, *, model: str, kills: int, steps: int, seed: int)
         for host in hosts:
             stack.callback(host.end)
         async with AsyncClient(kernel.address) as client:
-            source = str(write_fake_model(folder, step_s=STEP_S)) if fake else smollm2()
+            source = str(write_fake_model(folder, step_s=STEP_S)) if fake else write_folder(smollm2(), folder / "model")
             await client.create_model(MODEL, source)
             if fake:
                 await client.create_model("quick", str(write_fake_model(folder, "quick")))
             peace = await client.train("peace", given, recipe=chosen, model="quick" if fake else MODEL)
             whole = await ended(client, peace.training_id)
-            _say(f"in peace: {whole.steps} steps in {time.monotonic() - begun:.0f} s")
+            say(f"in peace: {whole.steps} steps in {time.monotonic() - begun:.0f} s")
             for host in hosts:
                 token = (await client.create_invite(host.name)).credential
                 await asyncio.to_thread(host.start, token)
@@ -114,7 +113,7 @@ async def ordeal(folder: Path, *, model: str, kills: int, steps: int, seed: int)
                 host, manner = hosts[number % HOSTS], "down" if number % 4 == 3 else "killed"
                 seen.append(told.ranks)
                 await _strike(host, manner)
-                _say(f"{number + 1}: {host.name} {manner} at step {told.step}, of {told.ranks} ranks")
+                say(f"{number + 1}: {host.name} {manner} at step {told.step}, of {told.ranks} ranks")
             found = await ended(client, made.training_id)
             apart = [
                 abs(ours - theirs) / abs(theirs)
@@ -140,10 +139,6 @@ async def ordeal(folder: Path, *, model: str, kills: int, steps: int, seed: int)
 
 async def _curve(client: AsyncClient, training_id: str) -> list[tuple[int, float]]:
     return [(each.step, each.loss) async for each in client.training_steps(training_id)]
-
-
-def _say(what: str) -> None:
-    print(what, file=sys.stderr, flush=True)
 
 
 def main() -> None:

@@ -11,21 +11,33 @@ import json
 import os
 import random
 import signal
-import sys
 import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
 
 from ordeal import smollm2
-from trained import BATCH, GOES_ON, MODEL, curve, delay, ended, recipe, rows, until_step, until_worker
+from trained import (
+    BATCH,
+    GOES_ON,
+    MODEL,
+    curve,
+    delay,
+    ended,
+    recipe,
+    rows,
+    say,
+    until_step,
+    until_worker,
+    write_folder,
+)
 
 from inferd.testing.kernel import KernelProcess, kernel_process
 from inferd_client import AsyncClient
 
 DEADLINE_S = 900.0  # for a worker to be there, on a machine that does much else
-STEP_S = (0.0, 3.0)  # from a step to a kill
-LOAD_S = (0.0, 30.0)  # from the start of a worker to a kill
+STEP_S = (0.0, 2.0)  # from a step to a kill
+LOAD_S = (0.0, 15.0)  # from the start of a worker to a kill
 LOADS = 0.3  # share of the kills that come while a worker loads, or soon after
 
 
@@ -38,7 +50,7 @@ async def _kill(
         await until_worker(kernel, DEADLINE_S)
         await delay(chance.uniform(*LOAD_S))
     else:
-        least = (await client.get_training(training_id)).step + chance.randint(1, 3)
+        least = (await client.get_training(training_id)).step + chance.randint(0, 2)
         await until_step(client, training_id, least)
         await delay(chance.uniform(*STEP_S))
     told = await client.get_training(training_id)
@@ -61,18 +73,20 @@ async def ordeal(folder: Path, *, kills: int, steps: int, seed: int) -> dict[str
     environment = {
         "INFERD_STORE__URL": f"sqlite:{folder}/kept/store",
         "INFERD_BACKENDS": '["torch"]',
-        "INFERD_TRAIN": json.dumps({"report_s": 0.05, "retry_s": 0.1, "vain": 100, "threads": 1}),
+        "INFERD_TRAIN": json.dumps({"report_s": 0.05, "retry_s": 0.1, "vain": 100, "threads": 1, "nice": 0}),
     }
     training_id, done, moments, begun = "", 0, list[str](), time.monotonic()
+    source = write_folder(smollm2(), folder / "model")
+    say(f"the model is written after {time.monotonic() - begun:.0f} s")
     while True:
         with kernel_process(folder / "kernel", environment=environment) as kernel:
             async with AsyncClient(kernel.address) as client:
                 if not training_id:
-                    await client.create_model(MODEL, smollm2())
+                    await client.create_model(MODEL, source)
                     peace = await client.train("peace", given, recipe=chosen, model=MODEL)
                     whole = await ended(client, peace.training_id)
                     wanted = await curve(client, peace.training_id)
-                    _say(f"in peace: {whole.steps} steps in {time.monotonic() - begun:.0f} s")
+                    say(f"in peace: {whole.steps} steps in {time.monotonic() - begun:.0f} s")
                     training_id = (await client.train("killed", given, recipe=chosen, model=MODEL)).training_id
                 while done < kills:
                     all_ = done % 3 == 2
@@ -81,7 +95,7 @@ async def ordeal(folder: Path, *, kills: int, steps: int, seed: int) -> dict[str
                         raise SystemExit(f"it ended before kill {done + 1}; take more --steps")
                     done += 1
                     moments.append(f"{'kernel' if all_ else 'worker'} at {moment}")
-                    _say(f"kill {done}: {moments[-1]}, after {time.monotonic() - begun:.0f} s")
+                    say(f"kill {done}: {moments[-1]}, after {time.monotonic() - begun:.0f} s")
                     if all_:
                         break
                 else:
@@ -104,15 +118,11 @@ def _weights(folder: str) -> list[bytes]:
     return [each.read_bytes() for each in sorted(Path(folder).glob("*.safetensors"))]
 
 
-def _say(what: str) -> None:
-    print(what, file=sys.stderr, flush=True)
-
-
 def main() -> None:
     """See above."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--steps", type=int, default=64)
+    parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--seed", type=int, default=26)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="trained-") as folder:

@@ -13,10 +13,15 @@ from far_host import far_host, until_state
 
 from inferd.core.host import HostState
 from inferd.core.ids import ModelName
+from inferd.core.model import ModelSpec
+from inferd.core.resources import MemoryNeed
+from inferd.errors import ModelLoadError
 from inferd.runtime.front.trials import Trials
+from inferd.runtime.inspection import Inspections
 from inferd.server import Kernel
 from inferd.testing.kernel import kernel_here, write_fake_model
 from inferd_api.v1 import training_pb2 as tp
+from inferd_api.v1.model_pb2 import INSTANCE_STATE_READY
 from inferd_client import AsyncClient
 from inferd_client.errors import InvalidFieldError
 
@@ -134,6 +139,32 @@ async def test_it_goes_on_with_the_hosts_that_are_left(
     assert (found.state, found.ranks) == (tp.TRAINING_STATE_SUCCEEDED, 1), found.error
     assert found.attempts == 2
     assert await curve(client, made.training_id) == wanted
+
+
+async def test_what_cannot_be_measured_evicts_nobody_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where those that help cannot be measured, they are taken to need what the leader does, and leave others be."""
+    measure = Inspections.inspect
+
+    async def inspect(self: Inspections, spec: ModelSpec, *given: Any, **how: Any) -> MemoryNeed:
+        if spec.name.startswith("training@") and "." in spec.name:
+            raise ModelLoadError("its files are not there")
+        return await measure(self, spec, *given, **how)
+
+    monkeypatch.setattr(Inspections, "inspect", inspect)
+    train = {**QUICK, "idle_s": 300.0}
+    async with (
+        kernel_here(tmp_path / "kernel", train=train, devices=SMALL) as kernel,
+        AsyncClient(kernel.addresses[0]) as client,
+    ):
+        for name, size_bytes in (("rests", 24 << 20), ("trained", 20 << 20)):
+            source = write_fake_model(tmp_path, name, weights_bytes=size_bytes)
+            await client.create_model(name, str(source))
+        await client.load_model("rests")
+        made = await client.train("alone", ROWS, recipe={**FULL, "ranks": 2}, model="trained")
+        found = await ended(client, made.training_id)
+        assert (found.state, found.ranks) == (tp.TRAINING_STATE_SUCCEEDED, 1), found.error
+        (rests,) = (await client.get_model("rests")).instances
+        assert rests.state == INSTANCE_STATE_READY
 
 
 @pytest.mark.parametrize(

@@ -283,15 +283,15 @@ class Driver:
         """Programs that the kernel does not know hold so much of a device."""
         self._apply(events.ForeignMeasured(device_id, foreign_bytes))
 
-    async def plan_load(self, spec: ModelSpec) -> LoadPlan:
-        """What loading one more instance would take; workers are started to measure, and load nothing.
+    async def plan_load(self, spec: ModelSpec, **how: Any) -> LoadPlan:
+        """What loading one more instance would take; workers measure, and load nothing; `how` as for `inspect_all`.
 
         Raises:
             InferdError: The backend cannot say what the model needs, or its devices are gone for good.
         """
         self.views.check_stranded(spec.name)
         capacities = measured_first(self.views.sites(spec))
-        needs = await self._inspections.inspect_all(spec, limits=self.engine_limits, capacities=capacities)
+        needs = await self._inspections.inspect_all(spec, limits=self.engine_limits, capacities=capacities, **how)
         if self.views.model(spec.name).spec is spec:
             self._apply(events.ModelMeasured(spec.name, needs))  # so that a load decides as the plan does
         return self.views.plan(spec, needs)

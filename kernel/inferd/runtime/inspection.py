@@ -10,7 +10,7 @@ from inferd.core.host import LOCAL_HOST, host_of
 from inferd.core.ids import DeviceId, HostId, InstanceId
 from inferd.core.model import ModelSpec
 from inferd.core.resources import MemoryNeed
-from inferd.errors import WorkerDiedError
+from inferd.errors import ModelLoadError, WorkerDiedError
 from inferd.plugin.patience import patience
 from inferd.runtime.frames import load_frame, read_failure, read_needs
 from inferd.runtime.link import Arrived
@@ -48,9 +48,16 @@ class Inspections:
         self._numbers = count(1)
 
     async def inspect_all(
-        self, spec: ModelSpec, *, limits: load_pb2.EngineLimits, capacities: Mapping[DeviceId, int]
+        self,
+        spec: ModelSpec,
+        *,
+        limits: load_pb2.EngineLimits,
+        capacities: Mapping[DeviceId, int],
+        guess: MemoryNeed | None = None,
     ) -> dict[DeviceId, MemoryNeed]:
         """What a model needs on each of its devices; those of which as much may be given are alike and measured once.
+
+        Where they cannot tell, as on a host that has to fetch the files first, it is taken for the `guess`.
 
         Raises:
             ModelLoadError, WorkerDiedError: As `inspect`.
@@ -73,6 +80,8 @@ class Inspections:
                     for size, device_id in alike.items()
                 }
         except ExceptionGroup as errors:
+            if guess is not None and errors.subgroup(ModelLoadError) is not None:
+                return dict.fromkeys(capacities, guess)
             raise errors.exceptions[0] from None
         return {device_id: measured[size].result() for device_id, size in capacities.items()}
 

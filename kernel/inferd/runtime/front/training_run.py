@@ -14,7 +14,7 @@ from inferd.core.model import Instance, InstanceState, ModelSpec
 from inferd.core.placement_rules import PlacementRules
 from inferd.core.priority import Priority
 from inferd.core.training import BACKEND, FOLLOWER, LOADER, ORDER_SETTING, TRAINING, Order, write_order
-from inferd.errors import BackendUnavailableError, InferdError, ModelLoadError
+from inferd.errors import BackendUnavailableError, InferdError
 from inferd.plugin.registry import BackendState
 from inferd.runtime.front.training_gang import TrainingGang, drive
 from inferd.runtime.front.trials import LOOK_S, NoRoomError, Place, Trials
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from inferd.core.ids import ModelName, Tenant
     from inferd.core.plan import LoadPlan
+    from inferd.core.resources import MemoryNeed
     from inferd.core.training import Training
     from inferd.runtime.driver import Driver
     from inferd.runtime.front.tasks import Tasks
@@ -47,10 +48,14 @@ class TrainingRoom(Trials):
         training: Which.
         lease_id: The lease that it is loaded under, whose room is its own; "" for none.
         idle_s: Models that had nothing to do for so long may go for it.
+        guess: What it is taken to need where that cannot be measured; None where nothing is loaded then.
     """
 
-    def __init__(self, driver: Driver, training: Training, lease_id: LeaseId, *, idle_s: float) -> None:
+    def __init__(
+        self, driver: Driver, training: Training, lease_id: LeaseId, *, idle_s: float, guess: MemoryNeed | None = None
+    ) -> None:
         super().__init__(driver)
+        self._guess = guess
         self._lease_id = lease_id
         self._yields = training.spec.priority is Priority.LOW
         self._idle_s = idle_s
@@ -59,7 +64,7 @@ class TrainingRoom(Trials):
         return spec if self._lease_id else super()._on_free_cores(spec)
 
     async def _find_place(self, spec: ModelSpec, tell: Callable[[LoadPlan], str]) -> Place:
-        plan = await self._driver.plan_load(spec)
+        plan = await self._driver.plan_load(spec, guess=self._guess)
         if self._lease_id:
             return Place(cores=0)
         now, instances = self._driver.clock.now(), self._driver.machine.fleet.instances
@@ -99,16 +104,6 @@ class TrainingRoom(Trials):
         return ""
 
 
-class FollowerRoom(TrainingRoom):
-    """Likewise, one of those that help with a training, on whichever host has room."""
-
-    async def _find_place(self, spec: ModelSpec, tell: Callable[[LoadPlan], str]) -> Place:
-        try:
-            return await super()._find_place(spec, tell)
-        except ModelLoadError:
-            return Place(cores=0)  # no plan, as for a host that has to fetch its files first: the load itself tells
-
-
 class TrainingRun:
     """Attempts a training.
 
@@ -146,7 +141,7 @@ class TrainingRun:
                 spec,
                 training.tenant,
                 tell=lambda plan: plan.reason,
-                measure=lambda _: self._lead(training, lease_id, tell),
+                measure=lambda instance: self._lead(training, instance, lease_id, tell),
             )
 
     async def gone(self, training: Training) -> None:
@@ -237,16 +232,18 @@ class TrainingRun:
             is_held=bool(training.held_digest),
         )
 
-    async def _lead(self, training: Training, lease_id: LeaseId, tell: Tell) -> None:
+    async def _lead(self, training: Training, instance: Instance, lease_id: LeaseId, tell: Tell) -> None:
+        """Have the steps done; who helps is taken to need what this instance does, until it can be measured."""
         if training.spec.recipe.ranks == 1:
             await drive(self._tasks, training_task(training, lease_id, self._settings), tell)
             return
         _, version = await asyncio.to_thread(stat_files, Path(training.base))
+        idle_s, guess = self._settings.idle_s, instance.need
         gang = TrainingGang(
             training,
             tasks=self._tasks,
             settings=self._settings,
-            load=lambda place, sit: FollowerRoom(self._driver, training, NO_LEASE, idle_s=self._settings.idle_s).run(
+            load=lambda place, sit: TrainingRoom(self._driver, training, NO_LEASE, idle_s=idle_s, guess=guess).run(
                 self._follower(training, place, version),
                 training.tenant,
                 tell=lambda plan: plan.reason,
