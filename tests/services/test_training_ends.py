@@ -22,6 +22,7 @@ from inferd.runtime.kept_trainings import HeldTrainings
 from inferd.testing.kernel import front_here, kernel_here, write_fake_model
 from inferd.training_errors import TrainingNotFoundError
 from inferd_api.v1 import training_pb2 as tp
+from inferd_api.v1.lease_pb2 import LEASE_STATE_ACTIVE
 from inferd_client import AsyncClient, claims
 
 ROWS = [{"text": f"text {number}", "label": ("red", "blue")[number % 3 == 0]} for number in range(40)]
@@ -59,6 +60,25 @@ async def test_a_kept_lease_of_what_cannot_be_a_model_lets_a_kernel_start(tmp_pa
     async with kernel_here(tmp_path, **chosen) as kernel, AsyncClient(kernel.addresses[0]) as second:
         assert kernel.driver.views.lease(lease_id, tenant).state is LeaseState.EXPIRED
         assert (await second.generate("fake", "hello", max_tokens=5)).text == "hello"
+
+
+async def test_a_kept_lease_on_a_version_by_its_number_holds(tmp_path: Path) -> None:
+    """It holds its part in the next kernel, and its version answers; that on one whose files have changed is lost."""
+    chosen: dict[str, Any] = {"store": {"url": f"sqlite:{tmp_path}/kept/store"}}
+    sources = {name: write_fake_model(tmp_path, name) for name in ("fake", "new", "gone", "next")}
+    held = {}
+    async with kernel_here(tmp_path, **chosen) as kernel, AsyncClient(kernel.addresses[0]) as client:
+        for name, other in (("fake", "new"), ("gone", "next")):
+            await client.create_model(name, str(sources[name]))
+            await client.update_model(name, source=str(sources[other]), timeout_s=DEADLINE_S)
+            await client.load_model(f"{name}@1", timeout_s=DEADLINE_S)
+            held[name] = (await client.create_lease(claims.model(f"{name}@1", sequences=1), ttl_s=600)).lease_id
+            await present(kernel.driver.keeper).settled_lease(LeaseId(held[name]))
+    write_fake_model(tmp_path, "gone", context_tokens=77)
+    async with kernel_here(tmp_path, **chosen) as kernel, AsyncClient(kernel.addresses[0]) as client:
+        assert (await client.get_lease(held["fake"])).state == LEASE_STATE_ACTIVE
+        assert (await client.generate("fake@1", "hello", max_tokens=5, lease=held["fake"])).text == "hello"
+        assert "gone@1" in (await client.get_lease(held["gone"])).error.message
 
 
 async def test_what_is_being_made_known_is_not_cancelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,9 +5,11 @@ What of it cannot be read is left out, told in the log, and stays in the store: 
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
@@ -19,6 +21,7 @@ from inferd.core.past_events import RestorePast
 from inferd.core.traits import NO_TRAITS, Traits, whole
 from inferd.core.version import VersionState
 from inferd.errors import InferdError, LimitExceededError
+from inferd.model_names import version_of
 from inferd.runtime.collector import collector_paused
 from inferd.runtime.ended import read_tasks
 from inferd.runtime.found import leave_out
@@ -28,7 +31,7 @@ from inferd.runtime.kept_shares import read_share, read_use
 from inferd.runtime.lacking import tell_lacking, unknown_model
 from inferd.runtime.lease_records import read_lease
 from inferd.runtime.model_records import KeptModel, read_model
-from inferd.runtime.placement import blobs_version
+from inferd.runtime.placement import blobs_version, stat_files
 from inferd.runtime.shared_work import SharedWork, with_blobs
 from inferd.store.store import NO_TENANT, Kind
 from inferd_api.worker.v1 import task_pb2
@@ -67,6 +70,7 @@ class Before:
     lacks: Mapping[ModelName, str] = field(default_factory=dict)  # why models cannot be loaded now
     uses: Sequence[RestoredUse] = ()
     pulled: Sequence[ModelSpec] = ()  # those that were pulled, and are known by their names only
+    numbered: Sequence[ModelSpec] = ()  # versions that something kept waits for, as models of their own ("chat@3")
     ended: Sequence[Ended] = ()
     anew: Sequence[Put] = ()
 
@@ -96,6 +100,7 @@ async def read_kept(driver: Driver, lacking: Lacking | None = None) -> Before:
         ended=ended,
         anew=anew,
     )
+    before = replace(before, numbered=await _numbered(driver.keeper.blobs, before))
     return before if lacking is None else await _with_lacks(before, lacking)
 
 
@@ -119,8 +124,9 @@ def _names(store: Store, clock: Clock) -> set[str]:
 
 async def _with_lacks(before: Before, lacking: Lacking) -> Before:
     """With what models lack now, and with those that were pulled and that something kept waits for."""
-    lacks = await lacking.of(spec for spec in before.models if spec.devices)
-    pulled = await lacking.pulled(_wanted(before) - {spec.name for spec in before.models})
+    known = [*before.models, *before.numbered]
+    lacks = await lacking.of(spec for spec in known if spec.devices)
+    pulled = await lacking.pulled(_wanted(before) - {spec.name for spec in known})
     lacks |= {name: why for name, (_, why) in pulled.items()}
     return replace(before, lacks=lacks, pulled=[spec for spec, _ in pulled.values()])
 
@@ -131,6 +137,34 @@ def _wanted(before: Before) -> set[ModelName]:
     for lease in before.leases:
         wanted.update(claim.model for claim in lease.spec.claims if isinstance(claim, ModelClaim))
     return wanted
+
+
+async def _numbered(blobs: Blobs | None, before: Before) -> list[ModelSpec]:
+    """The versions that something waits for by their number, whose files are still those that they were made of."""
+    kept, found = {each.spec.name: each for each in before.kept}, []
+    for name in sorted(_wanted(before) - kept.keys()):
+        if (meant := version_of(name)) is None or (base := kept.get(ModelName(meant[0]))) is None:
+            continue
+        specs = {each.number: each.spec for each in base.versions} or {1: base.spec}
+        if (spec := specs.get(meant[1])) is None:
+            continue
+        spec = replace(spec, name=name, min_instances=0)
+        if spec.tenant:
+            placed = None if blobs is None else await _placed(blobs, spec)
+        else:
+            placed = spec if await asyncio.to_thread(_is_as_it_was, spec) else None
+        if placed is None:
+            log.warning("the files of a version that something kept waits for have changed: it ends", model=name)
+        else:
+            found.append(placed)
+    return found
+
+
+def _is_as_it_was(spec: ModelSpec) -> bool:
+    try:
+        return stat_files(Path(spec.path))[1] == spec.file_version
+    except (OSError, InferdError):
+        return False
 
 
 def restore(driver: Driver, before: Before) -> None:
@@ -192,6 +226,11 @@ def _restore_models(driver: Driver, before: Before) -> None:
             log.warning("a model that was kept is left out", model=spec.name, why=error.message)
         if driver.keeper is not None:
             driver.keeper.models.adopt(spec.name)
+    for spec in before.numbered:
+        try:
+            _create(driver, spec, before.lacks.get(spec.name, ""))
+        except InferdError as error:
+            log.warning("a version that something kept waits for is left out", model=spec.name, why=error.message)
 
 
 def _give_traits(driver: Driver, name: ModelName, traits: Traits) -> None:
