@@ -60,6 +60,7 @@ class ExactLoad:
             capacity_bytes=source.request.capacity_bytes,
             border_tokens=find_border(source.architecture, source.inventory),
         )
+        self.limits = _keep_whole(self.limits, source)
         need = derive_need(source.architecture, self.limits, weights_bytes=source.inventory.size_bytes)
         self.need = _add_sight(need, source, None, threads=1)
         self.compute_format = f"F32; {why_not}" if why_not else "F32"
@@ -130,7 +131,7 @@ class NativeLoad:
             kv_saved_bytes=kv.saved(limits),
             paged_bytes=weights.experts_bytes if paged else 0,
         )
-        return limits, shape, _add_sight(need, source, native, threads=self._threads)
+        return _keep_whole(limits, source), shape, _add_sight(need, source, native, threads=self._threads)
 
     def run(self, progress: ReportProgress) -> TokenSession:
         """Load.
@@ -149,6 +150,7 @@ class NativeLoad:
                 vector_floats=weights.vector_floats,
                 adapters=NativeAdapters(self._base, weights.targets()),
                 tower=_raise_tower(self._source, self._native, threads=self._threads),
+                axes=self._source.architecture.ropes[0].axes,
                 pages=pages,
             )
         except BaseException:
@@ -167,6 +169,11 @@ class NativeLoad:
 def _unpaged(source: Source, why: str) -> str:
     """What is told where experts are to be paged and cannot be."""
     return f"{source.request.path}: setting 'expert_offload' is true, but {why}: leave the setting out"
+
+
+def _keep_whole(limits: TokenLimits, source: Source) -> TokenLimits:
+    """The limits of a model, whose pictures may have tokens that see each other."""
+    return replace(limits, whole_pictures=not isinstance(source.sight, str) and source.sight.whole)
 
 
 def _add_sight(need: MemoryNeed, source: Source, native: Native | None, *, threads: int) -> MemoryNeed:

@@ -60,10 +60,12 @@ class Mixer:
             tiled = architecture.family.delta == "tiled"
             self._delta = DeltaMixer(delta, tiled=tiled, epsilon=architecture.epsilon)
 
-    def begin(self, plan: Plan, weights: Weights) -> None:
-        """Work out what all layers of a step share."""
+    def begin(self, plan: Plan, weights: Weights, *, turned: NDArray[np.int64] | None = None) -> None:
+        """Work out what all layers of a step share; `turned`: positions in time, rows and columns, shape (3, T)."""
         a, self._plan = self._architecture, plan
         positions = plan.positions.astype(np.float32)[:, None]
+        if turned is not None:
+            positions = turned.astype(np.float32).T[:, a.ropes[0].axes]
         self._turns = []
         longer = weights.long_frequencies or weights.frequencies
         for rope, each, other in zip(a.ropes, weights.frequencies, longer, strict=True):

@@ -9,7 +9,7 @@ import numpy as np
 
 from inferd_weights.grids import IQ1_S, IQ2_S, IQ2_XS, IQ2_XXS, IQ3_S, IQ3_XXS
 
-INTERFACE: Final = 16  # as in native/api.cpp
+INTERFACE: Final = 17  # as in native/api.cpp
 LIBRARY: Final = Path(__file__).with_name("_native.so")
 LACKING: Final = LIBRARY.with_suffix(".txt")  # written by the build: what is missing, and on the next line the fix
 FIX: Final = "make native"
@@ -101,7 +101,7 @@ class Step(Structure):
             (name, c_void_p)
             for name in (
                 *("token_ids", "positions", "starts", "lengths", "block_tables", "logit_rows", "hidden_rows"),
-                *("window_tables", "beyond", "adapters", "picked", "embedded"),
+                *("window_tables", "beyond", "adapters", "picked", "embedded", "seen", "turned", "axes"),
                 *("logits", "hidden", "chosen", "temperatures", "top_k", "top_p", "min_p", "points"),
             )
         ),
@@ -134,7 +134,7 @@ class EncoderStep(Structure):
     """One step of an encoder; the fields of `EncoderStep` in native/encoder.h."""
 
     _fields_ = (
-        *((name, c_int32) for name in ("tokens", "sequences")),
+        *((name, c_int32) for name in ("tokens", "sequences", "first_layer", "layers")),
         *((name, c_void_p) for name in ("starts", "residual", "cosines", "sines")),
     )
 

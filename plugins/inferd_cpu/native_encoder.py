@@ -4,7 +4,7 @@ import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -128,7 +128,7 @@ class NativeEncoder:
     def __init__(self, native: Native, shape: EncoderShape, *, formats: NDArray[np.int32], vector_floats: int) -> None:
         self._library = native.library
         self._step = EncoderStep()
-        self._width: int = shape.width
+        self._layers: int = shape.layers
         formats = np.ascontiguousarray(formats, np.int32)
         self.handle: int | None = self._library.inferd_encoder_open(
             ctypes.byref(shape), native.kernels, formats.ctypes.data, vector_floats
@@ -136,13 +136,21 @@ class NativeEncoder:
         if self.handle is None:
             raise LoadError("the operating system gives no memory for the weights and the workspace of the encoder")
 
-    def encode(self, residual: Floats, starts: Sequence[int] | NDArray[np.intp], turns: tuple[Floats, Floats]) -> None:
+    def encode(
+        self,
+        residual: Floats,
+        starts: Sequence[int] | NDArray[np.integer[Any]],
+        turns: tuple[Floats, Floats],
+        *,
+        layers: range | None = None,
+    ) -> None:
         """Make hidden states of embeddings.
 
         Args:
             residual: Contiguous, shape (T, W); overwritten.
             starts: Where each sequence begins, and the end of all; shape (S + 1,).
             turns: Cosines and sines of each rotation, shape (ropes, T, rope width / 2).
+            layers: Those that compute; None for all.
 
         Raises:
             ValueError: There are more tokens than there is room for, or a sequence has none.
@@ -151,6 +159,7 @@ class NativeEncoder:
         cosines, sines = (np.ascontiguousarray(each, np.float32) for each in turns)
         step = self._step
         step.tokens, step.sequences, step.starts = len(residual), len(first) - 1, first.ctypes.data
+        step.first_layer, step.layers = (0, self._layers) if layers is None else (layers.start, len(layers))
         step.residual, step.cosines, step.sines = residual.ctypes.data, cosines.ctypes.data, sines.ctypes.data
         if self._library.inferd_encode(self.handle, ctypes.byref(step)):
             raise ValueError(

@@ -136,6 +136,7 @@ class NativeSession:
         vector_floats: Numbers of all vectors.
         adapters: Reads adapters for it.
         tower: What sees pictures.
+        axes: By which position of a token in pictures each pair goes; see `Rope.axes`.
         pages: Where packed experts are; None for memory like that of other weights.
 
     Attributes:
@@ -155,9 +156,11 @@ class NativeSession:
         vector_floats: int,
         adapters: NativeAdapters,
         tower: Tower | None = None,
+        axes: NDArray[np.int32] | None = None,
         pages: ExpertPages | None = None,
     ) -> None:
         self._tower = tower
+        self._axes = np.zeros(0, np.int32) if axes is None else axes
         self._pages = pages
         self._library = native.library
         self._limits = limits
@@ -194,9 +197,9 @@ class NativeSession:
             ValueError: The batch is not what `TokenBatch` promises, or exceeds the limits. Nothing has changed.
         """
         step, count, sampling = self._step, len(batch.logit_rows), batch.sampling
-        watch = Watch(self._tower)
-        held = self._fill(batch)
-        held += self._place(watch.find(batch), len(batch.token_ids))  # keeps the arrays that the step points to
+        watch = Watch(self._tower, batch)
+        held = self._fill(batch)  # keeps the arrays that the step points to
+        held += self._place(watch, len(batch.token_ids))
         step.logits = step.chosen = None
         logits = chosen = hidden = None
         if sampling is None or sampling.temperatures.any():
@@ -293,17 +296,27 @@ class NativeSession:
             self._tower.close()
         self._logits = self._logits[:0].copy()
 
-    def _place(self, found: tuple[NDArray[np.intp], NDArray[np.float32]] | None, tokens: int) -> list[NDArray[Any]]:
-        """Point the step to the vectors of pictures, and the rows where they go; returns what it points to."""
+    def _place(self, watch: Watch, tokens: int) -> list[NDArray[Any]]:
+        """Point the step to the vectors of pictures, the rows where they go, and what follows; returns these arrays."""
         step: Any = self._step
         step.picked, step.embedded, step.embedded_count = None, None, 0
-        if found is None:
-            return []
-        rows, vectors = found
-        picked, vectors = np.full(tokens, -1, np.int32), np.ascontiguousarray(vectors, np.float32)
-        picked[rows] = np.arange(len(rows))
-        step.picked, step.embedded, step.embedded_count = picked.ctypes.data, vectors.ctypes.data, len(vectors)
-        return [picked, vectors]
+        step.seen = step.turned = step.axes = None
+        held: list[NDArray[Any]] = []
+        if (found := watch.find()) is not None:
+            rows, vectors = found
+            picked, vectors = np.full(tokens, -1, np.int32), np.ascontiguousarray(vectors, np.float32)
+            picked[rows] = np.arange(len(rows))
+            step.picked, step.embedded, step.embedded_count = picked.ctypes.data, vectors.ctypes.data, len(vectors)
+            held += [picked, vectors]
+        if (reach := watch.reach()) is not None:
+            seen = (reach + 1).astype(np.int32)
+            step.seen = seen.ctypes.data
+            held.append(seen)
+        if (turned := watch.turn()) is not None:
+            positions = np.ascontiguousarray(turned, np.int32)
+            step.turned, step.axes = positions.ctypes.data, self._axes.ctypes.data
+            held.append(positions)
+        return held
 
     def _fill(self, batch: TokenBatch) -> list[NDArray[Any]]:
         """Point the step to the arrays of a batch; returns those that it points to."""

@@ -1,6 +1,6 @@
 """One step: the batch, checked, and what every layer needs to know of it, worked out once."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -85,8 +85,12 @@ def make_plan(
     scores_per_head: int,
     windows: Iterable[int] = (0,),
     causal: bool = True,
+    reach: Callable[[], NDArray[np.int64] | None] = lambda: None,
 ) -> Plan:
     """Check a batch and plan its step, for layers with these windows; if not `causal`, rows see those behind them.
+
+    `reach` gives the last position that each row sees, shape (T,); None where that is its own. It is called for a batch
+    that was checked.
 
     A group gathers at most `gathered_blocks` blocks and has at most `scores_per_head` scores in each head, so that the
     workspace holds them. Both permit at least one row of the longest sequence.
@@ -103,6 +107,10 @@ def make_plan(
     tables = batch.block_tables[sequences].astype(np.intp)
     windowed = batch.block_tables if batch.window_tables is None else batch.window_tables
     bounds = _Bounds(limits.block_tokens, gathered_blocks, scores_per_head, causal)
+    reached = reach()
+    seen = (positions if reached is None else reached.astype(np.intp)) + 1
+    if not causal:
+        seen = lengths[sequences]
     return Plan(
         token_ids=batch.token_ids.astype(np.intp),
         positions=positions,
@@ -110,7 +118,7 @@ def make_plan(
         window_slots=_find_slots(windowed[sequences], positions, limits.block_tokens),
         groups={
             window: tuple(
-                _make_group(batch, windowed if window else batch.block_tables, rows, sequences, bounds, window)
+                _make_group(batch, windowed if window else batch.block_tables, rows, sequences, bounds, window, seen)
                 for rows in _share_rows(starts, lengths, bounds)
             )
             for window in windows
@@ -169,32 +177,30 @@ def _make_group(  # noqa: PLR0917 - all of one step
     sequences: Indices,
     bounds: _Bounds,
     window: int,
+    all_seen: Indices,
 ) -> Group:
-    seen = (
-        batch.positions[rows].astype(np.intp) + 1 if bounds.causal else batch.lengths[sequences[rows]].astype(np.intp)
-    )
+    seen, at = all_seen[rows], batch.positions[rows].astype(np.intp)
     first = np.zeros_like(seen)
     if window and bounds.causal:
-        first = np.maximum(seen - window, 0)
+        first = np.maximum(at + 1 - window, 0)
     elif window:  # one half of it is behind a token
-        at = batch.positions[rows].astype(np.intp)
         first, seen = np.maximum(at - window // 2, 0), np.minimum(at + window // 2 + 1, seen)
     skipped = first.min(axis=1) // bounds.block_tokens  # blocks of each sequence that no row sees
     begin = skipped[:, None] * bounds.block_tokens
     seen, first = seen - begin, first - begin
     keys, masked_from = int(seen.max()), 0 if first.any() else int(seen.min())
-    at = np.arange(masked_from, keys)
-    visible = (at < seen[:, :, None]) & (at >= first[:, :, None])
+    places = np.arange(masked_from, keys)
+    visible = (places < seen[:, :, None]) & (places >= first[:, :, None])
     tables = block_tables[sequences[rows[:, 0]]]
-    places = np.minimum(skipped[:, None] + np.arange(bounds.blocks(keys)), tables.shape[1] - 1)
-    blocks = np.take_along_axis(tables, places, axis=1).astype(np.intp)
+    chosen = np.minimum(skipped[:, None] + np.arange(bounds.blocks(keys)), tables.shape[1] - 1)
+    blocks = np.take_along_axis(tables, chosen, axis=1).astype(np.intp)
     mask = np.where(visible, np.float32(0), np.float32(-np.inf))
     return Group(
         rows=rows,
         blocks=np.maximum(blocks, 0),
         keys=keys,
         first_keys=begin[:, 0],
-        positions=batch.positions[rows].astype(np.intp),
+        positions=at,
         masked_from=masked_from,
         mask=mask,
     )

@@ -112,7 +112,7 @@ SPEC = BackendSpec(
             kind="str",
             names_file=True,
             description="path of what a GGUF model sees with, absolute for the kernel: its projector (mmproj) as"
-            " llama.cpp has it, of the kind idefics3 (SmolVLM)",
+            " llama.cpp has it, of SmolVLM, Gemma 3 or Qwen2.5-VL",
         ),
         Setting(
             name="picture_tokens",

@@ -27,6 +27,7 @@ class Rope:
         beta_slow: Turns below which it divides one by all of the factor.
         truncates: YaRN's borders are whole numbers.
         divided: The file's divisors of frequencies count here.
+        sections: So many pairs in turn go by time, rows and columns of pictures, and again by time; none: all by time.
     """
 
     width: int
@@ -39,6 +40,13 @@ class Rope:
     beta_slow: float = 1.0
     truncates: bool = True
     divided: bool = True
+    sections: tuple[int, ...] = ()
+
+    @property
+    def axes(self) -> NDArray[np.int32]:
+        """By which of three positions each pair goes: 0 time, 1 rows, 2 columns; shape (width / 2,)."""
+        sections = self.sections or (self.width // 2,)
+        return np.repeat(np.arange(len(sections), dtype=np.int32) % 3, sections)
 
     @property
     def stretched_tokens(self) -> int:

@@ -1,6 +1,7 @@
 """Reads how layers rotate, from the keys of a file."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 from inferd_cpu.keys import MAX_WIDTH, Keys
@@ -23,10 +24,9 @@ class RopeKeys(Keys):
             raise self.metadata.error(
                 self.key("rope.dimension_count"), f"is {width}; it must be even and at most {rotated_of}"
             )
-        if self.family.sections:
-            self._read_sections(width // 2)
+        sections = self._read_sections(width // 2) if self.family.sections else ()
         base = self.metadata.positive(self.key("rope.freq_base"), 10000.0)
-        rope = self._read_scaling(width, base)
+        rope = replace(self._read_scaling(width, base), sections=sections)
         local_width = max((layer.key_width for layer in layers if layer.rope == 1), default=0)
         if not local_width:
             return (rope,)
@@ -39,12 +39,16 @@ class RopeKeys(Keys):
             )
         return (rope, Rope(width=rotated, base=local, divided=False))
 
-    def _read_sections(self, pairs: int) -> None:
+    def _read_sections(self, pairs: int) -> tuple[int, ...]:
         """In a text all sections of the pairs have one position; what pictures add to layers is not asked for."""
         self.size("n_deepstack_layers", 0, minimum=0)
         name = self.key("rope.dimension_sections")
-        if name in self.metadata and sum(sections := self.metadata.integers(name)) != pairs:
-            raise self.metadata.error(name, f"is {sections}, which does not divide {pairs} pairs")
+        if name not in self.metadata:
+            return ()
+        sections = tuple(self.metadata.integers(name))
+        if sum(sections) != pairs or min(sections) < 0:
+            raise self.metadata.error(name, f"is {list(sections)}, which does not divide {pairs} pairs")
+        return sections
 
     def _read_scaling(self, width: int, base: float) -> Rope:
         key = self.key("rope.scaling.type")

@@ -60,9 +60,11 @@ class CpuSession:
             ValueError: The batch is not what `TokenBatch` promises, or exceeds the limits. Nothing has changed.
         """
         a, work, weights = self._architecture, self._workspace, self._weights
+        watch = Watch(self._tower, batch)
         plan = make_plan(
             batch,
             self._limits,
+            reach=watch.reach,
             gathered_blocks=count_blocks(self._limits),
             scores_per_head=len(work.scores) // max(layer.heads for layer in a.layers),
             windows=self._windows,
@@ -72,11 +74,10 @@ class CpuSession:
             check_states(plan, state.keys, apart=state.apart)
         residual = work.residual[: len(plan.token_ids)]
         embed(a, weights, plan.token_ids, plan.positions, plan.starts, separator=self._separator, out=residual)
-        watch = Watch(self._tower)
-        if (found := watch.find(batch)) is not None:
+        if (found := watch.find()) is not None:
             rows, vectors = found
             residual[rows] = vectors
-        self._mixer.begin(plan, weights)
+        self._mixer.begin(plan, weights, turned=watch.turn())
         with np.errstate(over="ignore"):  # exp of a large number is inf, and a gate divided by that is 0, as it should
             inputs = make_layer_inputs(a, weights, plan.token_ids, residual)
             hidden_states = self._streams.begin(residual)

@@ -1,9 +1,7 @@
 """GGUF models that see by a projector's file: greedy tokens against transformers, and what a wrong file is told."""
 
-import threading
 import weakref
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,124 +9,26 @@ from typing import Any
 import numpy as np
 import pytest
 from native_models import find_missing
-from shared_cells import cells_of
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 pytest.importorskip("PIL")
-import tiny_pictures as tiny
-import torch
-from tiny_projectors import write_decoder, write_projector
+from tiny_projectors import write_projector
+from tiny_seeing import COUNT, FIRST, SECOND, TALKS, Content, Engine, Files, files_of, make_request
 
-from inferd.engine.token.limits import EngineLimits
-from inferd.engine.token.loop import Loop
-from inferd.engine.token.output import Ended, StepOutput
-from inferd.engine.token.submission import Submission
-from inferd.engine.work import ChatInput, Message
 from inferd.errors import UnsupportedInputError
 from inferd.plugin import LoadError, LoadRequest
-from inferd.plugin.backend import read_settings
 from inferd.plugin.pictures import Picture, PlacedPicture
-from inferd.sampling import Sampling
 from inferd_cpu.backend import CpuBackend
-from inferd_cpu.plugin import SPEC
 from inferd_cpu.vision.projector import Projector
 
-DEADLINE_S = 240
-COUNT = 8
-FIRST, SECOND = tiny.make_picture(40, 25), tiny.make_picture(20, 33, seed=1)
-Content = list[str | bytes]
-TALKS: list[Content] = [
-    ["one, two, 3:", FIRST, "what?"],
-    [FIRST, "and", SECOND, "what is it?"],
-    ["no picture"],
-]
 needs_library = pytest.mark.skipif(bool(find_missing("auto")), reason="the native library is not built: make native")
-
-
-@dataclass(frozen=True)
-class Files:
-    """A decoder, its projector, and the network that both are of."""
-
-    folder: Path
-    network: Any
-
-    @property
-    def decoder(self) -> Path:
-        return self.folder / "tiny.gguf"
-
-    @property
-    def projector(self) -> Path:
-        return self.folder / "mmproj.gguf"
-
-    def answer(self, content: Content) -> Any:
-        """What transformers says."""
-        parts = [
-            {"type": "text", "text": each} if isinstance(each, str) else {"type": "image", "image": each}
-            for each in content
-        ]
-        messages = [{"role": "user", "content": parts}]
-        return tiny.answer("idefics3", self.network, self.folder, messages, count=COUNT)
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Files]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    folder = tmp_path_factory.mktemp("seeing")
-    made = Files(folder, tiny.write_folder("idefics3", folder))
-    write_decoder(made.network, folder, made.decoder)
-    write_projector(made.network, made.projector)
-    yield made
-    torch.set_num_threads(threads)
-
-
-def make_request(files: Files, **settings: str) -> LoadRequest:
-    sizes = {"block_tokens": "4", "max_sequences": "4", "max_step_tokens": "24", "projector": str(files.projector)}
-    given = read_settings(SPEC, {**sizes, **settings})
-    return LoadRequest(path=files.decoder, device="cpu:0", settings=given, capacity_bytes=4 << 30)
-
-
-class Engine:
-    """A loop over a model; steps are so small that a prompt takes several."""
-
-    def __init__(self, request: LoadRequest) -> None:
-        self.model: Any = CpuBackend().load(request, lambda _: None)
-        self.tokens: dict[int, list[int]] = {}
-        self.ended: dict[int, Ended] = {}
-        self._changed = threading.Condition()
-        self._loop = Loop(self.model, EngineLimits(), self._take, cells=cells_of(self.model.vocabulary))
-        self._thread = threading.Thread(target=self._loop.run)
-        self._thread.start()
-
-    def ask(self, content: Content, **more: Any) -> list[int]:
-        handle = len(self.tokens) + 1
-        self.tokens[handle] = []
-        parts = tuple(each for each in content if isinstance(each, str))
-        images = tuple(n for n, each in enumerate(content) if isinstance(each, bytes))
-        given = tuple(each for each in content if isinstance(each, bytes))
-        chat = ChatInput((Message("user", "", parts=parts, images=images),), files=given)
-        sampling = Sampling(temperature=0, max_tokens=COUNT, ignore_eos=True)
-        self._loop.submit(Submission(handle, chat, sampling, **more))
-        with self._changed:
-            assert self._changed.wait_for(lambda: handle in self.ended, DEADLINE_S)
-        if (error := self.ended[handle].error) is not None:
-            raise error
-        return self.tokens[handle]
-
-    def close(self) -> None:
-        self._loop.stop()
-        self._thread.join(DEADLINE_S)
-        self.model.session.close()
-
-    def _take(self, output: StepOutput) -> None:
-        at = 0
-        for handle, count in zip(output.handles, output.counts, strict=True):
-            self.tokens[handle] += output.token_ids[at : at + count]
-            at += count
-        with self._changed:
-            self.ended |= {ended.handle: ended for ended in output.ended}
-            self._changed.notify_all()
+    with files_of("idefics3", tmp_path_factory.mktemp("seeing")) as made:
+        yield made
 
 
 def test_pictures_are_seen_as_transformers_sees_them(files: Files) -> None:
@@ -181,8 +81,9 @@ def test_a_step_computes_the_tiles_of_its_own_rows(files: Files) -> None:
     outline, read = reader.outline(40, 60), reader.read(pixels)
     each, tokens = tower._shape.tile_tokens, outline.tokens
     encoded: list[int] = []
-    encode = tower._layers.encode
-    tower._layers.encode = lambda hidden, advance: (encoded.append(1), encode(hidden, advance))[1]
+    layers = tower._eye._layers
+    encode = layers.encode
+    layers.encode = lambda *given: (encoded.append(1), encode(*given))[1]
     asked: list[int] = []
     picture = Picture(key=b"one", outline=outline, values=lambda: (asked.append(1), read)[1])
     placed = PlacedPicture(picture=picture, places=np.arange(2, 2 + tokens, dtype=np.int32))
@@ -239,7 +140,7 @@ def test_a_model_without_its_projector_says_what_it_lacks(files: Files) -> None:
     ("file", "told"),
     [
         ({"architecture": "llama"}, "names a file of the type 'mmproj'; it wants what the model sees with"),
-        ({"more": {"clip.projector_type": "resampler"}}, "is 'resampler'; projectors that are known: idefics3"),
+        ({"more": {"clip.projector_type": "resampler"}}, "is 'resampler'; projectors that are known: idefics3, gemma3"),
         ({"more": {"clip.vision.window_size": 8}}, "'clip.vision.window_size' is 8, which is not supported"),
         ({"without": "v.post_ln.bias"}, "tensor 'v.post_ln.bias' of shape [32] is missing"),
         ({"deviation": [0.5, 1e-40, 0.5]}, "they must be three numbers each, these at least 0.001"),

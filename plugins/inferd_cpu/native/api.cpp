@@ -13,7 +13,7 @@ using namespace inferd;
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
 // Changes with every change of a function or struct below: a library of another build is not used.
-constexpr int kInterface = 16;
+constexpr int kInterface = 17;
 
 EXPORT int inferd_interface() { return kInterface; }
 

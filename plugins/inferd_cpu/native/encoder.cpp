@@ -152,6 +152,7 @@ void Encoder::set_vector(int vector, int layer, const float* numbers, int count)
 
 bool Encoder::is_sound(const EncoderStep& s) const {
   if (s.tokens < 1 || s.tokens > shape_.max_tokens || s.sequences < 1) return false;
+  if (s.first_layer < 0 || s.layers < 0 || s.layers > shape_.layers - s.first_layer) return false;
   if (s.starts[0] != 0 || s.starts[s.sequences] != s.tokens) return false;
   for (int i = 0; i < s.sequences; i++) {
     const int64_t length = int64_t{s.starts[i + 1]} - s.starts[i];
@@ -171,7 +172,7 @@ void Encoder::compute(const EncoderStep& step) {
 void Encoder::work(int thread) {
   const Table& table = work_.tables[thread];
   const Share own = thread < active_ ? share_of(step_.tokens, thread, active_) : Share{0, 0};
-  for (int layer = 0; layer < shape_.layers; layer++) {
+  for (int layer = step_.first_layer; layer < step_.first_layer + step_.layers; layer++) {
     const Block& block = blocks_[layer];
     before(block, own, table);
     if (active_ > 1) pool_.meet();

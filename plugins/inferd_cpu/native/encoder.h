@@ -62,9 +62,10 @@ struct WholeAttention {
 // That of an instruction set, by its name in `Kernels`.
 const WholeAttention& choose_whole_attention(const char* name);
 
-// Sequences of a step: rows [starts[i], starts[i + 1]) of `residual`, [tokens][width], which become hidden states.
+// Sequences of a step: rows [starts[i], starts[i + 1]) of `residual`, [tokens][width], which become hidden states of
+// `layers` layers from `first_layer` on: those of one picture may see each other in other sequences from layer to layer.
 struct EncoderStep {
-  int32_t tokens, sequences;
+  int32_t tokens, sequences, first_layer, layers;
   const int32_t* starts;
   float* residual;
   const float *cosines, *sines;  // [ropes][tokens][rope_width / 2]

@@ -68,7 +68,8 @@ void Forward::embed() {
       const bool beyond = s_.beyond && s_.beyond[m_.work_.sequences[row]];
       const float* frequencies = beyond ? longer : shorter;
       for (int i = 0; i < half; i++) {
-        const float angle = static_cast<float>(s_.positions[row]) * frequencies[i];
+        const int position = s_.turned ? s_.turned[size_t(s_.axes[i]) * s_.tokens + row] : s_.positions[row];
+        const float angle = static_cast<float>(position) * frequencies[i];
         m_.work_.cosines[at + i] = std::cos(angle) * magnitude;
         m_.work_.sines[at + i] = std::sin(angle) * magnitude;
       }

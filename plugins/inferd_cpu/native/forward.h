@@ -62,6 +62,8 @@ class Forward {
   void prepare_head(const Layer& layer, int row, int offset, const float* norm, float* out);
   void clamp(float* x, int width) const;
   void normalize_head(const Layer& layer, int row, int offset, const float* norm, float* head);
+  // Tokens of its sequence that a row sees, from the first on; those of a picture see all of the picture.
+  int seen(int row) const { return s_.seen ? s_.seen[row] : s_.positions[row] + 1; }
   int first_seen(const Layer& layer, int row) const {
     return layer.window ? std::max(0, s_.positions[row] + 1 - layer.window) : 0;
   }

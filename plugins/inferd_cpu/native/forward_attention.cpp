@@ -129,13 +129,13 @@ void Forward::attend(const Layer& layer, int index) {
 Segment Forward::segment_of(const Layer& layer, int index, int row, int head, int segment) const {
   const AttentionShape& shape = m_.attention_shape_;
   const int before = segment * shape.segment_tokens();
-  const int tokens = std::min(s_.positions[row] + 1 - before, shape.segment_tokens());
+  const int tokens = std::min(seen(row) - before, shape.segment_tokens());
   return {history(row, index, head), segment, tokens, std::max(0, first_seen(layer, row) - before)};
 }
 
 // The segment that is attended to after this one, where each row has its own sequence.
 Segment Forward::look_ahead(const Layer& layer, int index, int row, int head, int segment) const {
-  if (++segment == m_.attention_shape_.segments(s_.positions[row] + 1)) {
+  if (++segment == m_.attention_shape_.segments(seen(row))) {
     if (++head == shape_.kv_heads) {
       head = 0;
       row++;
@@ -154,8 +154,14 @@ void Forward::attend_rows(const Layer& layer, int index, Share rows, int head) {
   const History past = history(first, index, head);
   for (int row = first; row < end; row++)
     prepare_queries(layer, row, head, desk_.queries + (row - first) * queries_floats);
-  const int begin = first_segment(layer, first), segments = shape.segments(s_.positions[end - 1] + 1);
-  const bool together = m_.attends_rows_ && end - first >= kManyRows;
+  int most = 0;
+  bool causal = true;
+  for (int row = first; row < end; row++) {
+    most = std::max(most, seen(row));
+    causal = causal && seen(row) == s_.positions[row] + 1;
+  }
+  const int begin = first_segment(layer, first), segments = shape.segments(most);
+  const bool together = m_.attends_rows_ && causal && end - first >= kManyRows;
   const int taken = together ? end - first : 1;
   for (int row = first; row < end; row += taken)
     m_.attention_.take_queries(shape, desk_.queries + (row - first) * queries_floats, taken,
@@ -168,7 +174,7 @@ void Forward::attend_rows(const Layer& layer, int index, Share rows, int head) {
                                 desk_.scores, results);
     for (int row = first; row < end; row++) {
       const int own_first = first_segment(layer, row);
-      if (segment < own_first || s_.positions[row] < segment * shape.segment_tokens()) continue;
+      if (segment < own_first || seen(row) <= segment * shape.segment_tokens()) continue;
       const size_t place = (row - first) * shape.partial_floats();
       float *result = results + place, *folded = desk_.partials + place;
       if (!together)

@@ -322,14 +322,17 @@ bool Model::is_sound(const Step& s) const {
     return false;
   if (s.starts[0] != 0 || s.starts[s.sequences] != s.tokens) return false;
   if (!within(s.token_ids, s.tokens, shape_.vocabulary_size)) return false;
+  if (s.turned && !within(s.axes, shape_.rope_width / 2, 3)) return false;
   if (s.picked && !std::all_of(s.picked, s.picked + s.tokens, [&](int i) { return i >= -1 && i < s.embedded_count; }))
     return false;
   for (int sequence = 0; sequence < s.sequences; sequence++) {
     const int first = s.starts[sequence], end = s.starts[sequence + 1], length = s.lengths[sequence];
     if (first < 0 || end <= first || end > s.tokens || length < end - first) return false;
     if (length > shape_.context_tokens) return false;
-    for (int row = first; row < end; row++)
+    for (int row = first; row < end; row++) {
       if (s.positions[row] != length - (end - row)) return false;
+      if (s.seen && (s.seen[row] <= s.positions[row] || s.seen[row] > length)) return false;
+    }
     const int used = (length + shape_.block_tokens - 1) / shape_.block_tokens;
     const int32_t* table = s.block_tables + static_cast<size_t>(sequence) * s.table_width;
     if (used > s.table_width || !within(table, used, shape_.blocks)) return false;

@@ -77,6 +77,9 @@ struct Step {
   const int32_t* adapters;  // [sequences]: the slot of its adapter, -1 for none; null where none has one
   const int32_t* picked;  // [tokens]: which row of `embedded` stands for a token, -1 for its own; null for none
   const float* embedded;  // [embedded_count][width]: vectors of pictures
+  const int32_t* seen;    // [tokens]: so many tokens of its sequence a token sees; null where those up to itself
+  const int32_t* turned;  // [3][tokens]: positions in time, rows and columns; null where all three are the token's own
+  const int32_t* axes;    // [rope_width / 2]: by which of them a pair is rotated; with `turned`
   float* logits;    // [logit_count][vocabulary], logits_stride apart; null when only the best tokens are wanted
   float* hidden;    // [hidden_count][width]
   int32_t* chosen;  // [logit_count]; null when logits are wanted

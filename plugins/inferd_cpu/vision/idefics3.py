@@ -3,21 +3,19 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from inferd.plugin import LoadError
 from inferd.plugin.pictures import Outline
-from inferd_cpu.vision.projector import TowerShape
+from inferd_cpu.vision.readers import check_tokens, normalize_colours, refuse_large, resize
+from inferd_cpu.vision.shape import TowerShape
 
 PLACEHOLDER: Final = "<image>"
 AROUND: Final = "<fake_token_around_image>"
 WHOLE: Final = "<global-img>"
 MOST_EDGE: Final = 4096  # pixels of the longer side, whatever a file says
-_WHITE: Final = 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +33,11 @@ class TileReader:
     most_tokens: int
 
     @property
+    def most_patches(self) -> int:
+        """Of a tile."""
+        return self.shape.patches
+
+    @property
     def placeholder(self) -> str:
         """See `PictureReader`."""
         return PLACEHOLDER
@@ -44,11 +47,7 @@ class TileReader:
         rows, columns = self._tiles(*self._scale(high, wide))
         each, side = self.shape.tile_tokens, self.shape.image_size
         tokens = (rows * columns + 1) * each
-        if tokens > self.most_tokens:
-            raise ValueError(
-                f"has {wide} x {high} pixels, {tokens} tokens of this model, and its setting 'picture_tokens'"
-                f" allows {self.most_tokens}: send a smaller one, or raise the setting"
-            )
+        refuse_large(high, wide, tokens, self.most_tokens)
         tile = PLACEHOLDER * each
         text = f"{AROUND}{WHOLE}{tile}{AROUND}"
         if rows:
@@ -63,7 +62,7 @@ class TileReader:
         """See `PictureReader`; the tiles, shape (N, 3, side, side)."""
         high, wide = self._scale(*pixels.shape[:2])
         side = self.shape.image_size
-        picture = _resize(pixels, high, wide)
+        picture = resize(pixels, high, wide)
         if wide >= high:
             ratio = wide / high
             wide = math.ceil(wide / side) * side
@@ -72,7 +71,7 @@ class TileReader:
             ratio = wide / high
             high = math.ceil(high / side) * side
             wide = math.ceil(int(high * ratio) / side) * side
-        picture = _resize(picture, high, wide)
+        picture = resize(picture, high, wide)
         tiles = [picture]
         if max(high, wide) > side:
             tiles = [
@@ -80,11 +79,8 @@ class TileReader:
                 for row in range(0, high, side)
                 for column in range(0, wide, side)
             ]
-            tiles.append(_resize(picture, side, side))
-        numbers = np.stack(tiles).astype(np.float32) * np.float32(1 / _WHITE)
-        numbers -= np.array(self.shape.mean, np.float32)
-        numbers /= np.array(self.shape.deviation, np.float32)
-        return {"tiles": np.ascontiguousarray(numbers.transpose(0, 3, 1, 2))}
+            tiles.append(resize(picture, side, side))
+        return {"tiles": normalize_colours(np.stack(tiles), self.shape)}
 
     def _scale(self, high: int, wide: int) -> tuple[int, int]:
         """Rows and columns of a picture whose longer side has as many pixels as the model wants."""
@@ -115,15 +111,6 @@ class TileReader:
         return (high // side, wide // side) if max(high, wide) > side else (0, 0)
 
 
-def _resize(pixels: NDArray[np.uint8], high: int, wide: int) -> NDArray[np.uint8]:
-    """A picture of other sizes, by Lanczos' filter."""
-    if pixels.shape[:2] == (high, wide):
-        return pixels
-    pillow: Any = import_module("PIL.Image")
-    picture = pillow.fromarray(np.ascontiguousarray(pixels)).resize((wide, high), pillow.Resampling.LANCZOS)
-    return np.asarray(picture)
-
-
 def find_tokens(where: str, shape: TowerShape, tokens: Sequence[str]) -> int:
     """The token of pictures in a vocabulary that has all that stand around them.
 
@@ -133,10 +120,4 @@ def find_tokens(where: str, shape: TowerShape, tokens: Sequence[str]) -> int:
     edge = min(shape.longest_edge, MOST_EDGE)
     tiles = -(-edge // shape.image_size)
     corner = f"<row_{tiles}_col_{tiles}>" if tiles > 1 else WHOLE
-    places = {token: index for index, token in enumerate(tokens)}
-    for token in (PLACEHOLDER, AROUND, WHOLE, corner):
-        if token not in places:
-            raise LoadError(
-                f"{where}: has no token {token!r}, which the projector needs: it is the projector of another model"
-            )
-    return places[PLACEHOLDER]
+    return check_tokens(where, tokens, PLACEHOLDER, (AROUND, WHOLE, corner))

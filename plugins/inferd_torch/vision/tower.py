@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import torch
 
+from inferd.plugin.picture_rows import find_reach, find_rows, turn
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
     from torch import Tensor
 
     from inferd.plugin import TokenBatch
-    from inferd.plugin.pictures import Picture, PlacedPicture
+    from inferd.plugin.pictures import Picture
     from inferd.plugin.session import Int64Array
     from inferd_torch.vision.hearing import Qwen2Audio, Voxtral
     from inferd_torch.vision.kinds import Kind
@@ -47,7 +49,7 @@ class Tower:
 
     def changes(self, batch: TokenBatch) -> bool:
         """Whether anything of a step hangs on pictures."""
-        return batch.pictures is not None and (self._kind.rotates or bool(_find(batch)))
+        return batch.pictures is not None and (self._kind.rotates or bool(find_rows(batch)))
 
     def embed(self, batch: TokenBatch, token_ids: Tensor) -> Tensor | None:
         """What goes into the first layer, shape (T, width); None where no token of the step is one of a picture.
@@ -56,7 +58,7 @@ class Tower:
             ValueError: A picture gives another number of vectors than its outline said.
         """
         parts = []
-        for placed, rows, which in _find(batch):
+        for placed, rows, which in find_rows(batch):
             self.kept += placed.picture.key in self._kept and which[0] == 0
             vectors = self.vectors(placed.picture, batch.advance)
             parts.append((rows, vectors[torch.from_numpy(which).to(token_ids.device)]))
@@ -101,25 +103,11 @@ class Tower:
 
     def rotate(self, batch: TokenBatch) -> Int64Array | None:
         """Positions in time, rows and columns, shape (3, T); None where they are the tokens' own."""
-        if not self._kind.rotates or batch.pictures is None:
-            return None
-        positions = np.tile(batch.positions.astype(np.int64), (3, 1))
-        for sequence, pictures in enumerate(batch.pictures):
-            if pictures:
-                own = slice(batch.starts[sequence], batch.starts[sequence + 1])
-                positions[:, own] = rotate(pictures, batch.positions[own].astype(np.int64))
-        return positions
+        return turn(batch) if self._kind.rotates else None
 
     def reach(self, batch: TokenBatch) -> Int64Array | None:
         """The last position that each token sees, shape (T,); None where that is its own."""
-        if not self._kind.whole:
-            return None
-        reached = None
-        for placed, rows, _ in _find(batch):
-            reached = batch.positions.astype(np.int64) if reached is None else reached
-            ends = _ends(placed.places)
-            reached[rows] = ends[np.searchsorted(placed.places, batch.positions[rows])]
-        return reached
+        return find_reach(batch) if self._kind.whole else None
 
 
 @contextmanager
@@ -136,46 +124,3 @@ def _watched(network: Any, advance: Callable[[], None]) -> Iterator[None]:
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def _find(batch: TokenBatch) -> list[tuple[PlacedPicture, Int64Array, Int64Array]]:
-    """Pictures of which a step has tokens, the rows of those, and which of the picture's they are."""
-    found = []
-    for sequence, pictures in enumerate(batch.pictures or ()):
-        begin, end = int(batch.starts[sequence]), int(batch.starts[sequence + 1])
-        first = int(batch.positions[begin])
-        for placed in pictures:
-            low, high = np.searchsorted(placed.places, (first, first + end - begin))
-            if low < high:
-                rows = placed.places[low:high].astype(np.int64) - first + begin
-                found.append((placed, rows, np.arange(low, high)))
-    return found
-
-
-def _ends(places: Any) -> Int64Array:
-    """For each place of a picture the last one of those that lie one behind the other with it."""
-    breaks = np.flatnonzero(np.diff(places) != 1)
-    lasts = np.append(breaks, len(places) - 1)
-    ends: Int64Array = places[lasts[np.searchsorted(lasts, np.arange(len(places)))]].astype(np.int64)
-    return ends
-
-
-def rotate(pictures: Sequence[PlacedPicture], positions: Int64Array) -> Int64Array:
-    """Positions in time, rows and columns (3, N) of tokens of a sequence, as `get_rope_index` of transformers has them.
-
-    A picture of R rows and C columns takes as many positions as the larger of both: its tokens have the time of its
-    beginning, and rows and columns from there on; what follows goes on behind that.
-    """
-    turned = np.tile(positions, (3, 1))
-    for placed in pictures:
-        begin, grid = int(placed.places[0]), placed.picture.outline.grid
-        if grid is None:
-            continue
-        count = grid[0] * grid[1]
-        behind = positions >= begin + count
-        inside = (positions >= begin) & ~behind
-        row, column = np.divmod(positions[inside] - begin, grid[1])
-        start = turned[0, inside] - (positions[inside] - begin)
-        turned[:, behind] -= count - max(grid)
-        turned[:, inside] = np.stack([start, start + row, start + column])
-    return turned
