@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from test_adoption import FACTS, MODEL, ON_A, ON_B, A, Bench, ends, held, lacking, refusal
+from adoption_bench import FACTS, MODEL, ON_A, ON_B, A, Bench, ends, held, lacking, refusal
 
 from inferd.core import commands, events
 from inferd.core.admission import NO_HOST
