@@ -114,6 +114,7 @@ def make_front(
                 settings.state_dir / "trainings",
                 data_bytes=settings.train.data_bytes,
                 all_bytes=settings.train.all_data_bytes,
+                rows=settings.train.rows,
                 share=scheduler.tenant_share,
             ),
             settings.train,

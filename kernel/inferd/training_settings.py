@@ -17,6 +17,9 @@ class Train(BaseModel):
     data_bytes: int = Field(
         1 << 30, ge=1024, description="most bytes of the data of one training, and of rows that are held back"
     )
+    rows: int = Field(
+        4_000_000, ge=1, description="most rows of the data of one training, and of those that are held back"
+    )
     all_data_bytes: int = Field(
         16 << 30,
         ge=1024,

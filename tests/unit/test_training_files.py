@@ -34,7 +34,7 @@ async def test_what_came_of_a_training_is_a_folder_or_its_only_model(
     result.mkdir(parents=True)
     for name in names:
         (result / name).write_text("{}", encoding="utf-8")
-    files = TrainingFiles(tmp_path, data_bytes=1024, all_bytes=4096, share=1)
+    files = TrainingFiles(tmp_path, data_bytes=1024, all_bytes=4096, rows=9, share=1)
     assert await files.source("one") == tmp_path / "one" / source
 
 
@@ -47,7 +47,7 @@ async def test_rows_are_counted_whatever_the_pieces_they_come_in(tmp_path: Path,
         for begin in range(0, len(data), size):
             yield data[begin : begin + size]
 
-    files = TrainingFiles(tmp_path, data_bytes=1024, all_bytes=4096, share=1)
+    files = TrainingFiles(tmp_path, data_bytes=1024, all_bytes=4096, rows=9, share=1)
     assert await files.write("one", pieces(), tenant="one", is_held=False, field="inline") == Data(
         sha256(data).hexdigest(), 3
     )
@@ -72,10 +72,23 @@ async def test_a_long_line_costs_no_more_than_its_bytes(tmp_path: Path) -> None:
             yield Piece(b"a" * 1000)
         yield b'"}\n'
 
-    files = TrainingFiles(tmp_path, data_bytes=1 << 20, all_bytes=1 << 20, share=1)
+    files = TrainingFiles(tmp_path, data_bytes=1 << 20, all_bytes=1 << 20, rows=9, share=1)
     found = await files.write("one", pieces(), tenant="one", is_held=False, field="inline")
     assert found.rows == 1
     assert sum(looked) == 100_000
+
+
+async def test_rows_are_bounded(tmp_path: Path) -> None:
+    """The row that is one too many ends the writing, with the name of the bound; empty lines are none."""
+
+    async def pieces(rows: int) -> AsyncIterator[bytes]:
+        for _ in range(rows):
+            yield b"{}\n\n"
+
+    files = TrainingFiles(tmp_path, data_bytes=1024, all_bytes=4096, rows=9, share=1)
+    assert (await files.write("one", pieces(9), tenant="one", is_held=False, field="inline")).rows == 9
+    with pytest.raises(LimitExceededError, match=r"more than 9 rows, which is train\.rows"):
+        await files.write("two", pieces(10), tenant="one", is_held=False, field="inline")
 
 
 async def test_what_nobody_knows_is_swept_but_for_results(tmp_path: Path) -> None:
@@ -84,7 +97,7 @@ async def test_what_nobody_knows_is_swept_but_for_results(tmp_path: Path) -> Non
         (tmp_path / name / "checkpoints").mkdir(parents=True)
         (tmp_path / name / "rows.jsonl").write_text("{}", encoding="utf-8")
     (tmp_path / "made" / "result").mkdir()
-    await TrainingFiles(tmp_path, data_bytes=1024, all_bytes=4096, share=1).sweep({"known": "one"})
+    await TrainingFiles(tmp_path, data_bytes=1024, all_bytes=4096, rows=9, share=1).sweep({"known": "one"})
     assert names_in(tmp_path) == ["known", "known/checkpoints", "known/rows.jsonl", "made", "made/result"]
 
 
@@ -97,7 +110,7 @@ async def test_the_data_of_all_trainings_is_bounded(tmp_path: Path) -> None:
     async def write(files: TrainingFiles, name: str, tenant: str) -> Data:
         return await files.write(name, pieces(), tenant=tenant, is_held=False, field="inline")
 
-    bounds = {"data_bytes": 1024, "all_bytes": 1830, "share": 1}
+    bounds = {"data_bytes": 1024, "all_bytes": 1830, "rows": 9, "share": 1}
     files = TrainingFiles(tmp_path, **bounds)
     await write(files, "one", "red")
     with pytest.raises(
@@ -121,7 +134,7 @@ def test_a_model_has_its_files_whichever_way_it_names_them(tmp_path: Path, way: 
     """Where the kernel's folder is reached by a link, a model named by where that leads keeps the result it has."""
     (tmp_path / "disk" / "1" / "result").mkdir(parents=True)
     (tmp_path / "state").symlink_to(tmp_path / "disk")
-    files = TrainingFiles(tmp_path / "state", data_bytes=1024, all_bytes=4096, share=1)
+    files = TrainingFiles(tmp_path / "state", data_bytes=1024, all_bytes=4096, rows=9, share=1)
     spec = SimpleNamespace(path=str(tmp_path / way / "1" / "result"))
     model = SimpleNamespace(versions={1: SimpleNamespace(spec=spec)}, traits=SimpleNamespace(adapters=()))
     views = SimpleNamespace(model_names=lambda: ["mine"], find_model=lambda _: model)

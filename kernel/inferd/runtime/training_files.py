@@ -33,8 +33,9 @@ class Data:
 
 @dataclass(slots=True)
 class _Counted:
-    """What was written of a file so far. One writer: the call that writes it."""
+    """What was written of a file so far, of so many rows at most. One writer: the call that writes it."""
 
+    most: int
     size_bytes: int = 0
     rows: int = 0
     tail: list[bytes] = field(default_factory=list)  # pieces of a line that has not ended: joined once
@@ -47,14 +48,16 @@ class TrainingFiles:
         root: A folder, in which each training has one.
         data_bytes: Most bytes of the data of one (`train.data_bytes`).
         all_bytes: Most bytes of the data of all that have not ended (`train.all_data_bytes`).
+        rows: Most rows of the data of one (`train.rows`).
         share: A tenant may have so many times what of those is free (`scheduler.tenant_share`).
     """
 
-    def __init__(self, root: Path, *, data_bytes: int, all_bytes: int, share: float) -> None:
+    def __init__(self, root: Path, *, data_bytes: int, all_bytes: int, rows: int, share: float) -> None:
         self._root = root
         self._roots = {str(root), os.path.realpath(root)}  # by a link as well as where that leads
         self._data_bytes = data_bytes
         self._all_bytes = all_bytes
+        self._rows = rows
         self._share = share
         self._held: dict[str, tuple[str, int]] = {}  # tenant and bytes of data, by training
         self._by_tenant: Counter[str] = Counter()  # the bytes of all that it has
@@ -78,7 +81,7 @@ class TrainingFiles:
             DiskFullError: The disk takes no more.
         """
         path = self.folder(training_id) / (HELD if is_held else ROWS)
-        counted, digest = _Counted(), sha256()
+        counted, digest = _Counted(self._rows), sha256()
         try:
             file = await asyncio.to_thread(_open, path)
             try:
@@ -202,6 +205,12 @@ def _count(lines: list[bytes], counted: _Counted, field: str) -> None:
         if not (line := line.strip()):
             continue
         counted.rows += 1
+        if counted.rows > counted.most:
+            raise LimitExceededError(
+                f"{field} has more than {counted.most} rows, which is train.rows; give fewer, or raise that",
+                metadata={"bound": "train.rows", "value": str(counted.rows), "limit": str(counted.most)},
+                field=field,
+            )
         if not line.startswith(b"{") or not line.endswith(b"}"):
             raise InvalidFieldError(
                 f"row {counted.rows} of {field} is no JSON object: it must begin with {{ and end with }}", field=field
