@@ -109,13 +109,21 @@ def see(model: LoadedModel) -> None:
     values = reader.read(pixels)
     picture = Picture(key=b"", outline=outline, values=lambda: values)
     places = np.arange(outline.tokens, dtype=np.int32)
-    compute(session, PlacedPicture(picture=picture, places=places))
+    placed = PlacedPicture(picture=picture, places=places)
+    try:
+        compute(session, placed, least=outline.tokens if session.limits.whole_pictures else 0)
+    except ValueError as error:
+        if "not finite numbers" not in str(error):  # weights that are too large end their own task
+            raise
 
 
-def compute(session: TokenSession, placed: PlacedPicture | None = None) -> None:
-    """A step of one sequence with as many tokens as fit, at most three."""
+def compute(session: TokenSession, placed: PlacedPicture | None = None, *, least: int = 0) -> None:
+    """A step of one sequence with as many tokens as fit, at most three; none where `least` do not."""
     limits = session.limits
-    tokens = min(3, limits.context_tokens, limits.max_step_tokens, limits.block_tokens * limits.blocks)
+    most = min(limits.context_tokens, limits.max_step_tokens, limits.block_tokens * limits.blocks)
+    tokens = max(min(3, most), least)
+    if tokens > most:
+        return
     batch = TokenBatch(
         token_ids=np.arange(tokens, dtype=np.int32) % limits.vocabulary_size,
         positions=np.arange(tokens, dtype=np.int32),

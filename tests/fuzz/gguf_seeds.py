@@ -111,6 +111,8 @@ def write_model(path: Path, architecture: str, stored: Format, *, parts: int = 1
     names = [*_matrices(width, head), *_vectors(architecture, width, head)]
     writer = gguf.GGUFWriter(path, architecture, split_max_tensors=-(-len(names) // parts) if parts > 1 else 0)
     _add_metadata(writer, width, head, named)
+    if architecture == "qwen2vl":
+        writer.add_rope_dimension_sections([head // 2 - 6, 3, 3, 0])
     rng = np.random.default_rng(stored.block_bytes)
     for name, rows, columns in _matrices(width, head):
         kind = gguf.GGMLQuantizationType[stored.name]
@@ -148,10 +150,13 @@ def _vectors(architecture: str, width: int, head: int) -> Iterator[tuple[str, in
     yield "output_norm.weight", width
     yield "blk.0.attn_norm.weight", width
     yield "blk.0.ffn_norm.weight", width
-    if architecture == "qwen2":
+    if architecture == "gemma3":
+        yield "blk.0.post_attention_norm.weight", width
+        yield "blk.0.post_ffw_norm.weight", width
+    if architecture in {"qwen2", "qwen2vl"}:
         for part, heads in (("q", HEADS), ("k", KV_HEADS), ("v", KV_HEADS)):
             yield f"blk.0.attn_{part}.bias", heads * head
-    if architecture == "qwen3":
+    if architecture in {"qwen3", "gemma3"}:
         yield "blk.0.attn_q_norm.weight", head
         yield "blk.0.attn_k_norm.weight", head
 

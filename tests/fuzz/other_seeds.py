@@ -1,7 +1,7 @@
 """Sound models of several files, and adapters, and damage to one of their files.
 
 A model in GGUF shards; a Hugging Face folder in shards, with all documents that are read beside it; an adapter of each
-sort on a model that is sound.
+sort on a model that is sound; and so a projector of each kind.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 from folder_seeds import FEED, HEAD, WEIGHTS, WIDTH, wound_document, write_folder
 from gguf_seeds import read_sound, write_model
 from gguf_wounds import damaged
+from projector_seeds import KINDS, write_projector
 
 from inferd_weights.quants import FORMATS
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 RANK, DAMAGED = 4, "damaged"
-SEEN = ("<image>", "<fake_token_around_image>", "<global-img>", "<row_2_col_2>")
 PEFT: dict[str, Any] = {
     "peft_type": "LORA",
     "task_type": "CAUSAL_LM",
@@ -68,11 +68,12 @@ class Others:
             "sharded folder": Case(_write_sharded(folder / "sharded")),
             "adapter": Case(write_model(folder / "adapted" / "tiny.gguf", "llama", form), _write_adapter(folder)),
             "peft": Case(write_folder(folder / "plain"), _write_peft(folder / "peft")),
-            "projector": Case(
-                write_model(folder / "seeing" / "tiny.gguf", "llama", form, named=SEEN),
-                projector=_write_projector(folder),
-            ),
         }
+        for name, kind in KINDS.items():
+            self.sound[name] = Case(
+                write_model(folder / f"{name} model" / "tiny.gguf", kind.architecture, form, named=kind.tokens),
+                projector=write_projector(folder / name / "mmproj.gguf", name),
+            )
 
     def damage(self, rng: np.random.Generator) -> Case:
         """A copy of one of them with one damaged file."""
@@ -161,44 +162,6 @@ def _write_adapter(folder: Path) -> Path:
         rows = 32 if name == "attn_v" else 64
         for letter, numbers in zip("ab", _pair((rows, 64)), strict=True):
             writer.add_tensor(f"blk.0.{name}.weight.lora_{letter}", numbers.astype(np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
-
-
-def _write_projector(folder: Path) -> Path:
-    """One for the model of `gguf_seeds`, whose width is 64: tiles of 8 x 8 pixels, of which a picture has at most 5."""
-    path = folder / "projector" / "mmproj.gguf"
-    path.parent.mkdir()
-    writer = gguf.GGUFWriter(path, "clip")
-    writer.add_type("mmproj")
-    writer.add_clip_has_vision_encoder(True)
-    writer.add_clip_projector_type("idefics3")
-    sizes = {"image_size": 8, "patch_size": 4, "embedding_length": 32, "feed_forward_length": 40, "block_count": 1}
-    sizes |= {"attention.head_count": 2, "projection_dim": 64, "projector.scale_factor": 2, "preproc_image_size": 16}
-    for name, size in sizes.items():
-        writer.add_uint32(f"clip.vision.{name}", size)
-    writer.add_vision_attention_layernorm_eps(1e-6)
-    writer.add_vision_image_mean([0.5, 0.5, 0.5])
-    writer.add_vision_image_std([0.5, 0.5, 0.5])
-    writer.add_vision_use_gelu(True)
-    shapes: dict[str, tuple[int, ...]] = {
-        "v.patch_embd.weight": (32, 3, 4, 4),
-        "v.patch_embd.bias": (32,),
-        "v.position_embd.weight": (4, 32),
-        "mm.model.fc.weight": (64, 128),
-    }
-    outputs = {"ln1": 32, "ln2": 32, "attn_q": 32, "attn_k": 32, "attn_v": 32, "attn_out": 32, "ffn_up": 40}
-    for name, rows in {**outputs, "ffn_down": 32}.items():
-        inputs = 40 if name == "ffn_down" else 32
-        shapes[f"v.blk.0.{name}.weight"] = (rows,) if name.startswith("ln") else (rows, inputs)
-        shapes[f"v.blk.0.{name}.bias"] = (rows,)
-    shapes |= {"v.post_ln.weight": (32,), "v.post_ln.bias": (32,)}
-    rng = np.random.default_rng(5)
-    for name, shape in shapes.items():
-        writer.add_tensor(name, rng.normal(scale=0.1, size=shape).astype(np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
