@@ -42,6 +42,7 @@ _KEYS: Final = frozenset(
     }
 )
 _KEYS_OF_TEXT: Final = frozenset({"role", "name", "tool_calls_json", "tool_call_id", "reasoning_content"})
+_BLANKS: Final = str.maketrans("", "", " \t\n\f\r")  # in base64 they say nothing: encoders break lines
 _FORMS: Final = "a text, a sequence of at least one message, or one of at least one token id"
 _TEXTS: Final = ("text", "input_text", "output_text")
 
@@ -174,7 +175,7 @@ def _file(what: str, source: Any) -> dict[str, Any]:
     head, _, body = source.partition(",")
     if head[:5].lower() == "data:" and head.lower().endswith(";base64"):
         with suppress(ValueError):  # the kernel says what is wrong
-            return {"data": b64decode(body, validate=True)}
+            return {"data": b64decode(body.translate(_BLANKS), validate=True)}
     return {"url": source}
 
 
