@@ -189,9 +189,9 @@ async def test_the_command_line(client: AsyncClient, tmp_path: Path) -> None:
     assert ran["value"] == "X!"
     run_id = ran["run_id"]
     assert (await inferd("list"))["runs"][0]["run_id"] == run_id
-    assert (await inferd("show", run_id))["state"] == "PIPELINE_STATE_SUCCEEDED"
+    assert (await inferd("show", run_id[:-1]))["state"] == "PIPELINE_STATE_SUCCEEDED"
     assert (await inferd("watch", run_id))[-1]["finished"]["state"] == "PIPELINE_STATE_SUCCEEDED"
     assert (await inferd("cancel", run_id))["state"] == "PIPELINE_STATE_SUCCEEDED"
-    assert await inferd("rm", run_id) == {"run_id": run_id}
+    assert await inferd("rm", run_id[:-1]) == {"run_id": run_id}
     with pytest.raises(PipelineRunNotFoundError):
         await client.get_pipeline_run(run_id)

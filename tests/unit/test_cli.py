@@ -169,11 +169,13 @@ def test_a_model_of_the_catalogue_that_is_not_pulled(inferd: Commands) -> None:
     assert "inferd pull smollm2" in done.stderr
 
 
-def test_an_unknown_model_is_told_a_near_name(inferd: Commands, folders: Path) -> None:
-    """The kernel's suggestion is kept, and where it has none the library's and the catalogue's names are tried."""
+def test_an_unknown_model_is_told_a_near_name(inferd: Commands, nobody: Commands, folders: Path) -> None:
+    """The kernel's suggestion is kept, else that of the library or the catalogue; without one, what to type is told."""
     assert "did you mean 'echo'" in inferd("run", "ecko", "x").stderr
     error = wanted.not_known(Library(folders / "data"), "smolm", ModelNotFoundError("no model 'smolm'"))
     assert "did you mean 'smollm2'" in error.message
+    for command in (("run", "nonsense", "x"), ("show", "nonsense"), ("rm", "nonsense")):
+        assert "`inferd models` lists the known ones, `inferd pull smollm2`" in nobody(*command).stderr
 
 
 def test_a_model_pulled_since_the_kernel_started(scripted: Any, inferd: Commands, folders: Path) -> None:

@@ -8,7 +8,7 @@ from rich.console import Console, Group
 from typer.testing import CliRunner
 
 from inferd.cli import main, output
-from inferd.cli.output import CommandError, table_of, uncut
+from inferd.cli.output import CommandError, columns_that_fit, table_of, uncut
 from inferd.cli.prefix import by_prefix
 from inferd_api.v1 import task_pb2 as tp
 from inferd_api.v1 import task_service_pb2
@@ -34,7 +34,7 @@ def drawn_at(width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     [
         (20, ["TASK"]),
         (40, ["TASK", "STATE"]),
-        (60, ["TASK", "MODEL", "STATE"]),
+        (60, ["TASK", "MODEL", "STATE", "AGE"]),
         (66, ["TASK", "MODEL", "STATE", "ERROR"]),
         (80, ["TASK", "MODEL", "STATE", "CLASS", "AGE", "ERROR"]),
         (400, ["TASK", "MODEL", "STATE", "CLASS", "AGE", "TOKENS", "ERROR"]),
@@ -57,6 +57,19 @@ def test_ids_are_whole_and_columns_that_matter_least_go(
         assert max(map(len, (head, first, second))) <= width
     left_out = [each for each in ("TASK", "MODEL", "STATE", "CLASS", "AGE", "TOKENS", "ERROR") if each not in kept]
     assert noted.startswith(f"no room for {', '.join(left_out)}: ") if left_out else not noted
+
+
+def test_what_went_before_a_wide_column_is_back_where_it_fits() -> None:
+    """One long name takes its own column from a list, and none of those for which there is room without it."""
+    columns, row = (
+        ("NAME", "MODEL", "STATE", "AGE", "TOKENS", "WHY"),
+        ("t-1", "m" * 70, "failed", "3 min", "12", "x" * 90),
+    )
+    kept = columns_that_fit(columns, [row], width=80, gives_way="WHY", goes=("TOKENS", "AGE", "WHY"))
+    assert [columns[at] for at in kept] == ["NAME", "STATE", "AGE", "TOKENS", "WHY"]
+    empty = (*row[:4], "", row[5])
+    kept = columns_that_fit(columns, [empty], width=80, gives_way="WHY", goes=("TOKENS", "AGE", "WHY"))
+    assert [columns[at] for at in kept] == ["NAME", "STATE", "AGE", "WHY"]
 
 
 def test_a_narrow_terminal_cuts_lines_of_top_at_their_ends() -> None:

@@ -1,4 +1,4 @@
-"""`inferd evaluate`, and `inferd evaluations ls`, `show`, `watch`, `compare`, `report`, `cancel` and `rm`."""
+"""`inferd evaluate`, and `inferd evaluations list`, `show`, `watch`, `compare`, `report`, `cancel` and `rm`."""
 
 from __future__ import annotations
 

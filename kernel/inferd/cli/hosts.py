@@ -189,4 +189,7 @@ def _left(host: Host) -> str:
 def _devices(devices: Iterable[Device]) -> Iterable[tuple[str, str]]:
     for device in devices:
         free, capacity = size(device.free_bytes), size(device.capacity_bytes)
-        yield device.device_id, f"{free} of {capacity} free" + (f", {device.cores} cores" if device.cores else "")
+        yield (
+            device.device_id,
+            f"{free} of {capacity} free" + (f", {counted(device.cores, 'core')}" if device.cores else ""),
+        )

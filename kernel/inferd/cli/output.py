@@ -246,7 +246,7 @@ def columns_that_fit(
     """The places of the columns for which a line has room, the first one always among them.
 
     What is empty in all rows goes first, then `goes` in its order, then what is furthest right; at last the column that
-    gives way, which needs a few characters only, and the state.
+    gives way, which needs a few characters only, and the state. What went before a wide one is back where it fits.
 
     Args:
         columns: Their heads.
@@ -261,14 +261,23 @@ def columns_that_fit(
         for at, column in enumerate(columns)
     ]
     last = (gives_way, STATE)
-    order = [*goes, *(each for each in reversed(columns[1:]) if each not in {*goes, *last}), *last]
-    order.sort(key=lambda column: column in columns and any(row[columns.index(column)] for row in rows))
-    kept = list(range(len(columns)))
-    for column in order:
-        if sum(needs[at] for at in kept) + GAP * (len(kept) - 1) <= width:
+    names = [*goes, *(each for each in reversed(columns[1:]) if each not in {*goes, *last}), *last]
+    places = dict.fromkeys(columns.index(name) for name in names if name in columns[1:])
+    said = [any(row[at] for row in rows) for at in range(len(columns))]
+
+    def fits(some: Sequence[int]) -> bool:
+        return sum(needs[at] for at in some) + GAP * (len(some) - 1) <= width
+
+    kept, gone = list(range(len(columns))), list[int]()
+    for place in sorted(places, key=said.__getitem__):
+        if fits(kept):
             break
-        kept = [at for at in kept if at == 0 or columns[at] != column]
-    return kept
+        kept.remove(place)
+        gone.append(place)
+    for place in reversed(gone):
+        if said[place] and fits([*kept, place]):
+            kept.append(place)
+    return sorted(kept)
 
 
 def uncut(table: Table) -> Text:

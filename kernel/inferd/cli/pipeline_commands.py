@@ -12,7 +12,7 @@ from inferd.cli.output import Format, edge
 FileArgument = Annotated[
     Path, typer.Argument(help="The pipeline, TOML or (.json) JSON.", metavar="FILE", exists=True, dir_okay=False)
 ]
-RunArgument = Annotated[str, typer.Argument(help="Id of the run.", metavar="RUN")]
+RunArgument = Annotated[str, typer.Argument(help="Id of the run, or its beginning.", metavar="RUN")]
 _HELP = {"help_option_names": ["-h", "--help"]}
 pipeline_app = typer.Typer(
     help="Pipelines: functions and models, composed.", no_args_is_help=True, context_settings=_HELP

@@ -12,13 +12,14 @@ import typer
 from inferd.cli.changing import Listing
 from inferd.cli.kernel import connected
 from inferd.cli.plain import plain
+from inferd.cli.prefix import by_prefix
 from inferd.errors import words_of
 from inferd_api.v1.pipeline_pb2 import PipelineState, StepState
 from inferd_client.pipeline_declarations import read_declaration
 from inferd_client.pipelines import check_run
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from inferd.cli.output import Output
     from inferd_api.v1.pipeline_pb2 import Pipeline, PipelineEvent, PipelineRun
@@ -105,7 +106,7 @@ def list_runs(output: Output, address: str, tenant: str, *, watch: bool = False)
 def show(output: Output, address: str, tenant: str, run_id: str) -> None:
     """Show how a run stands."""
     with connected(address, tenant) as client:
-        found = client.get_pipeline_run(run_id)
+        found = _find(client, run_id)
     if output.json:
         output.document(plain(found))
         return
@@ -121,7 +122,7 @@ def show(output: Output, address: str, tenant: str, run_id: str) -> None:
 def show_items(output: Output, address: str, tenant: str, run_id: str, *, step: str) -> None:
     """Tell what a run, or a step of it, has given."""
     with connected(address, tenant) as client:
-        _tell_items(output, client, run_id, step)
+        _tell_items(output, client, _find(client, run_id).run_id, step)
 
 
 def _tell_items(output: Output, client: Client, run_id: str, step: str) -> None:
@@ -135,7 +136,7 @@ def _tell_items(output: Output, client: Client, run_id: str, step: str) -> None:
 def watch(output: Output, address: str, tenant: str, run_id: str, *, after: int) -> None:
     """Tell the events of a run."""
     with connected(address, tenant) as client:
-        for event in client.watch_pipeline_run(run_id, after_sequence=after):
+        for event in client.watch_pipeline_run(_find(client, run_id).run_id, after_sequence=after):
             if output.json:
                 output.line(plain(event))
             else:
@@ -145,7 +146,7 @@ def watch(output: Output, address: str, tenant: str, run_id: str, *, after: int)
 def cancel(output: Output, address: str, tenant: str, run_id: str) -> None:
     """End a run."""
     with connected(address, tenant) as client:
-        ended = client.cancel_pipeline_run(run_id)
+        ended = by_prefix(client.cancel_pipeline_run, run_id, _ids(client))
     if output.json:
         output.document(plain(ended))
     else:
@@ -155,11 +156,21 @@ def cancel(output: Output, address: str, tenant: str, run_id: str) -> None:
 def remove(output: Output, address: str, tenant: str, run_id: str) -> None:
     """Delete a run that has ended."""
     with connected(address, tenant) as client:
-        client.delete_pipeline_run(run_id)
+        whole = _find(client, run_id).run_id
+        client.delete_pipeline_run(whole)
     if output.json:
-        output.document({"run_id": run_id})
+        output.document({"run_id": whole})
     else:
-        output.note(f"run {run_id} is deleted")
+        output.note(f"run {whole} is deleted")
+
+
+def _ids(client: Client) -> Iterator[str]:
+    return (each.run_id for each in client.list_pipeline_runs())
+
+
+def _find(client: Client, begin: str) -> PipelineRun:
+    """A run by its id, or the beginning of it."""
+    return by_prefix(client.get_pipeline_run, begin, _ids(client))
 
 
 def _read(given: str) -> Any:
@@ -175,7 +186,7 @@ def _read(given: str) -> Any:
 
 
 def _state(found: PipelineRun) -> str:
-    return PipelineState.Name(found.state).removeprefix("PIPELINE_STATE_")
+    return PipelineState.Name(found.state).removeprefix("PIPELINE_STATE_").lower()
 
 
 def _row(found: PipelineRun) -> tuple[str, ...]:
@@ -186,7 +197,7 @@ def _row(found: PipelineRun) -> tuple[str, ...]:
 
 
 def _step_row(step: Any) -> tuple[str, ...]:
-    state = StepState.Name(step.state).removeprefix("STEP_STATE_")
+    state = StepState.Name(step.state).removeprefix("STEP_STATE_").lower()
     return step.name, state, str(step.done_items), str(step.items)
 
 
@@ -199,4 +210,4 @@ def _words(event: PipelineEvent) -> str:
         case "retried":
             return f"{event.retried.step}[{event.retried.index}] is tried again: {event.retried.reason}"
         case _:
-            return PipelineState.Name(event.finished.state).removeprefix("PIPELINE_STATE_")
+            return PipelineState.Name(event.finished.state).removeprefix("PIPELINE_STATE_").lower()

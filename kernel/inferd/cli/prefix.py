@@ -1,14 +1,15 @@
-"""Ids of tasks, leases, keys and quotas, of which the beginning is enough."""
+"""Ids of tasks, leases, keys, quotas and runs of pipelines, of which the beginning is enough."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from inferd.cli.output import CommandError
 from inferd_client.errors import (
     FlagNotFoundError,
     KeyNotFoundError,
     LeaseNotFoundError,
+    PipelineRunNotFoundError,
     QuotaNotFoundError,
     TaskNotFoundError,
 )
@@ -17,6 +18,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 Found = TypeVar("Found")
+UNKNOWN: Final = (
+    TaskNotFoundError,
+    LeaseNotFoundError,
+    KeyNotFoundError,
+    QuotaNotFoundError,
+    FlagNotFoundError,
+    PipelineRunNotFoundError,
+)
 SHOWN = 4  # ids that begin alike
 
 
@@ -34,7 +43,7 @@ def by_prefix(call: Callable[[str], Found], given: str, ids: Iterable[str]) -> F
     """
     try:
         return call(given)
-    except (TaskNotFoundError, LeaseNotFoundError, KeyNotFoundError, QuotaNotFoundError, FlagNotFoundError) as error:
+    except UNKNOWN as error:
         found = [each for each in ids if each.startswith(given)]
         if len(found) > 1:
             more = ", …" if len(found) > SHOWN else ""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
-from inferd.cli.amounts import size, span
+from inferd.cli.amounts import counted, size, span
 from inferd.cli.changing import Listing
 from inferd.cli.kernel import connected
 from inferd.cli.output import CommandError, command_error
@@ -244,7 +244,8 @@ def _tell(output: Output, training: tp.Training) -> None:
     cut = f", {training.cut_rows} times a row was cut" if training.cut_rows else ""
     early = ", ended early" if training.ended_early else ""
     output.text(
-        f"{training.rows} rows, {training.tokens} tokens in {span(training.computed_s)} by {training.attempts} workers,"
+        f"{training.rows} rows, {training.tokens} tokens in {span(training.computed_s)}"
+        f" by {counted(training.attempts, 'worker')},"
         f" backend {training.backend}{cut}{early}"
     )
     if training.HasField("error"):

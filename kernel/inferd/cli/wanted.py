@@ -148,4 +148,6 @@ def not_known(library: Library, name: str, error: InferdError) -> CommandError:
     pulled = [manifest.name for manifest in library.manifests()]
     near = "" if "suggestion" in error.metadata else suggestion(name, [*pulled, *CATALOGUE])
     hint = f"; did you mean {near!r}?" if near else ""
+    if error.message == f"no model {name!r}" and not near:
+        hint = f"; `inferd models` lists the known ones, `inferd pull {next(iter(CATALOGUE))}` gets one to begin with"
     return CommandError(error.message + hint, reason=error.reason, code=error.code, metadata=error.metadata)

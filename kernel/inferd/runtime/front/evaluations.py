@@ -241,7 +241,7 @@ class Evaluations:
         known = self._known.get(evaluation_id)
         if known is None or known.evaluation.tenant != caller.tenant:
             raise EvaluationNotFoundError(
-                f"no evaluation {evaluation_id[:80]!r}; `inferd evaluations ls` lists the known ones",
+                f"no evaluation {evaluation_id[:80]!r}; `inferd evaluations list` lists the known ones",
                 metadata={"evaluation_id": evaluation_id[:80]},
                 field="evaluation_id",
             )
