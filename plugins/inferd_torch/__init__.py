@@ -17,7 +17,8 @@ How a model comes to run, file by file:
     split.py            attention of single rows over parts of their keys; paged_decode.py does the same on CUDA
     spans.py            attention of several rows of a sequence, in tiles; paged_prefill.py does the same on CUDA
     fused.py            a known network with its layers' small steps taken together; on CUDA by fused_kernels.py
-    sampling.py         tokens that are chosen on the device
+    sampling.py         tokens that are chosen on the device, on CUDA by draw_kernels.py
+    last_tokens.py      those of the last step, where the next one finds them; sending.py sends without waiting
     tensor_session.py   networks from tensors to tensors by the type of their folder; voice_activity.py is one
     decode_inputs.py    the inputs of a pure decode step at fixed addresses, for cuda_graphs.py
     training/           models that learn, see there

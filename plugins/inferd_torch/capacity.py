@@ -30,6 +30,7 @@ class Room:
         step_tokens: In a step, by default.
         gathers: Whether rows gather their keys and values, instead of reading them by block tables.
         drawn_bytes: That a logit takes while it is drawn from.
+        ahead: Whether a step is begun before the tokens of the last one were read, by default.
     """
 
     sequence_tokens: int
@@ -39,6 +40,7 @@ class Room:
     step_tokens: int
     gathers: bool
     drawn_bytes: int
+    ahead: bool
 
 
 PROCESSOR = Room(
@@ -49,6 +51,7 @@ PROCESSOR = Room(
     step_tokens=512,
     gathers=True,
     drawn_bytes=DRAWN_BYTES,
+    ahead=False,
 )
 CUDA = Room(
     sequence_tokens=2048,
@@ -58,6 +61,7 @@ CUDA = Room(
     step_tokens=2048,
     gathers=False,
     drawn_bytes=0,  # one kernel, which reads the logits as they are
+    ahead=True,
 )
 
 
@@ -143,6 +147,8 @@ def derive_limits(
         max_step_tokens=step_tokens,
         embedding_size=sizes.width,
         samples=True,
+        mixes=True,
+        ahead=room.ahead if settings["ahead"] is None else settings["ahead"],
     )
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from inferd.plugin import LoadError, TokenBatch, TokenLimits
 from inferd_torch.capacity import choose_rows
 from inferd_torch.decode_inputs import DecodeInputs
+from inferd_torch.last_tokens import LastTokens
 from inferd_torch.plan import Plan
 from inferd_torch.pool import Pool
 from inferd_torch.sampling import Draw
@@ -18,11 +19,11 @@ WARM_UPS = 2  # kernels are compiled and workspaces taken before anything is rec
 Forward = Callable[[Plan], Tensor]
 
 
-def compute_recorded(forward: Forward, draw: Draw, inputs: DecodeInputs, rows: int, tokens: Tensor) -> Tensor:
+def compute_recorded(forward: Forward, draw: Draw, inputs: DecodeInputs, rows: int, tokens: LastTokens) -> Tensor:
     """What a recording holds: the logits (rows, V) of what the inputs were filled with; their tokens go to `tokens`."""
     inputs.settle()
     logits = forward(inputs.plan(rows))
-    draw(logits, inputs.table(rows), tokens[:rows])
+    draw(logits, inputs.table(rows), tokens.cells[:rows])
     return logits
 
 
@@ -41,19 +42,18 @@ class CudaGraphs:
     Args:
         forward: The logits of a plan.
         draw: Chooses tokens.
-        tokens: Where they go, shape (R,), int64, for at least as many rows as there are in a step.
+        tokens: Where they go, and what a step finds there that was not read.
         limits: Of the session.
         pool: Its KV blocks.
         device: Where it is.
     """
 
     def __init__(
-        self, forward: Forward, draw: Draw, tokens: Tensor, *, limits: TokenLimits, pool: Pool, device: torch.device
+        self, forward: Forward, draw: Draw, tokens: LastTokens, *, limits: TokenLimits, pool: Pool, device: torch.device
     ) -> None:
         width = -(-limits.context_tokens // limits.block_tokens)
         most = min(limits.max_sequences, limits.max_step_tokens)
-        self._tokens = tokens
-        self._inputs = DecodeInputs(rows=most, width=width, pool=pool, device=device)
+        self._inputs = DecodeInputs(rows=most, width=width, pool=pool, tokens=tokens)
         self._recordings: list[_Recording] = []
         stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call] # torch has no types here
         memory: Any = None
@@ -66,8 +66,8 @@ class CudaGraphs:
             memory = recording.graph.pool()  # the largest took it; the others fit in
             self._recordings.insert(0, recording)
 
-    def run(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
-        """The logits (S, V) of a checked batch of single tokens and what is chosen (S,); valid until the next run."""
+    def run(self, batch: TokenBatch) -> Tensor:
+        """The logits (S, V) of a checked batch of single tokens, valid until the next run; its tokens are chosen."""
         count = len(batch.token_ids)
         recording = next(r for r in self._recordings if r.rows >= count)
         self._inputs.fill(batch)
@@ -76,7 +76,7 @@ class CudaGraphs:
         except BaseException:
             self._inputs.doubt()
             raise
-        return recording.logits[:count], self._tokens[:count]
+        return recording.logits[:count]
 
 
 def _record(compute: Callable[[], Tensor], rows: int, stream: Any, memory: Any) -> _Recording:

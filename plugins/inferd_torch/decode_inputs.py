@@ -9,9 +9,10 @@ import torch
 from numpy.typing import NDArray
 
 from inferd.plugin import TokenBatch
+from inferd_torch.last_tokens import LastTokens
 from inferd_torch.plan import Plan, Rows, find_slots
 from inferd_torch.pool import Pool
-from inferd_torch.sampling import COLUMNS, write_table
+from inferd_torch.sampling import COLUMNS, NO_TOKEN, write_table
 
 CHANGES = 4  # entries of block tables for each row that cross with a step; where there are more, all tables do
 
@@ -21,14 +22,22 @@ class DecodeInputs:
 
     Rows that a batch leaves free compute token 0 over one key, and write it into the pool's spare block.
 
+    Args:
+        rows: Most sequences.
+        width: Blocks of a sequence.
+        pool: The KV blocks.
+        tokens: Those of the step before.
+
     Attributes:
         rows: Most sequences.
         whole: How often all tables crossed to the device.
     """
 
-    def __init__(self, *, rows: int, width: int, pool: Pool, device: torch.device) -> None:
+    def __init__(self, *, rows: int, width: int, pool: Pool, tokens: LastTokens) -> None:
+        device = tokens.cells.device
         self.rows = rows
         self.whole = 0
+        self._tokens = tokens
         self._spare = pool.blocks
         self._block_tokens = pool.block_tokens
         self._changes = CHANGES * rows
@@ -45,8 +54,9 @@ class DecodeInputs:
         self._staged[0].send(self._there)
 
     def plan(self, rows: int) -> Plan:
-        """What a step over the first `rows` computes; its tensors are views of what is filled."""
-        token_ids, positions, slots = self._there.numbers[:, :rows]
+        """What a step over the first `rows` computes; its tensors are views of what is filled, but for the tokens."""
+        known, positions, slots, origins = self._there.numbers[:, :rows]
+        token_ids = self._tokens.join(known, origins)
         tables = self._tables[:-1].view(self._shape)
         at = Rows(index=None, tables=tables[:rows], lengths=self._there.lengths[:rows])
         return Plan(token_ids=token_ids, positions=positions, slots=slots, rows=at)
@@ -66,6 +76,11 @@ class DecodeInputs:
         self._staged.reverse()
         staged.wait()
         staged.numbers[0, :count] = batch.token_ids
+        staged.numbers[3, :count] = self._tokens.nowhere
+        if batch.origins is not None:
+            unknown = batch.origins >= 0
+            staged.numbers[0, :count][unknown] = NO_TOKEN
+            staged.numbers[3, :count][unknown] = batch.origins[unknown]
         staged.numbers[1, :count] = batch.positions
         staged.numbers[2, :count] = find_slots(batch, self._block_tokens)
         staged.lengths[:count] = batch.lengths
@@ -104,6 +119,7 @@ class DecodeInputs:
     def _fill_spare(self, staged: "_Staged", first: int) -> None:
         staged.numbers[:2, first:] = 0
         staged.numbers[2, first:] = self._spare * self._block_tokens
+        staged.numbers[3, first:] = self._tokens.nowhere
         staged.lengths[first:] = 1
         staged.table[0, first:] = 0
 
@@ -113,7 +129,7 @@ class _Layout:
 
     Attributes:
         words: All of it.
-        numbers: Token ids, positions and slots, shape (3, R), int64.
+        numbers: Token ids (-1 for those of the step before), positions, slots and origins, shape (4, R), int64.
         table: What tokens are chosen by, shape (5, R), float64.
         places: Where the tables change, shape (C,), int64.
         blocks: What they hold there, shape (C,), int32.
@@ -121,10 +137,10 @@ class _Layout:
     """
 
     def __init__(self, rows: int, changes: int, device: torch.device, *, pinned: bool = False) -> None:
-        sizes = [3 * rows, len(COLUMNS) * rows, changes, -(-changes // 2), -(-rows // 2)]
+        sizes = [4 * rows, len(COLUMNS) * rows, changes, -(-changes // 2), -(-rows // 2)]
         self.words = torch.zeros(sum(sizes), dtype=torch.int64, device=device, pin_memory=pinned)
         numbers, table, self.places, blocks, lengths = torch.split(self.words, sizes)
-        self.numbers = numbers.view(3, rows)
+        self.numbers = numbers.view(4, rows)
         self.table = table.view(torch.float64).view(len(COLUMNS), rows)
         self.blocks = blocks.view(torch.int32)[:changes]
         self.lengths = lengths.view(torch.int32)[:rows]

@@ -139,6 +139,8 @@ def examine(request: LoadRequest) -> Examined:
             sizes, room=room, step_tokens=step_tokens, max_sequences=max_sequences, recordings=recordings
         ),
     )
+    if share is not None:
+        limits = replace(limits, ahead=False)  # each step is told to the others when the one before is over
     if not isinstance(sight, str):
         limits = replace(limits, whole_pictures=sight.kind.whole)
     return Examined(

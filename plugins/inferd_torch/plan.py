@@ -10,6 +10,7 @@ from torch import Tensor
 
 from inferd.plugin import TokenBatch, TokenLimits
 from inferd_torch.capacity import GATHERED_TOKENS
+from inferd_torch.sending import send
 from inferd_torch.spans import Spans, cut_spans
 
 Indices = NDArray[np.int64]
@@ -106,14 +107,14 @@ def make_plan(
     rows = spans = None
     if by_tables and len(singles):
         rows = Rows(
-            index=None if len(singles) == len(sequences) else _send(starts[singles], device),
-            tables=_send(batch.block_tables[singles].astype(np.int32), device),
-            lengths=_send(batch.lengths[singles].astype(np.int32), device),
+            index=None if len(singles) == len(sequences) else send(starts[singles], device),
+            tables=send(batch.block_tables[singles].astype(np.int32), device),
+            lengths=send(batch.lengths[singles].astype(np.int32), device),
         )
     if by_tables and len(several):
         spans = Spans(
-            tiles=_send(cut_spans(starts[several], counts[several], lengths[several]), device),
-            tables=_send(batch.block_tables[several].astype(np.int32), device),
+            tiles=send(cut_spans(starts[several], counts[several], lengths[several]), device),
+            tables=send(batch.block_tables[several].astype(np.int32), device),
         )
     groups = []
     shared = () if by_tables else _share(singles, lengths)
@@ -123,16 +124,16 @@ def make_plan(
         group_rows = starts[some, None] + np.arange(counts[some[0]])
         groups.append(
             Group(
-                rows=_send(group_rows, device),
-                slots=_send(tables[some[:, None], places // size] * size + places % size, device),
-                positions=_send(positions[group_rows], device),
-                reach=None if reach is None else _send(reach[group_rows], device),
+                rows=send(group_rows, device),
+                slots=send(tables[some[:, None], places // size] * size + places % size, device),
+                positions=send(positions[group_rows], device),
+                reach=None if reach is None else send(reach[group_rows], device),
             )
         )
     return Plan(
-        token_ids=_send(batch.token_ids.astype(np.int64), device),
-        positions=_send(positions, device),
-        slots=_send(find_slots(batch, size), device),
+        token_ids=send(batch.token_ids.astype(np.int64), device),
+        positions=send(positions, device),
+        slots=send(find_slots(batch, size), device),
         rows=rows,
         spans=spans,
         groups=tuple(groups),
@@ -168,9 +169,15 @@ def check_batch(batch: TokenBatch, limits: TokenLimits) -> None:
     width = batch.block_tables.shape[1]
     _demand_within("blocks of a sequence", used, 1, width + 1)
     _demand_within("block", batch.block_tables[np.arange(width) < used[:, None]], 0, limits.blocks)
-    for what, rows in (("logit row", batch.logit_rows), ("hidden row", batch.hidden_rows)):
+    for what, rows, end in (
+        ("logit row", batch.logit_rows, tokens),
+        ("hidden row", batch.hidden_rows, tokens),
+        ("shown row", batch.shown, len(batch.logit_rows)),
+    ):
         if rows is not None:
-            _demand_within(what, rows, 0, tokens)
+            _demand_within(what, rows, 0, end)
+    if batch.origins is not None:
+        _demand_within("origin", batch.origins, -1, limits.max_step_tokens)
 
 
 def _share(singles: NDArray[np.intp], lengths: Indices) -> Iterator[NDArray[np.intp]]:
@@ -180,10 +187,6 @@ def _share(singles: NDArray[np.intp], lengths: Indices) -> Iterator[NDArray[np.i
         fit = max(1, GATHERED_TOKENS // int(lengths[singles[0]]))
         yield singles[:fit]
         singles = singles[fit:]
-
-
-def _send(array: NDArray[np.integer], device: torch.device) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array)).to(device)
 
 
 def _demand_within(what: str, numbers: NDArray[np.integer], low: int, end: int) -> None:

@@ -85,6 +85,12 @@ SPEC = BackendSpec(
             description="record decode steps as CUDA graphs while loading; without effect on the processor",
         ),
         Setting(
+            name="ahead",
+            kind="bool",
+            description="begin a step before the tokens of the last one have come to the host, so that the device does"
+            " not wait for it; default: on CUDA, over one device",
+        ),
+        Setting(
             name="ranks",
             kind="int",
             minimum=1,

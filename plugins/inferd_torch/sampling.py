@@ -13,6 +13,7 @@ from torch import Tensor
 
 from inferd.plugin import DeviceSampling
 from inferd_torch.capacity import DRAWN_LOGITS
+from inferd_torch.sending import send
 
 NO_TOKEN = -1
 MOST_RANKED = 1024  # tokens of which a row is drawn that are found without all being sorted
@@ -29,18 +30,19 @@ def write_table(sampling: DeviceSampling, into: NDArray[np.float64]) -> None:
         column[:] = getattr(sampling, name)
 
 
-def choose(logits: Tensor, sampling: DeviceSampling, draw: Draw | None = None) -> Tensor:
+def choose(logits: Tensor, sampling: DeviceSampling, draw: Draw | None = None, into: Tensor | None = None) -> Tensor:
     """The token of each row, shape (R,), int64, as `DeviceSampling` describes it.
 
     Args:
         logits: Shape (R, V), on the device.
         sampling: On the host.
         draw: What chooses; None for what is stated here.
+        into: Where they go; None for a place of their own.
     """
     table = np.empty((len(COLUMNS), len(logits)))
     write_table(sampling, table)
-    tokens = torch.empty(len(logits), dtype=torch.int64, device=logits.device)
-    (draw or draw_sorted)(logits, torch.from_numpy(table).to(logits.device), tokens)
+    tokens = torch.empty(len(logits), dtype=torch.int64, device=logits.device) if into is None else into
+    (draw or draw_sorted)(logits, send(table, logits.device), tokens)
     return tokens
 
 

@@ -1,11 +1,12 @@
 """The forward pass: all tokens of a step as one row through the network, attention over the paged pool."""
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,9 +24,11 @@ from inferd_torch.attention import AttendRows, AttendSpans, PagedAttention, inst
 from inferd_torch.attributing import DenseAttention, attributions_of, by_attention, by_gradients, layers_computed_again
 from inferd_torch.faults import guard
 from inferd_torch.fused import FusedDecoder
+from inferd_torch.last_tokens import LastTokens
 from inferd_torch.plan import Plan, check_batch, make_plan
 from inferd_torch.pool import LayerShape, Pool
-from inferd_torch.sampling import Draw, choose, draw_sorted
+from inferd_torch.sampling import NO_TOKEN, Draw, choose, draw_sorted
+from inferd_torch.sending import send
 from inferd_torch.spans import attend_spans
 from inferd_torch.split import attend_split
 from inferd_torch.survey import watch_hidden
@@ -39,6 +42,7 @@ SIZES = frozenset(
         "max_sequences",
         "max_step_tokens",
         "cuda_graphs",
+        "ahead",
         "pre_tokenizer",
     }
 )
@@ -86,6 +90,7 @@ class TorchSession:
         self._guard = guard(device)
         self._adapting = Adapting(network, device)
         with torch.inference_mode():
+            self._tokens = LastTokens(limits.max_step_tokens, device)
             self._pool = Pool(
                 shapes, blocks=limits.blocks, block_tokens=limits.block_tokens, device=device, dtype=dtype
             )
@@ -109,17 +114,41 @@ class TorchSession:
         check_batch(batch, self._limits)
         return self.compute(batch)
 
+    def launch(self, batch: TokenBatch) -> Callable[[], StepResult]:
+        """Begin a step with `sampling`, and neither `shown`, `hidden_rows` nor pictures; what waits for its tokens.
+
+        Raises:
+            ValueError: As `step`.
+        """
+        check_batch(batch, self._limits)
+        with self._guard(), torch.inference_mode():
+            self._choose(*self._run(batch), batch)
+            self._hidden = None
+            fetched = self._tokens.fetch(len(batch.logit_rows))
+
+        def wait() -> StepResult:
+            with self._guard():
+                return StepResult(token_ids=fetched())
+
+        return wait
+
     def compute(self, batch: TokenBatch) -> StepResult:
         """Compute a step that was checked."""
         tower = self._tower
         before = (tower.computed, tower.kept) if tower is not None else (0, 0)
         with self._guard(), torch.inference_mode():
-            logits, tokens = self._run(batch)
+            logits, chosen = self._run(batch)
             hidden = None
             if batch.hidden_rows is not None and self._hidden is not None:
-                hidden = _fetch(self._hidden[torch.from_numpy(batch.hidden_rows).to(self._device, torch.int64)])
+                hidden = _fetch(self._hidden[send(batch.hidden_rows.astype(np.int64), self._device)])
             self._hidden = None
-            result = self._result(logits, batch, hidden, tokens)
+            if batch.sampling is None:
+                result = StepResult(logits=_fetch(logits), hidden=hidden)
+            else:
+                self._choose(logits, chosen, batch)
+                fetched = self._tokens.fetch(len(logits))
+                shown = None if batch.shown is None else _fetch(logits[send(batch.shown, self._device).long()])
+                result = StepResult(token_ids=fetched(), logits=shown, hidden=hidden)
         if tower is None or (tower.computed, tower.kept) == before:
             return result
         return replace(result, pictures_computed=tower.computed - before[0], pictures_kept=tower.kept - before[1])
@@ -213,8 +242,8 @@ class TorchSession:
             torch.cuda.empty_cache()
             torch.cuda.set_per_process_memory_fraction(1.0, self._device)
 
-    def _run(self, batch: TokenBatch, *, follows: bool = False) -> tuple[Tensor, Tensor | None]:
-        """The logits that a batch wants, and what is chosen where that is known; none where it `follows`.
+    def _run(self, batch: TokenBatch, *, follows: bool = False) -> tuple[Tensor, bool]:
+        """The logits that a batch wants, none where it `follows`, and whether its tokens are chosen already.
 
         What is recorded is played for others as well.
         """
@@ -225,12 +254,25 @@ class TorchSession:
         self._adapting.begin(batch)
         plain = batch.hidden_rows is None and not seen and not self._adapting.rows
         if self._graphs is not None and single and plain:
-            found: tuple[Tensor, Tensor] = self._graphs.run(batch)
-            return found
+            return self._graphs.run(batch), True
         if plan is None:
-            plan = make_plan(batch, self._limits, self._device, by_tables=self._by_tables)
+            plan = self._join(make_plan(batch, self._limits, self._device, by_tables=self._by_tables), batch)
         wanted = batch.logit_rows[:0] if follows else batch.logit_rows
-        return self._forward(plan, torch.from_numpy(wanted).to(self._device, torch.int64)), None
+        return self._forward(plan, send(wanted.astype(np.int64), self._device)), False
+
+    def _choose(self, logits: Tensor, chosen: bool, batch: TokenBatch) -> None:  # noqa: FBT001 - what `_run` gave
+        """Choose the tokens that a batch asks for, unless they are."""
+        if batch.sampling is not None and not chosen:
+            choose(logits, batch.sampling, self._draw, self._tokens.cells[: len(logits)])
+
+    def _join(self, plan: Plan, batch: TokenBatch) -> Plan:
+        """The plan with those tokens that nobody has read."""
+        if batch.origins is None:
+            return plan
+        origins = np.where(batch.origins < 0, self._tokens.nowhere, batch.origins).astype(np.int64)
+        known = np.where(batch.origins < 0, batch.token_ids, NO_TOKEN).astype(np.int64)
+        token_ids = self._tokens.join(send(known, self._device), send(origins, self._device))
+        return replace(plan, token_ids=token_ids)
 
     def _plan(self, batch: TokenBatch) -> Plan:
         """The plan of a step in which something hangs on pictures."""
@@ -272,18 +314,10 @@ class TorchSession:
         from inferd_torch.cuda_graphs import CudaGraphs  # noqa: PLC0415 - on CUDA only
 
         with torch.inference_mode():
-            tokens = torch.zeros(self._limits.max_sequences, dtype=torch.int64, device=self._device)
             given: Any = {"limits": self._limits, "pool": self._pool, "device": self._device}
-            graphs = CudaGraphs(self._forward, self._draw, tokens, **given)
+            graphs = CudaGraphs(self._forward, self._draw, self._tokens, **given)
         self._hidden = None
         return graphs
-
-    def _result(self, logits: Tensor, batch: TokenBatch, hidden: Any, tokens: Tensor | None) -> StepResult:
-        """Logits, or the tokens that the batch asks for instead: only these leave the device then."""
-        if batch.sampling is None:
-            return StepResult(logits=_fetch(logits), hidden=hidden)
-        chosen = choose(logits, batch.sampling, self._draw) if tokens is None else tokens
-        return StepResult(token_ids=chosen.cpu().numpy(), hidden=hidden)
 
 
 def _fetch(tensor: Tensor) -> Any:

@@ -24,9 +24,8 @@ def backend() -> TorchBackend:
 
 def make_request(name: str, folder: Path) -> LoadRequest:
     tiny.write_network(name, folder)
-    return LoadRequest(
-        path=folder, device="cpu:0", settings=read_settings(SPEC, {"block_tokens": "8"}), capacity_bytes=4 << 30
-    )
+    settings = read_settings(SPEC, {"block_tokens": "8", "ahead": "true"})
+    return LoadRequest(path=folder, device="cpu:0", settings=settings, capacity_bytes=4 << 30)
 
 
 class TestLlama(BackendContract):

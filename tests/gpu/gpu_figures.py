@@ -1,6 +1,7 @@
 """How fast a shape decodes and reads prompts, beside what the device allows."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import product
 from statistics import median
 from typing import Any
@@ -67,6 +68,26 @@ def measure_decode(
         at = f"{name}.decode.b{count}.c{context}.{kind}"
         yield figure(at, took, "ms", f"{1e3 * count / took:.0f} tok/s")
         yield figure(f"{at}.of_limit", floor_ms / took, "", f"at least {floor_ms:.3g} ms")
+        took = ahead_ms(run, made, batch)
+        yield figure(f"{at}.ahead", took, "ms", f"{1e3 * count / took:.0f} tok/s, {floor_ms / took:.2f} of the limit")
+
+
+def ahead_ms(run: Any, made: Made, batch: TokenBatch, *, times: int = 30) -> float:
+    """Milliseconds of a step where each is begun before the tokens of the one before are read."""
+    import time
+
+    behind = replace(batch, origins=np.arange(len(batch.token_ids), dtype=np.int32))
+    wait = made.session.launch(batch)
+    wait()
+    wait, steps = made.session.launch(batch), 2 if run.dry else times
+    began = time.perf_counter()
+    for _ in range(steps):
+        following = made.session.launch(behind)
+        wait()
+        wait = following
+    took = 1e3 * (time.perf_counter() - began) / steps
+    wait()
+    return took
 
 
 def measure_prompts(name: str, made: Made, run: Any, limits: dict[str, float]) -> Iterator[Figure]:

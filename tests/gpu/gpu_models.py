@@ -124,6 +124,8 @@ def make_session(name: str, run: Any, *, kv_tokens: int, max_sequences: int) -> 
         max_step_tokens=64 if run.dry else CUDA.step_tokens,
         embedding_size=config.hidden_size,
         samples=True,
+        mixes=True,
+        ahead=True,
     )
     weights = {id(each): each for each in network.parameters()}.values()
     with torch.device("meta"):
@@ -297,14 +299,14 @@ def compare_replay(count: int, run: Any) -> tuple[float, float]:
     tokens = session.step(drawn).token_ids
     if logits is None or tokens is None:
         raise TypeError("a step gave no logits, or no tokens")
-    recorded, own = np.array(logits), torch.zeros(count, dtype=torch.int64, device=run.device)
+    recorded, own = np.array(logits), session._tokens
     limits = session.limits
     width = -(-limits.context_tokens // limits.block_tokens)
     with torch.inference_mode():
-        inputs = DecodeInputs(rows=count, width=width, pool=session._pool, device=torch.device(run.device))
+        inputs = DecodeInputs(rows=count, width=width, pool=session._pool, tokens=own)
         inputs.fill(drawn)
         computed = compute_recorded(session._forward, session._draw, inputs, count, own).float().cpu().numpy()
-    return float(np.abs(recorded - computed).max()), float(np.mean(own.cpu().numpy() == tokens))
+    return float(np.abs(recorded - computed).max()), float(np.mean(own.fetch(count)() == tokens))
 
 
 def find_draw(run: Any) -> Draw:

@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from ahead_device import Ahead
 from amounts import examples
 from beats import Engine, Task
 from hypothesis import HealthCheck, given, settings
@@ -182,12 +183,21 @@ def check_told(engine: Engine, handle: int, task: Task) -> None:
     limits=engines,
     room=st.integers(MOST_TOKENS, 2 * MOST_TOKENS),
     window=st.sampled_from([0, 0, 1, 5, 17]),
+    ahead=st.booleans(),
     events=events,
 )
 def test_output_does_not_depend_on_the_schedule(  # noqa: PLR0917 - hypothesis gives them by name
-    some: list[Task], session: Mapping[str, int], limits: EngineLimits, room: int, window: int, events: list[Event]
+    some: list[Task],
+    session: Mapping[str, int],
+    limits: EngineLimits,
+    room: int,
+    window: int,
+    ahead: bool,  # noqa: FBT001 - as above
+    events: list[Event],
 ) -> None:
     """Batched, in chunks, preempted, suspended, cached, one of several, with drafts and holds, late grammars: as alone.
+
+    So too where a session is a step ahead of what was read of it.
 
     That is tokens, text up to a stop string, log probabilities, and what is told of the prompt. A cancelled task gives
     a part of its output. No block is lost, and nothing is told twice. What a lease holds is free or its own in every
@@ -196,7 +206,8 @@ def test_output_does_not_depend_on_the_schedule(  # noqa: PLR0917 - hypothesis g
     """
     if window:
         session = {**session, "window_tokens": window, "window_blocks": least_window_blocks_of(session, window)}
-    engine = Engine(load(**session, blocks=-(-room // session["block_tokens"])), limits)
+    kind = Ahead if ahead else Engine
+    engine = kind(load(**session, blocks=-(-room // session["block_tokens"])), limits)
     cancelled = engine.play(some, events)
     for (handle, sample), tokens in engine.outputs.items():
         whole = [] if handle in engine.refused or some[handle].embedding else expected(some[handle], sample).tokens
@@ -218,8 +229,10 @@ def test_output_does_not_depend_on_the_schedule(  # noqa: PLR0917 - hypothesis g
 
 
 @settings(max_examples=examples(6), deadline=None)
-@given(seed=st.integers(0, 2**32 - 1), room=st.integers(MOST_TOKENS, 12 * MOST_TOKENS), events=events)
-def test_many_ragged_sequences(seed: int, room: int, events: list[Event]) -> None:
+@given(
+    seed=st.integers(0, 2**32 - 1), room=st.integers(MOST_TOKENS, 12 * MOST_TOKENS), ahead=st.booleans(), events=events
+)
+def test_many_ragged_sequences(seed: int, room: int, ahead: bool, events: list[Event]) -> None:  # noqa: FBT001 - as above
     """64 sequences of many lengths in a pool that holds a few of them give what each gives alone."""
     lengths = [1 + (seed >> place % 32) % 40 + place % 3 for place in range(64)]
     some = [
@@ -230,7 +243,7 @@ def test_many_ragged_sequences(seed: int, room: int, events: list[Event]) -> Non
         )
         for place, length in enumerate(lengths)
     ]
-    engine = Engine(load(block_tokens=4, blocks=-(-room // 4), max_step_tokens=96))
+    engine = (Ahead if ahead else Engine)(load(block_tokens=4, blocks=-(-room // 4), max_step_tokens=96))
     cancelled = engine.play(some, events)
     for (handle, _), tokens in engine.outputs.items():
         whole = expected(some[handle], 0).tokens

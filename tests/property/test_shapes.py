@@ -301,7 +301,7 @@ def test_mirostat_reaches_what_it_aims_at() -> None:
     surprise = Surprise.of(s, rules=None, tokens=told, prompt_tokens=1)
     sampler = Sampler(rows=1, vocabulary_size=400)
     sampler.assign(0, s, surprise=surprise)
-    assert sampler.for_device(np.zeros(1, np.int32)) is None
+    assert sampler.keeps(None, 1).all()
     logits = random_logits(9, 400)[None]
     bits = []
     for place in range(3000):
@@ -334,13 +334,12 @@ def test_xtc_is_done_as_often_as_asked() -> None:
 def test_a_device_does_not_choose_for_such_rows(said: dict[str, Any]) -> None:
     """Rows with these parameters are chosen for by the engine; beside none of them the device chooses as ever."""
     sampler = Sampler(rows=2, vocabulary_size=8)
-    position = np.zeros(1, np.int32)
     sampler.assign(0, Sampling())
-    assert sampler.for_device(position) is not None
+    assert not sampler.keeps(None, 1).any()
     s = Sampling(**said)
     sampler.assign(1, s, rules=Rules.of(s, dry=Dry.of(s, TEXTS)), tokens=np.zeros(1, np.int32), prompt_tokens=1)
     sampler.swap(0, 1)
-    assert sampler.for_device(position) is None
+    assert sampler.keeps(None, 2).tolist() == [True, False]
 
 
 def test_a_repeated_prompt_is_matched_in_bounded_time() -> None:

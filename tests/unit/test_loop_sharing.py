@@ -10,7 +10,7 @@ import pytest
 from beats import Engine, Task, greedy, make_engine
 
 from inferd.core.task import FinishReason, Usage
-from inferd.engine.token import loop
+from inferd.engine.token import flights
 from inferd.engine.token.limits import EngineLimits
 from inferd.errors import BackendFailedError
 from inferd.plugin import StepResult, TokenBatch
@@ -182,7 +182,7 @@ class Machine:
             return compute(batch)
 
         monkeypatch.setattr(engine.model.session, "step", step)
-        monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: self.now))
+        monkeypatch.setattr(flights, "time", SimpleNamespace(perf_counter=lambda: self.now))
 
 
 @pytest.fixture

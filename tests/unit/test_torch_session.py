@@ -113,7 +113,7 @@ def test_a_failure_inside_a_step_leaves_the_session_usable(
 def test_recorded_inputs_compute_what_a_plain_step_does(session: TorchSession) -> None:
     """Decode steps with inputs at fixed addresses, with rows to spare, give the logits of plain steps, and again."""
     width = LIMITS.context_tokens // LIMITS.block_tokens
-    inputs = DecodeInputs(rows=8, width=width, pool=session._pool, device=CPU)
+    inputs = DecodeInputs(rows=8, width=width, pool=session._pool, tokens=session._tokens)
     prompts = {0: IDS[:8], 4: IDS[:19], 9: IDS[:1]}
     parts = [Part(token_ids=ids, blocks=range(first, first + 4)) for first, ids in prompts.items()]
     compute(session, *parts)
@@ -154,7 +154,7 @@ def single_rows(counts: dict[int, int], *, blocks: int = 4) -> TokenBatch:
 
 def test_a_recorded_step_draws_as_a_plain_one_does_in_any_batch(session: TorchSession) -> None:
     """What tokens are chosen by is staged with the step: a replay gives those of plain steps, whoever is beside."""
-    inputs = DecodeInputs(rows=8, width=16, pool=session._pool, device=CPU)
+    inputs = DecodeInputs(rows=8, width=16, pool=session._pool, tokens=session._tokens)
     counts = {0: 9, 8: 17, 16: 3, 24: 30, 32: 12}
     for first, begin in counts.items():
         compute(session, Part(token_ids=IDS[:begin] or IDS, blocks=range(first, first + 4)))
@@ -162,17 +162,36 @@ def test_a_recorded_step_draws_as_a_plain_one_does_in_any_batch(session: TorchSe
     for first, begin in counts.items():
         plain[first] = int(session.step(single_rows({first: begin})).token_ids[0])
     assert len(set(plain.values())) > 1
-    tokens = torch.zeros(8, dtype=torch.int64)
+    tokens = session._tokens
     for some in ([0, 8, 16, 24, 32], [32, 0], [24], [8, 16, 32, 0]):
         inputs.fill(single_rows({first: counts[first] for first in some}))
         with torch.inference_mode():
             compute_recorded(session._forward, draw_sorted, inputs, 8, tokens)
-        assert tokens[: len(some)].tolist() == [plain[first] for first in some]
+        assert tokens.cells[: len(some)].tolist() == [plain[first] for first in some]
+
+
+def test_a_recorded_step_finds_tokens_that_nobody_has_read(session: TorchSession) -> None:
+    """Tokens that the step before left on the device are those of a step that is told them; one that is none is 0."""
+    inputs = DecodeInputs(rows=8, width=16, pool=session._pool, tokens=session._tokens)
+    counts = {0: 9, 8: 17, 16: 3}
+    for first, begin in counts.items():
+        compute(session, Part(token_ids=IDS[:begin], blocks=range(first, first + 4)))
+    known = single_rows(counts)
+    expected = session.step(replace(known, token_ids=np.array([31, 7, 0], np.int32), sampling=None)).logits
+    ahead = replace(known, token_ids=np.array([0, 7, 0], np.int32), origins=np.array([1, -1, 0], np.int32))
+    inputs.fill(ahead)
+    with torch.inference_mode():
+        session._tokens.cells[:2] = torch.tensor([-1, 31])
+        given = compute_recorded(session._forward, draw_sorted, inputs, 8, session._tokens)
+        session._tokens.cells[:2] = torch.tensor([-1, 31])
+    np.testing.assert_allclose(given[:3], expected, atol=1e-4)
+    given = session.compute(replace(ahead, sampling=None)).logits
+    np.testing.assert_allclose(given, expected, atol=1e-4)
 
 
 def test_only_what_changed_of_block_tables_crosses(session: TorchSession) -> None:
     """The tables on the device are those of the batch, though all of them cross only where much has changed."""
-    inputs = DecodeInputs(rows=8, width=16, pool=session._pool, device=CPU)
+    inputs = DecodeInputs(rows=8, width=16, pool=session._pool, tokens=session._tokens)
 
     def settle(counts: dict[int, int], **more: int) -> int:
         batch = single_rows(counts, **more)
@@ -195,7 +214,7 @@ def test_only_what_changed_of_block_tables_crosses(session: TorchSession) -> Non
 
 def test_recorded_steps_and_others_have_indices_of_one_type(session: TorchSession) -> None:
     """A kernel is compiled for tables and lengths of one type, however a step came to be."""
-    inputs = DecodeInputs(rows=1, width=16, pool=session._pool, device=CPU)
+    inputs = DecodeInputs(rows=1, width=16, pool=session._pool, tokens=session._tokens)
     some = make_plan(make_batch([Part(token_ids=[5], blocks=range(1))]), LIMITS, CPU, by_tables=True)
     for plan in (inputs.plan(1), some):
         assert plan.rows is not None

@@ -72,6 +72,7 @@ if TYPE_CHECKING:
     from inferd.plugin.sampling import read_gguf_sampling, read_hf_sampling
     from inferd.plugin.session import (
         AdaptingSession,
+        AheadSession,
         AttributingSession,
         Attribution,
         AttributionPass,
@@ -117,6 +118,7 @@ __all__ = [
     "NVIDIA",
     "Access",
     "AdaptingSession",
+    "AheadSession",
     "Answer",
     "Ask",
     "AskError",
@@ -294,6 +296,7 @@ _PLACES: Final = {
         "AttributingSession",
         "Attribution",
         "AttributionPass",
+        "AheadSession",
         "DeviceSampling",
         "KeepingSession",
         "KvLayout",

@@ -50,6 +50,10 @@ class TokenLimits:
         border_tokens: A sequence of more tokens is computed in another way from its first token on: what was kept of it
             while it was shorter is computed again, see `TokenBatch.beyond`. 0 where all are computed alike.
         whole_pictures: The tokens of a picture see each other: no step ends between two of them.
+        mixes: Whether it can choose the tokens of some rows and give the logits of others in one step; of use with
+            `samples`, see `TokenBatch.shown`.
+        ahead: Whether it can begin a step before anybody has read the tokens of the last one: it is an `AheadSession`
+            then, and `samples`.
     """
 
     vocabulary_size: int
@@ -66,6 +70,8 @@ class TokenLimits:
     window_blocks: int = 0
     border_tokens: int = 0
     whole_pictures: bool = False
+    mixes: bool = False
+    ahead: bool = False
 
 
 def least_window_blocks(*, window_tokens: int, block_tokens: int, sequences: int, step_tokens: int) -> int:
@@ -127,6 +133,12 @@ class TokenBatch:
             none, and always None where `TokenLimits.embedding_size` is 0.
         sampling: How to choose the tokens of `logit_rows`; None when their logits are wanted, and always None where
             `TokenLimits.samples` is False.
+        shown: Shape (L,), ascending; the places in `logit_rows` whose logits are wanted beside the tokens that
+            `sampling` asks for, whose own do not matter. None for none, and always None where `sampling` is, or
+            `TokenLimits.mixes` is False.
+        origins: Shape (T,); for a token that nobody has read yet its place in the `logit_rows` of the batch that was
+            launched last, -1 for the others. Where that row has no token, any may be computed. None where all are
+            known, and always None in `TokenSession.step`; see `AheadSession`.
         window_tables: Shape (S, W); None where `TokenLimits.window_blocks` is 0.
         sources: Shape (S,); what each sequence is written of, by the numbers of `SourcedSession.read`. None for other
             sessions.
@@ -148,6 +160,8 @@ class TokenBatch:
     logit_rows: Int32Array
     hidden_rows: Int32Array | None = None
     sampling: DeviceSampling | None = None
+    shown: Int32Array | None = None
+    origins: Int32Array | None = None
     window_tables: Int32Array | None = None
     sources: Int64Array | None = None
     beyond: BoolArray | None = None
@@ -161,8 +175,8 @@ class StepResult:
     """What a step computed.
 
     Attributes:
-        logits: Shape (R, V), in the order of `TokenBatch.logit_rows`; None when tokens were asked for. Valid until the
-            next step.
+        logits: Shape (R, V), in the order of `TokenBatch.logit_rows`; where tokens were asked for those of
+            `TokenBatch.shown` alone, shape (L, V), or None. Valid until the next step.
         hidden: Shape (H, `embedding_size`), in the order of `TokenBatch.hidden_rows`; None when none were asked for.
             Valid until the next step.
         token_ids: Shape (R,), the tokens that `TokenBatch.sampling` asked for; -1 for a row whose logits are not
@@ -205,6 +219,25 @@ class TokenSession(Protocol):
 
     def close(self) -> None:
         """Give the memory back. Nothing is called afterwards."""
+        ...
+
+
+@runtime_checkable
+class AheadSession(TokenSession, Protocol):
+    """A session whose device goes on with the next step before the tokens of the last one have come to the host.
+
+    Of use where `TokenLimits.ahead` is set. A batch that is launched behind one that was not read yet has
+    `TokenBatch.origins`. What ends with the first of them is computed in vain in the second: nobody reads its row, and
+    blocks that it gives back are written by later steps only. Other methods are called when all has been read.
+    """
+
+    def launch(self, batch: TokenBatch) -> Callable[[], StepResult]:
+        """Begin a step with `sampling`, and neither `shown` nor `hidden_rows`; what is given waits for its tokens.
+
+        Steps are computed in the order of their launches, and read in that order, each once. A second one may be
+        launched before the first is read, a third may not. The arrays of the batch are the caller's again when this has
+        returned. A ValueError refuses the batch, as for `step`; what is given raises whatever else went wrong.
+        """
         ...
 
 

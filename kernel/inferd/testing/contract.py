@@ -11,7 +11,7 @@ class TestMine(BackendContract):
 """
 
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pytest
@@ -19,17 +19,21 @@ import pytest
 from inferd.engine.text.tokenizer import Tokenizer
 from inferd.engine.token.limits import Bounds, EngineLimits
 from inferd.engine.token.sampler import Sampler
-from inferd.plugin import Backend, KeepingSession, LoadedModel, LoadRequest, TokenSession
+from inferd.plugin import AheadSession, Backend, KeepingSession, LoadedModel, LoadRequest, TokenSession
 from inferd.plugin.checks import check_language_model
-from inferd.plugin.session import TokenLimits
+from inferd.plugin.session import StepResult, TokenBatch, TokenLimits
 from inferd.sampling import Sampling
 from inferd.testing.batches import Part, compute, copy_blocks, make_batch
 from inferd.testing.contents import find_dependence
 from inferd.testing.growth import ROUND, STEADY_BYTES, measure_repeats
 from inferd.testing.loading_contract import LoadingContract, expect, refused
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 SEED = 2011
 BEHIND = 5  # tokens of a text behind its first block, and places in that, where copies are looked at
+STEPS_AHEAD = 4
 SAME_TOKENS = 0.98  # the rest may lie where two sums that differ in their last bit meet
 
 
@@ -102,7 +106,8 @@ class BackendContract(LoadingContract):
             sampler.assign(row, Sampling(seed=row, **kinds[row % len(kinds)]))
         logits = session.step(batch).logits
         expect(logits is not None, "TokenSession.step gave no logits, though TokenBatch.sampling was None")
-        expected = sampler.choose(np.array(logits), batch.positions)
+        logits = np.array(logits)
+        expected = sampler.choose(logits, batch.positions)
         result = session.step(replace(batch, sampling=sampler.for_device(batch.positions)))
         expect(
             result.token_ids is not None,
@@ -110,6 +115,55 @@ class BackendContract(LoadingContract):
         )
         same = float(np.mean(np.array(result.token_ids) == expected))
         expect(same >= SAME_TOKENS, f"only {same:.0%} of the token_ids of TokenSession.step are those of its logits")
+        if not session.limits.mixes:
+            return
+        shown = np.arange(0, count, 3, dtype=np.int32)
+        result = session.step(replace(batch, sampling=sampler.for_device(batch.positions), shown=shown))
+        self._same(result.logits, logits[shown])
+        chosen = np.setdiff1d(np.arange(count), shown)
+        same = float(np.mean(np.array(result.token_ids)[chosen] == expected[chosen]))
+        expect(same >= SAME_TOKENS, f"only {same:.0%} of the token_ids beside TokenBatch.shown are those of its logits")
+
+    def test_steps_go_on_from_tokens_that_nobody_has_read(self, session: TokenSession, texts: list[list[int]]) -> None:
+        """Steps that are launched before the tokens of the last one are read give the tokens of one after the other."""
+        if not session.limits.ahead:
+            pytest.skip("the session computes one step after the other")
+        if not isinstance(session, AheadSession):
+            pytest.fail("TokenLimits.ahead is set, and the session is no AheadSession")
+        blocks = _Blocks(session.limits)
+        rows = {row: (text, blocks.take(len(text) + STEPS_AHEAD)) for row, text in enumerate(texts)}
+        sampler = Sampler(rows=len(rows), vocabulary_size=session.limits.vocabulary_size)
+        for row in rows:
+            sampler.assign(row, Sampling(seed=row, **({"temperature": 0.0}, {"top_p": 0.9}, {"top_k": 9})[row % 3]))
+
+        def make(order: list[int], step: int, known: dict[int, int]) -> TokenBatch:
+            parts = []
+            for row in order:
+                text, own = rows[row]
+                begin = len(text) + step - 1 if step else 0
+                tokens = [known.get(row, 0)] if step else text
+                parts.append(Part(token_ids=tokens, begin=begin, blocks=own, wanted=[len(tokens) - 1]))
+            batch = make_batch(parts, windows=session.limits.window_blocks > 0)
+            return replace(batch, sampling=sampler.for_device(batch.lengths, rows=np.array(order)))
+
+        orders = [list(rows), list(rows), list(rows)[::-1], list(rows)[::-1][: max(1, len(rows) - 1)]]
+        told: list[dict[int, int]] = []
+        for step, order in enumerate(orders):
+            ids = session.step(make(order, step, told[-1] if told else {})).token_ids
+            told.append(dict(zip(order, np.array(ids).tolist(), strict=True)))
+        waiting: list[Callable[[], StepResult]] = []
+        given: list[list[int]] = []
+        for step, order in enumerate(orders):
+            batch = make(order, step, {})
+            if step:
+                origins = np.array([orders[step - 1].index(row) for row in order], np.int32)
+                batch = replace(batch, origins=origins)
+            waiting.append(session.launch(batch))
+            if step:
+                given.append(np.array(waiting.pop(0)().token_ids).tolist())
+        given.append(np.array(waiting.pop(0)().token_ids).tolist())
+        expected = [list(tokens.values()) for tokens in told]
+        expect(given == expected, f"AheadSession.launch gave {given}; one step after the other gives {expected}")
 
     @pytest.mark.parametrize("border", [-1, 0, 1])
     def test_chunks_equal_one_step(self, session: TokenSession, texts: list[list[int]], border: int) -> None:

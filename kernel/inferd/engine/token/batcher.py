@@ -32,7 +32,8 @@ class Batcher:
     A prompt that fits into a step, but not beside the sequences that decode, is read in one without them: cut in two it
     would take longer than they wait for it, and its first token would come a step later. They are in the next one.
 
-    One writer: the thread that runs the steps. `schedule`, then `commit`; places change only between steps.
+    One writer: the thread that runs the steps. `schedule`, then `commit`; places change only between steps. Where a
+    step is computed before the tokens of the one before are known, `advance` when it begins, `settle` when they are.
 
     Attributes:
         places: Who has a row and KV blocks, and who waits for them.
@@ -94,21 +95,59 @@ class Batcher:
         first = places.decoding
         return self._place_prompts(0, self._bounds.step_tokens, first=first, drafts=NO_DRAFTS, alone=handle)
 
+    def schedule_behind(self, before: Step) -> Step | None:
+        """The step behind one whose tokens nobody has read: the next tokens of those that decode; None where it waits.
+
+        It does where prompts are to be read, where a sequence needs a block that is not free, and where most of them
+        end with the step before, as far as that is known. Whatever else ends with it is computed in vain.
+        """
+        places = self.places
+        count = places.decoding
+        if not count or places.reads:
+            return None
+        if 2 * sum(s.length < s.most_tokens for s in places.rows[:count]) < count:
+            return None
+        computed = places.computed[:count]
+        if computed.max() >= self._bounds.sequence_tokens or not self._grow_all(computed):
+            return None
+        tokens, drafts = self._place_decoding()
+        step = self._place_prompts(tokens, tokens, first=0, drafts=drafts)
+        return None if step is None else step.behind(before)
+
+    def _grow_all(self, computed: Int32Array) -> bool:
+        """Give those that decode the blocks that their next tokens need, if nobody has to give way for them."""
+        places = self.places
+        growing = [places.rows[row] for row in np.flatnonzero(computed >= places.room[: len(computed)]).tolist()]
+        if len(growing) > places.pool.free - places.holds.kept_blocks or not all(map(places.can_grow, growing)):
+            return False
+        for sequence in growing:
+            places.grow(sequence)
+        return True
+
     def commit(self, step: Step, token_ids: Ids) -> list[list[int]] | None:
         """A step was computed and gave `token_ids` to its sequences.
 
         Returns:
             With drafts the tokens that each sequence gets; None without: one for each.
         """
+        self.advance(step)
+        return self.settle(step, token_ids)
+
+    def advance(self, step: Step) -> None:
+        """A step is computed: what comes behind it finds its keys and values."""
         places, first = self.places, step.first_row
-        scheduled, sampled = first + len(step.sequences), first + len(step.sampled)
+        scheduled = first + len(step.sequences)
         places.computed[first:scheduled] = step.batch.lengths
-        verified = self._verify(step, token_ids.tolist()) if step.drafts else None
-        places.next[first:sampled] = token_ids if verified is None else [tokens[-1] for tokens in verified]
         for sequence in places.rows[places.decoding : scheduled]:
             places.publish(sequence)
             places.trim(sequence)
-        places.decoding = sampled
+        places.decoding = first + len(step.sampled)
+
+    def settle(self, step: Step, token_ids: Ids) -> list[list[int]] | None:
+        """The tokens of a step are known; see `commit`. Each of those that are sampled has a row."""
+        verified = self._verify(step, token_ids.tolist()) if step.drafts else None
+        rows = [sequence.place.row for sequence in step.sampled]
+        self.places.next[rows] = token_ids if verified is None else [tokens[-1] for tokens in verified]
         return verified
 
     def _place_prompts(

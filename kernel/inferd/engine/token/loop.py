@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections import deque
 from functools import partial
 from itertools import compress
@@ -15,9 +14,10 @@ from inferd.engine.activity import Activity
 from inferd.engine.cause import placed_line
 from inferd.engine.cells.cell import Cells
 from inferd.engine.token.adapters import Adapters
+from inferd.engine.token.apart import Apart
 from inferd.engine.token.aside import Aside
-from inferd.engine.token.attributing import Attributing
 from inferd.engine.token.batcher import Batcher
+from inferd.engine.token.flights import Flight, Flights
 from inferd.engine.token.forward import Forward
 from inferd.engine.token.grammar import Following, Grammars, why_stuck
 from inferd.engine.token.intake import Intake
@@ -33,11 +33,10 @@ from inferd.engine.token.suspects import Suspects
 from inferd.errors import BackendFailedError, InferdError, is_failure, present
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from inferd.core.task import FinishReason
     from inferd.core.task_events import Logprobs
-    from inferd.engine.token.room import Constraint
     from inferd.engine.token.sequence import Sequence
     from inferd.engine.token.step import Step
     from inferd.engine.token.submission import Submission
@@ -94,8 +93,9 @@ class Loop:
         self._grammars = Grammars(self._cells, ends=ends, vocabulary_size=size, limits=limits.grammar)
         following = Following(rows=self.bounds.rows, vocabulary_size=size, wait_s=limits.grammar.wait_s)
         self._aside = Aside(self._grammars, following, self._places, command=self._command, go_on=self._go_on)
-        self._sources = sources = Sources(model.session, self._activity)
-        self._attributing = Attributing(model.session, self._activity)
+        sources = Sources(model.session, self._activity)
+        ways: Any = {"announce": self._announce, "tell": self._tell, "start": self._join}
+        self._apart = Apart(model.session, sources, self._activity, fail=self._fail_source, **ways)
         self._adapters = Adapters(model.session, self._fail_task)
         given: Any = {"sources": sources, "adapters": self._adapters, "activity": self._activity}
         self._forward = Forward(model.session, self.bounds, sampler=sampler, following=following, **given)
@@ -105,6 +105,8 @@ class Loop:
         intake = Intake.of(model, self.bounds, cells=self._cells, limits=limits)
         self._reception = Reception(intake, self.bounds, self._grammars, self._arrive)
         self._pace = Pace(gap_s=limits.gap_s)
+        self._flights = Flights(self._forward, self._batcher, self._pace)
+        self._flight: Flight | None = None  # the step that was launched and is to be read
         self._tasks: dict[int, Samples] = {}  # by handle: waiting or running
         self._owed: set[Sequence] = set()  # those that still have to tell of their prompt
         self._several = 0  # tasks with several samples
@@ -179,15 +181,18 @@ class Loop:
 
     def _turn(self) -> None:
         self._activity.begin(Doing.SCHEDULE)
+        flight, self._flight = self._flight, None
+        if flight is not None:
+            self._flight = self._begin_behind(flight)
+            self._land(flight)
+            return
         self._wake.clear()  # before the commands are read: one that comes later wakes again
         while self._commands:
             self._commands.popleft()()
         if self._stopping:
             return
         self.keeping.read()
-        for apart in (self._sources, self._attributing):
-            if apart.waiting:
-                self._see_to(apart)
+        self._apart.see_to()
         most = self._pace.prompt_tokens if self._places.decoding else None
         schedule = partial(self._batcher.schedule, prompt_tokens=most, alone_tokens=self._pace.alone_tokens)
         step = self._suspects.schedule(schedule)
@@ -195,86 +200,76 @@ class Loop:
             self._step(step)
         elif self._refused:
             self._send(StepOutput())
-        elif not (self._sources.waiting or self._attributing.waiting or self.keeping.pending):
+        elif not (self._apart.waiting or self.keeping.pending):
             self._activity.begin(Doing.IDLE)
             self._wake.wait()
 
-    def _see_to(self, apart: Sources | Attributing) -> None:
-        """Have read what a task is written of; then it may have a place. Or have found what its tokens are worth."""
-        task, alone = apart.next()
-        if alone:
-            self._alone = task.leader.handle
-            self._deliver(StepOutput(alone=self._alone))
-        try:
-            vector = apart.read(task)
-        except BaseException as error:
-            if not is_failure(error):
-                raise
-            _log.exception("the backend could not read what a task is of")
-            self._fail([task.leader], placed_line(error, self._session))
-            return
-        if vector is not None:
-            self._forget(task)
-            self._refused.append(Ended(handle=task.leader.handle, usage=task.usage))
-            self._send(StepOutput(embeddings={task.leader.handle: vector}))
-            return
-        if alone:
-            self._suspects.add(task)
-        for sequence in task.ready:
-            self._go_on(sequence)
+    def _announce(self, handle: int | None) -> None:
+        """The next step is of one task alone, or of all again."""
+        if handle != self._alone:
+            self._alone = handle
+            if handle is not None:
+                self._deliver(StepOutput(alone=handle))  # before the worker can die of it
+
+    def _tell(self, task: Samples, numbers: tuple[float, ...]) -> None:
+        self._forget(task)
+        self._refused.append(Ended(handle=task.leader.handle, usage=task.usage))
+        self._send(StepOutput(embeddings={task.leader.handle: numbers}))
 
     def _step(self, step: Step) -> None:
-        if step.alone != self._alone:
-            self._alone = step.alone
-            if step.alone is not None:
-                self._deliver(StepOutput(alone=step.alone))  # before the worker can die of it
-        started = time.perf_counter()
+        self._announce(step.alone)
+        flight = self._flights.begin(step, constrained=self._constrained > 0)
+        if flight.launched:
+            self._flight = flight  # it is read when the next one was begun
+        else:
+            self._land(flight)
+
+    def _begin_behind(self, flight: Flight) -> Flight | None:
+        """Begin the next step before one is read, where nothing has to be done or known between them."""
+        if self._commands or self._suspects or self._apart.waiting or self.keeping.pending:
+            return None
+        if self._several and len(flight.step.sampled) > flight.step.decode_tokens:
+            return None  # other samples take over what was read
+        return self._flights.begin_behind(flight, constrained=self._constrained > 0)
+
+    def _land(self, flight: Flight) -> None:
+        """Take the tokens of a step, and tell what comes of them."""
         try:
-            ids, logits = self._forward.compute(step, self._constraints(step))
+            step, ids, seen, verified = self._flights.read(flight)
         except BaseException as error:
             if not is_failure(error):
                 raise
-            _log.exception("the backend failed in a step with %d sequences", len(step.sequences))
-            self._answer_failure(step, error)
+            _log.exception("the backend failed in a step with %d sequences", len(flight.step.sequences))
+            self._answer_failure(flight, error)
             return
         self.steps += 1
-        told = self._forward.measure(step, ids, logits) if self._measured and logits is not None else {}
-        verified = self._batcher.commit(step, ids)
+        if not step.sequences:
+            return  # all have ended before it
+        told = self._forward.measure(step, ids, seen) if self._measured and seen is not None else {}
         if self._several:
             release(step.sampled, self._tasks, self._places.follow)
         self._suspects.told(step)
-        seconds, decode = time.perf_counter() - started, step.decode_tokens
-        self._pace.measure(seconds, decode=decode, prompt=len(step.batch.token_ids) - decode)
         first = ids.tolist() if verified is None else [tokens[0] for tokens in verified]
         output = self._collect(step, first, told, verified)
-        output.seconds, output.batch_size, output.kv_tokens = seconds, len(step.sequences), self._batcher.kv_tokens
+        output.seconds, output.batch_size = flight.seconds, len(step.sequences)
+        output.kv_tokens, output.pictured = self._batcher.kv_tokens, self._forward.pictures
         output.preempted, self._preempted = self._places.preempted - self._preempted, self._places.preempted
-        output.pictured = self._forward.pictures
         self._send(output)
 
-    def _answer_failure(self, step: Step, error: BaseException) -> None:
+    def _answer_failure(self, flight: Flight, error: BaseException) -> None:
         """A step was not computed: of a batch that was refused each task runs alone, else all end that have a place."""
-        refused = self._forward.refused
+        refused = self._forward.refused and not flight.launched
         self.refusals += refused
-        handles = dict.fromkeys(sequence.handle for sequence in step.sequences)
+        sequences = [each for each in flight.step.sequences if each.handle in self._tasks]  # others ended before it
+        handles = dict.fromkeys(sequence.handle for sequence in sequences)
         if refused and len(handles) > 1:
             self._suspects.part([self._tasks[handle] for handle in handles])
         else:
-            self._fail(list(step.sequences) if refused else self._places.rows, placed_line(error, self._session))
+            self._fail(sequences if refused else self._places.rows, placed_line(error, self._session))
         self._send(StepOutput())
 
-    def _constraints(self, step: Step) -> list[tuple[int, Constraint]]:
-        """What the outputs of those that are sampled must be, where it is not anything, by place."""
-        if not self._constrained:  # asking each of them costs
-            return []
-        return [(at, each.constraint) for at, each in enumerate(step.sampled) if each.constraint is not None]
-
     def _collect(
-        self,
-        step: Step,
-        ids: list[int],
-        told: Mapping[Sequence, Logprobs],
-        verified: list[list[int]] | None = None,
+        self, step: Step, ids: list[int], told: dict[Sequence, Logprobs], verified: list[list[int]] | None
     ) -> StepOutput:
         """Give each sequence its new token, or all those of `verified`, and gather what comes of it."""
         sequences = step.sampled
@@ -376,6 +371,9 @@ class Loop:
             error = BackendFailedError(f"the backend failed in a step: {cause}", metadata={"cause": cause})
             self._fail_task(handle, error)
 
+    def _fail_source(self, task: Samples, cause: str) -> None:
+        self._fail([task.leader], cause)
+
     def _fail_task(self, handle: int, error: InferdError) -> None:
         """End a task that may have ended already, with another of its samples."""
         if handle in self._tasks:
@@ -386,8 +384,7 @@ class Loop:
     def _forget(self, task: Samples, *, failed: bool = False) -> None:
         del self._tasks[task.leader.handle]
         self._owed.discard(task.leader)
-        self._sources.drop(task.leader.handle)
-        self._attributing.drop(task.leader.handle)
+        self._apart.drop(task.leader.handle)
         self._adapters.drop(task.leader.handle)
         self._suspects.drop(task.leader.handle)
         self._several -= task.several
@@ -434,13 +431,11 @@ class Loop:
         self._adapters.when_there(handle, submission.adapter, partial(self._start, submission, task))
 
     def _start(self, submission: Submission, task: Samples) -> None:
-        if submission.source is not None:
-            self._sources.put(task, submission.source, alone=submission.alone)
-            return
-        if submission.attributed is not None:
-            self._attributing.put(task, submission.attributed, alone=submission.alone)
-            return
-        if submission.alone:
+        if not self._apart.put(task, submission):
+            self._join(task, submission.alone)
+
+    def _join(self, task: Samples, alone: bool) -> None:  # noqa: FBT001 - as `Apart` calls it
+        if alone:
             self._suspects.add(task)
         for sequence in task.ready:
             self._go_on(sequence)

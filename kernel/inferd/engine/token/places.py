@@ -78,8 +78,7 @@ class Places:
         self.copies: list[tuple[int, int]] = []
         self.preempted = 0
         self._all_tables = (self.tables,) if self.windows is None else (self.tables, self.windows.tables)
-        self._most_rows = bounds.rows
-        self._forward_only = bounds.forward_only
+        self._most_rows, self._forward_only = bounds.rows, bounds.forward_only
         self._border = bounds.border_tokens or bounds.sequence_tokens
         self._admission = Admission(self.rows, self.pool, self.holds, self.windows, bounds=bounds)
         self._sampler = sampler
@@ -176,6 +175,11 @@ class Places:
         self._make_way()
         self._keep_holds()
 
+    @property
+    def reads(self) -> bool:
+        """Whether prompts are read or wait for that."""
+        return bool(self._waiting) or len(self.rows) > self.decoding
+
     def can_grow(self, sequence: Sequence) -> bool:
         """Whether there is a block that a sequence may take."""
         return self.holds.open_blocks(self.pool.free, sequence.place.hold) > 0
@@ -220,7 +224,8 @@ class Places:
         if any(sequence.handle == handle for sequence in self.rows[self.decoding :]):
             return True
         sequence = self._waiting.of(handle)
-        if sequence is None or not self._admission.fits_beside(sequence, self._staying(handle)):
+        staying = [each for each in self.rows if each.place.hold is not None and each.handle != handle]
+        if sequence is None or not self._admission.fits_beside(sequence, staying):  # no suspect makes those give way
             return False
         while not self._seat_waiting(sequence):
             others = (each for each in self.rows if each.place.hold is None or each.handle == handle)
@@ -264,7 +269,8 @@ class Places:
         chain, place = sequence.chain, sequence.place
         if chain is None:
             return
-        full = int(self.computed[place.row]) // self.pool.block_tokens
+        known = sequence.length - (sequence.output_tokens > 0)  # a step behind its last token may not be read yet
+        full = min(int(self.computed[place.row]), known) // self.pool.block_tokens
         for block in range(place.published, full):
             digest = chain.digest(sequence.tokens, block)
             self.pool.publish(place.blocks[block], digest)
@@ -303,8 +309,7 @@ class Places:
 
     def _make_way(self) -> None:
         """Preempt lower classes, but none under a lease, for those of class HIGH that wait: as many as fit then."""
-        highs = tuple(self._waiting.in_turn(least=Priority.HIGH)) if self._waiting else ()
-        if not highs:
+        if not (highs := tuple(self._waiting.in_turn(least=Priority.HIGH)) if self._waiting else ()):
             return
         free_of_leases = (each for each in self.rows if each.place.hold is None)
         lower = sorted((each for each in free_of_leases if each.priority < Priority.HIGH), key=_rank)
@@ -331,8 +336,7 @@ class Places:
 
         Where one waits for blocks, those behind it get none but those that are held for them.
         """
-        held = bool(self.holds.rows or self.holds.blocks)
-        wanted = False
+        held, wanted = bool(self.holds.rows or self.holds.blocks), False
         for sequence in self._waiting.in_turn():
             if wanted and sequence.place.hold is None:
                 continue
@@ -354,10 +358,6 @@ class Places:
             self._waiting.remove(sequence)
             self._seat(sequence, found)
         return found is not None
-
-    def _staying(self, handle: int) -> list[Sequence]:
-        """Those that no suspect makes give way: others under leases."""
-        return [each for each in self.rows if each.place.hold is not None and each.handle != handle]
 
     def _seat(self, sequence: Sequence, found: list[int]) -> None:
         """Give a waiting sequence the last row, the blocks that were found, and free ones for its other tokens."""

@@ -16,10 +16,12 @@ from inferd.engine.token.sampler import BAD_ROW
 from inferd.plugin import StepResult
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from inferd.engine.token.sampler import Ids
-    from inferd.plugin import TokenBatch, TokenSession
+    from inferd.plugin import AheadSession, TokenBatch, TokenSession
     from inferd.plugin.session import Float32Array
 
 _log = logging.getLogger(__name__)
@@ -51,6 +53,22 @@ class Results:
         except ValueError:
             self.refused = True
             raise
+        return self._take(result)
+
+    def launch(self, session: AheadSession, batch: TokenBatch) -> Callable[[], StepResult]:
+        """Begin a step; what waits for its result, which raises what the session raises, or a TypeError as `step`.
+
+        Raises:
+            Exception: The session raised.
+        """
+        try:
+            wait = session.launch(batch)
+        except ValueError:
+            self.refused = True
+            raise
+        return lambda: self._take(wait())
+
+    def _take(self, result: Any) -> StepResult:
         if not isinstance(result, StepResult):
             raise TypeError(f"TokenSession.step gave {_kind(result)}; it must give a StepResult")
         self.pictures = result.pictures_computed, result.pictures_kept

@@ -177,16 +177,20 @@ class Sampler:
             ids[some] = self._choose_ruled(logits[some], rows[some], positions[some], allowed)
         return ids
 
-    def for_device(self, positions: Int32Array, *, rows: Ids | None = None) -> DeviceSampling | None:
-        """What a session needs to choose the tokens itself; None when a row needs its logits here.
+    def keeps(self, rows: Ids | None, count: int) -> Bools:
+        """Which of so many rows need their logits here: a session cannot choose their tokens. Rows as for `choose`."""
+        rows = self._index[:count] if rows is None else rows
+        kept: Bools = self._is_ruled[rows] | self._is_shaped[rows] | (self._top[rows] != SILENT)
+        return kept
+
+    def for_device(self, positions: Int32Array, *, rows: Ids | None = None) -> DeviceSampling:
+        """What a session needs to choose the tokens itself, of rows that are not kept here.
 
         Args:
             positions: As for `choose`.
             rows: As for `choose`.
         """
         rows = self._index[: len(positions)] if rows is None else rows
-        if (self._is_ruled[rows] | self._is_shaped[rows]).any() or (self._top[rows] != SILENT).any():
-            return None
         temperatures = self._temperature[rows]
         draws = temperatures.any()  # else the points say nothing, and drawing them takes longer than all else here
         return DeviceSampling(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Container
     from collections.abc import Sequence as Items
 
     from inferd.engine.token.embedding import PromptPool
@@ -72,6 +73,35 @@ class Step(NamedTuple):
     copies: list[tuple[int, int]]
     begun: Items[Sequence]
     alone: int | None = None
+
+    def behind(self, before: Step) -> Step:
+        """This one, of single tokens, with those that are tokens of the step before that nobody has read."""
+        if self.sampled == before.sampled:
+            origins = np.arange(len(self.sampled), dtype=np.int32)
+        else:
+            places = {sequence: place for place, sequence in enumerate(before.sampled)}
+            origins = np.array([places.get(sequence, -1) for sequence in self.sampled], np.int32)
+        known = np.where(origins < 0, self.batch.token_ids, 0).astype(np.int32)
+        batch = replace(self.batch, token_ids=known, origins=origins)
+        return self._replace(batch=batch, copies=[], begun=())  # what was for the step before
+
+    def without(self, gone: Container[Sequence]) -> Step:
+        """This one, as if some sequences had not been sampled; of a step of which nothing but tokens is wanted."""
+        left = [place for place, sequence in enumerate(self.sampled) if sequence not in gone]
+        sampled = [self.sampled[place] for place in left]
+        others = [sequence for sequence in self.sequences if sequence not in gone]
+        return self._replace(sampled=sampled, sequences=others, picks=self.picks[left])
+
+    @property
+    def plain(self) -> bool:
+        """Whether nothing is wanted of it but a token for each of some sequences that go on."""
+        wanted = self.drafts or self.scored or self.pooled or self.embeds or self.mute
+        return bool(self.sampled) and not wanted and self.batch.pictures is None and self.alone is None
+
+    @property
+    def pick_places(self) -> Ids:
+        """The places of `picks` in the batch's `logit_rows`."""
+        return np.searchsorted(self.batch.logit_rows, self.picks) if self.scored else np.arange(len(self.picks))
 
     @property
     def positions(self) -> Int32Array:

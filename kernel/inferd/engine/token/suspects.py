@@ -32,6 +32,9 @@ class Suspects:
         self._turn: int | None = None  # its handle
         self._rested = True  # whether the others have had a step since the last turn
 
+    def __len__(self) -> int:
+        return len(self._tasks)
+
     def may_join(self, handle: int) -> bool:
         """Whether the samples of a task may have a place: it is no suspect, or has its turn."""
         return handle not in self._tasks or handle == self._turn
