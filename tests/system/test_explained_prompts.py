@@ -1,11 +1,13 @@
 """Explanations held against captum's, and against chance with a real model: minutes of processor time.
 
-`python tests/system/test_explained_prompts.py [COUNT]` is the long form: so many prompts of real text, 200 by default.
+`python tests/system/test_explained_prompts.py [COUNT] [FILE]` is the long form: so many prompts of real text, 200 by
+default. What each came to is a line of FILE; asked for again with it, it goes on with those that are missing.
 """
 
+import argparse
 import asyncio
+import json
 import re
-import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
@@ -21,11 +23,13 @@ from inferd_client import AsyncClient
 ROOT = Path(__file__).parents[2]
 WORDS, ANSWER_WORDS = 8, 2
 SHORT = 20  # prompts of the short form
+AT_ONCE = 4  # explanations, whose sequences are computed together; the share of one tenant
 FLIPS = 100_000
 TEXT = "a big red fox ran over the hill and"
 ANSWER = " slept"
 AGAINST = " woke"
 PAD = "<end>"
+STEPS = 12  # of the way of gradients
 SPANS = ["big", "red", "fox", "over", "hill"]
 
 
@@ -55,16 +59,46 @@ async def asking(source: Path, **model: Any) -> AsyncIterator[AsyncClient]:
             yield client
 
 
-async def judge(client: AsyncClient, count: int) -> tuple[list[float], list[float], list[float]]:
-    """By how much deletion and insertion are better than by a random order, and cost by what was stated; by prompt."""
-    deletion, insertion, costs = [], [], []
-    for number, (prompt, answer) in enumerate(prompts(count)):
-        found = await client.explain("m", prompt, answer=answer, random_orders=1, seed=number, alternatives=0)
+def read_results(results: Path | None) -> dict[str, list[float]]:
+    """What prompts came to that were asked before."""
+    if results is None or not results.exists():
+        return {}
+    return {line["prompt"]: line["found"] for line in map(json.loads, results.read_text("utf-8").splitlines())}
+
+
+async def judge(
+    client: AsyncClient, count: int, results: Path | None = None
+) -> tuple[list[float], list[float], list[float]]:
+    """By how much deletion and insertion are better than by a random order, and cost by what was stated; by prompt.
+
+    Args:
+        client: Of the kernel.
+        count: How many prompts.
+        results: Has a line of what each came to, by the prompt: those that are there are not asked for again.
+    """
+    known = read_results(results)
+    gate = asyncio.Semaphore(AT_ONCE)
+
+    async def explain(number: int, prompt: str, answer: str) -> list[float]:
+        if (name := prompt + answer) in known:
+            return known[name]
+        async with gate:
+            found = await client.explain("m", prompt, answer=answer, random_orders=1, seed=number, alternatives=0)
         judged = found.faithfulness
-        deletion.append(judged.random[0].deletion_area - judged.ranked.deletion_area)
-        insertion.append(judged.ranked.insertion_area - judged.random[0].insertion_area)
-        costs.append(found.cost.computed_tokens / found.planned.computed_tokens)
-    return deletion, insertion, costs
+        told = [
+            judged.random[0].deletion_area - judged.ranked.deletion_area,
+            judged.ranked.insertion_area - judged.random[0].insertion_area,
+            found.cost.computed_tokens / found.planned.computed_tokens,
+        ]
+        if results is not None:
+            with results.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"prompt": name, "found": told}) + "\n")
+        return told
+
+    asked = enumerate(prompts(count))
+    all_told = await asyncio.gather(*(explain(number, prompt, answer) for number, (prompt, answer) in asked))
+    deletion, insertion, costs = zip(*all_told, strict=True)
+    return list(deletion), list(insertion), list(costs)
 
 
 @pytest.mark.model
@@ -80,7 +114,8 @@ async def test_scores_are_better_than_chance(smollm2: Path) -> None:
 
 
 @pytest.mark.asyncio
-async def test_leave_one_out_is_captums(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("backend", "settings"), [("cpu", {"compute": "exact"}), ("torch", {})])
+async def test_leave_one_out_is_captums(tmp_path: Path, backend: str, settings: dict[str, str]) -> None:
     """By a small random Llama, scores are captum's within 1e-3, for an answer and for one against another."""
     pytest.importorskip("torch", reason="torch is not installed: pip install 'inferd[torch]'")
     pytest.importorskip("captum", reason="captum is not installed: pip install captum, or make test-system")
@@ -89,7 +124,7 @@ async def test_leave_one_out_is_captums(tmp_path: Path) -> None:
     network = tiny_networks.write_network("llama", tmp_path / "llama")
     spans = [(at, at + len(word)) for word in SPANS for at in (TEXT.index(word),)]
     asked: dict[str, Any] = {"spans": spans, "random_orders": 0}
-    async with asking(tmp_path / "llama", backend="cpu", settings={"compute": "exact"}) as client:
+    async with asking(tmp_path / "llama", backend=backend, settings=settings) as client:
         one = await client.explain("m", TEXT, answer=ANSWER, **asked)
         both = await client.explain("m", TEXT, answer=ANSWER, against=AGAINST, **asked)
     expected, other = (by_captum(network, tmp_path / "llama", answer) for answer in (ANSWER, AGAINST))
@@ -97,6 +132,53 @@ async def test_leave_one_out_is_captums(tmp_path: Path) -> None:
     difference = [mine - theirs for mine, theirs in zip(expected, other, strict=True)]
     assert [each.scores[0].score for each in both.spans] == pytest.approx(difference, abs=1e-3)
     assert max(map(abs, expected)) > 0.01
+
+
+@pytest.mark.asyncio
+async def test_gradients_are_captums(tmp_path: Path) -> None:
+    """By a small random Llama on torch, integrated gradients are captum's within 1e-3 of the largest of them."""
+    pytest.importorskip("torch", reason="torch is not installed: pip install 'inferd[torch]'")
+    pytest.importorskip("captum", reason="captum is not installed: pip install captum, or make test-system")
+    import tiny_networks  # noqa: PLC0415 - needs torch
+    import torch  # noqa: PLC0415 - as above
+    from captum.attr import IntegratedGradients  # noqa: PLC0415 - as above
+
+    network = tiny_networks.write_network("llama", tmp_path / "llama").eval()
+    async with asking(tmp_path / "llama", backend="torch") as client:
+        asked: dict[str, Any] = {"answer": ANSWER, "method": "gradients", "steps": STEPS, "random_orders": 0}
+        found = await client.explain("m", TEXT, **asked)
+        prompt = list(await client.tokenize("m", TEXT))
+    from transformers import PreTrainedTokenizerFast  # noqa: PLC0415 - as above
+
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(tmp_path / "llama/tokenizer.json"))
+    answer = tokenizer(ANSWER, add_special_tokens=False).input_ids
+    ids = torch.tensor([[*prompt, *answer]])
+    line_feed = tokenizer("\n", add_special_tokens=False).input_ids[-1]
+    embed = network.get_input_embeddings()
+    own = embed(ids).detach()
+    other = own.clone()
+    other[0, : len(prompt)] = embed.weight[line_feed].detach()
+
+    for parameter in network.parameters():
+        parameter.requires_grad_(False)
+
+    def worth(embedded: torch.Tensor) -> torch.Tensor:
+        logprobs = network(inputs_embeds=embedded, use_cache=False).logits.log_softmax(-1)
+        rows = logprobs[:, len(prompt) - 1 : -1]
+        return rows.gather(-1, ids[:, len(prompt) :].expand(len(rows), -1)[..., None]).sum((1, 2))
+
+    made = IntegratedGradients(worth)
+    told = made.attribute(own, other, n_steps=STEPS, method="riemann_middle", internal_batch_size=8)
+    expected = told.sum(-1)[0, : len(prompt)]
+    total = sum(each.scores[0].score for each in found.spans)
+    assert total == pytest.approx(float(expected.sum()), rel=1e-3, abs=1e-3)
+    assert found.targets[0].replaced == pytest.approx(worth(other).item(), abs=1e-3)
+    assert found.targets[0].value == pytest.approx(worth(own).item(), abs=1e-3)
+    pieces = [tokenizer.decode([each]) for each in prompt]
+    if [each.strip() for each in pieces] == [each.text.strip() for each in found.spans]:
+        largest = float(expected.abs().max())
+        scores = [each.scores[0].score for each in found.spans]
+        assert scores == pytest.approx(expected.tolist(), abs=1e-3 * largest)
 
 
 def by_captum(network: Any, folder: Path, answer: str) -> list[float]:
@@ -115,11 +197,11 @@ def by_captum(network: Any, folder: Path, answer: str) -> list[float]:
     return found
 
 
-async def main(count: int) -> None:
+async def main(count: int, results: Path | None) -> None:
     """The long form."""
     source = next((Path.home() / ".cache/inferd-tests/models/smollm2").glob("*.gguf"))
     async with asking(source) as client:
-        deletion, insertion, costs = await judge(client, count)
+        deletion, insertion, costs = await judge(client, count, results)
     for name, each in (("deletion", deletion), ("insertion", insertion)):
         better = sum(one > 0 for one in each)
         print(f"{name}: better than a random order in {better} of {len(each)}, p = {flip_test(each):.2g}")  # noqa: T201
@@ -128,4 +210,8 @@ async def main(count: int) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1]) if len(sys.argv) > 1 else 200))
+    given = argparse.ArgumentParser(description="explanations of real text, held against random orders")
+    given.add_argument("count", type=int, nargs="?", default=200, metavar="COUNT")
+    given.add_argument("results", type=Path, nargs="?", metavar="FILE")
+    asked_for = given.parse_args()
+    asyncio.run(main(asked_for.count, asked_for.results))

@@ -1,10 +1,13 @@
 """What calls of a function need is loaded before its first call, and not for others of its package."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from inferd.engine.cells.calls import Caller
+from inferd.plugin.functions import offer_files
+from inferd_functions import tokens
 
 MODULE = '''
 from inferd.plugin import function, hookimpl
@@ -48,5 +51,33 @@ def test_a_function_is_prepared_before_its_first_call(tmp_path: Path, monkeypatc
     import prepared_functions  # type: ignore[import-not-found] # noqa: PLC0415 - written just now
 
     for name, version, so_far in (("cheap", 1, 0), ("none", 1, 0), ("costly", 1, 1), ("costly", 2, 1)):
-        caller.prepare(name, version)
+        caller.prepare(name, version, {})
         assert len(prepared_functions.loaded) == so_far, name
+
+
+def test_what_prepares_may_read_the_files_of_the_operator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tokenizer that the operator names is read before the first call, once; where there are many, none is."""
+    monkeypatch.setattr(tokens, "tokenizers", SimpleNamespace(Tokenizer=Read))
+    named = {}
+    for name in ("one", "two", "three"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "tokenizer.json").write_text("{}")
+        named[name] = str(tmp_path / name)
+    for count, read in ((3, 0), (2, 2), (1, 1)):
+        tokens._tokenizer.cache_clear()
+        Read.count = 0
+        Caller("inferd_functions.plugin").prepare("tokenise", 1, dict(list(named.items())[:count]))
+        assert Read.count == read
+    tokens._tokenizer.cache_clear()
+    offer_files({})
+
+
+class Read:
+    """Stands for a tokenizer; counts how many were read."""
+
+    count = 0
+
+    @classmethod
+    def from_buffer(cls, _: bytes) -> None:
+        """One more."""
+        cls.count += 1

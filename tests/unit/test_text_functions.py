@@ -2,6 +2,7 @@
 """The functions for texts that come with inferd: real texts with what is known of them, schemas, and bad inputs."""
 
 import json
+import random
 from itertools import pairwise
 from typing import Any
 
@@ -15,9 +16,36 @@ from inferd_functions.duplicates import deduplicate
 from inferd_functions.languages import detect_language
 from inferd_functions.libraries import Missing
 from inferd_functions.parts import chunk, split
-from inferd_functions.repair import clean
+from inferd_functions.repair import clean, ftfy
 
 OFFERED = collect("inferd_functions.plugin")
+MENDED = (
+    "plain",
+    "a & b",
+    "&amp;",
+    "&lt;b&gt;",
+    "<b>",
+    "\n",
+    "\n",
+    "sch\xc3\xb6n",
+    "\u201cq\u201d",
+    "\r\n",
+    "\r",
+    "\u2028",
+)
+MENDED += (
+    "\ufb01",
+    "\uff06amp;",
+    "\x1b[1m",
+    "\x00",
+    "\x0b",
+    "\x85",
+    "\xe9",
+    "e\u0301",
+    "\xbd",
+    " \t",
+    "\xe2\u20ac\u0153x",
+)
 
 
 def test_each_function_has_its_schema() -> None:
@@ -197,3 +225,13 @@ def test_a_library_that_is_missing_is_named_when_it_is_needed() -> None:
     assert not missing
     with pytest.raises(RuntimeError, match=r'ftfy is not installed.*pip install "inferd\[functions\]"'):
         missing.fix_text("x")
+
+
+def test_cleaning_asks_for_lines_that_may_be_wrong_alone_and_gives_the_same() -> None:
+    """What is mended line by line, plain ones left out, is what ftfy makes of the whole text."""
+    dice = random.Random(5)
+    for _ in range(2000):
+        text = "".join(dice.choices(MENDED, k=dice.randrange(1, 20)))
+        assert clean(text) == ftfy.fix_text(text, normalization="NFC", uncurl_quotes=False)
+        straight = clean(text, unicode="NFKC", quotes="straight")
+        assert straight == ftfy.fix_text(text, normalization="NFKC", uncurl_quotes=True)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     )
     from inferd.plugin.batch_settings import BATCH_SETTINGS, read_batching
     from inferd.plugin.batching import Batching, Cut, Fill, Padding
-    from inferd.plugin.functions import function, function_data, function_file
+    from inferd.plugin.functions import function, function_data, function_file, function_files
     from inferd.plugin.gguf import (
         GGUF_BOS_RULES,
         read_gguf_embedding,
@@ -200,6 +200,7 @@ __all__ = [
     "function",
     "function_data",
     "function_file",
+    "function_files",
     "hookimpl",
     "hookspec",
     "judge_labels",
@@ -253,7 +254,7 @@ _PLACES: Final = {
     ),
     "inferd.plugin.batch_settings": ("BATCH_SETTINGS", "read_batching"),
     "inferd.plugin.batching": ("Batching", "Cut", "Fill", "Padding"),
-    "inferd.plugin.functions": ("function", "function_data", "function_file"),
+    "inferd.plugin.functions": ("function", "function_data", "function_file", "function_files"),
     "inferd.plugin.gguf": (
         "GGUF_BOS_RULES",
         "read_gguf_embedding",

@@ -135,6 +135,11 @@ def function_file(name: str) -> Path:
     return Path(_files[name])
 
 
+def function_files() -> Mapping[str, Path]:
+    """All of `functions.files`, by name: for what a function's `prepare` loads before any call says which it wants."""
+    return {name: Path(path) for name, path in _files.items()}
+
+
 def mark_of(offered: object) -> Mark:
     """The mark of a function.
 

@@ -43,7 +43,7 @@ class Made:
         statistics: Of each column.
     """
 
-    data: bytes
+    data: bytearray
     rows: int
     statistics: tuple[ColumnStatistics, ...]
 
@@ -92,10 +92,17 @@ def made(table: Any) -> Made:
     """A part that has the rows of a table, as one batch, so that its bytes are those of its rows alone."""
     pa = library()
     whole = table.combine_chunks().replace_schema_metadata(None)
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, whole.schema) as writer:
-        writer.write_table(whole)
-    return Made(sink.getvalue().to_pybytes(), whole.num_rows, tuple(_known(each) for each in whole.columns))
+    measured = pa.MockOutputStream()
+    _write(whole, measured)
+    data = bytearray(measured.size())  # as large as it will be: one that grows takes twice that, and is copied
+    with pa.FixedSizeBufferWriter(pa.py_buffer(data)) as sink:
+        _write(whole, sink)
+    return Made(data, whole.num_rows, tuple(_known(each) for each in whole.columns))
+
+
+def _write(table: Any, sink: Any) -> None:
+    with library().ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
 
 
 def read(part: bytes, rows: int | None = None) -> Any:

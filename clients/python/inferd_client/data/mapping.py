@@ -157,11 +157,13 @@ def _mapped(  # noqa: PLR0917 - of one map
 def _gathered(table: Any, at: int, calls: list[tuple[Rows, Future[Any]]], schema: Any, result: str) -> Any:
     """The table with what the calls gave; `at` is the place of its first row."""
     pa, field = library(), schema.field(result)
-    found = [pa.array([], field.type), *(call.result() for _, call in calls)]
-    places: list[int | None] = [None] * table.num_rows
-    for number, (place, _) in enumerate(row for rows, _ in calls for row in rows):
-        places[place - at] = number
-    column = pa.concat_arrays(found).take(pa.array(places, pa.int64()))
+    found = [call.result() for _, call in calls]
+    column = pa.chunked_array(found, field.type)
+    if len(column) < table.num_rows:  # some are null
+        places: list[int | None] = [None] * table.num_rows
+        for number, (place, _) in enumerate(row for rows, _ in calls for row in rows):
+            places[place - at] = number
+        column = column.take(pa.array(places, pa.int64()))
     place = schema.get_field_index(result)
     replaces = table.schema.get_field_index(result) >= 0
     return table.set_column(place, field, column) if replaces else table.append_column(field, column)

@@ -21,7 +21,7 @@ from inferd.plugin.asking import AskError, offer_asking
 from inferd.plugin.functions import offer_data, offer_files
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from inferd.engine.function.offered import Offered
     from inferd.plugin.channel import Channel
@@ -43,8 +43,8 @@ class Caller:
         self._offered = collect(module)
         self._prepared = set[Callable[[], object]]()
 
-    def prepare(self, name: str, version: int) -> None:
-        """Load what calls of a function need, once, where all of them are forked from.
+    def prepare(self, name: str, version: int, files: Mapping[str, str]) -> None:
+        """Load what calls of a function need, once, where all of them are forked from; it may read these files.
 
         Raises:
             Exception: Whatever its package raises there.
@@ -52,6 +52,7 @@ class Caller:
         offered = self._offered.get((name, version))
         if offered is None or (prepare := offered.mark.prepare) is None or prepare in self._prepared:
             return
+        offer_files(files)
         prepare()
         self._prepared.add(prepare)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import json
 import os
 import resource
 import signal
@@ -96,11 +97,11 @@ class Stem:
 
             return Encoder(self._tokenizer).serve
         if role.startswith("function "):
-            module, *function = role.removeprefix("function ").split(" ")
+            module, *function = role.removeprefix("function ").split(" ", 3)
             caller = self._caller(module)
             if function:  # it is to be called, and not only looked at
-                name, version = function
-                caller.prepare(name, int(version))
+                name, version, files = function
+                caller.prepare(name, int(version), json.loads(files))
             return caller.serve
         raise ValueError(f"no such role: {role}")
 

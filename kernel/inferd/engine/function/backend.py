@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -101,7 +102,8 @@ class FunctionSession:
         Raises:
             CellError: There is none.
         """
-        role = f"{ROLE}{self.limits.module} {function.name} {function.version}"
+        files = json.dumps(dict(self.limits.files))
+        role = f"{ROLE}{self.limits.module} {function.name} {function.version} {files}"
         return self._cells.spawn(role, descriptors, memory_bytes=memory_bytes)
 
     def close(self) -> None:
