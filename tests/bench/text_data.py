@@ -24,6 +24,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -276,6 +277,8 @@ def main() -> None:
     options.add_argument("--memory-mib", type=int, default=0, help="fail where all processes took more; 0: never")
     options.add_argument("--beside", choices=("pandas",), help="measure this, too")
     asked = options.parse_args()
+    if asked.beside and find_spec(asked.beside) is None:
+        options.error(f"{asked.beside} is not installed: pip install {asked.beside}")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         file, tokenizer = folder / "text.jsonl", folder / "tokenizer.json"
