@@ -15,6 +15,8 @@ import torch
 from inferd.plugin import AttributingSession, Attribution, AttributionPass, TokenLimits
 from inferd.testing.batches import Part, make_batch
 from inferd_torch import attention
+from inferd_torch.attributing import attributions_of
+from inferd_torch.packed.linear import PackedLinear
 from inferd_torch.pool import LayerShape
 from inferd_torch.session import TorchSession
 
@@ -77,14 +79,6 @@ def test_gradients_are_the_slopes_of_the_way(session: TorchSession, network: Any
     assert len(advanced) >= 2 * 3  # each layer
 
 
-def test_the_mean_of_gradients_is_what_the_tokens_add(session: TorchSession, network: Any) -> None:
-    """Over the whole way, the scores add up to what the answer is likelier by than with other tokens there."""
-    points = 200
-    total = sum(session.attribute(replace(GRADIENTS, at=(n + 0.5) / points)).sum() for n in range(points)) / points
-    network.set_attn_implementation("eager")
-    assert total == pytest.approx(worth(network, 1.0) - worth(network, 0.0), rel=0.02, abs=0.02)
-
-
 def test_attention_is_rolled_out_as_transformers_shows_it(session: TorchSession, network: Any) -> None:
     """Shares are those that transformers' own attentions give, layer by layer, each half and half with itself."""
     found = session.attribute(replace(GRADIENTS, method=Attribution.ATTENTION))
@@ -110,3 +104,12 @@ def test_steps_are_as_before(session: TorchSession, monkeypatch: pytest.MonkeyPa
         with pytest.raises(ZeroDivisionError):
             session.attribute(GRADIENTS)
     assert np.array_equal(session.step(batch).logits, before)
+
+
+def test_weights_of_few_bits_have_no_gradients() -> None:
+    """Where products are of packed weights, attention alone is told."""
+    packed = torch.nn.Sequential(
+        torch.nn.Linear(8, 8), PackedLinear(8, 8, group=0, zeros=False, ordered=False, scales=torch.float32, bias=None)
+    )
+    assert attributions_of(packed) == {Attribution.ATTENTION}
+    assert attributions_of(packed[:1]) == set(Attribution)
