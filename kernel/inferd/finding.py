@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
-from typing import Any
 
 from inferd import __version__
 from inferd.config import Settings
@@ -24,7 +23,7 @@ from inferd.runtime.driver import Driver
 from inferd.runtime.fetching import Fetches
 from inferd.runtime.functions import BACKEND, Functions
 from inferd.runtime.library import Library
-from inferd.runtime.plugins import Plugins
+from inferd.runtime.plugins import Plugins, where_plugins_are
 from inferd.runtime.repository import Repository
 from inferd.runtime.repository_files import OverrideFiles
 from inferd.runtime.shelf import Shelf
@@ -53,8 +52,13 @@ def found_meter(
     )
 
 
-def found_plugins(settings: Settings, driver: Driver, before: Mapping[DeviceId, Baseline]) -> Plugins:
-    """The plugins, whose devices the core hears of when they are found first; some have what they had `before`."""
+def found_plugins(
+    settings: Settings, driver: Driver, before: Mapping[DeviceId, Baseline], ahead: Plugins | None = None
+) -> Plugins:
+    """The plugins, whose devices the core hears of when they are found first; some have what they had `before`.
+
+    They may have been looked for `ahead`.
+    """
 
     async def tell(reports: tuple[BackendReport, ...]) -> None:
         found = await asyncio.to_thread(find_devices, reports, settings.devices)
@@ -63,30 +67,10 @@ def found_plugins(settings: Settings, driver: Driver, before: Mapping[DeviceId, 
         own = tuple(as_before(device, before, settings.devices.memory_bytes) for device in fresh)
         driver.tell_host(HostJoined(own, facts=own_facts(reports, settings.hosts.labels)))
 
-    plugins = Plugins(**_where_plugins_are(settings), found=tell, elsewhere=driver.views.backends)
-    if driver.keeper is not None and driver.keeper.leadership is not None:
-        plugins.follow(driver.keeper.leadership.plugins)
+    plugins = Plugins(**where_plugins_are(settings), found=tell, elsewhere=driver.views.backends)
+    leadership = None if driver.keeper is None else driver.keeper.leadership
+    plugins.follow((leadership and leadership.plugins) or ahead)
     return plugins
-
-
-async def plugins_ahead(settings: Settings) -> Plugins:
-    """The plugins, looked for by a kernel that is to need them at any moment."""
-
-    async def tell(_: object) -> None:
-        """Nobody uses them yet."""
-
-    plugins = Plugins(**_where_plugins_are(settings), found=tell)
-    await plugins.refresh()
-    return plugins
-
-
-def _where_plugins_are(settings: Settings) -> dict[str, Any]:
-    return {
-        "allow": settings.backends,
-        "modules": settings.plugin_modules,
-        "timeout_s": settings.plugin_timeout_s,
-        "log_dir": settings.state_dir / "plugins",
-    }
 
 
 def own_facts(reports: Sequence[BackendReport], labels: Mapping[str, str]) -> HostFacts:

@@ -1,5 +1,6 @@
 """The composition root: builds a kernel from its settings and serves it until it is told to end."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -121,7 +122,7 @@ async def _serving(
 ) -> AsyncIterator[tuple["_Built", str]]:
     """A kernel that takes calls until the block ends, and where Prometheus reads."""
     async with (
-        _built(settings, doors.certificates, standing.led) as built,
+        _built(settings, doors.certificates, standing.led, standing.ahead) as built,
         exposing(settings, built.driver.metrics.registry, built.authority, followed=standing.stood) as metrics_address,
         observed(settings, built.driver, built.front.calls),
     ):
@@ -179,7 +180,9 @@ class _Built:
 
 
 @asynccontextmanager
-async def _built(settings: Settings, certificates: Certificates, leading: Leading) -> AsyncIterator[_Built]:
+async def _built(
+    settings: Settings, certificates: Certificates, leading: Leading, ahead: asyncio.Task[Plugins] | None = None
+) -> AsyncIterator[_Built]:
     points = Failpoints(settings.failpoints)
     async with opened(settings.store_place, points.at_store) as store:
         driver = _driver(settings, None if store is None else failing_store(store, points))
@@ -189,14 +192,16 @@ async def _built(settings: Settings, certificates: Certificates, leading: Leadin
         make_fail(driver, points)
         driver.adapters.bounds = settings.adapters.within(settings.hosts.memory_bytes)
         blobs = opened_blobs(settings.data_dir / "blobs", driver, settings.blobs, points)
-        async with leading(driver), blobs, _built_around(settings, driver, certificates) as built:
+        async with leading(driver), blobs, _built_around(settings, driver, certificates, ahead) as built:
             yield built
 
 
 @asynccontextmanager
-async def _built_around(settings: Settings, driver: Driver, certificates: Certificates) -> AsyncIterator[_Built]:
+async def _built_around(
+    settings: Settings, driver: Driver, certificates: Certificates, ahead: asyncio.Task[Plugins] | None
+) -> AsyncIterator[_Built]:
     before = await kept_baselines(driver)
-    plugins = found_plugins(settings, driver, before)
+    plugins = found_plugins(settings, driver, before, None if ahead is None else await ahead)
     plugins.opening = driver.supervisor.opening
     await plugins.refresh()
     shelf = found_shelf(settings, driver, plugins)

@@ -18,6 +18,7 @@ from inferd.runtime.allocator import give_large_back
 from inferd.runtime.collector import spare_collector
 from inferd.runtime.declaring import Declaring
 from inferd.runtime.driver import Driver
+from inferd.runtime.plugins import Plugins
 from inferd.server import Kernel, running_kernel
 from inferd.standing import StandbyEndedError, Watch
 from inferd.store.kernels import KernelEntry
@@ -26,7 +27,11 @@ log = structlog.get_logger()
 
 
 async def serve(
-    settings: Settings, *, ready: Callable[[Kernel], None], stands: Callable[[KernelEntry, KernelEntry | None], None]
+    settings: Settings,
+    *,
+    ready: Callable[[Kernel], None],
+    stands: Callable[[KernelEntry, KernelEntry | None], None],
+    ahead: asyncio.Task[Plugins] | None = None,
 ) -> None:
     """Serve until SIGTERM, which lets what runs come to its end for `drain_s`, or until SIGINT or a second SIGTERM.
 
@@ -34,6 +39,7 @@ async def serve(
         settings: Of this kernel.
         ready: Called each time that it begins to serve.
         stands: Called with itself and who leads, when it stands by and when that changes.
+        ahead: Looks for plugins already.
 
     Raises:
         InvalidFieldError, OSError: As `running_kernel`.
@@ -55,7 +61,7 @@ async def serve(
         while not ends.asked.is_set():
             if not os.isatty(0):  # a terminal that is closed sends it, too, and then it ends the kernel
                 loop.add_signal_handler(signal.SIGHUP, hung_up.set)  # what is to be read anew is so once it leads
-            watch = Watch(told=told, ended=ends.asked, again=again)
+            watch = Watch(told=told, ended=ends.asked, again=again, ahead=ahead)
             with suppress(StandbyEndedError):
                 async with running_kernel(settings, watch) as kernel:
                     give_large_back()

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import structlog
 
@@ -22,18 +22,15 @@ from inferd.config import Settings
 from inferd.core.succession import Step, Succession
 from inferd.errors import InferdError, StoreUnavailableError
 from inferd.exposing import exposing
-from inferd.finding import plugins_ahead
 from inferd.runtime.driver import Driver
 from inferd.runtime.leading import Leadership, Telling, led, not_leader
 from inferd.runtime.metrics import standing_registry
+from inferd.runtime.plugins import Plugins, plugins_ahead
 from inferd.runtime.store_thread import StoreThread
 from inferd.services.doorway import Doorway
 from inferd.store.kernels import KernelEntry, Seen
 from inferd.store.opening import open_roll
 from inferd.store.store import SealError
-
-if TYPE_CHECKING:
-    from inferd.runtime.plugins import Plugins
 
 HOST_CHARACTERS = 64
 EVERYWHERE = ("0.0.0.0", "::", "")  # noqa: S104 - not listened on here # nosec B104
@@ -58,11 +55,13 @@ class Watch:
             changes.
         ended: Set where it is to end.
         again: Whether it has led before, or stood by: then a database that is away is waited for.
+        ahead: Looks for the plugins since before the kernel was built; None where nobody does.
     """
 
     told: Callable[[KernelEntry, KernelEntry | None], None] = lambda _me, _leader: None
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     again: bool = False
+    ahead: asyncio.Task[Plugins] | None = None
 
 
 class Standing:
@@ -75,6 +74,7 @@ class Standing:
         watch: Who is told.
 
     Attributes:
+        ahead: As of `watch`.
         stood: Whether it has stood by, or led before: then it does not end for what a start ends for.
 
     Raises:
@@ -86,7 +86,7 @@ class Standing:
         self._times = settings.standby
         self._doorway = doorway
         self._watch = watch
-        self.stood = watch.again
+        self.ahead, self.stood = watch.ahead, watch.again
         answer_s = self._times.silence_s - 2 * self._times.beat_s  # so that a silence is noticed before it is over
         self._roll = open_roll(settings.store_place, answer_s=answer_s)
         self._thread = StoreThread("standby")

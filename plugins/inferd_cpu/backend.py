@@ -1,7 +1,6 @@
 """The backend's class: it probes the host and loads models."""
 
 from inferd.plugin import (
-    DeviceInfo,
     LoadedModel,
     LoadError,
     LoadRequest,
@@ -10,14 +9,10 @@ from inferd.plugin import (
     Probe,
     ReportProgress,
 )
-from inferd.plugin.host import count_cores, read_memory
 from inferd_cpu.capacity import check_need
-from inferd_cpu.host import read_processor
 from inferd_cpu.loads import Load, choose_load
-from inferd_cpu.native import Native, NativeMissing, read_lacking
+from inferd_cpu.probing import DEVICE, probe
 from inferd_cpu.source import Source, read_source
-
-DEVICE = "cpu:0"
 
 
 class CpuBackend:
@@ -28,19 +23,7 @@ class CpuBackend:
 
     def probe(self) -> Probe:
         """One device: all cores and memory that this process may use; and what the native library lacks."""
-        try:
-            engine = Native().description
-            why, fix = read_lacking() or ("", "")
-        except NativeMissing as missing:
-            engine = "F32 with numpy"
-            why, fix = f"{missing}: models run with numpy, several times slower", missing.fix
-        device = DeviceInfo(
-            device_id=DEVICE,
-            description=f"{read_processor()}, {engine}",
-            memory_bytes=read_memory().total_bytes,
-            cores=count_cores(),
-        )
-        return Probe(devices=(device,), why=why, fix=fix)
+        return probe()
 
     def measure(self, request: LoadRequest) -> MemoryNeed:
         """Read all of the file but the weights.

@@ -5,15 +5,10 @@ from ctypes import POINTER, Structure, c_char_p, c_double, c_float, c_int, c_int
 from pathlib import Path
 from typing import Final
 
-import numpy as np
-
-from inferd_weights.grids import IQ1_S, IQ2_S, IQ2_XS, IQ2_XXS, IQ3_S, IQ3_XXS
-
 INTERFACE: Final = 17  # as in native/api.cpp
 LIBRARY: Final = Path(__file__).with_name("_native.so")
 LACKING: Final = LIBRARY.with_suffix(".txt")  # written by the build: what is missing, and on the next line the fix
 FIX: Final = "make native"
-GRIDS: Final = (IQ2_XXS, IQ2_XS, IQ2_S, IQ3_XXS, IQ3_S, IQ1_S)  # in the order of native/ggml_small.h
 
 LAYER_PARTS: Final = (
     *("qkv", "mix", "gate_up", "down"),
@@ -189,12 +184,43 @@ class Native:
 
     def __init__(self, isa: str = "auto", *, path: Path = LIBRARY) -> None:
         self.library = _load(path)
-        why = c_char_p()
-        self.kernels: int | None = self.library.inferd_kernels(isa.encode(), ctypes.byref(why))
-        if self.kernels is None:
-            raise NativeMissing(f"instruction set {isa!r} cannot be used: {(why.value or b'').decode()}")
+        _set_grids(self.library)
+        self.kernels = _find_kernels(self.library, isa)
         self.isa: str = self.library.inferd_kernels_name(self.kernels).decode()
-        self.description: str = self.library.inferd_kernels_description(self.kernels).decode()
+        self.description = _describe(self.library, self.kernels)
+
+
+def describe(*, path: Path = LIBRARY) -> str:
+    """How products are computed, for people: without numpy, and nothing can be computed by it.
+
+    Raises:
+        NativeMissing: As of `Native`.
+    """
+    library = _load(path)
+    return _describe(library, _find_kernels(library, "auto"))
+
+
+def _find_kernels(library: ctypes.CDLL, isa: str) -> int:
+    why = c_char_p()
+    kernels: int | None = library.inferd_kernels(isa.encode(), ctypes.byref(why))
+    if kernels is None:
+        raise NativeMissing(f"instruction set {isa!r} cannot be used: {(why.value or b'').decode()}")
+    return kernels
+
+
+def _describe(library: ctypes.CDLL, kernels: int) -> str:
+    description: str = library.inferd_kernels_description(kernels).decode()
+    return description
+
+
+def _set_grids(library: ctypes.CDLL) -> None:
+    import numpy as np  # noqa: PLC0415 - whoever only asks what there is does without
+
+    from inferd_weights.grids import IQ1_S, IQ2_S, IQ2_XS, IQ2_XXS, IQ3_S, IQ3_XXS  # noqa: PLC0415 - as above
+
+    grids = (IQ2_XXS, IQ2_XS, IQ2_S, IQ3_XXS, IQ3_S, IQ1_S)  # in the order of native/ggml_small.h
+    numbers = np.concatenate([grid.vectors.reshape(-1) for grid in grids])
+    library.inferd_set_grids(numbers.ctypes.data)
 
 
 def _load(path: Path) -> ctypes.CDLL:
@@ -214,8 +240,6 @@ def _load(path: Path) -> ctypes.CDLL:
     for name, (result, arguments) in _FUNCTIONS.items():
         function = getattr(library, name)
         function.restype, function.argtypes = result, arguments
-    numbers = np.concatenate([grid.vectors.reshape(-1) for grid in GRIDS])
-    library.inferd_set_grids(numbers.ctypes.data)
     return library
 
 

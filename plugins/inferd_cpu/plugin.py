@@ -8,6 +8,7 @@ from inferd_cpu.supported import describe
 SPEC = BackendSpec(
     name="cpu",
     loader="inferd_cpu.backend:CpuBackend",
+    probe="inferd_cpu.probing:probe",
     formats=("gguf", "hf"),
     supported=describe(),
     description="GGUF files and Hugging Face folders on the processor: llama, qwen, gemma, phi, gpt-oss and others",

@@ -5,7 +5,6 @@ from collections.abc import Callable
 import numpy as np
 
 from inferd.plugin import (
-    DeviceInfo,
     LoadedTensorModel,
     LoadError,
     LoadRequest,
@@ -18,12 +17,11 @@ from inferd.plugin import (
     TrainSession,
     read_batching,
 )
-from inferd.plugin.host import count_cores, read_memory
 from inferd_heads.model_folder import MARK, measure_model, read_model
+from inferd_heads.probing import CPU, probe
 from inferd_heads.serving import ClassifierSession, make_recipe
 from inferd_heads.training import ClassifierTraining, measure
 
-CPU = "cpu:0"
 WORKSPACE_BYTES = 48 << 20
 """Numpy, the code, and what a batch of texts takes: measured, with a margin."""
 
@@ -33,9 +31,7 @@ class HeadsBackend:
 
     def probe(self) -> Probe:
         """The processor: it is always there."""
-        memory_bytes = read_memory().total_bytes
-        device = DeviceInfo(device_id=CPU, description="processor", memory_bytes=memory_bytes, cores=count_cores())
-        return Probe(devices=(device,))
+        return probe()
 
     def measure(self, request: LoadRequest) -> MemoryNeed:
         """The numbers of a folder, and what texts take.

@@ -7,6 +7,7 @@ from inferd.plugin import BATCH_SETTINGS, BackendSpec, Setting, hookimpl
 SPEC = BackendSpec(
     name="heads",
     loader="inferd_heads.backend:HeadsBackend",
+    probe="inferd_heads.probing:probe",
     formats=("heads",),
     description="classifiers of texts, trained and served on the processor without any framework",
     supported={"Classifiers that it trains": ("of texts, or of vectors that an embedding model has made",)},

@@ -116,10 +116,12 @@ def test_a_taken_address_is_told(start: Start, scripted: Any) -> None:
     assert "is another kernel running?" in json.loads(out)["error"]["message"]
 
 
-def test_run_starts_a_private_kernel_and_ends_it(start: Start, tmp_path: Path) -> None:
+@pytest.mark.parametrize("nobody", ["", "unix:{}/none"], ids=["port", "socket"])
+def test_run_starts_a_private_kernel_and_ends_it(start: Start, tmp_path: Path, nobody: str) -> None:
     """Where no kernel runs one is started, said so, used, and gone with its folder when the answer is there."""
     model = write_fake_model(tmp_path, "parrot")
-    with start("run", str(model), "Polly wants a cracker") as process:
+    address = {"INFERD_ADDRESS": nobody.format(tmp_path)} if nobody else {}
+    with start("run", str(model), "Polly wants a cracker", **address) as process:
         out, errors = process.communicate(timeout=WAIT_S)
     assert process.returncode == 0, errors
     assert out == "Polly wants a cracker\n"
@@ -144,6 +146,20 @@ def test_however_run_ends_no_process_is_left(start: Start, tmp_path: Path, numbe
     if number is signal.SIGINT:
         assert process.returncode == 130
         assert list(tmp_path.glob("inferd-*")) == []
+
+
+def test_a_start_looks_for_plugins_once(start: Start, tmp_path: Path) -> None:
+    """What was found beside the imports of a kernel is what it serves with: no plugin is probed a second time."""
+    (tmp_path / "counted.py").write_text(
+        f"from inferd.testing.plugin import *\nopen({str(tmp_path / 'probed')!r}, 'a').write('once ')\n"
+    )
+    environment = {"PYTHONPATH": str(tmp_path), "INFERD_PLUGIN_MODULES": json.dumps(["counted"])}
+    with start("serve", "--listen", f"unix:{tmp_path}/k", "-o", "json", **environment) as process:
+        ready = json.loads(first_line(process))
+        process.terminate()
+        process.communicate(timeout=WAIT_S)
+    assert "READY" in [each["state"] for each in ready["backends"]]
+    assert (tmp_path / "probed").read_text() == "once "
 
 
 def test_a_private_kernel_that_cannot_start_says_why(start: Start, tmp_path: Path) -> None:

@@ -15,11 +15,11 @@ from native_products import FP4
 
 from inferd.plugin import LoadError, LoadRequest, TokenSession
 from inferd.plugin.backend import read_settings
-from inferd_cpu import backend as backend_module
 from inferd_cpu import loads as loads_module
+from inferd_cpu import probing
 from inferd_cpu.backend import CpuBackend
 from inferd_cpu.inventory import Inventory
-from inferd_cpu.native import LAYER_PARTS, PARTS, W4, W4M, W8, Native
+from inferd_cpu.native import LAYER_PARTS, PARTS, W4, W4M, W8, Native, describe
 from inferd_cpu.native_session import NativeSession
 from inferd_cpu.native_weights import NativeWeights
 from inferd_cpu.plugin import SPEC
@@ -114,8 +114,8 @@ def test_an_instruction_set_of_another_processor_is_refused(qwen: Path) -> None:
 
 def test_without_the_library_models_run_in_fp32(qwen: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No library: the probe says what is missing and its fix, and models run with numpy."""
-    for module in (backend_module, loads_module):
-        monkeypatch.setattr(module, "Native", lambda isa="auto": Native(isa, path=tmp_path / "none.so"))
+    monkeypatch.setattr(loads_module, "Native", lambda isa="auto": Native(isa, path=tmp_path / "none.so"))
+    monkeypatch.setattr(probing, "describe", lambda: describe(path=tmp_path / "none.so"))
     found = CpuBackend().probe()
     assert found.why
     assert found.fix

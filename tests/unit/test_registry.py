@@ -102,6 +102,16 @@ async def test_ready(offer: Write) -> None:
     )
 
 
+async def test_a_function_answers_in_place_of_the_class(write: Write) -> None:
+    """Where a spec names a function for probing, that is asked, and the class is not imported."""
+    write("lean_backend", "raise RuntimeError('nobody needs it')")
+    write("lean_probing", GOOD_CLASS + "\ndef look():\n    return Good().probe()\n")
+    hook = HOOK.format(name="lean", loader="lean_backend:Good", extra="")
+    report = (await find(write("lean", hook.replace("extra=", "probe='lean_probing:look', extra="))))["lean"]
+    assert (report.state, report.why) == (BackendState.READY, "")
+    assert [device.device_id for device in report.devices] == ["cpu:0"]
+
+
 async def test_settings_travel(write: Write, offer: Write) -> None:
     """The settings of a spec arrive unchanged."""
     offer("toy")

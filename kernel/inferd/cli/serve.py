@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from inferd import __version__
 from inferd.cli.guard import PR_SET_PDEATHSIG, prctl
@@ -13,7 +14,7 @@ from inferd.cli.lacking import words
 from inferd.cli.output import CommandError
 from inferd.places import own_socket
 from inferd.plugin.registry import BackendState
-from inferd.serving import serve as serve_kernel
+from inferd.runtime.plugins import plugins_ahead
 
 UNIX, MUTUAL_TLS = "unix:", "mtls:"
 
@@ -47,7 +48,18 @@ def serve(output: Output, settings: Settings, *, http: str = "") -> None:
         for each in beside:
             each.start(kernel.addresses)
 
-    asyncio.run(serve_kernel(settings, ready=ready, stands=lambda me, leader: announce_standby(output, me, leader)))
+    asyncio.run(_serve(settings, ready=ready, stands=lambda me, leader: announce_standby(output, me, leader)))
+
+
+async def _serve(settings: Settings, **told: Any) -> None:
+    """As `inferd.serving.serve`, which is imported while processes of their own look at the plugins."""
+    ahead = asyncio.create_task(plugins_ahead(settings), name="plugins")
+    try:
+        serving = await asyncio.to_thread(import_module, "inferd.serving")
+        await serving.serve(settings, ahead=ahead, **told)
+    finally:
+        ahead.cancel()
+        await asyncio.gather(ahead, return_exceptions=True)
 
 
 def announce(output: Output, kernel: Kernel) -> None:

@@ -129,6 +129,8 @@ class BackendSpec:
             `TrainingBackend`, too.
         trains_together: Those of them that several workers can train together: then its class is a
             `GatheringBackend`, too.
+        probe: Dotted path of a function "package.module:name" that gives what the class's `probe` gives and imports
+            less: each start of a kernel waits for it. Empty: the class is imported, and asked.
     """
 
     name: str
@@ -144,6 +146,7 @@ class BackendSpec:
     spans: bool = False
     trains: tuple[str, ...] = ()
     trains_together: tuple[str, ...] = ()
+    probe: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -108,7 +108,7 @@ def check_spec(spec: object) -> None:
     _check_fields(
         spec, name=str, loader=str, description=str, extra=str, rank=int, formats=tuple, settings=tuple, supported=dict
     )
-    _check_fields(spec, accelerated=dict, access=Access)
+    _check_fields(spec, accelerated=dict, access=Access, probe=str)
     for pattern in (*spec.access.devices, *spec.access.reads, *spec.access.writes):
         if not str(pattern).startswith("/"):
             raise ValueError(f"BackendSpec.access has {pattern!r}; it must have absolute paths")
@@ -119,6 +119,7 @@ def check_spec(spec: object) -> None:
             )
     _check_text("BackendSpec.name", spec.name, NAME)
     _check_text("BackendSpec.loader", spec.loader, LOADER)
+    _check_text("BackendSpec.probe", spec.probe or spec.loader, LOADER)
     if not spec.formats:
         raise ValueError("BackendSpec.formats is empty; it must name at least one format")
     for name in spec.formats:
@@ -141,7 +142,7 @@ def probe(spec: BackendSpec) -> Document:
     state, why, fix, missing, trace = "FAILED", "", "", "", ""
     devices: tuple[DeviceInfo, ...] = ()
     try:
-        found = _find_devices(spec.loader)
+        found = _find_devices(spec)
         state, devices, why, fix = "READY", found.devices, found.why, found.fix
     except BackendUnavailable as unavailable:
         state, why, fix = "SKIPPED", unavailable.why, unavailable.fix
@@ -186,8 +187,9 @@ def traceback_of(error: BaseException) -> str:
     return "".join(traceback.format_exception(error))[-TRACE_CHARACTERS:]
 
 
-def _find_devices(loader: str) -> Probe:
-    found = check_probe(check_backend(import_loader(loader)(), loader).probe())
+def _find_devices(spec: BackendSpec) -> Probe:
+    ask = import_loader(spec.probe) if spec.probe else check_backend(import_loader(spec.loader)(), spec.loader).probe
+    found = check_probe(ask())
     _check_fields(found, devices=tuple, why=str, fix=str)
     if not found.devices:
         raise ValueError("Probe.devices is empty; it must hold at least one device, else raise BackendUnavailable")

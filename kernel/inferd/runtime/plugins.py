@@ -17,6 +17,7 @@ from inferd.runtime.opened_files import nothing_to_open
 from inferd.runtime.placement import place
 
 if TYPE_CHECKING:
+    from inferd.config import Settings
     from inferd.runtime.opened_files import Opening
 
 MOST_SOURCES = 1 << 12  # files of a plugin that are looked at
@@ -105,6 +106,27 @@ class Plugins:
                 if not await self.refresh():
                     raise
             return await asyncio.to_thread(place, self.of_all_hosts, **wanted)
+
+
+async def plugins_ahead(settings: "Settings") -> Plugins:
+    """The plugins, looked for before a kernel can tell anybody of them."""
+
+    async def tell(_: object) -> None:
+        """Nobody uses them yet."""
+
+    plugins = Plugins(**where_plugins_are(settings), found=tell)
+    await plugins.refresh()
+    return plugins
+
+
+def where_plugins_are(settings: "Settings") -> dict[str, Any]:
+    """Which plugins there are to be, as `Plugins` takes it."""
+    return {
+        "allow": settings.backends,
+        "modules": settings.plugin_modules,
+        "timeout_s": settings.plugin_timeout_s,
+        "log_dir": settings.state_dir / "plugins",
+    }
 
 
 def read_installed() -> Installed:
