@@ -67,9 +67,10 @@ bench: .venv/.dev .venv/.native
 # This tree beside llama.cpp, OpenVINO and others, all in turn in each of ROUNDS, and the table in docs/performance.md. Each peer is
 # installed as a wheel into an environment of its own under PEERS_HOME, the first time or by `make peers-ready`, which needs minutes.
 # `make peers ROUNDS=2 CASES=b1,b8 ONLY="inferd,llama.cpp" ISA=avx2 SECONDS=700`; WRITE= leaves the document as it is.
+# CASES=decode8k,prefill8k: long contexts; SHAPE=1b, SHAPE=3b: random weights of larger models.
 peers peers-ready: export PYTHONPATH = tests/bench
 peers peers-ready: .venv/.dev .venv/.native
-	@$(BIN)/python tests/bench/peers/compare.py --rounds $(or $(ROUNDS),5) $(addprefix --seconds ,$(SECONDS)) --only "$(ONLY)" --cases "$(CASES)" --isa "$(ISA)" \
+	@$(BIN)/python tests/bench/peers/compare.py --rounds $(or $(ROUNDS),5) $(addprefix --seconds ,$(SECONDS)) --only "$(ONLY)" --cases "$(CASES)" --isa "$(ISA)" --shape "$(SHAPE)" \
 		$(if $(filter peers-ready,$@),--prepare,$(addprefix --write ,$(WRITE)))
 peers: WRITE ?= docs/performance.md
 

@@ -51,7 +51,7 @@ class Runner:
             from inferd_cpu.backend import CpuBackend  # noqa: PLC0415 - as above
             from inferd_cpu.plugin import SPEC  # noqa: PLC0415 - as above
 
-            model = load(CpuBackend(), SPEC, weights, kv_tokens="20480", max_sequences="64", **settings)
+            model = load(CpuBackend(), SPEC, weights, **{"kv_tokens": "20480", "max_sequences": "64"} | settings)
         self.detail = f"{model.description.weight_format} as {model.description.compute_format}, engine only"
         self._left = 0
         self._done = threading.Event()

@@ -5,12 +5,27 @@ The file has random weights, the same in all layers, and the vocabulary of the m
 
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import loads
 from limits import Figure
 
-LAYERS, WIDTH, HEADS, KV_HEADS, FEED = 36, 4096, 32, 8, 11008
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Of a Llama model."""
+
+    layers: int
+    width: int
+    heads: int
+    kv_heads: int
+    feed: int
+
+
+LARGE = Shape(36, 4096, 32, 8, 11008)
+SHAPES = {"1b": Shape(16, 2048, 32, 8, 8192), "3b": Shape(28, 3072, 24, 8, 8192)}
+"""Those of Llama 3.2, with the vocabulary of SmolLM2 in place of one that is 2.6 times as large."""
 NAMES = ("large.load_s", "large.resident_ratio", "large.peak_ratio")
 
 
@@ -20,7 +35,7 @@ def figures(weights: Path, *, only: str) -> Iterator[Figure]:
         return
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "large.gguf"
-        write(weights, path)
+        write(weights, path, LARGE)
         size = path.stat().st_size
         run = loads.run(path)
     detail = f"one process, file just written; {size / 1e9:.2f} GB, {run['compute_format']}"
@@ -30,8 +45,8 @@ def figures(weights: Path, *, only: str) -> Iterator[Figure]:
         yield Figure(name=name, value=round(run[key] / size, 3), unit="of the file", detail=gigabytes)
 
 
-def write(like: Path, path: Path) -> None:
-    """The file, in Q4_1."""
+def write(like: Path, path: Path, shape: Shape) -> None:
+    """A file with random weights, in Q4_1, and the vocabulary of another one."""
     import gguf  # noqa: PLC0415 - of the tests
     import numpy as np  # noqa: PLC0415 - the engine's bench sets the environment
 
@@ -44,12 +59,12 @@ def write(like: Path, path: Path) -> None:
         return blocks.reshape(rows, -1)
 
     writer = gguf.GGUFWriter(path, "llama")
-    writer.add_block_count(LAYERS)
-    writer.add_context_length(2048)
-    writer.add_embedding_length(WIDTH)
-    writer.add_feed_forward_length(FEED)
-    writer.add_head_count(HEADS)
-    writer.add_head_count_kv(KV_HEADS)
+    writer.add_block_count(shape.layers)
+    writer.add_context_length(8192)
+    writer.add_embedding_length(shape.width)
+    writer.add_feed_forward_length(shape.feed)
+    writer.add_head_count(shape.heads)
+    writer.add_head_count_kv(shape.kv_heads)
     writer.add_layer_norm_rms_eps(1e-5)
     reader = gguf.GGUFReader(like)
     for name, field in reader.fields.items():
@@ -57,21 +72,21 @@ def write(like: Path, path: Path) -> None:
             kind = field.types[0]
             writer.add_key_value(name, field.contents(), kind, field.types[1] if len(field.types) > 1 else None)
     vocabulary = len(reader.fields["tokenizer.ggml.tokens"].data)
-    narrow = WIDTH // HEADS * KV_HEADS
+    narrow = shape.width // shape.heads * shape.kv_heads
     shapes = {
-        "attn_q": (WIDTH, WIDTH),
-        "attn_k": (narrow, WIDTH),
-        "attn_v": (narrow, WIDTH),
-        "attn_output": (WIDTH, WIDTH),
-        "ffn_gate": (FEED, WIDTH),
-        "ffn_up": (FEED, WIDTH),
-        "ffn_down": (WIDTH, FEED),
+        "attn_q": (shape.width, shape.width),
+        "attn_k": (narrow, shape.width),
+        "attn_v": (narrow, shape.width),
+        "attn_output": (shape.width, shape.width),
+        "ffn_gate": (shape.feed, shape.width),
+        "ffn_up": (shape.feed, shape.width),
+        "ffn_down": (shape.width, shape.feed),
     }
     made = {name: matrix(*shape) for name, shape in shapes.items()}  # held once
-    norm = np.ones(WIDTH, np.float32)
-    writer.add_tensor("token_embd.weight", matrix(vocabulary, WIDTH), raw_dtype=form)
+    norm = np.ones(shape.width, np.float32)
+    writer.add_tensor("token_embd.weight", matrix(vocabulary, shape.width), raw_dtype=form)
     writer.add_tensor("output_norm.weight", norm)
-    for layer in range(LAYERS):
+    for layer in range(shape.layers):
         for name in ("attn_norm", "ffn_norm"):
             writer.add_tensor(f"blk.{layer}.{name}.weight", norm)
         for name, blocks in made.items():

@@ -42,6 +42,7 @@ import sockets
 import starts
 import tensors
 import training
+from bounds import judged
 from limits import Figure
 from real_model import smollm2
 
@@ -55,6 +56,7 @@ REAL = (
         "gap.",
         "speculation.",
         "native.",
+        "perplexity.",
         "fair.",
         "experts.",
         "onnx.",
@@ -111,5 +113,5 @@ def figures(only: str) -> Iterator[Figure]:
 
 
 if __name__ == "__main__":
-    for figure in figures(sys.argv[1] if len(sys.argv) > 1 else ""):
+    for figure in judged(figures(sys.argv[1] if len(sys.argv) > 1 else "")):
         print(json.dumps(figure), flush=True)

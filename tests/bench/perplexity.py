@@ -9,10 +9,15 @@ A text of 50,000 tokens is read in windows; each token is predicted from those b
 - `native.perplexity.4bit_again`: the same F16 weights, not moved.
 
 `native.agreement…` is how often the likeliest token is that of the reference. References are kept in a cache.
+
+`perplexity.ISA.WEIGHTS` is the same on each instruction set that this processor has, with the KV pool's own format, and
+`perplexity.ISA.WEIGHTS.kv_FORMAT` with each, on the best. `TOKENS=2000 make bench ONLY=perplexity.avx2` reads
+less: a trial of the way, for bounds hold of the whole text.
 """
 
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -37,6 +42,9 @@ VARIANTS = {  # by the figure's ending: the quantization asked for, and the weig
     ".4bit": ("4bit", "moved"),
     ".4bit_again": ("4bit", "f16"),
 }
+PATHS = ("plain", "avx2", "avx512", "amx", "neon")
+POOLS = ("i8", "bf16", "f32")
+WEIGHTS = {"file": "", "8bit": ".8bit", "4bit": ".4bit"}  # by what they are called behind a path: their variant
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,26 +63,57 @@ class Score:
         return float(np.exp(self.losses.mean()))
 
 
-def figures(weights: Path, *, only: str, tokens: int = TOKENS) -> Iterator[Figure]:
-    """`native.perplexity*`, the ratio to the reference, and `native.agreement*`, from 0 to 1."""
-    for variant, (quantization, source) in VARIANTS.items():
+def figures(weights: Path, *, only: str, tokens: int = 0) -> Iterator[Figure]:
+    """`native.perplexity*`, the ratio to the reference, `native.agreement*`, from 0 to 1, and `perplexity.*`."""
+    tokens = tokens or int(os.environ.get("TOKENS", TOKENS))
+    for variant in VARIANTS:
         names = f"native.perplexity{variant}", f"native.agreement{variant}"
-        if not any(name.startswith(only) for name in names):
+        yield from _compare(weights, variant, names, only=only, tokens=tokens)
+    for name, variant, settings in _paths(only):
+        yield from _compare(weights, variant, (name, ""), only=only, tokens=tokens, **settings)
+
+
+def _paths(only: str) -> Iterator[tuple[str, str, dict[str, str]]]:
+    """Of each figure of one path its name, its variant, and the settings that choose the path."""
+    if not "perplexity.".startswith(only[: len("perplexity.")]):
+        return
+    from inferd_cpu.native import Native, NativeMissing  # noqa: PLC0415 - as below
+
+    for isa in PATHS:
+        if isa == "plain" and not only.startswith("perplexity.plain"):
+            continue  # portable C++ takes an hour: it is measured where it is named
+        try:
+            Native(isa)
+        except NativeMissing:
             continue
-        path = weights if source == "file" else make_f16(weights, moved=source == "moved")
-        ids = encode(weights, read_corpus())[: tokens + 1]
-        truth = reference(path, ids)
-        settings = {"compute": "native", "quantization": quantization}
-        found = score(path, ids, settings, label=names[0])
-        ratio, agreement = found.perplexity / truth.perplexity, float((found.best == truth.best).mean())
-        detail = (
-            f"{found.perplexity:.4f} against {truth.perplexity:.4f} of fp32, {len(ids) - 1} tokens of Shakespeare in"
-            f" windows of {WINDOW}; {path.name}, {found.compute_format}"
-        )
-        if names[0].startswith(only):
-            yield Figure(name=names[0], value=round(ratio, 5), unit="of fp32", detail=detail)
-        if names[1].startswith(only):
-            yield Figure(name=names[1], value=round(agreement, 4), unit="of tokens", detail=detail)
+        for called, variant in WEIGHTS.items():
+            yield f"perplexity.{isa}.{called}", variant, {"isa": isa}
+    best = Native().isa
+    for called, variant in WEIGHTS.items():
+        for pool in POOLS:
+            yield f"perplexity.{best}.{called}.kv_{pool}", variant, {"isa": best, "kv_format": pool}
+
+
+def _compare(
+    weights: Path, variant: str, names: tuple[str, str], *, only: str, tokens: int, **settings: str
+) -> Iterator[Figure]:
+    """What the native engine makes of the text, by what fp32 makes of the same weights; with the second name, too."""
+    if not any(name and name.startswith(only) for name in names):
+        return
+    quantization, source = VARIANTS[variant]
+    path = weights if source == "file" else make_f16(weights, moved=source == "moved")
+    ids = encode(weights, read_corpus())[: tokens + 1]
+    truth = reference(path, ids)
+    found = score(path, ids, {"compute": "native", "quantization": quantization, **settings}, label=names[0])
+    ratio, agreement = found.perplexity / truth.perplexity, float((found.best == truth.best).mean())
+    detail = (
+        f"{found.perplexity:.4f} against {truth.perplexity:.4f} of fp32, {len(ids) - 1} tokens of Shakespeare in"
+        f" windows of {WINDOW}; {path.name}, {found.compute_format}"
+    )
+    if names[0].startswith(only):
+        yield Figure(name=names[0], value=round(ratio, 5), unit="of fp32", detail=detail)
+    if names[1] and names[1].startswith(only):
+        yield Figure(name=names[1], value=round(agreement, 4), unit="of tokens", detail=detail)
 
 
 def encode(weights: Path, text: str) -> list[int]:

@@ -115,7 +115,7 @@ class Roofline:
 
         kv_bytes = self._kv_numbers * next((size for name, size in KV_BYTES.items() if name in detail), 4)
         prompts, all_s = case.sequences * case.prompt_tokens, 0.0
-        for begin in range(0, prompts, STEP_TOKENS):
+        for begin in range(0, 0 if case.decodes else prompts, STEP_TOKENS):
             some = min(STEP_TOKENS, prompts - begin)
             all_s += seconds(self._weights_bytes, some, -(-some // case.prompt_tokens))
         for done in range(1, case.output_tokens):

@@ -16,10 +16,11 @@ from pathlib import Path
 import peer_table
 from catalogue import ENTRIES, ONEDNN, OUT_OF_REACH, Entry
 from environments import HERE, Home, Unavailable, call
+from large import SHAPES
 from peer_table import Sitting
 from real_model import smollm2
 from roofline import Machine, Roofline
-from workload import CASES, Case
+from workload import CASES, LONG, Case
 
 CASE_S = 900  # for the cases of one entry in one round
 MARCH = {"plain": "x86-64", "avx2": "x86-64-v3", "avx512": "x86-64-v4 -mavx512vnni"}  # for the limits, when lowered
@@ -32,16 +33,18 @@ def main() -> None:
 
     if options.isa in MARCH:
         os.environ["LIMITS_CFLAGS"] = f"-march={MARCH[options.isa]}"
-    wanted = options.only.split(",")
+    wanted, usual = options.only.split(","), [case.name for case in CASES]
     sitting = Sitting(
         processor=describe_processor(),
         isa=options.isa or Native().isa,
+        shape=options.shape,
         date=f"{dt.datetime.now(dt.UTC):%Y-%m-%d}",
-        cases=[case for case in CASES if not options.cases or case.name in options.cases.split(",")],
+        cases=[case for case in (*CASES, *LONG) if case.name in (options.cases.split(",") if options.cases else usual)],
         entries=[entry for entry in ENTRIES if any(entry.name.startswith(name) for name in wanted)],
     )
     weights = smollm2()
-    home = Home(options.home, weights)
+    home = Home(options.home, weights, options.shape)
+    weights = home.model("")
     for entry in sitting.entries:
         tell(f"preparing {entry.name}")
         try:
@@ -71,6 +74,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=86400, help="end after so many, with the rounds done by then")
     parser.add_argument("--only", default="", help="beginnings of names of entries, with commas between")
     parser.add_argument("--cases", default="", help="names of cases, with commas between")
+    parser.add_argument("--shape", default="", choices=("", *SHAPES), help="random weights of a larger model")
     parser.add_argument("--isa", default="", choices=("", *ONEDNN), help="hold all to this instruction set")
     home = Path(os.environ.get("PEERS_HOME", Path.home() / ".cache" / "inferd-peers"))
     parser.add_argument("--home", type=Path, default=home, help="folder of environments and models")

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from catalogue import FORMS, PACKAGES, UNWANTED, Form
+from large import SHAPES, write
 
 HERE = Path(__file__).resolve().parent
 INSTALL_S, MAKE_S = 1800, 1200
@@ -22,11 +23,17 @@ class Home:
     Args:
         folder: Made when it is not there.
         weights: The file that this tree runs.
+        shape: Of the model, one of `large.SHAPES`; "" for that of `weights`, whose vocabulary others have.
     """
 
-    def __init__(self, folder: Path, weights: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self.folder, self._weights = folder, weights
+    def __init__(self, folder: Path, weights: Path, shape: str = "") -> None:
+        self.folder, self._models = folder, folder / shape
+        self._models.mkdir(parents=True, exist_ok=True)
+        self._weights = self._models / f"{shape}.gguf" if shape else weights
+        if shape and not self._weights.exists():
+            made = self._weights.with_suffix(".part")
+            write(weights, made, SHAPES[shape])
+            made.rename(self._weights)
         self._failed: dict[str, str] = {}
 
     def python(self, environment: str) -> Path:
@@ -56,7 +63,7 @@ class Home:
         if not form:
             return self._weights
         wanted = next(one for one in FORMS if one.name == form)
-        out = self.folder / wanted.place
+        out = self._models / wanted.place
         if not out.exists():
             made = out.with_name(f"{out.name}.part")
             out.parent.mkdir(parents=True, exist_ok=True)

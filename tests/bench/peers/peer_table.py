@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from catalogue import Entry
-from workload import Case
+from workload import LONG, Case
 
 NONE = "-"
 
@@ -19,6 +19,7 @@ class Sitting:
         processor: Its name and what it has.
         isa: The instruction set that all were held to.
         date: Of its beginning.
+        shape: Of the model; "" for SmolLM2.
         rates: By entry and case, one of each round, in tokens a second.
         limits: What the machine allows, by bits of the weights (None: as stored) and case.
         limits_told: How those were found.
@@ -34,6 +35,13 @@ class Sitting:
     limits: dict[tuple[int | None, str], float] = field(default_factory=dict)
     limits_told: str = ""
     missing: dict[str, str] = field(default_factory=dict)
+    shape: str = ""
+
+    @property
+    def mark(self) -> str:
+        """By which its table is found again: another one for long contexts, and for each shape."""
+        long = "long" * all(case in LONG for case in self.cases)
+        return " ".join(word for word in ("peers", self.isa, self.shape, long) if word)
 
     def median(self, entry: Entry, case: Case) -> float | None:
         """Of the rounds; None where there are none."""
@@ -43,7 +51,7 @@ class Sitting:
 
 def write(path: Path, sitting: Sitting) -> None:
     """Put the table in the place of the one of the same instruction set, or at the end."""
-    begin, end = f"<!-- peers {sitting.isa} -->", f"<!-- /peers {sitting.isa} -->"
+    begin, end = f"<!-- {sitting.mark} -->", f"<!-- /{sitting.mark} -->"
     block = f"{begin}\n{render(sitting)}{end}"
     text = path.read_text()
     old = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
@@ -59,7 +67,8 @@ def render(sitting: Sitting) -> str:
     lines += _conclusions(sitting, measured)
     most = max((len(rates) for rates in sitting.rates.values()), default=0)
     rounds = f"{most} interleaved round{'s' * (most != 1)}; medians, with the least and the most"
-    text = f"### {sitting.isa}: {sitting.processor}, {sitting.date}\n\n{rounds}. {sitting.limits_told}\n\n"
+    what = f", random weights, {sitting.shape.upper()}" if sitting.shape else ""
+    text = f"### {sitting.isa}{what}: {sitting.processor}, {sitting.date}\n\n{rounds}. {sitting.limits_told}\n\n"
     text += "".join(f"| {' | '.join(line)} |\n" for line in [head, ["---", *["---:"] * len(sitting.cases)], *lines])
     if sitting.missing:
         text += "\nNot to be had here:\n\n" + "".join(f"- {name}: {why}\n" for name, why in sitting.missing.items())

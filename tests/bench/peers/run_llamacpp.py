@@ -1,14 +1,15 @@
 """llama.cpp by the wheel of its Python binding: continuous batching, without its prompt cache."""
 
+import sys
 from typing import Any
 
 import xllamacpp
 from runner import MODEL, THREADS, run
-from workload import CASES
+from workload import CASES, LONG, room
 
 params = xllamacpp.CommonParams()
 params.model.path = str(MODEL)
-params.n_ctx = max(case.sequences * (case.prompt_tokens + case.output_tokens) for case in CASES) + 1024
+params.n_ctx = room([case.name for case in (*CASES, *LONG) if case in CASES or case.name in sys.argv[2:]]) + 1024
 params.n_parallel = max(case.sequences for case in CASES)
 params.kv_unified = True  # any sequence may have all of the context
 params.n_batch, params.n_ubatch = 2048, 512

@@ -7,7 +7,7 @@ def main() -> None:
     """Its engine has a process of its own, which imports this file again."""
     from vllm import LLM, SamplingParams  # noqa: PLC0415 - the import reads what processes have set
 
-    llm = LLM(model=str(MODEL), dtype="bfloat16", max_model_len=2048, max_num_seqs=64, enable_prefix_caching=False)
+    llm = LLM(model=str(MODEL), dtype="bfloat16", max_model_len=8192, max_num_seqs=64, enable_prefix_caching=False)
 
     def generate(prompts: list[list[int]], count: int) -> int:
         batch = [{"prompt_token_ids": prompt} for prompt in prompts]
