@@ -1,5 +1,6 @@
 """Private kernels that start ahead of the client: where nobody can listen, and the model is known."""
 
+import os
 import socket
 import tempfile
 from contextlib import contextmanager
@@ -8,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from inferd.cli import private
+from inferd import folders
+from inferd.cli import main, private
 from inferd.cli.named import Wanted
 from inferd.cli.private import kernel_ahead
 from inferd.testing.kernel import write_fake_model
@@ -56,3 +58,27 @@ def test_it_starts_for_no_model_that_there_is_not(started: list[str], tmp_path: 
     for wanted in ("nobody", f"{tmp_path}/none.gguf", "hf:some/thing"):
         assert ahead(wanted, f"unix:{tmp_path}/none", tmp_path) is None
     assert started == []
+
+
+def test_only_the_command_that_is_named_is_made() -> None:
+    """A command, or a noun, by its name alone; whatever else is said first has all of them."""
+    for words, names in ((["run", "x"], ["run"]), (["lease", "list"], ["lease"])):
+        only = main.narrowed(words)
+        assert [each.name for each in (*only.registered_commands, *only.registered_groups)] == names
+    for others in ([], ["nobody"], ["--help"], ["leases"]):
+        assert main.narrowed(others) is main.app
+
+
+@pytest.mark.parametrize(("variable", "configured"), [("INFERD_TENANT", False), ("INFERD_DATA_DIR", True)])
+def test_usual_folders_are_told_without_the_settings(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variable: str, *, configured: bool
+) -> None:
+    """Only a setting, in a variable or a file, has the settings read, which takes longer than all else."""
+    for name in [name for name in os.environ if name.startswith("INFERD_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("INFERD_CONFIG", str(tmp_path / "config.toml"))
+    monkeypatch.setenv(variable, str(tmp_path))
+    assert folders.is_configured() is configured
+    monkeypatch.delenv(variable)
+    (tmp_path / "config.toml").write_text("")
+    assert folders.is_configured()
