@@ -1,11 +1,14 @@
 """The examples of the documents: commands that there are, settings that are right, programs that are Python."""
 
 import ast
+import importlib
+import inspect
 import json
 import re
 import shlex
 import tomllib
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -14,10 +17,13 @@ from inferd.cli.manual import Verb, program
 from inferd.cli.output import CommandError
 from inferd.cli.settings import read_settings
 from inferd.config import Settings
+from inferd_client import AsyncClient, Client
 
 ROOT = Path(__file__).parents[2]
-BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+TYPED = re.compile(r"^\$ (.*)$", re.MULTILINE)
 ENDS = {"|", "&&", "||", ";", "&", ">", ">>", "<", "#"}
+OURS = {"inferd", "inferd_api", "inferd_client"}
 GROUPS = frozenset(Settings.model_fields)
 
 
@@ -80,7 +86,8 @@ def test_commands_of_documents_are_commands() -> None:
     """Each `inferd …` in a block of a shell names a command that there is, and options that it has."""
     root = program()
     wrong, seen = {}, 0
-    for where, text in blocks("sh"):
+    typed = [(where, "\n".join(TYPED.findall(text))) for where, text in blocks("")]  # with what was said
+    for where, text in [*blocks("sh"), *typed]:
         for words in commands(text):
             seen += 1
             told = problem([word for word in words if word not in {"(", ")"}], root)
@@ -105,6 +112,45 @@ def test_settings_of_documents_are_settings(
         read_settings(config=file)
     except CommandError as error:
         pytest.fail(f"{where}: {error.message}")
+
+
+def unfit(call: ast.Call, of: type) -> str:
+    """Why a call of a method of a client cannot be made as it is written; "" where it can."""
+    assert isinstance(call.func, ast.Attribute)
+    if (method := getattr(of, call.func.attr, None)) is None:
+        return f"{of.__name__} has no {call.func.attr}"
+    if not callable(method) or any(isinstance(each, ast.Starred) for each in call.args):
+        return ""
+    named = {each.arg: None for each in call.keywords if each.arg is not None}
+    signature = inspect.signature(method)
+    try:
+        if any(each.arg is None for each in call.keywords):  # ** of more
+            signature.bind_partial(None, *call.args, **named)
+        else:
+            signature.bind(None, *call.args, **named)
+    except TypeError as error:
+        return f"{call.func.attr}: {error}"
+    return ""
+
+
+def test_calls_of_clients_in_documents_can_be_made() -> None:
+    """Each call of a client's method names one that there is, with arguments that it takes; so do imports."""
+    wrong, seen = {}, 0
+    for where, text in blocks("python"):
+        for node in ast.walk(ast.parse(text.replace("…", "..."))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                if isinstance(node.func.value, ast.Name) and node.func.value.id == "client":
+                    seen += 1
+                    why = [unfit(node, of) for of in (Client, AsyncClient)]
+                    if all(why):
+                        wrong[f"{where}+{node.lineno}"] = why[0]
+            elif isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] in OURS:
+                module = importlib.import_module(node.module or "")
+                for each in node.names:
+                    if not hasattr(module, each.name) and find_spec(f"{node.module}.{each.name}") is None:
+                        wrong[f"{where}+{node.lineno}"] = f"{node.module} has no {each.name}"
+    assert wrong == {}
+    assert seen > 20
 
 
 def test_programs_of_documents_are_python_and_json() -> None:
