@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from inferd.cli import main
 from inferd.cli.amounts import counted
+from inferd.cli.manual import program
 from inferd.cli.output import CommandError
 
 
@@ -128,3 +129,17 @@ def test_a_wrong_value_is_answered_with_the_one_that_was_meant(words: str, near:
     assert f"Did you mean '{near}'?" in said
     assert "is not one of" in said
     assert "Value error" not in said
+
+
+@pytest.mark.parametrize("words", ["explain", "run", "quotas create", "models import", "index rm"])
+def test_options_are_whole_on_narrow_terminals(words: str) -> None:
+    """Help has the name of every option at 60 characters."""
+    said = CliRunner().invoke(main.app, [*words.split(), "-h"], env={"COLUMNS": "60"})
+    assert said.exit_code == 0
+    verb = program()
+    options = set[str]()
+    for word in words.split():
+        verb = next(each for each in verb.below if each.path[-1] == word)
+    for each in verb.words:
+        options |= {name for name in each.names if each.is_option}
+    assert {name for name in options if name not in said.stdout} == set()

@@ -6,10 +6,11 @@ import json
 import re
 import sys
 from itertools import pairwise
+from shutil import get_terminal_size
 from typing import TYPE_CHECKING, Any, Final
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from inferd.cli.output import CODES, MISUSE
 from inferd.cli.visible import visible_json
@@ -33,9 +34,19 @@ NOUNS: Final = {
 }
 
 
+NARROW: Final = 80  # characters of a line, below which names of options have no room beside what they do
 REMOVALS: Final = ("revoke", "release")
 """What a noun has instead of `rm` where its things end and are listed on."""
 CHOICES: Final = re.compile(r"'(.*)' is not one of (.*)\.", re.DOTALL)
+
+
+def _have_plain_help(group: TyperGroup) -> None:
+    """Have the commands below tell their options in plain lines: panels cut the names for which they have no room."""
+    for command in group.commands.values():
+        if isinstance(command, TyperGroup):
+            _have_plain_help(command)
+        elif isinstance(command, TyperCommand):
+            command.rich_markup_mode = None
 
 
 class Commands(TyperGroup):
@@ -64,6 +75,8 @@ class Commands(TyperGroup):
 
     def main(self, *args: Any, **options: Any) -> Any:
         """Run a command and end the process; the arguments are those of every click command."""
+        if get_terminal_size().columns < NARROW:
+            _have_plain_help(self)
         words = args[0] if args else options.get("args")
         given = list(sys.argv[1:] if words is None else words)
         if not wants_json(given):
