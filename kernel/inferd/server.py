@@ -113,6 +113,7 @@ async def running_kernel(settings: Settings, watch: Watch | None = None) -> Asyn
                 )
         finally:
             doorway.close()
+            await doorway.leave()
             await server.stop(STOP_GRACE_S)
 
 
@@ -144,6 +145,7 @@ async def _serving(
                         await driver.keeper.drain()
                     built.front.agents.hosts.leave()
                     driver.close()  # first, so that every stream ends with the end of its task
+                    await doorway.leave()
                     await server.stop(STOP_GRACE_S)
                     await built.front.access.empty(CALLS_END_S)  # gRPC does not wait for what it has cut off
         driver.streams.close()

@@ -1,12 +1,14 @@
 """The door of a kernel that starts, or stands by: health is NOT_SERVING, and other calls wait or are refused.
 
 What was kept may take long to be opened and read. Meanwhile the port is not dead, and calls wait until the kernel
-serves. While another kernel leads they are refused at once, with where that one is.
+serves. While another kernel leads they are refused at once, with where that one is. While it ends they are refused,
+too: gRPC drops without a status what has come to a server that stops and was not looked at.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +33,10 @@ CODEC = {
 }
 RETRY_AFTER_S = 1.0
 LOOK_S = 1.0
+QUIET_S, QUIETS = 0.04, 3  # a look, and so many in a row without a call
+LATE_S = 0.02  # a look that comes later than so is one of a busy machine: it says nothing of what waits
+CALM_S, FEW = 1.0, 8  # a kernel to which no more calls than these have come for so long is quiet
+LEAVE_S = 1.5  # most that is waited for quiet
 
 
 class Doorway(grpc.aio.ServerInterceptor, grpc.GenericRpcHandler):
@@ -45,7 +51,8 @@ class Doorway(grpc.aio.ServerInterceptor, grpc.GenericRpcHandler):
         self._waiting = 0
         self._entrance: grpc.aio.ServerInterceptor | None = None
         self._services: list[grpc.GenericRpcHandler] = []
-        self._ended = False
+        self._ended = self._leaves = False
+        self._came: deque[float] = deque([-CALM_S], maxlen=FEW + 1)  # the last calls, on the clock of the loop
         self._moved = asyncio.Event()
         self._refusal: Callable[[], InferdError | None] = lambda: None
         self._settled: Callable[[], Awaitable[None]] | None = None
@@ -85,6 +92,23 @@ class Doorway(grpc.aio.ServerInterceptor, grpc.GenericRpcHandler):
         self._ended = True
         self._move()
 
+    async def leave(self) -> None:
+        """Refuse what comes from now on, until nothing comes for a while, or for `LEAVE_S`; again changes nothing.
+
+        To be done before the server stops: it ends calls without a status that have come and were not looked at.
+        """
+        if self._leaves:
+            return
+        self._leaves = True
+        now = asyncio.get_running_loop().time
+        is_calm = len(self._came) <= FEW or now() - self._came[0] > CALM_S
+        begun, quiets = now(), QUIETS if is_calm else 0
+        while quiets < QUIETS and now() - begun < LEAVE_S:
+            looked_at = now()
+            await asyncio.sleep(QUIET_S)
+            is_late = now() - looked_at > QUIET_S + LATE_S
+            quiets = quiets + 1 if self._came[-1] < looked_at and not is_late else 0
+
     def _move(self) -> None:
         moved, self._moved = self._moved, asyncio.Event()
         moved.set()
@@ -93,6 +117,9 @@ class Doorway(grpc.aio.ServerInterceptor, grpc.GenericRpcHandler):
         self, continuation: Next, handler_call_details: grpc.HandlerCallDetails
     ) -> Handler | None:
         """The method of a call, behind the entrance."""
+        self._came.append(asyncio.get_running_loop().time())
+        if self._leaves:
+            return _refusing(ShuttingDownError("the kernel is shutting down", retry_after_s=RETRY_AFTER_S))
         refused = self._refusal()
         if self._entrance is not None and refused is None:
             return await self._entrance.intercept_service(continuation, handler_call_details)
