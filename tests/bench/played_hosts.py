@@ -46,6 +46,7 @@ PAIRS = 3
 PATIENCE = {
     "INFERD_HOSTS__DETECTION_S": "60",  # with one process that is all hosts, and so is behind before they would be
     "INFERD_SCHEDULER__TENANT_STREAMS": str(2 * STREAMS),
+    "INFERD_LIMITS__QUEUED_TASKS": str(4 * STREAMS),  # a worker that is behind lets some wait
 }
 LABEL = {"played": "yes"}
 
