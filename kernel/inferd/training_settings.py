@@ -52,6 +52,13 @@ class Train(BaseModel):
         120.0, gt=0, description="seconds in which the workers of a training of several find each other"
     )
     threads: int = Field(0, ge=0, le=4096, description="threads of the processor of a training; 0 for its backend's")
+    share: float = Field(
+        0.5,
+        gt=0,
+        le=1,
+        description="share of the time in which tasks of models run on its processor that a training computes in; 1 for"
+        " all of it",
+    )
     nice: int = Field(
         10, ge=0, le=19, description="by how much trainings give way to all else on the processor, as nice(1) says it"
     )

@@ -13,10 +13,12 @@ from inferd.core.ids import NO_LEASE, DeviceId, LeaseId
 from inferd.core.model import Instance, InstanceState, ModelSpec
 from inferd.core.placement_rules import PlacementRules
 from inferd.core.priority import Priority
+from inferd.core.resources import HOST_DEVICE
 from inferd.core.training import BACKEND, FOLLOWER, LOADER, ORDER_SETTING, TRAINING, Order, write_order
 from inferd.errors import BackendUnavailableError, InferdError
 from inferd.plugin.registry import BackendState
 from inferd.runtime.front.training_gang import TrainingGang, drive
+from inferd.runtime.front.training_pace import pace
 from inferd.runtime.front.trials import LOOK_S, NoRoomError, Place, Trials
 from inferd.runtime.instances import newest
 from inferd.runtime.placement import stat_files
@@ -47,18 +49,24 @@ class TrainingRoom(Trials):
         driver: Of the kernel.
         training: Which.
         lease_id: The lease that it is loaded under, whose room is its own; "" for none.
-        idle_s: Models that had nothing to do for so long may go for it.
+        settings: By which models go for it, and tasks on its processor leave it time.
         guess: What it is taken to need where that cannot be measured; None where nothing is loaded then.
     """
 
     def __init__(
-        self, driver: Driver, training: Training, lease_id: LeaseId, *, idle_s: float, guess: MemoryNeed | None = None
+        self,
+        driver: Driver,
+        training: Training,
+        lease_id: LeaseId,
+        settings: Train,
+        *,
+        guess: MemoryNeed | None = None,
     ) -> None:
         super().__init__(driver)
         self._guess = guess
         self._lease_id = lease_id
         self._yields = training.spec.priority is Priority.LOW
-        self._idle_s = idle_s
+        self._settings = settings
 
     def _on_free_cores(self, spec: ModelSpec) -> ModelSpec:
         return spec if self._lease_id else super()._on_free_cores(spec)
@@ -68,7 +76,7 @@ class TrainingRoom(Trials):
         if self._lease_id:
             return Place(cores=0)
         now, instances = self._driver.clock.now(), self._driver.machine.fleet.instances
-        quick = [each for each in plan.evicted if now - instances[each].used < self._idle_s]
+        quick = [each for each in plan.evicted if now - instances[each].used < self._settings.idle_s]
         if not plan.fits or quick:
             raise NoRoomError(tell(plan))
         account = self._driver.views.devices[plan.device_id]
@@ -83,6 +91,7 @@ class TrainingRoom(Trials):
 
     async def _until_wanted(self, instance: Instance, place: Place) -> str:
         watching = asyncio.ensure_future(super()._until_wanted(instance, place))
+        pacing = asyncio.ensure_future(self._pace(instance))
         seen = 0
         try:
             while not watching.done():
@@ -93,7 +102,26 @@ class TrainingRoom(Trials):
                     return f"model {waiting!r} waits for memory of {instance.device_id}"
             return watching.result()
         finally:
+            pacing.cancel()
             watching.cancel()
+
+    async def _pace(self, instance: Instance) -> None:
+        """Have it leave time to tasks of models on its processor, where that is this host's."""
+        workers, others = self._driver.supervisor.workers, self._driver.machine.fleet.instances
+        if instance.device_id != HOST_DEVICE:
+            return
+
+        def pid() -> int:
+            worker = workers.get(instance.instance_id)
+            return worker.pid if worker is not None and instance.living else 0
+
+        def are_others() -> bool:
+            return any(
+                each.running and instance.device_id in each.device_ids and not each.model.startswith(TRAINING)
+                for each in others.values()
+            )
+
+        await pace(pid, are_others, self._settings.share)
 
     def _waiting_for(self, instance: Instance) -> str:
         """Who waits for memory of its device, other trainings left out; "" for nobody."""
@@ -131,7 +159,7 @@ class TrainingRun:
             InferdError: It failed, or its worker died.
         """
         lease_id = self._lease_of(training)
-        room = TrainingRoom(self._driver, training, lease_id, idle_s=self._settings.idle_s)
+        room = TrainingRoom(self._driver, training, lease_id, self._settings)
         spec = self._spec(training)
         await self._files.write_order(training.training_id, self._order(training))
         async with AsyncExitStack() as stack:
@@ -238,12 +266,13 @@ class TrainingRun:
             await drive(self._tasks, training_task(training, lease_id, self._settings), tell)
             return
         _, version = await asyncio.to_thread(stat_files, Path(training.base))
-        idle_s, guess = self._settings.idle_s, instance.need
         gang = TrainingGang(
             training,
             tasks=self._tasks,
             settings=self._settings,
-            load=lambda place, sit: TrainingRoom(self._driver, training, NO_LEASE, idle_s=idle_s, guess=guess).run(
+            load=lambda place, sit: TrainingRoom(
+                self._driver, training, NO_LEASE, self._settings, guess=instance.need
+            ).run(
                 self._follower(training, place, version),
                 training.tenant,
                 tell=lambda plan: plan.reason,
