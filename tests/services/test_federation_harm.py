@@ -135,17 +135,18 @@ class Garbage(Owner):
         return to_words(np.zeros(SIZE), 1), 1
 
 
-async def test_shares_that_cannot_be_opened_end_no_client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each honest client leaves the round out, and is there to the end of the federation."""
+async def test_who_seals_what_cannot_be_opened_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others complain of it: the round begins anew without it, at once, and the federation comes to its end."""
 
     async def train(*_: Any, **__: Any) -> tuple[Any, float]:
         return np.zeros(SIZE), 0.0
 
     monkeypatch.setattr(Trainer, "train", train)
-    federate, rows = {"attempts": 2}, [{"text": "x", "label": "a"}]
+    federate, rows = {"attempts": 5}, [{"text": "x", "label": "a"}]
     async with kernel_here(tmp_path, federate=federate) as kernel, AsyncClient(kernel.addresses[0]) as client:
         wanted = plan(secure=True, size=SIZE, recipe_json=RECIPE)
-        wanted.deadline.seconds = 1
+        wanted.deadline.seconds = 600  # which nobody waits for
+        wanted.answer_deadline.seconds = 3
         made = await client.create_federation(wanted)
         joined = await client.join_federation(made.federation_id)
         told: list[str] = []
@@ -154,8 +155,37 @@ async def test_shares_that_cannot_be_opened_end_no_client(tmp_path: Path, monkey
             _, *ended = await asyncio.gather(
                 Garbage(client, joined, made.federation_id).take_part(), *(each.run() for each in honest)
             )
-        assert [each.state for each in ended] == [fp.FEDERATION_STATE_FAILED] * 4
+        assert [each.state for each in ended] == [fp.FEDERATION_STATE_SUCCEEDED] * 4
+        rounds = (await client.get_federation(made.federation_id)).rounds
+        assert rounds[0].attempt > 1
+        assert not [each for each in rounds if joined.client in each.client_numbers]
         assert any("no updates: client 1: sealed shares cannot be opened" in each for each in told)
+
+
+async def test_few_who_complain_exclude_nobody(tmp_path: Path) -> None:
+    """A client that complains of an honest one is gone in its round; of who has shared nothing it cannot complain."""
+    async with kernel_here(tmp_path) as kernel, AsyncClient(kernel.addresses[0]) as client, asyncio.timeout(60):
+        made = await client.create_federation(plan(secure=True, rounds=1))
+        joined = [await client.join_federation(made.federation_id) for _ in range(5)]
+        owners = [Owner(client, each, made.federation_id) for each in joined]
+        liar = owners.pop()
+        running = [asyncio.create_task(each.take_part()) for each in owners]
+        members: Any = {}
+        seen = None
+        while True:
+            wanted = await client.poll_round(liar.who, seen=seen, wait_s=30)
+            if wanted.WhichOneof("wanted") == "update":
+                break
+            if wanted.HasField("place"):
+                seen = wanted.place
+                await client.submit_round_part(liar.who, seen, liar.answer(wanted, members))
+        for wrong in ([], [5], [9]):
+            with pytest.raises(InvalidFieldError, match=r"complaint\.clients is"):
+                await client.submit_round_part(liar.who, wanted.place, fs.RoundComplaint(clients=wrong))
+        await client.submit_round_part(liar.who, wanted.place, fs.RoundComplaint(clients=[1]))
+        await asyncio.gather(*running)
+        (done,) = (await client.get_federation(made.federation_id)).rounds
+        assert (done.attempt, done.began, done.clients) == (1, 5, 4)
 
 
 async def test_a_federation_of_a_tenant_that_is_shredded_ends(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from inferd_api.v1.federation_service_pb2 import (
     JoinFederationRequest,
     ListFederationsRequest,
     PollRoundRequest,
+    RoundComplaint,
     RoundOpenings,
     RoundPlace,
     RoundUpdate,
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     )
     from inferd_api.v1.federation_service_pb2_grpc import FederationServiceAsyncStub
 
-RoundPart: TypeAlias = ClientKeys | SealedShares | RoundUpdate | RoundOpenings
+RoundPart: TypeAlias = ClientKeys | SealedShares | RoundUpdate | RoundOpenings | RoundComplaint
 """What a client gives to a round."""
 
 
@@ -55,6 +56,8 @@ def part_request(client: FederationClient, place: RoundPlace, part: RoundPart) -
             request.shares.CopyFrom(part)
         case RoundUpdate():
             request.update.CopyFrom(part)
+        case RoundComplaint():
+            request.complaint.CopyFrom(part)
         case _:
             request.openings.CopyFrom(part)
     return request

@@ -20,6 +20,7 @@ from inferd_api.v1.federation_pb2 import FederationPlan
 from inferd_api.v1.federation_service_pb2 import (
     ClientKeys,
     FederationClient,
+    RoundComplaint,
     RoundOpenings,
     RoundPlace,
     RoundUpdate,
@@ -168,7 +169,7 @@ def _message(kind: type, how: str = "") -> Kind:
     return Kind(f"a message {kind.__name__}{said}", lambda value: isinstance(value, kind))
 
 
-PARTS: Final = (ClientKeys, SealedShares, RoundUpdate, RoundOpenings)
+PARTS: Final = (ClientKeys, SealedShares, RoundUpdate, RoundOpenings, RoundComplaint)
 """What a client gives to a round of a federation."""
 TEXT: Final = Kind("a text", lambda value: isinstance(value, str))
 FLAG: Final = Kind("True or False", is_flag)

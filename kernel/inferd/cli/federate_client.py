@@ -10,6 +10,7 @@ import asyncio
 import json
 import os
 from base64 import b64decode, b64encode
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from secrets import randbits, token_bytes
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from inferd.errors import words_of
-from inferd.federation.secure import Keys, Member
+from inferd.federation.secure import Keys, Member, UnopenedError
 from inferd_api.v1 import federation_pb2 as fp
 from inferd_api.v1 import federation_service_pb2 as fs
 from inferd_client.errors import (
@@ -211,8 +212,16 @@ class Participant:
             if not self._trainer.answered and isinstance(error, InferdError):
                 raise
             self.tell(f"round {place.round}, attempt {place.attempt}: no {phase}: {words_of(error)}")
+            if isinstance(error, UnopenedError):
+                await self._complain(place, error.clients)
         else:
             self.tell(f"round {place.round}, attempt {place.attempt}: gave {phase}")
+
+    async def _complain(self, place: fs.RoundPlace, clients: Sequence[int]) -> None:
+        """Tell whose shares cannot be opened; a coordinator that knows no complaints refuses, and waits."""
+        part = fs.RoundComplaint(clients=clients)
+        with suppress(InferdError):
+            await self._patiently(lambda: self.coordinator.submit_round_part(self._who, place, part))
 
     async def _part(self, wanted: fs.PollRoundResponse) -> RoundPart:
         context, kind = wanted.context, wanted.WhichOneof("wanted")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
 
     from inferd.core.ids import Tenant
     from inferd.core.lifecycle import Table
@@ -161,6 +162,7 @@ class Federation:
         roster: Who takes part, once the keys have come.
         sharers: Who has shared secrets; where nothing is masked, the roster.
         survivors: Whose updates came.
+        excluded: Clients that take no part any more: most of the others could not open what they had sealed.
         salt: Random, of this attempt, hexadecimal: what is masked and sealed in it is of no other.
         rounds: That are done, the last of them.
         done: How many rounds have given weights.
@@ -186,6 +188,7 @@ class Federation:
     roster: tuple[int, ...] = ()
     sharers: tuple[int, ...] = ()
     survivors: tuple[int, ...] = ()
+    excluded: tuple[int, ...] = ()
     rounds: tuple[RoundReport, ...] = ()
     done: int = 0
     opened: int = 0
@@ -290,9 +293,30 @@ def is_lost(federation: Federation, answered: Collection[int], now: float) -> bo
     return now >= federation.phase_ends and len(answered) < least
 
 
-def begin_again(federation: Federation, salt: str, now: float) -> Federation:
-    """The next attempt at the round."""
-    fresh = replace(federation, attempt=federation.attempt + 1, roster=(), sharers=(), survivors=(), salt=salt)
+def blamed(federation: Federation, complaints: Mapping[int, Collection[int]]) -> tuple[int, ...]:
+    """The clients whose sealed shares more than half of the others that shared could not open.
+
+    Fewer may lie: so no client goes as long as most are honest.
+
+    Args:
+        federation: In the attempt that has failed.
+        complaints: Who complained, and of whom.
+    """
+    counts = Counter(each for of in complaints.values() for each in of)
+    return tuple(sorted(each for each, count in counts.items() if 2 * count > len(federation.sharers) - 1))
+
+
+def begin_again(federation: Federation, salt: str, now: float, *, without: Collection[int] = ()) -> Federation:
+    """The next attempt at the round; some clients take no part any more."""
+    fresh = replace(
+        federation,
+        attempt=federation.attempt + 1,
+        roster=(),
+        sharers=(),
+        survivors=(),
+        excluded=tuple(sorted({*federation.excluded, *without})),
+        salt=salt,
+    )
     return _begin(fresh, RoundPhase.KEYS, now)
 
 

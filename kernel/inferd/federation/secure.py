@@ -27,6 +27,14 @@ class RefusedError(ValueError):
     """What the coordinator asks of a client, or clients give a coordinator, would break the protocol."""
 
 
+class UnopenedError(RefusedError):
+    """What some clients have sealed cannot be opened."""
+
+    def __init__(self, faults: Mapping[int, str]) -> None:
+        self.clients = tuple(sorted(faults))
+        super().__init__("; ".join(f"client {client}: {faults[client]}" for client in self.clients))
+
+
 class TooFewClientsError(ValueError):
     """Fewer clients answered than are needed for a sum."""
 
@@ -129,8 +137,9 @@ class Member:
             sealed: The shares that the others who shared have sealed for this client.
 
         Raises:
-            RefusedError: There are fewer than the threshold with itself, one is not of the roster or cannot be opened,
-                or it was asked before.
+            RefusedError: There are fewer than the threshold with itself, one is not of the roster, or it was asked
+                before.
+            UnopenedError: Some cannot be opened.
         """
         others = {*sealed}
         if self._sharers or not self._roster:
@@ -140,15 +149,20 @@ class Member:
                 f"{len(others) + 1} clients have shared their secrets, and the threshold is {self._threshold}; an"
                 " update is not given to fewer, nor where others than those of the roster share"
             )
+        faults: dict[int, str] = {}
         for other, content in sealed.items():
             key = self._sealing_key(other, self._roster[other], other)
             try:
                 plain = unseal(key, content, self._bound(other, self.client))
             except NotOpenedError as error:
-                raise RefusedError(f"client {other}: {error}") from None
+                faults[other] = str(error)
+                continue
             if len(plain) != 2 * SHARE:
-                raise RefusedError(f"the shares of client {other} have {len(plain)} bytes, not {2 * SHARE}")
+                faults[other] = f"the shares have {len(plain)} bytes, not {2 * SHARE}"
+                continue
             self._held[other] = plain[:SHARE], plain[SHARE:]
+        if faults:
+            raise UnopenedError(faults)
         self._sharers = frozenset({*others, self.client})
         count = len(vector) // WORD
         masked = add(vector, mask_of(self._seed, count))

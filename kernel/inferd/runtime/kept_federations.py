@@ -82,6 +82,7 @@ def read_federation(value: bytes) -> Federation:
             "phase": RoundPhase[said["phase"]],
             "error": read_error(said["error"]),
             **{name: tuple(said[name]) for name in ("roster", "sharers", "survivors")},
+            "excluded": tuple(said.get("excluded", ())),
         }
     )
 

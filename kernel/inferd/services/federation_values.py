@@ -17,7 +17,7 @@ from inferd.core.federation import (
     RoundReport,
 )
 from inferd.errors import InvalidFieldError
-from inferd.runtime.front.federation_round import Keys, Openings, Part, Shares, Update
+from inferd.runtime.front.federation_round import Complaint, Keys, Openings, Part, Shares, Update
 from inferd.runtime.front.federations import Ordered
 from inferd.services.status import status_of
 from inferd_api.v1 import federation_pb2 as fp
@@ -227,8 +227,11 @@ def read_part(request: fs.SubmitRoundPartRequest) -> Part:
             return Update(request.update.content, request.update.examples, loss if math.isfinite(loss) else 0.0)
         case "openings":
             return Openings(dict(request.openings.seeds), dict(request.openings.keys))
+        case "complaint":
+            return Complaint(frozenset(request.complaint.clients))
         case _:
-            raise InvalidFieldError("the request has no part; set keys, shares, update or openings", field="keys")
+            message = "the request has no part; set keys, shares, update, openings or complaint"
+            raise InvalidFieldError(message, field="keys")
 
 
 def write_ordered(ordered: Ordered, client: int) -> fs.PollRoundResponse:

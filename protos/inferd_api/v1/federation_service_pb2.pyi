@@ -886,6 +886,30 @@ class RoundOpenings(_message.Message):
 Global___RoundOpenings: _TypeAlias = RoundOpenings  # noqa: Y015
 
 @_typing.final
+class RoundComplaint(_message.Message):
+    """That a client gives no update in this attempt, as others have sealed what it cannot open."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLIENTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def clients(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Their numbers. Required."""
+
+    def __init__(
+        self,
+        *,
+        clients: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clients", b"clients"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RoundComplaint: _TypeAlias = RoundComplaint  # noqa: Y015
+
+@_typing.final
 class SubmitRoundPartRequest(_message.Message):
     """Gives a part."""
 
@@ -897,6 +921,7 @@ class SubmitRoundPartRequest(_message.Message):
     SHARES_FIELD_NUMBER: _builtins.int
     UPDATE_FIELD_NUMBER: _builtins.int
     OPENINGS_FIELD_NUMBER: _builtins.int
+    COMPLAINT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def client(self) -> Global___FederationClient:
         """Who gives it. Required."""
@@ -921,6 +946,12 @@ class SubmitRoundPartRequest(_message.Message):
     def openings(self) -> Global___RoundOpenings:
         """Openings."""
 
+    @_builtins.property
+    def complaint(self) -> Global___RoundComplaint:
+        """In the place of an update: whose shares cannot be opened. A client of which more than half of the others that
+        shared say so takes no part any more, where too few are left for the round.
+        """
+
     def __init__(
         self,
         *,
@@ -930,12 +961,13 @@ class SubmitRoundPartRequest(_message.Message):
         shares: Global___SealedShares | None = ...,
         update: Global___RoundUpdate | None = ...,
         openings: Global___RoundOpenings | None = ...,
+        complaint: Global___RoundComplaint | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "keys", b"keys", "openings", b"openings", "part", b"part", "place", b"place", "shares", b"shares", "update", b"update"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "complaint", b"complaint", "keys", b"keys", "openings", b"openings", "part", b"part", "place", b"place", "shares", b"shares", "update", b"update"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "keys", b"keys", "openings", b"openings", "part", b"part", "place", b"place", "shares", b"shares", "update", b"update"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "complaint", b"complaint", "keys", b"keys", "openings", b"openings", "part", b"part", "place", b"place", "shares", b"shares", "update", b"update"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["keys", "shares", "update", "openings"]  # noqa: Y015
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["keys", "shares", "update", "openings", "complaint"]  # noqa: Y015
     _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
 

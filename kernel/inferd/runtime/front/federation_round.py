@@ -56,12 +56,20 @@ class Openings:
     keys: Mapping[int, bytes]
 
 
-Part = Keys | Shares | Update | Openings
+@dataclass(frozen=True, slots=True)
+class Complaint:
+    """In the place of an update: whose sealed shares a client cannot open. Held for as long as the attempt lasts."""
+
+    clients: frozenset[int]
+
+
+Part = Keys | Shares | Update | Openings | Complaint
 PHASES: Final[Mapping[type, RoundPhase]] = {
     Keys: RoundPhase.KEYS,
     Shares: RoundPhase.SHARES,
     Update: RoundPhase.UPDATES,
     Openings: RoundPhase.OPENINGS,
+    Complaint: RoundPhase.UPDATES,
 }
 """In which phase what is given."""
 
@@ -83,6 +91,14 @@ def check_part(federation: Federation, client: int, part: Part, answered: Mappin
                 )
         case Update():
             _check_update(federation, part)
+        case Complaint():
+            others = {*federation.sharers} - {client}
+            if not federation.plan.secure or not part.clients or not part.clients <= others:
+                raise InvalidFieldError(
+                    f"complaint.clients is {sorted(part.clients)[:20]}; it must name some of {sorted(others)[:20]}, who"
+                    " have shared secrets with this client",
+                    field="complaint.clients",
+                )
         case Openings():
             survivors = {*federation.survivors}
             _check_clients({*part.seeds}, survivors, "openings.seeds")
@@ -137,6 +153,8 @@ def write_part(part: Part) -> bytes:
             said = {"sealed": _hex(part.sealed)}
         case Update():
             said = {"examples": part.examples, "loss": part.loss}
+        case Complaint():
+            said = {"clients": sorted(part.clients)}  # which is held in memory alone
         case Openings():
             said = {"seeds": _hex(part.seeds), "keys": _hex(part.keys)}
     return json.dumps(said, separators=(",", ":")).encode()

@@ -17,6 +17,7 @@ from inferd.core.federation import (
     RoundPhase,
     RoundReport,
     begin_again,
+    blamed,
     complete_round,
     is_lost,
     next_phase,
@@ -60,6 +61,7 @@ class Known:
 
     federation: Federation
     answers: dict[RoundPhase, dict[int, Part]] = field(default_factory=dict)
+    complaints: dict[int, frozenset[int]] = field(default_factory=dict)  # of this attempt: who, of whom
     changed: Signal = field(default_factory=Signal)
     running: asyncio.Task[None] | None = None
     moving: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -67,6 +69,11 @@ class Known:
     def answered(self) -> dict[int, Part]:
         """What has come in this phase, by client."""
         return self.answers.get(self.federation.phase, {})
+
+    def clear(self) -> None:
+        """The attempt is over."""
+        self.answers.clear()
+        self.complaints.clear()
 
     def names(self) -> list[str]:
         """The parts that clients gave to this attempt."""
@@ -142,6 +149,9 @@ class Rounds:
         federation, now = known.federation, time.time()
         if federation.ended:
             return False
+        said = len(known.answered()) + len(known.complaints)
+        if known.complaints and said >= len(federation.sharers):
+            now = max(now, federation.phase_ends)  # nobody else is to give an update
         if (moved := next_phase(federation, known.answered(), now)) is not None:
             await self.put(known, _accounted(moved))
             return True
@@ -203,12 +213,17 @@ class Rounds:
         federation, now = known.federation, time.time()
         after = complete_round(federation, _report(known, made, now), token_hex(SALT_BYTES), now)
         await self.put(known, after, made.named, drop=known.names())
-        known.answers.clear()
+        known.clear()
         known.changed.notify()
 
     async def _again(self, known: Known, why: str) -> None:
         """Begin the round anew, or fail where that was done often enough."""
         federation, most = known.federation, self._settings.attempts
+        culprits = blamed(federation, known.complaints)
+        if known.complaints:
+            told = ", ".join(map(str, sorted(frozenset[int]().union(*known.complaints.values()))))
+            why += f", {len(known.complaints)} could not open what clients {told} had sealed"
+            why += f"; without {', '.join(map(str, culprits))} from here on" if culprits else ""
         log.warning("a round begins anew", federation=federation.federation_id, round=federation.round, why=why)
         if federation.attempt >= most:
             raise FederationTooFewClientsError(
@@ -217,8 +232,8 @@ class Rounds:
                 metadata={"round": str(federation.round), "attempts": str(federation.attempt), "limit": str(most)},
             )
         names = known.names()
-        await self.put(known, begin_again(federation, token_hex(SALT_BYTES), time.time()), drop=names)
-        known.answers.clear()
+        await self.put(known, begin_again(federation, token_hex(SALT_BYTES), time.time(), without=culprits), drop=names)
+        known.clear()
         known.changed.notify()
 
     async def _fail(self, known: Known, error: InferdError) -> None:
@@ -238,7 +253,7 @@ class Rounds:
             return
         state = advance(FEDERATION_TABLE, federation.state, change)
         await self.put(known, replace(federation, state=state, finished=time.time(), error=error), drop=known.names())
-        known.answers.clear()
+        known.clear()
 
     async def put(
         self, known: Known, after: Federation, parts: dict[str, bytes] | None = None, *, drop: Iterable[str] = ()

@@ -28,7 +28,7 @@ from inferd.federation_errors import (
     FederationRoundOverError,
 )
 from inferd.runtime.front.federation_contents import check_finite
-from inferd.runtime.front.federation_round import PHASES, Part, Update, check_part, read_part, write_part
+from inferd.runtime.front.federation_round import PHASES, Complaint, Part, Update, check_part, read_part, write_part
 from inferd.runtime.front.federation_running import SALT_BYTES, Known, Rounds
 from inferd.runtime.kept_federations import COUNTS, WEIGHTS, HeldParts, StoredParts, part_name, update_name
 
@@ -350,7 +350,7 @@ class Federations:
         if federation.ended:
             return True
         place = federation.round, federation.attempt, federation.phase.value
-        if number in answered or seen == place:
+        if number in answered or seen == place or number in known.complaints or number in federation.excluded:
             return False
         expected = federation.expected
         return len(answered) < federation.plan.clients if expected is None else number in expected
@@ -381,6 +381,10 @@ class Federations:
                     metadata={"round": str(now[0]), "attempt": str(now[1])},
                 )
             await asyncio.to_thread(check_part, federation, number, part, known.answered())  # of long updates
+            if isinstance(part, Complaint):  # a kernel that follows is told in the next attempt
+                known.complaints[number] = part.clients
+                known.changed.notify()
+                return
             parts = {part_name(federation, phase, number): write_part(part)}
             if isinstance(part, Update):
                 parts[update_name(federation, number)] = part.content
