@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import gguf
+import numpy as np
 from gguf import GGUFReader
 from transformers.integrations.ggml import GGUF_CONFIG_MAPPING
 
@@ -53,21 +54,37 @@ SAME = {
 }
 
 
+class Reader(GGUFReader):
+    """Reads a file as gguf does, in a third of the time: each of a million pieces is cut from a plain array.
+
+    gguf cuts them from a `numpy.memmap`, each of which is made with its file and place; what is mapped is the same.
+    """
+
+    @property
+    def data(self) -> Any:
+        """The bytes of the file."""
+        return self._data
+
+    @data.setter
+    def data(self, mapped: Any) -> None:
+        self._data = np.asarray(mapped)
+
+
 @contextmanager
-def names_made_once() -> Iterator[None]:
-    """In this, the names of all tensors are made once: transformers asks for them for each part of the network."""
-    make = gguf.get_tensor_name_map
-    gguf.get_tensor_name_map = cache(make)
+def quick_reading() -> Iterator[None]:
+    """In this transformers reads a file by `Reader`, and makes the names of all tensors once, and not for each part."""
+    make, reader = gguf.get_tensor_name_map, gguf.GGUFReader
+    gguf.get_tensor_name_map, gguf.GGUFReader = cache(make), Reader  # type: ignore[misc] # for the time of this
     try:
         yield
     finally:
-        gguf.get_tensor_name_map = make
+        gguf.get_tensor_name_map, gguf.GGUFReader = make, reader  # type: ignore[misc] # as above
 
 
 def name_architecture(path: Path) -> str:
     """What a file says that it is; "" where that cannot be read."""
     try:
-        return str(_read(GGUFReader(path), "general.architecture", ""))
+        return str(_read(Reader(path), "general.architecture", ""))
     except Exception:  # noqa: BLE001 - the edge to a parser that raises what it likes
         return ""
 
@@ -83,7 +100,7 @@ def read_gguf(path: Path, pre_tokenizer: str = "") -> Artifact:
         LoadError: The file is not sound, or its tokenizer is of a kind that is not supported.
     """
     try:
-        reader = GGUFReader(path)
+        reader = Reader(path)
         refuse_no_model(str(path), lambda key: _read(reader, key, None))
         counts = Counter[str]()
         for tensor in reader.tensors:

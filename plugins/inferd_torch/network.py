@@ -36,9 +36,12 @@ def read_config(artifact: Artifact) -> Any:
     Raises:
         LoadError: It is damaged, its architecture is unknown, or it is no decoder that paged attention can serve.
     """
-    config = _guard(
-        artifact, lambda: AutoConfig.from_pretrained(artifact.folder, **_options(artifact)), kind=UnsupportedModelError
-    )
+    with reading(artifact):
+        config = _guard(
+            artifact,
+            lambda: AutoConfig.from_pretrained(artifact.folder, **_options(artifact)),
+            kind=UnsupportedModelError,
+        )
     text = config.get_text_config(decoder=True)
     kind = _find_class(config)
     if config.is_encoder_decoder or kind is None:
@@ -227,7 +230,7 @@ def load_network(
         options["quantization_config"] = GgufConfig(dequantize=True)
     else:
         options["config"] = config
-    with _naming(artifact), tensor_by_tensor():
+    with reading(artifact), tensor_by_tensor():
         network, found = _guard(
             artifact,
             lambda: _with_packed(kind, artifact).from_pretrained(
@@ -280,12 +283,13 @@ def tensor_by_tensor() -> Iterator[None]:
         modeling_utils.caching_allocator_warmup = taken
 
 
-def _naming(artifact: Artifact) -> AbstractContextManager[None]:
+def reading(artifact: Artifact) -> AbstractContextManager[None]:
+    """In this transformers reads a file quickly, where the model is one."""
     if "gguf_file" not in artifact.options:
         return nullcontext()
-    from inferd_torch.gguf import names_made_once  # noqa: PLC0415 - it imports gguf, which folders do without
+    from inferd_torch.gguf import quick_reading  # noqa: PLC0415 - it imports gguf, which folders do without
 
-    return names_made_once()
+    return quick_reading()
 
 
 def read_context(artifact: Artifact, config: Any) -> int:

@@ -1,5 +1,6 @@
 """Tokens of trainings of GGUF files."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -7,9 +8,13 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+import gguf
+import numpy as np
+from gguf import GGUFReader
 from network_to_gguf import write_network
 
-from inferd_torch.gguf import read_gguf
+from inferd_torch.gguf import Reader, read_gguf
+from inferd_torch.network import read_config
 from inferd_torch.training import texts
 
 
@@ -34,3 +39,23 @@ def test_the_folder_of_a_file_is_not_looked_at(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(texts.TrainError, match="far enough"):
         texts.read_tokenizer(artifact)
     assert seen == [["tiny.gguf"]]
+
+
+def test_a_file_is_read_quickly_and_as_gguf_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pieces are cut from a plain array, with the same contents; transformers reads so what trainings begin with."""
+    path = tmp_path / "tiny.gguf"
+    write_network("llama", path)
+    plain, quick = GGUFReader(path), Reader(path)
+    assert type(quick.data) is np.ndarray
+    for name, field in plain.fields.items():
+        assert [part.tobytes() for part in quick.fields[name].parts] == [part.tobytes() for part in field.parts]
+    for one, other in zip(plain.tensors, quick.tensors, strict=True):
+        assert (one.name, one.data.tobytes()) == (other.name, other.data.tobytes())
+    used: list[object] = []
+    monkeypatch.setattr(Reader, "__init__", lambda self, path: (used.append(path), GGUFReader.__init__(self, path))[1])
+    artifact = read_gguf(path)
+    read_config(artifact)
+    with suppress(texts.TrainError):  # its few tokens are no whole vocabulary
+        texts.read_tokenizer(artifact)
+    assert len(used) == 3
+    assert gguf.GGUFReader is GGUFReader

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from gguf import GGUFReader, ReaderTensor, dequantize
+from gguf import ReaderTensor, dequantize
 from numpy.typing import NDArray
 from torch import Tensor
 from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor, get_gguf_hf_weights_map
 
 from inferd_torch.artifact import Artifact
-from inferd_torch.gguf import names_made_once
+from inferd_torch.gguf import Reader, quick_reading
 from inferd_torch.spanning.parts import Part
 from inferd_torch.spanning.share import Share
 
@@ -30,11 +30,11 @@ def gguf_parts(artifact: Artifact, share: Share, rank: int, skeleton: Any) -> It
         rank: Which.
         skeleton: Of the network of a rank, whose weights are named.
     """
-    reader = GGUFReader(artifact.path)
+    reader = Reader(artifact.path)
     architecture = str(artifact.metadata.get("general.architecture", ""))
     # What this turns back, queries and keys of the llama kind, is within each head: a rank's heads are turned alike.
     processor = TENSOR_PROCESSORS.get(architecture, TensorProcessor)(config=share.config.to_dict())
-    with names_made_once():
+    with quick_reading():
         names = get_gguf_hf_weights_map(skeleton, processor)
     parts = {}
     for tensor in reader.tensors:

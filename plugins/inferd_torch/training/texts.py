@@ -11,6 +11,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 
 from inferd.plugin import TrainError, Vocabulary
 from inferd_torch.artifact import Artifact
+from inferd_torch.network import reading
 from inferd_torch.training.rows import Row
 
 ROLES = ("assistant", "model")  # whose words are learnt
@@ -63,7 +64,7 @@ def _read_whole(artifact: Artifact) -> Any:
     told: dict[str, Any] = {**artifact.options, "local_files_only": True, "trust_remote_code": False}
     if "gguf_file" not in artifact.options:
         return AutoTokenizer.from_pretrained(artifact.folder, **told)
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory() as folder, reading(artifact):
         (Path(folder) / artifact.path.name).symlink_to(artifact.path.absolute())
         return AutoTokenizer.from_pretrained(folder, **told)
 
