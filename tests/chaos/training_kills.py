@@ -16,6 +16,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
 from ordeal import smollm2
 from trained import (
     BATCH,
@@ -36,8 +37,8 @@ from inferd.testing.kernel import KernelProcess, kernel_process
 from inferd_client import AsyncClient
 
 DEADLINE_S = 900.0  # for a worker to be there, on a machine that does much else
-STEP_S = (0.0, 2.0)  # from a step to a kill
-LOAD_S = (0.0, 15.0)  # from the start of a worker to a kill
+STEP_S = (0.0, 1.5)  # from a step to a kill
+LOAD_S = (0.0, 10.0)  # from the start of a worker to a kill
 LOADS = 0.3  # share of the kills that come while a worker loads, or soon after
 
 
@@ -60,8 +61,10 @@ async def _kill(
         os.kill(kernel.pid, signal.SIGKILL)
         kernel.process.wait()
     else:
-        with suppress(ProcessLookupError):
-            os.kill((await until_worker(kernel, DEADLINE_S)).pid, signal.SIGKILL)
+        worker = await until_worker(kernel, DEADLINE_S)
+        with suppress(psutil.NoSuchProcess):
+            worker.kill()
+        await asyncio.to_thread(worker.wait, DEADLINE_S)  # so that no kill is of one that is dead
     return "load" if loads else f"step {told.step}"
 
 
@@ -122,7 +125,7 @@ def main() -> None:
     """See above."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--steps", type=int, default=80)
     parser.add_argument("--seed", type=int, default=26)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="trained-") as folder:

@@ -36,35 +36,55 @@ PROMPTS = (
     "What is a man",
     "Once upon a time",
 )
-NEAR_TIE = 0.25
-"""Of logits: the backend `cpu` multiplies in 8 bits, which may decide otherwise where two are as near as that."""
+ROUNDING, NEAR_TIE = 0.01, 0.25
+"""Of logits, between the best token and the second: where two are as near, another order of sums may decide otherwise
+with numbers of 32 bits, and products of 8 bits, as the native engine has them."""
+LEAST_SAME = 0.95
+"""Of the tokens that torch chooses, those that the native engine would have chosen, too."""
 
 
 @pytest.mark.model
+@pytest.mark.timeout(1800)  # minutes of computing, and others compute, too
 def test_an_adapter_learns_a_corpus_and_is_served_by_two_backends(
     smollm2: Path, packaged: Callable[[str, str], Path], tmp_path: Path
 ) -> None:
-    """Held-out loss falls by a tenth in ten minutes; both backends go on with the same tokens, up to near ties."""
-    begun = time.monotonic()
+    """Held-out loss falls by a tenth in ten minutes of a core; behind each prefix all choose the same, up to near ties.
+
+    With the same numbers, the file's decoded to 32 bits, that is each token; the native engine multiplies in 8 bits.
+    """
+    begun, computed = time.monotonic(), time.process_time()
     session = TorchBackend().train(make_request(smollm2, packaged(*CORPUS), tmp_path), lambda _: None)
     before = session.evaluate().loss
     for _ in range(session.steps):
         session.step()
     after = session.evaluate().loss
-    seconds = time.monotonic() - begun
-    print(json.dumps({"before": before, "after": after, "steps": session.steps, "s": round(seconds)}))  # noqa: T201
+    took = {"s": round(time.monotonic() - begun), "core_s": round(time.process_time() - computed)}
+    print(json.dumps({"before": before, "after": after, "steps": session.steps, **took}))  # noqa: T201
     assert after <= 0.9 * before
-    assert seconds <= 600
+    assert took["core_s"] <= 600
     adapter = tmp_path / "adapter"
     adapter.mkdir()
     assert session.export(adapter) is ExportKind.ADAPTER
     session.close()
-    native, _ = go_on(CpuBackend(), read_settings(CPU, {"compute": "native"}), smollm2, adapter)
-    others, margins = go_on(TorchBackend(), read_settings(TORCH, {}), smollm2, adapter)
-    for ours, theirs, margin in zip(native, others, margins, strict=True):
-        parts = next((n for n, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b), None)
-        print("same" if parts is None else f"parts at {parts} by {margin[parts]:.4f}")  # noqa: T201
-        assert parts is None or margin[parts] < NEAR_TIE
+    lead = go_on(TorchBackend(), read_settings(TORCH, {}), smollm2, adapter)
+    compare(lead, adapter, smollm2)
+
+
+def compare(lead: tuple[list[list[int]], Any], adapter: Path, model: Path) -> None:
+    """See that the backend `cpu` chooses what torch has chosen, behind the same prefixes."""
+    wanted, margins = lead
+    for compute, near in (("exact", ROUNDING), ("native", NEAR_TIE)):
+        chosen, _ = go_on(CpuBackend(), read_settings(CPU, {"compute": compute}), model, adapter, told=wanted)
+        apart = [
+            margin
+            for ours, theirs, row in zip(chosen, wanted, margins, strict=True)
+            for one, other, margin in zip(ours, theirs, row, strict=True)
+            if one != other
+        ]
+        count = len(PROMPTS) * OUTPUT_TOKENS
+        print(json.dumps({"compute": compute, "tokens": count, "apart": len(apart), "by": max(apart, default=0.0)}))  # noqa: T201
+        assert max(apart, default=0.0) < near
+        assert len(apart) <= (1 - LEAST_SAME) * count
 
 
 def make_request(model: Path, package: Path, folder: Path) -> TrainRequest:
@@ -84,8 +104,13 @@ def make_request(model: Path, package: Path, folder: Path) -> TrainRequest:
     )
 
 
-def go_on(backend: Any, settings: dict[str, Any], model: Path, adapter: Path) -> tuple[list[list[int]], Any]:
-    """Greedy tokens behind all prompts, with the adapter, and how far the second best was from each."""
+def go_on(
+    backend: Any, settings: dict[str, Any], model: Path, adapter: Path, *, told: list[list[int]] | None = None
+) -> tuple[list[list[int]], Any]:
+    """Greedy tokens behind all prompts, with the adapter, and how far the second best was from each.
+
+    Where tokens are `told`, each is behind those, whatever was chosen before.
+    """
     loaded = backend.load(
         LoadRequest(path=model, device="cpu:0", settings=settings, capacity_bytes=4 << 30), lambda _: None
     )
@@ -97,7 +122,7 @@ def go_on(backend: Any, settings: dict[str, Any], model: Path, adapter: Path) ->
     outputs: list[list[int]] = [[] for _ in given]
     margins: list[list[float]] = [[] for _ in given]
     begins = [0] * len(given)
-    for _ in range(OUTPUT_TOKENS):
+    for number in range(OUTPUT_TOKENS):
         parts = [
             Part(token_ids=ids, begin=begin, blocks=range(n * per, (n + 1) * per), wanted=[len(ids) - 1])
             for n, (ids, begin) in enumerate(zip(given, begins, strict=True))
@@ -108,6 +133,6 @@ def go_on(backend: Any, settings: dict[str, Any], model: Path, adapter: Path) ->
             margin.append(float(first - second))
             output.append(int(row.argmax()))
         begins = [begin + len(ids) for begin, ids in zip(begins, given, strict=True)]
-        given = [output[-1:] for output in outputs]
+        given = [output[number : number + 1] for output in told or outputs]
     session.close()
     return outputs, margins
