@@ -30,6 +30,7 @@ import onnx_decoder
 import optimize
 import overhead
 import overload
+import paged_experts
 import perplexity
 import places
 import played_hosts
@@ -98,6 +99,7 @@ def figures(only: str) -> Iterator[Figure]:
         yield from roofline.shares(engine.figures(weights, only=only), weights)
         yield from onnx_decoder.figures(weights, only=only)
         yield from experts.figures(weights, only=only)
+        yield from paged_experts.figures(weights, only=only)
         yield from features.figures(weights, only=only)
         yield from prefixes.figures(weights, only=only)
         yield from mixed.figures(weights, only=only)
