@@ -32,7 +32,7 @@ SIZES = frozenset(
         "expert_offload",
     }
 )
-"""Settings that change no byte of a KV block."""
+"""Settings that change no byte of a KV block; `picture_tokens` does where pictures are made as small as it says."""
 _MULTIPLIES_BYTES = ("avx512", "amx", "avx2")  # with one instruction, or with few for several rows at once
 _SAMPLING = {
     "temperatures": np.float32,
@@ -176,7 +176,7 @@ class NativeSession:
             form=f"{native.isa} {form}",
             block_bytes=self._library.inferd_block_bytes(ctypes.byref(shape), 0),
             window_block_bytes=self._library.inferd_block_bytes(ctypes.byref(shape), 1),
-            sizes=SIZES,
+            sizes=SIZES - {"picture_tokens"} if tower is not None and tower.sized_by_tokens else SIZES,
         )
         self._step = Step()
         self._logits = _make_logits(limits.max_sequences, limits)

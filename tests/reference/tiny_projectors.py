@@ -135,7 +135,7 @@ def write_projector(
         network: As of `write_decoder`.
         path: Where to.
         more: Metadata besides, or instead: texts and whole numbers.
-        without: A tensor that is left out.
+        without: A tensor that is left out, or the key `image_max_pixels`.
         architecture: As which the file describes itself.
         deviation: Of the colours, instead of what the network was made with.
         scaled: By what tensors are multiplied.
@@ -164,7 +164,8 @@ def write_projector(
         if "clip.vision.window_size" not in given:
             writer.add_vision_window_size(config.window_size)
         writer.add_vision_min_pixels(processor.size["shortest_edge"])
-        writer.add_vision_max_pixels(processor.size["longest_edge"])
+        if without != "image_max_pixels":
+            writer.add_vision_max_pixels(processor.size["longest_edge"])
         writer.add_vision_use_silu(True)
     else:
         writer.add_vision_image_size(config.image_size)

@@ -28,6 +28,8 @@ MORE: list[Content] = [
 ]
 needs_library = pytest.mark.skipif(bool(find_missing("auto")), reason="the native library is not built: make native")
 
+of_grids = pytest.mark.parametrize("files", ["qwen2_5_vl"], indirect=True)
+
 
 @pytest.fixture(scope="module", params=KINDS)
 def files(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Files]:
@@ -95,12 +97,14 @@ def test_the_library_sees_nearly_what_is_seen_in_fp32(files: Files, kv_format: s
 
 
 @needs_library
+@of_grids
 def test_tokens_of_a_picture_see_each_other_over_tiles_and_segments(
     files: Files, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whichever rows a thread has, and however long a prompt is: natively what is behind a token is seen as in fp32."""
-    if files.kind == "gemma3":
-        pytest.skip("its small pictures have four tokens; those of the other kind stand for larger ones here")
+    """Whichever rows a thread has, and however long a prompt is: natively what is behind a token is seen as in fp32.
+
+    Small pictures of Gemma have four tokens: those of the other kind stand for larger ones here.
+    """
     logits = []
     for compute in ("exact", "native"):
         model = load(files, max_step_tokens="512", compute=compute)
@@ -177,11 +181,40 @@ def test_a_wrong_projector_of_each_kind_is_told_what_it_is(tmp_path: Path, files
         assert told in str(caught.value)
 
 
+@of_grids
 def test_a_decoder_without_sections_is_refused(tmp_path: Path, files: Files) -> None:
     """Positions in pictures go by what a file of Qwen2.5-VL says of its pairs; without it they would be wrong."""
-    if files.kind != "qwen2_5_vl":
-        pytest.skip("its pairs have no sections")
     write_decoder(files.network, files.folder, tmp_path / "tiny.gguf", without="rope.dimension_sections")
     bare = Files(tmp_path, files.network, files.kind)
     with pytest.raises(LoadError, match=r"'qwen2vl\.rope\.dimension_sections' is missing"):
         CpuBackend().measure(make_request(bare, projector=str(files.projector)))
+
+
+@needs_library
+@of_grids
+def test_a_file_that_says_no_largest_picture_has_the_setting_say_it(tmp_path: Path, files: Files) -> None:
+    """Pictures are then made so small that they have as many tokens as are allowed; blocks of others are not theirs."""
+    write_projector(files.network, tmp_path / "bare.gguf", without="image_max_pixels")
+    for projector, refused in ((files.projector, True), (tmp_path / "bare.gguf", False)):
+        model = load(files, compute="native", picture_tokens="9", projector=str(projector))
+        assert ("picture_tokens" in model.session.kv_layout.sizes) == refused
+        if refused:
+            with pytest.raises(ValueError, match="allows 9: send a smaller one"):
+                model.pictures.outline(60, 44)
+        else:
+            outline = model.pictures.outline(60, 44)
+            assert (outline.grid, outline.tokens) == ((3, 2), 6)
+        model.session.close()
+
+
+def test_a_tower_tells_that_it_gets_on_natively(files: Files) -> None:
+    """With each block of it, so that nobody takes a worker for one that hangs, in fp32 and in the library alike."""
+    for compute in ("exact", *(() if find_missing("auto") else ("native",))):
+        model = load(files, compute=compute)
+        told: list[int] = []
+        values = model.pictures.read(np.zeros((20, 20, 3), np.uint8))
+        outline = model.pictures.outline(20, 20)
+        picture = Picture(key=b"one", outline=outline, values=lambda values=values: values)  # type: ignore[misc]
+        model.session._tower.vectors(picture, 0, outline.tokens, lambda told=told: told.append(1))
+        assert len(told) == 2
+        model.session.close()

@@ -128,6 +128,11 @@ class TowerShape:
         """Whether positions in the decoder go by the rows and columns of a picture."""
         return self.kind == GRID
 
+    @property
+    def sized_by_tokens(self) -> bool:
+        """Whether pictures are made as small as a setting says."""
+        return self.kind == GRID and not self.most_pixels
+
     def sees_all(self, layer: int) -> bool:
         """Whether the patches of a tile all see each other in a layer."""
         return not self.window or (layer + 1) % self.whole_every == 0

@@ -62,6 +62,11 @@ class Tower:
             vectors.append(self.vectors(placed.picture, low, high, batch.advance))
         return (np.concatenate(rows), np.concatenate(vectors)) if rows else None
 
+    @property
+    def sized_by_tokens(self) -> bool:
+        """See `TowerShape`."""
+        return self._shape.sized_by_tokens
+
     def reach(self, batch: TokenBatch) -> Int64s | None:
         """See `find_reach`; None where the tokens of a picture do not see each other."""
         return find_reach(batch) if self._shape.whole else None
