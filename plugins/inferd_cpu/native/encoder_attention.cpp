@@ -14,8 +14,14 @@ constexpr int kWide = 2 * kLanes;            // keys, or numbers of values, at o
 
 int round_up(int count, int step) { return (count + step - 1) / step * step; }
 
+// The distance of columns of so many keys: a multiple of a page would put them all into the same cache lines.
+int column_stride(int tokens) {
+  const int keys = round_up(tokens, kWide);
+  return keys % 1024 ? keys : keys + kWide;
+}
+
 size_t scratch_floats(int tokens, int key_width, int value_width) {
-  const size_t keys = round_up(tokens, kWide);
+  const size_t keys = column_stride(tokens);
   return keys * (key_width + round_up(value_width, kWide) + kRows);
 }
 
@@ -83,7 +89,7 @@ void mix(const float* weights, int padded, const float* values, int wide, int fi
 }
 
 void attend(const WholeHead& head, int begin, int end, float* scratch) {
-  const int padded = round_up(head.tokens, kWide), wide = round_up(head.value_width, kWide);
+  const int padded = column_stride(head.tokens), wide = round_up(head.value_width, kWide);
   float* columns = scratch;
   float* values = columns + size_t(padded) * head.key_width;
   float* scores = values + size_t(padded) * wide;
@@ -107,7 +113,7 @@ void attend(const WholeHead& head, int begin, int end, float* scratch) {
     const float* queries[kRows];
     for (int row = 0; row < kRows; row++)
       queries[row] = head.queries + size_t(first + std::min(row, rows - 1)) * head.stride;
-    int keys_first = 0, keys_end = padded;
+    int keys_first = 0, keys_end = round_up(head.tokens, kWide);
     if (head.window) {
       keys_first = std::max(0, first - half) / kWide * kWide;
       keys_end = round_up(std::min(head.tokens, first + rows + half), kWide);
