@@ -8,9 +8,12 @@ from inferd.plugin import (
     ModelDescription,
     Probe,
     ReportProgress,
+    load_both,
+    measure_both,
 )
 from inferd_cpu.capacity import check_need
 from inferd_cpu.loads import Load, choose_load
+from inferd_cpu.plugin import SPEC
 from inferd_cpu.probing import DEVICE, probe
 from inferd_cpu.source import Source, read_source
 
@@ -31,6 +34,10 @@ class CpuBackend:
         Raises:
             LoadError: The file is not a sound GGUF model of a known architecture, or a setting contradicts it.
         """
+        return measure_both(request, SPEC, self._measure)
+
+    def _measure(self, request: LoadRequest) -> MemoryNeed:
+        """What one model takes."""
         self._examined = _examine(request)
         return self._examined[1].need
 
@@ -40,6 +47,10 @@ class CpuBackend:
         Raises:
             LoadError: As `measure`, or a weight is damaged, or there is less memory than it takes.
         """
+        return load_both(request, SPEC, self._measure, self._load, progress)
+
+    def _load(self, request: LoadRequest, progress: ReportProgress) -> LoadedModel:
+        """Load one model."""
         progress(0.0)
         examined, self._examined = self._examined, None
         if examined is None or examined[0].request != request:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from inferd.plugin import BackendSpec, Setting, hookimpl
+from inferd.plugin import DRAFT_SETTING, BackendSpec, Setting, hookimpl
 from inferd_cpu.supported import describe
 
 SPEC = BackendSpec(
@@ -132,6 +132,7 @@ SPEC = BackendSpec(
             description="tokens of pictures whose vectors are kept, so that a picture that comes again is not computed"
             " again",
         ),
+        DRAFT_SETTING,
         Setting(
             name="pre_tokenizer",
             kind="str",

@@ -15,11 +15,13 @@ from inferd.plugin import (
     Probe,
     ReportProgress,
     TrainRequest,
+    load_both,
+    measure_both,
     naming,
     read_hf_type,
 )
 from inferd_torch.devices import check_device, find_devices
-from inferd_torch.plugin import CLASSIFIER_MARK, TENSOR_TYPES
+from inferd_torch.plugin import CLASSIFIER_MARK, SPEC, TENSOR_TYPES
 
 if TYPE_CHECKING:
     from inferd.plugin.ranks import Seat
@@ -59,6 +61,10 @@ class TorchBackend:
             from inferd_torch.classifying import serving  # noqa: PLC0415 - it imports torch and transformers
 
             return serving.measure(request)
+        return measure_both(request, SPEC, self._measure)
+
+    def _measure(self, request: LoadRequest) -> MemoryNeed:
+        """What one model that writes text takes."""
         model = _examine(request)
         self._measured = (request, model)
         return model.need
@@ -78,6 +84,10 @@ class TorchBackend:
             from inferd_torch.classifying import serving  # noqa: PLC0415 - as above
 
             return serving.load(request, progress)
+        return load_both(request, SPEC, self._measure, self._load, progress)
+
+    def _load(self, request: LoadRequest, progress: ReportProgress) -> LoadedModel:
+        """Load one model that writes text."""
         from inferd_torch.loading import load  # noqa: PLC0415 - it imports torch and transformers
 
         measured, self._measured = self._measured, None

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from inferd.plugin import NVIDIA, Access, BackendSpec, Setting, hookimpl
+from inferd.plugin import DRAFT_SETTING, NVIDIA, Access, BackendSpec, Setting, hookimpl
 from inferd.plugin.ranks import MOST_RANKS
 
 GGUF_ARCHITECTURES = (  # that transformers 5 reads and whose attention can be ours; of folders it is what it knows
@@ -154,6 +154,7 @@ SPEC = BackendSpec(
             description="of a classifier: how many labels are told of each text, likeliest first; default: 20, or all"
             " where there are fewer",
         ),
+        DRAFT_SETTING,
         Setting(
             name="pre_tokenizer",
             kind="str",
@@ -166,7 +167,7 @@ SPEC = BackendSpec(
     extra="torch",
     access=Access(devices=NVIDIA.devices, compilers=True),  # triton compiles what a GPU computes when it is first used
     spans=True,
-    trains=("classify", "lora", "full", "embed"),
+    trains=("classify", "lora", "full", "embed", "distil"),
     trains_together=("lora", "full"),
 )
 

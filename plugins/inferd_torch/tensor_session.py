@@ -27,7 +27,15 @@ from inferd_torch.plugin import SPEC
 from inferd_torch.voice_activity import SIGNATURE, VoiceActivity
 
 WORKSPACE_BYTES = 64 << 20  # of what is computed: the largest batch of the networks below takes a tenth of it
-OF_TOKENS = ("context_tokens", "kv_tokens", "max_sequences", "max_step_tokens", "block_tokens", "pre_tokenizer")
+OF_TOKENS = (
+    "context_tokens",
+    "kv_tokens",
+    "max_sequences",
+    "max_step_tokens",
+    "block_tokens",
+    "pre_tokenizer",
+    "draft",
+)
 """Settings that are about texts."""
 
 

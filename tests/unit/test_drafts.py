@@ -58,4 +58,4 @@ def test_wrong_guesses_become_rare() -> None:
             drafter.learn(drafted=len(draft), accepted=0)
     assert guesses == 11
     drafter.learn(drafted=2, accepted=1)
-    assert drafter._pause == 1
+    assert drafter.repeats.pause == 1

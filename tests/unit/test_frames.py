@@ -49,6 +49,10 @@ def test_load() -> None:
     guessing = load_frame("m/1", replace(MODEL, draft_tokens=3), limits, device_id=DeviceId("fake:0"), capacity_bytes=0)
     assert guessing.load.limits.draft_tokens == 3
     assert limits.draft_tokens == 1
+    for values, told in (({"draft": "/d"}, 4), ({"draft": None}, 0)):  # a model beside it guesses, unless that is off
+        none = load_pb2.EngineLimits(step_tokens=5)
+        beside = load_frame("m/1", replace(MODEL, values=values), none, device_id=DeviceId("fake:0"), capacity_bytes=0)
+        assert beside.load.limits.draft_tokens == told
     assert proceed_frame().HasField("proceed")
 
 

@@ -55,7 +55,8 @@ def change(path: Path, **values: Any) -> None:
 
 def test_offers_one_inert_backend() -> None:
     """The plugin offers one backend for folders and GGUF files, behind cpu in rank; probing it imports no framework."""
-    assert [(spec.name, spec.formats, spec.extra) for spec in inferd_backends()] == [("torch", ("hf", "gguf"), "torch")]
+    assert list(inferd_backends()) == [SPEC]
+    assert (SPEC.name, SPEC.formats, SPEC.extra) == ("torch", ("hf", "gguf", "classifier"), "torch")
     assert SPEC.rank > 100
     code = (
         "import sys, inferd_torch.backend as b; b.TorchBackend().probe()\n"

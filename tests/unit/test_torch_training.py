@@ -223,7 +223,6 @@ REFUSED: list[tuple[str, Callable[[Path], Path], dict[str, Any], str]] = [
     ("accumulate", lambda at: at, {"accumulate": 5}, "'accumulate' is 5; .* which is 4"),
     ("tokens", lambda at: at, {"most_tokens": 513}, "'most_tokens' is 513, but the model serves 512"),
     ("targets", lambda at: at, {"targets": ("query",)}, "'targets' names 'query'.* q_proj"),
-    ("method", lambda at: at, {"method": TrainingMethod.CLASSIFY}, "'classify' is none that the torch backend trains"),
 ]
 
 

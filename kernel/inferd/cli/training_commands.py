@@ -17,6 +17,7 @@ class Method(StrEnum):
     LORA = "lora"
     FULL = "full"
     EMBED = "embed"
+    DISTIL = "distil"
 
 
 IdArgument = Annotated[str, typer.Argument(help="Id of the training; its beginning is enough.", metavar="ID")]

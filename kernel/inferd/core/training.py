@@ -29,6 +29,8 @@ class TrainingMethod(Enum):
     """All weights of a language model."""
     EMBED = 4
     """A model of embeddings, by pairs that belong together."""
+    DISTIL = 5
+    """A small language model that guesses what a large one writes."""
 
 
 class TrainingState(Enum):
@@ -97,6 +99,7 @@ class TrainingRecipe:
         ranks: Workers among which the rows of each step are divided.
         least_ranks: Fewest of them with which it goes on; with fewer it waits.
         tune: What of a network CLASSIFY trains: "full", "lora" or "head"; "" for what the backend does.
+        layers, width: Of the small model of DISTIL; 0 for an eighth of the layers, and for the width of the large one.
     """
 
     method: TrainingMethod
@@ -125,6 +128,8 @@ class TrainingRecipe:
     ranks: int = 1
     least_ranks: int = 1
     tune: str = ""
+    layers: int = 0
+    width: int = 0
 
 
 MOST_RANKS: Final = 64

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     )
     from inferd.plugin.batch_settings import BATCH_SETTINGS, read_batching
     from inferd.plugin.batching import Batching, Cut, Fill, Padding
+    from inferd.plugin.drafting import DRAFT_SETTING, load_both, measure_both
     from inferd.plugin.functions import function, function_data, function_file, function_files
     from inferd.plugin.gguf import (
         GGUF_BOS_RULES,
@@ -114,6 +115,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BATCH_SETTINGS",
+    "DRAFT_SETTING",
     "GGUF_BOS_RULES",
     "NVIDIA",
     "Access",
@@ -206,6 +208,8 @@ __all__ = [
     "judge_labels",
     "least_window_blocks",
     "list_hf_weights",
+    "load_both",
+    "measure_both",
     "memo_names",
     "naming",
     "progress",
@@ -254,6 +258,7 @@ _PLACES: Final = {
     ),
     "inferd.plugin.batch_settings": ("BATCH_SETTINGS", "read_batching"),
     "inferd.plugin.batching": ("Batching", "Cut", "Fill", "Padding"),
+    "inferd.plugin.drafting": ("DRAFT_SETTING", "load_both", "measure_both"),
     "inferd.plugin.functions": ("function", "function_data", "function_file", "function_files"),
     "inferd.plugin.gguf": (
         "GGUF_BOS_RULES",

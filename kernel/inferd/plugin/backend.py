@@ -125,7 +125,7 @@ class BackendSpec:
         access: What its workers reach of the host besides Python, libraries and the model: nothing, by default.
         spans: Whether an instance may span devices: then its class is a `SpanningBackend`, too, and its setting `ranks`
             says how many processes compute a model on one device, where it has one.
-        trains: Methods of training that it has, "classify", "lora", "full" or "embed": then its class is a
+        trains: Methods of training that it has, "classify", "lora", "full", "embed" or "distil": then its class is a
             `TrainingBackend`, too.
         trains_together: Those of them that several workers can train together: then its class is a
             `GatheringBackend`, too.
@@ -289,6 +289,8 @@ class LoadedModel:
             a recipe beside the model says goes before it. None for models that read text.
         pictures: What it does with the pictures or sounds of a conversation; where it takes none, why, for its clients,
             as half a sentence; "" where there is nothing to say.
+        draft: What guesses its next tokens, with as many logits: called from the same thread, between steps. None for
+            nothing.
     """
 
     session: TokenSession
@@ -298,6 +300,7 @@ class LoadedModel:
     embedding: EmbeddingDefaults = EMBEDDING_DEFAULTS
     recipe: Recipe | None = None
     pictures: PictureReader | SoundReader | str = ""
+    draft: TokenSession | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -91,6 +91,8 @@ def check_language_model(value: Any) -> LoadedModel:
         if not isinstance(value.recipe, Recipe):
             _wrong("Backend.load", value.recipe, "a Recipe or None", field="LoadedModel.recipe")
         _check_methods(session, "SourcedSession", SOURCED_METHODS)
+    if value.draft is not None:
+        _check_methods(value.draft, "TokenSession", SESSION_METHODS)
     if unknown := value.sampling.numbers.keys() - set(NAMES):
         raise TypeError(f"LoadedModel.sampling has {', '.join(sorted(unknown))}; it may have {', '.join(NAMES)}")
     check_vocabulary(value.vocabulary, check_limits(session))

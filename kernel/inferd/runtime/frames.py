@@ -14,6 +14,7 @@ from inferd.core.task_events import Logprobs, PromptOutput, TensorOutput
 from inferd.core.vigil import Doing, Pulse
 from inferd.errors import InferdError
 from inferd.plugin.backend import INT64
+from inferd.plugin.drafting import DRAFT, DRAFTED
 from inferd.reasons import from_reason
 from inferd.runtime.link import Arrived
 from inferd.runtime.sandboxing import sandbox_order
@@ -65,6 +66,8 @@ def load_frame(
     load.sandbox.CopyFrom(sandbox_order(spec, host=name_of(device_id) == HOST_DEVICE, looks=not checks))
     if spec.draft_tokens is not None:
         load.limits.draft_tokens = spec.draft_tokens
+    elif spec.values.get(DRAFT):
+        load.limits.draft_tokens = load.limits.draft_tokens or DRAFTED
     return wire.KernelFrame(load=load)
 
 

@@ -53,12 +53,16 @@ RANGES: Final[Mapping[str, tuple[float, float]]] = {
     "dropout": (0, 0.999),
     "ranks": (1, MOST_RANKS),
     "least_ranks": (1, MOST_RANKS),
+    "layers": (0, 4096),
+    "width": (0, 1 << 20),
 }
 CHOICES: Final[Mapping[str, tuple[str, ...]]] = {"schedule": SCHEDULES, "precision": PRECISIONS, "tune": TUNES}
 OF_METHOD: Final[Mapping[str, TrainingMethod]] = {
     "label": TrainingMethod.CLASSIFY,
     "pair": TrainingMethod.EMBED,
     "tune": TrainingMethod.CLASSIFY,
+    "layers": TrainingMethod.DISTIL,
+    "width": TrainingMethod.DISTIL,
 }
 OF_LORA: Final = ("rank", "alpha", "dropout", "targets")
 """Of LORA, and of what is tuned so."""

@@ -102,6 +102,8 @@ class Worker:
                     self._desk.keep(self._stop)
                 self._activity.begin(Doing.CLOSE)
                 model.session.close()
+                if (draft := getattr(model, "draft", None)) is not None:
+                    draft.close()
 
     def _load(self, load: load_pb2.Load) -> _Model | None:
         backend: Backend | None = None

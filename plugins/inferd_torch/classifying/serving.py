@@ -40,7 +40,7 @@ PART_TOKENS: Final = 4096
 """Tokens that are computed together, at most, but for a text that has more."""
 SPARE: Final = 1.5
 """Of what a part takes: texts of other lengths leave holes in the heap."""
-OF_TOKENS: Final = ("context_tokens", "kv_tokens", "max_sequences", "max_step_tokens", "block_tokens", "ranks")
+OF_TOKENS: Final = ("context_tokens", "kv_tokens", "max_sequences", "max_step_tokens", "block_tokens", "ranks", "draft")
 """Settings of models that write text."""
 _NAMED: Final = 20  # labels in a description
 

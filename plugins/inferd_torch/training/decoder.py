@@ -67,13 +67,29 @@ class LanguageModel:
 
     def loss(self, examples: Sequence[Example]) -> Tensor:
         """The sum of the losses of all tokens that are learnt."""
+        ids, targets, places = self._lay_out(examples)
+        return self.sum_losses(ids, targets, places)
+
+    def lay_out(self, examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
+        """Tokens (rows, n) of examples, and which of rows · (n - 1) are learnt."""
+        ids, _, places = self._lay_out(examples)
+        return ids, places
+
+    def states(self, ids: Tensor) -> tuple[Any, Tensor]:
+        """What makes logits, and of what, for all of rows · n tokens."""
+        if self._whole:
+            return nn.Identity(), self.network(input_ids=ids, use_cache=False).logits.flatten(0, 1)
+        states = self.network.base_model(input_ids=ids, use_cache=False).last_hidden_state.flatten(0, 1)
+        return self.network.get_output_embeddings(), states
+
+    def _lay_out(self, examples: Sequence[Example]) -> tuple[Tensor, Tensor, Tensor]:
         ids = pad([example.ids for example in examples], 0, self._device)
         wanted = [
             [token if learnt else _LOST for token, learnt in zip(each.ids[1:], each.learnt[1:], strict=True)]
             for each in examples
         ]
         targets = pad(wanted, _LOST, self._device).flatten()
-        return self.sum_losses(ids, targets, torch.nonzero(targets != _LOST).flatten())
+        return ids, targets, torch.nonzero(targets != _LOST).flatten()
 
     def sum_losses(self, ids: Tensor, targets: Tensor, places: Tensor) -> Tensor:
         """Of tokens (rows, n): `targets` are what comes next (rows · (n - 1)), `places` those of them that count."""
@@ -81,9 +97,8 @@ class LanguageModel:
         if self._whole:
             logits = self.network(input_ids=ids, use_cache=False).logits.flatten(0, 1).float()
             return cross_entropy(logits, targets, ignore_index=_LOST, reduction="sum")
-        states = self.network.base_model(input_ids=ids, use_cache=False).last_hidden_state.flatten(0, 1)
+        head, states = self.states(ids)
         states, targets = states.index_select(0, places), targets.index_select(0, places)
-        head = self.network.get_output_embeddings()
         many = max(_LOGITS // head.weight.shape[0], 1)
         parts = [
             checkpoint(_loss_of, head, some, wanted, use_reentrant=False, preserve_rng_state=False)
@@ -121,6 +136,11 @@ class LanguageModel:
             raise TrainError("no row that is held back has a token to learn; raise 'most_tokens'")
         loss = total / count
         return Judgement(loss=loss, figures={"perplexity": math.exp(min(loss, _MOST_EXPONENT)), "tokens": float(count)})
+
+
+def logits_at_once(config: Any) -> int:
+    """Tokens whose logits are held at a time."""
+    return max(_LOGITS // int(config.get_text_config(decoder=True).vocab_size), 1)
 
 
 def _loss_of(head: nn.Module, states: Tensor, targets: Tensor) -> Tensor:

@@ -39,10 +39,11 @@ from inferd_torch.training.objective import Objective
 from inferd_torch.training.rows import Order, Rows, divide
 from inferd_torch.training.schedule import check_recipe
 from inferd_torch.training.session import Course, TorchTrainSession
+from inferd_torch.training.student import Pair, Student, begin, choose_layers, shrink
 from inferd_torch.training.texts import Texts, read_tokenizer
 
-LORA, FULL, EMBED, CLASSIFY = "lora", "full", "embed", "classify"
-METHODS = (LORA, FULL, EMBED, CLASSIFY)
+LORA, FULL, EMBED, CLASSIFY, DISTIL = "lora", "full", "embed", "classify", "distil"
+METHODS = (LORA, FULL, EMBED, CLASSIFY, DISTIL)
 _PLAIN: Final = "sdpa"  # attention as torch has it, which has gradients
 _HEAD_BYTES: Final = 1 << 20  # of each file of weights, which tell of which model it is
 NO_MATTER: Final = ("ranks", "least_ranks")
@@ -196,8 +197,11 @@ def _count(
             pairs = _make_pairs(encoder, None, recipe, pooling, torch.device("cpu"), _export_nothing)
             return encoder, partial(pairs.loss, [PairExample(([0] * most, [0] * most))] * rows)
         plain = network.make_plain(artifact, config, attention=_PLAIN, dtype=dtype).train()
+        if recipe.method.name.lower() == DISTIL:
+            plain = _make_pair(artifact, config, recipe, plain, torch.device("cpu"))
         prepare(plain, recipe, spares=spares)
-        model = LanguageModel(plain, None, device=torch.device("cpu"), export=_export_nothing)
+        kind = Student if isinstance(plain, Pair) else LanguageModel
+        model = kind(plain, None, device=torch.device("cpu"), export=_export_nothing)
         ids = torch.zeros((rows, most), dtype=torch.long)
         targets = torch.zeros(rows * (most - 1), dtype=torch.long)
         return plain, partial(model.sum_losses, ids, targets, torch.arange(len(targets)))
@@ -297,17 +301,32 @@ def _make_objective(plan: Plan, course: Course | None, progress: Callable[[float
             plan.artifact, plan.config, device=plan.device, dtype=plan.dtype, attention=_PLAIN
         ),
     )
-    adapters = prepare(whole, recipe, spares=plan.spares)
+    pair = None
+    if recipe.method.name.lower() == DISTIL:
+        pair = _make_pair(plan.artifact, plan.config, recipe, whole, plan.device)
+        begin(pair.student, whole, choose_layers(plan.config, recipe))
+    adapters = prepare(pair or whole, recipe, spares=plan.spares)
     known, size = tokenizer.get_vocab_size(), whole.get_input_embeddings().weight.shape[0]
     if known > size:
         raise TrainError(
             f"{plan.request.path}: its tokenizer has {known} tokens, but its network has {size}: they are of different"
             " models"
         )
-    export = partial(_export_lora, adapters, recipe) if adapters else partial(_export_full, whole, plan)
-    model = LanguageModel(whole, texts, device=plan.device, export=export)
+    trained = whole if pair is None else pair.student
+    export = partial(_export_lora, adapters, recipe) if adapters else partial(_export_full, trained, plan)
+    model = (LanguageModel if pair is None else Student)(
+        whole if pair is None else pair, texts, device=plan.device, export=export
+    )
     model.check()
     return model
+
+
+def _make_pair(artifact: Artifact, config: Any, recipe: TrainingRecipe, teacher: Any, device: torch.device) -> Pair:
+    """A network that teaches and one that learns, whose weights follow from the seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        small = network.make_plain(artifact, shrink(config, recipe), attention=_PLAIN, dtype=torch.float32)
+    return Pair(teacher, small if device.type == "cpu" else small.to(device))
 
 
 def _load(plan: Plan, progress: Callable[[float], None], load: Callable[[], Any]) -> Any:

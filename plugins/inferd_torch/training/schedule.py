@@ -16,6 +16,7 @@ RATES: Final[Mapping[str, float]] = {
     "lora": 5e-4,
     "full": 3e-5,
     "embed": 2e-5,
+    "distil": 3e-4,
     "classify": 5e-5,
     "classify full": 5e-5,
     "classify lora": 5e-4,

@@ -40,6 +40,8 @@ class _TrainingMethodEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Traini
     """All weights of a language model."""
     TRAINING_METHOD_EMBED: _TrainingMethod.ValueType  # 4
     """A model of embeddings, by pairs that belong together."""
+    TRAINING_METHOD_DISTIL: _TrainingMethod.ValueType  # 5
+    """A small language model that guesses what a large one writes (setting `draft`), by the large one's chances of tokens."""
 
 class TrainingMethod(_TrainingMethod, metaclass=_TrainingMethodEnumTypeWrapper):
     """What is trained. Which methods there are, backends say; `inferd plugins` lists them."""
@@ -56,6 +58,8 @@ TRAINING_METHOD_FULL: TrainingMethod.ValueType  # 3
 """All weights of a language model."""
 TRAINING_METHOD_EMBED: TrainingMethod.ValueType  # 4
 """A model of embeddings, by pairs that belong together."""
+TRAINING_METHOD_DISTIL: TrainingMethod.ValueType  # 5
+"""A small language model that guesses what a large one writes (setting `draft`), by the large one's chances of tokens."""
 Global___TrainingMethod: _TypeAlias = TrainingMethod  # noqa: Y015
 
 class _TrainingState:
@@ -126,6 +130,8 @@ class TrainingRecipe(_message.Message):
     RANKS_FIELD_NUMBER: _builtins.int
     LEAST_RANKS_FIELD_NUMBER: _builtins.int
     TUNE_FIELD_NUMBER: _builtins.int
+    LAYERS_FIELD_NUMBER: _builtins.int
+    WIDTH_FIELD_NUMBER: _builtins.int
     method: Global___TrainingMethod.ValueType
     """What is trained. Required."""
     epochs: _builtins.float
@@ -183,6 +189,14 @@ class TrainingRecipe(_message.Message):
     layers, which are added to them in the end; "head", its new last layer alone, which is trained in any case.
     Default: "full".
     """
+    layers: _builtins.int
+    """Layers of the small model, of DISTIL, 0 to 4096: so many of the large one's, evenly spread, with their weights. 0 for
+    an eighth of them. Default: 0.
+    """
+    width: _builtins.int
+    """Width of the small model, of DISTIL, 0 to 1048576: another one than the large one has begins with new weights. 0 for
+    that of the large one. Default: 0.
+    """
     @_builtins.property
     def targets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Names of the layers that LoRA is beside, at most 64. Default: all linear ones of attention and of the networks."""
@@ -216,10 +230,12 @@ class TrainingRecipe(_message.Message):
         ranks: _builtins.int | None = ...,
         least_ranks: _builtins.int | None = ...,
         tune: _builtins.str | None = ...,
+        layers: _builtins.int | None = ...,
+        width: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_accumulate", b"_accumulate", "_alpha", b"_alpha", "_batch", b"_batch", "_checkpoint_every", b"_checkpoint_every", "_clip", b"_clip", "_dropout", b"_dropout", "_epochs", b"_epochs", "_evaluate_every", b"_evaluate_every", "_held", b"_held", "_label", b"_label", "_learning_rate", b"_learning_rate", "_least_ranks", b"_least_ranks", "_most_tokens", b"_most_tokens", "_pair", b"_pair", "_patience", b"_patience", "_precision", b"_precision", "_rank", b"_rank", "_ranks", b"_ranks", "_schedule", b"_schedule", "_seed", b"_seed", "_text", b"_text", "_tune", b"_tune", "_warmup", b"_warmup", "_weight_decay", b"_weight_decay", "accumulate", b"accumulate", "alpha", b"alpha", "batch", b"batch", "checkpoint_every", b"checkpoint_every", "clip", b"clip", "dropout", b"dropout", "epochs", b"epochs", "evaluate_every", b"evaluate_every", "held", b"held", "label", b"label", "learning_rate", b"learning_rate", "least_ranks", b"least_ranks", "most_tokens", b"most_tokens", "pair", b"pair", "patience", b"patience", "precision", b"precision", "rank", b"rank", "ranks", b"ranks", "schedule", b"schedule", "seed", b"seed", "text", b"text", "tune", b"tune", "warmup", b"warmup", "weight_decay", b"weight_decay"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_accumulate", b"_accumulate", "_alpha", b"_alpha", "_batch", b"_batch", "_checkpoint_every", b"_checkpoint_every", "_clip", b"_clip", "_dropout", b"_dropout", "_epochs", b"_epochs", "_evaluate_every", b"_evaluate_every", "_held", b"_held", "_label", b"_label", "_layers", b"_layers", "_learning_rate", b"_learning_rate", "_least_ranks", b"_least_ranks", "_most_tokens", b"_most_tokens", "_pair", b"_pair", "_patience", b"_patience", "_precision", b"_precision", "_rank", b"_rank", "_ranks", b"_ranks", "_schedule", b"_schedule", "_seed", b"_seed", "_text", b"_text", "_tune", b"_tune", "_warmup", b"_warmup", "_weight_decay", b"_weight_decay", "_width", b"_width", "accumulate", b"accumulate", "alpha", b"alpha", "batch", b"batch", "checkpoint_every", b"checkpoint_every", "clip", b"clip", "dropout", b"dropout", "epochs", b"epochs", "evaluate_every", b"evaluate_every", "held", b"held", "label", b"label", "layers", b"layers", "learning_rate", b"learning_rate", "least_ranks", b"least_ranks", "most_tokens", b"most_tokens", "pair", b"pair", "patience", b"patience", "precision", b"precision", "rank", b"rank", "ranks", b"ranks", "schedule", b"schedule", "seed", b"seed", "text", b"text", "tune", b"tune", "warmup", b"warmup", "weight_decay", b"weight_decay", "width", b"width"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_accumulate", b"_accumulate", "_alpha", b"_alpha", "_batch", b"_batch", "_checkpoint_every", b"_checkpoint_every", "_clip", b"_clip", "_dropout", b"_dropout", "_epochs", b"_epochs", "_evaluate_every", b"_evaluate_every", "_held", b"_held", "_label", b"_label", "_learning_rate", b"_learning_rate", "_least_ranks", b"_least_ranks", "_most_tokens", b"_most_tokens", "_pair", b"_pair", "_patience", b"_patience", "_precision", b"_precision", "_rank", b"_rank", "_ranks", b"_ranks", "_schedule", b"_schedule", "_seed", b"_seed", "_text", b"_text", "_tune", b"_tune", "_warmup", b"_warmup", "_weight_decay", b"_weight_decay", "accumulate", b"accumulate", "alpha", b"alpha", "batch", b"batch", "checkpoint_every", b"checkpoint_every", "clip", b"clip", "dropout", b"dropout", "epochs", b"epochs", "evaluate_every", b"evaluate_every", "held", b"held", "label", b"label", "learning_rate", b"learning_rate", "least_ranks", b"least_ranks", "method", b"method", "most_tokens", b"most_tokens", "pair", b"pair", "patience", b"patience", "precision", b"precision", "rank", b"rank", "ranks", b"ranks", "schedule", b"schedule", "seed", b"seed", "targets", b"targets", "text", b"text", "tune", b"tune", "warmup", b"warmup", "weight_decay", b"weight_decay"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_accumulate", b"_accumulate", "_alpha", b"_alpha", "_batch", b"_batch", "_checkpoint_every", b"_checkpoint_every", "_clip", b"_clip", "_dropout", b"_dropout", "_epochs", b"_epochs", "_evaluate_every", b"_evaluate_every", "_held", b"_held", "_label", b"_label", "_layers", b"_layers", "_learning_rate", b"_learning_rate", "_least_ranks", b"_least_ranks", "_most_tokens", b"_most_tokens", "_pair", b"_pair", "_patience", b"_patience", "_precision", b"_precision", "_rank", b"_rank", "_ranks", b"_ranks", "_schedule", b"_schedule", "_seed", b"_seed", "_text", b"_text", "_tune", b"_tune", "_warmup", b"_warmup", "_weight_decay", b"_weight_decay", "_width", b"_width", "accumulate", b"accumulate", "alpha", b"alpha", "batch", b"batch", "checkpoint_every", b"checkpoint_every", "clip", b"clip", "dropout", b"dropout", "epochs", b"epochs", "evaluate_every", b"evaluate_every", "held", b"held", "label", b"label", "layers", b"layers", "learning_rate", b"learning_rate", "least_ranks", b"least_ranks", "method", b"method", "most_tokens", b"most_tokens", "pair", b"pair", "patience", b"patience", "precision", b"precision", "rank", b"rank", "ranks", b"ranks", "schedule", b"schedule", "seed", b"seed", "targets", b"targets", "text", b"text", "tune", b"tune", "warmup", b"warmup", "weight_decay", b"weight_decay", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__accumulate: _TypeAlias = _typing.Literal["accumulate"]  # noqa: Y015
     _WhichOneofArgType__accumulate: _TypeAlias = _typing.Literal["_accumulate", b"_accumulate"]  # noqa: Y015
@@ -241,6 +257,8 @@ class TrainingRecipe(_message.Message):
     _WhichOneofArgType__held: _TypeAlias = _typing.Literal["_held", b"_held"]  # noqa: Y015
     _WhichOneofReturnType__label: _TypeAlias = _typing.Literal["label"]  # noqa: Y015
     _WhichOneofArgType__label: _TypeAlias = _typing.Literal["_label", b"_label"]  # noqa: Y015
+    _WhichOneofReturnType__layers: _TypeAlias = _typing.Literal["layers"]  # noqa: Y015
+    _WhichOneofArgType__layers: _TypeAlias = _typing.Literal["_layers", b"_layers"]  # noqa: Y015
     _WhichOneofReturnType__learning_rate: _TypeAlias = _typing.Literal["learning_rate"]  # noqa: Y015
     _WhichOneofArgType__learning_rate: _TypeAlias = _typing.Literal["_learning_rate", b"_learning_rate"]  # noqa: Y015
     _WhichOneofReturnType__least_ranks: _TypeAlias = _typing.Literal["least_ranks"]  # noqa: Y015
@@ -269,6 +287,8 @@ class TrainingRecipe(_message.Message):
     _WhichOneofArgType__warmup: _TypeAlias = _typing.Literal["_warmup", b"_warmup"]  # noqa: Y015
     _WhichOneofReturnType__weight_decay: _TypeAlias = _typing.Literal["weight_decay"]  # noqa: Y015
     _WhichOneofArgType__weight_decay: _TypeAlias = _typing.Literal["_weight_decay", b"_weight_decay"]  # noqa: Y015
+    _WhichOneofReturnType__width: _TypeAlias = _typing.Literal["width"]  # noqa: Y015
+    _WhichOneofArgType__width: _TypeAlias = _typing.Literal["_width", b"_width"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__accumulate) -> _WhichOneofReturnType__accumulate | None: ...
     @_typing.overload
@@ -289,6 +309,8 @@ class TrainingRecipe(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__held) -> _WhichOneofReturnType__held | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__label) -> _WhichOneofReturnType__label | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__layers) -> _WhichOneofReturnType__layers | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__learning_rate) -> _WhichOneofReturnType__learning_rate | None: ...
     @_typing.overload
@@ -317,6 +339,8 @@ class TrainingRecipe(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__warmup) -> _WhichOneofReturnType__warmup | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__weight_decay) -> _WhichOneofReturnType__weight_decay | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__width) -> _WhichOneofReturnType__width | None: ...
 
 Global___TrainingRecipe: _TypeAlias = TrainingRecipe  # noqa: Y015
 

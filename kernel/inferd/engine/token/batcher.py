@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from inferd.engine.token.draft_model import Asked
 from inferd.engine.token.place import WAITING
 from inferd.engine.token.places import Places
 from inferd.engine.token.step import Pooled, Scored, Step
@@ -13,6 +14,7 @@ from inferd.engine.token.wholes import least, uncut
 from inferd.plugin import TokenBatch
 
 if TYPE_CHECKING:
+    from inferd.engine.token.draft_model import DraftModel
     from inferd.engine.token.limits import Bounds
     from inferd.engine.token.sampler import Ids, Sampler
     from inferd.engine.token.sequence import Sequence
@@ -39,9 +41,10 @@ class Batcher:
         places: Who has a row and KV blocks, and who waits for them.
     """
 
-    def __init__(self, *, bounds: Bounds, sampler: Sampler) -> None:
+    def __init__(self, *, bounds: Bounds, sampler: Sampler, draft: DraftModel | None = None) -> None:
         self.places = Places(bounds=bounds, sampler=sampler)
         self._bounds = bounds
+        self._draft = draft
         self._waited = 0  # tokens of the last step, if those that decode waited for it
         self._guessed: list[Sequence] = []  # in the last step; their windows hold what they do not see any more
         # of the step that is being scheduled
@@ -103,7 +106,7 @@ class Batcher:
         """
         places = self.places
         count = places.decoding
-        if not count or places.reads:
+        if not count or places.reads or self._draft is not None:  # a model guesses behind the last token
             return None
         if 2 * sum(s.length < s.most_tokens for s in places.rows[:count]) < count:
             return None
@@ -274,7 +277,8 @@ class Batcher:
 
     def _propose(self) -> list[Int32Array]:
         """A guess for every row that decodes; nothing when there is none for any."""
-        drafts = []
+        drafts: list[Int32Array] = []
+        asked: list[tuple[int, Asked]] = []
         places = self.places
         left = self._bounds.step_tokens - places.decoding
         for sequence in places.rows[: places.decoding]:
@@ -286,7 +290,15 @@ class Batcher:
                 draft = sequence.drafter.propose(sequence.tokens[: sequence.length], most=most)
                 draft = draft[: self._widen(sequence, len(draft))]
                 left -= len(draft)
+                if self._draft is not None and not len(draft) and (count := sequence.drafter.ask(most=most)):
+                    asked.append((len(drafts), Asked(sequence.drafter, sequence.tokens[: sequence.length], count)))
+                    left -= count
             drafts.append(draft)
+        if self._draft is not None and asked:
+            rows = places.rows[: places.decoding]
+            guesses = self._draft.guess([each for _, each in asked], present=[row.drafter for row in rows])
+            for (row, _), guess in zip(asked, guesses, strict=True):
+                drafts[row] = guess[: self._widen(rows[row], len(guess))]
         return drafts if any(map(len, drafts)) else NO_DRAFTS
 
     def _widen(self, sequence: Sequence, count: int) -> int:

@@ -69,9 +69,11 @@ class Intake:
         embedding: EmbeddingDefaults = EMBEDDING_DEFAULTS,
         pictures: PictureReader | SoundReader | str = "",
         attributions: frozenset[Attribution] = frozenset(),
+        by_model: bool = False,
     ) -> None:
         self._bounds = bounds
         self.attributions = attributions
+        self._by_model = by_model
         self._pictures = open_gallery(pictures, limits.picture, step_tokens=bounds.step_tokens * bounds.whole_pictures)
         self._pooling = embedding.pooling
         self._head = embedding.head
@@ -99,6 +101,7 @@ class Intake:
             embedding=model.embedding,
             pictures=model.pictures,
             attributions=attributions_of(model.session),
+            by_model=model.draft is not None,
         )
 
     @property
@@ -268,7 +271,7 @@ class Intake:
         bound_by_history = rules is not None and rules.reads_history
         if not self._bounds.draft_tokens or bound_by_history or not sampling.steady:
             return None
-        return Drafter(most=self._bounds.draft_tokens)
+        return Drafter(most=self._bounds.draft_tokens, by_model=self._by_model)
 
     def _pool(self, embedding: Embedding, prompt_tokens: int) -> PromptPool:
         return PromptPool(

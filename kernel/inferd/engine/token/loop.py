@@ -17,6 +17,7 @@ from inferd.engine.token.adapters import Adapters
 from inferd.engine.token.apart import Apart
 from inferd.engine.token.aside import Aside
 from inferd.engine.token.batcher import Batcher
+from inferd.engine.token.draft_model import DraftModel
 from inferd.engine.token.flights import Flight, Flights
 from inferd.engine.token.forward import Forward
 from inferd.engine.token.grammar import Following, Grammars, why_stuck
@@ -79,15 +80,14 @@ class Loop:
         cells: Cells | None = None,
     ) -> None:
         self.bounds = Bounds.of(model.session.limits, limits)
-        self.steps = 0
-        self._preempted = 0  # of those that were told
+        self.steps = self._preempted = 0  # of the latter those that were told
         self.refusals = 0  # steps that the session refused
         self._deliver = deliver
         self._session = model.session
         self._activity = activity or Activity()
         size, ends = self.bounds.vocabulary_size, model.vocabulary.eos_ids
         sampler = Sampler(rows=self.bounds.rows, vocabulary_size=size)
-        self._batcher = Batcher(bounds=self.bounds, sampler=sampler)
+        self._batcher = Batcher(bounds=self.bounds, sampler=sampler, draft=DraftModel.beside(model, self._activity))
         self._places = self._batcher.places
         self._cells = cells or Cells(model.vocabulary, size=size, memory_bytes=limits.cell_memory_bytes)
         self._grammars = Grammars(self._cells, ends=ends, vocabulary_size=size, limits=limits.grammar)
