@@ -145,6 +145,21 @@ def test_layers_are_spread_evenly_and_what_there_is_not_is_refused(model: Path, 
             train(model, rows, **changes)
 
 
+def test_a_layer_that_changes_nothing_is_pruned(rows: Path, tmp_path: Path) -> None:
+    """By the rows those layers stay that are needed: without one that passes all on the model is the same."""
+    network = write_network("llama", tmp_path)
+    with torch.no_grad():
+        network.model.layers[2].self_attn.o_proj.weight.zero_()
+        network.model.layers[2].mlp.down_proj.weight.zero_()
+    network.save_pretrained(tmp_path)
+    needed = train(tmp_path, rows, layers=2, keep="needed").evaluate()
+    assert needed.loss == pytest.approx(0, abs=1e-6)
+    assert needed.figures["acceptance"] == 1
+    assert train(tmp_path, rows, layers=2).evaluate().loss > 1e-3
+    with pytest.raises(TrainError, match="'keep' is 'some'; it must be even or needed"):
+        train(tmp_path, rows, keep="some")
+
+
 def test_it_counts_both_networks(model: Path, rows: Path) -> None:
     """What it holds is the model, the small one, and what the optimiser keeps of that."""
     need = TorchBackend().measure_training(request(model, rows)).weights_bytes

@@ -100,6 +100,7 @@ class TrainingRecipe:
         least_ranks: Fewest of them with which it goes on; with fewer it waits.
         tune: What of a network CLASSIFY trains: "full", "lora" or "head"; "" for what the backend does.
         layers, width: Of the small model of DISTIL; 0 for an eighth of the layers, and for the width of the large one.
+        keep: Which layers that has: "even", evenly spread, as "" does, or "needed", those that change most.
     """
 
     method: TrainingMethod
@@ -130,6 +131,7 @@ class TrainingRecipe:
     tune: str = ""
     layers: int = 0
     width: int = 0
+    keep: str = ""
 
 
 MOST_RANKS: Final = 64

@@ -33,6 +33,7 @@ ADAPTER_FORM: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 SCHEDULES: Final = ("cosine", "linear", "constant")
 PRECISIONS: Final = ("", "float32", "bfloat16")
 TUNES: Final = ("", "full", "lora", "head")
+KEEPS: Final = ("", "even", "needed")
 MOST_FIELD, MOST_TARGETS, MOST_TARGET = 128, 64, 256
 RANGES: Final[Mapping[str, tuple[float, float]]] = {
     "epochs": (1e-6, 10_000),
@@ -56,13 +57,19 @@ RANGES: Final[Mapping[str, tuple[float, float]]] = {
     "layers": (0, 4096),
     "width": (0, 1 << 20),
 }
-CHOICES: Final[Mapping[str, tuple[str, ...]]] = {"schedule": SCHEDULES, "precision": PRECISIONS, "tune": TUNES}
+CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
+    "schedule": SCHEDULES,
+    "precision": PRECISIONS,
+    "tune": TUNES,
+    "keep": KEEPS,
+}
 OF_METHOD: Final[Mapping[str, TrainingMethod]] = {
     "label": TrainingMethod.CLASSIFY,
     "pair": TrainingMethod.EMBED,
     "tune": TrainingMethod.CLASSIFY,
     "layers": TrainingMethod.DISTIL,
     "width": TrainingMethod.DISTIL,
+    "keep": TrainingMethod.DISTIL,
 }
 OF_LORA: Final = ("rank", "alpha", "dropout", "targets")
 """Of LORA, and of what is tuned so."""

@@ -39,7 +39,7 @@ from inferd_torch.training.objective import Objective
 from inferd_torch.training.rows import Order, Rows, divide
 from inferd_torch.training.schedule import check_recipe
 from inferd_torch.training.session import Course, TorchTrainSession
-from inferd_torch.training.student import Pair, Student, begin, choose_layers, shrink
+from inferd_torch.training.student import Pair, Student, begin, choose_layers, find_needed, shrink
 from inferd_torch.training.texts import Texts, read_tokenizer
 
 LORA, FULL, EMBED, CLASSIFY, DISTIL = "lora", "full", "embed", "classify", "distil"
@@ -271,7 +271,7 @@ def follow(plan: Plan, progress: Callable[[float], None]) -> TorchFollower:
 def _make_objective(plan: Plan, course: Course | None, progress: Callable[[float], None]) -> Objective:
     """What is trained, with its weights; the first row is read before, where there are rows."""
     recipe, tokenizer = plan.request.recipe, read_tokenizer(plan.artifact)
-    first = [] if course is None else course.order.rows(1)[:1]
+    first = [] if course is None else course.order.rows(1)[: None if recipe.keep else 1]
     given = [] if course is None else [(course.rows[place], course.rows.name(place)) for place in first]
     if plan.labelled is not None:
         names = plan.labelled.names
@@ -303,8 +303,11 @@ def _make_objective(plan: Plan, course: Course | None, progress: Callable[[float
     )
     pair = None
     if recipe.method.name.lower() == DISTIL:
-        pair = _make_pair(plan.artifact, plan.config, recipe, whole, plan.device)
-        begin(pair.student, whole, choose_layers(plan.config, recipe))
+        layers = choose_layers(plan.config, recipe)
+        if recipe.keep == "needed":
+            layers = find_needed(whole, [texts.read(row, name).ids for row, name in given], len(layers), plan.device)
+        pair = _make_pair(plan.artifact, plan.config, recipe, whole, plan.device, layers)
+        begin(pair.student, whole, layers)
     adapters = prepare(pair or whole, recipe, spares=plan.spares)
     known, size = tokenizer.get_vocab_size(), whole.get_input_embeddings().weight.shape[0]
     if known > size:
@@ -321,11 +324,18 @@ def _make_objective(plan: Plan, course: Course | None, progress: Callable[[float
     return model
 
 
-def _make_pair(artifact: Artifact, config: Any, recipe: TrainingRecipe, teacher: Any, device: torch.device) -> Pair:
+def _make_pair(  # noqa: PLR0917 - all that it is made of
+    artifact: Artifact,
+    config: Any,
+    recipe: TrainingRecipe,
+    teacher: Any,
+    device: torch.device,
+    layers: Sequence[int] | None = None,
+) -> Pair:
     """A network that teaches and one that learns, whose weights follow from the seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        small = network.make_plain(artifact, shrink(config, recipe), attention=_PLAIN, dtype=torch.float32)
+        small = network.make_plain(artifact, shrink(config, recipe, layers), attention=_PLAIN, dtype=torch.float32)
     return Pair(teacher, small if device.type == "cpu" else small.to(device))
 
 

@@ -54,6 +54,7 @@ def check_recipe(recipe: TrainingRecipe) -> None:
         ("rank", 1 <= recipe.rank <= 512, "from 1 to 512"),  # noqa: PLR2004 - as adapters may have
         ("alpha", 0 < recipe.alpha < math.inf, "above 0"),
         ("dropout", 0 <= recipe.dropout < 1, "from 0 to below 1"),
+        ("keep", recipe.keep in {"", "even", "needed"}, "even or needed"),
         ("precision", recipe.precision in {"", "float32", "bfloat16"}, "float32 or bfloat16"),
     )
     for name, sound, wanted in wants:

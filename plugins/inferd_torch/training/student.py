@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import log_softmax
+from torch.nn.functional import cosine_similarity, log_softmax
 from torch.utils.checkpoint import checkpoint
 
 from inferd.plugin import ExportKind, Judgement, TrainError, TrainingRecipe
@@ -24,6 +24,7 @@ from inferd_torch.training.texts import Example, Texts
 SHARE: Final = 8  # of the layers there is one, where a recipe does not say how many
 GUESS: Final = 4  # tokens of a guess, for what is told of it
 _LAYER: Final = re.compile(r"\.(layers|h|blocks)\.(\d+)\.")
+_WHOLE: Final = re.compile(r"(?:.*\.)?(?:layers|h|blocks)\.\d+")
 _GRAIN: Final = 32  # widths of the networks within layers are multiples of it
 
 
@@ -142,14 +143,47 @@ def choose_layers(config: Any, recipe: TrainingRecipe) -> list[int]:
     return [0] if wanted == 1 else [round(at * (count - 1) / (wanted - 1)) for at in range(wanted)]
 
 
-def shrink(config: Any, recipe: TrainingRecipe) -> Any:
-    """The configuration of the one that learns.
+def find_needed(teacher: Any, texts: Sequence[Sequence[int]], many: int, device: torch.device) -> list[int]:
+    """So many layers, rising, that change most of what passes through them: X. Men et al., ShortGPT, arXiv:2403.03853.
+
+    Args:
+        teacher: Whose layers they are.
+        texts: Tokens by which that is seen.
+        many: Layers.
+        device: Of the network.
+    """
+    layers = [each for name, each in teacher.named_modules() if _WHOLE.fullmatch(name)]
+    changes = [0.0] * len(layers)
+
+    def look(at: int) -> Callable[..., None]:
+        def see(_: Any, args: Any, given: Any, output: Any) -> None:
+            before = args[0] if args else given["hidden_states"]
+            after = output[0] if isinstance(output, tuple) else output
+            changes[at] += (1 - cosine_similarity(before.float(), after.float(), dim=-1)).sum().item()
+
+        return see
+
+    hooks = [layer.register_forward_hook(look(at), with_kwargs=True) for at, layer in enumerate(layers)]
+    try:
+        with torch.no_grad():
+            for ids in texts:
+                teacher(input_ids=torch.tensor([ids], device=device), use_cache=False)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    order = sorted(range(len(layers)), key=lambda at: (-changes[at], at))
+    return sorted(order[:many])
+
+
+def shrink(config: Any, recipe: TrainingRecipe, layers: Sequence[int] | None = None) -> Any:
+    """The configuration of the one that learns, of these layers; None for those that are evenly spread.
 
     Raises:
         TrainError: The recipe says more layers or a larger width than the model has.
     """
     made: Any = deepcopy(config)
-    layers, count = choose_layers(config, recipe), config.num_hidden_layers
+    count = config.num_hidden_layers
+    layers = choose_layers(config, recipe) if layers is None else layers
     for name, value in vars(config).items():
         if isinstance(value, list) and len(value) == count:  # said of each layer
             setattr(made, name, [value[at] for at in layers])

@@ -132,6 +132,7 @@ class TrainingRecipe(_message.Message):
     TUNE_FIELD_NUMBER: _builtins.int
     LAYERS_FIELD_NUMBER: _builtins.int
     WIDTH_FIELD_NUMBER: _builtins.int
+    KEEP_FIELD_NUMBER: _builtins.int
     method: Global___TrainingMethod.ValueType
     """What is trained. Required."""
     epochs: _builtins.float
@@ -197,6 +198,10 @@ class TrainingRecipe(_message.Message):
     """Width of the small model, of DISTIL, 0 to 1048576: another one than the large one has begins with new weights. 0 for
     that of the large one. Default: 0.
     """
+    keep: _builtins.str
+    """Which layers of the large model the small one has, of DISTIL: "even", evenly spread; "needed", those that change most
+    of what passes through them, by the rows of the first step: so a model is pruned. Default: "even".
+    """
     @_builtins.property
     def targets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Names of the layers that LoRA is beside, at most 64. Default: all linear ones of attention and of the networks."""
@@ -232,10 +237,11 @@ class TrainingRecipe(_message.Message):
         tune: _builtins.str | None = ...,
         layers: _builtins.int | None = ...,
         width: _builtins.int | None = ...,
+        keep: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_accumulate", b"_accumulate", "_alpha", b"_alpha", "_batch", b"_batch", "_checkpoint_every", b"_checkpoint_every", "_clip", b"_clip", "_dropout", b"_dropout", "_epochs", b"_epochs", "_evaluate_every", b"_evaluate_every", "_held", b"_held", "_label", b"_label", "_layers", b"_layers", "_learning_rate", b"_learning_rate", "_least_ranks", b"_least_ranks", "_most_tokens", b"_most_tokens", "_pair", b"_pair", "_patience", b"_patience", "_precision", b"_precision", "_rank", b"_rank", "_ranks", b"_ranks", "_schedule", b"_schedule", "_seed", b"_seed", "_text", b"_text", "_tune", b"_tune", "_warmup", b"_warmup", "_weight_decay", b"_weight_decay", "_width", b"_width", "accumulate", b"accumulate", "alpha", b"alpha", "batch", b"batch", "checkpoint_every", b"checkpoint_every", "clip", b"clip", "dropout", b"dropout", "epochs", b"epochs", "evaluate_every", b"evaluate_every", "held", b"held", "label", b"label", "layers", b"layers", "learning_rate", b"learning_rate", "least_ranks", b"least_ranks", "most_tokens", b"most_tokens", "pair", b"pair", "patience", b"patience", "precision", b"precision", "rank", b"rank", "ranks", b"ranks", "schedule", b"schedule", "seed", b"seed", "text", b"text", "tune", b"tune", "warmup", b"warmup", "weight_decay", b"weight_decay", "width", b"width"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_accumulate", b"_accumulate", "_alpha", b"_alpha", "_batch", b"_batch", "_checkpoint_every", b"_checkpoint_every", "_clip", b"_clip", "_dropout", b"_dropout", "_epochs", b"_epochs", "_evaluate_every", b"_evaluate_every", "_held", b"_held", "_keep", b"_keep", "_label", b"_label", "_layers", b"_layers", "_learning_rate", b"_learning_rate", "_least_ranks", b"_least_ranks", "_most_tokens", b"_most_tokens", "_pair", b"_pair", "_patience", b"_patience", "_precision", b"_precision", "_rank", b"_rank", "_ranks", b"_ranks", "_schedule", b"_schedule", "_seed", b"_seed", "_text", b"_text", "_tune", b"_tune", "_warmup", b"_warmup", "_weight_decay", b"_weight_decay", "_width", b"_width", "accumulate", b"accumulate", "alpha", b"alpha", "batch", b"batch", "checkpoint_every", b"checkpoint_every", "clip", b"clip", "dropout", b"dropout", "epochs", b"epochs", "evaluate_every", b"evaluate_every", "held", b"held", "keep", b"keep", "label", b"label", "layers", b"layers", "learning_rate", b"learning_rate", "least_ranks", b"least_ranks", "most_tokens", b"most_tokens", "pair", b"pair", "patience", b"patience", "precision", b"precision", "rank", b"rank", "ranks", b"ranks", "schedule", b"schedule", "seed", b"seed", "text", b"text", "tune", b"tune", "warmup", b"warmup", "weight_decay", b"weight_decay", "width", b"width"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_accumulate", b"_accumulate", "_alpha", b"_alpha", "_batch", b"_batch", "_checkpoint_every", b"_checkpoint_every", "_clip", b"_clip", "_dropout", b"_dropout", "_epochs", b"_epochs", "_evaluate_every", b"_evaluate_every", "_held", b"_held", "_label", b"_label", "_layers", b"_layers", "_learning_rate", b"_learning_rate", "_least_ranks", b"_least_ranks", "_most_tokens", b"_most_tokens", "_pair", b"_pair", "_patience", b"_patience", "_precision", b"_precision", "_rank", b"_rank", "_ranks", b"_ranks", "_schedule", b"_schedule", "_seed", b"_seed", "_text", b"_text", "_tune", b"_tune", "_warmup", b"_warmup", "_weight_decay", b"_weight_decay", "_width", b"_width", "accumulate", b"accumulate", "alpha", b"alpha", "batch", b"batch", "checkpoint_every", b"checkpoint_every", "clip", b"clip", "dropout", b"dropout", "epochs", b"epochs", "evaluate_every", b"evaluate_every", "held", b"held", "label", b"label", "layers", b"layers", "learning_rate", b"learning_rate", "least_ranks", b"least_ranks", "method", b"method", "most_tokens", b"most_tokens", "pair", b"pair", "patience", b"patience", "precision", b"precision", "rank", b"rank", "ranks", b"ranks", "schedule", b"schedule", "seed", b"seed", "targets", b"targets", "text", b"text", "tune", b"tune", "warmup", b"warmup", "weight_decay", b"weight_decay", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_accumulate", b"_accumulate", "_alpha", b"_alpha", "_batch", b"_batch", "_checkpoint_every", b"_checkpoint_every", "_clip", b"_clip", "_dropout", b"_dropout", "_epochs", b"_epochs", "_evaluate_every", b"_evaluate_every", "_held", b"_held", "_keep", b"_keep", "_label", b"_label", "_layers", b"_layers", "_learning_rate", b"_learning_rate", "_least_ranks", b"_least_ranks", "_most_tokens", b"_most_tokens", "_pair", b"_pair", "_patience", b"_patience", "_precision", b"_precision", "_rank", b"_rank", "_ranks", b"_ranks", "_schedule", b"_schedule", "_seed", b"_seed", "_text", b"_text", "_tune", b"_tune", "_warmup", b"_warmup", "_weight_decay", b"_weight_decay", "_width", b"_width", "accumulate", b"accumulate", "alpha", b"alpha", "batch", b"batch", "checkpoint_every", b"checkpoint_every", "clip", b"clip", "dropout", b"dropout", "epochs", b"epochs", "evaluate_every", b"evaluate_every", "held", b"held", "keep", b"keep", "label", b"label", "layers", b"layers", "learning_rate", b"learning_rate", "least_ranks", b"least_ranks", "method", b"method", "most_tokens", b"most_tokens", "pair", b"pair", "patience", b"patience", "precision", b"precision", "rank", b"rank", "ranks", b"ranks", "schedule", b"schedule", "seed", b"seed", "targets", b"targets", "text", b"text", "tune", b"tune", "warmup", b"warmup", "weight_decay", b"weight_decay", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__accumulate: _TypeAlias = _typing.Literal["accumulate"]  # noqa: Y015
     _WhichOneofArgType__accumulate: _TypeAlias = _typing.Literal["_accumulate", b"_accumulate"]  # noqa: Y015
@@ -255,6 +261,8 @@ class TrainingRecipe(_message.Message):
     _WhichOneofArgType__evaluate_every: _TypeAlias = _typing.Literal["_evaluate_every", b"_evaluate_every"]  # noqa: Y015
     _WhichOneofReturnType__held: _TypeAlias = _typing.Literal["held"]  # noqa: Y015
     _WhichOneofArgType__held: _TypeAlias = _typing.Literal["_held", b"_held"]  # noqa: Y015
+    _WhichOneofReturnType__keep: _TypeAlias = _typing.Literal["keep"]  # noqa: Y015
+    _WhichOneofArgType__keep: _TypeAlias = _typing.Literal["_keep", b"_keep"]  # noqa: Y015
     _WhichOneofReturnType__label: _TypeAlias = _typing.Literal["label"]  # noqa: Y015
     _WhichOneofArgType__label: _TypeAlias = _typing.Literal["_label", b"_label"]  # noqa: Y015
     _WhichOneofReturnType__layers: _TypeAlias = _typing.Literal["layers"]  # noqa: Y015
@@ -307,6 +315,8 @@ class TrainingRecipe(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__evaluate_every) -> _WhichOneofReturnType__evaluate_every | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__held) -> _WhichOneofReturnType__held | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__keep) -> _WhichOneofReturnType__keep | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__label) -> _WhichOneofReturnType__label | None: ...
     @_typing.overload
