@@ -20,7 +20,8 @@ How a model comes to run, file by file:
     sampling.py         tokens that are chosen on the device, on CUDA by draw_kernels.py
     last_tokens.py      those of the last step, where the next one finds them; sending.py sends without waiting
     tensor_session.py   networks from tensors to tensors by the type of their folder; voice_activity.py is one
-    decode_inputs.py    the inputs of a pure decode step at fixed addresses, for cuda_graphs.py
+    decode_inputs.py    the inputs of a pure decode step at fixed addresses, for cuda_graphs.py; step_inputs.py those of
+                        others; staging.py sends both
     training/           models that learn, see there
 
 What was read and measured of CUDA is in docs/cuda.md.

@@ -15,6 +15,7 @@ SCORED_NUMBERS = 1 << 24  # scores of a group that are held at a time where caps
 SCORED_BYTES = 14  # of each: as they are, as shares, and once more for a product
 CELL_BYTES = 8  # of a row and a key in the mask of a group: whether it is seen, and what is added to its score
 WIDTHS = 32  # numbers of the width that a token of a step takes, where they cannot be counted
+RECORDED_TOKENS = (64, 128, 256, 512)
 RECORDING_BYTES = 16 << 20  # of each recorded step, beside its numbers: an estimate
 
 
@@ -156,8 +157,8 @@ def derive_workspace(sizes: Sizes, *, room: Room, step_tokens: int, max_sequence
     """What a session takes beside weights and keys and values, in bytes.
 
     That is: the libraries; the largest step; its logits as float32, and what it takes to draw from some of them; where
-    steps are recorded, which keep what they take, those of the most sequences, and the logits of each: of twice as many
-    as the most, as their numbers are powers of two.
+    steps are recorded, which keep what they take, those of the most tokens, and the logits of each: of twice as many as
+    the most of those that decode, as their numbers are powers of two, and of the most for each of those with prompts.
     """
     row_bytes = sizes.vocabulary_size * sizes.number_bytes
     rows_bytes = min(max_sequences, step_tokens) * row_bytes
@@ -168,7 +169,10 @@ def derive_workspace(sizes: Sizes, *, room: Room, step_tokens: int, max_sequence
     drawn = min(logits, max(sizes.vocabulary_size, DRAWN_LOGITS))
     recorded_bytes = 0
     if recordings:
-        recorded_bytes = step_bytes * max_sequences // step_tokens + 3 * rows_bytes + recordings * RECORDING_BYTES
+        buckets = choose_tokens(step_tokens)
+        most = max(max_sequences, *buckets) if buckets else max_sequences
+        recorded_bytes = step_bytes * most // step_tokens + (3 + len(buckets)) * rows_bytes
+        recorded_bytes += recordings * RECORDING_BYTES
     return room.library_bytes + step_bytes + 4 * logits + room.drawn_bytes * drawn + recorded_bytes + sizes.seeing_bytes
 
 
@@ -223,6 +227,19 @@ def check_need(path: Path, need: MemoryNeed, limits: TokenLimits, *, capacity_by
     )
 
 
+def count_recordings(*, step_tokens: int, max_sequences: int) -> int:
+    """How many steps are recorded, those that decode and those with prompts."""
+    return len(choose_rows(min(max_sequences, step_tokens))) + len(choose_tokens(step_tokens))
+
+
 def choose_rows(most: int) -> list[int]:
     """Of how many rows decode steps are recorded: powers of two below `most`, and `most`."""
     return [*(1 << power for power in range(most.bit_length()) if 1 << power < most), most]
+
+
+def choose_tokens(most: int) -> list[int]:
+    """Of how many tokens steps with prompts are recorded: powers of two that a step may have, as far as launches count.
+
+    A larger step takes a GPU longer than the host takes to launch it, and would be filled up at a price.
+    """
+    return [count for count in RECORDED_TOKENS if count <= most]

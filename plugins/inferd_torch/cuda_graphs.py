@@ -1,22 +1,28 @@
-"""Decode steps recorded as CUDA graphs, one for each of a few numbers of rows, and played back with new inputs."""
+"""Steps recorded as CUDA graphs, for a few numbers of rows that decode and of tokens, and played with new inputs."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from inferd.plugin import LoadError, TokenBatch, TokenLimits
-from inferd_torch.capacity import choose_rows
+from inferd_torch.capacity import choose_rows, choose_tokens
 from inferd_torch.decode_inputs import DecodeInputs
 from inferd_torch.last_tokens import LastTokens
 from inferd_torch.plan import Plan
 from inferd_torch.pool import Pool
 from inferd_torch.sampling import Draw
+from inferd_torch.step_inputs import StepInputs
 
 WARM_UPS = 2  # kernels are compiled and workspaces taken before anything is recorded
-Forward = Callable[[Plan], Tensor]
+
+
+class Forward(Protocol):
+    """The logits of all rows of a plan, or of some."""
+
+    def __call__(self, plan: Plan, logit_rows: Tensor | int = 0) -> Tensor: ...  # noqa: D102 - said above
 
 
 def compute_recorded(forward: Forward, draw: Draw, inputs: DecodeInputs, rows: int, tokens: LastTokens) -> Tensor:
@@ -27,9 +33,16 @@ def compute_recorded(forward: Forward, draw: Draw, inputs: DecodeInputs, rows: i
     return logits
 
 
+def compute_filled(forward: Forward, draw: Draw, inputs: StepInputs, tokens: LastTokens) -> Tensor:
+    """The same of a step with prompts: the logits (R, V) of the rows that are wanted."""
+    logits = forward(inputs.plan(), inputs.wanted)
+    draw(logits, inputs.table, tokens.cells[: inputs.rows])
+    return logits
+
+
 @dataclass(frozen=True, slots=True)
 class _Recording:
-    rows: int
+    size: int
     graph: torch.cuda.CUDAGraph
     logits: Tensor
 
@@ -57,19 +70,29 @@ class CudaGraphs:
         self._recordings: list[_Recording] = []
         stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call] # torch has no types here
         memory: Any = None
+        self._filled: list[tuple[StepInputs, _Recording]] = []
+        for count in reversed(choose_tokens(limits.max_step_tokens)):
+            inputs = StepInputs(tokens=count, limits=limits, pool=pool, last=tokens)
+
+            def fill(inputs: StepInputs = inputs) -> Tensor:
+                return compute_filled(forward, draw, inputs, tokens)
+
+            filled = _record(fill, f"of {count} tokens", count, stream, memory)
+            memory = filled.graph.pool()  # the largest took it; the others fit in
+            self._filled.insert(0, (inputs, filled))
         for rows in reversed(choose_rows(most)):
 
             def compute(rows: int = rows) -> Tensor:
                 return compute_recorded(forward, draw, self._inputs, rows, tokens)
 
-            recording = _record(compute, rows, stream, memory)
-            memory = recording.graph.pool()  # the largest took it; the others fit in
+            recording = _record(compute, f"of {rows} rows that decode", rows, stream, memory)
+            memory = recording.graph.pool()
             self._recordings.insert(0, recording)
 
     def run(self, batch: TokenBatch) -> Tensor:
         """The logits (S, V) of a checked batch of single tokens, valid until the next run; its tokens are chosen."""
         count = len(batch.token_ids)
-        recording = next(r for r in self._recordings if r.rows >= count)
+        recording = next(r for r in self._recordings if r.size >= count)
         self._inputs.fill(batch)
         try:
             recording.graph.replay()
@@ -78,8 +101,17 @@ class CudaGraphs:
             raise
         return recording.logits[:count]
 
+    def run_filled(self, batch: TokenBatch) -> Tensor | None:
+        """The same of a checked batch of any tokens; None where none is recorded that it fits into."""
+        for inputs, recording in self._filled:
+            if inputs.fits(batch):
+                inputs.fill(batch)
+                recording.graph.replay()
+                return recording.logits[: len(batch.logit_rows)]
+        return None
 
-def _record(compute: Callable[[], Tensor], rows: int, stream: Any, memory: Any) -> _Recording:
+
+def _record(compute: Callable[[], Tensor], what: str, size: int, stream: Any, memory: Any) -> _Recording:
     try:
         stream.wait_stream(torch.cuda.current_stream(stream.device))
         with torch.cuda.stream(stream):
@@ -92,7 +124,6 @@ def _record(compute: Callable[[], Tensor], rows: int, stream: Any, memory: Any) 
             logits = compute()
     except Exception as error:  # the edge to the code of an architecture, and to a compiler that raises what it likes
         raise LoadError(
-            f"a decode step of {rows} rows cannot be recorded: {type(error).__name__}: {error}:"
-            " set 'cuda_graphs' to false"
+            f"a step {what} cannot be recorded: {type(error).__name__}: {error}: set 'cuda_graphs' to false"
         ) from error
-    return _Recording(rows, graph, logits)
+    return _Recording(size, graph, logits)

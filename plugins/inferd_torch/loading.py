@@ -27,8 +27,8 @@ from inferd_torch.capacity import (
     PROCESSOR,
     Sizes,
     check_need,
-    choose_rows,
     choose_step,
+    count_recordings,
     derive_limits,
     derive_need,
     derive_workspace,
@@ -128,7 +128,9 @@ def examine(request: LoadRequest) -> Examined:
         step_bytes=step_bytes and step_bytes * dtype.itemsize // skeleton.dtype.itemsize,
         seeing_bytes=0 if isinstance(sight, str) else sight.count_bytes(config, number_bytes=dtype.itemsize),
     )
-    recordings = len(choose_rows(max_sequences)) if device.type == "cuda" and request.settings["cuda_graphs"] else 0
+    recordings = 0
+    if device.type == "cuda" and request.settings["cuda_graphs"]:
+        recordings = count_recordings(step_tokens=step_tokens, max_sequences=max_sequences)
     limits = derive_limits(
         request.path,
         request.settings,
@@ -362,7 +364,7 @@ def open_session(
     if fused and tower is None:  # what takes small steps together knows of no pictures
         free = torch.cuda.empty_cache
         decoder = fuse(net, windows=windows, context_tokens=limits.context_tokens, steps=TritonSteps, freed=free)
-    attend = (PagedDecode(card.multi_processor_count), PagedPrefill())
+    attend = (PagedDecode(card.multi_processor_count), PagedPrefill(card.major))
     session = make(attend=attend, draw=draw, fused=decoder, graphs=graphs)
     warm(session)
     return session

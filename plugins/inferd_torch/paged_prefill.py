@@ -15,11 +15,15 @@ from inferd_torch.spans import FIELDS, ROWS, Spans
 
 MIN_DOT = 16
 STAGES = 2
+GROUPED = 9  # from here on four warps multiply together
 WIDE_BYTES, WIDER_BYTES = 256, 512  # of a key, padded: with more, fewer are read together, by more threads
 
 
 class PagedPrefill:
-    """`inferd_torch.attention.AttendSpans` for a CUDA device."""
+    """`inferd_torch.attention.AttendSpans` for a CUDA device of such a capability (its first number)."""
+
+    def __init__(self, capability: int = GROUPED) -> None:
+        self._capability = capability
 
     def __call__(self, queries: Tensor, keys: Tensor, values: Tensor, spans: Spans, *, scoring: Scoring) -> Tensor:
         """Attend; rows of no span are left as they were."""
@@ -28,7 +32,7 @@ class PagedPrefill:
         block_tokens, shared, value_width = keys.shape[1], keys.shape[2], values.shape[3]
         mixed = torch.empty((*queries.shape[:2], value_width), device=queries.device, dtype=values.dtype)
         padded, padded_value = (max(MIN_DOT, triton.next_power_of_2(n)) for n in (width, value_width))
-        tile, warps = choose_tile(max(padded, padded_value), queries.element_size())
+        tile, warps = choose_tile(max(padded, padded_value), queries.element_size(), self._capability)
         _attend_tile[(heads, len(spans.tiles))](
             queries,
             keys,
@@ -59,16 +63,21 @@ class PagedPrefill:
         return mixed
 
 
-def choose_tile(width: int, number_bytes: int) -> tuple[int, int]:
+def choose_tile(width: int, number_bytes: int, capability: int) -> tuple[int, int]:
     """How many keys are read together, of so many numbers each, and by how many warps: so that all stays in registers.
 
     Of float32 few are: each product is three, of parts of numbers that are held beside them.
+
+    Args:
+        width: Numbers of a key, padded.
+        number_bytes: Of each.
+        capability: Of the device, its first number.
     """
     row_bytes = width * number_bytes
     if number_bytes > HALF_BYTES:
         return 16, 8
     if row_bytes <= WIDE_BYTES:
-        return 64, 4
+        return 64, 8 if row_bytes == WIDE_BYTES and capability < GROUPED else 4
     return (32, 8) if row_bytes <= WIDER_BYTES else (16, 8)
 
 

@@ -82,7 +82,8 @@ SPEC = BackendSpec(
             name="cuda_graphs",
             kind="bool",
             default=True,
-            description="record decode steps as CUDA graphs while loading; without effect on the processor",
+            description="record decode steps, and small ones with prompts, as CUDA graphs while loading; without effect"
+            " on the processor",
         ),
         Setting(
             name="ahead",

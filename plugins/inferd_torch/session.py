@@ -255,6 +255,8 @@ class TorchSession:
         plain = batch.hidden_rows is None and not seen and not self._adapting.rows
         if self._graphs is not None and single and plain:
             return self._graphs.run(batch), True
+        if self._graphs is not None and plain and (filled := self._graphs.run_filled(batch)) is not None:
+            return filled, True
         if plan is None:
             plan = self._join(make_plan(batch, self._limits, self._device, by_tables=self._by_tables), batch)
         wanted = batch.logit_rows[:0] if follows else batch.logit_rows

@@ -24,7 +24,7 @@ class Spans:
 
     Attributes:
         tiles: Shape (N, 4), int32: the table of each tile, its first row of the step, the position of that row, and
-            how many rows it has.
+            how many rows it has; one of no rows is none.
         tables: Block tables, shape (S, W), int32.
     """
 
@@ -53,6 +53,8 @@ def attend_spans(queries: Tensor, keys: Tensor, values: Tensor, spans: Spans, *,
     mixed = queries.new_zeros((*queries.shape[:2], values.shape[-1]), dtype=values.dtype)
     block_tokens, shared = keys.shape[1], keys.shape[2]
     for table, row, position, count in spans.tiles.tolist():
+        if not count:
+            continue
         places = torch.arange(position + count, device=keys.device)
         slots = spans.tables[table, places // block_tokens].long() * block_tokens + places % block_tokens
         own = torch.arange(position, position + count, device=keys.device)[:, None]

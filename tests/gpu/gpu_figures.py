@@ -13,7 +13,7 @@ from gpu_models import Made, decode_batch, give_back, make_session, measure_limi
 from inferd.plugin import DeviceSampling, TokenBatch
 
 Figure = dict[str, Any]
-COUNTS, CONTEXTS, PROMPTS = (1, 8, 64, 256), (128, 2048), (512, 2048, 8192)
+COUNTS, CONTEXTS, PROMPTS = (1, 8, 64, 256), (128, 2048), (100, 512, 2048, 8192)
 DRY_COUNTS, DRY_CONTEXTS, DRY_PROMPTS = (1, 4), (32,), (48, 100)
 UNSEEN = 20
 RESERVE = 0.85  # of free memory that weights and pool may take

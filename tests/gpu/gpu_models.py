@@ -17,11 +17,11 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from inferd.plugin import DeviceSampling, LoadRequest, TokenBatch, TokenLimits
 from inferd.plugin.backend import read_settings
-from inferd.testing.batches import Part, compute
+from inferd.testing.batches import Part, compute, make_batch
 from inferd_torch import attention, loading
 from inferd_torch.backend import TorchBackend
-from inferd_torch.capacity import CUDA, Sizes, choose_rows, derive_need
-from inferd_torch.cuda_graphs import compute_recorded
+from inferd_torch.capacity import CUDA, Sizes, count_recordings, derive_need
+from inferd_torch.cuda_graphs import compute_filled, compute_recorded
 from inferd_torch.decode_inputs import DecodeInputs
 from inferd_torch.fused import TorchSteps, fuse
 from inferd_torch.plugin import SPEC
@@ -30,6 +30,7 @@ from inferd_torch.sampling import Draw, choose, draw_sorted
 from inferd_torch.session import TorchSession
 from inferd_torch.spans import attend_spans
 from inferd_torch.split import attend_split
+from inferd_torch.step_inputs import StepInputs
 from inferd_torch.tally import count_step
 
 COMMON: dict[str, Any] = {"rope_parameters": {"rope_type": "default", "rope_theta": 500000.0}, "rms_norm_eps": 1e-5}
@@ -140,7 +141,8 @@ def make_session(name: str, run: Any, *, kv_tokens: int, max_sequences: int) -> 
         width=config.hidden_size,
         step_bytes=count_step(skeleton, tokens=limits.max_step_tokens, rows=max_sequences),
     )
-    need = derive_need(sizes, limits, room=CUDA, recordings=len(choose_rows(max_sequences)))
+    recordings = count_recordings(step_tokens=limits.max_step_tokens, max_sequences=max_sequences)
+    need = derive_need(sizes, limits, room=CUDA, recordings=recordings)
     options: dict[str, Any] = {"shapes": shapes, "limits": limits, "device": torch.device(run.device), "dtype": kind}
     if run.dry:
         fused = fuse(network, windows=windows, context_tokens=limits.context_tokens, steps=TorchSteps)
@@ -307,6 +309,19 @@ def compare_replay(count: int, run: Any) -> tuple[float, float]:
         inputs.fill(drawn)
         computed = compute_recorded(session._forward, session._draw, inputs, count, own).float().cpu().numpy()
     return float(np.abs(recorded - computed).max()), float(np.mean(own.fetch(count)() == tokens))
+
+
+def compare_filled(tokens: int, run: Any) -> float:
+    """How far the logits of a step with a prompt, as it is played where it is recorded, are from the step computed."""
+    session = _tiny_session(run.device)
+    ids = [number % session.limits.vocabulary_size for number in range(tokens)]
+    batch = make_batch([Part(token_ids=ids, blocks=range(-(-tokens // 16)), wanted=[tokens - 1])])
+    recorded = np.array(session.step(batch).logits)
+    with torch.inference_mode():
+        inputs = StepInputs(tokens=64, limits=session.limits, pool=session._pool, last=session._tokens)
+        inputs.fill(batch)
+        computed = compute_filled(session._forward, session._draw, inputs, session._tokens).float().cpu().numpy()
+    return float(np.abs(recorded - computed[:1]).max())
 
 
 def find_draw(run: Any) -> Draw:

@@ -120,13 +120,15 @@ def packed(run: Run) -> Iterator[Figure]:
 
 def replay(run: Run) -> Iterator[Figure]:
     """Recorded steps beside the same steps that are computed one by one."""
-    from gpu_models import compare_replay
+    from gpu_models import compare_filled, compare_replay
 
     for count in (1, 3) if run.dry else (1, 2, 3, 7, 17, 64):
         difference, same = compare_replay(count, run)
         yield figure(f"replay.b{count}", difference, "largest difference of logits", f"{same:.0%} of drawn tokens")
         if same < 1 and difference == 0:
             yield {"event": "failed", "detail": f"a replay of {count} rows draws other tokens from the same logits"}
+    for tokens in (40,) if run.dry else (5, 40, 64):
+        yield figure(f"replay.prompt{tokens}", compare_filled(tokens, run), "largest difference of logits")
 
 
 def draws(run: Run) -> Iterator[Figure]:

@@ -63,6 +63,7 @@ def prefill(device: str, kind: torch.dtype, shapes: tuple[Any, ...]) -> Iterator
         lengths = np.array([spans.ROWS + 21, BLOCKS * block_tokens, 2])
         counts = np.array([spans.ROWS + 21, 40, 2])
         tiles = spans.cut_spans(np.cumsum(counts) - counts, counts, lengths)
+        tiles = np.concatenate((tiles, np.zeros((2, spans.FIELDS), np.int32)))  # none, as where a step is filled up
         at = spans.Spans(tiles=torch.from_numpy(tiles).to(device), tables=tables)
         queries = torch.randn(int(counts.sum()), heads, width, device=device).to(kind)
         for scoring in scorings(heads, width, device):

@@ -29,18 +29,18 @@ from inferd_torch.split import TILE
 TARGETS = ("sm_80", "sm_90", "sm_100")
 SHARED_BYTES = {"sm_80": 163 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10}
 KINDS = {"bf16": 2, "fp32": 4}  # fp16 is compiled as bf16 is
-SPILLED_BYTES = {"bf16": 16, "fp32": 2048}  # by thread; float32 is for comparing, and slow with or without them
+SPILLED_BYTES = {"bf16": 16, "fp32": 16384}  # by thread; float32 is for comparing, and slow with or without them
 SHAPES = ((32, 8, 64), (64, 8, 128), (16, 8, 256))  # heads, shared, width
 NARROW = 90  # from here on devices multiply numbers of fp8
 Case = tuple[str, Any, dict[str, str], dict[str, Any], dict[str, int]]
 
 
-def attention_cases(kind: str) -> Iterator[Case]:
+def attention_cases(kind: str, target: str) -> Iterator[Case]:
     """Both kinds of attention and what combines parts, with all that layers ask for and without."""
     for heads, shared, width in SHAPES:
         padded = max(16, triton.next_power_of_2(width))
         stages = [paged_decode.choose_stages(KINDS[kind], most.STAGES) for most in (paged_decode, paged_prefill)]
-        tile, warps = paged_prefill.choose_tile(padded, KINDS[kind])
+        tile, warps = paged_prefill.choose_tile(padded, KINDS[kind], int(target[3:]) // 10)
         for special in (False, True):
             name = f"{heads}x{shared}x{width}{' special' if special else ''}"
             pointers = dict.fromkeys(("queries", "keys", "values"), f"*{kind}")
@@ -231,8 +231,8 @@ def main(targets: list[str]) -> int:
     bad = 0
     for target in targets or TARGETS:
         for kind in KINDS:
-            makers = (attention_cases, step_cases, draw_cases, packed_cases, rounded_cases)
-            for case in (case for make in makers for case in make(kind)):
+            others = (step_cases, draw_cases, packed_cases, rounded_cases)
+            for case in (*attention_cases(kind, target), *(case for make in others for case in make(kind))):
                 if case[0].startswith("round") and int(target[3:]) < NARROW:
                     continue
                 line = compile_one(case, kind, target)

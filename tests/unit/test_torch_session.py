@@ -15,8 +15,8 @@ import torch
 from inferd.plugin import DeviceSampling, TokenBatch, TokenLimits
 from inferd.testing.batches import Part, compute, make_batch
 from inferd_torch import attention
-from inferd_torch.capacity import choose_rows
-from inferd_torch.cuda_graphs import compute_recorded
+from inferd_torch.capacity import choose_rows, choose_tokens
+from inferd_torch.cuda_graphs import compute_filled, compute_recorded
 from inferd_torch.decode_inputs import CHANGES, DecodeInputs
 from inferd_torch.plan import make_plan
 from inferd_torch.pool import LayerShape
@@ -24,6 +24,7 @@ from inferd_torch.sampling import draw_sorted
 from inferd_torch.session import TorchSession
 from inferd_torch.spans import attend_spans
 from inferd_torch.split import attend_split
+from inferd_torch.step_inputs import StepInputs
 
 CPU = torch.device("cpu")
 LIMITS = TokenLimits(
@@ -187,6 +188,41 @@ def test_a_recorded_step_finds_tokens_that_nobody_has_read(session: TorchSession
     np.testing.assert_allclose(given[:3], expected, atol=1e-4)
     given = session.compute(replace(ahead, sampling=None)).logits
     np.testing.assert_allclose(given, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("counts", [[30], [1, 20, 1], [5, 1, 2, 9], [1, 1]])
+def test_a_step_that_is_filled_up_computes_what_a_plain_one_does(session: TorchSession, counts: list[int]) -> None:
+    """Prompts beside rows that decode, filled up to a number of tokens, get the logits and tokens of plain steps."""
+    inputs = StepInputs(tokens=64, limits=LIMITS, pool=session._pool, last=session._tokens)
+    begins = [12 if count < 9 else 0 for count in counts]
+    parts = []
+    for place, (count, begin) in enumerate(zip(counts, begins, strict=True)):
+        blocks = range(8 * place, 8 * place + 6)
+        if begin:
+            compute(session, Part(token_ids=IDS[:begin], blocks=blocks))
+        parts.append(Part(token_ids=IDS[:count], begin=begin, blocks=blocks, wanted=[count - 1]))
+    drawn = single_rows(dict.fromkeys(range(0, 8 * len(counts), 8), 0)).sampling
+    batch = replace(make_batch(parts), sampling=drawn)
+    expected = session.step(replace(batch, sampling=None)).logits
+    tokens = session.step(batch).token_ids
+    known = [keys[: LIMITS.blocks].clone() for keys, _ in session._pool.layers]
+    assert inputs.fits(batch)
+    for _ in range(3):  # what was filled before is not seen
+        inputs.fill(batch)
+        with torch.inference_mode():
+            given = compute_filled(session._forward, draw_sorted, inputs, session._tokens)
+        np.testing.assert_allclose(given[: len(counts)], expected, atol=1e-4)
+        assert session._tokens.cells[: len(counts)].tolist() == tokens.tolist()
+        inputs.fill(make_batch([Part(token_ids=IDS, blocks=range(50, 54), wanted=[3])]))
+    for (keys, _), clean in zip(session._pool.layers, known, strict=True):
+        torch.testing.assert_close(keys[: LIMITS.blocks], clean, rtol=0, atol=1e-4)
+
+
+def test_steps_of_few_tokens_are_recorded() -> None:
+    """There are recordings for steps with prompts as far as launching them takes longer than computing them."""
+    assert choose_tokens(2048) == [64, 128, 256, 512]
+    assert choose_tokens(100) == [64]
+    assert choose_tokens(8) == []
 
 
 def test_only_what_changed_of_block_tables_crosses(session: TorchSession) -> None:
