@@ -37,9 +37,11 @@ pytest_plugins = ["time_limits", "left_behind", *(["by_file"] if find_spec("xdis
 GEMMA3_SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
-# A shell starts background commands with SIGINT and SIGQUIT ignored, and children inherit that: none could send them.
+# A shell starts background commands with SIGINT and SIGQUIT ignored, nohup with SIGHUP, and children inherit that: none
+# could send them.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 if int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) > 1:
     # Threads of one process that wait for each other by spinning take the cores from the tests beside them.

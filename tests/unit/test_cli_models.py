@@ -71,7 +71,7 @@ def test_a_bad_path_starts_no_kernel(nobody: Commands, folders: Path) -> None:
         ("./none.gguf", "there is no file"),
         ("none.gguf", "there is no file"),
         ("~/no/such/model", "there is no file"),
-        (str(folders / "empty"), "without a config.json"),
+        (str(folders / "empty"), "without a classifier.json"),
         ("nonsense", "no model 'nonsense'"),
         ("m/nofile.fake", "there is no file m/nofile.fake"),
         (
@@ -313,7 +313,7 @@ def test_a_folder_that_is_no_model_is_told(inferd: Commands, folders: Path, monk
     (folders / "lora/adapter_config.json").touch()
     for name in ("bare", "./bare"):
         assert (
-            "bare is a folder without a config.json, model.onnx or heads.json; name a file"
+            "bare is a folder without a classifier.json, config.json, model.onnx or heads.json; name a file"
             in inferd("run", name, "x").stderr
         )
     for name in ("lora", "./lora"):

@@ -224,7 +224,7 @@ def test_a_repository_of_a_hub_is_pulled_by_its_list(
         ("pypi:tiny-model#other", "has 0 files 'other'"),
         ("file:{}/tiny/model.safetensors", "a folder with config.json"),
         ("http://127.0.0.1:9/model.safetensors", "a folder with config.json"),
-        ("file:{}/bare", "bare is a folder without a config.json"),
+        ("file:{}/bare", "bare is a folder without a classifier.json"),
         ("file:{}/torch", "no weights that a backend reads"),
     ],
 )
