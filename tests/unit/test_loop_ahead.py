@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
 from ahead_device import Ahead
 from beats import Engine, Task, greedy, make_engine
 
@@ -96,6 +97,26 @@ def test_a_task_that_needs_its_logits_keeps_none_from_the_device(tmp_path: Path)
     assert len(engine.logprobs[2, 0]) == 3
     assert engine.device.shown == [1] * 3
     assert engine.device.behind
+
+
+@pytest.mark.parametrize("max_tokens", [1, 2, 12])
+def test_a_prompt_that_was_read_alone_is_not_run_ahead_of_beside_one_that_needs_its_logits(
+    tmp_path: Path, max_tokens: int
+) -> None:
+    """A step behind that of a prompt alone waits for it where a stream beside needs its logits here."""
+    telling = Sampling(temperature=0, max_tokens=30, ignore_eos=True, logprobs=1)
+    given: list[Engine] = [make_plain(tmp_path / "plain", max_step_tokens=64)]
+    given.append(make(tmp_path / "ahead", max_step_tokens=64))
+    for engine in given:
+        engine.submit(1, Task(prompt=(99, 100), sampling=telling))
+        for _ in range(6):
+            engine.step()
+        engine.submit(2, greedy(tuple(b"abcdefgh" * 8), max_tokens=max_tokens))
+        engine.finish()
+        assert any(step.first_row for step in engine.steps)  # the prompt was read alone
+    plain, ahead = given
+    assert ahead.outputs == plain.outputs
+    assert not [ended.error for ended in ahead.ended.values() if ended.error]
 
 
 def test_a_step_that_fails_fails_those_that_have_a_place(tmp_path: Path) -> None:

@@ -66,25 +66,36 @@ class Flights:
             step: It.
             constrained: Whether outputs of some of those that are sampled may be bound.
         """
-        constraints: list[tuple[int, Constraint]] = []
-        if constrained:  # asking each of them costs
-            constraints = [(at, each.constraint) for at, each in enumerate(step.sampled) if each.constraint is not None]
+        constraints = _constraints(step) if constrained else []
+        flight = None if constraints else self._launch(step)
+        if flight is None:
+            began = time.perf_counter()
+            return Flight(step, partial(self._forward.compute, step, constraints), began=began)
+        return flight
+
+    def begin_behind(self, flight: Flight, *, constrained: bool) -> Flight | None:
+        """Begin the step behind one that was launched and not read; None where that has to be read before.
+
+        It has where the next one cannot be launched, too: computed later, it would find other rows and blocks.
+        """
+        step = self._batcher.schedule_behind(flight.step) if flight.launched else None
+        if step is None or (constrained and _constraints(step)):
+            return None
+        return self._launch(step)
+
+    def _launch(self, step: Step) -> Flight | None:
+        """A step that was launched, or whose launch failed; None where it is to be computed."""
         began = time.perf_counter()
         try:
-            launched = None if constraints else self._forward.launch(step)
+            launched = self._forward.launch(step)
         except BaseException as error:
             if not is_failure(error):
                 raise
             return Flight(step, partial(_fail, error), began=began)
         if launched is None:
-            return Flight(step, partial(self._forward.compute, step, constraints), began=began)
+            return None
         self._batcher.advance(step)
         return Flight(step, launched, launched=True, began=began)
-
-    def begin_behind(self, flight: Flight, *, constrained: bool) -> Flight | None:
-        """Begin the step behind one that was launched and not read; None where that has to be read before."""
-        step = self._batcher.schedule_behind(flight.step) if flight.launched else None
-        return None if step is None else self.begin(step, constrained=constrained)
 
     def read(self, flight: Flight) -> tuple[Step, Ids, Seen | None, list[list[int]] | None]:
         """The step without those that ended before it, their tokens, logits if they came, and what drafts gave.
@@ -104,6 +115,11 @@ class Flights:
             ids = ids[[sequence not in gone for sequence in step.sampled]]
             step = step.without(gone)
         return step, ids, seen, self._batcher.settle(step, ids)
+
+
+def _constraints(step: Step) -> list[tuple[int, Constraint]]:
+    """What outputs of those that are sampled must be, by place; asking each of them costs."""
+    return [(at, each.constraint) for at, each in enumerate(step.sampled) if each.constraint is not None]
 
 
 def _fail(error: BaseException) -> tuple[Ids, Seen | None]:
