@@ -127,9 +127,8 @@ def derive_limits(
     kv_tokens: int | None = settings["kv_tokens"]
     if kv_tokens is None:
         left_bytes = max(capacity_bytes - sizes.weights_bytes - room.library_bytes, 0)
-        most_bytes = min(
-            room.pool_bytes, left_bytes * room.pool_share, left_bytes + room.library_bytes - workspace_bytes
-        )
+        beside_bytes = workspace_bytes + 2 * block_tokens * sizes.kv_token_bytes  # the spare block, and one begun
+        most_bytes = min(room.pool_bytes, left_bytes * room.pool_share, left_bytes + room.library_bytes - beside_bytes)
         affordable = max(int(most_bytes), 0) // sizes.kv_token_bytes
         kv_tokens = min(max(max_sequences * room.sequence_tokens, context_tokens), affordable)
     elif wanted is not None and wanted > kv_tokens:

@@ -1,7 +1,9 @@
 """What is counted of memory before a load, against what torch takes."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,8 +16,10 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from inferd.plugin import DeviceSampling
+from inferd.plugin.backend import read_settings
 from inferd_torch import attention, capacity
 from inferd_torch.plan import Group
+from inferd_torch.plugin import SPEC
 from inferd_torch.sampling import choose
 from inferd_torch.scoring import Scoring
 from inferd_torch.tally import count_step, stand_in
@@ -85,3 +89,28 @@ def test_a_group_takes_what_is_counted(special: bool) -> None:  # noqa: FBT001 -
 
     taken, counted = measure(compute), capacity.count_group(rows, keys, heads if special else 0)
     assert counted / 2 < taken <= counted
+
+
+@pytest.mark.parametrize("room", [capacity.PROCESSOR, capacity.CUDA])
+def test_a_default_pool_fits_beside_all_else(room: capacity.Room) -> None:
+    """However much of a device the weights take, what is left is enough for the pool that is chosen, if for one."""
+    sizes = capacity.Sizes(
+        context_tokens=8192,
+        weights_bytes=16 << 30,
+        kv_token_bytes=147456,
+        layer_token_bytes=4096,
+        number_bytes=2,
+        vocabulary_size=1000,
+        width=64,
+        step_bytes=1 << 30,
+    )
+    settings = read_settings(SPEC, {})
+    step_tokens, most = capacity.choose_step(settings, room)
+    taken = capacity.derive_workspace(sizes, room=room, step_tokens=step_tokens, max_sequences=most)
+    for spare in range(10 << 20, 200 << 20, (3 << 20) + 1):
+        given = sizes.weights_bytes + taken + spare
+        limits = capacity.derive_limits(
+            Path("model"), settings, sizes, room=room, capacity_bytes=given, workspace_bytes=taken
+        )
+        need = capacity.derive_need(sizes, limits, room=replace(room, gathers=False))
+        capacity.check_need(Path("model"), need, limits, capacity_bytes=given)
