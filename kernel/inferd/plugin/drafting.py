@@ -26,6 +26,8 @@ DRAFTED: Final = 4
 """Tokens of a guess at most, where `draft_tokens` says nothing."""
 _SAME: Final = ("max_sequences", "dtype", "compute", "isa", "threads")
 """Settings that it has as the model has them; all others are the backend's own."""
+_POOL: Final = "kv_tokens"
+"""The setting that names the size of a KV pool."""
 
 
 def measure_both(request: LoadRequest, spec: BackendSpec, measure: Callable[[LoadRequest], MemoryNeed]) -> MemoryNeed:
@@ -42,7 +44,7 @@ def measure_both(request: LoadRequest, spec: BackendSpec, measure: Callable[[Loa
     draft = _draft_request(request, spec)
     if draft is None:
         return measure(request)
-    taken = _measure_draft(draft, measure)
+    _, taken = _divide(request, draft, measure)
     need = measure(_less(request, taken))
     return replace(
         need,
@@ -75,7 +77,8 @@ def load_both(
     draft = _draft_request(request, spec)
     if draft is None:
         return load(request, progress)
-    model = load(_less(request, _measure_draft(draft, measure)), progress)
+    draft, taken = _divide(request, draft, measure)
+    model = load(_less(request, taken), progress)
     other: LoadedModel | None = None
     try:
         other = load(draft, lambda _: None)
@@ -101,6 +104,26 @@ def _draft_request(request: LoadRequest, spec: BackendSpec) -> LoadRequest | Non
     settings = {setting.name: setting.default for setting in spec.settings}
     settings |= {name: value for name, value in request.settings.items() if name in _SAME}
     return replace(request, path=Path(str(path)), settings=settings)
+
+
+def _divide(
+    request: LoadRequest, draft: LoadRequest, measure: Callable[[LoadRequest], MemoryNeed]
+) -> tuple[LoadRequest, MemoryNeed]:
+    """The request for the one beside a model, and what it takes: where both are too large, their pools are smaller.
+
+    Both by the same share; but that of the model stays as it is where its settings name its size.
+    """
+    taken, need = _measure_draft(draft, measure), measure(request)
+    over = taken.total_bytes + need.total_bytes - request.capacity_bytes
+    if over <= 0:
+        return draft, taken
+    left = max(taken.kv_bytes + need.kv_bytes - over, 0)
+    if request.settings.get(_POOL) is not None:
+        own = max(left - need.kv_bytes, 0)
+    else:
+        own = left * taken.kv_bytes // max(taken.kv_bytes + need.kv_bytes, 1)
+    draft = replace(draft, capacity_bytes=taken.total_bytes - taken.kv_bytes + own)
+    return draft, _measure_draft(draft, measure)
 
 
 def _measure_draft(draft: LoadRequest, measure: Callable[[LoadRequest], MemoryNeed]) -> MemoryNeed:
