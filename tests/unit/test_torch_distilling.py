@@ -160,6 +160,17 @@ def test_a_layer_that_changes_nothing_is_pruned(rows: Path, tmp_path: Path) -> N
         train(tmp_path, rows, keep="some")
 
 
+def test_needed_layers_of_several_kinds_are_not_found_by_several_workers(rows: Path, tmp_path: Path) -> None:
+    """Only the worker that leads sees which are needed: the others would compute with layers of other kinds."""
+    kinds = ["sliding_attention", "sliding_attention", "full_attention", "full_attention"]
+    write_network("gemma3", tmp_path, num_hidden_layers=4, layer_types=kinds, sliding_window=4)
+    asked: dict[str, Any] = {"layers": 2, "keep": "needed", "ranks": 2}
+    with pytest.raises(TrainError, match="set 'ranks' to 1 or 'keep' to 'even'"):
+        TorchBackend().measure_training(request(tmp_path, rows, **asked))
+    for change in ({"ranks": 1}, {"keep": "even"}):
+        TorchBackend().measure_training(request(tmp_path, rows, **(asked | change)))
+
+
 def test_it_counts_both_networks(model: Path, rows: Path) -> None:
     """What it holds is the model, the small one, and what the optimiser keeps of that."""
     need = TorchBackend().measure_training(request(model, rows)).weights_bytes

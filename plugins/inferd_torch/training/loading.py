@@ -39,7 +39,7 @@ from inferd_torch.training.objective import Objective
 from inferd_torch.training.rows import Order, Rows, divide
 from inferd_torch.training.schedule import check_recipe
 from inferd_torch.training.session import Course, TorchTrainSession
-from inferd_torch.training.student import Pair, Student, begin, choose_layers, find_needed, shrink
+from inferd_torch.training.student import Pair, Student, begin, check_ranks, choose_layers, find_needed, shrink
 from inferd_torch.training.texts import Texts, read_tokenizer
 
 LORA, FULL, EMBED, CLASSIFY, DISTIL = "lora", "full", "embed", "classify", "distil"
@@ -115,6 +115,8 @@ def examine(request: TrainRequest) -> Plan:
     if config.model_type in (*SEEING_TYPES, *HEARING_TYPES):
         what = "hears sounds" if config.model_type in HEARING_TYPES else "sees pictures"
         raise TrainError(f"{request.path}: {config.model_type} {what}; only models of texts alone are trained")
+    if method == DISTIL:
+        check_ranks(config, recipe)
     if recipe.most_tokens > context:
         raise TrainError(f"'most_tokens' is {recipe.most_tokens}, but the model serves {context}: lower it")
     device = torch.device("cpu" if request.device == devices.CPU else request.device)

@@ -143,6 +143,26 @@ def choose_layers(config: Any, recipe: TrainingRecipe) -> list[int]:
     return [0] if wanted == 1 else [round(at * (count - 1) / (wanted - 1)) for at in range(wanted)]
 
 
+def check_ranks(config: Any, recipe: TrainingRecipe) -> None:
+    """See whether all workers of a training make the same network: only the one that leads sees which layers it needs.
+
+    Raises:
+        TrainError: They do not, since layers of the model are of several kinds.
+    """
+    told = _by_layer(config).values()
+    if recipe.keep == "needed" and recipe.ranks > 1 and any(each != value[0] for value in told for each in value):
+        raise TrainError(
+            f"'keep' is 'needed' and 'ranks' is {recipe.ranks}, and layers of {config.model_type} are not alike: only"
+            " the worker that leads sees which are needed; set 'ranks' to 1 or 'keep' to 'even'"
+        )
+
+
+def _by_layer(config: Any) -> dict[str, list[Any]]:
+    """What a configuration says of each layer."""
+    count = config.num_hidden_layers
+    return {name: value for name, value in vars(config).items() if isinstance(value, list) and len(value) == count}
+
+
 def find_needed(teacher: Any, texts: Sequence[Sequence[int]], many: int, device: torch.device) -> list[int]:
     """So many layers, rising, that change most of what passes through them: X. Men et al., ShortGPT, arXiv:2403.03853.
 
@@ -182,11 +202,9 @@ def shrink(config: Any, recipe: TrainingRecipe, layers: Sequence[int] | None = N
         TrainError: The recipe says more layers or a larger width than the model has.
     """
     made: Any = deepcopy(config)
-    count = config.num_hidden_layers
     layers = choose_layers(config, recipe) if layers is None else layers
-    for name, value in vars(config).items():
-        if isinstance(value, list) and len(value) == count:  # said of each layer
-            setattr(made, name, [value[at] for at in layers])
+    for name, value in _by_layer(config).items():
+        setattr(made, name, [value[at] for at in layers])
     made.num_hidden_layers = len(layers)
     if recipe.width in {0, config.hidden_size}:
         return made
