@@ -16,8 +16,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # a text at a time: th
 
 def prepare() -> None:
     """Read the tokenizers of `functions.files`, unless there are many: else each call would read its own."""
-    files = {name: _file(path) for name, path in function_files().items()}
-    found = [name for name, file in files.items() if file.name == FILE and file.is_file()]
+    found = [name for name, path in function_files().items() if _is_tokenizer(path)]
     for name in found if len(found) <= PREPARED else ():
         try:
             _tokenizer(name)
@@ -28,9 +27,8 @@ def prepare() -> None:
 @cache  # of one process, and of those that are forked from it
 def _tokenizer(name: str) -> Any:
     path = function_file(name)
-    file = _file(path)
     try:
-        return tokenizers.Tokenizer.from_buffer(file.read_bytes())
+        return tokenizers.Tokenizer.from_buffer(_file(path).read_bytes())
     except OSError as error:
         raise ValueError(f"tokenizer {name!r} cannot be read: {error.strerror}; look at functions.files") from None
     except Exception as error:  # noqa: BLE001 - whatever the library makes of a file that is none
@@ -39,6 +37,14 @@ def _tokenizer(name: str) -> Any:
 
 def _file(path: Path) -> Path:
     return path / FILE if path.is_dir() else path
+
+
+def _is_tokenizer(path: Path) -> bool:
+    try:
+        file = _file(path)
+        return file.name == FILE and file.is_file()
+    except OSError:  # nobody may look there: a call that names it says so, and others do not need it
+        return False
 
 
 @function(timeout_s=300, memory_bytes=512 << 20, prepare=prepare)

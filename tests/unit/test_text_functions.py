@@ -1,16 +1,19 @@
 # ruff: noqa: RUF001 - letters of many languages look like others
 """The functions for texts that come with inferd: real texts with what is known of them, schemas, and bad inputs."""
 
+import errno
 import json
 import random
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
 from rights import RIGHTS
 
 from inferd.engine.function.offered import collect
-from inferd_functions import languages
+from inferd.plugin import functions
+from inferd_functions import languages, tokens
 from inferd_functions.conversion import CONVERSIONS, convert
 from inferd_functions.duplicates import deduplicate
 from inferd_functions.languages import detect_language
@@ -88,6 +91,30 @@ def test_damage_is_mended_and_nothing_else(damaged: str, mended: str) -> None:
     """What was decoded wrongly, entities, control characters and ligatures are mended; a sound text stays as it is."""
     assert clean(damaged) == mended
     assert clean(mended) == mended
+
+
+def test_a_file_that_nobody_may_look_at_keeps_no_other_tokenizer_from_being_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is left out of what is read before calls; a call that names it is told why."""
+    shut, good = tmp_path / "shut", tmp_path / tokens.FILE
+    good.write_text("{}", encoding="utf-8")
+    is_there = Path.is_dir
+
+    def is_dir(path: Path) -> bool:
+        if path == shut:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return is_there(path)
+
+    monkeypatch.setattr(Path, "is_dir", is_dir)
+    monkeypatch.setattr(functions, "_files", {"shut": str(shut), "good": str(good)})
+    read: list[str] = []
+    with monkeypatch.context() as patched:
+        patched.setattr(tokens, "_tokenizer", read.append)
+        tokens.prepare()
+    assert read == ["good"]
+    with pytest.raises(ValueError, match="tokenizer 'shut' cannot be read: Permission denied"):
+        tokens.tokenise("x", "shut")
 
 
 def test_what_else_clean_does_is_asked_for() -> None:
