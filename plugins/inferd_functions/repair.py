@@ -46,7 +46,7 @@ def _mend(text: str, **how: Any) -> str:
     mended: list[str] = []
     unescape: str | bool = "auto"
     for line in LINE.findall(text):
-        if "<" in line:
-            unescape = False
         mended.append(ftfy.fix_text(line, unescape_html=unescape, **how) if SUSPECT.search(line) else line)
+        if "<" in line:  # of a long line ftfy itself sees where: it looks at parts of it
+            unescape = False
     return "".join(mended)

@@ -19,7 +19,7 @@ from inferd_functions.duplicates import deduplicate
 from inferd_functions.languages import detect_language
 from inferd_functions.libraries import Missing
 from inferd_functions.parts import chunk, split
-from inferd_functions.repair import clean, ftfy
+from inferd_functions.repair import _mend, clean, ftfy
 
 OFFERED = collect("inferd_functions.plugin")
 MENDED = (
@@ -91,6 +91,14 @@ def test_damage_is_mended_and_nothing_else(damaged: str, mended: str) -> None:
     """What was decoded wrongly, entities, control characters and ligatures are mended; a sound text stays as it is."""
     assert clean(damaged) == mended
     assert clean(mended) == mended
+
+
+def test_a_long_line_is_mended_as_ftfy_does() -> None:
+    """Of a line that is longer than what ftfy looks at it takes parts, and entities stay only behind one with a tag."""
+    how: dict[str, Any] = {"normalization": "NFC", "max_decode_length": 8}
+    text = "a &amp; b &amp; <i> &amp;\n&amp;"
+    assert _mend(text, **how) == ftfy.fix_text(text, **how)
+    assert _mend(text, **how).startswith("a & b")
 
 
 def test_a_file_that_nobody_may_look_at_keeps_no_other_tokenizer_from_being_read(
