@@ -192,7 +192,7 @@ class Loop:
         if self._stopping:
             return
         self.keeping.read()
-        self._apart.see_to()
+        self._apart.see_to(beside=self._places.decoding > 0)
         most = self._pace.prompt_tokens if self._places.decoding else None
         schedule = partial(self._batcher.schedule, prompt_tokens=most, alone_tokens=self._pace.alone_tokens)
         step = self._suspects.schedule(schedule)
