@@ -126,7 +126,8 @@ def test_what_counts_as_the_same_model(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "words"), [("empty", "folder without a classifier.json, config.json, model.onnx or heads.json"), ("none", "does not exist")]
+    ("name", "words"),
+    [("empty", "folder without a classifier.json, config.json, model.onnx"), ("none", "does not exist")],
 )
 def test_what_is_no_model(tmp_path: Path, name: str, words: str) -> None:
     """Another folder, and nothing at all, are refused by the field of the source."""
