@@ -89,6 +89,12 @@ The names are those of `model_type` in `config.json`; weights are safetensors.
 
 """
 
+PICTURES = """
+Pictures are seen by the backend `torch`: `idefics3`, `smolvlm`, `qwen2_5_vl` and `gemma3` (`--backend torch`), and of
+GGUF files with their `projector` by `cpu` ([docs/pictures.md](pictures.md)). Of models of texts and pictures in folders
+`cpu` takes the text: {wrapped}.
+"""
+
 
 def ask(path: Path) -> Iterator[tuple[str, bool]]:
     """The backends, and whether each would load a model."""
@@ -170,9 +176,7 @@ def write() -> str:
     of_files = write_table(files, ("architecture",), lambda name: (name,))
     of_folders = write_table(folders, ("type", "architecture"), lambda name: (name, TYPES[name].architecture))
     wrapped = ", ".join(f"`{name}`" for name in WRAPPED)
-    return (
-        TEXT + of_files + MIDDLE + of_folders + f"\nOf models of texts and pictures `cpu` takes the text: {wrapped}.\n"
-    )
+    return TEXT + of_files + MIDDLE + of_folders + PICTURES.format(wrapped=wrapped)
 
 
 if __name__ == "__main__":
