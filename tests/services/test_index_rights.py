@@ -9,6 +9,7 @@ from guarded import guarded
 
 from inferd.testing.kernel import write_fake_model
 from inferd_api.v1 import policy_pb2 as pp
+from inferd_api.v1.explanation_pb2 import ExampleSource
 from inferd_client import AsyncClient
 from inferd_client.errors import PermissionDeniedError
 from inferd_client.indexes import document
@@ -44,6 +45,9 @@ async def test_indexes_give_nobody_what_the_rules_deny(tmp_path: Path) -> None:
             await denied(anna.add_documents("pay", [document("x", "oak")]), "may not run")
             await denied(anna.search_index("pay", "salary"), "may not run")
             await denied(answer(), "may not run")
+            near: dict[str, Any] = {"answer": "x", "examples": ExampleSource(index="pay")}
+            await denied(anna.plan_explanation("fake", "salary", **near), "may not run")
+            await denied(anna.explain("fake", "salary", method="examples", **near), "may not run")
             assert [each.document_id for each in await anna.search_index("pay", "salary", mode="lexical")] == ["anna"]
             await kernel.rule("role:user", kinds=[pp.RESOURCE_KIND_INDEX])
             await denied(answer(), "may not read index")

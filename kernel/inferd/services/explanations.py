@@ -6,7 +6,7 @@ from inferd.runtime.front.explaining import Explaining
 from inferd.services.calls import Call
 from inferd.services.dataset_values import READ_DATASET
 from inferd.services.explanation_values import read_wanted, write_plan, write_told
-from inferd.services.indexes import READ_INDEX
+from inferd.services.indexes import READ_INDEX, check_vectors
 from inferd_api.v1 import explanation_pb2 as ep
 from inferd_api.v1 import explanation_service_pb2 as es
 
@@ -34,10 +34,14 @@ class Explanations:
         await self._explaining.explain(wanted, call.caller, tell)
 
     def _read(self, spec: ep.ExplanationSpec, call: Call) -> Wanted:
-        """What is asked for, by one who may read what examples are looked for in."""
+        """What is asked for, by one who may read what examples are looked for in, and have their vectors made."""
         wanted = read_wanted(spec, self._limits, prompt_limit_bytes=self._prompt_limit_bytes)
-        if wanted.examples is not None:
-            call.admission.check(READ_INDEX if wanted.examples.index else READ_DATASET)
-            if wanted.examples.model:
-                call.admission.check_models((wanted.examples.model,))
+        if (source := wanted.examples) is None:
+            return wanted
+        if source.index:
+            call.admission.check(READ_INDEX)
+            check_vectors(call, self._explaining.index_of(source, call.caller))
+        else:
+            call.admission.check(READ_DATASET)
+            call.admission.check_models((source.model,))
         return wanted

@@ -51,7 +51,7 @@ class Indexes:
             await call.write(xs.AddDocumentsResponse(chunks=chunks, embedded=embedded))
 
         known = self._indexes.find(call.caller, request.index).index
-        _check_vectors(call, known)
+        check_vectors(call, known)
         documents = read_documents(request.documents, known)
         index, replaced = await self._indexes.add(call.caller, request.index, documents, tell)
         await call.write(xs.AddDocumentsResponse(index=write_index(index), replaced=replaced))
@@ -115,7 +115,7 @@ class Indexes:
     async def SearchIndex(self, request: xs.SearchIndexRequest, call: Call) -> xs.SearchIndexResponse:  # noqa: N802 - the wire's name
         """Search an index."""
         query, priority = read_query(request.query), read_priority(request.priority)
-        _check_vectors(call, self._indexes.find(call.caller, query.index).index, query.mode)
+        check_vectors(call, self._indexes.find(call.caller, query.index).index, query.mode)
         with self._indexes.place(call.caller):
             async with self._indexes.cut_short():
                 found, version = await search(self._indexes, call.caller, query, priority)
@@ -136,7 +136,7 @@ class Indexes:
             )
         query = read_query(request.query)
         call.admission.check(READ_INDEX)
-        _check_vectors(call, self._indexes.find(call.caller, query.index).index, query.mode)
+        check_vectors(call, self._indexes.find(call.caller, query.index).index, query.mode)
         wanted = Wanted(
             query=query,
             model=ModelName(request.model),
@@ -146,7 +146,7 @@ class Indexes:
         await self._answers.answer(wanted, call.caller, tell)
 
 
-def _check_vectors(call: Call, index: Index, mode: SearchMode | None = None) -> None:
+def check_vectors(call: Call, index: Index, mode: SearchMode | None = None) -> None:
     """Refuse a call that needs vectors of a model that it may not run.
 
     Raises:

@@ -5,6 +5,7 @@ from secrets import token_hex
 from typing import Any
 
 from inferd.config import Settings
+from inferd.core.document_index import Index
 from inferd.core.explanation import ExplanationMethod
 from inferd.core.ids import ModelName
 from inferd.runtime.classifying import text_input
@@ -14,7 +15,7 @@ from inferd.runtime.front.bounds import SharedBound
 from inferd.runtime.front.caller import Caller
 from inferd.runtime.front.class_explanation import LabelRun, refuse
 from inferd.runtime.front.examples import Examples, Sources
-from inferd.runtime.front.explained import Cost, Explained, Plan, Progress, Tell, Told, Wanted
+from inferd.runtime.front.explained import Cost, Explained, Plan, Progress, Tell, Told, Wanted, WantedExamples
 from inferd.runtime.front.explanation import Run
 from inferd.runtime.front.rescoring import TRIES
 from inferd.runtime.front.room import patiently
@@ -102,6 +103,14 @@ class Explaining:
                 if examples is not None:
                     tell = beside(examples, await examples.plan(), tell)
                 await (await self._run(wanted, caller, tell)).go()
+
+    def index_of(self, source: WantedExamples, caller: Caller) -> Index:
+        """The index that examples are looked for in.
+
+        Raises:
+            IndexNotFoundError: There is none.
+        """
+        return self._sources.indexes.find(caller, source.index).index
 
     def _examples(self, wanted: Wanted, caller: Caller) -> Examples | None:
         if wanted.examples is None:
