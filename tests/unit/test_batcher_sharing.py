@@ -15,6 +15,7 @@ from inferd.engine.token.samples import Samples
 from inferd.engine.token.sequence import Origin, Sequence
 from inferd.engine.token.step import Step
 from inferd.plugin import TokenBatch
+from inferd.plugin.pictures import Outline, Picture, PlacedPicture
 from inferd.sampling import Sampling
 
 BOUNDS = Bounds(
@@ -279,3 +280,35 @@ def test_prompt_tokens_beside_running_sequences() -> None:
         batcher.commit(scheduled, np.full(len(scheduled.sampled), 1))
         for sequence in scheduled.sampled:
             sequence.accept(1)
+
+
+@pytest.mark.parametrize("picture", [False, True])
+def test_guesses_leave_room_for_a_prompt(picture: bool) -> None:  # noqa: FBT001 - a parameter of the test
+    """However often guesses are right that would fill each step, a prompt is read beside them, and a whole picture."""
+    batcher = make_batcher(draft_tokens=16, step_tokens=12, sequence_tokens=256, blocks=256, whole_pictures=picture)
+    talking = [make_sequence(n, prompt=9, max_tokens=200, salt=bytes([n]), drafter=Drafter(most=16)) for n in (1, 2)]
+    for sequence in talking:
+        sequence.tokens[:9] = np.arange(9) % 3
+        batcher.places.add(sequence)
+
+    def go_on() -> None:
+        scheduled = batcher.schedule()
+        assert scheduled is not None
+        batch = scheduled.batch
+        chosen = (batch.token_ids[batch.logit_rows] + 1) % 3  # as it was guessed
+        verified = batcher.commit(scheduled, chosen) or [[token] for token in chosen.tolist()]
+        for sequence, tokens in zip(scheduled.sampled, verified, strict=True):
+            for token in tokens:
+                sequence.accept(token)
+
+    while len(batcher.places.rows) < 2 or talking[0].output_tokens < 40:
+        go_on()
+    reading = make_sequence(3, prompt=8, salt=b"c")
+    if picture and reading.chain is not None:
+        seen = Picture(key=b"one", outline=Outline(text="", tokens=8, pixels=1), values=dict)
+        reading.chain.show((PlacedPicture(picture=seen, places=np.arange(8, dtype=np.int32)),))
+    batcher.places.add(reading)
+    for _ in range(4):
+        go_on()
+    assert reading.output_tokens
+    assert not any(sequence.finish for sequence in talking)

@@ -48,6 +48,7 @@ class Batcher:
         self._waited = 0  # tokens of the last step, if those that decode waited for it
         self._guessed: list[Sequence] = []  # in the last step; their windows hold what they do not see any more
         # of the step that is being scheduled
+        self._reserved = 0  # tokens of it that are not for guesses
         rows, tokens = bounds.rows, bounds.step_tokens
         self._index = np.arange(tokens + 1, dtype=np.int32)
         self._token_ids = np.zeros(tokens, np.int32)
@@ -79,6 +80,7 @@ class Batcher:
         places = self.places
         self._trim_guessed()  # before others need the blocks
         places.make_room()
+        self._reserved = self._reserve()
         most = self._bounds.step_tokens
         if prompt_tokens is not None:
             most = max(prompt_tokens - self._waited, self._bounds.block_tokens)
@@ -229,6 +231,15 @@ class Batcher:
             alone=alone,
         )
 
+    def _reserve(self) -> int:
+        """Tokens that guesses leave to the next prompt: of a picture that may not be cut all, else a block."""
+        places, bounds = self.places, self._bounds
+        row = places.decoding
+        if not bounds.draft_tokens or not row or not places.begin_prompt(row):
+            return 0
+        picture = least(places.rows[row], int(places.computed[row])) if bounds.whole_pictures else 0
+        return max(bounds.block_tokens, picture)
+
     def _find_whole(self, most: int) -> int:
         """Tokens of the next prompt if they fit into a step, but not beside the sequences that decode; else 0.
 
@@ -280,7 +291,7 @@ class Batcher:
         drafts: list[Int32Array] = []
         asked: list[tuple[int, Asked]] = []
         places = self.places
-        left = self._bounds.step_tokens - places.decoding
+        left = max(0, self._bounds.step_tokens - places.decoding - self._reserved)
         for sequence in places.rows[: places.decoding]:
             draft = self._index[:0]
             if sequence.drafter is not None:
