@@ -6,7 +6,7 @@ import binascii
 from inferd.errors import InvalidFieldError, UnsupportedInputError
 from inferd_api.v1 import task_pb2 as pb
 
-_BLANKS = str.maketrans("", "", " \t\n\f\r")  # in base64 they say nothing: encoders break lines
+_BLANKS = b" \t\n\f\r"  # in base64 they say nothing: encoders break lines
 
 
 def read_image(part: pb.ContentPart, at: str) -> bytes:
@@ -35,7 +35,7 @@ def _read_url(url: str, at: str) -> bytes:
     if not comma or not head.lower().endswith(";base64"):
         raise InvalidFieldError(f'{at} is no data URL in base64, as "data:image/png;base64,…"', field=at)
     try:
-        return base64.b64decode(body.translate(_BLANKS), validate=True) or _empty(at)
+        return base64.b64decode(body.encode("ascii").translate(None, _BLANKS), validate=True) or _empty(at)
     except (binascii.Error, ValueError) as error:  # the latter of characters that are not ASCII
         raise InvalidFieldError(f"{at} is no base64: {error}", field=at) from None
 
