@@ -33,8 +33,17 @@ class GridReader:
 
     @property
     def most_patches(self) -> int:
-        """Of a picture."""
-        return min(self.most_tokens, most_cells(self.shape, self.most_tokens)) * self.shape.merged
+        """Of a picture.
+
+        Of long ones, a vector high, and of those that are made larger, a file's bound of pixels holds nearly.
+        """
+        shape, most = self.shape, most_cells(self.shape, self.most_tokens)
+        if shape.most_pixels:
+            least = shape.least_pixels / shape.cell**2
+            longest = math.sqrt(MOST_RATIO * max(shape.most_pixels / shape.cell**2, 1))
+            grown = (math.sqrt(least) + 1) ** 2 + math.sqrt(MOST_RATIO * least)  # both sides are rounded up
+            most = max(most, math.ceil(longest), math.ceil(grown))
+        return min(self.most_tokens, most) * shape.merged
 
     @property
     def placeholder(self) -> str:
