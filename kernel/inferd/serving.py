@@ -1,6 +1,7 @@
 """A kernel in the foreground, from its start to the signal that ends it; it stands by while another one leads."""
 
 import asyncio
+import gc
 import os
 import signal
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from inferd.runtime.driver import Driver
 from inferd.runtime.plugins import Plugins
 from inferd.server import Kernel, running_kernel
 from inferd.standing import StandbyEndedError, Watch
+from inferd.starts import STARTING_OBJECTS, end_start
 from inferd.store.kernels import KernelEntry
 
 log = structlog.get_logger()
@@ -54,6 +56,8 @@ async def serve(
     again, hung_up = False, asyncio.Event()
 
     def told(me: KernelEntry, leader: KernelEntry | None) -> None:
+        if gc.get_threshold()[0] == STARTING_OBJECTS:  # it may stand by for months
+            end_start()
         notices.ready(f"stands by: {'no kernel leads now' if leader is None else f'leader is {leader}'}")
         stands(me, leader)
 

@@ -10,7 +10,10 @@ _usual = gc.get_threshold()
 
 
 def begin_start() -> None:
-    """Collect rarely from now on. A command stays so to its end, which leaves some MiB of garbage at most."""
+    """Collect rarely from now on. A short command stays so to its end, which leaves some MiB of garbage at most.
+
+    What serves others, or goes on for long, ends it: what clients send may hang on few objects, and is much.
+    """
     gc.set_threshold(STARTING_OBJECTS, *_usual[1:])
 
 

@@ -27,6 +27,7 @@ from inferd.log_lines import LogLines, set_up_logs
 from inferd.notifying import Notices
 from inferd.plugin.cores import forbid_cores
 from inferd.plugin.registry import BackendState
+from inferd.starts import end_start
 from inferd_client import CredentialError, InferdError
 from inferd_client.channel import target
 from inferd_client.credentials import MOST_BYTES, credential_of
@@ -156,6 +157,7 @@ async def _serve(
             giving=giving,
         )
         logs.install(write=LogLines.write)
+        end_start()
         try:
             await agent.run(ends)
         except UnauthenticatedError as error:

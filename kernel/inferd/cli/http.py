@@ -16,6 +16,7 @@ from inferd.cli.kernel import connected
 from inferd.cli.output import CommandError
 from inferd.errors import words_of
 from inferd.log_lines import set_up_logs
+from inferd.starts import end_start
 from inferd_api.v1.auth_pb2 import KeyState
 from inferd_client.credentials import CredentialError, credential_of, write_credential
 from inferd_client.errors import InferdError, PermissionDeniedError, UnauthenticatedError
@@ -73,6 +74,7 @@ def serve_http(output: Output, settings: Settings, *, address: str) -> None:
         )
 
     set_up_logs()
+    end_start()
     served = serve(http, address=where, keyless=credential if http.keyless else "", listening=listening, ready=ready)
     try:
         asyncio.run(served)

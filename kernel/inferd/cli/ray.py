@@ -18,6 +18,7 @@ from inferd.log_lines import set_up_logs
 from inferd.ray.cluster import ClusterError, connect
 from inferd.ray.fleet import Fleet
 from inferd.ray.kernel_side import KernelSide
+from inferd.starts import end_start
 
 if TYPE_CHECKING:
     from inferd.cli.output import Output
@@ -49,6 +50,7 @@ def keep_agents(output: Output, settings: Settings, where: str, *, address: str,
         fleet = Fleet(cluster, KernelSide(client), settings.ray, join=joined, authorities=authorities)
         teller = threading.Thread(target=_tell, args=(output, settings.state_dir, where, fleet, ends), daemon=True)
         teller.start()
+        end_start()
         try:
             fleet.run(ends)
         finally:

@@ -24,6 +24,7 @@ from inferd.cli.tasks import numbers
 from inferd.cli.top_panes import PANES, QUOTAS, Look, summary
 from inferd.cli.top_screen import Screen, keys_of
 from inferd.cli.visible import visible_line
+from inferd.starts import end_start
 from inferd_client import AsyncClient, KernelUnreachableError
 from inferd_client.errors import KernelTooOldError, PermissionDeniedError, ShuttingDownError
 
@@ -47,6 +48,7 @@ UNSEEN = (KernelUnreachableError, ShuttingDownError, PermissionDeniedError, Kern
 def top(output: Output, address: str, tenant: str, *, interval_s: float, once: bool) -> None:
     """Show how things stand, again and again until `q` or Ctrl-C; once only where stdout is no terminal."""
     with connected(address, tenant) as client:  # for its errors
+        end_start()
         shows = sys.stdout.isatty() and not screen().is_dumb_terminal
         asyncio.run(_top(output, client.address, tenant, interval_s, once=once or not (output.json or shows)))
 
