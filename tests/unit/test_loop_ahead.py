@@ -4,11 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ahead_device import Ahead
+from ahead_device import Ahead, Device
 from beats import Engine, Task, greedy, make_engine
 
 from inferd.core.task import FinishReason
-from inferd.plugin import AheadSession
+from inferd.engine.token.adapters import Adapters
+from inferd.plugin import AheadSession, ReadAdapter
+from inferd.plugin.session import AdaptingSession
 from inferd.sampling import Sampling
 
 
@@ -117,6 +119,39 @@ def test_a_prompt_that_was_read_alone_is_not_run_ahead_of_beside_one_that_needs_
     plain, ahead = given
     assert ahead.outputs == plain.outputs
     assert not [ended.error for ended in ahead.ended.values() if ended.error]
+
+
+def test_an_adapter_goes_when_nothing_is_on_its_way(tmp_path: Path) -> None:
+    """An adapter that the model has no longer is taken out with its last task, when all that was launched was read."""
+    engine = make(tmp_path)
+    gone: list[int] = []
+
+    class Adapting(Device):
+        def read_adapter(self, path: Path) -> Any:
+            """Never asked."""
+
+        def add_adapter(self, slot: int, adapter: ReadAdapter) -> None:
+            """Nothing is made of it."""
+
+        def remove_adapter(self, slot: int) -> None:
+            assert not self._waiting
+            gone.append(slot)
+
+    engine.device.__class__ = Adapting
+    assert isinstance(engine.device, AdaptingSession)
+    adapters = engine.loop._adapters = Adapters(engine.device, engine.loop._fail_task)
+    adapters.expect({"sha256:x": "legal"})
+    adapters.add("sha256:x", ReadAdapter(content=None, rank=1, targets=(), memory_bytes=1))
+    engine.submit(1, words(b"stop here. stop", max_tokens=60, stop=("ere",)))
+    adapters.when_there(1, "sha256:x", lambda: None)
+    engine.submit(2, greedy((97, 98), max_tokens=40))
+    engine.step()
+    adapters.expect({})
+    assert not gone
+    engine.finish()
+    assert gone == [0]
+    assert engine.outputs[2, 0] == [97, 98] * 20
+    assert engine.device.behind
 
 
 def test_a_step_that_fails_fails_those_that_have_a_place(tmp_path: Path) -> None:

@@ -58,6 +58,11 @@ class Adapters:
         self._free: list[int] = []  # slots that were used
         self._slots = 0
 
+    @property
+    def going(self) -> bool:
+        """Whether one goes with the last task that has it."""
+        return any(not held.wanted for held in self._held.values())
+
     def expect(self, names: Mapping[str, str]) -> None:
         """The model has these adapters from now on, by digest, and no others."""
         for digest, name in names.items():

@@ -10,6 +10,7 @@ import numpy as np
 from inferd.core.vigil import Doing
 from inferd.engine.token.results import Results
 from inferd.plugin import AheadSession
+from inferd.plugin.session import SourcedSession
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,7 +71,8 @@ class Forward:
         self._samples, self._mixes = limits.samples, limits.samples and limits.mixes
         # Guesses are made of tokens; and what was computed in vain would have to be taken back.
         bound = bounds.draft_tokens or bounds.border_tokens or bounds.window_blocks or bounds.forward_only
-        leads = limits.samples and limits.ahead and not bound
+        forgets = isinstance(session, SourcedSession)  # with each task that ends, while others are on their way
+        leads = limits.samples and limits.ahead and not (bound or forgets)
         self._ahead = session if leads and isinstance(session, AheadSession) else None
         self._bounds = bounds
         self._sampler = sampler

@@ -226,7 +226,7 @@ class Loop:
 
     def _begin_behind(self, flight: Flight) -> Flight | None:
         """Begin the next step before one is read, where nothing has to be done or known between them."""
-        if self._commands or self._suspects or self._apart.waiting or self.keeping.pending:
+        if self._commands or self._suspects or self._apart.waiting or self.keeping.pending or self._adapters.going:
             return None
         if self._several and len(flight.step.sampled) > flight.step.decode_tokens:
             return None  # other samples take over what was read
