@@ -1,5 +1,6 @@
 """A smaller model that guesses for another one: outputs stay what they were, and fewer steps give them."""
 
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from inferd.plugin import LoadedModel, LoadError, LoadRequest
 from inferd.plugin.backend import read_settings
 from inferd.sampling import Sampling
 from inferd.testing.batches import Part, compute
-from inferd.testing.fake import VOCABULARY
+from inferd.testing.fake import VOCABULARY, FakeBackend
+from inferd.testing.kernel import write_fake_model
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -65,6 +67,18 @@ def answers(model: LoadedModel, drafts: int, task: Any = greedy) -> tuple[list[l
 
 def sampled(ids: tuple[int, ...], *, max_tokens: int) -> Task:
     return Task(prompt=ids, sampling=Sampling(temperature=0.8, seed=5, max_tokens=max_tokens))
+
+
+def loaded(**behaviour: Any) -> LoadedModel:
+    """The fake model, which computes little."""
+    with tempfile.TemporaryDirectory() as folder:
+        request = LoadRequest(path=write_fake_model(Path(folder), **behaviour), device="fake:0", capacity_bytes=1 << 30)
+        return FakeBackend().load(request, lambda _: None)
+
+
+def fake(**behaviour: Any) -> Any:
+    """Its session."""
+    return loaded(**behaviour).session
 
 
 @pytest.mark.parametrize("task", [greedy, sampled])
@@ -130,6 +144,44 @@ def test_guesses_are_the_likeliest_tokens_whatever_was_guessed_before(folders: d
     assert len(model._free) == session.limits.blocks - 1  # what the others had is free
     alone.close()
     session.close()
+
+
+def test_a_long_prompt_is_read_no_faster_than_streams_beside_it_permit() -> None:
+    """Of a prompt that it has not read it reads so many tokens as a step may have of prompts; it guesses for others."""
+    session = fake(blocks=64, max_step_tokens=512)
+    read: list[int] = []
+    step = session.step
+
+    def counted(batch: Any) -> Any:
+        read.append(len(batch.token_ids))
+        return step(batch)
+
+    session.step = counted
+    model = DraftModel(session, Activity())
+    long, short = Drafter(most=1, by_model=True), Drafter(most=1, by_model=True)
+    asked = [Asked(long, np.full(300, 97, np.int32), 1), Asked(short, np.full(4, 98, np.int32), 1)]
+    found = [model.guess(asked, present=[long, short], most_read=100) for _ in range(3)]
+    assert read == [104, 101, 101]
+    assert [[len(guess) for guess in both] for both in found] == [[0, 1], [0, 1], [1, 1]]
+
+
+def test_the_steps_of_a_stream_wait_for_few_tokens_of_prompts_that_are_read_for_guesses() -> None:
+    """The engine has it read no more at once than steps may have of prompts beside streams."""
+    session = fake(blocks=64, max_step_tokens=512)
+    read: list[int] = []
+    step = session.step
+
+    def counted(batch: Any) -> Any:
+        read.append(len(batch.token_ids))
+        return step(batch)
+
+    session.step = counted
+    engine = Engine(replace(loaded(blocks=128), draft=session), EngineLimits(draft_tokens=4, gap_s=1e-9))
+    engine.submit(1, sampled((97, 100, 98), max_tokens=60))
+    engine.submit(2, sampled(tuple(n * n % 251 for n in range(120)), max_tokens=20))
+    engine.finish()
+    assert read
+    assert max(read) < 80
 
 
 def test_one_that_fails_guesses_nothing_any_more(folders: dict[str, Path]) -> None:

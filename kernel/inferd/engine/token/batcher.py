@@ -85,7 +85,7 @@ class Batcher:
         if prompt_tokens is not None:
             most = max(prompt_tokens - self._waited, self._bounds.block_tokens)
         whole = self._find_whole(alone_tokens)
-        tokens, drafts = (0, NO_DRAFTS) if whole else self._place_decoding()
+        tokens, drafts = (0, NO_DRAFTS) if whole else self._place_decoding(most_read=prompt_tokens)
         end = min(self._bounds.step_tokens, tokens + max(most, whole)) if places.decoding else self._bounds.step_tokens
         step = self._place_prompts(tokens, end, first=places.decoding if whole else 0, drafts=drafts)
         self._waited = len(step.batch.token_ids) if whole and step is not None else 0
@@ -267,8 +267,11 @@ class Batcher:
             return most
         return min(most, max(ending, self._bounds.block_tokens))
 
-    def _place_decoding(self) -> tuple[int, list[Int32Array]]:
+    def _place_decoding(self, *, most_read: int | None = None) -> tuple[int, list[Int32Array]]:
         """Put the next token of every decoding row into the step, with what is guessed to follow.
+
+        Args:
+            most_read: Most tokens of prompts that a model reads which guesses; None for as many as fit.
 
         Returns:
             How many tokens these are, and the guesses.
@@ -276,7 +279,7 @@ class Batcher:
         places = self.places
         count = places.decoding
         computed = places.computed[:count]
-        drafts = self._propose() if self._bounds.draft_tokens else NO_DRAFTS
+        drafts = self._propose(most_read) if self._bounds.draft_tokens else NO_DRAFTS
         if drafts:
             return self._place_drafts(computed, drafts), drafts
         self._token_ids[:count] = places.next[:count]
@@ -286,7 +289,7 @@ class Batcher:
         self._logit_rows[:count] = self._index[:count]
         return count, drafts
 
-    def _propose(self) -> list[Int32Array]:
+    def _propose(self, most_read: int | None) -> list[Int32Array]:
         """A guess for every row that decodes; nothing when there is none for any."""
         drafts: list[Int32Array] = []
         asked: list[tuple[int, Asked]] = []
@@ -307,7 +310,8 @@ class Batcher:
             drafts.append(draft)
         if self._draft is not None and asked:
             rows = places.rows[: places.decoding]
-            guesses = self._draft.guess([each for _, each in asked], present=[row.drafter for row in rows])
+            present = [row.drafter for row in rows]
+            guesses = self._draft.guess([each for _, each in asked], present=present, most_read=most_read)
             for (row, _), guess in zip(asked, guesses, strict=True):
                 drafts[row] = guess[: self._widen(rows[row], len(guess))]
         return drafts if any(map(len, drafts)) else NO_DRAFTS

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from inferd.plugin.session import Int32Array
 
 _NOTHING: Final = np.zeros(0, np.int32)
+_NEAR: Final = 32
+"""Tokens of a sequence that are read at once, however few may be: so many it writes while it is not guessed for."""
 _log = logging.getLogger(__name__)
 
 
@@ -89,27 +91,31 @@ class DraftModel:
         """The one that a loaded model has beside it; None where it has none."""
         return None if model.draft is None else cls(model.draft, activity)
 
-    def guess(self, asked: Sequence[Asked], *, present: Sequence[Drafter | None]) -> list[Int32Array]:
+    def guess(
+        self, asked: Sequence[Asked], *, present: Sequence[Drafter | None], most_read: int | None = None
+    ) -> list[Int32Array]:
         """The likeliest next tokens of each, shape (D,) with D at most `most`; D is 0 where it cannot say.
 
         Args:
             asked: For whom.
             present: The drafters of all sequences that decode: what is kept of others goes.
+            most_read: Most tokens that are read of those of which more than a few are not: those that decode wait for
+                that. None for as many as fit into a step.
         """
         if self._failed:
             return [_NOTHING] * len(asked)
         try:
             for gone in self._kept.keys() - set(present):
                 self._free += self._kept.pop(gone).blocks
-            return self._guess(asked)
+            return self._guess(asked, self._limits.max_step_tokens if most_read is None else max(most_read, _NEAR))
         except Exception:  # noqa: BLE001 - foreign code; without guesses all goes on
             _log.exception("a model that guesses for another one failed; nothing is guessed by it any more")
             self._failed = True
             return [_NOTHING] * len(asked)
 
-    def _guess(self, asked: Sequence[Asked]) -> list[Int32Array]:
+    def _guess(self, asked: Sequence[Asked], most_read: int) -> list[Int32Array]:
         guesses: list[list[int]] = [[] for _ in asked]
-        live = self._catch_up(asked, guesses)
+        live = self._catch_up(asked, guesses, most_read)
         while live:
             given = [(kept, np.array(guesses[at][-1:], np.int32)) for at, kept in live]
             for (at, _), token in zip(live, self._step(given, wanted=len(given)), strict=True):
@@ -117,7 +123,7 @@ class DraftModel:
             live = [(at, kept) for at, kept in live if len(guesses[at]) < asked[at].most]
         return [np.array(guess, np.int32) for guess in guesses]
 
-    def _catch_up(self, asked: Sequence[Asked], guesses: list[list[int]]) -> list[tuple[int, _Kept]]:
+    def _catch_up(self, asked: Sequence[Asked], guesses: list[list[int]], most_read: int) -> list[tuple[int, _Kept]]:
         """Read what it has not read, as far as a step reaches, and guess one token of each that it has read to its end.
 
         Returns:
@@ -139,6 +145,11 @@ class DraftModel:
             if not self._grow(kept, len(tokens) + most):
                 continue
             count = min(len(tokens) - kept.count, left)
+            if count > _NEAR:
+                count = min(count, most_read)
+                most_read -= count
+            if not count:
+                continue
             left -= count
             some = tokens[kept.count : kept.count + count]
             if kept.count + count == len(tokens):
