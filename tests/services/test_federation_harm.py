@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 from pathlib import Path
+from secrets import token_bytes
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from test_federations import Owner, plan
 
 from inferd.cli.federate_client import Participant, Trainer
+from inferd.federation.secure import Member, RefusedError
 from inferd.testing.kernel import kernel_here
 from inferd_api.v1 import federation_pb2 as fp
 from inferd_api.v1 import federation_service_pb2 as fs
@@ -186,6 +188,40 @@ async def test_few_who_complain_exclude_nobody(tmp_path: Path) -> None:
         await asyncio.gather(*running)
         (done,) = (await client.get_federation(made.federation_id)).rounds
         assert (done.attempt, done.began, done.clients) == (1, 5, 4)
+
+
+async def test_no_two_sums_of_a_round_show_what_one_client_sent() -> None:
+    """A client opens no sum that differs in one or two clients from another of its round; of the next round it does.
+
+    Its update is the same in each attempt: whoever has an attempt fail behind its openings, and one client leave before
+    the next, would see the update of that one in the difference.
+    """
+    anybody: Any = None
+    honest = Participant(anybody, anybody, [], "")
+    honest._who.client = 1
+
+    async def opens(turn: int, attempt: int, stayed: set[int]) -> bool:
+        context = f"{turn} {attempt}".encode()
+        members = {number: Member(number, context, token_bytes) for number in range(1, 8)}
+        roster = {number: each.keys for number, each in members.items()}
+        shares = {number: each.share(roster, 4) for number, each in members.items()}
+        honest._members = {context: members[1]}
+        members[1].mask(bytes(8), {number: of[1] for number, of in shares.items() if number > 1})
+        wanted = fs.PollRoundResponse(context=context, openings=fs.OpeningsWanted(survivors=stayed))
+        wanted.place.round, wanted.place.attempt = turn, attempt
+        try:
+            return isinstance(await honest._part(wanted), fs.RoundOpenings)
+        except RefusedError:
+            return False
+
+    everybody = {*range(1, 8)}
+    assert await opens(1, 1, everybody)
+    assert not await opens(1, 2, everybody - {2})
+    assert not await opens(1, 3, everybody - {2, 3})
+    assert await opens(1, 4, everybody)
+    assert await opens(1, 5, everybody - {2, 3, 4})
+    assert not await opens(1, 6, everybody - {2, 3})
+    assert await opens(2, 1, everybody - {2})
 
 
 async def test_a_federation_of_a_tenant_that_is_shredded_ends(tmp_path: Path) -> None:

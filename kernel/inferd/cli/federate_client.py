@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from inferd.errors import words_of
-from inferd.federation.secure import Keys, Member, UnopenedError
+from inferd.federation.secure import Keys, Member, UnopenedError, check_apart
 from inferd_api.v1 import federation_pb2 as fp
 from inferd_api.v1 import federation_service_pb2 as fs
 from inferd_client.errors import (
@@ -152,6 +152,7 @@ class Participant:
     _trainer: Trainer = field(init=False)
     _feedback: Feedback | None = field(init=False, default=None)
     _members: dict[bytes, Member] = field(init=False, default_factory=dict)
+    _opened: dict[int, set[frozenset[int]]] = field(init=False, default_factory=dict)  # of the last round: whose sums
 
     async def run(self) -> fp.Federation:
         """Take part until the federation has ended; how it ended, as far as this client may see it.
@@ -237,7 +238,11 @@ class Participant:
         if kind == "shares":
             roster = {number: Keys(each.sealing, each.masking) for number, each in wanted.shares.roster.items()}
             return fs.SealedShares(sealed=member.share(roster, wanted.shares.threshold))
-        opened = member.open(wanted.openings.survivors)
+        survivors = frozenset(wanted.openings.survivors)
+        before = self._opened.get(wanted.place.round, set())
+        check_apart(before, survivors)
+        opened = member.open(survivors)
+        self._opened = {wanted.place.round: {*before, survivors}}
         return fs.RoundOpenings(seeds=opened.seeds, keys=opened.keys)
 
     async def _update(self, wanted: fs.PollRoundResponse) -> fs.RoundUpdate:

@@ -202,6 +202,27 @@ class Member:
         return self.context + b" shares %d %d" % (sender, recipient)
 
 
+def check_apart(before: Iterable[frozenset[int]], survivors: Iterable[int]) -> None:
+    """Refuse to open a sum that shows, less one of the same vectors that was opened before, those of few clients.
+
+    In each attempt at a round a client sends the same: two sums tell those apart who are in one of them alone.
+
+    Args:
+        before: Whose sums were opened, in other attempts at the round.
+        survivors: Whose is to be.
+
+    Raises:
+        RefusedError: It would.
+    """
+    stayed = frozenset(survivors)
+    for each in before:
+        if 0 < len(apart := stayed ^ each) < LEAST_CLIENTS:
+            raise RefusedError(
+                f"a sum of this round was opened already, of clients that are others in {sorted(apart)} alone: the"
+                f" difference of both would show what these have sent; {LEAST_CLIENTS} must be others, or none"
+            )
+
+
 def unmask(
     *,
     context: bytes,
