@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from structlog.testing import capture_logs
 from test_federations import Owner, plan
 
 from inferd.cli.federate_client import Participant, Trainer
@@ -165,7 +166,7 @@ async def test_who_seals_what_cannot_be_opened_is_left_out(tmp_path: Path, monke
 
 
 async def test_few_who_complain_exclude_nobody(tmp_path: Path) -> None:
-    """A client that complains of an honest one is gone in its round; of who has shared nothing it cannot complain."""
+    """A client that complains of an honest one is gone in its round, as is logged; of who shared nothing it cannot."""
     async with kernel_here(tmp_path) as kernel, AsyncClient(kernel.addresses[0]) as client, asyncio.timeout(60):
         made = await client.create_federation(plan(secure=True, rounds=1))
         joined = [await client.join_federation(made.federation_id) for _ in range(5)]
@@ -184,8 +185,10 @@ async def test_few_who_complain_exclude_nobody(tmp_path: Path) -> None:
         for wrong in ([], [5], [9]):
             with pytest.raises(InvalidFieldError, match=r"complaint\.clients is"):
                 await client.submit_round_part(liar.who, wanted.place, fs.RoundComplaint(clients=wrong))
-        await client.submit_round_part(liar.who, wanted.place, fs.RoundComplaint(clients=[1]))
-        await asyncio.gather(*running)
+        with capture_logs() as logged:
+            await client.submit_round_part(liar.who, wanted.place, fs.RoundComplaint(clients=[1]))
+            await asyncio.gather(*running)
+        assert [each["complaints"] for each in logged if "complaints" in each] == [{liar.joined.client: [1]}]
         (done,) = (await client.get_federation(made.federation_id)).rounds
         assert (done.attempt, done.began, done.clients) == (1, 5, 4)
 

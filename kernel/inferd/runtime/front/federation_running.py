@@ -153,6 +153,13 @@ class Rounds:
         if known.complaints and said >= len(federation.sharers):
             now = max(now, federation.phase_ends)  # nobody else is to give an update
         if (moved := next_phase(federation, known.answered(), now)) is not None:
+            if known.complaints and federation.phase is RoundPhase.UPDATES:
+                log.warning(
+                    "a round goes on without clients that could not open what others had sealed",
+                    federation=federation.federation_id,
+                    round=federation.round,
+                    complaints={client: sorted(of) for client, of in known.complaints.items()},
+                )
             await self.put(known, _accounted(moved))
             return True
         if is_lost(federation, known.answered(), now):
