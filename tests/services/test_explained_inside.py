@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest_asyncio
 from typer.testing import CliRunner
 
 from inferd.cli.main import app
+from inferd.runtime.front import examples
 from inferd.testing.kernel import kernel_here, write_fake_model
 from inferd_api.v1.dataset_pb2 import DatasetVersion
 from inferd_api.v1.explanation_pb2 import ExampleSource
@@ -38,10 +40,15 @@ ROWS = [
 ]
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """That of the kernel."""
+    return tmp_path_factory.mktemp("inside")
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def client(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[AsyncClient]:
+async def client(folder: Path) -> AsyncIterator[AsyncClient]:
     """A client of a kernel with a model that is looked into, one that is not, an index and a dataset."""
-    folder = tmp_path_factory.mktemp("inside")
     store, limits = {"url": f"sqlite:{folder}/store"}, {"attributed_tokens": 40, "example_rows": 4}
     async with (
         kernel_here(folder, store=store, functions=FUNCTIONS, explanations=limits) as kernel,
@@ -141,6 +148,23 @@ async def test_the_nearest_rows_of_a_dataset_are_told(client: AsyncClient) -> No
     assert (found.cost.sequences, found.cost.computed_tokens) == (5, 20)
     assert not found.spans
     assert "aaab" in explanation_page(found)
+
+
+async def test_rows_are_read_and_compared_beside_the_loop(client: AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of some megabytes, and vectors of thousands of numbers, hold up nobody else meanwhile."""
+    loops, found = threading.get_ident(), list[int]()
+    for name in ("_read_row", "mul"):
+        done = getattr(examples, name)
+
+        def noted(*given: Any, done: Any = done) -> Any:
+            found.append(threading.get_ident())
+            return done(*given)
+
+        monkeypatch.setattr(examples, name, noted)
+    source = ExampleSource(dataset=DatasetVersion(name="rows"), embedding_model="open")
+    await client.explain("open", "aaaa", method="examples", examples=source)
+    assert len(found) > len(ROWS)
+    assert loops not in found
 
 
 async def test_examples_of_an_index_stand_beside_scores(client: AsyncClient) -> None:

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 TOLD_CHARACTERS: Final = 2000
 METADATA_BYTES: Final = 16 << 10
-BREATH_ROWS: Final = 200  # whose distances are found before others come to their turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,11 +109,7 @@ class Examples:
                 return await self.sources.tasks.embed(self._asker, self.source.model, text, heard=self._hear)
 
         query, *vectors = await do_all([vector(text) for text in (self._query, *(text for text, _ in rows))])
-        distances = []
-        for number, each in enumerate(vectors):
-            distances.append(1.0 - sum(map(mul, query, each)))
-            if number % BREATH_ROWS == BREATH_ROWS - 1:
-                await asyncio.sleep(0)
+        distances = await asyncio.to_thread(_distances, query, vectors)
         nearest = sorted(range(len(rows)), key=lambda number: (distances[number], number))[: self.source.count]
         return [
             Example(
@@ -197,7 +192,7 @@ class Examples:
                     tenant, dataset, part, self.wanted.priority, left_bytes=left, error=error
                 )
                 left -= sum(map(len, lines))
-                found += [_read_row(line, source.column, len(found) + n, dataset.label) for n, line in enumerate(lines)]
+                found += await asyncio.to_thread(_read_rows, lines, source.column, len(found), dataset.label)
         return found
 
 
@@ -206,6 +201,16 @@ def _check_column(column: str, known: Sequence[str], label: str) -> None:
         near = suggestion(column, list(known))
         hint = f"did you mean {near!r}?" if near else f"it has {', '.join(known[:20])}"
         raise InvalidFieldError(f"dataset {label} has no column {column[:80]!r}; {hint}", field="spec.examples.column")
+
+
+def _distances(one: Sequence[float], others: Sequence[Sequence[float]]) -> list[float]:
+    """How far one vector is from each of the others; all have the length 1."""
+    return [1.0 - sum(map(mul, one, other)) for other in others]
+
+
+def _read_rows(lines: Sequence[str], column: str, first: int, label: str) -> list[tuple[str, str]]:
+    """What some rows have, of which one is the `first` of all."""
+    return [_read_row(line, column, number, label) for number, line in enumerate(lines, first)]
 
 
 def _read_row(line: str, column: str, number: int, label: str) -> tuple[str, str]:
