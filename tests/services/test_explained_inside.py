@@ -5,10 +5,12 @@ import json
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import pytest_asyncio
+from test_latecomers import pull
 from typer.testing import CliRunner
 
 from inferd.cli.main import app
@@ -148,6 +150,14 @@ async def test_the_nearest_rows_of_a_dataset_are_told(client: AsyncClient) -> No
     assert (found.cost.sequences, found.cost.computed_tokens) == (5, 20)
     assert not found.spans
     assert "aaab" in explanation_page(found)
+
+
+async def test_a_model_that_was_pulled_since_makes_vectors(client: AsyncClient, folder: Path) -> None:
+    """It is found by its name, as for all other calls."""
+    pull(SimpleNamespace(folder=folder), "late")
+    source = ExampleSource(dataset=DatasetVersion(name="rows"), embedding_model="late", count=1)
+    (example,) = (await client.explain("open", "aaaa", method="examples", examples=source)).examples
+    assert example.id == "1"
 
 
 async def test_rows_are_read_and_compared_beside_the_loop(client: AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:

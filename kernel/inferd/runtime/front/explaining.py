@@ -86,7 +86,7 @@ class Explaining:
 
         with self._open.place(caller.tenant):
             async with self._driver.closing.cut_short():
-                examples = self._examples(wanted, caller)
+                examples = await self._examples(wanted, caller)
                 more = Cost() if examples is None else await examples.plan()
                 plan = await (await self._run(wanted, caller, tell)).plan()
                 return replace(plan, cost=plan.cost + more)
@@ -99,7 +99,7 @@ class Explaining:
         """
         with self._open.place(caller.tenant):
             async with self._driver.closing.cut_short():
-                examples = self._examples(wanted, caller)
+                examples = await self._examples(wanted, caller)
                 if examples is not None:
                     tell = beside(examples, await examples.plan(), tell)
                 await (await self._run(wanted, caller, tell)).go()
@@ -112,9 +112,11 @@ class Explaining:
         """
         return self._sources.indexes.find(caller, source.index).index
 
-    def _examples(self, wanted: Wanted, caller: Caller) -> Examples | None:
+    async def _examples(self, wanted: Wanted, caller: Caller) -> Examples | None:
         if wanted.examples is None:
             return None
+        if wanted.examples.model:
+            await self._shelf.look_for(wanted.examples.model)
         return Examples(
             driver=self._driver,
             sources=self._sources,
