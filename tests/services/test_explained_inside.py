@@ -51,7 +51,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def client(folder: Path) -> AsyncIterator[AsyncClient]:
     """A client of a kernel with a model that is looked into, one that is not, an index and a dataset."""
-    store, limits = {"url": f"sqlite:{folder}/store"}, {"attributed_tokens": 40, "example_rows": 4}
+    store, limits = {"url": f"sqlite:{folder}/store"}, {"attributed_tokens": 40, "example_rows": 4, "tokens": 1000}
     async with (
         kernel_here(folder, store=store, functions=FUNCTIONS, explanations=limits) as kernel,
         AsyncClient(kernel.addresses[0]) as made,
@@ -71,6 +71,7 @@ def add_rows(address: str) -> None:
     with Client(address) as client:
         data.add(client, "rows", ROWS)
         data.add(client, "many", [*ROWS, ROWS[0]])
+        data.add(client, "long", [{"text": "a" * 600}, {"text": "b" * 600}])
 
 
 async def why(client: AsyncClient, kind: type[InferdError], model: str, prompt: str = TEXT, **options: Any) -> str:
@@ -188,7 +189,7 @@ async def test_examples_of_an_index_stand_beside_scores(client: AsyncClient) -> 
 
 
 async def test_where_there_are_no_examples(client: AsyncClient) -> None:
-    """An index or a column that is not there, too many rows, and a method without a source are refused by name."""
+    """An index or a column that is not there, too many rows or tokens, and a method without a source are refused."""
 
     def rows(name: str = "rows", **more: Any) -> ExampleSource:
         return ExampleSource(dataset=DatasetVersion(name=name), **{"embedding_model": "open", **more})
@@ -198,6 +199,11 @@ async def test_where_there_are_no_examples(client: AsyncClient) -> None:
     assert "has no column 'txt'; did you mean 'text'?" in said
     said = await why(client, LimitExceededError, "open", examples=rows("many"))
     assert "has 5 rows and explanations.example_rows is 4" in said
+    for method in ("leave-one-out", "examples"):
+        said = await why(client, LimitExceededError, "open", examples=rows("long"), method=method)
+        assert "of them for vectors of examples, and explanations.tokens is 1000" in said
+        with pytest.raises(LimitExceededError, match=r"explanations\.tokens is 1000"):
+            await client.explain("open", TEXT, answer="x", examples=rows("long"), method=method)
     said = await why(client, InvalidFieldError, "open", examples=rows(embedding_model=""))
     assert "embedding_model is empty" in said
     assert "spec has no examples" in await why(client, InvalidFieldError, "open", method="examples")

@@ -8,6 +8,7 @@ from inferd.config import Settings
 from inferd.core.document_index import Index
 from inferd.core.explanation import ExplanationMethod
 from inferd.core.ids import ModelName
+from inferd.errors import LimitExceededError
 from inferd.runtime.classifying import text_input
 from inferd.runtime.driver import Driver
 from inferd.runtime.explanation_work import Asker, texts_of
@@ -89,7 +90,7 @@ class Explaining:
                 examples = await self._examples(wanted, caller)
                 more = Cost() if examples is None else await examples.plan()
                 plan = await (await self._run(wanted, caller, tell)).plan()
-                return replace(plan, cost=plan.cost + more)
+                return plan if examples is None else with_examples(plan, more, self._limits.tokens)
 
     async def explain(self, wanted: Wanted, caller: Caller, tell: Tell) -> None:
         """Explain an answer, and `tell` of it: the plan, how far it is, and what was found.
@@ -101,7 +102,7 @@ class Explaining:
             async with self._driver.closing.cut_short():
                 examples = await self._examples(wanted, caller)
                 if examples is not None:
-                    tell = beside(examples, await examples.plan(), tell)
+                    tell = beside(examples, await examples.plan(), tell, most_tokens=self._limits.tokens)
                 await (await self._run(wanted, caller, tell)).go()
 
     def index_of(self, source: WantedExamples, caller: Caller) -> Index:
@@ -153,13 +154,29 @@ class Explaining:
             raise refuse(model, str(error)) from None
 
 
-def beside(examples: Examples, more: Cost, tell: Tell) -> Tell:
+def with_examples(plan: Plan, more: Cost, most_tokens: int) -> Plan:
+    """A plan with what examples cost besides.
+
+    Raises:
+        LimitExceededError: Both compute more tokens than may be.
+    """
+    if (value := plan.cost.computed_tokens + more.computed_tokens) > most_tokens:
+        raise LimitExceededError(
+            f"the explanation has {value} tokens, {more.computed_tokens} of them for vectors of examples, and"
+            f" explanations.tokens is {most_tokens}; look for examples in an index or in fewer rows, draw fewer orders,"
+            " or explain by larger spans",
+            metadata={"bound": "explanations.tokens", "value": str(value), "limit": str(most_tokens)},
+        )
+    return replace(plan, cost=plan.cost + more)
+
+
+def beside(examples: Examples, more: Cost, tell: Tell, *, most_tokens: int) -> Tell:
     """Tells what an explanation tells, with its examples and what these cost: `more`, as was planned."""
 
     async def told(what: Told) -> None:
         match what:
             case Plan():
-                what = replace(what, cost=what.cost + more)
+                what = with_examples(what, more, most_tokens)
             case Progress():
                 what = replace(what, sequences=what.sequences + more.sequences)
             case Explained():
