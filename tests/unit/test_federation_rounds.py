@@ -11,6 +11,7 @@ from inferd.core.federation import (
     RoundPhase,
     RoundReport,
     begin_again,
+    blamed,
     complete_round,
     first_round,
     is_lost,
@@ -80,6 +81,13 @@ def test_a_round_with_too_few_is_lost_and_begins_anew() -> None:
     again = begin_again(updates, "01", 50.0)
     assert (again.attempt, again.phase, again.roster, again.sharers) == (2, RoundPhase.KEYS, (), ())
     assert again.context != updates.context
+
+
+def test_few_liars_exclude_nobody_where_few_share() -> None:
+    """Three of ten are half of those that share where four are slow; a client goes by most of all that began."""
+    updates = federation(roster=tuple(range(1, 11)), sharers=(1, 2, 3, 8, 9, 10))
+    assert blamed(updates, {liar: {1} for liar in (8, 9, 10)}) == ()
+    assert blamed(updates, {each: {1} for each in (2, 3, 8, 9, 10)}) == (1,)
 
 
 def test_time_without_a_kernel_does_not_count() -> None:

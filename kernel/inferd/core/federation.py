@@ -294,16 +294,16 @@ def is_lost(federation: Federation, answered: Collection[int], now: float) -> bo
 
 
 def blamed(federation: Federation, complaints: Mapping[int, Collection[int]]) -> tuple[int, ...]:
-    """The clients whose sealed shares more than half of the others that shared could not open.
+    """The clients whose sealed shares more than half of the others that began could not open.
 
-    Fewer may lie: so no client goes as long as most are honest.
+    Fewer may lie: so no client goes as long as most are honest, however few of these have shared in time.
 
     Args:
         federation: In the attempt that has failed.
         complaints: Who complained, and of whom.
     """
     counts = Counter(each for of in complaints.values() for each in of)
-    return tuple(sorted(each for each, count in counts.items() if 2 * count > len(federation.sharers) - 1))
+    return tuple(sorted(each for each, count in counts.items() if 2 * count > len(federation.roster) - 1))
 
 
 def begin_again(federation: Federation, salt: str, now: float, *, without: Collection[int] = ()) -> Federation:

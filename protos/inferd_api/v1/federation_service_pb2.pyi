@@ -949,7 +949,7 @@ class SubmitRoundPartRequest(_message.Message):
     @_builtins.property
     def complaint(self) -> Global___RoundComplaint:
         """In the place of an update: whose shares cannot be opened. A client of which more than half of the others that
-        shared say so takes no part any more, where too few are left for the round.
+        began say so takes no part any more, where too few are left for the round.
         """
 
     def __init__(
