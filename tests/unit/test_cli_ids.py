@@ -99,8 +99,6 @@ def test_the_beginning_of_an_id_is_enough() -> None:
         by_prefix(call, "t-abc", known)
     with pytest.raises(TaskNotFoundError, match="no task 't-q'"):
         by_prefix(call, "t-q", known)
-    with pytest.raises(TaskNotFoundError, match="no task ''"):  # "$UNSET" does not end the only one
-        by_prefix(call, "", known[:1])
 
 
 def test_commands_take_the_beginning_of_an_id(scripted: Any, monkeypatch: pytest.MonkeyPatch) -> None:

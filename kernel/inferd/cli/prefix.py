@@ -34,7 +34,7 @@ def by_prefix(call: Callable[[str], Found], given: str, ids: Iterable[str]) -> F
 
     Args:
         call: What is done to it.
-        given: An id or the beginning of one; "", as of a variable that is not set, is of none.
+        given: An id or the beginning of one.
         ids: All that there are; read only where it is needed.
 
     Raises:
@@ -44,7 +44,7 @@ def by_prefix(call: Callable[[str], Found], given: str, ids: Iterable[str]) -> F
     try:
         return call(given)
     except UNKNOWN as error:
-        found = [each for each in ids if each.startswith(given)] if given else []
+        found = [each for each in ids if each.startswith(given)]
         if len(found) > 1:
             more = ", …" if len(found) > SHOWN else ""
             message = (
