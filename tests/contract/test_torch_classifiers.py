@@ -16,6 +16,7 @@ from inferd.plugin import ElementType, LoadRequest, Tensor
 from inferd.plugin.backend import read_settings
 from inferd.testing.tensor_contract import Inputs, TensorContract
 from inferd_torch.backend import TorchBackend
+from inferd_torch.classifying import networks
 from inferd_torch.plugin import SPEC
 
 
@@ -60,8 +61,8 @@ def _strings(text: str) -> Tensor:
     return Tensor(element_type=ElementType.STRING, shape=(1,), array=array)
 
 
-def test_its_memory_is_that_of_its_weights_and_a_part(tmp_path: Path) -> None:
-    """What it needs is told before anything is loaded, and grows with the texts that are computed together."""
+def test_its_memory_is_that_of_its_weights_and_a_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it needs is told before it is loaded, and grows with the texts that are computed together, never more."""
     (tmp_path / "base").mkdir()
     base = write_encoder(tmp_path / "base", ["a", "b"])
     rows = [{"text": "a", "label": "x"}, {"text": "b", "label": "y"}] * 4
@@ -81,3 +82,16 @@ def test_its_memory_is_that_of_its_weights_and_a_part(tmp_path: Path) -> None:
     assert one.weights_bytes == many.weights_bytes
     assert 0.8 * stored < one.weights_bytes <= stored  # the file has a header, too
     assert one.workspace_bytes < many.workspace_bytes
+    given = {"settings": read_settings(SPEC, {"max_batch": "1"}), "device": "cpu:0", "capacity_bytes": 1 << 30}
+    loaded: Any = TorchBackend().load(LoadRequest(path=tmp_path / "model", **given), lambda _: None)
+    score, tokens = networks.score, list[int]()
+    monkeypatch.setattr(
+        networks, "score", lambda whole, texts, on: tokens.append(sum(map(len, texts))) or score(whole, texts, on)
+    )
+    texts = np.array(["a b " * 40] * 64, object)
+    texts.setflags(write=False)
+    made = loaded.session.predict(
+        {"text": Tensor(element_type=ElementType.STRING, shape=(64,), array=texts)}, ["scores"]
+    )
+    assert made["scores"].shape == (64, 2)
+    assert max(tokens) <= 32

@@ -62,6 +62,7 @@ class ClassifierSession:
     ) -> None:
         self._whole, self._reader, self._about = whole, reader, about
         self._device, self._refuse = device, refuse
+        self._part_tokens = _count_rows(about, most_batch) * about.most_tokens  # also of a request that has more
         labels = about.labels
         more = f" and {len(labels) - _NAMED} more" if len(labels) > _NAMED else ""
         self.signature = Signature(
@@ -114,7 +115,7 @@ class ClassifierSession:
         """Probabilities (texts, labels); texts of like lengths are computed together."""
         found = np.zeros((len(texts), len(self._about.labels)), "<f4")
         with torch.inference_mode():
-            for places in _parts([len(text) for text in texts]):
+            for places in _parts([len(text) for text in texts], self._part_tokens):
                 scores = networks.score(self._whole, [texts[place] for place in places], self._device)
                 found[places] = torch.softmax(scores.double(), -1).float().cpu().numpy()
         return found
@@ -191,7 +192,7 @@ def _examine(request: LoadRequest) -> tuple[Any, Any, About, torch.dtype, Memory
 
 def _count(config: Any, about: About, dtype: torch.dtype, *, most_batch: int) -> tuple[int, int]:
     """Bytes of the weights, and of the largest part, on tensors that have shapes and no numbers."""
-    rows = min(max(PART_TOKENS // about.most_tokens, 1), most_batch)
+    rows = _count_rows(about, most_batch)
     with FakeTensorMode():
         whole = networks.make_network(config, dtype=dtype).eval()
         try:
@@ -200,6 +201,11 @@ def _count(config: Any, about: About, dtype: torch.dtype, *, most_batch: int) ->
         except Exception as error:  # the edge to the code of an architecture
             raise LoadError(f"{config.model_type} cannot be served here: {type(error).__name__}: {error}") from error
         return sum(each.nbytes for each in whole.parameters()), tally.peak_bytes
+
+
+def _count_rows(about: About, most_batch: int) -> int:
+    """Texts of the most tokens that are computed together."""
+    return min(max(PART_TOKENS // about.most_tokens, 1), most_batch)
 
 
 def _device(request: LoadRequest) -> torch.device:
@@ -214,11 +220,11 @@ def _refuse_settings(request: LoadRequest) -> None:
             raise LoadError(f"setting {name!r} is of models that write text, and a classifier does not; leave it out")
 
 
-def _parts(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Places of texts that are computed together: those of like lengths."""
+def _parts(lengths: Sequence[int], most: int) -> Iterator[list[int]]:
+    """Places of texts that are computed together: those of like lengths, of at most so many tokens in all."""
     part: list[int] = []
     for place in sorted(range(len(lengths)), key=lambda place: lengths[place]):
-        if part and (len(part) + 1) * lengths[place] > PART_TOKENS:
+        if part and (len(part) + 1) * lengths[place] > most:
             yield part
             part = []
         part.append(place)
