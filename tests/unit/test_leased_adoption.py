@@ -12,6 +12,7 @@ from inferd.core.ids import DeviceId, InstanceId, LeaseId, ModelName, TaskId, Te
 from inferd.core.lease import LeaseSpec, MemoryClaim
 from inferd.core.restored import RestoredLease
 from inferd.core.task import TaskSpec
+from inferd.errors import WorkerDiedError
 
 L = LeaseId("l")
 
@@ -99,6 +100,23 @@ def test_what_no_host_has_kept_is_loaded_again_under_its_lease() -> None:
     assert (instance.lease_id, instance.device_id) == (L, ON_A)
     assert ends(bench) == {"t": "QUEUED"}
     assert not [each for each in bench.join() if isinstance(each, commands.StartWorker)]
+
+
+@pytest.mark.parametrize("joined", [True, False])
+def test_an_adoption_under_a_lease_that_comes_to_nothing_is_made_good(*, joined: bool) -> None:
+    """A worker that is gone before it has said anything: its model is loaded again, once its host takes instances."""
+    bench = leased_bench(restored(MODEL))
+    task = TaskSpec(task_id=TaskId("t"), tenant=Tenant("t"), model=MODEL, work=object(), lease_id=L)
+    bench.tell(events.SubmitTask(task))
+    bench.adopt(under(tasks=1))
+    bench.tell(events.CreateModel(bench.machine.views.model(MODEL).spec, kept=True))  # which lacks nothing any more
+    gone = events.WorkerExited(InstanceId("m-7"), WorkerDiedError("it has ended meanwhile"))
+    said = (*bench.join(), *bench.tell(gone)) if joined else (*bench.tell(gone), *bench.join())
+    assert [each.instance_id for each in said if isinstance(each, commands.StartWorker)] == ["m-8"]
+    assert [each.lease_id for each in bench.machine.fleet.instances.values()] == [L]
+    assert ends(bench) == {"t": "QUEUED"}
+    bench.tell(events.ReleaseLease(L, Tenant("t")))
+    assert bench.machine.views.devices[ON_A].lease_bytes == 0
 
 
 def test_leases_wait_for_hosts_of_before_for_a_while() -> None:

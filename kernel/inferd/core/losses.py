@@ -97,6 +97,9 @@ class Losses:
         """A worker is gone, asked for or not."""
         if instance.adopted and instance.state is InstanceState.LOADING:
             self.lose(instance, error, now)  # which is no load that failed: it is loaded anew where need be
+            lease = self._leases.known.get(instance.lease_id)
+            if lease is not None and lease.state is LeaseState.ACTIVE:
+                lease.models[instance.model] = None  # no host has kept it after all
             return
         was_ready = instance.state is InstanceState.READY
         before = self._before(instance)

@@ -9,7 +9,7 @@ from inferd.core.host import LOCAL_HOST, Host, host_of
 from inferd.core.ids import LeaseId, ModelName
 from inferd.core.lease import CoresClaim, Lease, LeaseChange, LeaseState, MemoryClaim, ModelClaim
 from inferd.core.leases import Leases
-from inferd.core.model import Model
+from inferd.core.model import InstanceState, Model
 from inferd.core.past_events import LosePast, PastEvent, RecallTasks, ReleaseTasks, RestorePast
 from inferd.core.restored import RestoredLease
 from inferd.core.tasks import Tasks
@@ -139,8 +139,11 @@ class Restoration:
         awaited = {lease_id for lease_id, _ in self._broker.awaited()}
         for lease_id in tuple(self._due[name]):
             lease = self._leases.known.get(lease_id)
-            if lease is None or lease.state is not LeaseState.ACTIVE or name not in lease.models:
+            if lease is None or lease.state is not LeaseState.ACTIVE:
                 self._loaded(name, lease_id)
+            elif name not in lease.models:
+                if not _is_adopted(model, lease_id):
+                    self._loaded(name, lease_id)
             elif lease_id not in awaited and self._fleet.siting.devices_under(model, lease_id):
                 self._loaded(name, lease_id)
                 del lease.models[name]
@@ -156,3 +159,9 @@ class Restoration:
         """Have one more instance of a model under a lease, which has room for it."""
         instance = self._fleet.start(model, now, lease.spec.lease_id)
         self._leases.begin_instance(lease, instance.instance_id)
+
+
+def _is_adopted(model: Model, lease_id: LeaseId) -> bool:
+    """Whether a worker was adopted under a lease that has not said yet what it has loaded: it may be gone meanwhile."""
+    own = (i for i in model.instances.values() if i.lease_id == lease_id)
+    return any(i.adopted and i.state is InstanceState.LOADING for i in own)
