@@ -10,12 +10,12 @@ from contextlib import suppress
 import structlog
 
 from inferd import logs
+from inferd.allocator import give_large_back
 from inferd.config import Settings
 from inferd.errors import words_of
 from inferd.log_lines import LogLines
 from inferd.notifying import Notices
 from inferd.plugin.cores import forbid_cores
-from inferd.runtime.allocator import give_large_back
 from inferd.runtime.collector import spare_collector
 from inferd.runtime.declaring import Declaring
 from inferd.runtime.driver import Driver

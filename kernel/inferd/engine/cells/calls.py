@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from inferd.allocator import keep_little
 from inferd.engine.cause import last_line
 from inferd.engine.function.ends import LONGEST, LONGEST_TRACE
 from inferd.engine.function.offered import collect
@@ -40,6 +41,7 @@ class Caller:
     """
 
     def __init__(self, module: str) -> None:
+        keep_little()
         self._offered = collect(module)
         self._prepared = set[Callable[[], object]]()
 

@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from inferd.allocator import keep_little
 from inferd.core.function import CallLimits
 from inferd.engine.cells.cell import START_TIMEOUT_S, CellError, Cells
 from inferd.plugin import LoadError, MemoryNeed, ModelDescription
@@ -59,6 +60,7 @@ class FunctionSession:
 
     def __init__(self, limits: CallLimits) -> None:
         self.limits = limits
+        keep_little()  # the worker has no more than what passes through
         self._cells = Cells(None, size=0, memory_bytes=limits.memory_bytes)
         try:
             self.functions: Mapping[tuple[str, int], Bounded] = self._list()
