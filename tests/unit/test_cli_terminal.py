@@ -197,15 +197,19 @@ def test_notes_are_visible(capsys: pytest.CaptureFixture[str]) -> None:
     assert told.out == "\\x1b[31m\n"
 
 
-def test_ctrl_c_while_the_commands_are_loaded() -> None:
-    """Ctrl-C in the middle of the program's imports ends it with 130, and nothing is said."""
-    code = """
+@pytest.mark.parametrize(("module", "name"), [("typer", ""), ("inferd.cli.main", "narrowed")])
+def test_ctrl_c_while_the_commands_are_loaded(module: str, name: str) -> None:
+    """Ctrl-C while the program imports, or makes its commands, ends it with 130, and nothing is said."""
+    code = f"""
 import os, runpy, signal, sys
 class Interrupt:
     def find_spec(self, name, path=None, target=None):
-        if name == "typer":
+        if name == {module!r} and not {name!r}:
             os.kill(os.getpid(), signal.SIGINT)
 sys.meta_path.insert(0, Interrupt())
+if {name!r}:
+    import inferd.cli.main
+    setattr(inferd.cli.main, {name!r}, lambda _: os.kill(os.getpid(), signal.SIGINT))
 sys.argv = ["inferd", "--version"]
 runpy.run_module("inferd", run_name="__main__")
 """

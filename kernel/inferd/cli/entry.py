@@ -25,7 +25,10 @@ def run() -> None:
 
     if waits:
         signal.signal(signal.SIGINT, begun)
-    run_command()
+    try:
+        run_command()
+    except KeyboardInterrupt:  # before the command has begun, which answers it by itself
+        raise SystemExit(INTERRUPTED) from None
 
 
 def _end(*_: Any) -> None:
