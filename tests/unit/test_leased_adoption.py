@@ -139,3 +139,16 @@ def test_leases_wait_for_hosts_of_before_for_a_while() -> None:
     assert there.machine.views.devices[ON_A].free_bytes == 600
     gone = leased_bench(restored(device_id=DeviceId("gpu:9")))
     assert "is not known to the kernel started again" in lease_state(gone)
+
+
+def test_a_model_that_is_deleted_meanwhile_is_none_that_the_lease_loads_again() -> None:
+    """Another model of its name, made before the host is back, is not loaded under the lease unasked."""
+    bench = leased_bench(restored(MODEL))
+    spec = bench.machine.views.model(MODEL).spec
+    bench.tell(events.UnloadModel(MODEL, force=True))
+    bench.tell(events.DeleteModel(MODEL))
+    assert not bench.machine.leases.known[L].models
+    said = bench.tell(events.CreateModel(spec, waits=True))
+    said = (*said, *bench.join())
+    assert lease_state(bench) == "ACTIVE"
+    assert not [each for each in said if isinstance(each, commands.StartWorker)]

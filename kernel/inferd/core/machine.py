@@ -88,7 +88,7 @@ class KernelMachine:
         self._elastic = Elastic(limits.elastic, self.fleet)
         self.tasks = Tasks(limits.tasks, self.fleet, self.leases, self._elastic, quotas=self.quotas, out=out)
         self._naming = Naming(self.fleet)
-        self._unloading = Unloading(self.fleet, self.tasks, self._capacity)
+        self._unloading = Unloading(self.fleet, self.tasks, self.leases, self._capacity)
         self._losses = Losses(
             *(self.tasks, self.fleet, self.leases, self._capacity),
             rollouts=self._rollouts,

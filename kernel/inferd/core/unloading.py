@@ -3,6 +3,7 @@
 from inferd.core.capacity import Capacity
 from inferd.core.fleet import Fleet
 from inferd.core.ids import InstanceId, LeaseId, ModelName
+from inferd.core.leases import Leases
 from inferd.core.model import Instance, Model
 from inferd.core.task import SuspendReason, cancelled
 from inferd.core.tasks import Tasks
@@ -15,12 +16,14 @@ class Unloading:
     Args:
         fleet: Models and instances.
         tasks: Tasks.
+        leases: Leases.
         capacity: Who waits for memory.
     """
 
-    def __init__(self, fleet: Fleet, tasks: Tasks, capacity: Capacity) -> None:
+    def __init__(self, fleet: Fleet, tasks: Tasks, leases: Leases, capacity: Capacity) -> None:
         self._fleet = fleet
         self._tasks = tasks
+        self._leases = leases
         self._capacity = capacity
         self._going: dict[ModelName, None] = {}
 
@@ -126,6 +129,8 @@ class Unloading:
                 metadata={noun: str(count) for noun, count in counts.items()},
             )
         self._going.pop(name, None)
+        for lease in self._leases.known.values():
+            lease.models.pop(name, None)  # another one of that name is not loaded under it unasked
         self._fleet.forget(name)
         self._tasks.forget_model(name)
 
