@@ -2,14 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from inferd.plugin.pictures import Outline
-from inferd_cpu.vision.readers import check_tokens, normalize_colours, refuse_large, resize
-from inferd_cpu.vision.shape import TowerShape
+from inferd_cpu.vision.readers import TowerReader, check_tokens, normalize_colours, refuse_large, resize
 
 PLACEHOLDER: Final = "<start_of_image>"
 OF_PICTURES: Final = "<image_soft_token>"
@@ -17,28 +16,10 @@ BEHIND: Final = "<end_of_image>"
 
 
 @dataclass(frozen=True, slots=True)
-class SquareReader:
-    """What a model does with pictures before it computes; a `PictureReader`.
+class SquareReader(TowerReader):
+    """One square, whatever the sides of a picture."""
 
-    Attributes:
-        shape: Of the tower.
-        token_id: See `PictureReader`.
-        most_tokens: Of one picture.
-    """
-
-    shape: TowerShape
-    token_id: int
-    most_tokens: int
-
-    @property
-    def most_patches(self) -> int:
-        """Of a tile."""
-        return self.shape.patches
-
-    @property
-    def placeholder(self) -> str:
-        """See `PictureReader`."""
-        return PLACEHOLDER
+    placeholder: ClassVar[str] = PLACEHOLDER
 
     def outline(self, high: int, wide: int) -> Outline:
         """See `PictureReader`; the sizes of a picture do not matter."""

@@ -3,13 +3,13 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from inferd.plugin.pictures import Outline
-from inferd_cpu.vision.readers import check_tokens, normalize_colours, refuse_large, resize
+from inferd_cpu.vision.readers import TowerReader, check_tokens, normalize_colours, refuse_large, resize
 from inferd_cpu.vision.shape import TowerShape
 
 PLACEHOLDER: Final = "<image>"
@@ -19,28 +19,10 @@ MOST_EDGE: Final = 4096  # pixels of the longer side, whatever a file says
 
 
 @dataclass(frozen=True, slots=True)
-class TileReader:
-    """What a model does with pictures before it computes; a `PictureReader`.
+class TileReader(TowerReader):
+    """Tiles, and behind them the whole picture as one."""
 
-    Attributes:
-        shape: Of the tower.
-        token_id: See `PictureReader`.
-        most_tokens: Of one picture.
-    """
-
-    shape: TowerShape
-    token_id: int
-    most_tokens: int
-
-    @property
-    def most_patches(self) -> int:
-        """Of a tile."""
-        return self.shape.patches
-
-    @property
-    def placeholder(self) -> str:
-        """See `PictureReader`."""
-        return PLACEHOLDER
+    placeholder: ClassVar[str] = PLACEHOLDER
 
     def outline(self, high: int, wide: int) -> Outline:
         """See `PictureReader`."""

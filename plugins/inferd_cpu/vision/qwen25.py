@@ -3,14 +3,14 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from inferd.plugin.pictures import Outline
-from inferd_cpu.vision.readers import check_tokens, normalize_colours, refuse_large, resize
-from inferd_cpu.vision.shape import TowerShape, most_cells
+from inferd_cpu.vision.readers import TowerReader, check_tokens, normalize_colours, refuse_large, resize
+from inferd_cpu.vision.shape import most_cells
 
 PLACEHOLDER: Final = "<|image_pad|>"
 AROUND: Final = ("<|vision_start|>", "<|vision_end|>")
@@ -18,18 +18,10 @@ MOST_RATIO: Final = 200  # of the sides of a picture
 
 
 @dataclass(frozen=True, slots=True)
-class GridReader:
-    """What a model does with pictures before it computes; a `PictureReader`.
+class GridReader(TowerReader):
+    """One tile of nearly the picture's own size."""
 
-    Attributes:
-        shape: Of the tower.
-        token_id: See `PictureReader`.
-        most_tokens: Of one picture.
-    """
-
-    shape: TowerShape
-    token_id: int
-    most_tokens: int
+    placeholder: ClassVar[str] = PLACEHOLDER
 
     @property
     def most_patches(self) -> int:
@@ -44,11 +36,6 @@ class GridReader:
             grown = (math.sqrt(least) + 1) ** 2 + math.sqrt(MOST_RATIO * least)  # both sides are rounded up
             most = max(most, math.ceil(longest), math.ceil(grown))
         return min(self.most_tokens, most) * shape.merged
-
-    @property
-    def placeholder(self) -> str:
-        """See `PictureReader`."""
-        return PLACEHOLDER
 
     def outline(self, high: int, wide: int) -> Outline:
         """See `PictureReader`."""

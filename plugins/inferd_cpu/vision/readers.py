@@ -1,8 +1,9 @@
 """What readers of pictures have in common: other sizes, colours as towers take them, and tokens of a vocabulary."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, Final, Literal
+from typing import Any, ClassVar, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,28 @@ from inferd_cpu.vision.shape import TowerShape
 
 Filter = Literal["BILINEAR", "BICUBIC", "LANCZOS"]
 _WHITE: Final = 255
+
+
+@dataclass(frozen=True, slots=True)
+class TowerReader:
+    """What readers for a tower have in common; each is a `PictureReader`.
+
+    Attributes:
+        placeholder: See `PictureReader`.
+        shape: Of the tower.
+        token_id: See `PictureReader`.
+        most_tokens: Of one picture.
+    """
+
+    placeholder: ClassVar[str]
+    shape: TowerShape
+    token_id: int
+    most_tokens: int
+
+    @property
+    def most_patches(self) -> int:
+        """Of what the tower is given at once: a tile."""
+        return self.shape.patches
 
 
 def resize(pixels: NDArray[np.uint8], high: int, wide: int, *, by: Filter = "LANCZOS") -> NDArray[np.uint8]:

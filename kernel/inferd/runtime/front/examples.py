@@ -155,13 +155,7 @@ class Examples:
 
     def _hear(self, event: TaskEvent) -> None:
         if isinstance(event, Finished):
-            usage = event.outcome.usage
-            self.cost += Cost(
-                sequences=1,
-                tokens=usage.prompt_tokens,
-                computed_tokens=usage.prompt_tokens - usage.cached_tokens,
-                device_s=event.receipt.device_s or 0.0,
-            )
+            self.cost += Cost.of(event)
 
     async def _read(self) -> list[tuple[str, str]]:
         """The texts of the dataset, and what else their rows say."""

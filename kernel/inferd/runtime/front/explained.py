@@ -11,6 +11,7 @@ from inferd.core.explanation import ExplanationMethod, Faithfulness, Score
 
 if TYPE_CHECKING:
     from inferd.core.priority import Priority
+    from inferd.core.task_events import Finished
     from inferd.runtime.explanation_work import Input, Text
 
 
@@ -95,6 +96,17 @@ class Cost:
     tokens: int = 0
     computed_tokens: int = 0
     device_s: float = 0.0
+
+    @classmethod
+    def of(cls, finished: Finished) -> Cost:
+        """That of one sequence whose task has ended."""
+        usage = finished.outcome.usage
+        return cls(
+            sequences=1,
+            tokens=usage.prompt_tokens,
+            computed_tokens=usage.prompt_tokens - usage.cached_tokens,
+            device_s=finished.receipt.device_s or 0.0,
+        )
 
     def __add__(self, other: Cost) -> Cost:
         """Both together."""

@@ -161,13 +161,7 @@ class Rescoring:
             if isinstance(event, PromptOutput):
                 sequence.prompt = event
             elif isinstance(event, Finished):
-                usage = event.outcome.usage
-                self.cost += Cost(
-                    sequences=1,
-                    tokens=usage.prompt_tokens,
-                    computed_tokens=usage.prompt_tokens - usage.cached_tokens,
-                    device_s=event.receipt.device_s or 0.0,
-                )
+                self.cost += Cost.of(event)
 
     async def run(self, spec: TaskSpec) -> list[object]:
         """Run a task and have it known no longer, as nobody else asks for it; what it told.
