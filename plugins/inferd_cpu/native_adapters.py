@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 MOST_RANK: Final = 512  # as kMostRank
 PANEL: Final = 16  # outputs that lie together
+LINE: Final = 16  # numbers of a line of the cache
 SPOTS: Final = {
     **{("qkv", source): source for source in range(3)},
     ("mix", 0): 3,
@@ -64,11 +65,19 @@ class Packed:
 
     Attributes:
         table: [layers][SPOT_COUNT].
-        arrays: What the table points to.
+        numbers: What the table points to.
     """
 
     table: Any
-    arrays: tuple[NDArray[np.float32], ...]
+    numbers: NDArray[np.float32]
+
+
+class Pointer(NamedTuple):
+    """A field of an entry of the table, and the numbers that it is to point to."""
+
+    entry: Any
+    field: str
+    numbers: NDArray[np.float32]
 
 
 class NativeAdapters:
@@ -91,17 +100,18 @@ class NativeAdapters:
         """
         changes = read_changes(self._base, path, most_rank=MOST_RANK)
         table = (NativeChange * (len(self._base.architecture.layers) * SPOT_COUNT))()
-        arrays: list[NDArray[np.float32]] = []
+        pointers: list[Pointer] = []
         for name, change in changes.items():
-            arrays += self._place(path, name, change, table)
+            pointers += self._place(path, name, change, table)
+        numbers = _together(pointers)
         return ReadAdapter(
-            content=Packed(table, tuple(arrays)),
+            content=Packed(table, numbers),
             rank=max(len(change.down) for change in changes.values()),
             targets=tuple(sorted({name.split(".")[-2] for name in changes})),
-            memory_bytes=ctypes.sizeof(table) + sum({id(each): each.nbytes for each in arrays}.values()),
+            memory_bytes=ctypes.sizeof(table) + numbers.nbytes,
         )
 
-    def _place(self, path: Path, name: str, change: Change, table: Any) -> list[NDArray[np.float32]]:
+    def _place(self, path: Path, name: str, change: Change, table: Any) -> list[Pointer]:
         targets, rank = self._targets.get(name), len(change.down)
         if targets is None:
             known = ", ".join(sorted({each.split(".")[-2] for each in self._targets}))
@@ -110,12 +120,30 @@ class NativeAdapters:
                 " while it serves; load a model with it by --set adapter=PATH, or leave that part out"
             )
         down = np.ascontiguousarray(change.down, np.float32)
-        arrays = [down]
+        pointers: list[Pointer] = []
         for layer, spot, first, rows, order in targets:
             own = change.up[first : first + rows]
             own = own if order is None else own[order]
             up = np.ascontiguousarray(own.reshape(-1, PANEL, rank).transpose(0, 2, 1), np.float32)
             entry = table[layer * SPOT_COUNT + spot]
-            entry.rank, entry.outputs, entry.down, entry.up = rank, rows, down.ctypes.data, up.ctypes.data
-            arrays.append(up)
-        return arrays
+            entry.rank, entry.outputs = rank, rows
+            pointers += [Pointer(entry, "down", down), Pointer(entry, "up", up)]
+        return pointers
+
+
+def _together(pointers: Iterable[Pointer]) -> NDArray[np.float32]:
+    """Put the numbers of an adapter into one piece of memory and point to them there.
+
+    Each begins on a line of the cache, or every read would take two; a large piece has large pages, so that steps of
+    many adapters look up hundreds of them in place of tens of thousands.
+    """
+    arrays = {id(each.numbers): each.numbers for each in pointers}
+    ends = np.cumsum([-(-each.size // LINE) * LINE for each in arrays.values()]).tolist()
+    starts = dict(zip(arrays, [0, *ends], strict=False))
+    whole = np.empty(ends[-1] + LINE, np.float32)
+    numbers = whole[-(whole.ctypes.data // whole.itemsize) % LINE :]
+    for name, array in arrays.items():
+        numbers[starts[name] : starts[name] + array.size] = array.reshape(-1)
+    for entry, field, array in pointers:
+        setattr(entry, field, numbers.ctypes.data + numbers.itemsize * starts[id(array)])
+    return numbers

@@ -33,7 +33,7 @@ struct AdapterSpace {
   float* normed = nullptr;  // [T][width], where no experts have it anyway
   float* ups = nullptr;     // [T][up_stride], where gates do not go through memory anyway
   float* fed = nullptr;     // [T][feed_width]
-  float* low = nullptr;     // [threads][kMostRank]
+  float* low = nullptr;     // [threads][kAdaptedTogether][kMostRank]
 };
 
 }  // namespace inferd

@@ -14,7 +14,7 @@ bool Model::set_adapter(int slot, const Change* changes) {
       adapter_space_.normed = from.take<float>(shape_.experts ? 0 : tokens * shape_.width);
       adapter_space_.ups = from.take<float>(shape_.plain_feed() ? 0 : tokens * shape_.up_stride());
       adapter_space_.fed = from.take<float>(tokens * shape_.feed_width);
-      adapter_space_.low = from.take<float>(size_t(kMostRank) * shape_.threads);
+      adapter_space_.low = from.take<float>(size_t(kMostRank) * kAdaptedTogether * shape_.threads);
       return from.used_bytes();
     };
     if (!adapter_space_.memory.take(divide(nullptr))) return false;
@@ -49,13 +49,21 @@ void Model::plan_adapters(const Step& s) {
 // them until threads have met again. A block of outputs begins `step` floats behind the one before.
 void Forward::adapt(int index, Spot spot, const float* inputs, int k, float* out, size_t stride, int step) {
   const Share own = share(static_cast<int>(m_.adapted_rows_.size()));
-  float* low = m_.adapter_space_.low + size_t(thread_) * kMostRank;
-  for (int i = own.begin; i < own.end; i++) {
-    const AdaptedRow& adapted = m_.adapted_rows_[i];
-    const Change& change = adapted.changes[index * spot_count + spot];
+  float* low = m_.adapter_space_.low + size_t(thread_) * kAdaptedTogether * kMostRank;
+  const std::vector<AdaptedRow>& all = m_.adapted_rows_;
+  for (int i = own.begin, count; i < own.end; i += count) {
+    const float* from[kAdaptedTogether];
+    float* to[kAdaptedTogether];
+    for (count = 0; count < kAdaptedTogether && i + count < own.end && all[i + count].slot == all[i].slot; count++) {
+      from[count] = inputs + size_t(all[i + count].row) * k;
+      to[count] = out + all[i + count].row * stride;
+    }
+    const Change& change = all[i].changes[index * spot_count + spot];
     if (!change.rank) continue;
-    m_.norms_.lower(inputs + size_t(adapted.row) * k, change.down, change.rank, k, low);
-    m_.norms_.raise(low, change.up, change.rank, change.outputs, step, out + adapted.row * stride);
+    const Change& following = all[i + count < own.end ? i + count : i].changes[index * spot_count + spot];
+    const Change& next = following.rank ? following : change;
+    m_.norms_.lower(from, count, change.down, change.rank, k, next.down, low);
+    m_.norms_.raise(low, count, change.up, change.rank, change.outputs, step, next.up, to);
   }
 }
 

@@ -227,35 +227,84 @@ void gate_row(const float* sums, int blocks, float* out) {
     }
 }
 
-// Rows of `down` in fours: as many sums are under way at once.
-void lower(const float* x, const float* down, int rank, int n, float* low) {
-  const auto stride = static_cast<size_t>(n);
-  int j = 0;
-  for (; j + 4 <= rank; j += 4, down += 4 * stride) {
-    Floats sums[4][kParts] = {};
-    for (int i = 0; i < n; i += 16)
-      for (int part = 0; part < kParts; part++) {
-        const int at = i + part * kLanes;
-        const Floats v = load(x + at);
-        for (int k = 0; k < 4; k++) sums[k][part] = fma(v, load(down + k * stride + at), sums[k][part]);
+// How many rows of `down`, or groups of 16 outputs, are under way at once, as registers hold their sums.
+constexpr int kAtOnce = kParts == 1 ? 4 : 1;
+
+// `rows` of x with `count` rows of `down`: each number that is read is used for all of them.
+template <int rows, int count>
+inline void lower_some(const float* const* x, const float* down, size_t stride, int n, int rank, const float* next,
+                       float* low) {
+  Floats sums[rows][count][kParts] = {};
+  for (int i = 0; i < n; i += 16)
+    for (int part = 0; part < kParts; part++) {
+      const int at = i + part * kLanes;
+      Floats weights[count];
+      for (int k = 0; k < count; k++) {
+        weights[k] = load(down + k * stride + at);
+        if (part == 0) __builtin_prefetch(next + k * stride + i, 0, 2);
       }
-    for (int k = 0; k < 4; k++) low[j + k] = sum(sums[k]);
-  }
-  for (; j < rank; j++, down += stride) low[j] = dot(x, down, n);
+      for (int row = 0; row < rows; row++) {
+        const Floats v = load(x[row] + at);
+        for (int k = 0; k < count; k++) sums[row][k][part] = fma(v, weights[k], sums[row][k][part]);
+      }
+    }
+  for (int row = 0; row < rows; row++)
+    for (int k = 0; k < count; k++) low[row * rank + k] = sum(sums[row][k]);
 }
 
-void raise(const float* low, const float* up, int rank, int outputs, int step, float* x) {
-  for (int i = 0; i < outputs; i += 16, up += 16 * rank) {
-    float* at = x + static_cast<size_t>(i / kBlock) * step + i % kBlock;
-    Floats sums[kParts];
-    for (int part = 0; part < kParts; part++) sums[part] = load(at + part * kLanes);
-    for (int j = 0; j < rank; j++) {
-      const Floats weight = splat(low[j]);
-      for (int part = 0; part < kParts; part++)
-        sums[part] = fma(weight, load(up + 16 * j + part * kLanes), sums[part]);
-    }
-    for (int part = 0; part < kParts; part++) store(at + part * kLanes, sums[part]);
-  }
+template <int rows>
+void lower_rows(const float* const* x, const float* down, int rank, int n, const float* next, float* low) {
+  const auto stride = static_cast<size_t>(n);
+  int j = 0;
+  for (; j + kAtOnce <= rank; j += kAtOnce) 
+    lower_some<rows, kAtOnce>(x, down + j * stride, stride, n, rank, next + j * stride, low + j);
+  for (; j < rank; j++) lower_some<rows, 1>(x, down + j * stride, stride, n, rank, next + j * stride, low + j);
+}
+
+void lower(const float* const* x, int rows, const float* down, int rank, int n, const float* next, float* low) {
+  if (rows == kAdaptedTogether) return lower_rows<kAdaptedTogether>(x, down, rank, n, next, low);
+  for (int row = 0; row < rows; row++) lower_rows<1>(x + row, down, rank, n, next, low + size_t(row) * rank);
+}
+
+template <int rows, int count>
+inline void raise_some(const float* low, const float* up, int rank, int first, int step, const float* next,
+                       float* const* x) {
+  const auto at = [&](int row, int k) {
+    const int i = first + 16 * k;
+    return x[row] + static_cast<size_t>(i / kBlock) * step + i % kBlock;
+  };
+  Floats sums[rows][count][kParts];
+  for (int row = 0; row < rows; row++)
+    for (int k = 0; k < count; k++)
+      for (int part = 0; part < kParts; part++) sums[row][k][part] = load(at(row, k) + part * kLanes);
+  for (int j = 0; j < rank; j++)
+    for (int k = 0; k < count; k++)
+      for (int part = 0; part < kParts; part++) {
+        const size_t place = 16 * (static_cast<size_t>(k) * rank + j);
+        const Floats numbers = load(up + place + part * kLanes);
+        if (part == 0) __builtin_prefetch(next + place, 0, 2);
+        for (int row = 0; row < rows; row++)
+          sums[row][k][part] = fma(splat(low[row * rank + j]), numbers, sums[row][k][part]);
+      }
+  for (int row = 0; row < rows; row++)
+    for (int k = 0; k < count; k++)
+      for (int part = 0; part < kParts; part++) store(at(row, k) + part * kLanes, sums[row][k][part]);
+}
+
+template <int rows>
+void raise_rows(const float* low, const float* up, int rank, int outputs, int step, const float* next,
+                float* const* x) {
+  const size_t group = 16 * static_cast<size_t>(rank);
+  int i = 0;
+  for (; i + 16 * kAtOnce <= outputs; i += 16 * kAtOnce, up += kAtOnce * group, next += kAtOnce * group)
+    raise_some<rows, kAtOnce>(low, up, rank, i, step, next, x);
+  for (; i < outputs; i += 16, up += group, next += group) raise_some<rows, 1>(low, up, rank, i, step, next, x);
+}
+
+void raise(const float* low, int rows, const float* up, int rank, int outputs, int step, const float* next,
+           float* const* x) {
+  if (rows == kAdaptedTogether) return raise_rows<kAdaptedTogether>(low, up, rank, outputs, step, next, x);
+  for (int row = 0; row < rows; row++) raise_rows<1>(low + size_t(row) * rank, up, rank, outputs, step, next, x + row);
 }
 
 void find_best(const float* logits, int first, int n, Best* best) {

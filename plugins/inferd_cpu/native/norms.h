@@ -16,6 +16,8 @@ struct Best {
 // As family.py describes them. Part of the ABI.
 enum class Activation : int { silu = 0, gelu = 1, gelu_tanh = 2, relu2 = 3, clamped = 4 };
 
+constexpr int kAdaptedTogether = 4;  // rows of one adapter that are computed together
+
 struct Norms {
   // RMS norm (arXiv:1910.07467) of n numbers, a multiple of 16.
   void (*normalize)(const float* x, const float* weight, float epsilon, int n, float* out);
@@ -51,12 +53,16 @@ struct Norms {
   // What `gate` makes of one row before it is quantised, by the same operations; sums laid out as for `activate`.
   void (*gate_row)(const float* sums, int blocks, float* out);
 
-  // The products of x, n numbers, with each of `rank` rows of `down`; n a multiple of 16.
-  void (*lower)(const float* x, const float* down, int rank, int n, float* low);
+  // The products of up to kAdaptedTogether rows, of n numbers each, with each of `rank` rows of `down`; n a multiple of 16.
+  // low: [rows][rank]. What a row gets does not depend on the others. What is multiplied next, as much as this, lies at
+  // `next`, and comes from memory meanwhile.
+  void (*lower)(const float* const* x, int rows, const float* down, int rank, int n, const float* next,
+                float* low);
 
-  // Adds `up` times `low` to outputs, a multiple of 16; up: [outputs / 16][rank][16]. Blocks of 32 begin `step` floats
-  // behind each other.
-  void (*raise)(const float* low, const float* up, int rank, int outputs, int step, float* x);
+  // Adds `up` times `low` to the outputs of each of these rows, a multiple of 16; up: [outputs / 16][rank][16]. Blocks of 32
+  // begin `step` floats behind each other.
+  void (*raise)(const float* low, int rows, const float* up, int rank, int outputs, int step, const float* next,
+                float* const* x);
 
   // The best of logits [first, first + n), the first of equals; `best` holds the best of those before.
   void (*find_best)(const float* logits, int first, int n, Best* best);
