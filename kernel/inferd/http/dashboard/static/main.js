@@ -152,10 +152,19 @@ const following = new Following((signal, each) => stream("events", { signal }, e
 
 function showPage() {
   shown = true;
+  const signedIn = !byId("login").hidden;
   byId("login").hidden = true;
   byId("main").hidden = false;
   byId("sections").hidden = false;
   byId("sign-out").hidden = !login.key;
+  if (signedIn) beginAtTop();
+}
+
+/** The keyboard goes on from where the form was, in the middle of the page; it is to begin as on a new one. */
+function beginAtTop() {
+  document.body.tabIndex = -1;
+  document.body.focus({ preventScroll: true });
+  document.body.removeAttribute("tabindex");
 }
 
 function showLogin(why) {
